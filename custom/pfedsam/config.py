@@ -1,0 +1,182 @@
+"""The settings of a job: frozen, read from JSON, and the only place that knows a default.
+
+Where the pFedSAM paper is silent the default is ours; docs/method.md lists which and why.
+"""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from pfedsam.errors import UserFault
+
+Reading = Literal["R1", "R2", "R3", "post"]
+Direction = Literal["none", "global_to_personal", "personal_to_global", "mutual"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What is built: backbone, adapters, experts, head."""
+
+    backbone: str = "demo"  # demo | tiny_vit | vit_b | vit_l | vit_h
+    image_size: int = 128  # pixels, square; SAM's own is 1024
+    num_classes: int = 1  # foreground classes
+    exclusive: bool = False  # True: classes exclude each other (softmax); False: one sigmoid each
+    lora_rank: int = 4  # our choice: Conv-LoRA takes 3, SAMed 4
+    lora_alpha: float = 4.0  # = rank, so the adapter's scale is 1
+    lora_last: int | None = None  # adapters in the last k attention blocks; None: in all
+    experts: int = 8  # M; Conv-LoRA's number, ratios 1..M
+    top_k: int = 2  # K; the paper's figure draws at least two experts selected
+    gate_multiplied: bool = True  # False is Conv-LoRA's release: the gate then learns from balance alone
+    gate_noise: bool = True  # noisy top-k in training, after Shazeer et al. 2017
+    route: Literal["image", "window"] = "image"  # our choice: one routing per image, windows stitched
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"  # our choice: bicubic costs more on a CPU
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a site trains in one round."""
+
+    epochs: int = 1  # FedFMS: one local epoch a round
+    max_steps: int | None = None  # cap on steps a round, None: whole epochs
+    batch_size: int = 4  # FedFMS
+    lr: float = 1e-4  # FedFMS, Conv-LoRA
+    lr_private: float | None = None  # experts and personal copies; None: lr
+    weight_decay: float = 1e-4  # Conv-LoRA
+    schedule: Literal["constant", "cosine"] = "constant"  # over all rounds of the job
+    loss: Literal["bce", "ce"] = "bce"  # bce for sigmoid heads, ce for exclusive classes
+    pos_weight: float = 2.0  # FedFMS
+    dice_weight: float = 1.0  # our choice: small lesions; 0 gives the paper's plain cross-entropy
+    distill: Direction = "mutual"  # our choice: the figure's arrows are symmetric
+    distill_weight: float = 0.1  # DSFedMed: 0.1 beside 0.9 on the supervised terms
+    temperature: float = 1.0  # DSFedMed
+    balance_weight: float = 0.01  # Conv-LoRA
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the hardware has it
+    augment: bool = True  # flips, small affine, intensity
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What the job expects of a site's data; where it lies is the site's own affair."""
+
+    source: Literal["site", "synthetic"] = "site"
+    scale: Literal["uint8", "percentile"] = "uint8"  # to 0..1 by /255, or by the image's 0.5 and 99.5 percentiles
+    pool: bool = False  # True: use every site's rows of the datalist (the pooled baseline)
+    train: int = 40  # synthetic only: images per split
+    val: int = 8
+    test: int = 16
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a job says about learning; FLARE's own files say how it is carried."""
+
+    study: str = "pfedsam"  # names the site store's entry: jobs of one study share experts
+    method: str = "pfedsam"
+    reading: Reading = "R3"  # which reading of the paper's "local": docs/method.md
+    seed: int = 0
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+
+    def digest(self) -> str:
+        """sha256 of the settings that sites and server must agree on (all of them)."""
+        return hashlib.sha256(json.dumps(to_dict(self), sort_keys=True).encode()).hexdigest()
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The settings as plain JSON values."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """The configuration that `values` describes, defaults filled in.
+
+    Raises:
+        UserFault: on an unknown key, a wrong type or an impossible combination.
+    """
+    config: Config = _build(Config, values, "config")
+    _check(config)
+    return config
+
+
+def load(path: str | Path) -> Config:
+    """The configuration in the JSON file at `path`."""
+    try:
+        values = json.loads(Path(path).read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserFault(expected=f"a JSON file at {path}", came=str(error), do="correct the file") from None
+    return from_dict(values)
+
+
+def _build(kind: Any, values: Any, where: str) -> Any:
+    if not isinstance(values, dict):
+        raise UserFault(expected=f"an object at {where}", came=repr(values), do="write {...} there")
+    hints = get_type_hints(kind)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise UserFault(
+            expected=f"keys of {where} among {', '.join(hints)}", came=", ".join(unknown), do="correct the spelling"
+        )
+    return kind(**{key: _value(hints[key], value, f"{where}.{key}") for key, value in values.items()})
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, where)
+    if not _fits(hint, value):
+        raise UserFault(expected=f"{where} to be {_spell(hint)}", came=repr(value), do="correct the value")
+    return value
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) in (Union, UnionType):
+        return any(_fits(option, value) for option in get_args(hint))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+
+
+def _spell(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(str, get_args(hint)))
+    return getattr(hint, "__name__", str(hint))
+
+
+def _check(config: Config) -> None:
+    m, t = config.model, config.train
+    _positive("model", m, ("image_size", "num_classes", "lora_rank", "experts", "top_k"))
+    _positive("train", t, ("epochs", "batch_size", "lr", "temperature", "pos_weight"))
+    if m.image_size % 16:
+        raise UserFault(
+            expected="model.image_size a multiple of 16", came=str(m.image_size), do="take 256, 512 or 1024"
+        )
+    if m.top_k > m.experts:
+        raise UserFault(
+            expected=f"model.top_k at most model.experts ({m.experts})", came=str(m.top_k), do="lower top_k"
+        )
+    if (t.loss == "ce") != m.exclusive:
+        raise UserFault(
+            expected="train.loss ce with model.exclusive true, or bce with false",
+            came=f"{t.loss} with {m.exclusive}",
+            do="change one of the two",
+        )
+    if not 0 <= t.distill_weight < 1:
+        raise UserFault(
+            expected="train.distill_weight in [0, 1)", came=str(t.distill_weight), do="0.1 is the default"
+        )
+    if not config.study.replace("-", "").replace("_", "").isalnum():
+        raise UserFault(
+            expected="study to be letters, digits, - and _", came=repr(config.study), do="rename the study"
+        )
+
+
+def _positive(where: str, part: Any, names: tuple[str, ...]) -> None:
+    for name in names:
+        if not getattr(part, name) > 0:
+            raise UserFault(expected=f"{where}.{name} > 0", came=str(getattr(part, name)), do="raise it")

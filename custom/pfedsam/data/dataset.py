@@ -1,0 +1,168 @@
+"""Slices of a site as tensors of the model's size, read when asked for."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pfedsam.config import Config
+from pfedsam.data import datalist, reader
+from pfedsam.data.datalist import Row
+from pfedsam.errors import UserFault
+
+Augment = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One 2-D slice: its files, its index in them, and what the headers say."""
+
+    image: Path
+    mask: Path
+    index: int
+    shape: tuple[int, int]
+    spacing: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a step trains on.
+
+    Attributes:
+        image: (B, 3, S, S), normalised for the backbone.
+        label: (B, L, L) of class numbers, L = `label_size`.
+    """
+
+    image: Tensor
+    label: Tensor
+
+
+class Dataset:
+    """The slices of one split; an item is read, scaled and fitted when it is asked for.
+
+    Args:
+        root: folder of the datalist.
+        rows: the split's rows.
+        config: sizes, classes and intensity scale.
+        mean, std: the backbone's normalisation, for RGB of 0..255.
+
+    Raises:
+        UserFault: a mask's size or slice count differs from its image's.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        rows: list[Row],
+        config: Config,
+        *,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+    ) -> None:
+        self.config = config
+        self.mean = torch.tensor(mean).view(3, 1, 1) / 255
+        self.std = torch.tensor(std).view(3, 1, 1) / 255
+        self.slices = [s for row in rows for s in _slices(root, row)]
+        self._range = cache(reader.intensity_range)
+
+    def __len__(self) -> int:
+        return len(self.slices)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        """Image (3, S, S) of 0..1 before normalisation, and mask (S, S) of class numbers."""
+        size = self.config.model.image_size
+        return fit(self.picture(i), size), fit(self.labels(i)[None].float(), size, "nearest")[0].long()
+
+    def picture(self, i: int) -> Tensor:
+        """The slice itself, (3, H, W), scaled to 0..1."""
+        s = self.slices[i]
+        low, high = (0.0, 255.0) if self.config.data.scale == "uint8" else self._range(s.image)
+        pixels = (reader.read_image(s.image, s.index) - low) / (high - low)
+        return torch.from_numpy(np.clip(pixels, 0, 1)).permute(2, 0, 1).contiguous()
+
+    def labels(self, i: int) -> Tensor:
+        """The mask at its own size, (H, W) of class numbers."""
+        s = self.slices[i]
+        return torch.from_numpy(reader.read_mask(s.mask, s.index, self.config.model.num_classes))
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """0..1 to the backbone's input."""
+        return (image - self.mean) / self.std
+
+    def batches(self, generator: torch.Generator, augment: Augment | None) -> Iterator[Batch]:
+        """One epoch in an order drawn from `generator`; the last short batch is kept."""
+        order = torch.randperm(len(self), generator=generator).tolist()
+        size = self.config.train.batch_size
+        for start in range(0, len(order), size):
+            pairs = [self[i] for i in order[start : start + size]]
+            pairs = [augment(*pair) for pair in pairs] if augment else pairs
+            images, masks = zip(*pairs, strict=True)
+            yield Batch(self.normalise(torch.stack(images)), shrink(torch.stack(masks), label_size(self.config)))
+
+    def cases(self) -> Iterator[list[int]]:
+        """Indices that belong together: one slice each for pictures, all slices of a volume."""
+        start = 0
+        for i in range(1, len(self) + 1):
+            if i == len(self) or self.slices[i].image != self.slices[start].image:
+                yield list(range(start, i))
+                start = i
+
+
+def open_site(
+    folder: Path, site: str, config: Config, *, mean: tuple[float, float, float], std: tuple[float, float, float]
+) -> dict[str, Dataset]:
+    """The three splits of a site whose data lie in `folder`."""
+    path = datalist.find(folder, site)
+    splits = datalist.read(path, None if config.data.pool else site)
+    return {name: Dataset(path.parent, rows, config, mean=mean, std=std) for name, rows in splits.items()}
+
+
+def label_size(config: Config) -> int:
+    """Side at which loss is taken: the input's, at most 256 (FedFMS takes 256 at 1024 px)."""
+    return min(config.model.image_size, 256)
+
+
+def fit(image: Tensor, size: int, mode: str = "bilinear") -> Tensor:
+    """(C, H, W) to (C, size, size): longest side to `size`, zeros right and below (SAM's convention)."""
+    height, width = scaled(image.shape[-2:], size)
+    smooth = {"align_corners": False, "antialias": True} if mode == "bilinear" else {}
+    if (height, width) != tuple(image.shape[-2:]):
+        image = F.interpolate(image[None], size=(height, width), mode=mode, **smooth)[0]  # type: ignore[arg-type]
+    return F.pad(image, (0, size - width, 0, size - height))
+
+
+def unfit(maps: Tensor, shape: tuple[int, int], size: int) -> Tensor:
+    """The inverse of `fit` for (C, h, h) maps of any side: (C, *shape), bilinear."""
+    height, width = scaled(shape, size)
+    maps = F.interpolate(maps[None], size=(size, size), mode="bilinear", align_corners=False)
+    return F.interpolate(maps[..., :height, :width], size=shape, mode="bilinear", align_corners=False)[0]
+
+
+def scaled(shape: tuple[int, ...] | torch.Size, size: int) -> tuple[int, int]:
+    """(H, W) with the longest side at `size`."""
+    factor = size / max(shape)
+    return max(1, round(shape[0] * factor)), max(1, round(shape[1] * factor))
+
+
+def shrink(masks: Tensor, size: int) -> Tensor:
+    """(B, S, S) class numbers at side `size`, nearest."""
+    if masks.shape[-1] == size:
+        return masks
+    return F.interpolate(masks[:, None].float(), size=(size, size), mode="nearest")[:, 0].long()
+
+
+def _slices(root: Path, row: Row) -> list[Slice]:
+    image, mask = root / row.image, root / row.mask
+    head, other = reader.header(image), reader.header(mask)
+    if (head.shape, head.slices) != (other.shape, other.slices):
+        raise UserFault(
+            expected=f"{mask} of the size of its image, {head.shape} x {head.slices}",
+            came=f"{other.shape} x {other.slices}",
+            do="pair the right files, or resample the mask",
+        )
+    return [Slice(image, mask, i, head.shape, head.spacing) for i in range(head.slices)]

@@ -1,0 +1,149 @@
+"""Reading one 2-D image or mask out of a file: PNG, JPEG or TIFF by Pillow, NIfTI by nibabel.
+
+A NIfTI volume is read slice by slice along its last axis, so memory stays flat. Another format
+(DICOM) joins as one more `Reader` in `READERS`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from pfedsam.errors import UserFault
+
+Pixels = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file holds: slice shape (H, W), number of slices, spacing (row, column, slice) in mm.
+
+    `spacing` is (1, 1, 1), that is pixels, for formats that do not know millimetres.
+    """
+
+    shape: tuple[int, int]
+    slices: int
+    spacing: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One format: its header, and one slice as (H, W) or (H, W, channels)."""
+
+    header: Callable[[Path], Header]
+    pixels: Callable[[Path, int], NDArray[Any]]
+
+
+def header(path: Path) -> Header:
+    """The header of an image or mask file.
+
+    Raises:
+        UserFault: unknown format, unreadable file, or a volume that is not 3-D.
+    """
+    return _guarded(path, lambda reader: reader.header(path))
+
+
+def read_image(path: Path, index: int = 0) -> Pixels:
+    """Slice `index` as raw RGB, (H, W, 3) float32; grey is repeated, alpha dropped.
+
+    Raises:
+        UserFault: unreadable, or values that are not finite.
+    """
+    pixels = np.asarray(_guarded(path, lambda reader: reader.pixels(path, index)), dtype=np.float32)
+    if not np.isfinite(pixels).all():
+        raise UserFault(
+            expected=f"finite values in {path}", came=f"NaN or infinite in slice {index}", do="repair or drop it"
+        )
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    return np.repeat(pixels[..., :1], 3, -1) if pixels.shape[-1] < 3 else pixels[..., :3]
+
+
+def read_mask(path: Path, index: int, classes: int) -> NDArray[np.uint8]:
+    """Slice `index` of a label map, (H, W) with values 0..classes.
+
+    Raises:
+        UserFault: more than one channel, or a label out of range.
+    """
+    labels = np.asarray(_guarded(path, lambda reader: reader.pixels(path, index)))
+    if labels.ndim != 2:
+        raise UserFault(
+            expected=f"a mask with one channel in {path}", came=f"{labels.shape[-1]} channels", do="save label numbers"
+        )
+    rounded = np.rint(labels)
+    if not np.array_equal(rounded, labels) or labels.min() < 0 or labels.max() > classes:
+        raise UserFault(
+            expected=f"labels 0..{classes} in {path}",
+            came=f"values from {labels.min()} to {labels.max()}",
+            do="write class numbers (a 0/255 mask becomes 0/1), or set model.num_classes",
+        )
+    return rounded.astype(np.uint8)
+
+
+def intensity_range(path: Path) -> tuple[float, float]:
+    """The 0.5 and 99.5 percentiles of the whole file, over every fourth value where it is large."""
+    count = header(path).slices
+    step = max(1, count // 32)
+    values = np.concatenate([read_image(path, i)[::2, ::2].ravel() for i in range(0, count, step)])
+    low, high = np.percentile(values, (0.5, 99.5))
+    return float(low), float(max(high, low + 1e-6))
+
+
+def _picture_header(path: Path) -> Header:
+    with Image.open(path) as image:
+        return Header((image.height, image.width), 1, (1.0, 1.0, 1.0))
+
+
+def _picture_pixels(path: Path, index: int) -> NDArray[Any]:
+    with Image.open(path) as image:
+        if image.mode == "P":
+            return np.asarray(image) if image.getcolors(256) else np.asarray(image.convert("RGB"))
+        return np.asarray(image.convert("RGB") if image.mode in ("CMYK", "YCbCr") else image)
+
+
+def _nifti_header(path: Path) -> Header:
+    volume: Any = nibabel.load(path)  # type: ignore[attr-defined]
+    if len(volume.shape) != 3:
+        raise UserFault(
+            expected=f"a 3-D volume in {path}", came=f"shape {volume.shape}", do="split it into 3-D volumes"
+        )
+    spacing = tuple(float(z) for z in volume.header.get_zooms()[:3])
+    return Header((volume.shape[0], volume.shape[1]), volume.shape[2], (spacing[0], spacing[1], spacing[2]))
+
+
+def _nifti_pixels(path: Path, index: int) -> NDArray[Any]:
+    return np.asarray(_volume(path).dataobj[:, :, index])
+
+
+@lru_cache(maxsize=4)
+def _volume(path: Path) -> Any:
+    return nibabel.load(path)  # type: ignore[attr-defined]
+
+
+PICTURE = Reader(_picture_header, _picture_pixels)
+NIFTI = Reader(_nifti_header, _nifti_pixels)
+READERS = {
+    **dict.fromkeys((".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"), PICTURE),
+    **dict.fromkeys((".nii", ".nii.gz"), NIFTI),
+}
+
+
+def _guarded(path: Path, use: Callable[[Reader], Any]) -> Any:
+    name = path.name.lower()
+    reader = next((READERS[end] for end in READERS if name.endswith(end)), None)
+    if reader is None:
+        raise UserFault(
+            expected="a file ending in " + ", ".join(READERS), came=str(path), do="convert it to one of these"
+        )
+    try:
+        return use(reader)
+    except (OSError, UnidentifiedImageError, EOFError, nibabel.filebasedimages.ImageFileError) as error:
+        raise UserFault(
+            expected=f"a readable image at {path}", came=str(error) or type(error).__name__, do="repair or drop it"
+        ) from None

@@ -1,0 +1,14 @@
+"""Faults that are the user's to mend: shown as one message, never as a traceback."""
+
+
+class UserFault(ValueError):
+    """A wrong file, setting or environment, told in three parts.
+
+    Args:
+        expected: what the program needed.
+        came: what it found instead.
+        do: what the user can do about it.
+    """
+
+    def __init__(self, *, expected: str, came: str, do: str) -> None:
+        super().__init__(f"expected {expected}; came {came}; to mend it: {do}")

@@ -1,0 +1,82 @@
+"""The guard: accepts or rejects a message, with a reason. Pure; site and server call the same function."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pfedsam.exchange.schema import Schema, Spec, Stamp
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The message is what the schema says."""
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """The message is refused; `reason` says what was expected and what came."""
+
+    reason: str
+
+
+Verdict = Accepted | Rejected
+
+
+def check(tensors: dict[str, Any], stamp: Stamp, *, schema: Schema, expected: Stamp) -> Verdict:
+    """Whether names, shapes, dtypes and values are the schema's, and the stamp the expected one."""
+    reason = stamp_fault(stamp, expected) or names_fault(tensors, schema)
+    for name in sorted(schema) if reason is None else ():
+        reason = reason or tensor_fault(name, tensors[name], schema[name])
+    return Accepted() if reason is None else Rejected(reason)
+
+
+def check_samples(samples: Any, most: int = 10_000_000) -> Verdict:
+    """Whether a claimed number of training slices can be a weight: a whole number in 1..`most`."""
+    whole = isinstance(samples, int) and not isinstance(samples, bool)
+    if whole and 1 <= samples <= most:
+        return Accepted()
+    return Rejected(f"expected a number of samples in 1..{most}, came {samples!r}")
+
+
+def stamp_fault(stamp: Stamp, expected: Stamp) -> str | None:
+    """Why the stamp is not the expected one; None if it is."""
+    for field in ("round", "config", "base"):
+        came, wanted = getattr(stamp, field), getattr(expected, field)
+        if came != wanted:
+            return f"expected {field} {_short(wanted)}, came {_short(came)}"
+    return None
+
+
+def names_fault(tensors: dict[str, Any], schema: Schema) -> str | None:
+    """Why the set of names is not the schema's; None if it is."""
+    missing, extra = sorted(schema.keys() - tensors.keys()), sorted(tensors.keys() - schema.keys(), key=str)
+    if missing:
+        return f"expected {len(schema)} tensors, {len(missing)} are missing, e.g. {missing[0]}"
+    if extra:
+        return f"expected {len(schema)} tensors, {len(extra)} are not declared, e.g. {str(extra[0])[:80]!r}"
+    return None
+
+
+def tensor_fault(name: str, tensor: Any, spec: Spec) -> str | None:
+    """Why one tensor is not what its spec says; None if it is."""
+    if not isinstance(tensor, Tensor):
+        return f"expected a tensor at {name}, came {type(tensor).__name__}"
+    if tuple(tensor.shape) != spec.shape:
+        return f"expected shape {spec.shape} at {name}, came {tuple(tensor.shape)}"
+    if tensor.dtype != spec.dtype:
+        return f"expected {spec.dtype} at {name}, came {tensor.dtype}"
+    if not bool(torch.isfinite(tensor).all()):
+        return f"expected finite values at {name}, came NaN or infinite"
+    return None
+
+
+def finite(value: Any) -> bool:
+    """Whether `value` is a finite number and no bool."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _short(value: Any) -> str:
+    return str(value)[:12]

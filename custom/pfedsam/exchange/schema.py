@@ -1,0 +1,56 @@
+"""What a legal message looks like: one schema, derived from the partition."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from pfedsam import methods
+from pfedsam.config import Config
+from pfedsam.model import build
+from pfedsam.model.partition import Part, partition, tensors_of, wire_name
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Shape and number format of one tensor on the wire."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+Schema = dict[str, Spec]
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What site and server must agree on besides the tensors.
+
+    Attributes:
+        round: counted from 0.
+        config: digest of the job's settings.
+        base: digest of the frozen base model.
+    """
+
+    round: int
+    config: str
+    base: str
+
+
+@lru_cache(maxsize=4)
+def shared_schema(config: Config) -> Schema:
+    """The schema of `config`: built on the meta device, without weights, alike on site and server."""
+    method = methods.get(config.method)
+    with torch.device("meta"):
+        parts = build.backbone(config.model, pretrained=False)
+        model = method.build(build.segmenter(config, parts), config)
+    shared = tensors_of(model, partition(model, method.declare(config)), Part.SHARED)
+    return schema_of({wire_name(name): tensor for name, tensor in shared.items()})
+
+
+def schema_of(tensors: Tensors) -> Schema:
+    """The schema that exactly these tensors fulfil."""
+    return {name: Spec(tuple(t.shape), t.dtype) for name, t in sorted(tensors.items())}

@@ -1,0 +1,58 @@
+"""The server's mean over sites, as a FLARE aggregator."""
+
+from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
+from nvflare.app_common.abstract.aggregator import Aggregator
+from nvflare.app_common.abstract.model import ModelLearnableKey
+from nvflare.app_common.app_constant import AppConstants
+
+from pfedsam import log
+from pfedsam.exchange.aggregate import weighted_mean
+from pfedsam.exchange.guard import Rejected
+from pfedsam.exchange.schema import Tensors
+from pfedsam.flare.filters import judge
+
+
+class MeanOfSites(Aggregator):  # type: ignore[misc]
+    """Sample-weighted mean of the shared part, bit-equal whatever the order of arrival.
+
+    Judges each update again, should a job have lost its guard.
+
+    Args:
+        min_sites: valid updates that a round needs; with fewer the job stops and says so.
+    """
+
+    def __init__(self, min_sites: int = 1) -> None:
+        super().__init__()
+        self.min_sites = min_sites
+        self._updates: dict[str, tuple[Tensors, int]] = {}
+
+    def accept(self, shareable: Shareable, fl_ctx: FLContext) -> bool:
+        """Whether the update counts; one a site and round."""
+        site = str(shareable.get_peer_prop("__identity_name__", "?"))
+        verdict = judge(shareable, fl_ctx)
+        if site in self._updates:
+            verdict = Rejected("expected one update a round, came a second")
+        if isinstance(verdict, Rejected):
+            log.error("update of %s not counted: %s", site, verdict.reason)
+            return False
+        dxo = from_shareable(shareable)
+        self._updates[site] = dxo.data, dxo.get_meta_prop(MetaKey.NUM_STEPS_CURRENT_ROUND)
+        return True
+
+    def aggregate(self, fl_ctx: FLContext) -> Shareable:
+        """The mean update; stops the job where too few sites gave a valid one."""
+        updates, self._updates = self._updates, {}
+        meta = fl_ctx.get_prop(AppConstants.GLOBAL_MODEL)[ModelLearnableKey.META]
+        if len(updates) < self.min_sites:
+            round_ = fl_ctx.get_prop(AppConstants.CURRENT_ROUND)
+            reason = f"round {round_}: expected valid updates of {self.min_sites} sites, came {len(updates)}"
+            log.error("%s; the job stops. Each site's own log says what went wrong there", reason)
+            self.system_panic(reason, fl_ctx)
+            return DXO(DataKind.WEIGHT_DIFF, data={}, meta=meta).to_shareable()
+        return DXO(DataKind.WEIGHT_DIFF, data=weighted_mean(updates), meta=meta).to_shareable()
+
+    def reset(self, fl_ctx: FLContext) -> None:
+        """Forget the round's updates."""
+        self._updates = {}

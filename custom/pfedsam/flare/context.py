@@ -1,0 +1,108 @@
+"""What FLARE's context says in this project's terms: the job's settings, the site's places, the message."""
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from nvflare.apis.dxo import DXO
+from nvflare.apis.fl_constant import FLContextKey
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.workspace import Workspace
+
+from pfedsam.config import Config, load
+from pfedsam.data.synthetic import write_site
+from pfedsam.errors import UserFault
+from pfedsam.exchange.ledger import Ledger
+from pfedsam.exchange.schema import Stamp
+from pfedsam.site import Places
+
+CONFIG_FILE = "pfedsam.json"
+STAMP = "pfedsam_stamp"
+REPORT = "pfedsam_report"
+REJECTED = "pfedsam_rejected"
+
+
+def job_config(fl_ctx: FLContext) -> Config:
+    """The job's settings: app/config/pfedsam.json, the same file on server and sites."""
+    folder = _workspace(fl_ctx).get_app_config_dir(fl_ctx.get_job_id())
+    return _load(str(Path(folder) / CONFIG_FILE))
+
+
+def run_dir(fl_ctx: FLContext) -> Path:
+    """This job's run folder on this party's disk."""
+    return Path(_workspace(fl_ctx).get_run_dir(fl_ctx.get_job_id()))
+
+
+def setting(fl_ctx: FLContext, name: str) -> str | None:
+    """A setting of this party's own: scope property `name` of local/privacy.json, else PFEDSAM_NAME.
+
+    Raises:
+        UserFault: FLARE left a variable of it unresolved, e.g. "{$HOME}/x".
+    """
+    scope = fl_ctx.get_prop(FLContextKey.SCOPE_PROPERTIES) or {}
+    value = scope.get(name) or os.environ.get(f"PFEDSAM_{name.upper()}")
+    if value and "{" in value:
+        raise UserFault(expected=f"a value for {name}", came=value, do="set the variable named in it")
+    return value or None
+
+
+def places(fl_ctx: FLContext, site: str, config: Config) -> Places:
+    """Where this site keeps data, weights and store.
+
+    The store lies in the site's own workspace unless the site says otherwise: beside the run
+    folders of jobs, not in one. Synthetic data are drawn into the run folder at first use.
+    """
+    store = setting(fl_ctx, "store") or str(Path(_workspace(fl_ctx).get_root_dir()) / "pfedsam_store")
+    weights = setting(fl_ctx, "weights")
+    return Places(_data(fl_ctx, site, config), Path(store), Path(weights) if weights else None)
+
+
+def ledger(fl_ctx: FLContext, config: Config) -> Ledger:
+    """This site's ledger of the job's study."""
+    site = str(fl_ctx.get_identity_name())
+    store = setting(fl_ctx, "store") or str(Path(_workspace(fl_ctx).get_root_dir()) / "pfedsam_store")
+    return Ledger(Path(store) / config.study / site / "ledger.jsonl")
+
+
+def stamp_of(dxo: DXO, round_: int) -> Stamp:
+    """The stamp in a message; what it lacks is empty and fits nothing."""
+    values: Any = dxo.get_meta_prop(STAMP) or {}
+    return Stamp(values.get("round", round_), str(values.get("config", "")), str(values.get("base", "")))
+
+
+def stamp_values(stamp: Stamp) -> dict[str, Any]:
+    """A stamp as a message's metadata."""
+    return {"round": stamp.round, "config": stamp.config, "base": stamp.base}
+
+
+def simulated(fl_ctx: FLContext) -> bool:
+    """Whether this runs in FLARE's simulator, where sites have one machine in common."""
+    return bool(fl_ctx.get_prop(FLContextKey.SIMULATE_MODE, False))
+
+
+def _data(fl_ctx: FLContext, site: str, config: Config) -> Path:
+    if config.data.source == "synthetic":
+        folder = run_dir(fl_ctx) / "synthetic_data"
+        if not (folder / "datalist.csv").exists():
+            counts = {"train": config.data.train, "val": config.data.val, "test": config.data.test}
+            write_site(folder, site, counts, config.seed)
+        return folder
+    folder_name = setting(fl_ctx, "data")
+    if folder_name is None:
+        raise UserFault(
+            expected=f"the data folder of site {site}",
+            came="no setting",
+            do='set PFEDSAM_DATA, or "data" in the scope properties of local/privacy.json',
+        )
+    return Path(folder_name)
+
+
+@lru_cache(maxsize=8)
+def _load(path: str) -> Config:
+    return load(path)
+
+
+def _workspace(fl_ctx: FLContext) -> Workspace:
+    workspace: Workspace = fl_ctx.get_engine().get_workspace()
+    return workspace

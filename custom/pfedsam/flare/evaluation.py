@@ -1,0 +1,71 @@
+"""The last act of a job: every site tests the final shared model and its own personal one."""
+
+from nvflare.apis.client import Client
+from nvflare.apis.controller_spec import ClientTask, Task
+from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.impl.controller import Controller
+from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
+from nvflare.app_common.abstract.model import model_learnable_to_dxo
+from nvflare.app_common.app_constant import AppConstants
+from nvflare.app_common.app_event_type import AppEventType
+
+from pfedsam import log
+
+
+class FinalEvaluation(Controller):  # type: ignore[misc]
+    """Sends the final shared tensors as task "validate" and waits for each site's metrics.
+
+    FLARE's CrossSiteModelEval would send every site's model to every other; here only the shared
+    model travels, and the personal one is tested where it lives.
+
+    Args:
+        timeout: seconds that a site may take.
+        wait_after_first: seconds to wait for the others once one site has answered.
+    """
+
+    def __init__(self, timeout: int = 3600, wait_after_first: int = 3600) -> None:
+        super().__init__()
+        self.timeout = timeout
+        self.wait_after_first = wait_after_first
+
+    def start_controller(self, fl_ctx: FLContext) -> None:
+        """Nothing to prepare."""
+
+    def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
+        """Broadcast once, collect, end."""
+        message = model_learnable_to_dxo(fl_ctx.get_prop(AppConstants.GLOBAL_MODEL)).to_shareable()
+        message.set_header(AppConstants.CURRENT_ROUND, fl_ctx.get_prop(AppConstants.CURRENT_ROUND))
+        task = Task(
+            name=AppConstants.TASK_VALIDATION,
+            data=message,
+            timeout=self.timeout,
+            result_received_cb=self._received,
+        )
+        self.broadcast_and_wait(
+            task=task,
+            fl_ctx=fl_ctx,
+            min_responses=1,
+            wait_time_after_min_received=self.wait_after_first,
+            abort_signal=abort_signal,
+        )
+
+    def stop_controller(self, fl_ctx: FLContext) -> None:
+        """Nothing to clean."""
+
+    def process_result_of_unknown_task(
+        self, client: Client, task_name: str, client_task_id: str, result: Shareable, fl_ctx: FLContext
+    ) -> None:
+        """A late answer is told and dropped."""
+        log.warning("late answer of %s to task %s dropped", client.name, task_name)
+
+    def _received(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
+        result, site = client_task.result, client_task.client.name
+        if result.get_return_code() != ReturnCode.OK:
+            log.error("final test of %s failed: %s", site, result.get_return_code())
+            return
+        fl_ctx.set_prop(AppConstants.DATA_CLIENT, site, private=True, sticky=False)
+        fl_ctx.set_prop(AppConstants.VALIDATION_RESULT, result, private=True, sticky=False)
+        self.fire_event(AppEventType.VALIDATION_RESULT_RECEIVED, fl_ctx)
+        client_task.result = None

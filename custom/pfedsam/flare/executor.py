@@ -1,0 +1,180 @@
+"""A site's FLARE tasks: train, validate, submit_model. Translates, calls `Site`, translates back."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
+from nvflare.apis.event_type import EventType
+from nvflare.apis.executor import Executor
+from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.apis.signal import Signal
+from nvflare.app_common.app_constant import AppConstants
+from nvflare.app_opt.pt.decomposers import TensorDecomposer
+from nvflare.fuel.utils import fobs
+
+from pfedsam import log
+from pfedsam.errors import UserFault
+from pfedsam.exchange.ledger import payload_bytes
+from pfedsam.exchange.schema import Tensors
+from pfedsam.flare.context import REPORT, STAMP, job_config, places, run_dir, setting, simulated, stamp_values
+from pfedsam.report.site_files import write_site_files
+from pfedsam.site import Scores, Site, Update
+from pfedsam.train.loop import Progress
+from pfedsam.train.metrics import summary
+
+LINE_EVERY = 5.0  # seconds between progress lines
+
+
+class PFedSAMExecutor(Executor):  # type: ignore[misc]
+    """Runs any method of `pfedsam.methods` at one site.
+
+    All that must outlive a task is on the site's disk: the simulator with fewer threads than
+    sites starts a new process for every task, and a hospital's machine may restart.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._site: Site | None = None
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Register the tensor codec; without it FLARE cannot read a message and waits for ever."""
+        if event_type == EventType.START_RUN:
+            fobs.register(TensorDecomposer)
+
+    def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        """Serve one task; a fault of the user's is one clear line in the log, never a traceback."""
+        serve = {
+            AppConstants.TASK_TRAIN: self._train,
+            AppConstants.TASK_VALIDATION: self._validate,
+            AppConstants.TASK_SUBMIT_MODEL: self._submit_model,
+        }.get(task_name)
+        if serve is None:
+            return make_reply(ReturnCode.TASK_UNKNOWN)
+        try:
+            return serve(self._open(fl_ctx), shareable, fl_ctx, abort_signal)
+        except UserFault as fault:
+            log.error("[%s] %s", fl_ctx.get_identity_name(), fault)
+            return make_reply(ReturnCode.EXECUTION_EXCEPTION)
+
+    def _open(self, fl_ctx: FLContext) -> Site:
+        if self._site is None:
+            torch.set_num_threads(_threads(fl_ctx))
+            torch.use_deterministic_algorithms(not torch.cuda.is_available())
+            name, config = str(fl_ctx.get_identity_name()), job_config(fl_ctx)
+            self._site = Site(name, config, places(fl_ctx, name, config))
+        return self._site
+
+    def _train(self, site: Site, shareable: Shareable, fl_ctx: FLContext, stop: Signal) -> Shareable:
+        round_ = int(shareable.get_header(AppConstants.CURRENT_ROUND))
+        rounds = int(shareable.get_header(AppConstants.NUM_ROUNDS))
+        shared: Tensors = from_shareable(shareable).data
+        site.receive(shared)
+        before, received = _before(site, run_dir(fl_ctx)), site.summary("val", "global")
+        progress = _Progress(site.name, round_, rounds, _started(run_dir(fl_ctx)))
+        update = site.train(round_, rounds, progress=progress, stop=lambda: bool(stop.triggered))
+        if update.report.stopped:
+            return make_reply(ReturnCode.TASK_ABORTED)
+        val = {"global": received, "personal": site.summary("val", "personal")}
+        report = _report(update, val, before, payload_bytes(shared))
+        self._curves(fl_ctx, report, round_)
+        return _update_message(site, update, report, round_)
+
+    def _validate(self, site: Site, shareable: Shareable, fl_ctx: FLContext, _: Signal) -> Shareable:
+        site.recall(from_shareable(shareable).data)
+        scores = site.scores("test")
+        folder = write_site_files(site, scores, run_dir(fl_ctx) / "pfedsam")
+        log.info("[%s] final test done; this site's model, cases and pictures: %s", site.name, folder)
+        before = json.loads((run_dir(fl_ctx) / "before.json").read_text()) if _has_before(fl_ctx) else None
+        metrics: dict[str, Any] = {role: summary(cases) for role, cases in scores.items()} | {"before": before}
+        return DXO(DataKind.METRICS, data=metrics).to_shareable()
+
+    def _submit_model(self, site: Site, _: Shareable, fl_ctx: FLContext, __: Signal) -> Shareable:
+        """The shared part as this site last trained it, for FLARE's cross-site evaluation; never experts."""
+        meta = {STAMP: stamp_values(site.stamp(-1))}
+        return DXO(DataKind.WEIGHTS, data=site.shared(), meta=meta).to_shareable()
+
+    def _curves(self, fl_ctx: FLContext, report: dict[str, Any], round_: int) -> None:
+        writer = fl_ctx.get_engine().get_component("tb_writer")
+        if writer is None:
+            return
+        for name, value in report["losses"].items():
+            writer.add_scalar(f"loss/{name}", value, global_step=round_)
+        for role, row in report["val"].items():
+            writer.add_scalar(f"val_dice/{role}", row["dice"] or 0.0, global_step=round_)
+
+
+class _Progress:
+    """A line in the log each few seconds: round, site, step, loss, seconds left."""
+
+    def __init__(self, site: str, round_: int, rounds: int, started: float) -> None:
+        self._site, self._round, self._rounds, self._started = site, round_, rounds, started
+        self._last = 0.0
+
+    def __call__(self, now: Progress) -> None:
+        if time.monotonic() - self._last < LINE_EVERY and now.step < now.steps:
+            return
+        self._last = time.monotonic()
+        share = (self._round + now.step / now.steps) / self._rounds
+        left = (time.time() - self._started) * (1 / share - 1)
+        losses = " ".join(f"{name} {value:.3f}" for name, value in now.losses.items())
+        where = f"round {self._round + 1}/{self._rounds} step {now.step}/{now.steps}"
+        log.info("[%s] %s loss %s, about %.0f s left", self._site, where, losses, left)
+
+
+def _update_message(site: Site, update: Update, report: dict[str, Any], round_: int) -> Shareable:
+    meta = {
+        MetaKey.NUM_STEPS_CURRENT_ROUND: update.samples,
+        MetaKey.INITIAL_METRICS: {"val_dice": report["val"]["global"]["dice"] or 0.0},
+        STAMP: stamp_values(site.stamp(round_)),
+        REPORT: report,
+    }
+    return DXO(DataKind.WEIGHT_DIFF, data=update.tensors, meta=meta).to_shareable()
+
+
+def _report(update: Update, val: Scores, before: dict[str, Any], received: int) -> dict[str, Any]:
+    return {
+        "losses": update.report.losses,
+        "seconds": update.report.seconds,
+        "samples": update.samples,
+        "val": val,
+        "before": before,
+        "bytes_received": received,
+        "bytes_sent": payload_bytes(update.tensors),
+    }
+
+
+def _before(site: Site, folder: Path) -> dict[str, Any]:
+    """Test metrics of the model as this site first received it in this job; kept for its last task."""
+    path = folder / "before.json"
+    if not path.exists():
+        path.write_text(json.dumps(site.summary("test", "global")))
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def _has_before(fl_ctx: FLContext) -> bool:
+    return (run_dir(fl_ctx) / "before.json").exists()
+
+
+def _started(folder: Path) -> float:
+    """When this site's first task of the job began, in seconds since 1970."""
+    path = folder / "started"
+    if not path.exists():
+        path.write_text(str(time.time()))
+    return float(path.read_text())
+
+
+def _threads(fl_ctx: FLContext) -> int:
+    """Threads for torch: the site's setting; else one in the simulator, all cores in a deployment.
+
+    Sites that train beside each other with all cores each slow down more than tenfold (their
+    OpenMP barriers spin); one thread each also makes results independent of the simulator's -t.
+    """
+    chosen = setting(fl_ctx, "threads")
+    return int(chosen) if chosen else 1 if simulated(fl_ctx) else os.cpu_count() or 1

@@ -1,0 +1,91 @@
+"""Keeps results.json up to date while the job runs, and ends it with a table and plots."""
+
+import time
+from typing import Any
+
+from nvflare.apis.dxo import from_shareable
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_context import FLContext
+from nvflare.app_common.app_constant import AppConstants
+from nvflare.app_common.app_event_type import AppEventType
+from nvflare.widgets.widget import Widget
+
+from pfedsam import log
+from pfedsam.config import to_dict
+from pfedsam.exchange.files import write_json
+from pfedsam.flare.context import REJECTED, REPORT, job_config, run_dir
+from pfedsam.report.plots import plot_curves
+from pfedsam.report.results import finish, start
+from pfedsam.report.table import final_table
+
+
+class ResultsWriter(Widget):  # type: ignore[misc]
+    """Listens to the workflow's events; holds numbers only, never a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._results: dict[str, Any] = {}
+        self._round: dict[str, Any] = {"sites": {}, "rejected": {}}
+        self._began = self._round_began = time.time()
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """FLARE's event to the method that serves it."""
+        serve = {
+            AppEventType.TRAINING_STARTED: self._start,
+            AppEventType.ROUND_STARTED: self._round_started,
+            AppEventType.AFTER_CONTRIBUTION_ACCEPT: self._contribution,
+            REJECTED: self._rejected,
+            AppEventType.ROUND_DONE: self._round_done,
+            AppEventType.VALIDATION_RESULT_RECEIVED: self._final,
+            EventType.ABOUT_TO_END_RUN: self._end,
+        }.get(event_type)
+        if serve is not None:
+            serve(fl_ctx)
+
+    def _start(self, fl_ctx: FLContext) -> None:
+        config = job_config(fl_ctx)
+        base = fl_ctx.get_engine().get_component("persistor").base
+        self._results = start(to_dict(config), config.digest(), base)
+
+    def _round_started(self, fl_ctx: FLContext) -> None:
+        self._round = {"sites": {}, "rejected": {}}
+        self._round_began = time.time()
+
+    def _contribution(self, fl_ctx: FLContext) -> None:
+        if fl_ctx.get_prop(AppConstants.AGGREGATION_ACCEPTED):
+            result = fl_ctx.get_prop(AppConstants.TRAINING_RESULT)
+            site = result.get_peer_prop("__identity_name__", "?")
+            self._round["sites"][site] = from_shareable(result).get_meta_prop(REPORT)
+
+    def _rejected(self, fl_ctx: FLContext) -> None:
+        refusal = fl_ctx.get_prop(REJECTED)
+        self._round["rejected"][refusal["site"]] = refusal["reason"]
+
+    def _round_done(self, fl_ctx: FLContext) -> None:
+        number = int(fl_ctx.get_prop(AppConstants.CURRENT_ROUND))
+        seconds = time.time() - self._round_began
+        self._results["rounds"].append({"round": number, "seconds": seconds, **self._round})
+        self._write(fl_ctx)
+        dice = [site["val"]["personal"]["dice"] for site in self._round["sites"].values()]
+        scored = [d for d in dice if d is not None]
+        mean = sum(scored) / len(scored) if scored else float("nan")
+        log.info(
+            "round %d done in %.0f s: %d sites, mean validation Dice (personal) %.3f", number + 1, seconds, len(dice), mean
+        )
+
+    def _final(self, fl_ctx: FLContext) -> None:
+        site = fl_ctx.get_prop(AppConstants.DATA_CLIENT)
+        self._results["final"]["sites"][site] = from_shareable(fl_ctx.get_prop(AppConstants.VALIDATION_RESULT)).data
+
+    def _end(self, fl_ctx: FLContext) -> None:
+        if not self._results.get("rounds"):
+            return
+        self._results = finish(self._results, time.time() - self._began)
+        path = self._write(fl_ctx)
+        plot_curves(self._results, path.with_name("curves.png"))
+        log.info("%s\nresults: %s", final_table(self._results), path.parent)
+
+    def _write(self, fl_ctx: FLContext) -> Any:
+        path = run_dir(fl_ctx) / "results.json"
+        write_json(path, self._results)
+        return path

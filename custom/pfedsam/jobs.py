@@ -1,0 +1,84 @@
+"""Rendering a job: from a folder of jobs/ to one that can be submitted anywhere."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pfedsam
+from pfedsam.config import from_dict
+from pfedsam.errors import UserFault
+
+SETTINGS = Path("app/config/pfedsam.json")
+SERVER = Path("app/config/config_fed_server.json")
+
+
+def render(
+    job: Path,
+    out: Path,
+    *,
+    changes: list[str] = [],  # noqa: B006 - read only
+    rounds: int | None = None,
+    code: bool = True,
+    sites: list[str] | None = None,
+) -> None:
+    """Write `job` to `out`, settings changed, for all sites that connect, the package's code inside.
+
+    FLARE takes no links in a job, so the code is copied.
+
+    Args:
+        changes: "key=value" pairs on app/config/pfedsam.json; values are JSON, or text.
+        rounds: another number of rounds.
+        code: False leaves app/custom out; every site then has the package installed and allowed.
+        sites: deploy to these alone (needed to simulate them without naming them); None: to all.
+
+    Raises:
+        UserFault: no such job, `out` exists, or a setting is unknown.
+    """
+    if not (job / SETTINGS).is_file():
+        raise UserFault(expected=f"a job folder with {SETTINGS}", came=str(job), do="name a folder of jobs/")
+    if out.exists():
+        raise UserFault(expected="a folder that does not exist yet", came=str(out), do="remove it or name another")
+    settings = json.loads((job / SETTINGS).read_text())
+    for change in changes:
+        _change(settings, change)
+    from_dict(settings)
+    shutil.copytree(job, out, ignore=shutil.ignore_patterns("custom"))
+    (out / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
+    _edit(out / "meta.json", "deploy_map", {"app": ["server", *sites] if sites else ["@ALL"]})
+    _edit_server(out, rounds, len(sites) if sites else None)
+    if code:
+        source = Path(pfedsam.__file__).parent
+        shutil.copytree(source, out / "app/custom/pfedsam", ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def _change(settings: dict[str, Any], change: str) -> None:
+    key, sign, text = change.partition("=")
+    if not sign:
+        raise UserFault(expected="--set KEY=VALUE", came=change, do="write e.g. --set train.lr=3e-4")
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = text
+    *path, last = key.split(".")
+    for name in path:
+        settings = settings.setdefault(name, {})
+    settings[last] = value
+
+
+def _edit_server(out: Path, rounds: int | None, sites: int | None) -> None:
+    """Set the number of rounds, and lower what a round needs to the number of named sites."""
+    path = out / SERVER
+    server = json.loads(path.read_text())
+    loop = next(w["args"] for w in server["workflows"] if w["id"] == "rounds")
+    mean = next(c["args"] for c in server["components"] if c["id"] == "aggregator")
+    loop["num_rounds"] = loop["num_rounds"] if rounds is None else rounds
+    if sites is not None:
+        loop["min_clients"] = mean["min_sites"] = min(loop["min_clients"], sites)
+        _edit(out / "meta.json", "min_clients", loop["min_clients"])
+    path.write_text(json.dumps(server, indent=2) + "\n")
+
+
+def _edit(path: Path, key: str, value: Any) -> None:
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, key: value}, indent=2) + "\n")

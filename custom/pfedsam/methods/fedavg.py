@@ -1,0 +1,34 @@
+"""FedAvg of LoRA and decoder (FedIT's rule with SAM): one branch, everything trained is shared.
+
+With one site that holds all rows it is pooled training.
+"""
+
+from pfedsam.config import Config
+from pfedsam.data.dataset import Batch
+from pfedsam.methods.base import Method
+from pfedsam.model.partition import Declaration, Part
+from pfedsam.model.segmenter import Branches, Segmenter
+from pfedsam.train.loop import Losses
+from pfedsam.train.losses import segmentation_loss
+
+
+def branches(segmenter: Segmenter, _: Config) -> Branches:
+    """The global branch alone."""
+    return Branches(**{"global": segmenter})
+
+
+def declare(_: Config) -> Declaration:
+    """All shared."""
+    return lambda _branch, _kind: Part.SHARED
+
+
+def losses(model: Branches, batch: Batch, config: Config) -> Losses:
+    """The supervised loss."""
+    return {"global": segmentation_loss(model(batch.image)["global"], batch.label, config.train)}
+
+
+def merge(_model: Branches, _config: Config, _first: bool) -> None:
+    """Nothing private to bring in line."""
+
+
+METHOD = Method(branches, declare, losses, merge, personal="global", global_="global")

@@ -1,0 +1,28 @@
+"""Local training: each site alone, on the same budget; nothing is shared, messages are empty."""
+
+from pfedsam.config import Config
+from pfedsam.data.dataset import Batch
+from pfedsam.methods.base import Method
+from pfedsam.methods.fedavg import merge
+from pfedsam.model.partition import Declaration, Part
+from pfedsam.model.segmenter import Branches, Segmenter
+from pfedsam.train.loop import Losses
+from pfedsam.train.losses import segmentation_loss
+
+
+def branches(segmenter: Segmenter, _: Config) -> Branches:
+    """The personal branch alone, without experts: what FedAvg's branch is, kept at home."""
+    return Branches(personal=segmenter)
+
+
+def declare(_: Config) -> Declaration:
+    """All private."""
+    return lambda _branch, _kind: Part.PRIVATE
+
+
+def losses(model: Branches, batch: Batch, config: Config) -> Losses:
+    """The supervised loss."""
+    return {"personal": segmentation_loss(model(batch.image)["personal"], batch.label, config.train)}
+
+
+METHOD = Method(branches, declare, losses, merge, personal="personal", global_="personal")

@@ -1,0 +1,62 @@
+"""pFedSAM (arXiv 2509.15638): a shared global branch, a personal branch with private experts, and
+distillation between the two. The readings of "what is local" are in docs/method.md."""
+
+import torch
+
+from pfedsam.config import Config
+from pfedsam.data.dataset import Batch
+from pfedsam.methods.base import Method
+from pfedsam.model import build
+from pfedsam.model.moe import balance_term
+from pfedsam.model.partition import Declaration, Kind, Part, kinds
+from pfedsam.model.segmenter import Branches, Segmenter, twin
+from pfedsam.train.distill import distillation, teaches
+from pfedsam.train.loop import Losses
+from pfedsam.train.losses import segmentation_loss
+
+OTHER = {"global": "personal", "personal": "global"}
+
+
+def branches(segmenter: Segmenter, config: Config) -> Branches:
+    """Figure 1's two branches on one frozen base; in R2 they have A, B and decoder in common too."""
+    one_model = config.reading == "R2"
+    personal = twin(segmenter, keep=lambda p: one_model or not p.requires_grad)
+    build.add_experts(personal, config.model)
+    return Branches(**{"global": segmenter, "personal": personal})
+
+
+def declare(_: Config) -> Declaration:
+    """Everything trained in the global branch is shared, everything in the personal one private."""
+    return lambda branch, kind: Part.SHARED if branch == "global" and kind is not Kind.EXPERT else Part.PRIVATE
+
+
+def losses(model: Branches, batch: Batch, config: Config) -> Losses:
+    """L_G + L_P: each (1 - lambda) L_seg + lambda T^2 KL(teacher || student); L_P plus the balance term."""
+    logits = model(batch.image)
+    out = {}
+    for name, teacher in OTHER.items():
+        out[name] = segmentation_loss(logits[name], batch.label, config.train)
+        if config.train.distill_weight and teaches(teacher, name, config.train.distill):
+            weight = config.train.distill_weight
+            pair = logits[name], logits[teacher]
+            known = distillation(*pair, config.train.temperature, exclusive=config.model.exclusive)
+            out[name] = (1 - weight) * out[name] + weight * known
+    return out | {"balance": config.train.balance_weight * balance_term(model["personal"])}
+
+
+@torch.no_grad()
+def merge(model: Branches, config: Config, first: bool) -> None:
+    """R3 and post: A, B and decoder of the personal branch are copied anew from the server's, each round.
+
+    R1 copies them once, R2 has nothing to copy; experts always stay as the site left them.
+    """
+    if config.reading == "R2" or (config.reading == "R1" and not first):
+        return
+    target = dict(model["personal"].named_parameters())
+    kind = kinds(model["global"])
+    for name, source in model["global"].named_parameters():
+        if kind[name] is not Kind.BASE:
+            target[name].copy_(source)
+
+
+METHOD = Method(branches, declare, losses, merge, personal="personal", global_="global")

@@ -1,0 +1,135 @@
+"""One builder a backbone: pretrained encoder and decoder, ready to be adapted."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, TwoWayTransformer
+from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom
+from torch import Tensor, nn
+
+from pfedsam.model.encoder import ChannelsFirst, Encoder, PatchAndPosition
+
+State = dict[str, Tensor]
+MEAN = (123.675, 116.28, 103.53)  # segment_anything build_sam.py, RGB of 0..255
+STD = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """What a builder returns: parts with weights, and how images must be normalised for them.
+
+    `mean` and `std` are for RGB values of 0..255; all our backbones take SAM's own.
+    """
+
+    encoder: Encoder
+    decoder: MaskDecoder
+    position: PositionEmbeddingRandom
+    mean: tuple[float, float, float] = MEAN
+    std: tuple[float, float, float] = STD
+
+
+def vit(size: int, state: State | None, *, width: int, depth: int, heads: int, every: int) -> Backbone:
+    """SAM's ViT at any image size: global attention in each `every`-th block, 14 x 14 windows elsewhere."""
+    encoder = ImageEncoderViT(
+        img_size=size,
+        embed_dim=width,
+        depth=depth,
+        num_heads=heads,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        use_rel_pos=True,
+        window_size=14,
+        global_attn_indexes=tuple(range(every - 1, depth, every)),
+    )
+    return with_sam_decoder(vit_encoder(encoder, state, channels=256, patch=16), state, width=256, mlp=2048)
+
+
+def demo(size: int, state: State | None) -> Backbone:
+    """A small SAM of the same classes for demonstration; pretrained by scripts/pretrain_demo.py."""
+    encoder = vit_encoder(demo_vit(size), state, channels=128, patch=8)
+    return with_sam_decoder(encoder, state, width=128, mlp=512)
+
+
+def demo_vit(size: int) -> ImageEncoderViT:
+    """Patches of 8, width 128, 6 blocks, the third and sixth global, the others on 8 x 8 windows."""
+    return ImageEncoderViT(
+        img_size=size,
+        patch_size=8,
+        embed_dim=128,
+        depth=6,
+        num_heads=4,
+        out_chans=128,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        use_rel_pos=True,
+        window_size=8,
+        global_attn_indexes=(2, 5),
+    )
+
+
+def tiny_vit(size: int, state: State | None) -> Backbone:
+    """MobileSAM's encoder: timm's TinyViT-5M with stride 16 and SAM's neck, keys mapped."""
+    from pfedsam.model.tinyvit import build_tiny_vit
+
+    return with_sam_decoder(build_tiny_vit(_below(state, "image_encoder.")), state, width=256, mlp=2048)
+
+
+BUILDERS: dict[str, Callable[[int, State | None], Backbone]] = {
+    "demo": demo,
+    "tiny_vit": tiny_vit,
+    "vit_b": partial(vit, width=768, depth=12, heads=12, every=3),
+    "vit_l": partial(vit, width=1024, depth=24, heads=16, every=6),
+    "vit_h": partial(vit, width=1280, depth=32, heads=16, every=8),
+}
+
+
+def vit_encoder(encoder: ImageEncoderViT, state: State | None, *, channels: int, patch: int) -> Encoder:
+    """segment-anything's ViT as a row of units, with `state` (SAM's keys) at the encoder's own size."""
+    if state is not None:
+        encoder.load_state_dict(fit_positions(_below(state, "image_encoder.") or {}, encoder))
+    entry = PatchAndPosition(encoder.patch_embed, cast(nn.Parameter, encoder.pos_embed))
+    neck = nn.Sequential(ChannelsFirst(), *encoder.neck)
+    return Encoder([entry, *encoder.blocks, neck], channels=channels, patch=patch)
+
+
+def fit_positions(state: State, encoder: ImageEncoderViT) -> State:
+    """`state` with the position table and relative positions interpolated to the encoder's size.
+
+    The table is resized bicubically, the relative positions linearly, as segment-anything itself
+    does at run time; sizes that fit already come back unchanged.
+    """
+    target = encoder.state_dict()
+    return {key: _fit(value, target[key].shape) if key in target else value for key, value in state.items()}
+
+
+def _fit(value: Tensor, shape: torch.Size) -> Tensor:
+    if value.shape == shape or value.dim() not in (2, 4):
+        return value
+    if value.dim() == 4:  # (1, h, w, d)
+        table = value.permute(0, 3, 1, 2)
+        new = F.interpolate(table, size=tuple(shape[1:3]), mode="bicubic", align_corners=False, antialias=True)
+        return new.permute(0, 2, 3, 1)
+    if value.shape[1] != shape[1]:
+        return value
+    return F.interpolate(value.T[None], size=shape[0], mode="linear")[0].T
+
+
+def with_sam_decoder(encoder: Encoder, state: State | None, *, width: int, mlp: int) -> Backbone:
+    """An encoder with SAM's decoder and position code behind it."""
+    transformer = TwoWayTransformer(depth=2, embedding_dim=width, num_heads=8, mlp_dim=mlp)
+    decoder = MaskDecoder(
+        transformer_dim=width, transformer=transformer, num_multimask_outputs=3, iou_head_hidden_dim=width
+    )
+    position = PositionEmbeddingRandom(width // 2)
+    if state is not None:
+        decoder.load_state_dict(_below(state, "mask_decoder.") or {})
+        position.load_state_dict(_below(state, "prompt_encoder.pe_layer.") or {})
+    return Backbone(encoder, decoder, position)
+
+
+def _below(state: State | None, prefix: str) -> State | None:
+    if state is None:
+        return None
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

@@ -1,0 +1,59 @@
+"""SAM's mask decoder without prompts, batched over images, with a multi-class head (FedFMS, method.md 3.1)."""
+
+from typing import cast
+
+import torch
+from segment_anything.modeling import MaskDecoder
+from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom
+from torch import Tensor, nn
+
+
+class ClassHead(nn.Module):
+    """The multi-class segmentation header: a 1x1 convolution from SAM's mask channels to classes."""
+
+    def __init__(self, masks: int, classes: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(masks, classes, 1)
+
+    def forward(self, masks: Tensor) -> Tensor:
+        """(B, masks, H, W) -> (B, classes, H, W)."""
+        return cast(Tensor, self.conv(masks))
+
+
+class PromptFreeDecoder(nn.Module):
+    """Mask logits from an image embedding alone: no sparse tokens, no dense prompt embedding.
+
+    The tokens are SAM's IoU token and mask tokens. One output takes mask channel 0; more outputs
+    take all channels through a `ClassHead`. SAM's IoU head, and the hyper-networks of masks that
+    are not used, are left out: they would be sent and never trained (a defect of FedFMS's release).
+
+    Args:
+        sam: SAM's decoder, its parts are taken over.
+        position: SAM's random Fourier position code.
+        outputs: number of logit channels.
+    """
+
+    def __init__(self, sam: MaskDecoder, position: PositionEmbeddingRandom, outputs: int) -> None:
+        super().__init__()
+        masks = 1 if outputs == 1 else sam.num_mask_tokens
+        self.transformer = sam.transformer
+        self.iou_token = sam.iou_token
+        self.mask_tokens = sam.mask_tokens
+        self.upscaling = sam.output_upscaling
+        self.hypernetworks = nn.ModuleList(sam.output_hypernetworks_mlps[:masks])
+        self.head = ClassHead(masks, outputs) if outputs > 1 else None
+        self.position = position
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """Logits (B, outputs, 4H, 4W) from an embedding (B, C, H, W)."""
+        batch, _, height, width = embedding.shape
+        tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight]).expand(batch, -1, -1)
+        code = self.position((height, width)).expand(batch, -1, -1, -1)
+        read, image = self.transformer(embedding, code, tokens)
+        image = image.transpose(1, 2).reshape(embedding.shape)
+        masks = self._masks(read[:, 1:], self.upscaling(image))
+        return masks if self.head is None else cast(Tensor, self.head(masks))
+
+    def _masks(self, tokens: Tensor, upscaled: Tensor) -> Tensor:
+        weights = torch.stack([net(tokens[:, i]) for i, net in enumerate(self.hypernetworks)], dim=1)
+        return torch.einsum("bmc,bchw->bmhw", weights, upscaled)

@@ -1,0 +1,158 @@
+"""L-MoE, the localized mixture of experts in the LoRA bottleneck (pFedSAM Figure 1; Conv-LoRA section 3).
+
+    y = h + sum_{i in TopK(g)} g_i * E_i(h),    E_i = down_i . GELU . conv3x3_i . up_i
+
+Every parameter in here is private: it never leaves the site.
+"""
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Expert(nn.Module):
+    """One expert: upsample by `ratio`, 3x3 convolution, GELU, downsample (Figure 1, "Expert").
+
+    The bias and the GELU follow Conv-LoRA's release; averaging on the way down is our choice: it
+    uses every upsampled value.
+    """
+
+    def __init__(self, channels: int, ratio: int, interpolation: str) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.ratio = ratio
+        self.interpolation = interpolation
+
+    def forward(self, h: Tensor) -> Tensor:
+        """(B, r, H, W) -> (B, r, H, W)."""
+        if self.ratio == 1:
+            return F.gelu(self.conv(h))
+        up = F.interpolate(h, scale_factor=self.ratio, mode=self.interpolation, align_corners=False)
+        return F.avg_pool2d(F.gelu(self.conv(up)), self.ratio)
+
+
+class Gate(nn.Module):
+    """Scores M experts from the image's pooled map; noisy in training (Shazeer et al. 2017, section 2.1).
+
+    Weights start small, not zero: with zero weights every tie goes to expert 0 at evaluation.
+    """
+
+    def __init__(self, channels: int, experts: int, noisy: bool) -> None:
+        super().__init__()
+        self.score = nn.Linear(channels, experts, bias=False)
+        self.noise = nn.Linear(channels, experts, bias=False) if noisy else None
+        nn.init.normal_(self.score.weight, std=1e-2)
+        if self.noise is not None:
+            nn.init.zeros_(self.noise.weight)
+
+    def forward(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Clean scores, used scores (noisy in training), and the noise's deviation: (B, M) each."""
+        pooled = h.float().mean((2, 3))
+        with torch.autocast(h.device.type, enabled=False):
+            clean = self.score(pooled)
+            if self.noise is None or not self.training:
+                return clean, clean, None
+            deviation = F.softplus(self.noise(pooled)) + 1e-2
+        return clean, clean + torch.randn_like(clean) * deviation, deviation
+
+
+class LocalMoE(nn.Module):
+    """Top-k mixture of multi-scale convolutional experts with a residual.
+
+    Args:
+        channels: r, the LoRA rank.
+        experts: M; expert i works at ratio i, 1..M.
+        top_k: K experts an image is sent to.
+        multiplied: multiply each expert's output by its gate, so that the task trains the gate.
+        noisy: noisy gating in training.
+        interpolation: how maps are enlarged, "bilinear" or "bicubic".
+        per_window: unused maps stay whole; see `window`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        experts: int,
+        top_k: int,
+        multiplied: bool = True,
+        noisy: bool = True,
+        interpolation: str = "bilinear",
+    ) -> None:
+        super().__init__()
+        self.gate = Gate(channels, experts, noisy)
+        self.experts = nn.ModuleList(Expert(channels, ratio, interpolation) for ratio in range(1, experts + 1))
+        self.top_k = top_k
+        self.multiplied = multiplied
+        self.balance = torch.zeros(())
+
+    def forward(self, h: Tensor) -> Tensor:
+        """h + the chosen experts' sum, (B, r, H, W); keeps the load-balance term in `balance`."""
+        clean, scores, deviation = self.gate(h)
+        gates, chosen = route(scores, self.top_k)
+        if self.training:
+            self.balance = balance(gates, load(clean, scores, deviation, self.top_k))
+        weights = gates if self.multiplied else torch.ones_like(gates)
+        return mix(h, self.experts, weights * chosen, chosen)
+
+
+def route(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Softmax over all experts and the mask of the k largest, (B, M) each.
+
+    The softmax runs over all M, not over the chosen k: with k = 1 a softmax over one is the
+    constant 1 and the task would never reach the gate.
+    """
+    gates = scores.softmax(-1)
+    chosen = torch.zeros_like(gates).scatter(-1, scores.topk(k, dim=-1).indices, 1.0)
+    return gates, chosen
+
+
+def mix(h: Tensor, experts: nn.ModuleList, weights: Tensor, chosen: Tensor) -> Tensor:
+    """h + sum_i weights_i E_i(h), each expert run only on the images that chose it.
+
+    Args:
+        h: (B, r, H, W).
+        experts: M modules.
+        weights: (B, M), zero where not chosen.
+        chosen: (B, M) of 0 and 1.
+    """
+    out = h
+    for i, expert in enumerate(experts):
+        rows = chosen[:, i].nonzero().squeeze(1)
+        if len(rows):
+            scaled = weights[rows, i, None, None, None].to(h.dtype) * cast(Tensor, expert(h[rows])).to(h.dtype)
+            out = out.index_add(0, rows, scaled)
+    return out
+
+
+def load(clean: Tensor, scores: Tensor, deviation: Tensor | None, k: int) -> Tensor:
+    """Probability of each expert being among the k under fresh noise, (B, M): a load with a gradient.
+
+    Shazeer et al. 2017, equations 8 and 9. Without noise, or with k = M, the chosen mask itself.
+    """
+    if deviation is None or k == clean.shape[-1]:
+        return route(scores, k)[1]
+    top = scores.topk(k + 1, dim=-1).values
+    inside = scores >= top[:, k - 1 : k]
+    bar = torch.where(inside, top[:, k : k + 1], top[:, k - 1 : k])
+    return torch.special.ndtr((clean - bar) / deviation)
+
+
+def balance(importance: Tensor, chances: Tensor) -> Tensor:
+    """CV^2 of the experts' summed gates plus CV^2 of their summed load (Shazeer et al. 2017; Conv-LoRA)."""
+    return squared_variation(importance.sum(0)) + squared_variation(chances.sum(0))
+
+
+def squared_variation(values: Tensor) -> Tensor:
+    """Variance over squared mean, a scalar; 0 for a single value."""
+    if values.numel() < 2:
+        return values.new_zeros(())
+    return values.var() / (values.mean().square() + 1e-10)
+
+
+def balance_term(module: nn.Module) -> Tensor:
+    """Mean of the load-balance terms of all L-MoEs below `module` in their last training pass."""
+    terms = [m.balance for m in module.modules() if isinstance(m, LocalMoE)]
+    return torch.stack(terms).mean() if terms else torch.zeros(())

@@ -1,0 +1,107 @@
+"""THE rule: every parameter is exactly one of shared, private, frozen.
+
+A parameter's kind follows from the type of the module that owns it; a method declares, per branch
+and kind, which part that is. Freezing, optimisers, the filter, the schema, the site store, the
+ledger and the tests all ask this module, and nobody looks into a parameter's name.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from torch import Tensor, nn
+
+from pfedsam.model.decoder import ClassHead, PromptFreeDecoder
+from pfedsam.model.lora import LoRA
+from pfedsam.model.moe import LocalMoE
+from pfedsam.model.segmenter import Branches
+
+
+class Kind(StrEnum):
+    """What a parameter is, whatever the method."""
+
+    LORA_A = "lora_a"
+    LORA_B = "lora_b"
+    EXPERT = "expert"
+    DECODER = "decoder"
+    HEAD = "head"
+    BASE = "base"
+
+
+class Part(StrEnum):
+    """What becomes of a parameter."""
+
+    SHARED = "shared"
+    PRIVATE = "private"
+    FROZEN = "frozen"
+
+
+Declaration = Callable[[str, Kind], Part]
+OWNERS: dict[type[nn.Module], Kind] = {
+    LocalMoE: Kind.EXPERT,
+    ClassHead: Kind.HEAD,
+    PromptFreeDecoder: Kind.DECODER,
+}
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Names (within the whole model) of each part; together they are all parameters, none twice."""
+
+    parts: dict[str, Part]
+
+    def names(self, part: Part) -> tuple[str, ...]:
+        """The sorted names of one part."""
+        return tuple(sorted(name for name, p in self.parts.items() if p is part))
+
+
+def kinds(model: nn.Module) -> dict[str, Kind]:
+    """The kind of every parameter: that of its innermost owner."""
+    return dict(_walk(model, "", Kind.BASE))
+
+
+def partition(model: Branches, declare: Declaration) -> Partition:
+    """The partition of `model` under a method's declaration; freezes what is frozen.
+
+    A parameter that two branches hold in common counts for the first of them.
+    """
+    parts: dict[str, Part] = {}
+    seen: set[int] = set()
+    tensors = dict(model.named_parameters(remove_duplicate=False))
+    for name, kind in kinds(model).items():
+        if id(tensors[name]) in seen:
+            continue
+        seen.add(id(tensors[name]))
+        parts[name] = Part.FROZEN if kind is Kind.BASE else declare(branch_of(name), kind)
+        tensors[name].requires_grad_(parts[name] is not Part.FROZEN)
+    return Partition(parts)
+
+
+def branch_of(name: str) -> str:
+    """The branch that a parameter of a `Branches` lies in."""
+    return name.split(".", 2)[1]
+
+
+def wire_name(name: str) -> str:
+    """A parameter's name in a message: without the branch, which is always the global one."""
+    return name.split(".", 2)[2]
+
+
+def tensors_of(model: Branches, part: Partition, which: Part) -> dict[str, Tensor]:
+    """The live tensors of one part, by their name in the model."""
+    tensors = dict(model.named_parameters())
+    return {name: tensors[name] for name in part.names(which)}
+
+
+def _walk(module: nn.Module, prefix: str, kind: Kind) -> Iterator[tuple[str, Kind]]:
+    kind = OWNERS.get(type(module), kind)
+    for name, _ in module.named_parameters(recurse=False):
+        yield prefix + name, kind
+    for name, child in module.named_children():
+        yield from _walk(child, f"{prefix}{name}.", _factor(module, child) or kind)
+
+
+def _factor(module: nn.Module, child: nn.Module) -> Kind | None:
+    if not isinstance(module, LoRA):
+        return None
+    return {id(module.a): Kind.LORA_A, id(module.b): Kind.LORA_B}.get(id(child))

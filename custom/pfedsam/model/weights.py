@@ -1,0 +1,151 @@
+"""Pretrained weight files: which are known, where they lie, and how they are read without pickle."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pfedsam.errors import UserFault
+
+ASSETS = Path(__file__).parent.parent / "assets"
+ENVIRONMENT = "PFEDSAM_WEIGHTS"
+SAM = "https://github.com/facebookresearch/segment-anything#model-checkpoints"
+MOBILE_SAM = "https://github.com/ChaoningZhang/MobileSAM (weights/mobile_sam.pt)"
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """A file whose content is known by its sha256; `published` is where its authors give it."""
+
+    name: str
+    sha256: str
+    published: str
+
+
+KNOWN: dict[str, tuple[WeightFile, ...]] = {
+    "vit_b": (
+        WeightFile(
+            "sam_vit_b_01ec64.pth", "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912", SAM
+        ),
+    ),
+    "vit_l": (
+        WeightFile(
+            "sam_vit_l_0b3195.pth", "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622", SAM
+        ),
+    ),
+    "vit_h": (
+        WeightFile(
+            "sam_vit_h_4b8939.pth", "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e", SAM
+        ),
+    ),
+    "tiny_vit": (
+        WeightFile(
+            "mobile_sam_fp16.safetensors",
+            "6bc78fdf060f1a700d2ead373a3e0cadd5f293bc056765d07bcc6561d172a8a8",
+            MOBILE_SAM + ", rounded to float16",
+        ),
+        WeightFile(
+            "mobile_sam.pt", "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f", MOBILE_SAM
+        ),
+    ),
+}
+
+
+def read(backbone: str, folder: str | Path | None = None) -> dict[str, Tensor]:
+    """The float32 state of a backbone's SAM, keys as its authors publish them.
+
+    Args:
+        backbone: a name of `KNOWN`, or "demo" (ships with the package).
+        folder: where the file lies; None reads the environment variable PFEDSAM_WEIGHTS.
+
+    Raises:
+        UserFault: the file is missing, or is not the known one.
+    """
+    state = load_any(locate(backbone, folder))
+    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+
+
+def locate(backbone: str, folder: str | Path | None = None) -> Path:
+    """The checked path of a backbone's weight file (a converted copy beside the original wins)."""
+    if backbone == "demo":
+        return ASSETS / "demo_sam.safetensors"
+    where = folder or os.environ.get(ENVIRONMENT)
+    for known in KNOWN[backbone]:
+        path = Path(where or "") / known.name
+        converted = path.with_suffix(".safetensors")
+        if where and converted.is_file() and converted != path:
+            return _checked_conversion(converted, known)
+        if where and path.is_file():
+            return _checked(path, known)
+    raise _missing(backbone, where)
+
+
+def load_any(path: Path) -> dict[str, Tensor]:
+    """The tensors in a safetensors file, or in a torch file read with `weights_only=True`."""
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+def convert(source: Path) -> Path:
+    """Write the known torch file `source` as safetensors beside it, its origin in the header.
+
+    Raises:
+        UserFault: the file is not one of the known ones.
+    """
+    known = {w.name: w for files in KNOWN.values() for w in files}.get(source.name)
+    if known is None or not source.is_file():
+        raise UserFault(
+            expected="a published SAM file (" + ", ".join(w.name for f in KNOWN.values() for w in f) + ")",
+            came=str(source),
+            do="give the path of the file as its authors named it",
+        )
+    target = source.with_suffix(".safetensors")
+    state = {k: v.contiguous() for k, v in load_any(_checked(source, known)).items()}
+    save_file(state, target, metadata={"source": known.name, "source_sha256": known.sha256})
+    return target
+
+
+def sha256(path: Path) -> str:
+    """The file's sha256, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _checked(path: Path, known: WeightFile) -> Path:
+    came = sha256(path)
+    if came != known.sha256:
+        raise UserFault(
+            expected=f"{path} with sha256 {known.sha256}",
+            came=came,
+            do=f"fetch it again from {known.published}",
+        )
+    return path
+
+
+def _checked_conversion(path: Path, known: WeightFile) -> Path:
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        origin = (file.metadata() or {}).get("source_sha256")
+    if origin != known.sha256:
+        raise UserFault(
+            expected=f"{path} converted from the file with sha256 {known.sha256}",
+            came=str(origin),
+            do=f"delete it and run: pfedsam convert {path.with_name(known.name)}",
+        )
+    return path
+
+
+def _missing(backbone: str, where: str | Path | None) -> UserFault:
+    files = "; or ".join(f"{w.name} (sha256 {w.sha256}), published at {w.published}" for w in KNOWN[backbone])
+    return UserFault(
+        expected=f"the pretrained weights of {backbone}: {files}",
+        came=f"no such file in {where}" if where else f"no weights folder ({ENVIRONMENT} is not set)",
+        do=f"put the file in a folder and name that folder in {ENVIRONMENT} or in the site's settings",
+    )

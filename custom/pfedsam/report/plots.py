@@ -1,0 +1,69 @@
+"""Pictures of a run: curves per round, and masks over images."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+TRUTH, FOUND = "#0072B2", "#D55E00"  # Okabe-Ito: distinct for colour-blind eyes
+STYLES = {"global": "--", "personal": "-"}
+
+
+def plot_curves(results: dict[str, Any], path: Path) -> None:
+    """Validation Dice of both branches and the training loss, per site and round."""
+    figure, (dice, loss) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    sites = sorted({site for r in results["rounds"] for site in r["sites"]})
+    for i, site in enumerate(sites):
+        rounds = [(r["round"] + 1, r["sites"][site]) for r in results["rounds"] if site in r["sites"]]
+        x = [number for number, _ in rounds]
+        for role, style in STYLES.items():
+            values = [row["val"][role]["dice"] or float("nan") for _, row in rounds]
+            dice.plot(x, values, style, color=f"C{i}", label=f"{site}, {role}")
+        loss.plot(x, [sum(row["losses"].values()) for _, row in rounds], color=f"C{i}", label=site)
+    note = " (synthetic data)" if results["synthetic"] else ""
+    dice.set(xlabel="round", ylabel="Dice, validation split", title=f"{results['method']}{note}", ylim=(0, 1))
+    loss.set(xlabel="round", ylabel="training loss, all branches", title="loss")
+    dice.legend(fontsize=7)
+    loss.legend(fontsize=7)
+    for axes in (dice, loss):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def plot_overlays(rows: list[dict[str, Any]], path: Path, title: str) -> None:
+    """Images with the reference's outline and the found one, a column a case.
+
+    Args:
+        rows: per case `image` (H, W, 3) of 0..1, `truth` (H, W) bool, `found` {role: (H, W) bool},
+            and `label`, the text above it.
+    """
+    roles = list(rows[0]["found"])
+    shape = (len(roles), len(rows))
+    figure, grid = plt.subplots(
+        *shape, figsize=(2.6 * shape[1], 2.8 * shape[0] + 0.5), squeeze=False, layout="constrained"
+    )
+    for column, row in enumerate(rows):
+        for line, role in enumerate(roles):
+            axes = grid[line][column]
+            axes.imshow(row["image"])
+            _outline(axes, row["truth"], TRUTH)
+            _outline(axes, row["found"][role], FOUND)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.set_title(row["label"] if line == 0 else "", fontsize=8)
+            axes.set_ylabel(role if column == 0 else "", fontsize=9)
+    figure.suptitle(f"{title}: blue reference, orange found", fontsize=10)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _outline(axes: Any, mask: NDArray[np.bool_], colour: str) -> None:
+    if mask.any() and not mask.all():
+        axes.contour(mask, levels=[0.5], colors=[colour], linewidths=1.2)

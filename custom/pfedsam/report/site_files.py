@@ -1,0 +1,59 @@
+"""What a site keeps of a finished job on its own disk: private model, scores per case, pictures."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pfedsam.exchange.files import pack, write_atomic, write_json
+from pfedsam.report.cards import private_card
+from pfedsam.report.plots import plot_overlays
+from pfedsam.site import Site
+from pfedsam.train.evaluate import find
+from pfedsam.train.metrics import CaseScore
+
+Scores = dict[str, list[CaseScore]]
+
+
+def write_site_files(site: Site, scores: Scores, folder: Path) -> Path:
+    """Write private.safetensors with its card, cases.json and overlays.png below `folder`; returns it.
+
+    Nothing of this is sent: images and case names stay at the site.
+    """
+    stamp = site.stamp(-1)
+    facts = {"site": site.name, "config": stamp.config, "base": stamp.base}
+    if private := site.private():
+        write_atomic(folder / "private.safetensors", pack(private, facts))
+        write_atomic(folder / "private.md", private_card(site.config, facts, site.name).encode())
+    cases = [site.data["test"].slices[case[0]].image.name for case in site.data["test"].cases()]
+    write_json(
+        folder / "cases.json",
+        {"cases": cases, "scores": {role: [asdict(s) for s in rows] for role, rows in scores.items()}},
+    )
+    picked = pick([s.dice for s in scores["personal"]][:: site.config.model.num_classes])
+    if picked:
+        rows = [_row(site, index, label) for label, index in picked.items()]
+        plot_overlays(rows, folder / "overlays.png", f"{site.name}, test")
+    return folder
+
+
+def pick(dice: list[float | None]) -> dict[str, int]:
+    """Best, median and worst case by Dice, with their index; empty references left out."""
+    order = sorted((d, i) for i, d in enumerate(dice) if d is not None)
+    if not order:
+        return {}
+    marks = {"best": order[-1], "median": order[len(order) // 2], "worst": order[0]}
+    return {f"{name}, Dice {d:.2f}": i for name, (d, i) in marks.items()}
+
+
+def _row(site: Site, case: int, label: str) -> dict[str, Any]:
+    data = site.data["test"]
+    slices = list(data.cases())[case]
+    index = max(slices, key=lambda i: int((data.labels(i) > 0).sum()))
+    roles = {"global": site.method.global_, "personal": site.method.personal}
+    branches = find(site.model, data, [index], tuple(dict.fromkeys(roles.values())))
+    return {
+        "image": data.picture(index).permute(1, 2, 0).numpy(),
+        "truth": (data.labels(index) > 0).numpy(),
+        "found": {role: branches[name].any(0)[..., 0].numpy() for role, name in roles.items()},
+        "label": label,
+    }

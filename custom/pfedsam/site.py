@@ -1,0 +1,181 @@
+"""One hospital's side of a study, without FLARE: model, data, store, one round, one evaluation."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pfedsam import methods
+from pfedsam.config import Config
+from pfedsam.data.dataset import Dataset, open_site
+from pfedsam.errors import UserFault
+from pfedsam.exchange.schema import Stamp, Tensors
+from pfedsam.exchange.store import SiteStore
+from pfedsam.model import build
+from pfedsam.model.partition import Part, partition, tensors_of, wire_name
+from pfedsam.train.evaluate import evaluate
+from pfedsam.train.loop import Progress, RoundReport, train_round
+from pfedsam.train.metrics import CaseScore, summary
+
+Scores = dict[str, dict[str, float | int | None]]
+ROLES = ("global", "personal")
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a site would send: the difference to the shared tensors it got, and what it learned.
+
+    Attributes:
+        tensors: differences, by wire name.
+        samples: number of the site's training slices, its weight in the mean.
+        report: losses, seconds, whether it was stopped.
+    """
+
+    tensors: Tensors
+    samples: int
+    report: RoundReport
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a site keeps things; its own affair, never the job's.
+
+    Attributes:
+        data: folder of the datalist (or of a folder named as the site with one).
+        weights: folder of pretrained weight files; None reads PFEDSAM_WEIGHTS.
+        store: folder of the site store.
+    """
+
+    data: Path
+    store: Path
+    weights: Path | None = None
+
+
+class Site:
+    """A site in a study: builds its model and opens its data once, then serves rounds.
+
+    Raises:
+        UserFault: weights or data are missing or wrong.
+    """
+
+    def __init__(self, name: str, config: Config, places: Places) -> None:
+        self.name, self.config = name, config
+        self.method = methods.get(config.method)
+        parts = build.backbone(config.model, places.weights)
+        self.base = build.base_digest(parts)
+        torch.manual_seed(_site_seed(config.seed, name))
+        self.model = self.method.build(build.segmenter(config, parts), config)
+        self.part = partition(self.model, self.method.declare(config))
+        self.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.data: dict[str, Dataset] = open_site(places.data, name, config, mean=parts.mean, std=parts.std)
+        self.store = SiteStore(places.store, config.study, name)
+        self._received: Tensors = {}
+
+    def stamp(self, round_: int) -> Stamp:
+        """What this site agrees to in `round_`."""
+        return Stamp(round_, self.config.digest(), self.base)
+
+    def receive(self, shared: Tensors) -> None:
+        """Begin a round: load the server's tensors, then the stored private part, and merge the two."""
+        self._received = shared
+        self._load_shared(shared)
+        stored = self.store.load()
+        if stored is not None:
+            self._load_private(*stored)
+        self.method.merge(self.model, self.config, stored is None)
+
+    def train(
+        self,
+        round_: int,
+        rounds: int,
+        *,
+        progress: Callable[[Progress], None] = lambda _: None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Update:
+        """Train from what was received, keep the private part, return the difference in the shared part."""
+        when = (_site_seed(self.config.seed, self.name), round_, rounds)
+        report = train_round(
+            self.model,
+            self.part,
+            self.data["train"],
+            self.method.loss,
+            self.config,
+            when=when,
+            progress=progress,
+            stop=stop,
+        )
+        if not report.stopped:
+            self.save_private(round_)
+        now = self.shared()
+        difference = {name: now[name] - tensor for name, tensor in self._received.items()}
+        return Update(difference, len(self.data["train"]), report)
+
+    def shared(self) -> Tensors:
+        """A copy of the shared part, by wire name, on the CPU: the only tensors that may ever leave."""
+        live = tensors_of(self.model, self.part, Part.SHARED)
+        return {wire_name(name): t.detach().cpu().clone().contiguous() for name, t in live.items()}
+
+    def private(self) -> Tensors:
+        """The private part, by name in the model."""
+        return {k: v.detach().cpu() for k, v in tensors_of(self.model, self.part, Part.PRIVATE).items()}
+
+    def save_private(self, round_: int) -> None:
+        """Put the private part into the site store."""
+        if private := self.private():
+            facts = {"round": str(round_), "base": self.base, "config": self.config.digest()}
+            self.store.save(private, facts)
+
+    def recall(self, shared: Tensors) -> None:
+        """The model as it predicts: the server's tensors and the private part as last trained."""
+        self._load_shared(shared)
+        stored = self.store.load()
+        self._load_private(*stored) if stored else self.method.merge(self.model, self.config, True)
+
+    def scores(self, split: str, roles: tuple[str, ...] = ROLES) -> dict[str, list[CaseScore]]:
+        """Scores of every case of a split, by role; one branch may have both roles."""
+        branch = {"global": self.method.global_, "personal": self.method.personal}
+        wanted = tuple(dict.fromkeys(branch[role] for role in roles))
+        found = evaluate(self.model, self.data[split], wanted)
+        return {role: found[branch[role]] for role in roles}
+
+    def summary(self, split: str, role: str) -> dict[str, float | int | None]:
+        """The means of one role on a split."""
+        return summary(self.scores(split, (role,))[role])
+
+    @torch.no_grad()
+    def _load_shared(self, shared: Tensors) -> None:
+        for name, target in tensors_of(self.model, self.part, Part.SHARED).items():
+            target.copy_(shared[wire_name(name)])
+
+    @torch.no_grad()
+    def _load_private(self, stored: Tensors, facts: dict[str, Any]) -> None:
+        target = tensors_of(self.model, self.part, Part.PRIVATE)
+        misfit = sorted(target.keys() ^ stored.keys()) or [
+            n for n, t in target.items() if t.shape != stored[n].shape
+        ]
+        if misfit or facts.get("base") != self.base:
+            raise UserFault(
+                expected=f"the private part of study {self.config.study} in {self.store.folder} to fit this job",
+                came=f"another model ({misfit[0]})" if misfit else "one trained on another base model",
+                do="give the new job a study name of its own, or move the old entry away",
+            )
+        for name, tensor in target.items():
+            tensor.copy_(stored[name])
+
+
+def initial_shared(config: Config, weights: Path | None = None) -> tuple[Tensors, str]:
+    """The server's first shared tensors and the base model's digest."""
+    parts = build.backbone(config.model, weights)
+    base = build.base_digest(parts)
+    segmenter = build.segmenter(config, parts)
+    build.seed_shared(segmenter, config.seed)
+    method = methods.get(config.method)
+    model = method.build(segmenter, config)
+    shared = tensors_of(model, partition(model, method.declare(config)), Part.SHARED)
+    return {wire_name(name): t.detach().clone().contiguous() for name, t in shared.items()}, base
+
+
+def _site_seed(seed: int, site: str) -> int:
+    return seed * 1_000_003 + sum(ord(c) * 31**i for i, c in enumerate(site)) % 1_000_003

@@ -1,0 +1,64 @@
+"""Scoring branches on a split, and the masks they find."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from pfedsam.data.dataset import Dataset, unfit
+from pfedsam.model.segmenter import Branches
+from pfedsam.train.losses import one_hot
+from pfedsam.train.metrics import CaseScore, score
+from pfedsam.train.precision import autocast
+
+THRESHOLD = 0.5  # on probabilities, never on logits
+
+
+def evaluate(model: Branches, data: Dataset, branches: tuple[str, ...]) -> dict[str, list[CaseScore]]:
+    """Scores of every case and class, by branch."""
+    scores: dict[str, list[CaseScore]] = {name: [] for name in branches}
+    for case in data.cases():
+        truth = torch.stack([_truth(data, i) for i in case], dim=-1)
+        spacing = data.slices[case[0]].spacing
+        for name, found in find(model, data, case, branches).items():
+            flat = truth.shape[-1] == 1
+            pair = (found[..., 0], truth[..., 0]) if flat else (found, truth)
+            scores[name] += score(*pair, spacing[:2] if flat else spacing)
+    return scores
+
+
+def find(model: Branches, data: Dataset, indices: list[int], branches: tuple[str, ...]) -> dict[str, Tensor]:
+    """What each branch finds on slices `indices` at their own size: (classes, H, W, slices) of bool."""
+    found: dict[str, list[Tensor]] = {name: [] for name in branches}
+    for i, logits in _predict(model, data, indices, branches):
+        for name, maps in logits.items():
+            found[name].append(masks(maps, data, i))
+    return {name: torch.stack(maps, dim=-1) for name, maps in found.items()}
+
+
+def masks(logits: Tensor, data: Dataset, i: int) -> Tensor:
+    """(classes, H, W) of bool from (outputs, h, h) logits: probabilities first, then the threshold."""
+    maps = unfit(logits, data.slices[i].shape, data.config.model.image_size)
+    if data.config.model.exclusive:
+        return one_hot(maps.argmax(0)[None], len(maps), background=True)[0, 1:].bool()
+    return maps.sigmoid() > THRESHOLD
+
+
+@torch.no_grad()
+def _predict(
+    model: Branches, data: Dataset, indices: list[int], branches: tuple[str, ...]
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    model.eval()
+    device = next(model.parameters()).device
+    size = data.config.train.batch_size
+    for start in range(0, len(indices), size):
+        part = indices[start : start + size]
+        images = torch.stack([data.normalise(data[i][0]) for i in part]).to(device)
+        with autocast(device, data.config.train.precision):
+            logits = {name: maps.float().cpu() for name, maps in model(images, branches).items()}
+        for row, i in enumerate(part):
+            yield i, {name: maps[row] for name, maps in logits.items()}
+
+
+def _truth(data: Dataset, i: int) -> Tensor:
+    return one_hot(data.labels(i)[None].long(), data.config.model.num_classes, background=False)[0].bool()

@@ -1,0 +1,142 @@
+"""One site, one round: the step, and the loop around it."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pfedsam.config import Config, TrainConfig
+from pfedsam.data.augment import augmentation
+from pfedsam.data.dataset import Batch, Dataset
+from pfedsam.model.partition import Part, Partition, tensors_of
+from pfedsam.model.segmenter import Branches
+from pfedsam.train.precision import autocast
+
+Losses = dict[str, Tensor]
+LossOf = Callable[[Branches, Batch, Config], Losses]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a round stands: step of steps, and the mean loss so far by name."""
+
+    step: int
+    steps: int
+    losses: dict[str, float]
+
+
+@dataclass(frozen=True)
+class RoundReport:
+    """What a round of training was: mean losses by name, seconds, slices seen, stopped early or not."""
+
+    losses: dict[str, float]
+    seconds: float
+    seen: int
+    stopped: bool
+
+
+def train_round(
+    model: Branches,
+    part: Partition,
+    data: Dataset,
+    loss_of: LossOf,
+    config: Config,
+    *,
+    when: tuple[int, int, int],
+    progress: Callable[[Progress], None] = lambda _: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> RoundReport:
+    """Train the shared and the private part of `model` in place for one round.
+
+    Optimisers are separate for the two parts and start anew each round: our choice, so that a
+    restarted site goes on exactly as one that never stopped.
+
+    Args:
+        loss_of: the method's losses; their sum is minimised.
+        when: (seed, round, rounds); order, augmentation and noise follow from seed and round.
+        progress: told after each step.
+        stop: asked before each step; True ends the round early.
+    """
+    seed, round_, rounds = when
+    torch.manual_seed(_mix(seed, round_))
+    optimisers = _optimisers(model, part, config.train)
+    steps = steps_of(len(data), config.train)
+    totals: dict[str, float] = {}
+    began, done, seen = time.monotonic(), 0, 0
+    model.train()
+    for batch in _epochs(data, config, _mix(seed, round_), steps):
+        if stop():
+            break
+        for optimiser in optimisers:
+            _set_rate(optimiser, rate(config.train, round_ * steps + done, rounds * steps))
+        for name, value in step(model, batch, optimisers, loss_of, config).items():
+            totals[name] = totals.get(name, 0.0) + value
+        done, seen = done + 1, seen + len(batch.image)
+        progress(Progress(done, steps, _means(totals, done)))
+    return RoundReport(_means(totals, max(done, 1)), time.monotonic() - began, seen, done < steps)
+
+
+def step(
+    model: Branches, batch: Batch, optimisers: list[torch.optim.Optimizer], loss_of: LossOf, config: Config
+) -> dict[str, float]:
+    """One step of all optimisers on the sum of the method's losses; returns the losses' values."""
+    device = next(model.parameters()).device
+    batch = Batch(batch.image.to(device), batch.label.to(device))
+    with autocast(device, config.train.precision):
+        losses = loss_of(model, batch, config)
+    for optimiser in optimisers:
+        optimiser.zero_grad(set_to_none=True)
+    torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+    for optimiser in optimisers:
+        optimiser.step()
+    return {name: value.item() for name, value in losses.items()}
+
+
+def rate(config: TrainConfig, done: int, total: int) -> float:
+    """The factor on the learning rate after `done` of `total` steps of the whole job."""
+    if config.schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * min(done / max(total, 1), 1.0)))
+
+
+def steps_of(slices: int, config: TrainConfig) -> int:
+    """Steps a round takes at a site with that many training slices."""
+    full = config.epochs * math.ceil(slices / config.batch_size)
+    return full if config.max_steps is None else min(full, config.max_steps)
+
+
+def _epochs(data: Dataset, config: Config, seed: int, steps: int) -> Iterator[Batch]:
+    generator = torch.Generator().manual_seed(seed)
+    augment = augmentation(seed % 2**32) if config.train.augment else None
+    while steps > 0:
+        for batch in data.batches(generator, augment):
+            yield batch
+            steps -= 1
+            if steps == 0:
+                return
+
+
+def _optimisers(model: Branches, part: Partition, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    private_rate = config.lr if config.lr_private is None else config.lr_private
+    groups = {Part.SHARED: config.lr, Part.PRIVATE: private_rate}
+    return [
+        torch.optim.AdamW(tensors.values(), lr=lr, weight_decay=config.weight_decay, betas=(0.9, 0.999))
+        for which, lr in groups.items()
+        if (tensors := tensors_of(model, part, which))
+    ]
+
+
+def _set_rate(optimiser: torch.optim.Optimizer, factor: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+
+
+def _means(totals: dict[str, float], count: int) -> dict[str, float]:
+    return {name: total / count for name, total in totals.items()}
+
+
+def _mix(seed: int, round_: int) -> int:
+    return seed * 1_000_003 + round_ * 7919 + 17

@@ -1,0 +1,48 @@
+"""The supervised loss of one branch (L_CE in Figure 1), by class kind, plus Dice."""
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from monai.losses import DiceLoss
+from torch import Tensor
+
+from pfedsam.config import TrainConfig
+
+
+def segmentation_loss(logits: Tensor, label: Tensor, config: TrainConfig) -> Tensor:
+    """L_seg, a scalar: cross-entropy of the head's kind, plus `dice_weight` times soft Dice loss.
+
+    Args:
+        logits: (B, outputs, h, w); brought to the label's size bilinearly.
+        label: (B, L, L) of class numbers, 0 the background.
+    """
+    logits = resize(logits.float(), label.shape[-1])
+    target = one_hot(label, logits.shape[1], background=config.loss == "ce")
+    loss = F.cross_entropy(logits, label) if config.loss == "ce" else binary(logits, target, config.pos_weight)
+    return loss + config.dice_weight * dice(logits, target, config) if config.dice_weight else loss
+
+
+def binary(logits: Tensor, target: Tensor, pos_weight: float) -> Tensor:
+    """Mean binary cross-entropy per pixel and class, positives weighted (FedFMS: 2)."""
+    return F.binary_cross_entropy_with_logits(logits, target, pos_weight=logits.new_tensor(pos_weight))
+
+
+def dice(logits: Tensor, target: Tensor, config: TrainConfig) -> Tensor:
+    """MONAI's soft Dice loss over the batch, background left out."""
+    exclusive = config.loss == "ce"
+    loss = DiceLoss(sigmoid=not exclusive, softmax=exclusive, include_background=not exclusive, batch=True)
+    return cast(Tensor, loss(logits, target))
+
+
+def one_hot(label: Tensor, channels: int, *, background: bool) -> Tensor:
+    """(B, L, L) class numbers to (B, channels, L, L); channel 0 is class 1 unless `background`."""
+    classes = torch.arange(channels, device=label.device) + (0 if background else 1)
+    return (label[:, None] == classes.view(1, -1, 1, 1)).float()
+
+
+def resize(logits: Tensor, side: int) -> Tensor:
+    """Logits at `side` x `side`, bilinear."""
+    if logits.shape[-1] == side:
+        return logits
+    return F.interpolate(logits, size=(side, side), mode="bilinear", align_corners=False)

@@ -1,0 +1,18 @@
+"""Which number format a step computes in."""
+
+from contextlib import AbstractContextManager
+
+import torch
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """bf16 autocast where `precision` asks for it ("auto": where the hardware multiplies bf16)."""
+    on = precision == "bf16" or (precision == "auto" and has_bf16(device))
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=on)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether `device` has bf16 instructions (AVX512-BF16 or AMX on a CPU)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
