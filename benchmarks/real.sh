@@ -16,8 +16,6 @@ run() { # task method simulated-sites threads extra-settings...
 }
 declare -A sites=([brain_mri]=tcga_cs,tcga_du,tcga_ht [nuclei]=fluo_256,fluo_520,histology,smear_1024)
 mkdir -p "$out"
-for task in "$@"; do
-  run "$task" pfedsam "${sites[$task]}" 1
-  run "$task" local "${sites[$task]}" 1 --set method=local
-  run "$task" pooled pooled 2 --set method=fedavg --set data.pool=true
-done
+for task in "$@"; do run "$task" pfedsam "${sites[$task]}" 1; done
+for task in "$@"; do run "$task" local "${sites[$task]}" 1 --set method=local; done
+for task in "$@"; do run "$task" pooled pooled 2 --set method=fedavg --set data.pool=true; done

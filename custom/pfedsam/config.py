@@ -167,13 +167,9 @@ def _check(config: Config) -> None:
             do="change one of the two",
         )
     if not 0 <= t.distill_weight < 1:
-        raise UserFault(
-            expected="train.distill_weight in [0, 1)", came=str(t.distill_weight), do="0.1 is the default"
-        )
+        raise UserFault(expected="train.distill_weight in [0, 1)", came=str(t.distill_weight), do="0.1 is the default")
     if not config.study.replace("-", "").replace("_", "").isalnum():
-        raise UserFault(
-            expected="study to be letters, digits, - and _", came=repr(config.study), do="rename the study"
-        )
+        raise UserFault(expected="study to be letters, digits, - and _", came=repr(config.study), do="rename the study")
 
 
 def _positive(where: str, part: Any, names: tuple[str, ...]) -> None:

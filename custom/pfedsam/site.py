@@ -1,5 +1,6 @@
 """One hospital's side of a study, without FLARE: model, data, store, one round, one evaluation."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,9 +153,7 @@ class Site:
     @torch.no_grad()
     def _load_private(self, stored: Tensors, facts: dict[str, Any]) -> None:
         target = tensors_of(self.model, self.part, Part.PRIVATE)
-        misfit = sorted(target.keys() ^ stored.keys()) or [
-            n for n, t in target.items() if t.shape != stored[n].shape
-        ]
+        misfit = sorted(target.keys() ^ stored.keys()) or [n for n, t in target.items() if t.shape != stored[n].shape]
         if misfit or facts.get("base") != self.base:
             raise UserFault(
                 expected=f"the private part of study {self.config.study} in {self.store.folder} to fit this job",
@@ -178,4 +177,4 @@ def initial_shared(config: Config, weights: Path | None = None) -> tuple[Tensors
 
 
 def _site_seed(seed: int, site: str) -> int:
-    return seed * 1_000_003 + sum(ord(c) * 31**i for i, c in enumerate(site)) % 1_000_003
+    return int.from_bytes(hashlib.sha256(f"{seed}/{site}".encode()).digest()[:4], "big")

@@ -132,7 +132,7 @@ def fit(image: Tensor, size: int, mode: str = "bilinear") -> Tensor:
     height, width = scaled(image.shape[-2:], size)
     smooth = {"align_corners": False, "antialias": True} if mode == "bilinear" else {}
     if (height, width) != tuple(image.shape[-2:]):
-        image = F.interpolate(image[None], size=(height, width), mode=mode, **smooth)[0]  # type: ignore[arg-type]
+        image = F.interpolate(image[None], size=(height, width), mode=mode, **smooth)[0]
     return F.pad(image, (0, size - width, 0, size - height))
 
 

@@ -46,7 +46,8 @@ def header(path: Path) -> Header:
     Raises:
         UserFault: unknown format, unreadable file, or a volume that is not 3-D.
     """
-    return _guarded(path, lambda reader: reader.header(path))
+    found: Header = _guarded(path, lambda reader: reader.header(path))
+    return found
 
 
 def read_image(path: Path, index: int = 0) -> Pixels:
@@ -83,7 +84,7 @@ def read_mask(path: Path, index: int, classes: int) -> NDArray[np.uint8]:
             came=f"values from {labels.min()} to {labels.max()}",
             do="write class numbers (a 0/255 mask becomes 0/1), or set model.num_classes",
         )
-    return rounded.astype(np.uint8)
+    return np.asarray(rounded, dtype=np.uint8)
 
 
 def intensity_range(path: Path) -> tuple[float, float]:
@@ -108,7 +109,7 @@ def _picture_pixels(path: Path, index: int) -> NDArray[Any]:
 
 
 def _nifti_header(path: Path) -> Header:
-    volume: Any = nibabel.load(path)  # type: ignore[attr-defined]
+    volume: Any = nibabel.load(path)
     if len(volume.shape) != 3:
         raise UserFault(
             expected=f"a 3-D volume in {path}", came=f"shape {volume.shape}", do="split it into 3-D volumes"
@@ -123,7 +124,7 @@ def _nifti_pixels(path: Path, index: int) -> NDArray[Any]:
 
 @lru_cache(maxsize=4)
 def _volume(path: Path) -> Any:
-    return nibabel.load(path)  # type: ignore[attr-defined]
+    return nibabel.load(path)
 
 
 PICTURE = Reader(_picture_header, _picture_pixels)

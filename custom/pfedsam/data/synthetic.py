@@ -54,14 +54,12 @@ class Appearance:
 
 
 DEMO_SITES: dict[str, Appearance] = {
-    "site-1": Appearance(gamma=0.7, cast=(1.0, 0.62, 0.42), noise=0.03, view=0.95, lesion=0.11),
+    "site-1": Appearance(gamma=0.8, cast=(1.0, 0.7, 0.5), noise=0.03, view=0.95, lesion=0.12),
     "site-2": Appearance(
-        side=96, gamma=1.5, contrast=0.7, cast=(0.75, 0.95, 1.0), noise=0.05, blur=1.2, lesion_gain=-0.26
+        side=96, gamma=1.3, contrast=0.85, cast=(0.8, 0.95, 1.0), noise=0.04, blur=1.0, lesion_gain=-0.33
     ),
-    "site-3": Appearance(
-        side=160, contrast=0.9, cast=(0.85, 1.0, 0.7), noise=0.02, view=0.85, lesion=0.08, inverted=True
-    ),
-    "site-4": Appearance(gamma=1.2, cast=(1.0, 0.8, 0.9), noise=0.04, blur=0.9, lesion=0.09, margin=4),
+    "site-3": Appearance(side=160, contrast=0.9, cast=(0.85, 1.0, 0.7), view=0.85, lesion=0.09, inverted=True),
+    "site-4": Appearance(gamma=1.2, cast=(1.0, 0.8, 0.9), noise=0.035, blur=0.9, lesion=0.11, margin=3),
 }
 PRETRAIN_SITES: tuple[Appearance, ...] = (  # appearances that no demo site has; bright and dark lesions
     Appearance(lesion=0.15, lesion_gain=0.4),
@@ -139,7 +137,7 @@ def _vessel(x: Array, y: Array, rng: np.random.Generator) -> Array:
     angle, offset, wave = rng.uniform(0, np.pi), rng.uniform(-0.3, 0.3), rng.uniform(4, 9)
     along, across = x * np.cos(angle) + y * np.sin(angle), -x * np.sin(angle) + y * np.cos(angle)
     centre = offset + 0.04 * np.sin(wave * along + rng.uniform(0, 6))
-    return np.exp(-(((across - centre) / 0.008) ** 2))
+    return np.asarray(np.exp(-(((across - centre) / 0.008) ** 2)))
 
 
 def _lesions(
@@ -156,9 +154,7 @@ def _lesions(
     return mask
 
 
-def _expose(
-    picture: Array, view: NDArray[np.bool_], look: Appearance, rng: np.random.Generator
-) -> NDArray[np.uint8]:
+def _expose(picture: Array, view: NDArray[np.bool_], look: Appearance, rng: np.random.Generator) -> NDArray[np.uint8]:
     """What the scanner makes of it: tone, cast, blur, noise, field of view."""
     tone = np.clip(picture, 0, 1) ** look.gamma
     tone = 0.5 + look.contrast * (tone - 0.5)

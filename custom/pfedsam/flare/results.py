@@ -69,9 +69,8 @@ class ResultsWriter(Widget):  # type: ignore[misc]
         dice = [site["val"]["personal"]["dice"] for site in self._round["sites"].values()]
         scored = [d for d in dice if d is not None]
         mean = sum(scored) / len(scored) if scored else float("nan")
-        log.info(
-            "round %d done in %.0f s: %d sites, mean validation Dice (personal) %.3f", number + 1, seconds, len(dice), mean
-        )
+        line = "round %d done in %.0f s: %d sites, mean validation Dice (personal) %.3f"
+        log.info(line, number + 1, seconds, len(dice), mean)
 
     def _final(self, fl_ctx: FLContext) -> None:
         site = fl_ctx.get_prop(AppConstants.DATA_CLIENT)

@@ -25,9 +25,7 @@ def backbone(config: ModelConfig, folder: str | Path | None = None, *, pretraine
         pretrained: False leaves the weights as initialised, for shapes alone.
     """
     if config.backbone not in BUILDERS:
-        raise UserFault(
-            expected="model.backbone one of " + ", ".join(BUILDERS), came=config.backbone, do="correct it"
-        )
+        raise UserFault(expected="model.backbone one of " + ", ".join(BUILDERS), came=config.backbone, do="correct it")
     state = weights.read(config.backbone, folder) if pretrained else None
     parts = BUILDERS[config.backbone](config.image_size, state)
     parts.encoder.requires_grad_(False)

@@ -60,7 +60,8 @@ class LoRALinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """W0 x + detour(x), same leading shape as `x`."""
-        return cast(Tensor, self.base(x)) + self.lora(x, self.images or len(x))
+        detour: Tensor = self.lora(x, self.images or len(x))
+        return cast(Tensor, self.base(x)) + detour
 
 
 class AdaptedBlock(nn.Module):
@@ -94,7 +95,8 @@ class PostAdapter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        return x + self.lora(x.permute(0, 2, 3, 1), len(x)).permute(0, 3, 1, 2)
+        detour: Tensor = self.lora(x.permute(0, 2, 3, 1), len(x))
+        return x + detour.permute(0, 3, 1, 2)
 
 
 def to_map(h: Tensor, images: int) -> Tensor:

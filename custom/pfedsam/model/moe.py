@@ -137,7 +137,8 @@ def load(clean: Tensor, scores: Tensor, deviation: Tensor | None, k: int) -> Ten
     top = scores.topk(k + 1, dim=-1).values
     inside = scores >= top[:, k - 1 : k]
     bar = torch.where(inside, top[:, k : k + 1], top[:, k - 1 : k])
-    return torch.special.ndtr((clean - bar) / deviation)
+    chance: Tensor = torch.special.ndtr((clean - bar) / deviation)
+    return chance
 
 
 def balance(importance: Tensor, chances: Tensor) -> Tensor:
@@ -148,7 +149,7 @@ def balance(importance: Tensor, chances: Tensor) -> Tensor:
 def squared_variation(values: Tensor) -> Tensor:
     """Variance over squared mean, a scalar; 0 for a single value."""
     if values.numel() < 2:
-        return values.new_zeros(())
+        return torch.zeros_like(values.sum())
     return values.var() / (values.mean().square() + 1e-10)
 
 

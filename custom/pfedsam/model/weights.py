@@ -28,19 +28,13 @@ class WeightFile:
 
 KNOWN: dict[str, tuple[WeightFile, ...]] = {
     "vit_b": (
-        WeightFile(
-            "sam_vit_b_01ec64.pth", "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912", SAM
-        ),
+        WeightFile("sam_vit_b_01ec64.pth", "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912", SAM),
     ),
     "vit_l": (
-        WeightFile(
-            "sam_vit_l_0b3195.pth", "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622", SAM
-        ),
+        WeightFile("sam_vit_l_0b3195.pth", "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622", SAM),
     ),
     "vit_h": (
-        WeightFile(
-            "sam_vit_h_4b8939.pth", "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e", SAM
-        ),
+        WeightFile("sam_vit_h_4b8939.pth", "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e", SAM),
     ),
     "tiny_vit": (
         WeightFile(
@@ -48,9 +42,7 @@ KNOWN: dict[str, tuple[WeightFile, ...]] = {
             "6bc78fdf060f1a700d2ead373a3e0cadd5f293bc056765d07bcc6561d172a8a8",
             MOBILE_SAM + ", rounded to float16",
         ),
-        WeightFile(
-            "mobile_sam.pt", "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f", MOBILE_SAM
-        ),
+        WeightFile("mobile_sam.pt", "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f", MOBILE_SAM),
     ),
 }
 

@@ -7,9 +7,8 @@ USE = "Research use; not a medical device. Test it on your own data before you r
 
 def shared_card(config: Config, facts: dict[str, str]) -> str:
     """The card of the shared part."""
-    return _card(
-        "Shared part", config, facts, "LoRA and mask decoder, averaged over sites. Needs its base model; holds no expert."
-    )
+    what = "LoRA and mask decoder, averaged over sites. Needs its base model; holds no expert."
+    return _card("Shared part", config, facts, what)
 
 
 def private_card(config: Config, facts: dict[str, str], site: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from monai.metrics import (  # type: ignore[attr-defined]
+from monai.metrics import (
     compute_average_surface_distance,
     compute_dice,
     compute_hausdorff_distance,
@@ -68,8 +68,8 @@ def _score_class(cls: int, found: Tensor, truth: Tensor, spacing: Sequence[float
 
 def _distances(p: Tensor, t: Tensor, spacing: Sequence[float]) -> tuple[float, float]:
     options = {"include_background": True, "spacing": list(spacing)}
-    hd95 = compute_hausdorff_distance(p, t, percentile=95, **options)  # type: ignore[arg-type]
-    assd = compute_average_surface_distance(p, t, symmetric=True, **options)  # type: ignore[arg-type]
+    hd95 = compute_hausdorff_distance(p, t, percentile=95, **options)
+    assd = compute_average_surface_distance(p, t, symmetric=True, **options)
     return hd95.item(), assd.item()
 
 

@@ -14,5 +14,5 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 def has_bf16(device: torch.device) -> bool:
     """Whether `device` has bf16 instructions (AVX512-BF16 or AMX on a CPU)."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -1,0 +1,53 @@
+"""Fixtures that several rooms' tests have in common."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from pfedsam.config import Config, from_dict
+from pfedsam.data.synthetic import write_site
+from pfedsam.site import Places, Site
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def real() -> Path:
+    """The folder with real data and weights; tests that need it skip where it is absent."""
+    folder = Path(os.environ.get("PFEDSAM_SHARED", ROOT.parent / "shared"))
+    if not (folder / "weights").is_dir():
+        pytest.skip("needs real data and weights: set PFEDSAM_SHARED")
+    return folder
+
+
+def tiny(**changes: object) -> Config:
+    """A configuration of seconds: demo backbone, two steps a round, fp32."""
+    model = {"backbone": "demo", "image_size": 64, "experts": 3, **changes.pop("model", {})}
+    train = {"max_steps": 2, "lr": 1e-3, "precision": "fp32", **changes.pop("train", {})}
+    return from_dict({"model": model, "train": train, **changes})
+
+
+@pytest.fixture(scope="session")
+def hospital(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two synthetic sites, site-1 and site-2."""
+    root = tmp_path_factory.mktemp("hospital")
+    for site in ("site-1", "site-2"):
+        write_site(root / site, site, {"train": 6, "val": 2, "test": 3}, seed=0)
+    return root
+
+
+@pytest.fixture
+def open_site(hospital: Path, tmp_path: Path):
+    """Builds a `Site` on the synthetic data, its store in a folder of its own."""
+
+    def build(config: Config, name: str = "site-1") -> Site:
+        return Site(name, config, Places(hospital, tmp_path / "store"))
+
+    return build

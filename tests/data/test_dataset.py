@@ -1,0 +1,88 @@
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from conftest import tiny
+from pfedsam.data import dataset, reader
+from pfedsam.data.augment import augmentation
+from pfedsam.data.datalist import Row
+from pfedsam.data.dataset import Dataset, fit, unfit
+from pfedsam.errors import UserFault
+
+SAM = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
+
+
+def volumes(folder: Path, count: int, slices: int, mask_slices: int | None = None) -> list[Row]:
+    rows = []
+    for i in range(count):
+        image = np.random.default_rng(i).normal(100, 20, (20, 30, slices)).astype(np.float32)
+        mask = np.zeros((20, 30, slices if mask_slices is None else mask_slices), np.uint8)
+        mask[5:9, 5:9] = 1
+        nibabel.save(nibabel.Nifti1Image(image, np.eye(4)), folder / f"{i}.nii")
+        nibabel.save(nibabel.Nifti1Image(mask, np.eye(4)), folder / f"{i}_m.nii")
+        rows.append(Row(f"{i}.nii", f"{i}_m.nii", "train", str(i)))
+    return rows
+
+
+@pytest.mark.parametrize("shape", [(100, 100), (60, 100), (128, 32), (33, 57)])
+def test_what_is_fitted_comes_back_at_its_own_size_and_place(shape: tuple[int, int]) -> None:
+    image = torch.zeros(1, *shape)
+    image[:, shape[0] // 4 : shape[0] // 2, shape[1] // 4 : shape[1] // 2] = 1
+    fitted = fit(image, 128)
+    assert fitted.shape == (1, 128, 128)
+    back = unfit(fitted, shape, 128)
+    assert ((back > 0.5) != (image > 0.5)).float().mean() < 0.03
+
+
+def test_slices_of_a_volume_are_one_case(tmp_path: Path) -> None:
+    data = Dataset(tmp_path, volumes(tmp_path, 2, 3), tiny(data={"scale": "percentile"}), **SAM)
+    assert list(data.cases()) == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_images_are_normalised_as_the_backbone_was_trained(tmp_path: Path) -> None:
+    data = Dataset(tmp_path, volumes(tmp_path, 1, 2), tiny(), **SAM)
+    grey = torch.full((3, 4, 4), 0.5)
+    expected = (127.5 - torch.tensor(SAM["mean"])) / torch.tensor(SAM["std"])
+    assert torch.allclose(data.normalise(grey)[:, 0, 0], expected, atol=1e-5)
+
+
+def test_a_thousand_slices_are_opened_without_reading_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    real = reader.read_image
+    monkeypatch.setattr(reader, "read_image", lambda *a: (read.append(a), real(*a))[1])
+    data = Dataset(tmp_path, volumes(tmp_path, 2, 500), tiny(data={"scale": "uint8"}), **SAM)
+    assert len(data) == 1000
+    assert read == []
+    data[700]
+    assert len(read) == 1
+
+
+def test_a_mask_of_another_size_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserFault, match=r"0_m\.nii of the size of its image"):
+        Dataset(tmp_path, volumes(tmp_path, 1, 3, mask_slices=2), tiny(), **SAM)
+
+
+def test_an_epoch_gives_every_slice_once_in_an_order_of_its_seed(tmp_path: Path) -> None:
+    data = Dataset(tmp_path, volumes(tmp_path, 1, 6), tiny(train={"batch_size": 4}), **SAM)
+    epochs = [list(data.batches(torch.Generator().manual_seed(s), None)) for s in (1, 1, 2)]
+    assert [len(b.image) for b in epochs[0]] == [4, 2]
+    assert torch.equal(epochs[0][0].image, epochs[1][0].image)
+    assert not torch.equal(epochs[0][0].image, epochs[2][0].image)
+
+
+def test_augmentation_moves_image_and_mask_together_and_keeps_class_numbers() -> None:
+    mask = torch.zeros(64, 64, dtype=torch.long)
+    mask[10:30, 12:40] = 1
+    image = mask.float().expand(3, -1, -1).clone()
+    change = augmentation(3)
+    for _ in range(10):
+        moved, labels = change(image, mask)
+        assert set(labels.unique().tolist()) <= {0, 1}
+        assert ((moved.mean(0) > 0.5) != (labels > 0)).float().mean() < 0.03
+
+
+def test_the_loss_is_taken_at_256_at_most() -> None:
+    assert dataset.label_size(tiny(model={"image_size": 128})) == 128
+    assert dataset.label_size(tiny(model={"image_size": 1024})) == 256

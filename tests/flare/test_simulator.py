@@ -1,0 +1,185 @@
+"""FLARE's real simulator: processes, messages, files. Each run is a job of seconds on synthetic sites."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ROOT
+from pfedsam.config import load
+from pfedsam.exchange.schema import shared_schema
+from pfedsam.jobs import render
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.flare
+TINY = ["train.max_steps=2", "train.epochs=1", "data.train=4", "data.val=2", "data.test=2", "model.image_size=64"]
+BRANCHES, METRICS = ("before", "global", "personal"), ("dice", "iou", "hd95", "assd")
+
+
+def job(folder: Path, *changes: str, sites: str = "site-1,site-2", rounds: int = 2) -> Path:
+    render(ROOT / "jobs/pfedsam", folder, changes=[*TINY, *changes], rounds=rounds, sites=sites.split(","))
+    return folder
+
+
+def simulate(job: Path, workspace: Path, threads: int, **environment: str) -> str:
+    """Run a job to its end; returns the log. Artefacts, not the exit code, say what happened."""
+    command = [sys.executable, "-m", "nvflare.cli", "simulator", str(job), "-w", str(workspace), "-t", str(threads)]
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("PFEDSAM_")}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, env={**clean, **environment})
+    return done.stdout + done.stderr
+
+
+def results(workspace: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((workspace / "server/simulate_job/results.json").read_text())
+    return found
+
+
+def ledger(store: Path, site: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (store / "demo" / site / "ledger.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("run")
+    log = simulate(job(folder / "job"), folder / "ws", threads=2)
+    return folder / "ws", log
+
+
+def test_results_hold_every_site_branch_and_metric(run: tuple[Path, str]) -> None:
+    found = results(run[0])
+    assert [r["round"] for r in found["rounds"]] == [0, 1]
+    assert set(found["final"]["sites"]) == {"site-1", "site-2"}
+    for group in [*found["final"]["sites"].values(), found["final"]["mean"], found["final"]["worst"]]:
+        for branch in BRANCHES:
+            assert set(METRICS) <= set(group[branch])
+    for r in found["rounds"]:
+        for site in r["sites"].values():
+            assert site["bytes_sent"] > 0
+            assert site["seconds"] > 0
+            assert set(site["losses"]) == {"global", "personal", "balance"}
+    assert found["synthetic"] is True
+    worst = min(s["personal"]["dice"] for s in found["final"]["sites"].values())
+    assert found["final"]["worst"]["personal"]["dice"] == worst
+
+
+def test_the_run_ends_with_a_table_and_the_place_of_its_results(run: tuple[Path, str]) -> None:
+    for text in ("personal", "site-2", "synthetic data", "s left", str(run[0] / "server/simulate_job")):
+        assert text in run[1]
+
+
+def test_only_declared_tensors_left_each_site_and_the_ledger_shows_them(run: tuple[Path, str]) -> None:
+    declared = sorted(shared_schema(load(run[0].parent / "job/app/config/pfedsam.json")))
+    assert not any("mix" in name for name in declared)
+    for site in ("site-1", "site-2"):
+        lines = ledger(run[0] / site / "pfedsam_store", site)
+        out = [line for line in lines if line["direction"] == "out"]
+        assert [(line["task"], line["round"]) for line in out] == [("train", 0), ("train", 1), ("validate", -1)]
+        assert [line["tensors"] for line in out] == [declared, declared, []]
+        sent = [r["sites"][site]["bytes_sent"] for r in results(run[0])["rounds"]]
+        assert [line["bytes"] for line in out] == [*sent, 0]
+
+
+def test_no_private_tensor_is_anywhere_in_the_server_s_folder(run: tuple[Path, str]) -> None:
+    declared = sorted(shared_schema(load(run[0].parent / "job/app/config/pfedsam.json")))
+    for model in (run[0] / "server").rglob("*.safetensors"):
+        if "app_server" not in model.parts:
+            assert sorted(load_file(model)) == declared
+    private = load_file(run[0] / "site-1/simulate_job/pfedsam/private.safetensors")
+    expert = next(v for n, v in private.items() if n.endswith("experts.0.conv.weight"))
+    needle = expert.numpy().tobytes()
+    for path in (run[0] / "server").rglob("*"):
+        assert not path.is_file() or needle not in path.read_bytes(), path
+
+
+def test_each_site_keeps_its_own_experts_pictures_and_cases(run: tuple[Path, str]) -> None:
+    private = [load_file(run[0] / s / "simulate_job/pfedsam/private.safetensors") for s in ("site-1", "site-2")]
+    name = next(n for n in private[0] if n.endswith("experts.0.conv.weight"))
+    assert not torch.equal(private[0][name], private[1][name])
+    for site in ("site-1", "site-2"):
+        folder = run[0] / site / "simulate_job/pfedsam"
+        for file in ("private.md", "cases.json", "overlays.png"):
+            assert (folder / file).stat().st_size > 0
+    server = run[0] / "server/simulate_job"
+    for file in ("curves.png", "models/shared.safetensors", "models/shared.md", "metrics/round_metrics.jsonl"):
+        assert (server / file).stat().st_size > 0
+    assert list(server.rglob("events.out.tfevents.*"))
+
+
+def test_no_file_name_of_a_site_reaches_the_server(run: tuple[Path, str]) -> None:
+    for path in (run[0] / "server").rglob("*"):
+        assert not path.is_file() or b"synthetic_train_000" not in path.read_bytes(), path
+
+
+def test_fewer_threads_than_sites_give_the_same_bits(run: tuple[Path, str], tmp_path: Path) -> None:
+    """With one thread every task is a new process: all that lasts must come from the disk."""
+    simulate(run[0].parent / "job", tmp_path / "ws", threads=1)
+    models = [load_file(ws / "server/simulate_job/models/shared.safetensors") for ws in (run[0], tmp_path / "ws")]
+    assert all(torch.equal(models[0][n], models[1][n]) for n in models[0])
+    private = "site-2/simulate_job/pfedsam/private.safetensors"
+    own = [load_file(ws / private) for ws in (run[0], tmp_path / "ws")]
+    assert all(torch.equal(own[0][n], own[1][n]) for n in own[0])
+
+
+BAD_SITE = '''
+from nvflare.apis.dxo import from_shareable
+from pfedsam.flare.executor import PFedSAMExecutor
+
+class Bad(PFedSAMExecutor):
+    """A site whose second round goes wrong: its update is all NaN, and it asks no filter."""
+
+    def execute(self, task_name, shareable, fl_ctx, abort_signal):
+        reply = super().execute(task_name, shareable, fl_ctx, abort_signal)
+        if task_name == "train" and shareable.get_header("current_round") == 1:
+            for tensor in from_shareable(reply).data.values():
+                tensor.fill_(float("nan"))
+        return reply
+'''
+
+
+def hostile(folder: Path) -> Path:
+    """A job of three sites, one of which sends NaN in round 1 past its own filters."""
+    path = job(folder, sites="site-1,site-2,site-3", rounds=3)
+    shutil.copytree(path / "app", path / "app_bad")
+    (path / "app_bad/custom/bad_site.py").write_text(BAD_SITE)
+    client = path / "app_bad/config/config_fed_client.json"
+    settings = json.loads(client.read_text())
+    settings["executors"][0]["executor"]["path"] = "bad_site.Bad"
+    settings["task_result_filters"] = []
+    client.write_text(json.dumps(settings))
+    meta = json.loads((path / "meta.json").read_text())
+    meta["deploy_map"] = {"app": ["server", "site-1", "site-2"], "app_bad": ["site-3"]}
+    (path / "meta.json").write_text(json.dumps(meta))
+    return path
+
+
+def test_a_bad_update_is_refused_with_its_reason_and_the_round_goes_on(tmp_path: Path) -> None:
+    simulate(hostile(tmp_path / "job"), tmp_path / "ws", threads=3)
+    found = results(tmp_path / "ws")
+    assert [sorted(r["sites"]) for r in found["rounds"]] == [
+        ["site-1", "site-2", "site-3"],
+        ["site-1", "site-2"],
+        ["site-1", "site-2", "site-3"],
+    ]
+    assert "NaN or infinite" in found["rounds"][1]["rejected"]["site-3"]
+    model = load_file(tmp_path / "ws/server/simulate_job/models/shared.safetensors")
+    assert all(t.isfinite().all() for t in model.values())
+
+
+def test_a_site_without_data_is_told_in_one_line_and_the_job_stops(tmp_path: Path) -> None:
+    path = job(tmp_path / "job", "data.source=site")
+    log = simulate(path, tmp_path / "ws", threads=2, PFEDSAM_DATA=str(tmp_path / "nowhere"))
+    assert "[site-1] expected a datalist" in log
+    assert "PFEDSAM_DATA" in log
+    assert not (tmp_path / "ws/server/simulate_job/results.json").exists()
+
+
+def test_local_training_shares_nothing(tmp_path: Path) -> None:
+    simulate(job(tmp_path / "job", "method=local"), tmp_path / "ws", threads=2)
+    found = results(tmp_path / "ws")
+    assert all(site["bytes_sent"] == 0 for r in found["rounds"] for site in r["sites"].values())
+    assert found["final"]["mean"]["personal"]["dice"] is not None

@@ -1,0 +1,94 @@
+"""No private tensor can be in a message, whatever the configuration."""
+
+import hypothesis.strategies as st
+import torch
+from conftest import tiny
+from hypothesis import given, settings
+from pfedsam import methods
+from pfedsam.config import Config
+from pfedsam.exchange.schema import shared_schema
+from pfedsam.model import build
+from pfedsam.model.moe import LocalMoE
+from pfedsam.model.partition import Kind, Part, Partition, kinds, partition, tensors_of, wire_name
+from pfedsam.model.segmenter import Branches
+
+configs = st.builds(
+    lambda method, reading, exclusive, classes, last, rank, experts, backbone: tiny(
+        method=method,
+        reading=reading,
+        model={
+            "backbone": backbone,
+            "exclusive": exclusive,
+            "num_classes": classes,
+            "lora_last": last,
+            "lora_rank": rank,
+            "experts": experts,
+            "top_k": 1,
+        },
+        train={"loss": "ce" if exclusive else "bce"},
+    ),
+    st.sampled_from(methods.names()),
+    st.sampled_from(["R1", "R2", "R3", "post"]),
+    st.booleans(),
+    st.integers(1, 3),
+    st.sampled_from([None, 1, 3]),
+    st.sampled_from([1, 4]),
+    st.integers(1, 4),
+    st.sampled_from(["demo", "tiny_vit"]),
+)
+
+
+def built(config: Config) -> tuple[Branches, Partition]:
+    method = methods.get(config.method)
+    with torch.device("meta"):
+        parts = build.backbone(config.model, pretrained=False)
+        model = method.build(build.segmenter(config, parts), config)
+    return model, partition(model, method.declare(config))
+
+
+@settings(max_examples=40, deadline=None)
+@given(configs)
+def test_every_parameter_is_exactly_one_of_shared_private_frozen(config: Config) -> None:
+    model, part = built(config)
+    counted = [name for which in Part for name in part.names(which)]
+    assert sorted(counted) == sorted(name for name, _ in model.named_parameters())
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {*part.names(Part.SHARED), *part.names(Part.PRIVATE)}
+
+
+@settings(max_examples=40, deadline=None)
+@given(configs)
+def test_no_private_tensor_can_be_in_a_message(config: Config) -> None:
+    model, part = built(config)
+    shared = tensors_of(model, part, Part.SHARED)
+    experts = {id(p) for m in model.modules() if isinstance(m, LocalMoE) for p in m.parameters()}
+    private = {id(t) for t in tensors_of(model, part, Part.PRIVATE).values()}
+    assert experts <= private
+    assert not private & {id(t) for t in shared.values()}
+    assert sorted(shared_schema(config)) == sorted(wire_name(name) for name in shared)
+    if "personal" in model and config.reading != "R2":
+        assert all(name.startswith("branch.global.") for name in shared)
+
+
+@settings(max_examples=20, deadline=None)
+@given(configs)
+def test_the_base_is_frozen_and_held_once(config: Config) -> None:
+    model, part = built(config)
+    kind = kinds(model)
+    base = [name for name in part.parts if kind[name] is Kind.BASE]
+    assert all(part.parts[name] is Part.FROZEN for name in base)
+    assert len({name.split(".", 2)[2] for name in base}) == len(base)
+
+
+def test_lora_of_vit_b_at_rank_4_has_the_expected_size() -> None:
+    schema = shared_schema(tiny(model={"backbone": "vit_b", "image_size": 256, "experts": 8}))
+    lora = sum(torch.Size(s.shape).numel() for name, s in schema.items() if name.startswith("encoder."))
+    assert lora == 36_864 * 4
+
+
+def test_experts_of_vit_b_at_rank_4_have_the_expected_size() -> None:
+    model, part = built(tiny(model={"backbone": "vit_b", "image_size": 256, "experts": 8}))
+    kind = kinds(model)
+    count = sum(p.numel() for n, p in model.named_parameters() if kind[n] is Kind.EXPERT)
+    assert count == 14_976
+    assert part.parts

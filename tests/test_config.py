@@ -1,0 +1,35 @@
+import pytest
+from pfedsam.config import Config, from_dict, to_dict
+from pfedsam.errors import UserFault
+
+
+def test_settings_come_back_from_their_own_json() -> None:
+    config = from_dict({"seed": 3, "train": {"lr": 1e-3}, "model": {"lora_last": 2}})
+    assert from_dict(to_dict(config)) == config
+    assert config != Config()
+
+
+def test_the_digest_changes_with_any_setting() -> None:
+    digests = {from_dict(v).digest() for v in ({}, {"seed": 1}, {"train": {"lr": 2e-4}}, {"reading": "R1"})}
+    assert len(digests) == 4
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"model": {"ranks": 4}}, "ranks"),
+        ({"train": {"lr": "fast"}}, "'fast'"),
+        ({"train": {"epochs": True}}, "True"),
+        ({"reading": "R4"}, "R1, R2, R3, post"),
+        ({"model": {"image_size": 250}}, "multiple of 16"),
+        ({"model": {"experts": 2, "top_k": 3}}, "top_k"),
+        ({"train": {"loss": "ce"}}, "exclusive"),
+        ({"train": {"lr": -1}}, "lr > 0"),
+        ({"study": "../up"}, "study"),
+        ({"model": 3}, "config.model"),
+    ],
+)
+def test_a_wrong_setting_is_told_by_name(values: dict, told: str) -> None:
+    with pytest.raises(UserFault, match="expected") as fault:
+        from_dict(values)
+    assert told in str(fault.value)

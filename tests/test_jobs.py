@@ -1,0 +1,85 @@
+"""The job folders, and what `pfedsam render` makes of them."""
+
+import importlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from nvflare.fuel.utils.zip_utils import zip_directory_to_bytes
+from nvflare.private.fed.server.job_meta_validator import JobMetaValidator
+from pfedsam.cli import main
+from pfedsam.config import load
+
+JOBS = sorted(p.parent for p in (ROOT / "jobs").glob("*/meta.json"))
+
+
+def files(job: Path) -> dict[str, dict]:
+    return {p.name: json.loads(p.read_text()) for p in (job / "app/config").glob("*.json")}
+
+
+def paths(value: object) -> list[str]:
+    if isinstance(value, dict):
+        return [v for k, v in value.items() if k == "path"] + [p for v in value.values() for p in paths(v)]
+    return [p for v in value for p in paths(v)] if isinstance(value, list) else []
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda j: j.name)
+def test_a_job_is_one_flare_accepts_and_every_class_in_it_exists(job: Path) -> None:
+    valid, error, _ = JobMetaValidator().validate(job.name, zip_directory_to_bytes("", str(job)))
+    assert valid, error
+    for path in paths(list(files(job).values())):
+        module, name = path.rsplit(".", 1)
+        assert hasattr(importlib.import_module(module), name), path
+    load(job / "app/config/pfedsam.json")
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda j: j.name)
+def test_jobs_differ_in_their_settings_and_rounds_alone(job: Path) -> None:
+    first, this = files(ROOT / "jobs/pfedsam"), files(job)
+    assert this["config_fed_client.json"] == first["config_fed_client.json"]
+    for server in (first["config_fed_server.json"], this["config_fed_server.json"]):
+        server["workflows"][0]["args"].pop("num_rounds")
+    assert this["config_fed_server.json"] == first["config_fed_server.json"]
+
+
+def test_no_link_and_no_copy_of_the_package_lies_in_jobs() -> None:
+    for path in (ROOT / "jobs").rglob("*"):
+        assert not os.path.islink(path)
+        assert path.suffix != ".py"
+
+
+def test_a_rendered_job_brings_its_code_and_its_changes(tmp_path: Path) -> None:
+    out = tmp_path / "job"
+    change = ["--set", "train.lr=0.5", "--set", "study=other", "--rounds", "3"]
+    assert main(["render", str(ROOT / "jobs/pfedsam"), str(out), *change]) == 0
+    assert (out / "app/custom/pfedsam/site.py").is_file()
+    assert (out / "app/custom/pfedsam/assets/demo_sam.safetensors").is_file()
+    config = load(out / "app/config/pfedsam.json")
+    assert (config.train.lr, config.study) == (0.5, "other")
+    assert files(out)["config_fed_server.json"]["workflows"][0]["args"]["num_rounds"] == 3
+    assert json.loads((out / "meta.json").read_text())["deploy_map"] == {"app": ["@ALL"]}
+    valid, error, _ = JobMetaValidator().validate("job", zip_directory_to_bytes("", str(out)))
+    assert valid, error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["render", "nowhere", "{out}"], "a job folder"),
+        (["render", "{job}", "{job}"], "does not exist yet"),
+        (["render", "{job}", "{out}", "--set", "train.speed=9"], "speed"),
+        (["render", "{job}", "{out}", "--set", "nonsense"], "KEY=VALUE"),
+        (["convert", "{job}/meta.json"], "a published SAM file"),
+    ],
+)
+def test_a_wrong_command_is_told_without_a_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+) -> None:
+    names = {"job": str(ROOT / "jobs/pfedsam"), "out": str(tmp_path / "out")}
+    assert main([a.format(**names) for a in arguments]) == 2
+    shown = capsys.readouterr().err
+    assert told in shown
+    assert "Traceback" not in shown
+    assert not (tmp_path / "out").exists()

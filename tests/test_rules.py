@@ -1,0 +1,71 @@
+"""The house rules that a reader may rely on, held against the source."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+PACKAGE = ROOT / "custom/pfedsam"
+LOWER = {  # a room may import these rooms, and itself
+    "model": set(),
+    "data": set(),
+    "train": {"model", "data"},
+    "methods": {"train", "model", "data"},
+    "exchange": {"model", "methods"},
+    "report": {"exchange", "train", "site"},
+    "flare": {"report", "exchange", "train", "data", "site"},
+}
+FREE = {"config", "errors"}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found |= {f"{node.module}.{a.name}" for a in node.names if node.module == "pfedsam"}
+        elif isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
+    return found
+
+
+@pytest.mark.parametrize("room", LOWER)
+def test_imports_go_one_way(room: str) -> None:
+    for path in (PACKAGE / room).glob("*.py"):
+        rooms = {m.split(".")[1] for m in imports(path) if m.startswith("pfedsam.")} - FREE - {"log", "__version__"}
+        assert rooms <= LOWER[room] | {room}, path.name
+
+
+def test_only_the_flare_room_knows_flare() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        if path.parent.name != "flare":
+            assert not any(m.split(".")[0] == "nvflare" for m in imports(path)), path
+
+
+def test_no_pickle_is_read_or_written() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        assert not {m.split(".")[0] for m in imports(path)} & {"pickle", "cloudpickle", "dill", "joblib", "shelve"}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "torch.save"):
+                assert ast.unparse(node.func) == "torch.load"
+                assert any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords)
+
+
+def test_only_the_command_line_prints() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        calls = {ast.unparse(n.func) for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)}
+        assert "print" not in calls or path.name == "cli.py", path
+
+
+def test_no_parameter_is_chosen_by_a_piece_of_its_name() -> None:
+    for path in (PACKAGE / "model", PACKAGE / "methods", PACKAGE / "exchange", PACKAGE / "train"):
+        for file in path.glob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if (
+                    isinstance(node, ast.Compare)
+                    and isinstance(node.ops[0], ast.In)
+                    and isinstance(node.left, ast.Constant)
+                ):
+                    assert node.left.value not in ("lora", "moe", "decoder", "expert", "adapter"), file

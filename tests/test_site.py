@@ -1,0 +1,190 @@
+"""A site's side of a round, method by method and reading by reading."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny
+from pfedsam import methods
+from pfedsam.errors import UserFault
+from pfedsam.exchange.guard import Accepted, check
+from pfedsam.exchange.schema import shared_schema
+from pfedsam.model.partition import Kind, Part, kinds, tensors_of
+from pfedsam.site import Places, Site, initial_shared
+
+
+def trained(site: Site, shared: dict[str, torch.Tensor], round_: int = 0):
+    site.receive(shared)
+    return site.train(round_, 2)
+
+
+@pytest.mark.parametrize("method", methods.names())
+def test_an_update_is_legal_and_moves_what_it_trains(open_site, method: str) -> None:
+    config = tiny(method=method)
+    shared, base = initial_shared(config)
+    site = open_site(config)
+    update = trained(site, shared)
+    stamp = site.stamp(0)
+    assert stamp.base == base
+    assert check(update.tensors, stamp, schema=shared_schema(config), expected=stamp) == Accepted()
+    assert update.samples == 6
+    assert all(t.abs().sum() > 0 for n, t in update.tensors.items() if n.endswith("lora.b.weight"))
+    private = site.private()
+    assert bool(private) == (method != "fedavg")
+
+
+def test_the_same_seed_gives_the_same_bits(open_site, tmp_path: Path) -> None:
+    config = tiny()
+    shared, _ = initial_shared(config)
+    again, _ = initial_shared(config)
+    assert all(torch.equal(shared[n], again[n]) for n in shared)
+    site = open_site(config)
+    first = trained(site, shared)
+    other = Site("site-1", config, Places(site.data["train"].slices[0].image.parents[2], tmp_path / "fresh"))
+    second = trained(other, shared)
+    assert all(torch.equal(first.tensors[n], second.tensors[n]) for n in first.tensors)
+    assert all(torch.equal(v, other.private()[n]) for n, v in site.private().items())
+
+
+def test_another_seed_or_site_draws_other_experts(open_site) -> None:
+    sites = [open_site(tiny()), open_site(tiny(), "site-2"), open_site(tiny(seed=1))]
+    drawn = [next(v for n, v in s.private().items() if n.endswith("mix.gate.score.weight")) for s in sites]
+    assert not torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_a_restarted_site_goes_on_bit_for_bit(open_site) -> None:
+    config = tiny()
+    shared, _ = initial_shared(config)
+    steady = open_site(config)
+    trained(steady, shared, 0)
+    restarted = open_site(config)
+    second = trained(steady, shared, 1)
+    steady.store.save(*restarted_store(restarted))
+    assert all(torch.equal(t, trained(restarted, shared, 1).tensors[n]) for n, t in second.tensors.items())
+
+
+def restarted_store(site: Site):
+    """The generation before: what the store held when the round began."""
+    from pfedsam.exchange.files import unpack
+    from pfedsam.exchange.store import PREVIOUS
+
+    return unpack((site.store.folder / PREVIOUS).read_bytes())
+
+
+def test_a_new_job_on_the_study_finds_its_experts_and_another_study_does_not(open_site) -> None:
+    config = tiny(study="one")
+    shared, _ = initial_shared(config)
+    trained(open_site(config), shared)
+    later, other = open_site(tiny(study="one", train={"lr": 5e-4})), open_site(tiny(study="two"))
+    fresh = {n: v.clone() for n, v in later.private().items()}
+    later.receive(shared)
+    other.receive(shared)
+    kind = kinds(later.model)
+    experts = [n for n in fresh if kind[n] is Kind.EXPERT]
+    assert any(not torch.equal(later.private()[n], fresh[n]) for n in experts)
+    assert all(torch.equal(other.private()[n], fresh[n]) for n in experts)
+
+
+def test_a_store_of_another_model_is_refused_and_kept(open_site) -> None:
+    shared, _ = initial_shared(tiny())
+    site = open_site(tiny())
+    trained(site, shared)
+    other = tiny(model={"experts": 2})
+    with pytest.raises(UserFault, match="study name of its own"):
+        open_site(other).receive(initial_shared(other)[0])
+    assert site.store.load() is not None
+
+
+@pytest.mark.parametrize("reading", ["R1", "R2", "R3", "post"])
+def test_each_reading_keeps_its_own_things_local(open_site, reading: str) -> None:
+    config = tiny(reading=reading)
+    shared, _ = initial_shared(config)
+    site = open_site(config)
+    first = trained(site, shared)
+    own = {n: v.clone() for n, v in site.private().items()}
+    moved = {n: t + first.tensors[n] for n, t in shared.items()}
+    site.receive(moved)
+    kind = kinds(site.model)
+    copies = [n for n in own if kind[n] is not Kind.EXPERT]
+    assert all(torch.equal(site.private()[n], v) for n, v in own.items() if kind[n] is Kind.EXPERT)
+    if reading == "R1":
+        assert all(torch.equal(site.private()[n], own[n]) for n in copies)
+    elif reading == "R2":
+        assert copies == []
+    else:
+        target = dict(site.model["global"].named_parameters())
+        assert all(torch.equal(site.private()[n], target[n.split(".", 2)[2]]) for n in copies)
+
+
+def test_before_training_both_branches_give_the_pretrained_answer(open_site) -> None:
+    config = tiny(train={"max_steps": 1})
+    site = open_site(config)
+    site.receive(initial_shared(config)[0])
+    site.model.eval()
+    logits = site.model(torch.randn(1, 3, 64, 64))
+    assert torch.equal(logits["global"], logits["personal"])
+
+
+def test_distillation_reaches_the_branch_it_should(open_site) -> None:
+    found = {}
+    for direction in ("none", "global_to_personal", "personal_to_global", "mutual"):
+        config = tiny(train={"distill": direction, "distill_weight": 0.5, "max_steps": 4})
+        site = open_site(config)
+        site.store.folder = site.store.folder / direction
+        update = trained(site, initial_shared(config)[0])
+        found[direction] = update.tensors["encoder.units.6.block.attn.qkv.lora.b.weight"]
+    assert torch.equal(found["none"], found["global_to_personal"])
+    assert torch.equal(found["mutual"], found["personal_to_global"])
+    assert not torch.equal(found["none"], found["mutual"])
+
+
+def test_what_is_recalled_is_what_was_trained(open_site) -> None:
+    config = tiny()
+    shared, _ = initial_shared(config)
+    site = open_site(config)
+    trained(site, shared)
+    own = {n: v.clone() for n, v in site.private().items()}
+    later = open_site(config)
+    later.recall(shared)
+    assert all(torch.equal(later.private()[n], v) for n, v in own.items())
+    live = tensors_of(later.model, later.part, Part.SHARED)
+    assert all(torch.equal(t, shared[n.split(".", 2)[2]]) for n, t in live.items())
+
+
+def test_a_stopped_round_leaves_the_store_alone(open_site) -> None:
+    config = tiny()
+    site = open_site(config)
+    site.receive(initial_shared(config)[0])
+    assert site.train(0, 2, stop=lambda: True).report.stopped
+    assert site.store.load() is None
+
+
+def test_training_lowers_the_loss(open_site) -> None:
+    config = tiny(train={"max_steps": 12, "augment": False})
+    site = open_site(config, "site-2")
+    losses = []
+    site.receive(initial_shared(config)[0])
+    site.train(0, 1, progress=lambda p: losses.append(sum(p.losses.values()) * p.step))
+    steps = torch.tensor(losses).diff(prepend=torch.zeros(1))
+    assert steps[-3:].mean() < 0.8 * steps[:3].mean()
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_several_classes_train_and_score(open_site, exclusive: bool) -> None:
+    model = {"num_classes": 2, "exclusive": exclusive}
+    config = tiny(model=model, train={"loss": "ce" if exclusive else "bce"})
+    site = open_site(config)
+    trained(site, initial_shared(config)[0])
+    row = site.summary("test", "personal")
+    assert row["scored"] == 3
+    assert row["empty"] == 3
+
+
+def test_mobile_sam_trains_on_a_real_hospital(real: Path, tmp_path: Path) -> None:
+    config = tiny(model={"backbone": "tiny_vit", "image_size": 256}, train={"max_steps": 1, "batch_size": 1})
+    shared, _ = initial_shared(config, real / "weights")
+    site = Site("tcga_cs", config, Places(real / "data/brain_mri", tmp_path, real / "weights"))
+    update = trained(site, shared)
+    assert update.samples == 65
+    assert all(t.isfinite().all() for t in update.tensors.values())
