@@ -46,12 +46,12 @@ def _parser() -> argparse.ArgumentParser:
     synthetic = verbs.add_parser(
         "synthetic",
         help="write a synthetic site's images, masks and datalist",
-        epilog="example: pfedsam synthetic /tmp/site-1 --site site-1 --train 40",
+        epilog="example: pfedsam synthetic /tmp/site-1 --site site-1 --train 48",
     )
     synthetic.add_argument("out", type=Path)
     synthetic.add_argument("--site", default="site-1", help="a demo site's name, or any other")
     synthetic.add_argument("--seed", type=int, default=0)
-    for split, count in (("train", 40), ("val", 8), ("test", 16)):
+    for split, count in (("train", 48), ("val", 8), ("test", 16)):
         synthetic.add_argument(f"--{split}", type=int, default=count)
     synthetic.set_defaults(serve=_synthetic)
     return parser

@@ -65,7 +65,7 @@ class DataConfig:
     source: Literal["site", "synthetic"] = "site"
     scale: Literal["uint8", "percentile"] = "uint8"  # to 0..1 by /255, or by the image's 0.5 and 99.5 percentiles
     pool: bool = False  # True: use every site's rows of the datalist (the pooled baseline)
-    train: int = 40  # synthetic only: images per split
+    train: int = 48  # synthetic only: images per split
     val: int = 8
     test: int = 16
 

@@ -62,20 +62,23 @@ def broken(folder: Path, kind: str) -> Path:
     return folder / "x.doc"
 
 
+def read_all(path: Path) -> None:
+    for i in range(reader.header(path).slices):
+        reader.read_image(path, i)
+
+
 @pytest.mark.parametrize("kind", ["zero bytes", "truncated", "truncated volume", "NaN", "4-D", "unknown format"])
 def test_a_broken_file_is_named(tmp_path: Path, kind: str) -> None:
     path = broken(tmp_path, kind)
     with pytest.raises(UserFault) as fault:
-        reader.header(path)
-        reader.read_image(path, 0)
-        reader.read_image(path, 8)
+        read_all(path)
     assert str(path) in str(fault.value)
 
 
 @pytest.mark.parametrize("labels", [np.full((2, 2), 255, np.uint8), np.full((2, 2), 2, np.uint8)])
 def test_a_label_out_of_range_is_told_with_the_file(tmp_path: Path, labels: np.ndarray) -> None:
     path = picture(tmp_path / "m.png", labels)
-    with pytest.raises(UserFault, match="labels 0..1") as fault:
+    with pytest.raises(UserFault, match=r"labels 0\.\.1") as fault:
         reader.read_mask(path, 0, 1)
     assert str(path) in str(fault.value)
 

@@ -35,7 +35,7 @@ def test_maps_go_back_to_the_tokens_they_came_from(shape: tuple[int, ...]) -> No
     assert torch.equal(to_tokens(to_map(tokens, 2), tokens), tokens)
 
 
-def test_the_bottleneck_sees_one_map_per_image_not_per_window() -> None:
+def test_the_bottleneck_sees_one_map_per_image_or_window_by_window_where_asked() -> None:
     seen = []
 
     class Spy(nn.Module):
@@ -45,5 +45,6 @@ def test_the_bottleneck_sees_one_map_per_image_not_per_window() -> None:
 
     lora = LoRA(8, 8, rank=4, alpha=4)
     lora.mix = Spy()
-    lora(torch.randn(8, 7, 7, 8), images=2)
-    assert seen == [(2, 4, 14, 14)]
+    for lora.per_window in (False, True):
+        lora(torch.randn(8, 7, 7, 8), images=2)
+    assert seen == [(2, 4, 14, 14), (8, 4, 7, 7)]

@@ -50,6 +50,7 @@ def outputs(config: ModelConfig) -> int:
 def add_experts(branch: Segmenter, config: ModelConfig) -> None:
     """Put an L-MoE into every LoRA bottleneck of `branch`; makes it a personal branch."""
     for lora in loras(branch):
+        lora.per_window = config.route == "window"
         lora.mix = LocalMoE(
             config.lora_rank,
             experts=config.experts,

@@ -28,6 +28,7 @@ class LoRA(nn.Module):
         self.a = nn.Linear(d_in, rank, bias=False)
         self.b = nn.Linear(rank, d_out, bias=False)
         self.mix: nn.Module | None = None
+        self.per_window = False  # True: the mix sees each window alone, as Conv-LoRA's release does
         self.scale = alpha / rank
         nn.init.kaiming_uniform_(self.a.weight, a=math.sqrt(5))
         nn.init.zeros_(self.b.weight)
@@ -41,7 +42,7 @@ class LoRA(nn.Module):
         """
         h = self.a(x)
         if self.mix is not None:
-            h = to_tokens(self.mix(to_map(h, images)), h)
+            h = to_tokens(self.mix(to_map(h, len(h) if self.per_window else images)), h)
         return cast(Tensor, self.b(h)) * self.scale
 
 

@@ -68,7 +68,6 @@ class LocalMoE(nn.Module):
         multiplied: multiply each expert's output by its gate, so that the task trains the gate.
         noisy: noisy gating in training.
         interpolation: how maps are enlarged, "bilinear" or "bicubic".
-        per_window: unused maps stay whole; see `window`.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ def plot_curves(results: dict[str, Any], path: Path) -> None:
         rounds = [(r["round"] + 1, r["sites"][site]) for r in results["rounds"] if site in r["sites"]]
         x = [number for number, _ in rounds]
         for role, style in STYLES.items():
-            values = [row["val"][role]["dice"] or float("nan") for _, row in rounds]
+            values = [_number(row["val"][role]["dice"]) for _, row in rounds]
             dice.plot(x, values, style, color=f"C{i}", label=f"{site}, {role}")
         loss.plot(x, [sum(row["losses"].values()) for _, row in rounds], color=f"C{i}", label=site)
     note = " (synthetic data)" if results["synthetic"] else ""
@@ -62,6 +62,10 @@ def plot_overlays(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     figure.suptitle(f"{title}: blue reference, orange found", fontsize=10)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value
 
 
 def _outline(axes: Any, mask: NDArray[np.bool_], colour: str) -> None:

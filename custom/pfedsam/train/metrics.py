@@ -5,6 +5,7 @@ counted, and so are the cases among them where the model found something.
 """
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,9 @@ from monai.metrics import (
     compute_iou,
 )
 from torch import Tensor
+
+# MONAI's distance metrics call a function of their own in a way that MONAI has deprecated.
+warnings.filterwarnings("ignore", message=".*always_return_as_numpy.*", category=FutureWarning)
 
 METRICS = ("dice", "iou", "hd95", "assd")
 

@@ -1,0 +1,36 @@
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: demo check lint types test test-long demo-weights real clean
+
+.venv/ready: pyproject.toml requirements.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[test]'
+	touch $@
+
+demo: .venv/ready  ## the main job on synthetic hospitals
+	$(BIN)/nvflare simulator jobs/pfedsam -w runs/pfedsam -t 4
+
+check: lint types test  ## all that must pass before a commit
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/ready
+	$(BIN)/mypy
+
+test: .venv/ready
+	$(BIN)/python -m pytest -m "not long"
+
+test-long: .venv/ready
+	$(BIN)/python -m pytest
+
+demo-weights: .venv/ready  ## pretrain the demo backbone anew, about 12 minutes
+	$(BIN)/python scripts/pretrain_demo.py
+
+real: .venv/ready  ## one seed of the real results; needs PFEDSAM_DATA_ROOT and PFEDSAM_WEIGHTS
+	PATH="$(CURDIR)/$(BIN):$$PATH" benchmarks/real.sh runs/real $(or $(SEED),0) brain_mri nuclei
+
+clean:
+	rm -rf .venv runs build
