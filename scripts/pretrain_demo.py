@@ -28,7 +28,7 @@ SIZE, BATCH, MASKS = 128, 8, 4
 
 
 def main() -> None:
-    """Train, save as float16 safetensors, write sha256 and model card beside it."""
+    """Train, save as safetensors, write sha256 and model card beside it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--seed", type=int, default=7)
@@ -80,14 +80,22 @@ def batch(parts: Backbone, rng: np.random.Generator) -> tuple[Tensor, Tensor, Te
     return torch.stack(images), masks * ~dark, masks * dark
 
 
+def stored_as(key: str) -> torch.dtype:
+    """float8 for the encoder's MLP matrices, float16 for the rest: a job with this file stays below 4 MiB.
+
+    FLARE's POC mode deploys over a websocket whose client takes no message above 4 MiB.
+    """
+    return torch.float8_e4m3fn if ".mlp." in key and key.endswith("weight") else torch.float16
+
+
 def save(net: ImageEncoderViT, parts: Backbone, out: Path, facts: dict[str, float]) -> None:
     """Write the weights under SAM's own key names, and what they are beside them."""
     state = {f"image_encoder.{k}": v for k, v in net.state_dict().items()}
     state |= {f"mask_decoder.{k}": v for k, v in parts.decoder.state_dict().items()}
     state |= {f"prompt_encoder.pe_layer.{k}": v for k, v in parts.position.state_dict().items()}
     out.parent.mkdir(parents=True, exist_ok=True)
-    half = {k: v.half().contiguous() for k, v in state.items()}
-    save_file(half, out, metadata={"data": "synthetic", **{k: str(v) for k, v in facts.items()}})
+    small = {k: v.to(stored_as(k)).contiguous() for k, v in state.items()}
+    save_file(small, out, metadata={"data": "synthetic", **{k: str(v) for k, v in facts.items()}})
     record = {"file": out.name, "sha256": sha256(out), "bytes": out.stat().st_size, **facts}
     out.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
     log.info("%s", record)

@@ -56,6 +56,7 @@ def test_a_rendered_job_brings_its_code_and_its_changes(tmp_path: Path) -> None:
     assert main(["render", str(ROOT / "jobs/pfedsam"), str(out), *change]) == 0
     assert (out / "app/custom/pfedsam/site.py").is_file()
     assert (out / "app/custom/pfedsam/assets/demo_sam.safetensors").is_file()
+    assert sum(p.stat().st_size for p in out.rglob("*") if p.is_file()) < 4_100_000  # POC deploys at most 4 MiB
     config = load(out / "app/config/pfedsam.json")
     assert (config.train.lr, config.study) == (0.5, "other")
     assert files(out)["config_fed_server.json"]["workflows"][0]["args"]["num_rounds"] == 3

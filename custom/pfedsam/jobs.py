@@ -24,7 +24,7 @@ def render(
 ) -> None:
     """Write `job` to `out`, settings changed, for all sites that connect, the package's code inside.
 
-    FLARE takes no links in a job, so the code is copied.
+    FLARE takes no links in a job, so the code is copied; the demo backbone's weights only where they are used.
 
     Args:
         changes: "key=value" pairs on app/config/pfedsam.json; values are JSON, or text.
@@ -42,14 +42,15 @@ def render(
     settings = json.loads((job / SETTINGS).read_text())
     for change in changes:
         _change(settings, change)
-    from_dict(settings)
+    config = from_dict(settings)
     shutil.copytree(job, out, ignore=shutil.ignore_patterns("custom"))
     (out / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
     _edit(out / "meta.json", "deploy_map", {"app": ["server", *sites] if sites else ["@ALL"]})
     _edit_server(out, rounds, len(sites) if sites else None)
     if code:
+        leave = ["__pycache__"] if config.model.backbone == "demo" else ["__pycache__", "*.safetensors"]
         source = Path(pfedsam.__file__).parent
-        shutil.copytree(source, out / "app/custom/pfedsam", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(source, out / "app/custom/pfedsam", ignore=shutil.ignore_patterns(*leave))
 
 
 def _change(settings: dict[str, Any], change: str) -> None:
