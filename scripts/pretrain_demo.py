@@ -11,6 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
+from segment_anything.modeling import ImageEncoderViT
+from torch import Tensor
+
 from pfedsam.config import TrainConfig
 from pfedsam.data.dataset import fit
 from pfedsam.data.synthetic import PRETRAIN_SITES, draw
@@ -19,9 +23,6 @@ from pfedsam.model.decoder import PromptFreeDecoder
 from pfedsam.model.segmenter import Segmenter
 from pfedsam.model.weights import ASSETS, sha256
 from pfedsam.train.losses import segmentation_loss
-from safetensors.torch import save_file
-from segment_anything.modeling import ImageEncoderViT
-from torch import Tensor
 
 log = logging.getLogger("pretrain_demo")
 SIZE, BATCH, MASKS = 128, 8, 4

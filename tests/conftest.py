@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from pfedsam.config import Config, from_dict
 from pfedsam.data.synthetic import write_site
 from pfedsam.site import Places, Site

@@ -1,4 +1,5 @@
 import pytest
+
 from pfedsam.config import Config, from_dict, to_dict
 from pfedsam.errors import UserFault
 

@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from nvflare.fuel.utils.zip_utils import zip_directory_to_bytes
 from nvflare.private.fed.server.job_meta_validator import JobMetaValidator
+
+from conftest import ROOT
 from pfedsam.cli import main
 from pfedsam.config import load
 

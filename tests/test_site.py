@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from conftest import tiny
 from pfedsam import methods
 from pfedsam.errors import UserFault

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from pfedsam.data import datalist
 from pfedsam.data.datalist import Row
 from pfedsam.errors import UserFault

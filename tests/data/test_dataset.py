@@ -4,6 +4,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+
 from conftest import tiny
 from pfedsam.data import dataset, reader
 from pfedsam.data.augment import augmentation

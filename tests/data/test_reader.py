@@ -3,9 +3,10 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from PIL import Image
+
 from pfedsam.data import reader
 from pfedsam.errors import UserFault
-from PIL import Image
 
 
 def nifti(path: Path, volume: np.ndarray, spacing: tuple[float, ...] = (0.5, 0.7, 3.0)) -> Path:

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import numpy as np
+
 from pfedsam.data import datalist
 from pfedsam.data.synthetic import DEMO_SITES, PRETRAIN_SITES, appearance_of, draw, write_site
 

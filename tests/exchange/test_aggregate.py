@@ -2,6 +2,7 @@ import itertools
 
 import pytest
 import torch
+
 from pfedsam.exchange.aggregate import weighted_mean
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from pfedsam.exchange.guard import Accepted, Rejected, check, check_samples
 from pfedsam.exchange.schema import Stamp, schema_of
 

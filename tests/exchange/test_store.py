@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from pfedsam.exchange.files import digest, pack, unpack, write_atomic
 from pfedsam.exchange.ledger import Ledger
 from pfedsam.exchange.store import CURRENT, PREVIOUS, SiteStore

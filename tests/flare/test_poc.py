@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
+from conftest import ROOT
 from pfedsam.jobs import render
 
 pytestmark = [pytest.mark.flare, pytest.mark.long]

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
+
 from conftest import ROOT
 from pfedsam.config import load
 from pfedsam.exchange.schema import shared_schema
 from pfedsam.jobs import render
-from safetensors.torch import load_file
 
 pytestmark = pytest.mark.flare
 TINY = ["train.max_steps=2", "train.epochs=1", "data.train=4", "data.val=2", "data.test=2", "model.image_size=64"]
@@ -183,3 +184,12 @@ def test_local_training_shares_nothing(tmp_path: Path) -> None:
     found = results(tmp_path / "ws")
     assert all(site["bytes_sent"] == 0 for r in found["rounds"] for site in r["sites"].values())
     assert found["final"]["mean"]["personal"]["dice"] is not None
+
+
+def test_a_misspelt_setting_stops_the_job_with_one_line(tmp_path: Path) -> None:
+    path = job(tmp_path / "job")
+    settings = path / "app/config/pfedsam.json"
+    settings.write_text(settings.read_text().replace('"study"', '"studdy"'))
+    log = simulate(path, tmp_path / "ws", threads=2)
+    assert "[server] expected keys of config" in log
+    assert "Traceback" not in log

@@ -2,11 +2,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from segment_anything.modeling import ImageEncoderViT
+
 from pfedsam.errors import UserFault
 from pfedsam.model import weights
 from pfedsam.model.backbones import BUILDERS, fit_positions, vit, vit_encoder
 from pfedsam.model.encoder import adapt
-from segment_anything.modeling import ImageEncoderViT
 
 
 def small(size: int) -> ImageEncoderViT:

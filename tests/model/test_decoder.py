@@ -1,7 +1,8 @@
 import torch
-from pfedsam.model.decoder import PromptFreeDecoder
 from segment_anything.modeling import MaskDecoder, TwoWayTransformer
 from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom
+
+from pfedsam.model.decoder import PromptFreeDecoder
 
 
 def sam_parts() -> tuple[MaskDecoder, PositionEmbeddingRandom]:

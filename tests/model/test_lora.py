@@ -1,8 +1,9 @@
 import pytest
 import torch
-from pfedsam.model.lora import LoRA, LoRALinear, to_map, to_tokens
 from segment_anything.modeling.image_encoder import window_partition
 from torch import nn
+
+from pfedsam.model.lora import LoRA, LoRALinear, to_map, to_tokens
 
 
 def test_a_fresh_adapter_changes_nothing() -> None:

@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+
 from pfedsam.model.moe import LocalMoE, balance, load, mix, route, squared_variation
 
 

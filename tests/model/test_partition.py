@@ -2,8 +2,9 @@
 
 import hypothesis.strategies as st
 import torch
-from conftest import tiny
 from hypothesis import given, settings
+
+from conftest import tiny
 from pfedsam import methods
 from pfedsam.config import Config
 from pfedsam.exchange.schema import shared_schema

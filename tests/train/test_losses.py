@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+
 from conftest import tiny
 from pfedsam.train.distill import distillation, teaches
 from pfedsam.train.losses import one_hot, segmentation_loss

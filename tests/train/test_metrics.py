@@ -2,8 +2,9 @@ import math
 
 import pytest
 import torch
-from pfedsam.train.metrics import CaseScore, score, summary
 from scipy import ndimage
+
+from pfedsam.train.metrics import CaseScore, score, summary
 
 
 def square(row: int, side: int = 6) -> torch.Tensor:

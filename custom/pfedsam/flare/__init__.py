@@ -1,1 +1,1 @@
-
+"""FLARE: thin adapters; the only room that imports nvflare."""

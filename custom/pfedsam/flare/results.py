@@ -31,7 +31,6 @@ class ResultsWriter(Widget):  # type: ignore[misc]
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """FLARE's event to the method that serves it."""
         serve = {
-            AppEventType.TRAINING_STARTED: self._start,
             AppEventType.ROUND_STARTED: self._round_started,
             AppEventType.AFTER_CONTRIBUTION_ACCEPT: self._contribution,
             REJECTED: self._rejected,
@@ -48,6 +47,8 @@ class ResultsWriter(Widget):  # type: ignore[misc]
         self._results = start(to_dict(config), config.digest(), base)
 
     def _round_started(self, fl_ctx: FLContext) -> None:
+        if not self._results:
+            self._start(fl_ctx)
         self._round = {"sites": {}, "rejected": {}}
         self._round_began = time.time()
 

@@ -1,1 +1,1 @@
-
+"""Model: backbones, LoRA, L-MoE, decoder, branches, and the partition of their parameters."""

@@ -1,1 +1,1 @@
-
+"""Report: results, table, plots, cards."""

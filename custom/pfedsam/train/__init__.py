@@ -1,1 +1,1 @@
-
+"""Train: losses, distillation, one step, one loop, metrics."""
