@@ -1,6 +1,5 @@
 """The guard: accepts or rejects a message, with a reason. Pure; site and server call the same function."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,11 +70,6 @@ def tensor_fault(name: str, tensor: Any, spec: Spec) -> str | None:
     if not bool(torch.isfinite(tensor).all()):
         return f"expected finite values at {name}, came NaN or infinite"
     return None
-
-
-def finite(value: Any) -> bool:
-    """Whether `value` is a finite number and no bool."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _short(value: Any) -> str:

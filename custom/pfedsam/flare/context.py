@@ -53,16 +53,13 @@ def places(fl_ctx: FLContext, site: str, config: Config) -> Places:
     The store lies in the site's own workspace unless the site says otherwise: beside the run
     folders of jobs, not in one. Synthetic data are drawn into the run folder at first use.
     """
-    store = setting(fl_ctx, "store") or str(Path(_workspace(fl_ctx).get_root_dir()) / "pfedsam_store")
     weights = setting(fl_ctx, "weights")
-    return Places(_data(fl_ctx, site, config), Path(store), Path(weights) if weights else None)
+    return Places(_data(fl_ctx, site, config), _store(fl_ctx), Path(weights) if weights else None)
 
 
 def ledger(fl_ctx: FLContext, config: Config) -> Ledger:
     """This site's ledger of the job's study."""
-    site = str(fl_ctx.get_identity_name())
-    store = setting(fl_ctx, "store") or str(Path(_workspace(fl_ctx).get_root_dir()) / "pfedsam_store")
-    return Ledger(Path(store) / config.study / site / "ledger.jsonl")
+    return Ledger(_store(fl_ctx) / config.study / str(fl_ctx.get_identity_name()) / "ledger.jsonl")
 
 
 def stamp_of(dxo: DXO, round_: int) -> Stamp:
@@ -79,6 +76,10 @@ def stamp_values(stamp: Stamp) -> dict[str, Any]:
 def simulated(fl_ctx: FLContext) -> bool:
     """Whether this runs in FLARE's simulator, where sites have one machine in common."""
     return bool(fl_ctx.get_prop(FLContextKey.SIMULATE_MODE, False))
+
+
+def _store(fl_ctx: FLContext) -> Path:
+    return Path(setting(fl_ctx, "store") or Path(_workspace(fl_ctx).get_root_dir()) / "pfedsam_store")
 
 
 def _data(fl_ctx: FLContext, site: str, config: Config) -> Path:

@@ -20,6 +20,7 @@ from nvflare.fuel.utils import fobs
 
 from pfedsam import log
 from pfedsam.errors import UserFault
+from pfedsam.exchange.files import pack, unpack, write_atomic
 from pfedsam.exchange.ledger import payload_bytes
 from pfedsam.exchange.schema import Tensors
 from pfedsam.flare.context import REPORT, STAMP, job_config, places, run_dir, setting, simulated, stamp_values
@@ -28,6 +29,7 @@ from pfedsam.site import Scores, Site, Update
 from pfedsam.train.loop import Progress
 from pfedsam.train.metrics import summary
 
+TRAINED = "trained.safetensors"  # the shared part as this site last trained it, in its run folder
 LINE_EVERY = 5.0  # seconds between progress lines
 
 
@@ -80,6 +82,7 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
         update = site.train(round_, rounds, progress=progress, stop=lambda: bool(stop.triggered))
         if update.report.stopped:
             return make_reply(ReturnCode.TASK_ABORTED)
+        write_atomic(run_dir(fl_ctx) / TRAINED, pack(site.shared(), {"round": str(round_)}))
         val = {"global": received, "personal": site.summary("val", "personal")}
         report = _report(update, val, before, payload_bytes(shared))
         self._curves(fl_ctx, report, round_)
@@ -96,8 +99,11 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
 
     def _submit_model(self, site: Site, _: Shareable, fl_ctx: FLContext, __: Signal) -> Shareable:
         """The shared part as this site last trained it, for FLARE's cross-site evaluation; never experts."""
+        path = run_dir(fl_ctx) / TRAINED
+        if not path.exists():
+            raise UserFault(expected="a trained model to submit", came="none in this job yet", do="train first")
         meta = {STAMP: stamp_values(site.stamp(-1))}
-        return DXO(DataKind.WEIGHTS, data=site.shared(), meta=meta).to_shareable()
+        return DXO(DataKind.WEIGHTS, data=unpack(path.read_bytes())[0], meta=meta).to_shareable()
 
     def _curves(self, fl_ctx: FLContext, report: dict[str, Any], round_: int) -> None:
         writer = fl_ctx.get_engine().get_component("tb_writer")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -121,8 +122,6 @@ def _checked(path: Path, known: WeightFile) -> Path:
 
 
 def _checked_conversion(path: Path, known: WeightFile) -> Path:
-    from safetensors import safe_open
-
     with safe_open(path, "pt") as file:
         origin = (file.metadata() or {}).get("source_sha256")
     if origin != known.sha256:

@@ -1,0 +1,110 @@
+"""The executor's tasks, called as FLARE calls them, on a real workspace."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from nvflare.apis.dxo import DXO, DataKind, from_shareable
+from nvflare.apis.fl_constant import FLContextKey, ReservedKey, ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
+from nvflare.apis.workspace import Workspace
+
+from pfedsam.config import from_dict
+from pfedsam.errors import UserFault
+from pfedsam.flare.context import STAMP, places, setting
+from pfedsam.flare.executor import PFedSAMExecutor
+from pfedsam.flare.filters import OnlyDeclaredEnters, OnlySharedLeaves
+from pfedsam.site import initial_shared
+
+SETTINGS = {
+    "model": {"image_size": 64, "experts": 2},
+    "train": {"max_steps": 1, "precision": "fp32"},
+    "data": {"source": "synthetic", "train": 2, "val": 1, "test": 1},
+}
+
+
+@pytest.fixture
+def fl_ctx(tmp_path: Path) -> FLContext:
+    for sub in ("startup", "local", "job/app_site-1/config"):
+        (tmp_path / sub).mkdir(parents=True)
+    (tmp_path / "job/app_site-1/config/pfedsam.json").write_text(json.dumps(SETTINGS))
+    workspace = Workspace(str(tmp_path), site_name="site-1")
+    context = FLContext()
+    engine = SimpleNamespace(get_workspace=lambda: workspace, get_component=lambda _: None)
+    context.set_prop(ReservedKey.ENGINE, engine, private=True, sticky=False)
+    context.set_prop(ReservedKey.IDENTITY_NAME, "site-1", private=True, sticky=False)
+    context.set_prop(FLContextKey.CURRENT_RUN, "job", private=True, sticky=False)
+    context.set_prop(FLContextKey.SIMULATE_MODE, True, private=True, sticky=False)
+    return context
+
+
+def message(round_: int = 0, **stamp: str) -> Shareable:
+    config = from_dict(SETTINGS)
+    shared, base = initial_shared(config)
+    values = {"config": config.digest(), "base": base, **stamp}
+    task = DXO(DataKind.WEIGHTS, data=shared, meta={STAMP: values}).to_shareable()
+    task.set_header("current_round", round_)
+    task.set_header("num_rounds", 2)
+    return task
+
+
+def test_a_trained_model_can_be_submitted_by_a_new_process_and_holds_no_expert(fl_ctx: FLContext) -> None:
+    early = PFedSAMExecutor().execute("submit_model", Shareable(), fl_ctx, Signal())
+    assert early.get_return_code() == ReturnCode.EXECUTION_EXCEPTION
+    update = from_shareable(PFedSAMExecutor().execute("train", message(), fl_ctx, Signal()))
+    reply = PFedSAMExecutor().execute("submit_model", Shareable(), fl_ctx, Signal())
+    model = from_shareable(OnlySharedLeaves().process(reply, fl_ctx))
+    start = from_shareable(message()).data
+    assert sorted(model.data) == sorted(start)
+    assert all(torch.allclose(model.data[n] - start[n], update.data[n], atol=1e-6) for n in start)
+
+
+def test_a_private_tensor_put_into_a_message_is_blocked_at_the_site(fl_ctx: FLContext) -> None:
+    reply = PFedSAMExecutor().execute("train", message(), fl_ctx, Signal())
+    from_shareable(reply).data["encoder.units.1.block.attn.qkv.lora.mix.gate.score.weight"] = torch.ones(2, 4)
+    with pytest.raises(Exception, match="not declared"):
+        OnlySharedLeaves().process(reply, fl_ctx)
+
+
+def test_anything_but_tensors_and_metrics_is_blocked(fl_ctx: FLContext) -> None:
+    with pytest.raises(Exception, match="tensors or metrics"):
+        OnlySharedLeaves().process(DXO(DataKind.APP_DEFINED, data={"x": 1}).to_shareable(), fl_ctx)
+    with pytest.raises(Exception, match="DXO"):
+        OnlySharedLeaves().process(Shareable({"images": b"..."}), fl_ctx)
+
+
+def test_a_message_of_another_job_s_settings_does_not_enter(fl_ctx: FLContext) -> None:
+    assert OnlyDeclaredEnters().process(message(), fl_ctx) is not None
+    with pytest.raises(Exception, match="expected config"):
+        OnlyDeclaredEnters().process(message(config="0" * 64), fl_ctx)
+
+
+def test_an_aborted_round_answers_so(fl_ctx: FLContext) -> None:
+    stop = Signal()
+    stop.trigger("admin")
+    reply = PFedSAMExecutor().execute("train", message(), fl_ctx, stop)
+    assert reply.get_return_code() == ReturnCode.TASK_ABORTED
+
+
+def test_an_unknown_task_answers_so(fl_ctx: FLContext) -> None:
+    assert (
+        PFedSAMExecutor().execute("dance", Shareable(), fl_ctx, Signal()).get_return_code() == ReturnCode.TASK_UNKNOWN
+    )
+
+
+def test_the_site_s_policy_wins_over_the_environment(fl_ctx: FLContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PFEDSAM_DATA", "/from/environment")
+    config = from_dict({})
+    assert places(fl_ctx, "site-1", config).data == Path("/from/environment")
+    fl_ctx.set_prop(FLContextKey.SCOPE_PROPERTIES, {"data": "/from/policy"}, private=True, sticky=False)
+    assert places(fl_ctx, "site-1", config).data == Path("/from/policy")
+
+
+def test_a_variable_that_flare_left_unresolved_is_refused(fl_ctx: FLContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PFEDSAM_DATA", "{$HOSPITAL}/site-1")
+    with pytest.raises(UserFault, match="variable"):
+        setting(fl_ctx, "data")
