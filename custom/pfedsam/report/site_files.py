@@ -32,7 +32,8 @@ def write_site_files(site: Site, scores: Scores, folder: Path) -> Path:
     picked = pick([s.dice for s in scores["personal"]][:: site.config.model.num_classes])
     if picked:
         rows = [_row(site, index, label) for label, index in picked.items()]
-        plot_overlays(rows, folder / "overlays.png", f"{site.name}, test")
+        note = " (synthetic data)" if site.config.data.source == "synthetic" else ""
+        plot_overlays(rows, folder / "overlays.png", f"{site.name}, test{note}")
     return folder
 
 
