@@ -58,8 +58,8 @@ DEMO_SITES: dict[str, Appearance] = {
     "site-2": Appearance(
         side=96, gamma=1.3, contrast=0.85, cast=(0.8, 0.95, 1.0), noise=0.04, blur=1.0, lesion=0.12, lesion_gain=-0.33
     ),
-    "site-3": Appearance(side=160, contrast=0.9, cast=(0.85, 1.0, 0.7), view=0.85, lesion=0.12, inverted=True),
-    "site-4": Appearance(gamma=1.2, cast=(1.0, 0.8, 0.9), noise=0.035, blur=0.9, lesion=0.13, margin=3),
+    "site-3": Appearance(side=160, contrast=0.9, cast=(0.85, 1.0, 0.7), view=0.85, lesion=0.1, inverted=True),
+    "site-4": Appearance(gamma=1.2, cast=(1.0, 0.8, 0.9), noise=0.035, blur=0.9, lesion=0.12, margin=3),
 }
 PRETRAIN_SITES: tuple[Appearance, ...] = (  # appearances that no demo site has; bright and dark lesions
     Appearance(lesion=0.15, lesion_gain=0.4),
