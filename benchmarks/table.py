@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-METRICS = ("dice", "iou", "hd95", "assd")
+from pfedsam.train.metrics import METRICS
+
 ROWS = (
     ("pfedsam", "global", "pFedSAM, global branch"),
     ("pfedsam", "personal", "pFedSAM, personal branch"),

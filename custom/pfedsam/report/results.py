@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 import pfedsam
+from pfedsam.train.metrics import METRICS
 
 ROLES = ("before", "global", "personal")
-METRICS = ("dice", "iou", "hd95", "assd")
 HIGHER_IS_BETTER = {"dice": True, "iou": True, "hd95": False, "assd": False}
 
 

@@ -6,7 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from pfedsam.report.results import METRICS, ROLES
+from pfedsam.report.results import ROLES
+from pfedsam.train.metrics import METRICS
 
 
 def final_table(results: dict[str, Any]) -> str:
