@@ -1,7 +1,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo check lint types test test-long demo-weights real clean
+.PHONY: demo check lint types test test-long chaos demo-weights real clean
 
 .venv/ready: pyproject.toml requirements.txt
 	$(PYTHON) -m venv .venv
@@ -23,8 +23,11 @@ types: .venv/ready
 test: .venv/ready
 	$(BIN)/python -m pytest -m "not long"
 
-test-long: .venv/ready
+test-long: .venv/ready  ## all tests, with those of minutes: provisioned federations, POC, kills, outages
 	$(BIN)/python -m pytest
+
+chaos: .venv/ready  ## N random kills of a provisioned federation's processes; prints a table
+	$(BIN)/python benchmarks/chaos.py --kills $(or $(N),6) --lanes $(or $(LANES),1)
 
 demo-weights: .venv/ready  ## pretrain the demo backbone anew, about 12 minutes
 	$(BIN)/python scripts/pretrain_demo.py

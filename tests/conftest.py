@@ -11,6 +11,7 @@ from pfedsam.data.synthetic import write_site
 from pfedsam.site import Places, Site
 
 ROOT = Path(__file__).parent.parent
+TINY = ("train.max_steps=2", "train.epochs=1", "data.train=4", "data.val=2", "data.test=2", "model.image_size=64")
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """The command line: what FLARE's own `nvflare` does not do. `pfedsam --help` lists the verbs."""
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
@@ -18,6 +19,14 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def tell_on_console() -> None:
+    """Show this package's own messages, and no other's, on the console."""
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(logging.Filter("pfedsam"))
+    logging.getLogger("pfedsam").setLevel(logging.INFO)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pfedsam", description=__doc__)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
@@ -31,9 +40,28 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument("out", type=Path, help="the folder to write; must not exist")
     render.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
     render.add_argument("--rounds", type=int, help="change the number of rounds")
+    render.add_argument(
+        "--continue",
+        dest="continues",
+        default="",
+        metavar="RUN",
+        help="go on with a run, by its name or latest",
+    )
     render.add_argument("--no-code", action="store_true", help="leave the code out: sites have it installed")
     render.add_argument("--sites", help="names of simulated sites, by comma; default: all that connect")
     render.set_defaults(serve=_render)
+
+    watch = verbs.add_parser(
+        "watch",
+        help="submit a rendered job and bring its run to the last round, whatever dies meanwhile",
+        epilog="example: pfedsam watch /tmp/job --kit kits/lead@hub.org --out results",
+    )
+    watch.add_argument("job", type=Path, help="a folder that pfedsam render wrote")
+    watch.add_argument("--kit", type=Path, required=True, help="your startup kit; its folder has your name")
+    watch.add_argument("--user", help="your name in the project, if the kit's folder has another")
+    watch.add_argument("--out", type=Path, default=Path("results"), help="where results are downloaded to")
+    watch.add_argument("--continue", dest="continues", default="", metavar="RUN", help="go on with this run")
+    watch.set_defaults(serve=_watch)
 
     convert = verbs.add_parser(
         "convert",
@@ -68,8 +96,23 @@ def _render(options: argparse.Namespace) -> None:
         rounds=options.rounds,
         code=not options.no_code,
         sites=sites,
+        run=options.continues,
+        continues=bool(options.continues),
     )
     print(f"wrote {options.out}; submit it with: nvflare job submit -j {options.out}")
+
+
+def _watch(options: argparse.Namespace) -> None:
+    from pfedsam.flare.watch import Admin, watch
+
+    if not (options.kit / "startup").is_dir():
+        raise UserFault(
+            expected="a startup kit", came=f"no startup folder in {options.kit}", do="name the folder you were given"
+        )
+    tell_on_console()
+    with Admin(options.kit.resolve(), options.user or options.kit.resolve().name) as admin:
+        outcome = watch(options.job, admin, out=options.out.resolve(), continues=options.continues)
+    print(f"run {outcome.run} ended after {len(outcome.ends)} jobs; results: {outcome.folder}")
 
 
 def _convert(options: argparse.Namespace) -> None:

@@ -21,6 +21,8 @@ def render(
     rounds: int | None = None,
     code: bool = True,
     sites: list[str] | None = None,
+    run: str = "",
+    continues: bool = False,
 ) -> None:
     """Write `job` to `out`, settings changed, for all sites that connect, the package's code inside.
 
@@ -31,6 +33,8 @@ def render(
         rounds: another number of rounds.
         code: False leaves app/custom out; every site then has the package installed and allowed.
         sites: deploy to these alone (needed to simulate them without naming them); None: to all.
+        run: the run's name; a job with it goes on after the last round that jobs of this name have finished.
+        continues: refuse to begin a run of that name; "latest" is then the one that wrote last.
 
     Raises:
         UserFault: no such job, `out` exists, or a setting is unknown.
@@ -47,6 +51,8 @@ def render(
     (out / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
     _edit(out / "meta.json", "deploy_map", {"app": ["server", *sites] if sites else ["@ALL"]})
     _edit_server(out, rounds, len(sites) if sites else None)
+    if run:
+        _edit_persistor(out, {"run": run, "continues": continues})
     if code:
         leave = ["__pycache__"] if config.model.backbone == "demo" else ["__pycache__", "*.safetensors"]
         source = Path(pfedsam.__file__).parent
@@ -77,6 +83,13 @@ def _edit_server(out: Path, rounds: int | None, sites: int | None) -> None:
     if sites is not None:
         loop["min_clients"] = mean["min_sites"] = min(loop["min_clients"], sites)
         _edit(out / "meta.json", "min_clients", loop["min_clients"])
+    path.write_text(json.dumps(server, indent=2) + "\n")
+
+
+def _edit_persistor(out: Path, arguments: dict[str, Any]) -> None:
+    path = out / SERVER
+    server = json.loads(path.read_text())
+    next(c for c in server["components"] if c["id"] == "persistor")["args"] = arguments
     path.write_text(json.dumps(server, indent=2) + "\n")
 
 

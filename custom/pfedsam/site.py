@@ -13,7 +13,7 @@ from pfedsam.config import Config
 from pfedsam.data.dataset import Dataset, open_site
 from pfedsam.errors import UserFault
 from pfedsam.exchange.schema import Stamp, Tensors
-from pfedsam.exchange.store import SiteStore
+from pfedsam.exchange.store import Moment, SiteStore
 from pfedsam.model import build
 from pfedsam.model.partition import Part, partition, tensors_of, wire_name
 from pfedsam.train.evaluate import evaluate
@@ -72,17 +72,23 @@ class Site:
         self.model.to("cuda" if torch.cuda.is_available() else "cpu")
         self.data: dict[str, Dataset] = open_site(places.data, name, config, mean=parts.mean, std=parts.std)
         self.store = SiteStore(places.store, config.study, name)
+        self.store.claim()
         self._received: Tensors = {}
+        self._run: str | None = None
 
     def stamp(self, round_: int) -> Stamp:
         """What this site agrees to in `round_`."""
         return Stamp(round_, self.config.digest(), self.base)
 
-    def receive(self, shared: Tensors) -> None:
-        """Begin a round: load the server's tensors, then the stored private part, and merge the two."""
-        self._received = shared
+    def receive(self, shared: Tensors, at: Moment | None = None) -> None:
+        """Begin a round: load the server's tensors, then the stored private part, and merge the two.
+
+        Args:
+            at: the round of the run; what the site once trained in it, or later, is then left aside.
+        """
+        self._received, self._run = shared, at.run if at else None
         self._load_shared(shared)
-        stored = self.store.load()
+        stored = self.store.load(at)
         if stored is not None:
             self._load_private(*stored)
         self.method.merge(self.model, self.config, stored is None)
@@ -126,7 +132,7 @@ class Site:
         """Put the private part into the site store."""
         if private := self.private():
             facts = {"round": str(round_), "base": self.base, "config": self.config.digest()}
-            self.store.save(private, facts)
+            self.store.save(private, facts, Moment(self._run, round_) if self._run else None)
 
     def recall(self, shared: Tensors) -> None:
         """The model as it predicts: the server's tensors and the private part as last trained."""

@@ -1,15 +1,25 @@
+import itertools
 import json
+import multiprocessing
 import os
+import random
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from pfedsam.errors import UserFault
 from pfedsam.exchange.files import digest, pack, unpack, write_atomic
 from pfedsam.exchange.ledger import Ledger
-from pfedsam.exchange.store import CURRENT, PREVIOUS, SiteStore
+from pfedsam.exchange.store import KEEP, Moment, SiteStore
 
 OLD, NEW = {"gate": torch.ones(3)}, {"gate": torch.full((3,), 2.0)}
+
+
+def newest(store: SiteStore) -> Path:
+    return max(store.folder.glob("private.*.safetensors"))
 
 
 def filled(root: Path) -> SiteStore:
@@ -24,7 +34,8 @@ def test_the_newest_generation_comes_back_and_the_one_before_stays(tmp_path: Pat
     tensors, facts = store.load()
     assert torch.equal(tensors["gate"], NEW["gate"])
     assert facts == {"round": "1"}
-    assert torch.equal(unpack((store.folder / PREVIOUS).read_bytes())[0]["gate"], OLD["gate"])
+    before = min(store.folder.glob("private.*.safetensors"))
+    assert torch.equal(unpack(before.read_bytes())[0]["gate"], OLD["gate"])
 
 
 def test_an_empty_store_has_nothing(tmp_path: Path) -> None:
@@ -40,7 +51,7 @@ def test_studies_and_sites_do_not_touch_each_other(tmp_path: Path) -> None:
 @pytest.mark.parametrize("harm", ["torn", "flipped", "emptied", "garbage"])
 def test_a_damaged_generation_is_noticed_and_the_one_before_used(tmp_path: Path, harm: str) -> None:
     store = filled(tmp_path)
-    path = store.folder / CURRENT
+    path = newest(store)
     data = bytearray(path.read_bytes())
     if harm == "flipped":
         data[-2] ^= 1
@@ -53,9 +64,119 @@ def test_a_crash_while_writing_leaves_the_old_file_whole(tmp_path: Path, monkeyp
     path = tmp_path / "x"
     write_atomic(path, b"old")
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("power cut")))
-    with pytest.raises(OSError, match="power cut"):
+    with pytest.raises(UserFault, match="power cut"):
         write_atomic(path, b"new")
     assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def value(number: float) -> dict[str, torch.Tensor]:
+    return {"gate": torch.full((3,), number)}
+
+
+def rounds(store: SiteStore, run: str, *numbers: int) -> None:
+    for n in numbers:
+        store.save(value(n), {}, Moment(run, n))
+
+
+@pytest.mark.parametrize(("again", "expected"), [(3, 2.0), (2, 1.0)])
+def test_a_round_done_again_begins_with_what_the_site_had_before_it(
+    tmp_path: Path, again: int, expected: float
+) -> None:
+    """Round 3 was in flight when the server died; round 2 is done again too if its checkpoint was torn."""
+    store = SiteStore(tmp_path, "study", "site")
+    rounds(store, "run", 0, 1, 2, 3)
+    tensors, _ = store.load(Moment("run", again))
+    assert tensors["gate"][0] == expected
+    rounds(store, "run", again)
+    assert store.load(Moment("run", again + 1))[0]["gate"][0] == again
+    assert store.load()[1]["round"] == str(again)
+
+
+def test_the_first_round_done_again_begins_with_nothing_of_its_own(tmp_path: Path) -> None:
+    store = SiteStore(tmp_path, "study", "site")
+    rounds(store, "run", 0)
+    assert store.load(Moment("run", 0)) is None
+    assert store.load(Moment("another run", 0))[0]["gate"][0] == 0
+
+
+def test_a_new_run_begins_with_the_experts_of_the_run_before(tmp_path: Path) -> None:
+    store = SiteStore(tmp_path, "study", "site")
+    rounds(store, "first", 0, 1)
+    rounds(store, "second", 0, 1)
+    assert store.load(Moment("second", 1))[1] == {"run": "second", "round": "0"}
+    assert store.load(Moment("second", 0))[1] == {"run": "first", "round": "1"}
+
+
+def test_old_generations_are_dropped(tmp_path: Path) -> None:
+    store = SiteStore(tmp_path, "study", "site")
+    rounds(store, "run", *range(9))
+    assert len(list(store.folder.glob("private.*"))) == KEEP
+
+
+def test_a_process_left_behind_cannot_overwrite_the_work_of_a_later_one(tmp_path: Path) -> None:
+    early, late = SiteStore(tmp_path, "study", "site"), SiteStore(tmp_path, "study", "site")
+    early.claim()
+    rounds(early, "run", 0)
+    late.claim()
+    rounds(late, "run", 1)
+    with pytest.raises(UserFault, match="a later job"):
+        rounds(early, "run", 0)
+    assert late.load()[1]["round"] == "1"
+
+
+def test_a_note_belongs_to_its_run_and_a_torn_one_is_none(tmp_path: Path) -> None:
+    store = SiteStore(tmp_path, "study", "site")
+    assert store.remembered("before", "run") is None
+    store.remember("before", "run", {"dice": 0.5})
+    assert store.remembered("before", "run") == {"dice": 0.5}
+    assert store.remembered("before", "another") is None
+    (store.folder / "before.json").write_text('{"run": "ru')
+    assert store.remembered("before", "run") is None
+
+
+def save_forever(root: Path, first: int) -> None:
+    store = SiteStore(root, "study", "site")
+    for n in itertools.count(first):
+        store.save({"gate": torch.full((50_000,), float(n))}, {}, Moment("run", n))
+        (root / "told").write_text(str(n))
+
+
+@pytest.mark.long
+def test_a_kill_at_any_moment_of_saving_loses_no_saved_round(tmp_path: Path) -> None:
+    """One hundred kills at random moments of a process that does nothing but save."""
+    store, chance, last = SiteStore(tmp_path, "study", "site"), random.Random(0), -1
+    for _ in range(100):
+        saver = multiprocessing.get_context("fork").Process(target=save_forever, args=(tmp_path, last + 1))
+        saver.start()
+        time.sleep(chance.uniform(0.02, 0.1))
+        saver.kill()
+        saver.join()
+        told = (tmp_path / "told").read_text() if (tmp_path / "told").exists() else ""
+        kept = store.load()
+        if kept is not None:
+            last = int(kept[1]["round"])
+            assert bool((kept[0]["gate"] == last).all())
+        assert last >= int(told or -1)
+    assert last > 50
+
+
+@pytest.mark.long
+def test_a_full_disk_is_told_and_the_generation_before_stays(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small disk")
+    try:
+        store = SiteStore(disk, "study", "site")
+        store.save({"gate": torch.ones(100_000)}, {}, Moment("run", 0))
+        store.save({"gate": torch.ones(100_000)}, {}, Moment("run", 1))
+        with pytest.raises(UserFault, match="No space left"):
+            store.save({"gate": torch.zeros(100_000)}, {}, Moment("run", 2))
+        assert store.load()[1]["round"] == "1"
+        assert not list(store.folder.glob(".*.tmp"))
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 def test_what_is_packed_comes_back_with_its_facts() -> None:

@@ -9,7 +9,7 @@ import torch
 from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.apis.fl_constant import FLContextKey, ReservedKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
-from nvflare.apis.shareable import Shareable
+from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 from nvflare.apis.workspace import Workspace
 
@@ -18,6 +18,7 @@ from pfedsam.errors import UserFault
 from pfedsam.flare.context import STAMP, places, setting
 from pfedsam.flare.executor import PFedSAMExecutor
 from pfedsam.flare.filters import OnlyDeclaredEnters, OnlySharedLeaves
+from pfedsam.flare.policy import SitePolicy
 from pfedsam.site import initial_shared
 
 SETTINGS = {
@@ -108,3 +109,27 @@ def test_a_variable_that_flare_left_unresolved_is_refused(fl_ctx: FLContext, mon
     monkeypatch.setenv("PFEDSAM_DATA", "{$HOSPITAL}/site-1")
     with pytest.raises(UserFault, match="variable"):
         setting(fl_ctx, "data")
+
+
+def test_the_fence_lets_a_legal_update_out_up_to_its_size(fl_ctx: FLContext) -> None:
+    reply = PFedSAMExecutor().execute("train", message(), fl_ctx, Signal())
+    assert SitePolicy(max_megabytes=8).process(reply, fl_ctx) is reply
+    with pytest.raises(Exception, match=r"at most 0.1 MB to leave at once, came \d"):
+        SitePolicy(max_megabytes=0.1).process(reply, fl_ctx)
+
+
+def test_the_fence_stops_what_is_not_declared(fl_ctx: FLContext) -> None:
+    reply = PFedSAMExecutor().execute("train", message(), fl_ctx, Signal())
+    from_shareable(reply).data["an.expert"] = torch.ones(3)
+    with pytest.raises(Exception, match="not declared"):
+        SitePolicy().process(reply, fl_ctx)
+    with pytest.raises(Exception, match="tensors or metrics"):
+        SitePolicy().process(DXO(DataKind.APP_DEFINED, data={"images": b"..."}).to_shareable(), fl_ctx)
+    refusal = make_reply(ReturnCode.EXECUTION_EXCEPTION)
+    assert SitePolicy().process(refusal, fl_ctx) is refusal
+
+
+def test_metrics_that_carry_a_picture_s_bytes_are_too_big(fl_ctx: FLContext) -> None:
+    smuggled = DXO(DataKind.METRICS, data={"dice": "x" * 70_000_000}).to_shareable()
+    with pytest.raises(Exception, match="at most 64 MB"):
+        SitePolicy().process(smuggled, fl_ctx)

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,13 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from conftest import ROOT
+from conftest import ROOT, TINY
 from pfedsam.config import load
 from pfedsam.exchange.schema import shared_schema
 from pfedsam.jobs import render
 
 pytestmark = pytest.mark.flare
-TINY = ["train.max_steps=2", "train.epochs=1", "data.train=4", "data.val=2", "data.test=2", "model.image_size=64"]
 BRANCHES, METRICS = ("before", "global", "personal"), ("dice", "iou", "hd95", "assd")
 
 
@@ -177,6 +177,92 @@ def test_a_site_without_data_is_told_in_one_line_and_the_job_stops(tmp_path: Pat
     assert any(f"[{site}] expected a datalist" in log for site in ("site-1", "site-2"))  # who comes first
     assert "PFEDSAM_DATA" in log
     assert not (tmp_path / "ws/server/simulate_job/results.json").exists()
+
+
+def simulate_and_kill(job: Path, workspace: Path, when: str, **environment: str) -> None:
+    """Start a run and kill -9 all its processes as soon as `when` stands in its log."""
+    command = [sys.executable, "-m", "nvflare.cli", "simulator", str(job), "-w", str(workspace), "-t", "2"]
+    run = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, **environment},
+        start_new_session=True,
+    )
+    assert run.stdout
+    assert any(when in line for line in run.stdout), f"the run ended without: {when}"
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    run.stdout.close()
+
+
+@pytest.mark.parametrize("when", ["[site-2] round 2/3 step 2/2", "round 3 done in"])
+def test_a_killed_run_goes_on_to_the_bits_of_the_undisturbed_one(tmp_path: Path, when: str) -> None:
+    """Killed in a round (sites have trained it, the server has not taken it) and before the final test."""
+    stores = {name: {"PFEDSAM_STORE": str(tmp_path / name)} for name in ("steady", "killed")}
+    simulate(job(tmp_path / "job", rounds=3), tmp_path / "steady_ws", threads=2, **stores["steady"])
+    simulate_and_kill(tmp_path / "job", tmp_path / "ws", when, **stores["killed"])
+    render(tmp_path / "job", tmp_path / "rest", run="latest", continues=True, sites=["site-1", "site-2"])
+    log = simulate(tmp_path / "rest", tmp_path / "ws", threads=2, **stores["killed"])
+    assert "goes on after" in log
+    whole, found = results(tmp_path / "steady_ws"), results(tmp_path / "ws")
+    assert [r["round"] for r in found["rounds"]] == [0, 1, 2]
+    assert len(found["jobs"]) == 2
+    assert found["final"] == whole["final"]
+    models = [
+        load_file(tmp_path / ws / "server/simulate_job/models/shared.best.safetensors") for ws in ("ws", "steady_ws")
+    ]
+    private = [load_file(max((tmp_path / s / "demo/site-2").glob("private.*.safetensors"))) for s in stores]
+    for one, other in (models, private):
+        assert all(torch.equal(one[n], other[n]) for n in other)
+
+
+def tear(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def test_torn_files_at_server_and_sites_cost_a_round_and_no_bit(tmp_path: Path) -> None:
+    """A power cut that leaves the newest generation of everybody torn: both fall back to the one before."""
+    store = {"PFEDSAM_STORE": str(tmp_path / "store")}
+    simulate_and_kill(job(tmp_path / "job", rounds=3), tmp_path / "ws", "round 3 done in", **store)
+    run = next((tmp_path / "store/demo/server").iterdir())
+    whole = load_file(run / "round.000003.safetensors")
+    tear(run / "round.000003.json")
+    for site in ("site-1", "site-2"):
+        tear(max((tmp_path / "store/demo" / site).glob("private.*.safetensors")))
+    render(tmp_path / "job", tmp_path / "rest", run="latest", continues=True, sites=["site-1", "site-2"])
+    log = simulate(tmp_path / "rest", tmp_path / "ws", threads=2, **store)
+    assert "round.000003.json is damaged" in log
+    assert "trying the generation before" in log
+    again = load_file(run / "round.000003.safetensors")
+    assert all(torch.equal(again[n], whole[n]) for n in whole)
+
+
+@pytest.mark.long
+def test_a_full_disk_is_told_in_a_line(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small disk")
+    try:
+        log = simulate(job(tmp_path / "job"), tmp_path / "ws", threads=2, PFEDSAM_STORE=str(disk))
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+    assert "No space left on device; to mend it: free space" in log
+    assert "Traceback" not in log
+
+
+def test_continuing_a_run_with_other_settings_is_refused(run: tuple[Path, str], tmp_path: Path) -> None:
+    store = {"PFEDSAM_STORE": str(tmp_path / "store")}
+    simulate(job(tmp_path / "job", rounds=1), tmp_path / "ws", threads=2, **store)
+    changed = ["train.lr=0.5"]
+    render(
+        tmp_path / "job", tmp_path / "rest", changes=changed, run="latest", continues=True, sites=["site-1", "site-2"]
+    )
+    log = simulate(tmp_path / "rest", tmp_path / "ws", threads=2, **store)
+    assert "[server] expected the settings of run" in log
+    assert "Traceback" not in log
 
 
 def test_local_training_shares_nothing(tmp_path: Path) -> None:

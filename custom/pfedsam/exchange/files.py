@@ -1,5 +1,6 @@
 """Files that a crash cannot tear: written beside, synced, renamed, with the last generation kept."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -9,23 +10,49 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from pfedsam.errors import UserFault
 from pfedsam.exchange.schema import Tensors
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """`path` holds `data` or what it held before, never a part; survives a power cut once this returns."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """`path` holds `data` or what it held before, never a part; survives a power cut once this returns.
+
+    Raises:
+        UserFault: the disk is full or forbids writing; what `path` held is untouched.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with beside.open("wb") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_synced(beside, data)
+        os.replace(beside, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        _forget(beside)
+        raise UserFault(
+            expected=f"to write {len(data)} bytes to {path}",
+            came=f"{error.strerror or error}",
+            do="free space or mend the folder's rights, then run again; what was there before is untouched",
+        ) from None
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(beside, path)
-    folder = os.open(path.parent, os.O_RDONLY)
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _forget(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -47,13 +74,29 @@ def unpack(data: bytes) -> tuple[Tensors, dict[str, str]]:
     """
     try:
         tensors = load(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        facts = _facts(data)
     except (SafetensorError, ValueError, UnicodeDecodeError) as error:
         raise ValueError(f"not a whole safetensors file: {error}") from None
-    facts: dict[str, str] = header.get("__metadata__", {})
     if facts.pop("payload_sha256", None) != digest(tensors):
         raise ValueError("the checksum does not fit the content")
     return tensors, facts
+
+
+def facts_of(path: Path) -> dict[str, str]:
+    """The facts in a file's header, the rest unread; empty where the file is damaged or gone."""
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = file.read(min(size, 10_000_000))
+        return _facts(size.to_bytes(8, "little") + header)
+    except (OSError, ValueError, OverflowError):
+        return {}
+
+
+def _facts(data: bytes) -> dict[str, str]:
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    facts: dict[str, str] = header.get("__metadata__", {})
+    return facts
 
 
 def digest(tensors: Tensors) -> str:

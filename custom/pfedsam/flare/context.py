@@ -21,6 +21,7 @@ CONFIG_FILE = "pfedsam.json"
 STAMP = "pfedsam_stamp"
 REPORT = "pfedsam_report"
 REJECTED = "pfedsam_rejected"
+RUN = "pfedsam_run"
 
 
 def job_config(fl_ctx: FLContext) -> Config:
@@ -54,12 +55,12 @@ def places(fl_ctx: FLContext, site: str, config: Config) -> Places:
     folders of jobs, not in one. Synthetic data are drawn into the run folder at first use.
     """
     weights = setting(fl_ctx, "weights")
-    return Places(_data(fl_ctx, site, config), _store(fl_ctx), Path(weights) if weights else None)
+    return Places(_data(fl_ctx, site, config), store(fl_ctx), Path(weights) if weights else None)
 
 
 def ledger(fl_ctx: FLContext, config: Config) -> Ledger:
     """This site's ledger of the job's study."""
-    return Ledger(_store(fl_ctx) / config.study / str(fl_ctx.get_identity_name()) / "ledger.jsonl")
+    return Ledger(store(fl_ctx) / config.study / str(fl_ctx.get_identity_name()) / "ledger.jsonl")
 
 
 def stamp_of(dxo: DXO, round_: int) -> Stamp:
@@ -78,7 +79,8 @@ def simulated(fl_ctx: FLContext) -> bool:
     return bool(fl_ctx.get_prop(FLContextKey.SIMULATE_MODE, False))
 
 
-def _store(fl_ctx: FLContext) -> Path:
+def store(fl_ctx: FLContext) -> Path:
+    """The folder of this party's site store, or of the server's checkpoints: outlives every job."""
     return Path(setting(fl_ctx, "store") or Path(_workspace(fl_ctx).get_root_dir()) / "pfedsam_store")
 
 

@@ -12,6 +12,7 @@ from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 
 from pfedsam import log
+from pfedsam.flare.context import RUN
 
 
 class FinalEvaluation(Controller):  # type: ignore[misc]
@@ -37,6 +38,7 @@ class FinalEvaluation(Controller):  # type: ignore[misc]
         """Broadcast once, collect, end."""
         message = model_learnable_to_dxo(fl_ctx.get_prop(AppConstants.GLOBAL_MODEL)).to_shareable()
         message.set_header(AppConstants.CURRENT_ROUND, fl_ctx.get_prop(AppConstants.CURRENT_ROUND))
+        message.set_header(RUN, fl_ctx.get_engine().get_component("persistor").run)
         task = Task(
             name=AppConstants.TASK_VALIDATION,
             data=message,

@@ -23,13 +23,15 @@ from pfedsam.errors import UserFault
 from pfedsam.exchange.files import pack, unpack, write_atomic
 from pfedsam.exchange.ledger import payload_bytes
 from pfedsam.exchange.schema import Tensors
-from pfedsam.flare.context import REPORT, STAMP, job_config, places, run_dir, setting, simulated, stamp_values
+from pfedsam.exchange.store import Moment
+from pfedsam.flare.context import REPORT, RUN, STAMP, job_config, places, run_dir, setting, simulated, stamp_values
 from pfedsam.report.site_files import write_site_files
 from pfedsam.site import Scores, Site, Update
 from pfedsam.train.loop import Progress
 from pfedsam.train.metrics import summary
 
 TRAINED = "trained.safetensors"  # the shared part as this site last trained it, in its run folder
+BEFORE = "before"  # name of the store's note: test metrics before training
 LINE_EVERY = 5.0  # seconds between progress lines
 
 
@@ -76,9 +78,10 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
         round_ = int(shareable.get_header(AppConstants.CURRENT_ROUND))
         rounds = int(shareable.get_header(AppConstants.NUM_ROUNDS))
         shared: Tensors = from_shareable(shareable).data
-        site.receive(shared)
-        before, received = _before(site, run_dir(fl_ctx)), site.summary("val", "global")
-        progress = _Progress(site.name, round_, rounds, _started(run_dir(fl_ctx)))
+        run = _run(shareable, fl_ctx)
+        site.receive(shared, Moment(run, round_))
+        before, received = _before(site, run), site.summary("val", "global")
+        progress = _Progress(site.name, round_, rounds, _started(run_dir(fl_ctx), round_))
         update = site.train(round_, rounds, progress=progress, stop=lambda: bool(stop.triggered))
         if update.report.stopped:
             return make_reply(ReturnCode.TASK_ABORTED)
@@ -93,7 +96,7 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
         scores = site.scores("test")
         folder = write_site_files(site, scores, run_dir(fl_ctx) / "pfedsam")
         log.info("[%s] final test done; this site's model, cases and pictures: %s", site.name, folder)
-        before = json.loads((run_dir(fl_ctx) / "before.json").read_text()) if _has_before(fl_ctx) else None
+        before = site.store.remembered(BEFORE, _run(shareable, fl_ctx))
         metrics: dict[str, Any] = {role: summary(cases) for role, cases in scores.items()} | {"before": before}
         return DXO(DataKind.METRICS, data=metrics).to_shareable()
 
@@ -118,15 +121,15 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
 class _Progress:
     """A line in the log each few seconds: round, site, step, loss, seconds left."""
 
-    def __init__(self, site: str, round_: int, rounds: int, started: float) -> None:
-        self._site, self._round, self._rounds, self._started = site, round_, rounds, started
+    def __init__(self, site: str, round_: int, rounds: int, started: tuple[float, int]) -> None:
+        self._site, self._round, self._rounds, (self._started, self._first) = site, round_, rounds, started
         self._last = 0.0
 
     def __call__(self, now: Progress) -> None:
         if time.monotonic() - self._last < LINE_EVERY and now.step < now.steps:
             return
         self._last = time.monotonic()
-        share = (self._round + now.step / now.steps) / self._rounds
+        share = (self._round - self._first + now.step / now.steps) / (self._rounds - self._first)
         left = (time.time() - self._started) * (1 / share - 1)
         losses = " ".join(f"{name} {value:.3f}" for name, value in now.losses.items())
         where = f"round {self._round + 1}/{self._rounds} step {now.step}/{now.steps}"
@@ -155,25 +158,27 @@ def _report(update: Update, val: Scores, before: dict[str, Any], received: int) 
     }
 
 
-def _before(site: Site, folder: Path) -> dict[str, Any]:
-    """Test metrics of the model as this site first received it in this job; kept for its last task."""
-    path = folder / "before.json"
-    if not path.exists():
-        path.write_text(json.dumps(site.summary("test", "global")))
-    found: dict[str, Any] = json.loads(path.read_text())
+def _run(shareable: Shareable, fl_ctx: FLContext) -> str:
+    """The run that a task belongs to; a workflow of FLARE's own knows none, then each job is one."""
+    return str(shareable.get_header(RUN) or fl_ctx.get_job_id())
+
+
+def _before(site: Site, run: str) -> dict[str, Any]:
+    """Test metrics of the model as this site first received it in this run; kept for its last task."""
+    found: dict[str, Any] | None = site.store.remembered(BEFORE, run)
+    if found is None:
+        found = site.summary("test", "global")
+        site.store.remember(BEFORE, run, found)
     return found
 
 
-def _has_before(fl_ctx: FLContext) -> bool:
-    return (run_dir(fl_ctx) / "before.json").exists()
-
-
-def _started(folder: Path) -> float:
-    """When this site's first task of the job began, in seconds since 1970."""
-    path = folder / "started"
+def _started(folder: Path, round_: int) -> tuple[float, int]:
+    """When this site's first task of the job began, in seconds since 1970, and its round."""
+    path = folder / "started.json"
     if not path.exists():
-        path.write_text(str(time.time()))
-    return float(path.read_text())
+        path.write_text(json.dumps([time.time(), round_]))
+    clock, first = json.loads(path.read_text())
+    return float(clock), int(first)
 
 
 def _threads(fl_ctx: FLContext) -> int:

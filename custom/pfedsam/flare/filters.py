@@ -28,13 +28,11 @@ class OnlySharedLeaves(Filter):  # type: ignore[misc]
         """The same message, or a blocked one with the reason in the log."""
         if shareable.get_return_code() != ReturnCode.OK:
             return shareable
-        config, dxo = job_config(fl_ctx), _dxo(shareable)
-        if dxo.data_kind not in (*TENSORS, DataKind.METRICS):
-            raise ContentBlockedException(f"expected tensors or metrics to leave, came {dxo.data_kind}")
+        config, dxo = job_config(fl_ctx), leaving(shareable)
         tensors = dxo.data if dxo.data_kind in TENSORS else {}
         stamp = stamp_of(dxo, -1)
         if dxo.data_kind in TENSORS:
-            _demand(check(tensors, stamp, schema=shared_schema(config), expected=stamp))
+            demand(check(tensors, stamp, schema=shared_schema(config), expected=stamp))
         facts = {"metrics": dxo.data} if dxo.data_kind == DataKind.METRICS else _facts(dxo)
         task = str(fl_ctx.get_prop("__task_name__") or dxo.data_kind)
         ledger(fl_ctx, config).note("out", tensors, task=task, round_=stamp.round, facts=facts)
@@ -52,7 +50,7 @@ class OnlyDeclaredEnters(Filter):  # type: ignore[misc]
         round_ = shareable.get_header(AppConstants.CURRENT_ROUND, -1)
         stamp = stamp_of(dxo, round_)
         expected = Stamp(stamp.round, config.digest(), stamp.base)
-        _demand(check(dxo.data, stamp, schema=shared_schema(config), expected=expected))
+        demand(check(dxo.data, stamp, schema=shared_schema(config), expected=expected))
         task = str(fl_ctx.get_prop("__task_name__") or "task")
         ledger(fl_ctx, config).note("in", dxo.data, task=task, round_=round_, facts={})
         return shareable
@@ -102,7 +100,16 @@ def _dxo(shareable: Shareable) -> DXO:
         raise ContentBlockedException(f"expected a DXO, came something else: {fault}") from None
 
 
-def _demand(verdict: Verdict) -> None:
+def leaving(shareable: Shareable) -> DXO:
+    """What a site's result holds, if it is of a kind that may leave: tensors or metrics."""
+    dxo = _dxo(shareable)
+    if dxo.data_kind not in (*TENSORS, DataKind.METRICS):
+        raise ContentBlockedException(f"expected tensors or metrics to leave, came {dxo.data_kind}")
+    return dxo
+
+
+def demand(verdict: Verdict) -> None:
+    """Block the message that the guard rejected."""
     if isinstance(verdict, Rejected):
         raise ContentBlockedException(verdict.reason)
 

@@ -1,5 +1,6 @@
 """The server's copy of the shared part: first value, each round's value, best value; safetensors only."""
 
+import uuid
 from pathlib import Path
 
 from nvflare.apis.event_type import EventType
@@ -13,32 +14,51 @@ from nvflare.fuel.utils import fobs
 
 from pfedsam import log
 from pfedsam.errors import UserFault
+from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
 from pfedsam.exchange.files import pack, write_atomic
-from pfedsam.flare.context import STAMP, job_config, run_dir, setting
+from pfedsam.exchange.schema import Tensors
+from pfedsam.flare.context import STAMP, job_config, run_dir, setting, simulated, store
 from pfedsam.report.cards import shared_card
 from pfedsam.site import initial_shared
 
 
 class SharedPersistor(ModelPersistor):  # type: ignore[misc]
-    """Keeps the shared part alone: the server never holds an expert, nor the frozen base after the start."""
+    """Keeps the shared part alone: the server never holds an expert, nor the frozen base after the start.
 
-    def __init__(self) -> None:
+    In the job's run folder the last and the best model, to be fetched; in the server's store a
+    checkpoint of each round, from which another job goes on should this one die.
+
+    Args:
+        run: the run's name; goes on after its last finished round if it has begun. Empty: a new run, named as the job.
+        continues: refuse to begin a run; "latest" is then the one that wrote last.
+    """
+
+    def __init__(self, run: str = "", continues: bool = False) -> None:
         super().__init__()
+        self.run, self.continues = run, continues
         self.base = ""
+        self.point: Checkpoint | None = None
+        self._best = float("-inf")
+
+    @property
+    def done(self) -> int:
+        """Rounds of the run that were finished when this job began."""
+        return self.point.done if self.point else 0
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Register the tensor codec at the start; keep the best model when FLARE's selector names one."""
         if event_type == EventType.START_RUN:
             fobs.register(TensorDecomposer)
         elif event_type == AppEventType.GLOBAL_BEST_MODEL_AVAILABLE:
-            self._write(fl_ctx.get_prop(AppConstants.GLOBAL_MODEL), fl_ctx, "shared.best")
+            self._keep_best(fl_ctx)
 
     def load_model(self, fl_ctx: FLContext) -> ModelLearnable:
-        """The first shared tensors, drawn from the job's seed on the pretrained weights."""
+        """The shared tensors to begin with: of the run's newest checkpoint, else drawn from the job's seed."""
         try:
             config = job_config(fl_ctx)
             weights = setting(fl_ctx, "weights")
             shared, self.base = initial_shared(config, Path(weights) if weights else None)
+            shared = self._begin(shared, fl_ctx)
         except UserFault as fault:
             log.error("[server] %s", fault)
             self.system_panic(str(fault), fl_ctx)
@@ -46,13 +66,69 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
         return make_model_learnable(shared, {STAMP: {"config": config.digest(), "base": self.base}})
 
     def save_model(self, model: ModelLearnable, fl_ctx: FLContext) -> None:
-        """Write the round's shared tensors and their card, atomically."""
-        self._write(model, fl_ctx, "shared")
+        """Write the round's shared tensors, their card and the checkpoint; stops the job where it cannot."""
+        try:
+            self._write(model[ModelLearnableKey.WEIGHTS], fl_ctx, "shared")
+            self._checkpoints(fl_ctx).save(self._point(model, fl_ctx))
+        except UserFault as fault:
+            log.error("[server] %s", fault)
+            self.system_panic(str(fault), fl_ctx)
 
-    def _write(self, model: ModelLearnable, fl_ctx: FLContext, name: str) -> None:
-        round_ = str(fl_ctx.get_prop(AppConstants.CURRENT_ROUND))
+    def _begin(self, fresh: Tensors, fl_ctx: FLContext) -> Tensors:
+        checkpoints = self._checkpoints(fl_ctx)
+        if self.continues:
+            self.run = checkpoints.find(self.run)
+        self.run = self.run or _new_run(fl_ctx)
+        checkpoints.begin(self.run)
+        self.point = checkpoints.load(self.run)
+        if self.point is None:
+            return fresh
+        _same_job(self.point, job_config(fl_ctx).digest(), self.base)
+        if best := checkpoints.load_best(self.run):
+            self._best = float(best[1]["val_dice"])
+            self._write(best[0], fl_ctx, "shared.best", best[1])
+        log.info("[server] run %s goes on after %d finished rounds", self.run, self.done)
+        return self.point.tensors
+
+    def _point(self, model: ModelLearnable, fl_ctx: FLContext) -> Checkpoint:
+        results = fl_ctx.get_engine().get_component("results").results
+        done = int(fl_ctx.get_prop(AppConstants.CURRENT_ROUND)) + 1
+        config = job_config(fl_ctx).digest()
+        return Checkpoint(self.run, done, config, self.base, results, model[ModelLearnableKey.WEIGHTS])
+
+    def _keep_best(self, fl_ctx: FLContext) -> None:
+        dice = float(fl_ctx.get_prop(AppConstants.VALIDATION_RESULT))
+        if dice <= self._best:
+            return
+        self._best = dice
+        tensors = fl_ctx.get_prop(AppConstants.GLOBAL_MODEL)[ModelLearnableKey.WEIGHTS]
+        facts = {"round": str(fl_ctx.get_prop(AppConstants.CURRENT_ROUND)), "val_dice": repr(dice)}
+        self._checkpoints(fl_ctx).save_best(self.run, tensors, facts)
+        self._write(tensors, fl_ctx, "shared.best", facts)
+
+    def _checkpoints(self, fl_ctx: FLContext) -> Checkpoints:
+        return Checkpoints(store(fl_ctx), job_config(fl_ctx).study)
+
+    def _write(self, tensors: Tensors, fl_ctx: FLContext, name: str, more: dict[str, str] | None = None) -> None:
         config = job_config(fl_ctx)
-        facts = {"round": round_, "config": config.digest(), "base": self.base}
+        round_ = str(fl_ctx.get_prop(AppConstants.CURRENT_ROUND))
+        facts = {"round": round_, "config": config.digest(), "base": self.base, **(more or {})}
         folder = run_dir(fl_ctx) / "models"
-        write_atomic(folder / f"{name}.safetensors", pack(model[ModelLearnableKey.WEIGHTS], facts))
+        write_atomic(folder / f"{name}.safetensors", pack(tensors, facts))
         write_atomic(folder / f"{name}.md", shared_card(config, facts).encode())
+
+
+def _new_run(fl_ctx: FLContext) -> str:
+    """The job's id; in the simulator, where every job has the same, with something of its own."""
+    job = str(fl_ctx.get_job_id())
+    return f"{job}-{uuid.uuid4().hex[:8]}" if simulated(fl_ctx) else job
+
+
+def _same_job(point: Checkpoint, config: str, base: str) -> None:
+    for what, was, now in (("settings", point.config, config), ("base model", point.base, base)):
+        if was != now:
+            raise UserFault(
+                expected=f"the {what} of run {point.run} ({was[:12]})",
+                came=now[:12],
+                do="continue with the job folder the run began with, or start a new run without --continue",
+            )

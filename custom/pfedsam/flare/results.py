@@ -12,6 +12,7 @@ from nvflare.widgets.widget import Widget
 
 from pfedsam import log
 from pfedsam.config import to_dict
+from pfedsam.errors import UserFault
 from pfedsam.exchange.files import write_json
 from pfedsam.flare.context import REJECTED, REPORT, job_config, run_dir
 from pfedsam.report.plots import plot_curves
@@ -24,31 +25,39 @@ class ResultsWriter(Widget):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
-        self._results: dict[str, Any] = {}
+        self.results: dict[str, Any] = {}
         self._round: dict[str, Any] = {"sites": {}, "rejected": {}}
         self._began = self._round_began = time.time()
+        self._earlier = 0.0  # seconds that the run's jobs before this one took
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """FLARE's event to the method that serves it."""
+        """FLARE's event to the method that serves it; a full disk is told in a line, the run goes on."""
         serve = {
+            AppEventType.INITIAL_MODEL_LOADED: self._start,
             AppEventType.ROUND_STARTED: self._round_started,
             AppEventType.AFTER_CONTRIBUTION_ACCEPT: self._contribution,
             REJECTED: self._rejected,
+            AppEventType.BEFORE_LEARNABLE_PERSIST: self._close_round,
             AppEventType.ROUND_DONE: self._round_done,
             AppEventType.VALIDATION_RESULT_RECEIVED: self._final,
             EventType.ABOUT_TO_END_RUN: self._end,
         }.get(event_type)
-        if serve is not None:
-            serve(fl_ctx)
+        try:
+            if serve is not None:
+                serve(fl_ctx)
+        except UserFault as fault:
+            log.error("[server] %s", fault)
 
     def _start(self, fl_ctx: FLContext) -> None:
-        config = job_config(fl_ctx)
-        base = fl_ctx.get_engine().get_component("persistor").base
-        self._results = start(to_dict(config), config.digest(), base)
+        """Begin the record, or go on with that of the run's checkpoint."""
+        config, persistor = job_config(fl_ctx), fl_ctx.get_engine().get_component("persistor")
+        fresh = start(to_dict(config), config.digest(), persistor.base)
+        past = persistor.point.results if persistor.point else {}
+        jobs = [*past.get("jobs", []), str(fl_ctx.get_job_id())]
+        self.results = {**fresh, "run": persistor.run, "jobs": jobs, "rounds": list(past.get("rounds", []))}
+        self._earlier = past.get("seconds", 0.0)
 
     def _round_started(self, fl_ctx: FLContext) -> None:
-        if not self._results:
-            self._start(fl_ctx)
         self._round = {"sites": {}, "rejected": {}}
         self._round_began = time.time()
 
@@ -62,30 +71,39 @@ class ResultsWriter(Widget):  # type: ignore[misc]
         refusal = fl_ctx.get_prop(REJECTED)
         self._round["rejected"][refusal["site"]] = refusal["reason"]
 
-    def _round_done(self, fl_ctx: FLContext) -> None:
+    def _close_round(self, fl_ctx: FLContext) -> None:
+        """Put the round into the record before the checkpoint that holds both is written."""
         number = int(fl_ctx.get_prop(AppConstants.CURRENT_ROUND))
-        seconds = time.time() - self._round_began
-        self._results["rounds"].append({"round": number, "seconds": seconds, **self._round})
+        now = time.time()
+        done = {"round": number, "seconds": now - self._round_began, **self._round}
+        self.results = {
+            **self.results,
+            "rounds": [*self.results["rounds"], done],
+            "seconds": self._earlier + now - self._began,
+        }
+
+    def _round_done(self, fl_ctx: FLContext) -> None:
         self._write(fl_ctx)
-        dice = [site["val"]["personal"]["dice"] for site in self._round["sites"].values()]
+        last = self.results["rounds"][-1]
+        dice = [site["val"]["personal"]["dice"] for site in last["sites"].values()]
         scored = [d for d in dice if d is not None]
         mean = sum(scored) / len(scored) if scored else float("nan")
         line = "round %d done in %.0f s: %d sites, mean validation Dice (personal) %.3f"
-        log.info(line, number + 1, seconds, len(dice), mean)
+        log.info(line, last["round"] + 1, last["seconds"], len(dice), mean)
 
     def _final(self, fl_ctx: FLContext) -> None:
         site = fl_ctx.get_prop(AppConstants.DATA_CLIENT)
-        self._results["final"]["sites"][site] = from_shareable(fl_ctx.get_prop(AppConstants.VALIDATION_RESULT)).data
+        self.results["final"]["sites"][site] = from_shareable(fl_ctx.get_prop(AppConstants.VALIDATION_RESULT)).data
 
     def _end(self, fl_ctx: FLContext) -> None:
-        if not self._results.get("rounds"):
+        if not self.results.get("rounds"):
             return
-        self._results = finish(self._results, time.time() - self._began)
+        self.results = finish(self.results, self._earlier + time.time() - self._began)
         path = self._write(fl_ctx)
-        plot_curves(self._results, path.with_name("curves.png"))
-        log.info("%s\nresults: %s", final_table(self._results), path.parent)
+        plot_curves(self.results, path.with_name("curves.png"))
+        log.info("%s\nresults: %s", final_table(self.results), path.parent)
 
     def _write(self, fl_ctx: FLContext) -> Any:
         path = run_dir(fl_ctx) / "results.json"
-        write_json(path, self._results)
+        write_json(path, self.results)
         return path

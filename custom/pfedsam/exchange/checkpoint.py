@@ -1,0 +1,115 @@
+"""The server's memory of a run: after each round one safetensors and one JSON, two generations."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pfedsam import log
+from pfedsam.errors import UserFault
+from pfedsam.exchange.files import digest, pack, unpack, write_atomic, write_json
+from pfedsam.exchange.schema import Tensors
+
+KEEP = 2
+BEST = "best.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run after `done` finished rounds.
+
+    Attributes:
+        run: the run's name: one training from its first round, however many jobs it takes.
+        done: finished rounds; the next one has this number.
+        config, base: digests of the settings and of the frozen base.
+        results: results.json so far.
+        tensors: the shared part.
+    """
+
+    run: str
+    done: int
+    config: str
+    base: str
+    results: dict[str, Any]
+    tensors: Tensors
+
+
+class Checkpoints:
+    """A study's checkpoints on the server's disk, a folder a run, outside any job's run folder.
+
+    The JSON is written last and names the tensors' checksum: a pair counts if both are whole and fit.
+    """
+
+    def __init__(self, root: Path, study: str) -> None:
+        self.folder = root / study / "server"
+
+    def save(self, point: Checkpoint) -> None:
+        """Write the pair of a finished round, then drop all but the newest two.
+
+        Raises:
+            UserFault: the disk is full or forbids writing.
+        """
+        path = self.folder / point.run / f"round.{point.done:06d}.json"
+        facts = {"run": point.run, "done": str(point.done), "config": point.config, "base": point.base}
+        write_atomic(path.with_suffix(".safetensors"), pack(point.tensors, facts))
+        known = {**facts, "done": point.done, "sha256": digest(point.tensors), "results": point.results}
+        write_json(path, known)
+        for old in self._newest_first(point.run)[KEEP:]:
+            old.unlink(missing_ok=True)
+            old.with_suffix(".safetensors").unlink(missing_ok=True)
+
+    def load(self, run: str) -> Checkpoint | None:
+        """The newest whole pair of a run; None if there is none."""
+        for path in self._newest_first(run):
+            try:
+                return _read(path)
+            except (OSError, ValueError, KeyError, TypeError) as fault:
+                log.warning("checkpoint %s is damaged (%s); trying the one before", path.name, fault)
+        return None
+
+    def find(self, run: str) -> str:
+        """The name of a run that has begun; "latest" is the one that wrote last.
+
+        Raises:
+            UserFault: the study has no such run.
+        """
+        name = self._latest() if run == "latest" else run
+        if name is None or not (self.folder / name).is_dir():
+            raise UserFault(
+                expected=f"a run to continue in {self.folder}",
+                came=f"no folder of run {run}",
+                do="name one of the runs there, or render without --continue to begin anew",
+            )
+        return name
+
+    def begin(self, run: str) -> None:
+        """Make the run's folder, so that it can be continued before its first round is done."""
+        write_json(self.folder / run / "run.json", {"run": run})
+
+    def save_best(self, run: str, tensors: Tensors, facts: dict[str, str]) -> None:
+        """Keep the run's best shared part so far; its metric stands in `facts`."""
+        write_atomic(self.folder / run / BEST, pack(tensors, facts))
+
+    def load_best(self, run: str) -> tuple[Tensors, dict[str, str]] | None:
+        """The run's best shared part so far."""
+        path = self.folder / run / BEST
+        try:
+            return unpack(path.read_bytes())
+        except (OSError, ValueError):
+            return None
+
+    def _newest_first(self, run: str) -> list[Path]:
+        return sorted((self.folder / run).glob("round.*.json"), reverse=True)
+
+    def _latest(self) -> str | None:
+        runs = [path for path in self.folder.glob("*") if path.is_dir()]
+        return max(runs, key=lambda path: path.stat().st_mtime_ns).name if runs else None
+
+
+def _read(path: Path) -> Checkpoint:
+    known = json.loads(path.read_text())
+    tensors, _ = unpack(path.with_suffix(".safetensors").read_bytes())
+    if digest(tensors) != known["sha256"]:
+        raise ValueError("tensors and facts are not of one round")
+    fields = {key: known[key] for key in ("run", "done", "config", "base", "results")}
+    return Checkpoint(**fields, tensors=tensors)

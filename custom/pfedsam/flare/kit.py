@@ -1,0 +1,90 @@
+"""What pfedsam adds to FLARE's startup kits: a builder for project.yml that writes each party's local files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from nvflare.lighter.entity import Project
+from nvflare.lighter.spec import Builder, ProvisionContext
+
+RESOURCES, AUTHORIZATION, PRIVACY = "resources.json", "authorization.json", "privacy.json"
+
+
+class HospitalKit(Builder):  # type: ignore[misc]
+    """Writes resources.json, and for sites authorization.json and privacy.json, into a kit's local folder.
+
+    They are the party's own from then on: its administrator may tighten or loosen them. Name it in
+    project.yml after StaticFileBuilder, which writes the defaults that this one starts from.
+
+    Args:
+        byoc: whether sites let a project lead's job bring its own code; False: jobs of the installed
+            package alone.
+        max_megabytes: the most that one message of a site may carry.
+        storage: the server's folder for jobs; None leaves FLARE's, which is temporary.
+    """
+
+    def __init__(self, byoc: bool = False, max_megabytes: float = 64.0, storage: str | None = None) -> None:
+        super().__init__()
+        self.byoc, self.max_megabytes, self.storage = byoc, max_megabytes, storage
+
+    def build(self, project: Project, ctx: ProvisionContext) -> None:
+        """Write the files of the server and of every site."""
+        server = Path(ctx.get_local_dir(project.get_server()))
+        resources = _allow_package(_read(server / f"{RESOURCES}.default"))
+        _write(server / RESOURCES, _stored(resources, self.storage))
+        for site in project.get_clients():
+            self._build_site(Path(ctx.get_local_dir(site)))
+
+    def _build_site(self, folder: Path) -> None:
+        resources = _allow_package(_read(folder / f"{RESOURCES}.default"))
+        _write(folder / RESOURCES, {**resources, "allow_log_streaming": False})  # FLARE ignores it in project.yml
+        _write(folder / AUTHORIZATION, roles(_read(folder / f"{AUTHORIZATION}.default"), byoc=self.byoc))
+        _write(folder / PRIVACY, privacy(self.max_megabytes))
+
+
+def roles(default: dict[str, Any], *, byoc: bool) -> dict[str, Any]:
+    """FLARE's roles (lead submits, org_admin runs the own site, member looks), two of them narrowed at a site.
+
+    Nobody from outside may list or read the site's files by shell command, and whether a job may
+    bring code is `byoc` for all.
+    """
+    permissions = default["permissions"]
+    narrowed = {"shell_commands": "none", "byoc": "any" if byoc else "none"}
+    lead = {**permissions["lead"], **narrowed}
+    admin = {**dict.fromkeys(lead, "any"), **narrowed}
+    return {**default, "permissions": {**permissions, "lead": lead, "project_admin": admin}}
+
+
+def privacy(max_megabytes: float) -> dict[str, Any]:
+    """One scope that every job falls into: the site's places (empty: the environment's) and the fence."""
+    fence = {"path": "pfedsam.flare.policy.SitePolicy", "args": {"max_megabytes": max_megabytes}}
+    scope = {
+        "name": "pfedsam",
+        "properties": {"data": "", "weights": "", "store": "", "threads": ""},
+        "task_result_filters": [fence],
+        "task_data_filters": [],
+    }
+    return {"scopes": [scope], "default_scope": "pfedsam"}
+
+
+def _allow_package(resources: dict[str, Any]) -> dict[str, Any]:
+    """Let jobs without code name classes of the installed pfedsam."""
+    return {**resources, "class_allow_list": [*resources["class_allow_list"], "pfedsam."]}
+
+
+def _stored(resources: dict[str, Any], storage: str | None) -> dict[str, Any]:
+    if storage is None:
+        return resources
+    resources["snapshot_persistor"]["args"]["storage"]["args"]["root_dir"] = f"{storage}/snapshots"
+    manager = next(c for c in resources["components"] if c["id"] == "job_manager")
+    manager["args"]["uri_root"] = f"{storage}/jobs"
+    return resources
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,33 @@
+"""The rounds of a run: FLARE's ScatterAndGather, begun where the run stands."""
+
+from nvflare.apis.controller_spec import ClientTask
+from nvflare.apis.fl_context import FLContext
+from nvflare.app_common.app_constant import AppConstants
+from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
+
+from pfedsam.flare.context import RUN
+
+
+class Rounds(ScatterAndGather):  # type: ignore[misc]
+    """`num_rounds` rounds in all, those before counted that the run's earlier jobs have finished.
+
+    Quorum and deadline are FLARE's: a round ends when every site has answered, or
+    `wait_time_after_min_received` seconds after `min_clients` have, or after `train_timeout`.
+    """
+
+    _start_round: int
+    _num_rounds: int
+
+    def start_controller(self, fl_ctx: FLContext) -> None:
+        """Load the model; begin after the rounds that the run has done."""
+        self._all_rounds = self._num_rounds
+        super().start_controller(fl_ctx)
+        self._start_round = self.persistor.done
+        self._num_rounds = max(self._all_rounds - self._start_round, 0)
+        fl_ctx.set_prop(AppConstants.START_ROUND, self._start_round, private=True, sticky=True)
+        fl_ctx.set_prop(AppConstants.CURRENT_ROUND, self._start_round, private=True, sticky=True)
+
+    def _prepare_train_task_data(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
+        client_task.task.data.set_header(AppConstants.NUM_ROUNDS, self._all_rounds)
+        client_task.task.data.set_header(RUN, self.persistor.run)
+        super()._prepare_train_task_data(client_task, fl_ctx)

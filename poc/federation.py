@@ -1,0 +1,276 @@
+"""Three hospitals on this machine: startup kits, processes, jobs.
+
+    python poc/federation.py prepare [--mode poc] [--byoc]
+    python poc/federation.py start
+    python poc/federation.py submit jobs/pfedsam
+    python poc/federation.py watch jobs/pfedsam
+    python poc/federation.py fetch
+    python poc/federation.py stop
+    python poc/federation.py remove
+
+All of it lies in --home (runs/federation) and only what was started from there is stopped. Needs no root, no network.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from pfedsam.cli import tell_on_console
+from pfedsam.errors import UserFault
+from pfedsam.flare.watch import Admin, Patience, watch
+from pfedsam.jobs import render
+
+PROJECT = Path(__file__).parent / "project.yml"
+LEAD = "lead@hub.org"
+
+
+@dataclass(frozen=True)
+class Federation:
+    """A server and sites below `home`, each a startup kit with processes of its own.
+
+    Attributes:
+        home: the folder of it all.
+        python: the interpreter that the parties run.
+    """
+
+    home: Path
+    python: Path = Path(sys.executable)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What `prepare` wrote down: mode, byoc, server, sites."""
+        path = self.home / "federation.json"
+        if not path.exists():
+            raise UserFault(expected=f"a federation in {self.home}", came="none", do="run prepare first")
+        return json.loads(path.read_text())
+
+    @property
+    def parties(self) -> list[str]:
+        """The server, then the sites."""
+        return [self.facts["server"], *self.facts["sites"]]
+
+    def kit(self, party: str) -> Path:
+        """A party's startup kit; here also its workspace."""
+        return self.home / self.facts["kits"] / party
+
+    def prepare(self, mode: str, *, byoc: bool, port: int = 0) -> None:
+        """Make certificates and kits anew.
+
+        Args:
+            mode: "provisioned" (gRPC, mutual TLS, roles, site policy) or "poc" (FLARE's proof-of-concept mode).
+            byoc: whether the sites let a job bring its code.
+            port: the server's; 0 takes a free one.
+        """
+        if (self.home / "federation.json").exists():
+            raise UserFault(expected="no federation yet", came=f"one in {self.home}", do="run stop and remove first")
+        self.home.mkdir(parents=True, exist_ok=True)
+        project = localised(yaml.safe_load(PROJECT.read_text()), self.home, byoc=byoc, port=port or free_port())
+        if mode == "poc":
+            project = as_poc(project)
+        (self.home / "project.yml").write_text(yaml.safe_dump(project, sort_keys=False))
+        make = ["poc", "prepare", "-i"] if mode == "poc" else ["provision", "-w", "workspace", "-p"]
+        self._nvflare(*make, "project.yml", "--force")
+        names = {
+            kind: [p["name"] for p in project["participants"] if p["type"] == kind] for kind in ("server", "client")
+        }
+        facts = {
+            "mode": mode,
+            "byoc": byoc,
+            "server": names["server"][0],
+            "sites": names["client"],
+            "kits": f"{'poc' if mode == 'poc' else 'workspace'}/{project['name']}/prod_00",
+        }
+        (self.home / "federation.json").write_text(json.dumps(facts, indent=2))
+
+    def start(self, *parties: str, wait: float = 90) -> None:
+        """Start what does not run yet, each party's watchdog with it; wait until the sites have joined."""
+        for party in parties or self.parties:
+            if not self.processes(party, "sub_start.sh"):
+                for mark in ("daemon_pid.fl", "pid.fl", "shutdown.fl", "restart.fl"):
+                    (self.kit(party) / mark).unlink(missing_ok=True)
+                log = (self.kit(party) / "started.log").open("ab")
+                subprocess.Popen(
+                    ["bash", str(self.kit(party) / "startup/start.sh")],
+                    cwd=self.kit(party),
+                    env=self.environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+        expected = {p for p in parties or self.parties if p != self.facts["server"]}
+        end = time.monotonic() + wait
+        while expected and not expected <= self.joined():
+            if time.monotonic() > end:
+                raise UserFault(
+                    expected=f"{', '.join(sorted(expected))} to join within {wait:.0f} s",
+                    came="still absent: " + ", ".join(sorted(expected - self.joined())),
+                    do=f"read log.txt in {self.kit(next(iter(expected)))}",
+                )
+            time.sleep(1)
+
+    def stop(self, *parties: str) -> None:
+        """Stop what was started from here: watchdogs first, then the rest; kill what does not end by itself."""
+        for party in parties or self.parties:
+            for process in [*self.processes(party, "sub_start.sh"), *self.processes(party)]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.terminate()
+        _, alive = psutil.wait_procs([p for party in parties or self.parties for p in self.processes(party)], timeout=8)
+        for process in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def remove(self) -> None:
+        """Stop, then delete kits, stores and results."""
+        self.stop()
+        shutil.rmtree(self.home)
+
+    def processes(self, party: str, word: str = "") -> list[psutil.Process]:
+        """A party's processes, by the kit in their command line; `word` picks some of them."""
+        kit, found = str(self.kit(party)), []
+        for process in psutil.process_iter(["cmdline"]):
+            line = process.info["cmdline"] or []
+            if any(part == kit or part.startswith(f"{kit}/") for part in line) and word in " ".join(line):
+                found.append(process)
+        return found
+
+    def joined(self) -> set[str]:
+        """The sites that answer the server now."""
+        with self.admin() as admin:
+            return set(admin.present())
+
+    def admin(self, user: str = LEAD) -> Admin:
+        """A person's way to the server."""
+        return Admin(self.kit(user), user)
+
+    def render(self, job: Path, *changes: str, rounds: int | None = None) -> Path:
+        """`job` as these sites take it: with its code where they allow that, else without."""
+        out = self.home / "jobs" / f"{job.name}-{time.time_ns()}"
+        out.parent.mkdir(exist_ok=True)
+        render(job, out, changes=list(changes), rounds=rounds, code=self.facts["byoc"])
+        return out
+
+    def submit(self, job: Path) -> str:
+        """Submit a rendered job; returns its id."""
+        with self.admin() as admin:
+            number = admin.submit(job.resolve())
+        (self.home / "last_job").write_text(number)
+        return number
+
+    def watch(self, job: Path, patience: Patience = Patience()) -> Path:  # noqa: B008 - frozen
+        """Submit a rendered job and bring it to its end, whatever dies meanwhile; returns the results' folder."""
+        with self.admin() as admin:
+            return watch(job, admin, out=self.home / "results", patience=patience)
+
+    def fetch(self, number: str) -> Path:
+        """Download a finished job's results; returns their folder."""
+        with self.admin() as admin:
+            found = admin.fetch(number, self.home / "results")
+        if found is None:
+            raise UserFault(expected=f"job {number} to have ended", came="no results", do="wait, or see status")
+        return found
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the processes see: this Python first, and one thread each, for they share one machine."""
+        path = f"{self.python.parent}{os.pathsep}{os.environ['PATH']}"
+        places = {"HOME": str(self.home), "NVFLARE_POC_WORKSPACE": str(self.home / "poc")}
+        return {"PFEDSAM_THREADS": "1", **os.environ, **places, "PATH": path}
+
+    def _nvflare(self, *words: str) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "nvflare.cli", *words],
+            cwd=self.home,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise UserFault(
+                expected=f"nvflare {words[0]} to succeed", came=(done.stdout + done.stderr)[-800:], do="read above"
+            )
+
+
+def localised(project: dict[str, Any], home: Path, *, byoc: bool, port: int) -> dict[str, Any]:
+    """project.yml for this machine: its port, a folder of ours for the server's jobs."""
+    for participant in project["participants"]:
+        if participant["type"] == "server":
+            participant["fed_learn_port"] = port
+    kit = next(b for b in project["builders"] if b["path"].endswith("HospitalKit"))
+    kit["args"] |= {"byoc": byoc, "storage": str(home / "server-storage")}
+    return project
+
+
+def as_poc(project: dict[str, Any]) -> dict[str, Any]:
+    """The same parties in FLARE's POC mode, which speaks http."""
+    static = next(b for b in project["builders"] if b["path"].endswith("StaticFileBuilder"))
+    static["args"]["scheme"] = "http"
+    return project
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one verb; 2 where the user's input is at fault."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("verb", choices=["prepare", "start", "status", "submit", "watch", "fetch", "stop", "remove"])
+    parser.add_argument("what", nargs="?", help="a job folder for submit and watch, a job's id for fetch")
+    parser.add_argument("--home", type=Path, default=Path("runs/federation"))
+    parser.add_argument("--mode", choices=["provisioned", "poc"], default="provisioned")
+    parser.add_argument("--byoc", action="store_true", help="prepare: sites let a job bring its code")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="submit, watch: change a setting"
+    )
+    parser.add_argument("--rounds", type=int, help="submit, watch: change the number of rounds")
+    options = parser.parse_args(arguments)
+    federation = Federation(options.home.resolve())
+    tell_on_console()
+    try:
+        print(serve(federation, options))
+    except UserFault as fault:
+        print(f"federation: {fault}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def serve(federation: Federation, options: argparse.Namespace) -> str:
+    """Do what the command line asks; returns what to tell."""
+    if options.verb == "prepare":
+        federation.prepare(options.mode, byoc=options.byoc)
+        return f"kits of {', '.join(federation.parties)} in {federation.home}; next: start"
+    if options.verb in ("start", "stop", "remove"):
+        getattr(federation, options.verb)()
+        return {"start": "all have joined; next: submit jobs/pfedsam", "stop": "stopped", "remove": "removed"}[
+            options.verb
+        ]
+    if options.verb == "status":
+        lines = [f"{party}: {len(federation.processes(party))} processes" for party in federation.parties]
+        return "\n".join([*lines, f"joined: {', '.join(sorted(federation.joined())) or 'none'}"])
+    if options.verb == "fetch":
+        return f"results: {federation.fetch(options.what or (federation.home / 'last_job').read_text())}"
+    job = federation.render(Path(options.what or "jobs/pfedsam"), *options.set, rounds=options.rounds)
+    if options.verb == "submit":
+        return f"job {federation.submit(job)}; next: watch it with nvflare job monitor, or fetch when it has ended"
+    return f"results: {federation.watch(job).folder}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from pfedsam.errors import UserFault
+from pfedsam.exchange.checkpoint import KEEP, Checkpoint, Checkpoints
+
+
+def point(done: int, run: str = "run") -> Checkpoint:
+    return Checkpoint(run, done, "config", "base", {"rounds": list(range(done))}, {"a": torch.full((4,), float(done))})
+
+
+def filled(root: Path) -> Checkpoints:
+    checkpoints = Checkpoints(root, "study")
+    for done in (1, 2, 3):
+        checkpoints.save(point(done))
+    return checkpoints
+
+
+def test_the_newest_pair_comes_back_whole(tmp_path: Path) -> None:
+    found = filled(tmp_path).load("run")
+    assert (found.done, found.results, found.config, found.base) == (3, {"rounds": [0, 1, 2]}, "config", "base")
+    assert torch.equal(found.tensors["a"], point(3).tensors["a"])
+
+
+def test_two_generations_are_kept(tmp_path: Path) -> None:
+    folder = filled(tmp_path).folder / "run"
+    assert len(list(folder.glob("round.*.json"))) == len(list(folder.glob("round.*.safetensors"))) == KEEP
+
+
+@pytest.mark.parametrize("kind", ["json", "safetensors"])
+@pytest.mark.parametrize("harm", ["torn", "emptied", "gone", "of another round"])
+def test_a_damaged_pair_is_noticed_and_the_one_before_used(tmp_path: Path, kind: str, harm: str) -> None:
+    checkpoints = filled(tmp_path)
+    path = checkpoints.folder / f"run/round.000003.{kind}"
+    before = path.with_name(f"round.000002.{kind}").read_bytes()
+    path.write_bytes({"torn": path.read_bytes()[:-9], "of another round": before}.get(harm, b""))
+    if harm == "gone":
+        path.unlink()
+    assert checkpoints.load("run").done == 2
+
+
+def test_a_run_that_died_before_its_first_round_ended_begins_anew_under_its_name(tmp_path: Path) -> None:
+    checkpoints = filled(tmp_path)
+    checkpoints.begin("young")
+    assert checkpoints.find("young") == checkpoints.find("latest") == "young"
+    assert checkpoints.load("young") is None
+    checkpoints.save(point(4))
+    assert checkpoints.find("latest") == "run"
+
+
+def test_a_run_that_does_not_exist_is_told(tmp_path: Path) -> None:
+    for run in ("nobody", "latest"):
+        with pytest.raises(UserFault, match="no folder of run"):
+            Checkpoints(tmp_path, "study").find(run)
+
+
+def test_the_best_so_far_stays_with_its_metric(tmp_path: Path) -> None:
+    checkpoints = filled(tmp_path)
+    assert checkpoints.load_best("run") is None
+    checkpoints.save_best("run", point(2).tensors, {"val_dice": "0.5"})
+    tensors, facts = checkpoints.load_best("run")
+    assert facts["val_dice"] == "0.5"
+    assert torch.equal(tensors["a"], point(2).tensors["a"])

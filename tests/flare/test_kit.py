@@ -1,0 +1,85 @@
+"""The startup kits that poc/project.yml makes, and how the watcher reads what the sites answer."""
+
+import json
+from pathlib import Path
+
+import pytest
+from federation import Federation, main
+
+from pfedsam.flare.watch import Patience, _Run, _Since, _someone_outside
+
+pytestmark = pytest.mark.flare
+
+
+@pytest.fixture(scope="module")
+def kits(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Federation]:
+    """Kits made by FLARE's own provisioning, of sites that take foreign code and of sites that do not."""
+    made = {}
+    for byoc in (False, True):
+        made[byoc] = Federation(tmp_path_factory.mktemp("kits") / "federation")
+        made[byoc].prepare("provisioned", byoc=byoc)
+    return made
+
+
+def local(federation: Federation, party: str, name: str) -> dict:
+    return json.loads((federation.kit(party) / "local" / name).read_text())
+
+
+def test_roles_are_narrowed_at_the_sites(kits: dict[bool, Federation]) -> None:
+    for byoc, federation in kits.items():
+        permissions = local(federation, "hospital-a", "authorization.json")["permissions"]
+        assert permissions["lead"]["byoc"] == permissions["project_admin"]["byoc"] == ("any" if byoc else "none")
+        assert permissions["lead"]["submit_job"] == "any"
+        assert permissions["lead"]["shell_commands"] == permissions["project_admin"]["shell_commands"] == "none"
+        assert permissions["member"] == {"view": "any"}
+        assert permissions["org_admin"]["submit_job"] == "none"
+
+
+def test_every_party_allows_the_installed_package_and_flare_s_own_classes(kits: dict[bool, Federation]) -> None:
+    for party in kits[False].parties:
+        allowed = local(kits[False], party, "resources.json")["class_allow_list"]
+        assert "pfedsam." in allowed
+        assert "nvflare.app_common.widgets.intime_model_selector.IntimeModelSelector" in allowed
+
+
+def test_a_site_s_logs_stay_and_the_fence_is_the_default_scope(kits: dict[bool, Federation]) -> None:
+    assert local(kits[False], "hospital-b", "resources.json")["allow_log_streaming"] is False
+    policy = local(kits[False], "hospital-b", "privacy.json")
+    (scope,) = policy["scopes"]
+    assert policy["default_scope"] == scope["name"]
+    assert [f["path"] for f in scope["task_result_filters"]] == ["pfedsam.flare.policy.SitePolicy"]
+
+
+def test_the_server_s_jobs_lie_where_a_restart_leaves_them(kits: dict[bool, Federation]) -> None:
+    text = json.dumps(local(kits[False], "fl-server", "resources.json"))
+    assert str(kits[False].home / "server-storage/jobs") in text
+    assert "/tmp/nvflare" not in text
+
+
+def test_a_second_federation_in_the_same_folder_is_refused(
+    kits: dict[bool, Federation], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["prepare", "--home", str(kits[False].home)]) == 2
+    assert "remove first" in capsys.readouterr().err
+
+
+def test_a_verb_without_a_federation_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["start", "--home", str(tmp_path)]) == 2
+    assert "run prepare first" in capsys.readouterr().err
+
+
+def test_a_site_outside_the_job_is_taken_in_after_a_while_and_not_for_ever() -> None:
+    run, outside, patience = _Run("run", job="job"), {}, Patience(outside=0.0, rejoins=2)
+    present = {"a": {"job"}, "b": {"job"}, "late": {""}}
+    assert not _someone_outside(present, run, outside, Patience(outside=60.0))
+    assert [_someone_outside(present, run, outside, patience) for _ in range(3)] == [True, True, False]
+    assert run.sites == {"a", "b"}
+    assert not _someone_outside({"late": {""}}, run, {}, patience)
+
+
+def test_how_long_something_is_so_begins_anew_when_it_was_not() -> None:
+    since = _Since()
+    assert since.seconds(False) == 0.0
+    since.seconds(True)
+    assert since.seconds(True) > 0.0
+    assert since.seconds(False) == 0.0

@@ -1,0 +1,211 @@
+"""A provisioned federation of three hospitals: real certificates, processes, roles, site policy."""
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from federation import LEAD, Federation, main
+from safetensors.torch import load_file
+
+from conftest import ROOT, TINY
+from pfedsam.config import load
+from pfedsam.errors import UserFault
+from pfedsam.exchange.schema import shared_schema
+from pfedsam.flare.watch import Patience
+
+pytestmark = [pytest.mark.flare, pytest.mark.long]
+READER = "reader@hospital-b.org"
+SITES = {"hospital-a", "hospital-b", "hospital-c"}
+
+
+def bare_venv(folder: Path) -> Path:
+    """An interpreter with every package but this one."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    (place,) = folder.glob("lib/python*/site-packages")
+    here = next(path for path in map(Path, sys.path) if path.name == "site-packages")
+    (place / "others.pth").write_text(f"{here}\n")
+    python = folder / "bin/python3"
+    assert subprocess.run([python, "-c", "import torch, nvflare"], cwd=folder).returncode == 0
+    assert subprocess.run([python, "-c", "import pfedsam"], cwd=folder, capture_output=True).returncode == 1
+    return python
+
+
+@pytest.fixture(scope="module")
+def wheel_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An interpreter with this package as a hospital installs it: from a wheel."""
+    folder = tmp_path_factory.mktemp("wheel")
+    python, source = bare_venv(folder / "venv"), folder / "source"
+    skip = shutil.ignore_patterns(".git", ".venv", "runs", "build", "*.egg-info", "__pycache__", ".*_cache")
+    shutil.copytree(ROOT, source, ignore=skip)
+    pip = [sys.executable, "-m", "pip", "--quiet"]
+    subprocess.run([*pip, "wheel", source, "--no-deps", "--no-build-isolation", "-w", folder], check=True)
+    (place,) = (folder / "venv").glob("lib/python*/site-packages")
+    subprocess.run([*pip, "install", "--no-deps", "--target", place, *folder.glob("*.whl")], check=True)
+    where = subprocess.run(
+        [python, "-c", "import pfedsam; print(pfedsam.__file__)"], cwd=folder, capture_output=True, text=True
+    ).stdout
+    assert str(place) in where
+    return python
+
+
+@pytest.fixture(scope="module")
+def hospitals(tmp_path_factory: pytest.TempPathFactory, wheel_python: Path) -> Iterator[Federation]:
+    """A federation whose sites have the wheel and take no foreign code, prepared by the documented command."""
+    home = tmp_path_factory.mktemp("provisioned") / "federation"
+    assert main(["prepare", "--home", str(home)]) == 0
+    federation = Federation(home, wheel_python)
+    federation.start()
+    yield federation
+    assert main(["stop", "--home", str(home)]) == 0
+    assert not any(federation.processes(party) for party in federation.parties)
+
+
+def end_of(federation: Federation, job: str, longest: float = 240) -> str:
+    """The status a job ends with."""
+    with federation.admin() as admin:
+        end = time.monotonic() + longest
+        while time.monotonic() < end:
+            status = str((admin.ask("get_job_meta", job) or {}).get("status", ""))
+            if status.startswith("FINISHED"):
+                return status
+            time.sleep(2)
+    raise TimeoutError(job)
+
+
+def log_of(federation: Federation, party: str, job: str) -> str:
+    return "".join(path.read_text() for path in (federation.kit(party) / job).rglob("log.txt"))
+
+
+def test_a_job_of_configuration_alone_runs_and_its_results_are_fetched(hospitals: Federation) -> None:
+    job = hospitals.render(ROOT / "jobs/pfedsam", *TINY, "study=plain", rounds=2)
+    assert not list(job.rglob("*.py"))
+    number = hospitals.submit(job)
+    assert end_of(hospitals, number) == "FINISHED:COMPLETED"
+    fetched = hospitals.fetch(number)
+    (found,) = fetched.rglob("results.json")
+    results = json.loads(found.read_text())
+    assert set(results["final"]["sites"]) == SITES
+    assert [set(r["sites"]) for r in results["rounds"]] == [SITES, SITES]
+    declared = set(shared_schema(load(job / "app/config/pfedsam.json")))
+    for model in fetched.rglob("*.safetensors"):
+        assert set(load_file(model)) == declared
+    for site in SITES:
+        own = hospitals.kit(site) / "pfedsam_store/plain" / site
+        assert list(own.glob("private.*.safetensors"))
+        assert any('"direction": "out"' in line for line in (own / "ledger.jsonl").read_text().splitlines())
+
+
+def test_the_admin_console_takes_the_same_folder(hospitals: Federation) -> None:
+    job = hospitals.render(ROOT / "jobs/pfedsam", *TINY, "study=console", rounds=1)
+    said = subprocess.run(
+        ["bash", str(hospitals.kit(LEAD) / "startup/fl_admin.sh")],
+        input=f"submit_job {job}\nlist_jobs\nbye\n",
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=hospitals.environment,
+    ).stdout
+    assert "Submitted job" in said
+    number = said.split("Submitted job: ")[1].split()[0]
+    assert end_of(hospitals, number) == "FINISHED:COMPLETED"
+
+
+def test_a_person_without_the_right_may_look_but_not_submit(hospitals: Federation) -> None:
+    job = hospitals.render(ROOT / "jobs/pfedsam", *TINY, rounds=1)
+    with hospitals.admin(READER) as reader:
+        assert set(reader.present()) == SITES
+        with pytest.raises(UserFault, match=r"not authorized"):
+            reader.submit(job)
+
+
+def test_a_job_with_code_is_refused_where_the_site_takes_none(hospitals: Federation) -> None:
+    job = hospitals.render(ROOT / "jobs/pfedsam", *TINY, rounds=1)
+    (job / "app/custom").mkdir()
+    (job / "app/custom/mine.py").write_text("STOLEN = open('/etc/hostname').read()\n")
+    number = hospitals.submit(job)
+    assert end_of(hospitals, number) != "FINISHED:COMPLETED"
+    with hospitals.admin() as admin:
+        told = json.dumps(admin.ask("get_job_meta", number))
+    assert "BYOC not permitted" in told
+
+
+def test_a_message_over_the_site_s_limit_does_not_leave_and_the_site_says_why(hospitals: Federation) -> None:
+    """hospital-a's administrator lowers the limit below what this job sends; the others go on."""
+    policy = hospitals.kit("hospital-a") / "local/privacy.json"
+    before = policy.read_text()
+    policy.write_text(before.replace('"max_megabytes": 64.0', '"max_megabytes": 0.1').replace(": 64", ": 0.1"))
+    try:
+        hospitals.stop("hospital-a")
+        hospitals.start("hospital-a")
+        number = hospitals.submit(hospitals.render(ROOT / "jobs/pfedsam", *TINY, "study=limit", rounds=1))
+        end_of(hospitals, number)
+        assert "site policy: expected at most 0.1 MB to leave" in log_of(hospitals, "hospital-a", number)
+        (found,) = hospitals.fetch(number).rglob("results.json")
+        assert set(json.loads(found.read_text())["rounds"][0]["sites"]) == SITES - {"hospital-a"}
+    finally:
+        policy.write_text(before)
+        hospitals.stop("hospital-a")
+        hospitals.start("hospital-a")
+
+
+GREEDY = '''
+from nvflare.apis.dxo import from_shareable
+from pfedsam.flare.executor import PFedSAMExecutor
+
+class Greedy(PFedSAMExecutor):
+    """Puts an expert into what it sends."""
+
+    def execute(self, task_name, shareable, fl_ctx, abort_signal):
+        reply = super().execute(task_name, shareable, fl_ctx, abort_signal)
+        if task_name == "train":
+            name, expert = next(iter(self._site.private().items()))
+            from_shareable(reply).data[name] = expert.clone()
+        return reply
+'''
+
+
+def test_code_comes_with_the_job_where_sites_allow_it_and_their_fence_stays(tmp_path: Path) -> None:
+    federation = Federation(tmp_path / "federation", bare_venv(tmp_path / "venv"))
+    federation.prepare("provisioned", byoc=True)
+    try:
+        federation.start()
+        number = federation.submit(federation.render(ROOT / "jobs/pfedsam", *TINY, rounds=1))
+        assert end_of(federation, number) == "FINISHED:COMPLETED"
+        (found,) = federation.fetch(number).rglob("results.json")
+        assert set(json.loads(found.read_text())["final"]["sites"]) == SITES
+
+        job = federation.render(ROOT / "jobs/pfedsam", *TINY, rounds=1)
+        (job / "app/custom/greedy.py").write_text(GREEDY)
+        path = job / "app/config/config_fed_client.json"
+        client = json.loads(path.read_text())
+        client["executors"][0]["executor"]["path"] = "greedy.Greedy"
+        client["task_result_filters"] = []
+        path.write_text(json.dumps(client))
+        number = federation.submit(job)
+        assert end_of(federation, number) != "FINISHED:COMPLETED"
+        assert "site policy: expected" in log_of(federation, "hospital-a", number)
+        assert "are not declared" in log_of(federation, "hospital-a", number)
+    finally:
+        federation.stop()
+
+
+def test_a_site_absent_at_the_start_joins_late_and_a_lost_one_comes_back(hospitals: Federation) -> None:
+    """Only two hospitals at the start; the third's machine comes up during the run."""
+    hospitals.stop("hospital-c")
+    job = hospitals.render(ROOT / "jobs/pfedsam", *TINY, "study=late", "train.max_steps=8", rounds=8)
+    late = threading.Timer(25, lambda: hospitals.start("hospital-c"))
+    late.start()
+    outcome = hospitals.watch(job, Patience(poll=1, outside=5))
+    late.join()
+    (found,) = outcome.folder.rglob("results.json")
+    results = json.loads(found.read_text())
+    assert outcome.ends == ("REJOIN", "FINISHED:COMPLETED")
+    assert [r["round"] for r in results["rounds"]] == list(range(8))
+    assert set(results["rounds"][0]["sites"]) == SITES - {"hospital-c"}
+    assert set(results["rounds"][-1]["sites"]) == SITES == set(results["final"]["sites"])
