@@ -29,7 +29,8 @@ import yaml
 
 from pfedsam.cli import tell_on_console
 from pfedsam.errors import UserFault
-from pfedsam.flare.watch import Admin, Patience, watch
+from pfedsam.flare.admin import Admin
+from pfedsam.flare.watch import Outcome, Patience, watch
 from pfedsam.jobs import render
 
 PROJECT = Path(__file__).parent / "project.yml"
@@ -54,7 +55,8 @@ class Federation:
         path = self.home / "federation.json"
         if not path.exists():
             raise UserFault(expected=f"a federation in {self.home}", came="none", do="run prepare first")
-        return json.loads(path.read_text())
+        facts: dict[str, Any] = json.loads(path.read_text())
+        return facts
 
     @property
     def parties(self) -> list[str]:
@@ -63,7 +65,7 @@ class Federation:
 
     def kit(self, party: str) -> Path:
         """A party's startup kit; here also its workspace."""
-        return self.home / self.facts["kits"] / party
+        return self.home / str(self.facts["kits"]) / party
 
     def prepare(self, mode: str, *, byoc: bool, port: int = 0) -> None:
         """Make certificates and kits anew.
@@ -169,8 +171,8 @@ class Federation:
         (self.home / "last_job").write_text(number)
         return number
 
-    def watch(self, job: Path, patience: Patience = Patience()) -> Path:  # noqa: B008 - frozen
-        """Submit a rendered job and bring it to its end, whatever dies meanwhile; returns the results' folder."""
+    def watch(self, job: Path, patience: Patience = Patience()) -> Outcome:  # noqa: B008 - frozen
+        """Submit a rendered job and bring it to its end, whatever dies meanwhile."""
         with self.admin() as admin:
             return watch(job, admin, out=self.home / "results", patience=patience)
 

@@ -103,7 +103,8 @@ def _render(options: argparse.Namespace) -> None:
 
 
 def _watch(options: argparse.Namespace) -> None:
-    from pfedsam.flare.watch import Admin, watch
+    from pfedsam.flare.admin import Admin
+    from pfedsam.flare.watch import watch
 
     if not (options.kit / "startup").is_dir():
         raise UserFault(

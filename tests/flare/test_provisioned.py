@@ -105,7 +105,7 @@ def test_the_admin_console_takes_the_same_folder(hospitals: Federation) -> None:
     job = hospitals.render(ROOT / "jobs/pfedsam", *TINY, "study=console", rounds=1)
     said = subprocess.run(
         ["bash", str(hospitals.kit(LEAD) / "startup/fl_admin.sh")],
-        input=f"submit_job {job}\nlist_jobs\nbye\n",
+        input=f"{LEAD}\nsubmit_job {job}\nlist_jobs\nbye\n",
         capture_output=True,
         text=True,
         timeout=120,

@@ -234,7 +234,6 @@ def test_torn_files_at_server_and_sites_cost_a_round_and_no_bit(tmp_path: Path) 
     render(tmp_path / "job", tmp_path / "rest", run="latest", continues=True, sites=["site-1", "site-2"])
     log = simulate(tmp_path / "rest", tmp_path / "ws", threads=2, **store)
     assert "round.000003.json is damaged" in log
-    assert "trying the generation before" in log
     again = load_file(run / "round.000003.safetensors")
     assert all(torch.equal(again[n], whole[n]) for n in whole)
 

@@ -11,16 +11,13 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nvflare.fuel.flare_api.api_spec import AuthorizationError, InvalidJobDefinition
-from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
-
 from pfedsam import log
 from pfedsam.errors import UserFault
+from pfedsam.flare.admin import Admin
 from pfedsam.jobs import SERVER, SETTINGS, render
 
 FINISHED, ABORTED = "FINISHED", "FINISHED:ABORTED"
@@ -38,6 +35,7 @@ class Patience:
         lost: that the server may not know a job that should run before it counts as lost.
         attempts: jobs in a row without a new finished round before the watcher gives up.
         rejoins: times that a site is taken in again; one that cannot run the job must not stop it for ever.
+        retests: times that the final test is done again for a site that was lost in it.
     """
 
     poll: float = 2.0
@@ -46,79 +44,7 @@ class Patience:
     lost: float = 15.0
     attempts: int = 5
     rejoins: int = 10
-
-
-class Admin:
-    """A person's way to the server: a session that opens anew when the server has gone and come back.
-
-    Use it in a `with`: an open session keeps Python from ending.
-
-    Args:
-        kit: the person's startup kit.
-        user: the person's name in it.
-    """
-
-    def __init__(self, kit: Path, user: str) -> None:
-        self._kit, self._user = kit, user
-        self._session: Session | None = None
-
-    def __enter__(self) -> "Admin":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._session is not None:
-            with suppress(Exception):
-                self._session.close()
-            self._session = None
-
-    def call(self, question: str, *arguments: Any) -> Any:
-        """One question to FLARE's admin session; whatever goes wrong with it is raised."""
-        try:
-            if self._session is None:
-                self._session = new_secure_session(self._user, str(self._kit), timeout=10)
-            return getattr(self._session, question)(*arguments)
-        except Exception:
-            self.__exit__()
-            raise
-
-    def ask(self, question: str, *arguments: Any) -> Any:
-        """One question; None while the server does not answer."""
-        try:
-            return self.call(question, *arguments)
-        except Exception as fault:  # FLARE raises many kinds for a server that is away
-            log.debug("%s: %s", question, fault)
-            return None
-
-    def submit(self, folder: Path, token: str | None = None) -> str:
-        """Submit a job folder; returns its id.
-
-        Args:
-            token: makes a second call with it return the first one's job.
-
-        Raises:
-            UserFault: the server refuses it.
-        """
-        try:
-            return str(self.call("submit_job", str(folder), token))
-        except (AuthorizationError, InvalidJobDefinition) as fault:
-            raise UserFault(
-                expected=f"{self._user} to be allowed to submit {folder.name}",
-                came=str(fault),
-                do="ask the project's administrator for the role, or mend the job",
-            ) from None
-
-    def present(self) -> dict[str, set[str]]:
-        """The sites that answer now, and the jobs that run at each."""
-        found: dict[str, set[str]] = {}
-        for entry in self.ask("get_client_job_status") or []:
-            if entry.get("status") != "no_reply":
-                found.setdefault(entry["client_name"], set()).add(str(entry.get("job_id", "")))
-        return found
-
-    def fetch(self, job: str, out: Path) -> Path | None:
-        """Download a job's results; None where FLARE has none."""
-        found = self.ask("download_job_result", job, str(out))
-        return Path(found) if found else None
+    retests: int = 2
 
 
 @dataclass(frozen=True)
@@ -144,6 +70,7 @@ class _Run:
     job: str = ""
     rounds: int = 0
     quorum: int = 1
+    retests: int = 0
     idle: int = 0
     sites: set[str] = field(default_factory=set)
     rejoined: dict[str, int] = field(default_factory=dict)
@@ -188,7 +115,7 @@ def _bring_to_its_end(run: _Run, job: Path, admin: Admin, *, out: Path, patience
         results = _results(folder)
         done = len(results.get("rounds", []))
         log.info("job %s of run %s ended: %s, %d of %d rounds", run.job, run.name, ended, done, total)
-        if folder is not None and done >= total and results["final"]["sites"]:
+        if folder is not None and done >= total and _tested(run, results, patience):
             return Outcome(run.name, folder, tuple(ends))
         if ended == ABORTED:
             raise UserFault(
@@ -197,6 +124,13 @@ def _bring_to_its_end(run: _Run, job: Path, admin: Admin, *, out: Path, patience
                 do=f"go on when you like: watch it again with --continue {run.name}",
             )
         _count(run, done, ended, patience)
+
+
+def _tested(run: _Run, results: dict[str, Any], patience: Patience) -> bool:
+    """Whether every site of the last round has tested the final model, or has had its chances."""
+    tested, trained = set(results["final"]["sites"]), set(results["rounds"][-1]["sites"])
+    run.retests += 1
+    return bool(tested) and (trained <= tested or run.retests > patience.retests)
 
 
 def _submit(admin: Admin, run: _Run, job: Path, patience: Patience) -> None:
