@@ -145,7 +145,7 @@ def test_a_killed_machine_with_a_quorum_left_does_not_stop_the_others_and_comes_
 
     thread = threading.Thread(target=reset)
     thread.start()
-    outcome = federation.watch(job, Patience(poll=1, outside=5))
+    outcome = federation.watch(job, Patience(poll=1, outside=5, boundary=5))
     thread.join()
     (found,) = outcome.folder.rglob("results.json")
     results = json.loads(found.read_text())

@@ -201,7 +201,7 @@ def test_a_site_absent_at_the_start_joins_late_and_a_lost_one_comes_back(hospita
     job = hospitals.render(ROOT / "jobs/pfedsam", *TINY, "study=late", "train.max_steps=8", rounds=8)
     late = threading.Timer(25, lambda: hospitals.start("hospital-c"))
     late.start()
-    outcome = hospitals.watch(job, Patience(poll=1, outside=5))
+    outcome = hospitals.watch(job, Patience(poll=1, outside=5, boundary=30))
     late.join()
     (found,) = outcome.folder.rglob("results.json")
     results = json.loads(found.read_text())

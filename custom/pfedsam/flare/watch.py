@@ -32,6 +32,7 @@ class Patience:
         poll: between two looks.
         sites: for the sites of the run to come back before the next job is submitted.
         outside: that a site may be connected and not in the job before it is taken in again.
+        boundary: for the round in progress to end before that.
         lost: that the server may not know a job that should run before it counts as lost.
         attempts: jobs in a row without a new finished round before the watcher gives up.
         rejoins: times that a site is taken in again; one that cannot run the job must not stop it for ever.
@@ -41,6 +42,7 @@ class Patience:
     poll: float = 2.0
     sites: float = 90.0
     outside: float = 20.0
+    boundary: float = 300.0
     lost: float = 15.0
     attempts: int = 5
     rejoins: int = 10
@@ -192,9 +194,13 @@ def _someone_outside(present: dict[str, set[str]], run: _Run, outside: dict[str,
 
 
 def _abort(admin: Admin, run: _Run, present: dict[str, set[str]], patience: Patience) -> None:
-    """Abort as soon as the round has ended, so that little work is done twice; at once if it cannot end well."""
+    """Abort as soon as the round has ended, so that little work is done twice; at once if it cannot end well.
+
+    A round that waits for the very site that is outside does not end soon: hence the limit.
+    """
     at = _round(admin, run.job) if _inside(present, run) >= run.quorum else None
-    while at is not None and _round(admin, run.job) == at:
+    end = time.monotonic() + patience.boundary
+    while at is not None and _round(admin, run.job) == at and time.monotonic() < end:
         time.sleep(min(patience.poll, 1.0))
     admin.ask("abort_job", run.job)
     while not str((admin.ask("get_job_meta", run.job) or {}).get("status", "")).startswith(FINISHED):
