@@ -1,8 +1,8 @@
 """Random kills of a federation's processes: what is lost, what is done twice, is the model the same bit for bit.
 
-    python benchmarks/chaos.py --kills 6 [--lanes 1] [--seed 0]
+    python benchmarks/chaos.py --kills 6 [--each 3] [--lanes 1] [--seed 0]
 
-Each run is a short job on three provisioned hospitals and one kill -9 at a random moment; the watcher alone brings
+Each run is a short job on two provisioned hospitals with a few kills -9 at random moments; the watcher alone brings
 it to its end. Its shared and private tensors are then compared with those of a run that nobody disturbed.
 """
 
@@ -32,20 +32,21 @@ from federation import Federation  # noqa: E402
 from pfedsam.flare.watch import Patience  # noqa: E402
 
 ROUNDS = 4
+SITES = 2  # of the three hospitals: the kills matter, not the crowd
 TINY = ["train.max_steps=6", "train.epochs=3", "data.train=6", "data.val=2", "data.test=2", "model.image_size=64"]
 JOB, PARENT = ("worker_process", "runner_process"), ("client_train", "server_train")
 WHAT = {"job": JOB, "parent": PARENT, "both": JOB + PARENT}
 PATIENCE = Patience(poll=1.0, sites=60.0, outside=10.0, lost=8.0)
 Tensors = dict[str, torch.Tensor]
+Disturb = Callable[[str, threading.Event], None]  # of a study, until the event says that its run is over
 
 
 @dataclass(frozen=True)
 class Row:
-    """One kill and what came of it."""
+    """One run, the kills in it, and what came of it."""
 
-    who: str
-    what: str
-    moment: str
+    kills: tuple[str, ...]
+    moments: tuple[str, ...]
     ends: tuple[str, ...]
     redone: int
     lost: int
@@ -54,19 +55,20 @@ class Row:
 
 
 def run_once(
-    federation: Federation, study: str, disturb: Callable[[str], None] | None = None
+    federation: Federation, study: str, disturb: Disturb | None = None, sites: int = SITES
 ) -> tuple[list[str], float]:
     """A run from its first job to its end, disturbed meanwhile; returns how its jobs ended, and its seconds."""
     job = federation.render(ROOT / "jobs/pfedsam", *TINY, f"study={study}", rounds=ROUNDS)
-    every_site_in_every_round(job, len(federation.facts["sites"]))
-    began = time.monotonic()
-    thread = threading.Thread(target=disturb, args=(study,)) if disturb else None
-    if thread:
-        thread.start()
-    outcome = federation.watch(job, PATIENCE)
-    if thread:
+    every_site_in_every_round(job, sites)
+    began, over = time.monotonic(), threading.Event()
+    thread = threading.Thread(target=disturb or (lambda *_: None), args=(study, over))
+    thread.start()
+    try:
+        outcome = federation.watch(job, PATIENCE)
+        return list(outcome.ends), time.monotonic() - began
+    finally:
+        over.set()
         thread.join()
-    return list(outcome.ends), time.monotonic() - began
 
 
 def every_site_in_every_round(job: Path, sites: int) -> None:
@@ -80,32 +82,53 @@ def every_site_in_every_round(job: Path, sites: int) -> None:
 
 
 class Killer:
-    """Kills one party's processes once, at a random moment of a run."""
+    """Kills one party's processes at random moments of a run, a few times."""
 
-    def __init__(self, federation: Federation, chance: random.Random, longest: float) -> None:
-        self.federation = federation
-        self.who = chance.choice(["server", "site"])
-        self.party = federation.parties[0] if self.who == "server" else chance.choice(federation.parties[1:])
-        self.what = chance.choice(list(WHAT))
-        self.writing = chance.random() < 0.25
-        self.delay = chance.uniform(0, longest)
-        self.moment = ""
+    def __init__(self, federation: Federation, chance: random.Random, *, times: int, longest: float) -> None:
+        self.federation, self._chance, self._times, self._longest = federation, chance, times, longest
+        self.kills: list[str] = []
+        self.moments: list[str] = []
 
-    def __call__(self, study: str) -> None:
-        """Wait for the moment, kill, and afterwards stand in for the machine's service manager."""
-        time.sleep(self.delay)
-        until(lambda: bool(self._targets()), 30)
-        if self.writing:
-            until(lambda: any(self.federation.home.rglob(f"{study}/**/.*.tmp")), 15, every=0.0005)
-        done = rounds_done(self.federation, study)
-        for process in self._targets():
+    def __call__(self, study: str, over: threading.Event) -> None:
+        """Kill, and each time stand in for the machine's service manager afterwards."""
+        for _ in range(self._times):
+            self._once(study, over)
+            time.sleep(8)
+            self.federation.start(*self.federation.parties[: 1 + SITES], wait=90)
+
+    def _once(self, study: str, over: threading.Event) -> None:
+        who = self._chance.choice(["server", "site"])
+        party = (
+            self.federation.parties[0]
+            if who == "server"
+            else self._chance.choice(self.federation.parties[1 : 1 + SITES])
+        )
+        what, writing = self._chance.choice(list(WHAT)), self._chance.random() < 0.25
+        delay = self._chance.uniform(0, self._longest)
+        until(lambda: over.is_set() or bool(self._targets(party, "job")), 60)
+        until(over.is_set, delay)
+        if writing:
+            until(lambda: over.is_set() or being_written(self.federation, study), 15, every=0.0005)
+        done, targets = rounds_done(self.federation, study), self._targets(party, what)
+        if over.is_set() or not targets:
+            return
+        for process in targets:
             process.kill()
-        self.moment = f"{'writing, ' if self.writing else ''}after {done} rounds"
-        time.sleep(12)
-        self.federation.start(wait=60)
+        self.kills.append(f"{who} {what}")
+        self.moments.append(f"{'writing, ' if writing else ''}after {done}")
 
-    def _targets(self) -> list[psutil.Process]:
-        return [p for word in WHAT[self.what] for p in self.federation.processes(self.party, word)]
+    def _targets(self, party: str, what: str) -> list[psutil.Process]:
+        return [p for word in WHAT[what] for p in self.federation.processes(party, word)]
+
+
+def being_written(federation: Federation, study: str) -> bool:
+    """Whether a party is writing a file of the study just now."""
+    return any(True for folder in stores(federation, study) for _ in folder.glob("**/.*.tmp"))
+
+
+def stores(federation: Federation, study: str) -> list[Path]:
+    """The study's folder at the server and at each site, those that take part."""
+    return [federation.kit(party) / "pfedsam_store" / study for party in federation.parties[: 1 + SITES]]
 
 
 def until(so: Callable[[], bool], longest: float, every: float = 0.2) -> None:
@@ -117,16 +140,16 @@ def until(so: Callable[[], bool], longest: float, every: float = 0.2) -> None:
 
 def rounds_done(federation: Federation, study: str) -> int:
     """Rounds of the study's run that the server has on its disk."""
-    points = federation.kit(federation.parties[0]).glob(f"pfedsam_store/{study}/server/*/round.*.json")
+    points = stores(federation, study)[0].glob("server/*/round.*.json")
     return max((int(path.name.split(".")[1]) for path in points), default=0)
 
 
 def trained(federation: Federation, study: str) -> dict[str, Tensors]:
-    """What a run has made: the server's last checkpoint and each site's newest private part."""
-    stores = {party: federation.kit(party) / "pfedsam_store" / study for party in federation.parties}
-    server = max(stores[federation.parties[0]].glob("server/*/round.*.safetensors"))
-    private = {site: max((stores[site] / site).glob("private.*.safetensors")) for site in federation.parties[1:]}
-    return {"shared": load_file(server), **{site: load_file(path) for site, path in private.items()}}
+    """What a run has made: the server's last and best shared part, each site's newest private part."""
+    server, *sites = stores(federation, study)
+    last, best = max(server.glob("server/*/round.*.safetensors")), next(server.glob("server/*/best.safetensors"))
+    private = {folder.parts[-3]: max(folder.glob("*/private.*.safetensors")) for folder in sites}
+    return {name: load_file(path) for name, path in {"shared": last, "best": best, **private}.items()}
 
 
 def same(one: dict[str, Tensors], other: dict[str, Tensors]) -> bool:
@@ -140,67 +163,68 @@ def same(one: dict[str, Tensors], other: dict[str, Tensors]) -> bool:
 def times_trained(federation: Federation, study: str) -> list[int]:
     """How often each round was sent to the site that got it most often, from the sites' ledgers."""
     counts = [0] * ROUNDS
-    for site in federation.parties[1:]:
-        lines = (federation.kit(site) / "pfedsam_store" / study / site / "ledger.jsonl").read_text().splitlines()
-        seen = [
-            line["round"] for line in map(json.loads, lines) if line["direction"] == "in" and line["task"] == "train"
-        ]
-        counts = [max(count, seen.count(r)) for r, count in enumerate(counts)]
+    for folder in stores(federation, study)[1:]:
+        lines = next(folder.glob("*/ledger.jsonl")).read_text().splitlines()
+        came = [line for line in map(json.loads, lines) if line["direction"] == "in" and line["task"] == "train"]
+        counts = [max(count, sum(line["round"] == r for line in came)) for r, count in enumerate(counts)]
     return counts
 
 
-def campaign(lane: int, kills: int, seed: int, tell: Callable[[Row], None]) -> list[Row]:
-    """One federation, one undisturbed run, then a run a kill."""
+def campaign(lane: int, kills: int, *, each: int, seed: int, tell: Callable[[Row], None]) -> list[Row]:
+    """One federation, one undisturbed run, then runs with `each` kills until there were `kills`."""
     home = Path(tempfile.mkdtemp(prefix="chaos-"))
-    federation, chance, rows = Federation(home / "federation"), random.Random(seed * 1000 + lane), []
+    federation, chance, rows = Federation(home / "federation"), random.Random(seed * 1000 + lane), list[Row]()
     federation.prepare("provisioned", byoc=False)
     try:
-        federation.start()
+        federation.start(*federation.parties[: 1 + SITES])
         _, longest = run_once(federation, "steady")
         steady = trained(federation, "steady")
-        for number in range(kills):
-            killer, study = Killer(federation, chance, longest), f"kill-{number}"
-            ends, seconds = run_once(federation, study, killer)
-            counts = times_trained(federation, study)
-            row = Row(
-                killer.who,
-                killer.what,
-                killer.moment,
-                tuple(ends),
-                redone=sum(counts) - ROUNDS,
-                lost=sum(count == 0 for count in counts),
-                equal=same(trained(federation, study), steady),
-                seconds=seconds - longest,
-            )
-            rows.append(row)
-            tell(row)
-            federation.start()
+        while (had := sum(len(row.kills) for row in rows)) < kills:
+            killer = Killer(federation, chance, times=min(each, kills - had), longest=longest)
+            rows.append(disturbed(federation, f"kill-{len(rows)}", killer, steady))
+            tell(rows[-1])
     finally:
         federation.stop()
     shutil.rmtree(home)
     return rows
 
 
+def disturbed(federation: Federation, study: str, killer: Killer, steady: dict[str, Tensors]) -> Row:
+    """A run with kills in it, held against the undisturbed one."""
+    ends, seconds = run_once(federation, study, killer)
+    counts = times_trained(federation, study)
+    return Row(
+        tuple(killer.kills),
+        tuple(killer.moments),
+        tuple(ends),
+        redone=sum(counts) - ROUNDS,
+        lost=sum(count == 0 for count in counts),
+        equal=same(trained(federation, study), steady),
+        seconds=seconds,
+    )
+
+
 def line(row: Row) -> str:
-    """A kill in one line of the table."""
-    ends = ", then ".join(end.removeprefix("FINISHED:") for end in row.ends)
-    verdict = "bit-equal" if row.equal else "DIFFERENT"
-    cells = [f"{row.who} {row.what}", row.moment, ends, row.redone, row.lost, verdict, f"{row.seconds:+.0f} s"]
+    """A run in one line of the table."""
+    kills = "; ".join(f"{kill} {moment}" for kill, moment in zip(row.kills, row.moments, strict=True))
+    ends = ", ".join(end.removeprefix("FINISHED:") for end in row.ends)
+    cells = [kills, ends, row.redone, row.lost, "bit-equal" if row.equal else "DIFFERENT", f"{row.seconds:.0f} s"]
     return f"| {' | '.join(map(str, cells))} |"
 
 
 def totals(rows: list[Row]) -> str:
-    """The table by what was killed."""
-    head = "| killed -9 | kills | runs that ended | rounds redone, mean (most) | lost | bit-equal | later by, median |"
-    lines = [head, "|---|---|---|---|---|---|---|"]
-    for key in sorted({(row.who, row.what) for row in rows}):
-        group = [row for row in rows if (row.who, row.what) == key]
-        redone = [row.redone for row in group]
-        later = sorted(row.seconds for row in group)[len(group) // 2]
-        lines.append(
-            f"| {' '.join(key)} | {len(group)} | {len(group)} | {sum(redone) / len(redone):.2f} ({max(redone)}) "
-            f"| {sum(row.lost for row in group)} | {sum(row.equal for row in group)} | {later:.0f} s |"
-        )
+    """What was killed how often, and what came of the runs."""
+    kills = [kill for row in rows for kill in row.kills]
+    lines = ["| killed -9 | kills | in runs that ended bit-equal |", "|---|---|---|"]
+    for key in sorted(set(kills)):
+        lines.append(f"| {key} | {kills.count(key)} | {sum(row.kills.count(key) for row in rows if row.equal)} |")
+    writing = sum(moment.startswith("writing") for row in rows for moment in row.moments)
+    redone, lost = sum(row.redone for row in rows), sum(row.lost for row in rows)
+    lines.append(
+        f"\n{len(kills)} kills ({writing} of them while a checkpoint or a private part was being written) in "
+        f"{len(rows)} runs of {ROUNDS} rounds; all of them ended by themselves, {sum(row.equal for row in rows)} bit-equal; "
+        f"rounds lost {lost}, done again {redone} ({redone / max(len(kills), 1):.2f} a kill)."
+    )
     return "\n".join(lines)
 
 
@@ -208,22 +232,28 @@ def main() -> int:
     """Run the campaign; 1 if a run differed or lost a round."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=6)
+    parser.add_argument("--each", type=int, default=3, help="kills a run")
     parser.add_argument("--lanes", type=int, default=1, help="federations beside each other")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     logging.basicConfig(handlers=[logging.NullHandler()])
     shares = [len(range(lane, options.kills, options.lanes)) for lane in range(options.lanes)]
-    print(
-        "| killed -9 | when | jobs ended | redone | lost | model | later by |\n|---|---|---|---|---|---|---|",
-        flush=True,
-    )
+    rows: list[Row] = []
+
+    def tell(row: Row) -> None:
+        rows.append(row)
+        print(line(row), flush=True)
+
+    print("| killed -9, after how many rounds | jobs ended | redone | lost | model | took |", flush=True)
+    print("|---|---|---|---|---|---|", flush=True)
     with ThreadPoolExecutor(options.lanes) as pool:
         tasks = [
-            pool.submit(campaign, lane, share, options.seed, lambda row: print(line(row), flush=True))
+            pool.submit(campaign, lane, share, each=options.each, seed=options.seed, tell=tell)
             for lane, share in enumerate(shares)
         ]
-        rows = [row for task in tasks for row in task.result()]
     print(f"\n{totals(rows)}")
+    for task in tasks:
+        task.result()
     return 0 if all(row.equal and not row.lost for row in rows) else 1
 
 

@@ -77,6 +77,8 @@ class Federation:
         """
         if (self.home / "federation.json").exists():
             raise UserFault(expected="no federation yet", came=f"one in {self.home}", do="run stop and remove first")
+        if self.home.is_dir() and any(self.home.iterdir()):
+            raise UserFault(expected="a new or empty folder", came=f"{self.home}, not empty", do="name another --home")
         self.home.mkdir(parents=True, exist_ok=True)
         project = localised(yaml.safe_load(PROJECT.read_text()), self.home, byoc=byoc, port=port or free_port())
         if mode == "poc":
@@ -155,7 +157,7 @@ class Federation:
 
     def admin(self, user: str = LEAD) -> Admin:
         """A person's way to the server."""
-        return Admin(self.kit(user), user)
+        return Admin(self.kit(user))
 
     def render(self, job: Path, *changes: str, rounds: int | None = None) -> Path:
         """`job` as these sites take it: with its code where they allow that, else without."""
@@ -171,10 +173,20 @@ class Federation:
         (self.home / "last_job").write_text(number)
         return number
 
+    @property
+    def last_job(self) -> str:
+        """The id of the job submitted last."""
+        path = self.home / "last_job"
+        if not path.exists():
+            raise UserFault(expected="a job's id", came="none, and none was submitted", do="run submit first")
+        return path.read_text()
+
     def watch(self, job: Path, patience: Patience = Patience()) -> Outcome:  # noqa: B008 - frozen
         """Submit a rendered job and bring it to its end, whatever dies meanwhile."""
         with self.admin() as admin:
-            return watch(job, admin, out=self.home / "results", patience=patience)
+            outcome = watch(job, admin, out=self.home / "results", patience=patience)
+        (self.home / "last_job").write_text(outcome.folder.name)
+        return outcome
 
     def fetch(self, number: str) -> Path:
         """Download a finished job's results; returns their folder."""
@@ -267,7 +279,7 @@ def serve(federation: Federation, options: argparse.Namespace) -> str:
         lines = [f"{party}: {len(federation.processes(party))} processes" for party in federation.parties]
         return "\n".join([*lines, f"joined: {', '.join(sorted(federation.joined())) or 'none'}"])
     if options.verb == "fetch":
-        return f"results: {federation.fetch(options.what or (federation.home / 'last_job').read_text())}"
+        return f"results: {federation.fetch(options.what or federation.last_job)}"
     job = federation.render(Path(options.what or "jobs/pfedsam"), *options.set, rounds=options.rounds)
     if options.verb == "submit":
         return f"job {federation.submit(job)}; next: watch it with nvflare job monitor, or fetch when it has ended"

@@ -57,8 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: pfedsam watch /tmp/job --kit kits/lead@hub.org --out results",
     )
     watch.add_argument("job", type=Path, help="a folder that pfedsam render wrote")
-    watch.add_argument("--kit", type=Path, required=True, help="your startup kit; its folder has your name")
-    watch.add_argument("--user", help="your name in the project, if the kit's folder has another")
+    watch.add_argument("--kit", type=Path, required=True, help="your startup kit")
     watch.add_argument("--out", type=Path, default=Path("results"), help="where results are downloaded to")
     watch.add_argument("--continue", dest="continues", default="", metavar="RUN", help="go on with this run")
     watch.set_defaults(serve=_watch)
@@ -106,12 +105,8 @@ def _watch(options: argparse.Namespace) -> None:
     from pfedsam.flare.admin import Admin
     from pfedsam.flare.watch import watch
 
-    if not (options.kit / "startup").is_dir():
-        raise UserFault(
-            expected="a startup kit", came=f"no startup folder in {options.kit}", do="name the folder you were given"
-        )
     tell_on_console()
-    with Admin(options.kit.resolve(), options.user or options.kit.resolve().name) as admin:
+    with Admin(options.kit.resolve()) as admin:
         outcome = watch(options.job, admin, out=options.out.resolve(), continues=options.continues)
     print(f"run {outcome.run} ended after {len(outcome.ends)} jobs; results: {outcome.folder}")
 

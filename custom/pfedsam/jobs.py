@@ -52,7 +52,7 @@ def render(
     _edit(out / "meta.json", "deploy_map", {"app": ["server", *sites] if sites else ["@ALL"]})
     _edit_server(out, rounds, len(sites) if sites else None)
     if run:
-        _edit_persistor(out, {"run": run, "continues": continues})
+        name_run(out, run, must_exist=continues)
     if code:
         leave = ["__pycache__"] if config.model.backbone == "demo" else ["__pycache__", "*.safetensors"]
         source = Path(pfedsam.__file__).parent
@@ -86,11 +86,15 @@ def _edit_server(out: Path, rounds: int | None, sites: int | None) -> None:
     path.write_text(json.dumps(server, indent=2) + "\n")
 
 
-def _edit_persistor(out: Path, arguments: dict[str, Any]) -> None:
-    path = out / SERVER
+def name_run(job: Path, run: str, *, must_exist: bool) -> None:
+    """Write into a rendered job which run it belongs to; the job takes the run's name, for people to see."""
+    path = job / SERVER
     server = json.loads(path.read_text())
-    next(c for c in server["components"] if c["id"] == "persistor")["args"] = arguments
+    persistor = next(c for c in server["components"] if c["id"] == "persistor")
+    persistor["args"] = {**persistor["args"], "run": run, "continues": must_exist}
     path.write_text(json.dumps(server, indent=2) + "\n")
+    if run != "latest":
+        _edit(job / "meta.json", "name", run)
 
 
 def _edit(path: Path, key: str, value: Any) -> None:

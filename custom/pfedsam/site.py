@@ -13,7 +13,7 @@ from pfedsam.config import Config
 from pfedsam.data.dataset import Dataset, open_site
 from pfedsam.errors import UserFault
 from pfedsam.exchange.schema import Stamp, Tensors
-from pfedsam.exchange.store import Moment, SiteStore
+from pfedsam.exchange.store import LAST, Moment, SiteStore
 from pfedsam.model import build
 from pfedsam.model.partition import Part, partition, tensors_of, wire_name
 from pfedsam.train.evaluate import evaluate
@@ -134,10 +134,10 @@ class Site:
             facts = {"round": str(round_), "base": self.base, "config": self.config.digest()}
             self.store.save(private, facts, Moment(self._run, round_) if self._run else None)
 
-    def recall(self, shared: Tensors) -> None:
-        """The model as it predicts: the server's tensors and the private part as last trained."""
+    def recall(self, shared: Tensors, run: str | None = None) -> None:
+        """The model as it predicts: the server's tensors and the private part as last trained (in `run`)."""
         self._load_shared(shared)
-        stored = self.store.load()
+        stored = self.store.load(Moment(run, LAST) if run else None)
         self._load_private(*stored) if stored else self.method.merge(self.model, self.config, True)
 
     def scores(self, split: str, roles: tuple[str, ...] = ROLES) -> dict[str, list[CaseScore]]:

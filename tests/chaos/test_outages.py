@@ -20,8 +20,8 @@ pytestmark = [pytest.mark.flare, pytest.mark.long]
 
 
 def test_random_kills_lose_nothing_and_change_no_bit() -> None:
-    rows = chaos_campaign(0, 3, seed=1, tell=print)
-    assert len(rows) == 3
+    rows = chaos_campaign(0, 3, each=3, seed=1, tell=print)
+    assert sum(len(row.kills) for row in rows) == 3
     assert all(row.equal for row in rows)
     assert not any(row.lost for row in rows)
 
@@ -121,13 +121,13 @@ def test_a_network_cut_of_a_minute_costs_no_round_and_no_bit(federation: Federat
     way.write_text(way.read_text().replace(f":{port}", f":{cable.port}"))
     federation.stop("hospital-c")
     federation.start("hospital-c")
-    run_once(federation, "whole")
+    run_once(federation, "whole", sites=3)
 
-    def cut(_: str) -> None:
+    def cut(*_: object) -> None:
         time.sleep(15)
         cable.cut(60)
 
-    ends, _ = run_once(federation, "cut", cut)
+    ends, _ = run_once(federation, "cut", cut, sites=3)
     assert same(trained(federation, "cut"), trained(federation, "whole")), ends
 
 

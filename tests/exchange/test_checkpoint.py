@@ -63,3 +63,20 @@ def test_the_best_so_far_stays_with_its_metric(tmp_path: Path) -> None:
     tensors, facts = checkpoints.load_best("run")
     assert facts["val_dice"] == "0.5"
     assert torch.equal(tensors["a"], point(2).tensors["a"])
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "/srv/other", "", ".hidden", "a/b"])
+def test_a_run_s_name_leads_nowhere_else(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserFault, match="a run's name"):
+        Checkpoints(tmp_path, "study").begin(name)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_server_process_left_behind_cannot_write_into_a_run_that_went_on(tmp_path: Path) -> None:
+    early, late = Checkpoints(tmp_path, "study"), Checkpoints(tmp_path, "study")
+    early.begin("run")
+    late.begin("run")
+    with pytest.raises(UserFault, match="a later job"):
+        early.save(point(1))
+    late.save(point(1))
+    assert late.load("run").done == 1

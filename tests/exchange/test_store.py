@@ -108,6 +108,18 @@ def test_a_new_run_begins_with_the_experts_of_the_run_before(tmp_path: Path) -> 
     assert store.load(Moment("second", 0))[1] == {"run": "first", "round": "1"}
 
 
+def test_an_older_run_goes_on_with_its_own_experts_after_another_has_trained(tmp_path: Path) -> None:
+    store = SiteStore(tmp_path, "study", "site")
+    rounds(store, "first", *range(6))
+    rounds(store, "second", *range(4))
+    assert store.load(Moment("first", 6))[1] == {"run": "first", "round": "5"}
+    assert store.load(Moment("second", 4))[1] == {"run": "second", "round": "3"}
+    assert store.load(Moment("third", 0))[1] == {"run": "second", "round": "3"}
+    rounds(store, "third", 0)
+    assert store.load(Moment("third", 1))[1]["run"] == "third"
+    assert len(list(store.folder.glob("private.*"))) == 1 + KEEP
+
+
 def test_old_generations_are_dropped(tmp_path: Path) -> None:
     store = SiteStore(tmp_path, "study", "site")
     rounds(store, "run", *range(9))
@@ -131,7 +143,7 @@ def test_a_note_belongs_to_its_run_and_a_torn_one_is_none(tmp_path: Path) -> Non
     store.remember("before", "run", {"dice": 0.5})
     assert store.remembered("before", "run") == {"dice": 0.5}
     assert store.remembered("before", "another") is None
-    (store.folder / "before.json").write_text('{"run": "ru')
+    (store.folder / "before.run.json").write_text('{"dice": 0.')
     assert store.remembered("before", "run") is None
 
 

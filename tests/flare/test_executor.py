@@ -113,7 +113,9 @@ def test_a_variable_that_flare_left_unresolved_is_refused(fl_ctx: FLContext, mon
 
 def test_the_fence_lets_a_legal_update_out_up_to_its_size(fl_ctx: FLContext) -> None:
     reply = PFedSAMExecutor().execute("train", message(), fl_ctx, Signal())
-    assert SitePolicy(max_megabytes=8).process(reply, fl_ctx) is reply
+    out, before = from_shareable(SitePolicy(max_megabytes=8).process(reply, fl_ctx)), from_shareable(reply)
+    assert all(torch.equal(out.data[n], t) for n, t in before.data.items())
+    assert out.get_meta_props() == before.get_meta_props()
     with pytest.raises(Exception, match=r"at most 0.1 MB to leave at once, came \d"):
         SitePolicy(max_megabytes=0.1).process(reply, fl_ctx)
 
@@ -126,7 +128,19 @@ def test_the_fence_stops_what_is_not_declared(fl_ctx: FLContext) -> None:
     with pytest.raises(Exception, match="tensors or metrics"):
         SitePolicy().process(DXO(DataKind.APP_DEFINED, data={"images": b"..."}).to_shareable(), fl_ctx)
     refusal = make_reply(ReturnCode.EXECUTION_EXCEPTION)
-    assert SitePolicy().process(refusal, fl_ctx) is refusal
+    refusal["images"] = b"..."
+    passed = SitePolicy().process(refusal, fl_ctx)
+    assert passed.get_return_code() == ReturnCode.EXECUTION_EXCEPTION
+    assert "images" not in passed
+
+
+def test_the_fence_lets_nothing_out_beside_what_it_has_checked(fl_ctx: FLContext) -> None:
+    reply = PFedSAMExecutor().execute("train", message(), fl_ctx, Signal())
+    reply["more"] = torch.ones(3)
+    assert "more" not in SitePolicy().process(reply, fl_ctx)
+    smuggled = DXO(DataKind.METRICS, data={"dice": torch.ones(9)}).to_shareable()
+    with pytest.raises(Exception, match="numbers and texts"):
+        SitePolicy().process(smuggled, fl_ctx)
 
 
 def test_metrics_that_carry_a_picture_s_bytes_are_too_big(fl_ctx: FLContext) -> None:

@@ -1,12 +1,17 @@
 """The startup kits that poc/project.yml makes, and how the watcher reads what the sites answer."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from federation import Federation, main
 
-from pfedsam.flare.watch import Patience, _Run, _Since, _someone_outside
+from conftest import ROOT
+from pfedsam.errors import UserFault
+from pfedsam.flare.admin import Admin
+from pfedsam.flare.kit import CLASSES
+from pfedsam.flare.watch import Patience, _Run, _Since, someone_outside
 
 pytestmark = pytest.mark.flare
 
@@ -38,7 +43,8 @@ def test_roles_are_narrowed_at_the_sites(kits: dict[bool, Federation]) -> None:
 def test_every_party_allows_the_installed_package_and_flare_s_own_classes(kits: dict[bool, Federation]) -> None:
     for party in kits[False].parties:
         allowed = local(kits[False], party, "resources.json")["class_allow_list"]
-        assert "pfedsam." in allowed
+        assert set(CLASSES) <= set(allowed)
+        assert not any(name.endswith(".") or name == "*" for name in allowed)
         assert "nvflare.app_common.widgets.intime_model_selector.IntimeModelSelector" in allowed
 
 
@@ -71,10 +77,10 @@ def test_a_verb_without_a_federation_is_told(tmp_path: Path, capsys: pytest.Capt
 def test_a_site_outside_the_job_is_taken_in_after_a_while_and_not_for_ever() -> None:
     run, outside, patience = _Run("run", job="job"), {}, Patience(outside=0.0, rejoins=2)
     present = {"a": {"job"}, "b": {"job"}, "late": {""}}
-    assert not _someone_outside(present, run, outside, Patience(outside=60.0))
-    assert [_someone_outside(present, run, outside, patience) for _ in range(3)] == [True, True, False]
+    assert not someone_outside(present, run, outside, Patience(outside=60.0))
+    assert [someone_outside(present, run, outside, patience) for _ in range(3)] == [True, True, False]
     assert run.sites == {"a", "b"}
-    assert not _someone_outside({"late": {""}}, run, {}, patience)
+    assert not someone_outside({"late": {""}}, run, {}, patience)
 
 
 def test_how_long_something_is_so_begins_anew_when_it_was_not() -> None:
@@ -83,3 +89,20 @@ def test_how_long_something_is_so_begins_anew_when_it_was_not() -> None:
     since.seconds(True)
     assert since.seconds(True) > 0.0
     assert since.seconds(False) == 0.0
+
+
+def test_the_classes_that_sites_allow_are_those_that_our_jobs_name() -> None:
+    """A prefix would do more: FLARE calls whatever a job names, a function too."""
+    named = set()
+    for file in (ROOT / "jobs").rglob("config_fed_*.json"):
+        named |= set(re.findall(r'"(pfedsam\.[\w.]+)"', file.read_text()))
+    assert named <= set(CLASSES)
+    assert set(CLASSES) - named == {"pfedsam.flare.policy.SitePolicy"}
+
+
+def test_a_folder_that_is_no_kit_and_one_that_is_not_empty_are_told(tmp_path: Path) -> None:
+    with pytest.raises(UserFault, match="startup kit"):
+        Admin(tmp_path)
+    (tmp_path / "letter").write_text("mine")
+    with pytest.raises(UserFault, match="not empty"):
+        Federation(tmp_path).prepare("provisioned", byoc=False)

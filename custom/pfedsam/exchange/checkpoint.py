@@ -1,12 +1,14 @@
 """The server's memory of a run: after each round one safetensors and one JSON, two generations."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pfedsam import log
 from pfedsam.errors import UserFault
+from pfedsam.exchange.claim import Claim
 from pfedsam.exchange.files import digest, pack, unpack, write_atomic, write_json
 from pfedsam.exchange.schema import Tensors
 
@@ -42,14 +44,17 @@ class Checkpoints:
 
     def __init__(self, root: Path, study: str) -> None:
         self.folder = root / study / "server"
+        self._claims: dict[str, Claim] = {}
 
     def save(self, point: Checkpoint) -> None:
         """Write the pair of a finished round, then drop all but the newest two.
 
         Raises:
-            UserFault: the disk is full or forbids writing.
+            UserFault: the disk is full or forbids writing, or a later job goes on with the run.
         """
-        path = self.folder / point.run / f"round.{point.done:06d}.json"
+        if point.run in self._claims:
+            self._claims[point.run].check()
+        path = self._of(point.run) / f"round.{point.done:06d}.json"
         facts = {"run": point.run, "done": str(point.done), "config": point.config, "base": point.base}
         write_atomic(path.with_suffix(".safetensors"), pack(point.tensors, facts))
         known = {**facts, "done": point.done, "sha256": digest(point.tensors), "results": point.results}
@@ -74,7 +79,7 @@ class Checkpoints:
             UserFault: the study has no such run.
         """
         name = self._latest() if run == "latest" else run
-        if name is None or not (self.folder / name).is_dir():
+        if name is None or not self._of(name).is_dir():
             raise UserFault(
                 expected=f"a run to continue in {self.folder}",
                 came=f"no folder of run {run}",
@@ -83,23 +88,30 @@ class Checkpoints:
         return name
 
     def begin(self, run: str) -> None:
-        """Make the run's folder, so that it can be continued before its first round is done."""
-        write_json(self.folder / run / "run.json", {"run": run})
+        """Make the run's folder and claim it; it can then be continued before its first round is done."""
+        self._claims[run] = Claim(self._of(run))
+        self._claims[run].take()
 
     def save_best(self, run: str, tensors: Tensors, facts: dict[str, str]) -> None:
         """Keep the run's best shared part so far; its metric stands in `facts`."""
-        write_atomic(self.folder / run / BEST, pack(tensors, facts))
+        write_atomic(self._of(run) / BEST, pack(tensors, facts))
 
     def load_best(self, run: str) -> tuple[Tensors, dict[str, str]] | None:
         """The run's best shared part so far."""
-        path = self.folder / run / BEST
+        path = self._of(run) / BEST
         try:
             return unpack(path.read_bytes())
         except (OSError, ValueError):
             return None
 
+    def _of(self, run: str) -> Path:
+        """The run's folder; its name comes from a job, so it may not lead elsewhere."""
+        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", run):
+            raise UserFault(expected="a run's name of letters, digits, . - and _", came=repr(run), do="rename the run")
+        return self.folder / run
+
     def _newest_first(self, run: str) -> list[Path]:
-        return sorted((self.folder / run).glob("round.*.json"), reverse=True)
+        return sorted(self._of(run).glob("round.*.json"), reverse=True)
 
     def _latest(self) -> str | None:
         runs = [path for path in self.folder.glob("*") if path.is_dir()]

@@ -1,29 +1,45 @@
 """A person's way to the server: FLARE's admin session, opened anew when the server has gone and come back."""
 
+import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from nvflare.fuel.flare_api.api_spec import AuthorizationError, InvalidJobDefinition
+from nvflare.fuel.flare_api.api_spec import (
+    AuthenticationError,
+    AuthorizationError,
+    InvalidJobDefinition,
+    JobNotFound,
+)
 from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 
 from pfedsam import log
 from pfedsam.errors import UserFault
 
+GONE: dict[str, Any] = {"status": "GONE"}  # what stands for a job that the server does not have
+
 
 class Admin:
-    """A person's way to the server: a session that opens anew when the server has gone and come back.
+    """Questions to the server in one person's name.
 
     Use it in a `with`: an open session keeps Python from ending.
 
     Args:
         kit: the person's startup kit.
-        user: the person's name in it.
+
+    Raises:
+        UserFault: no kit there; later, where the server refuses the person.
     """
 
-    def __init__(self, kit: Path, user: str) -> None:
-        self._kit, self._user = kit, user
+    def __init__(self, kit: Path) -> None:
+        self._kit = kit
         self._session: Session | None = None
+        try:
+            self.user = str(json.loads((kit / "startup/fed_admin.json").read_text())["admin"]["username"])
+        except (OSError, ValueError, KeyError):
+            raise UserFault(
+                expected="a person's startup kit", came=f"none in {kit}", do="name the folder you were given"
+            ) from None
 
     def __enter__(self) -> "Admin":
         return self
@@ -34,20 +50,29 @@ class Admin:
                 self._session.close()
             self._session = None
 
-    def call(self, question: str, *arguments: Any) -> Any:
-        """One question to FLARE's admin session; whatever goes wrong with it is raised."""
+    def call(self, question: str, *arguments: Any, **options: Any) -> Any:
+        """One question to FLARE's admin session; a refusal is a `UserFault`, all else is raised as it comes."""
         try:
             if self._session is None:
-                self._session = new_secure_session(self._user, str(self._kit), timeout=10)
-            return getattr(self._session, question)(*arguments)
+                self._session = new_secure_session(self.user, str(self._kit), timeout=10)
+            return getattr(self._session, question)(*arguments, **options)
+        except (AuthenticationError, AuthorizationError, InvalidJobDefinition) as fault:
+            self.__exit__()
+            raise UserFault(
+                expected=f"{self.user} to be allowed: {question.replace('_', ' ')}",
+                came=str(fault),
+                do="ask the project's administrator for the role or a new kit, or mend the job",
+            ) from None
         except Exception:
             self.__exit__()
             raise
 
-    def ask(self, question: str, *arguments: Any) -> Any:
+    def ask(self, question: str, *arguments: Any, **options: Any) -> Any:
         """One question; None while the server does not answer."""
         try:
-            return self.call(question, *arguments)
+            return self.call(question, *arguments, **options)
+        except UserFault:
+            raise
         except Exception as fault:  # FLARE raises many kinds for a server that is away
             log.debug("%s: %s", question, fault)
             return None
@@ -57,18 +82,21 @@ class Admin:
 
         Args:
             token: makes a second call with it return the first one's job.
-
-        Raises:
-            UserFault: the server refuses it.
         """
+        return str(self.call("submit_job", str(folder), token))
+
+    def meta(self, job: str) -> dict[str, Any] | None:
+        """What the server has written down of a job; GONE where it has none, None while it does not answer."""
         try:
-            return str(self.call("submit_job", str(folder), token))
-        except (AuthorizationError, InvalidJobDefinition) as fault:
-            raise UserFault(
-                expected=f"{self._user} to be allowed to submit {folder.name}",
-                came=str(fault),
-                do="ask the project's administrator for the role, or mend the job",
-            ) from None
+            found: dict[str, Any] = self.call("get_job_meta", job)
+            return found
+        except JobNotFound:
+            return GONE
+        except UserFault:
+            raise
+        except Exception as fault:
+            log.debug("job meta: %s", fault)
+            return None
 
     def present(self) -> dict[str, set[str]]:
         """The sites that answer now, and the jobs that run at each."""
@@ -78,7 +106,18 @@ class Admin:
                 found.setdefault(entry["client_name"], set()).add(str(entry.get("job_id", "")))
         return found
 
+    def unfinished(self, name: str) -> list[str]:
+        """The jobs of that name that the server counts as not ended, oldest first."""
+        jobs = self.ask("list_jobs", name_prefix=name) or []
+        return [
+            str(job["job_id"])
+            for job in jobs
+            if job.get("job_name", job.get("name")) == name and not str(job.get("status", "")).startswith("FINISHED")
+        ]
+
     def fetch(self, job: str, out: Path) -> Path | None:
         """Download a job's results; None where FLARE has none."""
+        if (out / job).is_dir():
+            return out / job
         found = self.ask("download_job_result", job, str(out))
         return Path(found) if found else None

@@ -92,11 +92,12 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
         return _update_message(site, update, report, round_)
 
     def _validate(self, site: Site, shareable: Shareable, fl_ctx: FLContext, _: Signal) -> Shareable:
-        site.recall(from_shareable(shareable).data)
+        run = _run(shareable, fl_ctx)
+        site.recall(from_shareable(shareable).data, run)
         scores = site.scores("test")
         folder = write_site_files(site, scores, run_dir(fl_ctx) / "pfedsam")
         log.info("[%s] final test done; this site's model, cases and pictures: %s", site.name, folder)
-        before = site.store.remembered(BEFORE, _run(shareable, fl_ctx))
+        before = site.store.remembered(BEFORE, run)
         metrics: dict[str, Any] = {role: summary(cases) for role, cases in scores.items()} | {"before": before}
         return DXO(DataKind.METRICS, data=metrics).to_shareable()
 

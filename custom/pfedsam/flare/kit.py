@@ -7,6 +7,21 @@ from typing import Any
 from nvflare.lighter.entity import Project
 from nvflare.lighter.spec import Builder, ProvisionContext
 
+CLASSES = tuple(  # what a job without code may name; not the package as a whole: FLARE would call any function of it
+    f"pfedsam.flare.{name}"
+    for name in (
+        "aggregator.MeanOfSites",
+        "evaluation.FinalEvaluation",
+        "executor.PFedSAMExecutor",
+        "filters.OnlyDeclaredEnters",
+        "filters.OnlySharedLeaves",
+        "filters.UpdateGuard",
+        "persistor.SharedPersistor",
+        "policy.SitePolicy",
+        "results.ResultsWriter",
+        "rounds.Rounds",
+    )
+)
 RESOURCES, AUTHORIZATION, PRIVACY = "resources.json", "authorization.json", "privacy.json"
 
 
@@ -68,8 +83,8 @@ def privacy(max_megabytes: float) -> dict[str, Any]:
 
 
 def _allow_package(resources: dict[str, Any]) -> dict[str, Any]:
-    """Let jobs without code name classes of the installed pfedsam."""
-    return {**resources, "class_allow_list": [*resources["class_allow_list"], "pfedsam."]}
+    """Let jobs without code name the parts of the installed pfedsam that are made for it."""
+    return {**resources, "class_allow_list": [*resources["class_allow_list"], *CLASSES]}
 
 
 def _stored(resources: dict[str, Any], storage: str | None) -> dict[str, Any]:

@@ -39,6 +39,8 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
         self.base = ""
         self.point: Checkpoint | None = None
         self._best = float("-inf")
+        self._candidate: tuple[Tensors, dict[str, str]] | None = None
+        self._checkpoints: Checkpoints | None = None
 
     @property
     def done(self) -> int:
@@ -50,7 +52,7 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
         if event_type == EventType.START_RUN:
             fobs.register(TensorDecomposer)
         elif event_type == AppEventType.GLOBAL_BEST_MODEL_AVAILABLE:
-            self._keep_best(fl_ctx)
+            self._note_best(fl_ctx)
 
     def load_model(self, fl_ctx: FLContext) -> ModelLearnable:
         """The shared tensors to begin with: of the run's newest checkpoint, else drawn from the job's seed."""
@@ -69,13 +71,14 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
         """Write the round's shared tensors, their card and the checkpoint; stops the job where it cannot."""
         try:
             self._write(model[ModelLearnableKey.WEIGHTS], fl_ctx, "shared")
-            self._checkpoints(fl_ctx).save(self._point(model, fl_ctx))
+            self._store(fl_ctx).save(self._point(model, fl_ctx))
+            self._save_best(fl_ctx)
         except UserFault as fault:
             log.error("[server] %s", fault)
             self.system_panic(str(fault), fl_ctx)
 
     def _begin(self, fresh: Tensors, fl_ctx: FLContext) -> Tensors:
-        checkpoints = self._checkpoints(fl_ctx)
+        checkpoints = self._store(fl_ctx)
         if self.continues:
             self.run = checkpoints.find(self.run)
         self.run = self.run or _new_run(fl_ctx)
@@ -84,10 +87,11 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
         if self.point is None:
             return fresh
         _same_job(self.point, job_config(fl_ctx).digest(), self.base)
+        log.info("[server] run %s goes on after %d finished rounds", self.run, self.done)
+        self._write(self.point.tensors, fl_ctx, "shared", {"round": str(self.done - 1)})
         if best := checkpoints.load_best(self.run):
             self._best = float(best[1]["val_dice"])
             self._write(best[0], fl_ctx, "shared.best", best[1])
-        log.info("[server] run %s goes on after %d finished rounds", self.run, self.done)
         return self.point.tensors
 
     def _point(self, model: ModelLearnable, fl_ctx: FLContext) -> Checkpoint:
@@ -96,18 +100,25 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
         config = job_config(fl_ctx).digest()
         return Checkpoint(self.run, done, config, self.base, results, model[ModelLearnableKey.WEIGHTS])
 
-    def _keep_best(self, fl_ctx: FLContext) -> None:
+    def _note_best(self, fl_ctx: FLContext) -> None:
+        """Hold a copy of what FLARE's selector names best; it counts once its round has ended well."""
         dice = float(fl_ctx.get_prop(AppConstants.VALIDATION_RESULT))
-        if dice <= self._best:
-            return
-        self._best = dice
         tensors = fl_ctx.get_prop(AppConstants.GLOBAL_MODEL)[ModelLearnableKey.WEIGHTS]
         facts = {"round": str(fl_ctx.get_prop(AppConstants.CURRENT_ROUND)), "val_dice": repr(dice)}
-        self._checkpoints(fl_ctx).save_best(self.run, tensors, facts)
-        self._write(tensors, fl_ctx, "shared.best", facts)
+        self._candidate = ({name: t.clone() for name, t in tensors.items()}, facts) if dice > self._best else None
 
-    def _checkpoints(self, fl_ctx: FLContext) -> Checkpoints:
-        return Checkpoints(store(fl_ctx), job_config(fl_ctx).study)
+    def _save_best(self, fl_ctx: FLContext) -> None:
+        if self._candidate is None:
+            return
+        (tensors, facts), self._candidate = self._candidate, None
+        self._store(fl_ctx).save_best(self.run, tensors, facts)
+        self._write(tensors, fl_ctx, "shared.best", facts)
+        self._best = float(facts["val_dice"])
+
+    def _store(self, fl_ctx: FLContext) -> Checkpoints:
+        if self._checkpoints is None:
+            self._checkpoints = Checkpoints(store(fl_ctx), job_config(fl_ctx).study)
+        return self._checkpoints
 
     def _write(self, tensors: Tensors, fl_ctx: FLContext, name: str, more: dict[str, str] | None = None) -> None:
         config = job_config(fl_ctx)

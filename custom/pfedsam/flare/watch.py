@@ -7,6 +7,7 @@ the job that goes on with the run.
 """
 
 import json
+import shutil
 import tempfile
 import time
 import uuid
@@ -17,10 +18,11 @@ from typing import Any
 
 from pfedsam import log
 from pfedsam.errors import UserFault
-from pfedsam.flare.admin import Admin
-from pfedsam.jobs import SERVER, SETTINGS, render
+from pfedsam.flare.admin import GONE, Admin
+from pfedsam.jobs import SERVER, SETTINGS, name_run
 
-FINISHED, ABORTED = "FINISHED", "FINISHED:ABORTED"
+FINISHED, ABORTED, UNSCHEDULED = "FINISHED", "FINISHED:ABORTED", "FINISHED:CAN_NOT_SCHEDULE"
+STARTED = ("DISPATCHED", "RUNNING", "GONE")  # states of a job that a running server should know
 LOST, REJOIN = "LOST", "REJOIN"
 
 
@@ -30,10 +32,11 @@ class Patience:
 
     Attributes:
         poll: between two looks.
-        sites: for the sites of the run to come back before the next job is submitted.
+        sites: for the sites of the run to come back before the next job is submitted without them.
         outside: that a site may be connected and not in the job before it is taken in again.
-        boundary: for the round in progress to end before that.
-        lost: that the server may not know a job that should run before it counts as lost.
+        boundary: for the round in progress to end before that, where none has ended in this job yet;
+            else twice the longest round.
+        lost: that a server which has restarted may not know the job before it counts as lost.
         attempts: jobs in a row without a new finished round before the watcher gives up.
         rejoins: times that a site is taken in again; one that cannot run the job must not stop it for ever.
         retests: times that the final test is done again for a site that was lost in it.
@@ -42,10 +45,10 @@ class Patience:
     poll: float = 2.0
     sites: float = 90.0
     outside: float = 20.0
-    boundary: float = 300.0
+    boundary: float = 900.0
     lost: float = 15.0
     attempts: int = 5
-    rejoins: int = 10
+    rejoins: int = 5
     retests: int = 2
 
 
@@ -70,10 +73,11 @@ class _Run:
 
     name: str
     job: str = ""
+    server: Any = None  # when the server that took the job was started
     rounds: int = 0
     quorum: int = 1
-    retests: int = 0
     idle: int = 0
+    retests: int = 0
     sites: set[str] = field(default_factory=set)
     rejoined: dict[str, int] = field(default_factory=dict)
 
@@ -92,7 +96,7 @@ def watch(
         job: a rendered job folder.
         admin: the way to the server of the person who submits.
         out: where results are downloaded to.
-        continues: go on with this run instead of beginning one.
+        continues: go on with this run, and with its job if that still runs, instead of beginning one.
 
     Raises:
         UserFault: the job was refused, aborted by a person, or makes no more progress.
@@ -101,17 +105,16 @@ def watch(
     run = _Run(continues or f"{job.name}-{uuid.uuid4().hex[:8]}", quorum=int(loop["min_clients"]))
     with tempfile.TemporaryDirectory() as place:
         named = Path(place) / job.name
-        code = (job / "app/custom/pfedsam").is_dir()
-        render(job, named, run=run.name, continues=bool(continues), code=code)
+        shutil.copytree(job, named)
+        name_run(named, run.name, must_exist=bool(continues))
         return _bring_to_its_end(run, named, admin, out=out, patience=patience, total=int(loop["num_rounds"]))
 
 
 def _bring_to_its_end(run: _Run, job: Path, admin: Admin, *, out: Path, patience: Patience, total: int) -> Outcome:
     ends: list[str] = []
     while True:
-        _wait_for_sites(admin, run.sites, patience)
-        _submit(admin, run, job, patience)
-        ended = _follow(admin, run, patience)
+        _begin(admin, run, job, patience)
+        ended = _Job(admin, run, patience).follow()
         ends.append(ended)
         folder = None if ended == LOST else admin.fetch(run.job, out)
         results = _results(folder)
@@ -122,8 +125,8 @@ def _bring_to_its_end(run: _Run, job: Path, admin: Admin, *, out: Path, patience
         if ended == ABORTED:
             raise UserFault(
                 expected=f"run {run.name} to end by itself",
-                came="an abort by a person",
-                do=f"go on when you like: watch it again with --continue {run.name}",
+                came=f"job {run.job} aborted, by a person or for a class that a party does not allow",
+                do=f"see the job's log; go on when you like: watch it again with --continue {run.name}",
             )
         _count(run, done, ended, patience)
 
@@ -135,7 +138,17 @@ def _tested(run: _Run, results: dict[str, Any], patience: Patience) -> bool:
     return bool(tested) and (trained <= tested or run.retests > patience.retests)
 
 
-def _submit(admin: Admin, run: _Run, job: Path, patience: Patience) -> None:
+def _begin(admin: Admin, run: _Run, job: Path, patience: Patience) -> None:
+    """Submit the run's next job once enough sites are there; or follow the one that still runs."""
+    _wait_for_sites(admin, run, patience)
+    system = admin.ask("get_system_info")
+    run.server = system.server_info.start_time if system else None
+    running = {entry.job_id for entry in system.job_info} if system else set()
+    left = [number for number in admin.unfinished(run.name) if number in running]
+    if left:
+        run.job = left[-1]
+        log.info("job %s of run %s still runs; following it", run.job, run.name)
+        return
     token = uuid.uuid4().hex
     run.job = _until_answered(lambda: admin.submit(job, token), patience)
     log.info("submitted job %s of run %s", run.job, run.name)
@@ -149,34 +162,62 @@ def _until_answered(ask: Callable[[], str], patience: Patience) -> str:
         except UserFault:
             raise
         except Exception as fault:
-            log.warning("the server does not answer (%s); trying again", type(fault).__name__)
+            log.warning("the server does not answer (%s); trying again", fault or type(fault).__name__)
             time.sleep(patience.poll)
 
 
-def _follow(admin: Admin, run: _Run, patience: Patience) -> str:
-    """Wait for the job's end; returns FLARE's status, or LOST or REJOIN."""
-    missing = _Since()
-    outside: dict[str, _Since] = {}
-    while True:
-        time.sleep(patience.poll)
-        meta = admin.ask("get_job_meta", run.job)
-        status = str(meta.get("status", "")) if meta else ""
-        if status.startswith(FINISHED):
-            return status
-        system = admin.ask("get_system_info")
-        if system is None:
-            continue
-        known = any(entry.job_id == run.job for entry in system.job_info)
-        if missing.seconds(status == "RUNNING" and not known) > patience.lost:
-            log.warning("the server has come back without job %s", run.job)
-            return LOST
-        present = admin.present() if status == "RUNNING" and known else {}
-        if _someone_outside(present, run, outside, patience):
-            _abort(admin, run, present, patience)
-            return REJOIN
+class _Job:
+    """One job of a run, followed to its end, look after look."""
+
+    def __init__(self, admin: Admin, run: _Run, patience: Patience) -> None:
+        self._admin, self._run, self._patience = admin, run, patience
+        self._missing = _Since()
+        self._outside: dict[str, _Since] = {}
+        self._round: int | None = None
+        self._round_began = time.monotonic()
+        self._longest: float | None = None
+        self._abort_at: float | None = None  # when the job is to be aborted, so that a site can join
+        self._abort_after: int | None = None  # or as soon as this round is over
+
+    def follow(self) -> str:
+        """Wait for the job's end; returns FLARE's status, or LOST or REJOIN."""
+        while True:
+            time.sleep(self._patience.poll)
+            meta = self._admin.meta(self._run.job)
+            status = str(meta.get("status", "")) if meta else ""
+            if status.startswith(FINISHED):
+                return REJOIN if self._abort_at is not None and status == ABORTED else status
+            system = self._admin.ask("get_system_info")
+            if not status or system is None:
+                continue
+            known = any(entry.job_id == self._run.job for entry in system.job_info)
+            restarted = status == GONE["status"] or system.server_info.start_time != self._run.server
+            if self._missing.seconds(status in STARTED and not known and restarted) > self._patience.lost:
+                log.warning("the server has come back without job %s", self._run.job)
+                return LOST
+            if status == "RUNNING" and known:
+                self._look(time.monotonic())
+
+    def _look(self, now: float) -> None:
+        """See which round it is and who takes part; abort where a site waits outside and the round is over."""
+        self._note_round(_round(self._admin, self._run.job), now)
+        present = self._admin.present()
+        if self._abort_at is None and someone_outside(present, self._run, self._outside, self._patience):
+            lacking = sum(self._run.job in jobs for jobs in present.values()) < self._run.quorum
+            limit = self._patience.boundary if self._longest is None else 2 * self._longest
+            self._abort_at, self._abort_after = now if lacking else now + limit, self._round
+        if self._abort_at is not None and (now >= self._abort_at or self._round != self._abort_after):
+            self._admin.ask("abort_job", self._run.job)
+
+    def _note_round(self, round_: int | None, now: float) -> None:
+        if round_ is None or round_ == self._round:
+            return
+        if self._round is not None:
+            self._longest = max(self._longest or 0.0, now - self._round_began)
+        self._round, self._round_began = round_, now
 
 
-def _someone_outside(present: dict[str, set[str]], run: _Run, outside: dict[str, "_Since"], patience: Patience) -> bool:
+def someone_outside(present: dict[str, set[str]], run: _Run, outside: dict[str, "_Since"], patience: Patience) -> bool:
     """Whether a connected site has been out of the job for long: it came late, or came back."""
     inside = {site for site, jobs in present.items() if run.job in jobs}
     if not inside:
@@ -193,27 +234,9 @@ def _someone_outside(present: dict[str, set[str]], run: _Run, outside: dict[str,
     return bool(late)
 
 
-def _abort(admin: Admin, run: _Run, present: dict[str, set[str]], patience: Patience) -> None:
-    """Abort as soon as the round has ended, so that little work is done twice; at once if it cannot end well.
-
-    A round that waits for the very site that is outside does not end soon: hence the limit.
-    """
-    at = _round(admin, run.job) if _inside(present, run) >= run.quorum else None
-    end = time.monotonic() + patience.boundary
-    while at is not None and _round(admin, run.job) == at and time.monotonic() < end:
-        time.sleep(min(patience.poll, 1.0))
-    admin.ask("abort_job", run.job)
-    while not str((admin.ask("get_job_meta", run.job) or {}).get("status", "")).startswith(FINISHED):
-        time.sleep(patience.poll)
-
-
-def _inside(present: dict[str, set[str]], run: _Run) -> int:
-    return sum(run.job in jobs for jobs in present.values())
-
-
 def _round(admin: Admin, job: str) -> int | None:
     stats = admin.ask("show_stats", job, "server") or {}
-    found = [group["current_round"] for group in _groups(stats) if "current_round" in group]
+    found = [group["current_round"] for group in _groups(stats) if group.get("current_round") is not None]
     return found[0] if found else None
 
 
@@ -224,24 +247,24 @@ def _groups(stats: Any) -> Iterator[dict[str, Any]]:
             yield from _groups(value)
 
 
-def _wait_for_sites(admin: Admin, sites: set[str], patience: Patience) -> None:
-    """Wait until the server answers and the run's sites are connected, or patience ends; at least one must be."""
-    end = time.monotonic() + patience.sites
+def _wait_for_sites(admin: Admin, run: _Run, patience: Patience) -> None:
+    """Wait until a quorum is connected, and, until patience ends, all the sites that the run has had."""
+    began = told = time.monotonic()
     while True:
-        here = set(admin.present())
-        if here and sites <= here:
+        here, now = set(admin.present()), time.monotonic()
+        if len(here) >= run.quorum and (run.sites <= here or now - began > patience.sites):
+            if run.sites - here:
+                log.warning("going on without %s", ", ".join(sorted(run.sites - here)))
             return
-        if time.monotonic() > end:
-            if here:
-                log.warning("going on without %s", ", ".join(sorted(sites - here)))
-                return
-            log.warning("no site, or no server, for %.0f s; still waiting", patience.sites)
-            end = time.monotonic() + patience.sites
+        if now - told > patience.sites:
+            told = now
+            log.warning("waiting for %d sites, connected: %s", run.quorum, ", ".join(sorted(here)) or "none")
         time.sleep(patience.poll)
 
 
 def _count(run: _Run, done: int, ended: str, patience: Patience) -> None:
-    run.idle = 0 if done > run.rounds or ended in (LOST, REJOIN) else run.idle + 1
+    """Count the jobs that brought no new round; those that FLARE could not start, or that we ended, do not count."""
+    run.idle = 0 if done > run.rounds else run.idle + (ended not in (REJOIN, UNSCHEDULED))
     run.rounds = max(done, run.rounds)
     if run.idle >= patience.attempts:
         raise UserFault(
