@@ -219,10 +219,10 @@ def totals(rows: list[Row]) -> str:
     for key in sorted(set(kills)):
         lines.append(f"| {key} | {kills.count(key)} | {sum(row.kills.count(key) for row in rows if row.equal)} |")
     writing = sum(moment.startswith("writing") for row in rows for moment in row.moments)
-    redone, lost = sum(row.redone for row in rows), sum(row.lost for row in rows)
+    redone, lost, equal = (sum(getattr(row, name) for row in rows) for name in ("redone", "lost", "equal"))
     lines.append(
         f"\n{len(kills)} kills ({writing} of them while a checkpoint or a private part was being written) in "
-        f"{len(rows)} runs of {ROUNDS} rounds; all of them ended by themselves, {sum(row.equal for row in rows)} bit-equal; "
+        f"{len(rows)} runs of {ROUNDS} rounds; all ended by themselves, {equal} of them bit-equal; "
         f"rounds lost {lost}, done again {redone} ({redone / max(len(kills), 1):.2f} a kill)."
     )
     return "\n".join(lines)
