@@ -1,4 +1,4 @@
-"""Files that a crash cannot tear: written beside, synced, renamed, with the last generation kept."""
+"""Files that a crash cannot tear: written beside, synced, renamed."""
 
 import contextlib
 import hashlib
