@@ -84,8 +84,8 @@ def every_site_in_every_round(job: Path, sites: int) -> None:
 class Killer:
     """Kills one party's processes at random moments of a run, a few times."""
 
-    def __init__(self, federation: Federation, chance: random.Random, *, times: int, longest: float) -> None:
-        self.federation, self._chance, self._times, self._longest = federation, chance, times, longest
+    def __init__(self, federation: Federation, chance: random.Random, *, times: int, within: float) -> None:
+        self.federation, self._chance, self._times, self._within = federation, chance, times, within
         self.kills: list[str] = []
         self.moments: list[str] = []
 
@@ -104,7 +104,7 @@ class Killer:
             else self._chance.choice(self.federation.parties[1 : 1 + SITES])
         )
         what, writing = self._chance.choice(list(WHAT)), self._chance.random() < 0.25
-        delay = self._chance.uniform(0, self._longest)
+        delay = self._chance.uniform(0, self._within)
         until(lambda: over.is_set() or bool(self._targets(party, "job")), 60)
         until(over.is_set, delay)
         if writing:
@@ -170,17 +170,17 @@ def times_trained(federation: Federation, study: str) -> list[int]:
     return counts
 
 
-def campaign(lane: int, kills: int, *, each: int, seed: int, tell: Callable[[Row], None]) -> list[Row]:
+def campaign(kills: int, chance: random.Random, each: int, within: float, tell: Callable[[Row], None]) -> list[Row]:
     """One federation, one undisturbed run, then runs with `each` kills until there were `kills`."""
     home = Path(tempfile.mkdtemp(prefix="chaos-"))
-    federation, chance, rows = Federation(home / "federation"), random.Random(seed * 1000 + lane), list[Row]()
+    federation, rows = Federation(home / "federation"), list[Row]()
     federation.prepare("provisioned", byoc=False)
     try:
         federation.start(*federation.parties[: 1 + SITES])
-        _, longest = run_once(federation, "steady")
+        run_once(federation, "steady")
         steady = trained(federation, "steady")
         while (had := sum(len(row.kills) for row in rows)) < kills:
-            killer = Killer(federation, chance, times=min(each, kills - had), longest=longest)
+            killer = Killer(federation, chance, times=min(each, kills - had), within=within)
             rows.append(disturbed(federation, f"kill-{len(rows)}", killer, steady))
             tell(rows[-1])
     finally:
@@ -234,6 +234,9 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=6)
     parser.add_argument("--each", type=int, default=3, help="kills a run")
     parser.add_argument("--lanes", type=int, default=1, help="federations beside each other")
+    parser.add_argument(
+        "--within", type=float, default=20, help="a kill comes at most so many seconds after a job's start"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     logging.basicConfig(handlers=[logging.NullHandler()])
@@ -248,7 +251,7 @@ def main() -> int:
     print("|---|---|---|---|---|---|", flush=True)
     with ThreadPoolExecutor(options.lanes) as pool:
         tasks = [
-            pool.submit(campaign, lane, share, each=options.each, seed=options.seed, tell=tell)
+            pool.submit(campaign, share, random.Random(options.seed * 1000 + lane), options.each, options.within, tell)
             for lane, share in enumerate(shares)
         ]
     print(f"\n{totals(rows)}")
