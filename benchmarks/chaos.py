@@ -36,7 +36,7 @@ SITES = 2  # of the three hospitals: the kills matter, not the crowd
 TINY = ["train.max_steps=6", "train.epochs=3", "data.train=6", "data.val=2", "data.test=2", "model.image_size=64"]
 JOB, PARENT = ("worker_process", "runner_process"), ("client_train", "server_train")
 WHAT = {"job": JOB, "parent": PARENT, "both": JOB + PARENT}
-PATIENCE = Patience(poll=1.0, sites=60.0, outside=10.0, lost=8.0)
+PATIENCE = Patience(poll=1.0, sites=60.0, outside=10.0, lost=8.0, attempts=30, rejoins=30)
 Tensors = dict[str, torch.Tensor]
 Disturb = Callable[[str, threading.Event], None]  # of a study, until the event says that its run is over
 
@@ -234,9 +234,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=6)
     parser.add_argument("--each", type=int, default=3, help="kills a run")
     parser.add_argument("--lanes", type=int, default=1, help="federations beside each other")
-    parser.add_argument(
-        "--within", type=float, default=20, help="a kill comes at most so many seconds after a job's start"
-    )
+    parser.add_argument("--within", type=float, default=20, help="most seconds from a job to its kill")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     logging.basicConfig(handlers=[logging.NullHandler()])
