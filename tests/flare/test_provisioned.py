@@ -198,14 +198,14 @@ def test_code_comes_with_the_job_where_sites_allow_it_and_their_fence_stays(tmp_
 def test_a_site_absent_at_the_start_joins_late_and_a_lost_one_comes_back(hospitals: Federation) -> None:
     """Only two hospitals at the start; the third's machine comes up during the run."""
     hospitals.stop("hospital-c")
-    job = hospitals.render(ROOT / "jobs/pfedsam", *TINY, "study=late", "train.max_steps=8", rounds=8)
-    late = threading.Timer(25, lambda: hospitals.start("hospital-c"))
+    job = hospitals.render(ROOT / "jobs/pfedsam", *TINY, "study=late", "train.max_steps=8", rounds=30)
+    late = threading.Timer(12, lambda: hospitals.start("hospital-c"))
     late.start()
     outcome = hospitals.watch(job, Patience(poll=1, outside=5, boundary=30))
     late.join()
     (found,) = outcome.folder.rglob("results.json")
     results = json.loads(found.read_text())
     assert outcome.ends == ("REJOIN", "FINISHED:COMPLETED")
-    assert [r["round"] for r in results["rounds"]] == list(range(8))
+    assert [r["round"] for r in results["rounds"]] == list(range(30))
     assert set(results["rounds"][0]["sites"]) == SITES - {"hospital-c"}
     assert set(results["rounds"][-1]["sites"]) == SITES == set(results["final"]["sites"])
