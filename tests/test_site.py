@@ -121,7 +121,7 @@ def test_before_training_both_branches_give_the_pretrained_answer(open_site) -> 
 
 
 def test_distillation_reaches_only_the_branch_it_should(open_site) -> None:
-    name = "encoder.units.6.block.attn.qkv.lora.b.weight"
+    name = "encoder.units.6.attn.qkv.lora.b.weight"
     found = {}
     for direction in ("none", "global_to_personal", "personal_to_global", "mutual"):
         config = tiny(train={"distill": direction, "distill_weight": 0.5})

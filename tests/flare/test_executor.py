@@ -66,7 +66,7 @@ def test_a_trained_model_can_be_submitted_by_a_new_process_and_holds_no_expert(f
 
 def test_a_private_tensor_put_into_a_message_is_blocked_at_the_site(fl_ctx: FLContext) -> None:
     reply = PFedSAMExecutor().execute("train", message(), fl_ctx, Signal())
-    from_shareable(reply).data["encoder.units.1.block.attn.qkv.lora.mix.gate.score.weight"] = torch.ones(2, 4)
+    from_shareable(reply).data["encoder.units.1.attn.qkv.lora.mix.gate.score.weight"] = torch.ones(2, 4)
     with pytest.raises(Exception, match="not declared"):
         OnlySharedLeaves().process(reply, fl_ctx)
 

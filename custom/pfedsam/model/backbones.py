@@ -11,7 +11,8 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, TwoWayTransf
 from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom
 from torch import Tensor, nn
 
-from pfedsam.model.encoder import ChannelsFirst, Encoder, PatchAndPosition
+from pfedsam.model.encoder import ChannelsFirst, Encoder
+from pfedsam.model.vit import PatchAndPosition, ViTBlock
 
 State = dict[str, Tensor]
 MEAN = (123.675, 116.28, 103.53)  # segment_anything build_sam.py, RGB of 0..255
@@ -91,7 +92,7 @@ def vit_encoder(encoder: ImageEncoderViT, state: State | None, *, channels: int,
         encoder.load_state_dict(fit_positions(_below(state, "image_encoder.") or {}, encoder))
     entry = PatchAndPosition(encoder.patch_embed, cast(nn.Parameter, encoder.pos_embed))
     neck = nn.Sequential(ChannelsFirst(), *encoder.neck)
-    return Encoder([entry, *encoder.blocks, neck], channels=channels, patch=patch)
+    return Encoder([entry, *map(ViTBlock, encoder.blocks), neck], channels=channels, patch=patch)
 
 
 def fit_positions(state: State, encoder: ImageEncoderViT) -> State:

@@ -49,16 +49,17 @@ def outputs(config: ModelConfig) -> int:
 
 def add_experts(branch: Segmenter, config: ModelConfig) -> None:
     """Put an L-MoE into every LoRA bottleneck of `branch`; makes it a personal branch."""
-    for lora in loras(branch):
-        lora.per_window = config.route == "window"
-        lora.mix = LocalMoE(
-            config.lora_rank,
-            experts=config.experts,
-            top_k=config.top_k,
-            multiplied=config.gate_multiplied,
-            noisy=config.gate_noise,
-            interpolation=config.interpolation,
-        )
+    for unit in branch.encoder.units:
+        for lora in loras(unit):
+            lora.mix = LocalMoE(
+                config.lora_rank,
+                experts=config.experts,
+                top_k=config.top_k,
+                multiplied=config.gate_multiplied,
+                noisy=config.gate_noise,
+                interpolation=config.interpolation,
+                window=int(getattr(unit, "window_size", 0)) if config.route == "window" else 0,
+            )
 
 
 def seed_shared(branch: Segmenter, seed: int) -> None:

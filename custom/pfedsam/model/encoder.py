@@ -5,13 +5,13 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from pfedsam.model.lora import AdaptedBlock, PostAdapter
+from pfedsam.model.lora import LoRALinear, PostAdapter, adapted
 
 
 class Encoder(nn.Module):
     """Units run in a row: (B, 3, S, S) normalised -> (B, C, S/p, S/p).
 
-    `stem` runs the units before the first adapter, `body` the rest; `body(stem(x))` is the encoder.
+    `stem` runs the frozen units at the front, `body` the rest; `body(stem(x))` is the encoder.
     """
 
     def __init__(self, units: Iterable[nn.Module], *, channels: int, patch: int) -> None:
@@ -22,9 +22,8 @@ class Encoder(nn.Module):
 
     @property
     def split(self) -> int:
-        """Index of the first unit with an adapter; the number of units if there is none."""
-        adapted = [i for i, u in enumerate(self.units) if isinstance(u, AdaptedBlock | PostAdapter)]
-        return adapted[0] if adapted else len(self.units)
+        """Index of the first unit with an adapter or a trained parameter; the number of units if there is none."""
+        return next((i for i, unit in enumerate(self.units) if adapted(unit) or _trained(unit)), len(self.units))
 
     def stem(self, image: Tensor) -> Tensor:
         """What enters the first adapted unit; the same for every branch on this backbone."""
@@ -44,19 +43,6 @@ class Encoder(nn.Module):
         return x
 
 
-class PatchAndPosition(nn.Module):
-    """SAM's ViT entry: patches plus absolute position, (B, 3, S, S) -> (B, S/p, S/p, d)."""
-
-    def __init__(self, patch_embed: nn.Module, position: nn.Parameter) -> None:
-        super().__init__()
-        self.patch_embed = patch_embed
-        self.position = position
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Patch embedding with the position table added."""
-        return cast(Tensor, self.patch_embed(image)) + self.position
-
-
 class ChannelsLast(nn.Module):
     """(B, C, H, W) -> (B, H, W, C)."""
 
@@ -73,11 +59,16 @@ class ChannelsFirst(nn.Module):
         return x.permute(0, 3, 1, 2)
 
 
+def _trained(unit: nn.Module) -> bool:
+    return any(p.requires_grad for p in unit.parameters())
+
+
 def adapt(encoder: Encoder, *, rank: int, alpha: float, last: int | None) -> None:
     """Put LoRA on the fused qkv of the encoder's last `last` attention blocks (None: all)."""
     where = [i for i, unit in enumerate(encoder.units) if hasattr(unit, "attn")]
     for i in where if last is None else where[len(where) - min(last, len(where)) :]:
-        encoder.units[i] = AdaptedBlock(encoder.units[i], rank=rank, alpha=alpha)
+        attention = cast(nn.Module, encoder.units[i].attn)
+        attention.qkv = LoRALinear(cast(nn.Linear, attention.qkv), rank=rank, alpha=alpha)
 
 
 def adapt_after(encoder: Encoder, *, rank: int, alpha: float) -> None:

@@ -7,6 +7,8 @@ Figure 1 draws the same chain, "LoRA enc -> L-MoE -> LoRA dec".
 """
 
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -28,60 +30,49 @@ class LoRA(nn.Module):
         self.a = nn.Linear(d_in, rank, bias=False)
         self.b = nn.Linear(rank, d_out, bias=False)
         self.mix: nn.Module | None = None
-        self.per_window = False  # True: the mix sees each window alone, as Conv-LoRA's release does
         self.scale = alpha / rank
         nn.init.kaiming_uniform_(self.a.weight, a=math.sqrt(5))
         nn.init.zeros_(self.b.weight)
 
-    def forward(self, x: Tensor, images: int) -> Tensor:
-        """The detour's output, (..., d_out).
-
-        Args:
-            x: tokens, (N, h, w, d_in) or (N, h*w, d_in), N = images x windows.
-            images: how many images the N windows belong to.
-        """
+    def forward(self, x: Tensor) -> Tensor:
+        """The detour's output, (B, H, W, d_out), of tokens (B, H, W, d_in)."""
         h = self.a(x)
         if self.mix is not None:
-            h = to_tokens(self.mix(to_map(h, len(h) if self.per_window else images)), h)
+            h = self.mix(h.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return cast(Tensor, self.b(h)) * self.scale
+
+    def without_mix(self, x: Tensor) -> Tensor:
+        """(alpha / r) B A x, whatever the bottleneck holds."""
+        return cast(Tensor, self.b(self.a(x))) * self.scale
 
 
 class LoRALinear(nn.Module):
     """A frozen `Linear` and its detour; stands wherever the Linear stood.
 
-    `images` is set by the block around it before each call, because a windowed attention hides
-    the number of images from its projection.
+    Several branches on one base run as one batch: `beside` then holds the detours of the second
+    and later ones, each for its share of the batch.
     """
 
     def __init__(self, base: nn.Linear, *, rank: int, alpha: float) -> None:
         super().__init__()
         self.base = base
         self.lora = LoRA(base.in_features, base.out_features, rank=rank, alpha=alpha)
-        self.images = 0
+        self.beside: tuple[LoRA, ...] = ()  # a tuple, so that these count as their own branch's modules alone
+
+    @property
+    def bias(self) -> Tensor:
+        """What it makes of a zero token: the detour has no bias."""
+        return self.base.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """W0 x + detour(x), same leading shape as `x`."""
-        detour: Tensor = self.lora(x, self.images or len(x))
-        return cast(Tensor, self.base(x)) + detour
+        """W0 x + detour(x), (B, H, W, d_out), of tokens (B, H, W, d_in)."""
+        detours = (self.lora, *self.beside)
+        shares = [detour(share) for detour, share in zip(detours, x.chunk(len(detours)), strict=True)]
+        return cast(Tensor, self.base(x)) + _together(shares)
 
-
-class AdaptedBlock(nn.Module):
-    """An attention block with LoRA on `attn.qkv`; tells the adapter how many images came in.
-
-    Works for any block that takes (B, H, W, C) and holds a fused projection at `attn.qkv`:
-    segment-anything's ViT blocks and timm's TinyViT blocks do.
-    """
-
-    def __init__(self, block: nn.Module, *, rank: int, alpha: float) -> None:
-        super().__init__()
-        self.block = block
-        attention = cast(nn.Module, block.attn)
-        attention.qkv = LoRALinear(cast(nn.Linear, attention.qkv), rank=rank, alpha=alpha)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The block's output, (B, H, W, C)."""
-        cast(LoRALinear, cast(nn.Module, self.block.attn).qkv).images = len(x)
-        return cast(Tensor, self.block(x))
+    def constant(self, token: Tensor) -> Tensor:
+        """What it makes of a padded token, (branches, d_out); experts see the image's own tokens alone."""
+        return torch.stack([self.base(token) + d.without_mix(token) for d in (self.lora, *self.beside)])
 
 
 class PostAdapter(nn.Module):
@@ -93,37 +84,43 @@ class PostAdapter(nn.Module):
     def __init__(self, channels: int, *, rank: int, alpha: float) -> None:
         super().__init__()
         self.lora = LoRA(channels, channels, rank=rank, alpha=alpha)
+        self.beside: tuple[LoRA, ...] = ()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        detour: Tensor = self.lora(x.permute(0, 2, 3, 1), len(x))
-        return x + detour.permute(0, 3, 1, 2)
+        detours = (self.lora, *self.beside)
+        tokens = x.permute(0, 2, 3, 1).chunk(len(detours))
+        shares = [detour(share) for detour, share in zip(detours, tokens, strict=True)]
+        return x + _together(shares).permute(0, 3, 1, 2)
 
 
-def to_map(h: Tensor, images: int) -> Tensor:
-    """Windowed tokens stitched back to one map an image, (images, r, H, W).
+def _together(shares: list[Tensor]) -> Tensor:
+    return shares[0] if len(shares) == 1 else torch.cat(shares)
 
-    Both libraries cut windows row by row, (images, rows, columns, side, side); the maps are square.
-    The padding that a window cut added stays in the map, at its right and lower edge.
+
+Adapted = LoRALinear | PostAdapter
+
+
+def adapted(module: nn.Module) -> list[Adapted]:
+    """Every place below `module` that holds a LoRA, in the order of the forward pass."""
+    return [m for m in module.modules() if isinstance(m, Adapted)]
+
+
+@contextmanager
+def side_by_side(lead: nn.Module, others: Sequence[nn.Module]) -> Iterator[None]:
+    """Within: `lead` run on a batch of equal shares puts each share through its own branch's detours.
 
     Args:
-        h: (N, side, side, r) or (N, side * side, r), N = images * rows * columns.
-        images: number of images; must divide N into a square number of windows.
+        lead, others: encoders of the same structure on the same frozen base.
     """
-    r = h.shape[-1]
-    side = h.shape[1] if h.dim() == 4 else math.isqrt(h.shape[1])
-    rows = math.isqrt(h.shape[0] // images)
-    grid = h.reshape(images, rows, rows, side, side, r)
-    return grid.permute(0, 5, 1, 3, 2, 4).reshape(images, r, rows * side, rows * side)
-
-
-def to_tokens(maps: Tensor, like: Tensor) -> Tensor:
-    """The inverse of `to_map`, in the shape of `like`."""
-    images, r, height, _ = maps.shape
-    side = like.shape[1] if like.dim() == 4 else math.isqrt(like.shape[1])
-    rows = height // side
-    grid = maps.reshape(images, r, rows, side, rows, side)
-    return grid.permute(0, 2, 4, 3, 5, 1).reshape(like.shape)
+    places = adapted(lead)
+    for place, *rest in zip(places, *(adapted(other) for other in others), strict=True):
+        place.beside = tuple(other.lora for other in rest)
+    try:
+        yield
+    finally:
+        for place in places:
+            place.beside = ()
 
 
 def loras(module: nn.Module) -> list[LoRA]:

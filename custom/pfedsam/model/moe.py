@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pfedsam.model.windows import cut, join
+
 
 class Expert(nn.Module):
     """One expert: upsample by `ratio`, 3x3 convolution, GELU, downsample (Figure 1, "Expert").
@@ -68,6 +70,8 @@ class LocalMoE(nn.Module):
         multiplied: multiply each expert's output by its gate, so that the task trains the gate.
         noisy: noisy gating in training.
         interpolation: how maps are enlarged, "bilinear" or "bicubic".
+        window: side of the windows that are each routed alone, as Conv-LoRA's release does; 0: one
+            routing an image.
     """
 
     def __init__(
@@ -79,16 +83,27 @@ class LocalMoE(nn.Module):
         multiplied: bool = True,
         noisy: bool = True,
         interpolation: str = "bilinear",
+        window: int = 0,
     ) -> None:
         super().__init__()
         self.gate = Gate(channels, experts, noisy)
         self.experts = nn.ModuleList(Expert(channels, ratio, interpolation) for ratio in range(1, experts + 1))
         self.top_k = top_k
         self.multiplied = multiplied
+        self.window = window
         self.balance = torch.zeros(())
 
     def forward(self, h: Tensor) -> Tensor:
         """h + the chosen experts' sum, (B, r, H, W); keeps the load-balance term in `balance`."""
+        if not self.window:
+            return self._mixture(h)
+        batch, _, height, width = h.shape
+        grown = F.pad(h, (0, -width % self.window, 0, -height % self.window))
+        windows = cut(grown.permute(0, 2, 3, 1), self.window, self.window)
+        mixed = self._mixture(windows.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return join(mixed, batch, *grown.shape[2:]).permute(0, 3, 1, 2)[..., :height, :width]
+
+    def _mixture(self, h: Tensor) -> Tensor:
         clean, scores, deviation = self.gate(h)
         gates, chosen = route(scores, self.top_k)
         if self.training:

@@ -1,7 +1,7 @@
 """One branch: encoder and prompt-free decoder; and the set of branches that a site trains."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pfedsam.model.decoder import PromptFreeDecoder
 from pfedsam.model.encoder import Encoder
+from pfedsam.model.lora import loras, side_by_side
 
 
 class Segmenter(nn.Module):
@@ -21,11 +22,11 @@ class Segmenter(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits of the whole chain."""
-        return self.from_stem(self.encoder.stem(image))
+        return self.decode(self.encoder(image))
 
-    def from_stem(self, hidden: Tensor) -> Tensor:
-        """Logits from what `encoder.stem` returned."""
-        return cast(Tensor, self.decoder(self.encoder.body(hidden)))
+    def decode(self, embedding: Tensor) -> Tensor:
+        """Logits from the encoder's embedding."""
+        return cast(Tensor, self.decoder(embedding))
 
     def train(self, mode: bool = True) -> "Segmenter":
         """Training mode, but frozen batch norms keep their pretrained statistics."""
@@ -45,6 +46,7 @@ class Branches(nn.Module):
     def __init__(self, **branches: Segmenter) -> None:
         super().__init__()
         self.branch = nn.ModuleDict(branches)
+        self._one_base = len({_base(branch.encoder) for branch in branches.values()}) == 1
 
     def __getitem__(self, name: str) -> Segmenter:
         return cast(Segmenter, self.branch[name])
@@ -59,9 +61,24 @@ class Branches(nn.Module):
     def forward(self, image: Tensor, only: tuple[str, ...] | None = None) -> dict[str, Tensor]:
         """Logits of each branch (or of `only`); the frozen stem runs once, without a gradient."""
         names = self.names() if only is None else only
+        found = self._embed(image, [self[name].encoder for name in names])
+        return {name: self[name].decode(embedding) for name, embedding in zip(names, found, strict=True)}
+
+    def _embed(self, image: Tensor, encoders: list[Encoder]) -> Sequence[Tensor]:
+        """Each encoder's embedding; on one base they run as one batch, which costs less than in turn."""
+        lead, *others = encoders
+        if others and not self._one_base:
+            return [encoder(image) for encoder in encoders]
         with torch.no_grad():
-            hidden = self[names[0]].encoder.stem(image)
-        return {name: self[name].from_stem(hidden) for name in names}
+            hidden = lead.stem(image)
+        with side_by_side(lead, others):
+            return lead.body(hidden.repeat(len(encoders), 1, 1, 1)).chunk(len(encoders))
+
+
+def _base(encoder: Encoder) -> frozenset[int]:
+    """Which tensors an encoder has besides its adapters."""
+    adapters = {id(p) for lora in loras(encoder) for p in lora.parameters()}
+    return frozenset(id(p) for p in encoder.parameters()) - adapters
 
 
 def twin(segmenter: Segmenter, keep: Callable[[nn.Parameter], bool]) -> Segmenter:

@@ -4,10 +4,12 @@ import re
 from typing import cast
 
 from segment_anything.modeling.common import LayerNorm2d
-from timm.models.tiny_vit import TinyVit
+from timm.models.tiny_vit import Attention, TinyVit, TinyVitBlock
 from torch import Tensor, nn
 
 from pfedsam.model.encoder import ChannelsFirst, ChannelsLast, Encoder
+from pfedsam.model.lora import LoRALinear
+from pfedsam.model.windows import windowed
 
 RENAMES = (  # MobileSAM's key -> timm's, applied in order
     (r"^patch_embed\.seq\.0\.", "patch_embed.conv1."),
@@ -17,6 +19,53 @@ RENAMES = (  # MobileSAM's key -> timm's, applied in order
     (r"^layers\.", "stages."),
 )
 UNUSED = ("norm_head.", "head.")  # TinyViT's classifier; SAM does not use it
+
+
+class TinyViTBlock(nn.Module):
+    """timm's block on its own weights, padded tokens left out.
+
+    Equal to the original (test: to 1e-6); a projection with experts shows them the image's own map,
+    where the original would show them the padding too (our choice).
+    """
+
+    def __init__(self, block: TinyVitBlock) -> None:
+        super().__init__()
+        self.attn, self.mlp, self.local_conv = cast(Attention, block.attn), block.mlp, block.local_conv
+        self.window_size: int = block.window_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, d) -> (B, H, W, d)."""
+        x = x + self._attention(x)
+        x = cast(Tensor, self.local_conv(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+        return x + cast(Tensor, self.mlp(x))
+
+    def _attention(self, x: Tensor) -> Tensor:
+        q, kv = self._heads(self.attn.qkv(self.attn.norm(x)))
+        _, padding = self._heads(self._padding())
+        padding = padding.repeat_interleave(len(x) // len(padding), 0)
+        return cast(Tensor, self.attn.proj(windowed(q, kv, padding, self.window_size, self._attend)))
+
+    def _heads(self, qkv: Tensor) -> tuple[Tensor, Tensor]:
+        """(..., heads * 3 d) as query (..., heads, d), key and value (..., heads, 2 d)."""
+        grouped = qkv.view(*qkv.shape[:-1], self.attn.num_heads, -1)
+        return grouped[..., : self.attn.key_dim], grouped[..., self.attn.key_dim :]
+
+    def _padding(self) -> Tensor:
+        """The projection of a padded token: zeros, which the norm turns into its bias; (branches, 3 d)."""
+        token = self.attn.norm.bias
+        qkv = self.attn.qkv
+        return qkv.constant(token) if isinstance(qkv, LoRALinear) else cast(Tensor, qkv(token))[None]
+
+    def _attend(self, q: Tensor, kv: Tensor) -> Tensor:
+        """softmax(q k / sqrt(d) + bias) v: (n, h, w, heads, d) -> (n, h, w, heads * d)."""
+        height, width, side = q.shape[1], q.shape[2], kv.shape[1]
+        bias = self.attn.attention_biases[:, self.attn.attention_bias_idxs].unflatten(1, (side, side))
+        bias = bias[:, :height, :width].flatten(1, 2)
+        kv = kv.flatten(1, 2).transpose(1, 2)
+        k, v = kv[..., : self.attn.key_dim], kv[..., self.attn.key_dim :]
+        scores = (q.flatten(1, 2).transpose(1, 2) * self.attn.scale) @ k.transpose(-2, -1) + bias
+        found: Tensor = scores.softmax(-1) @ v
+        return found.transpose(1, 2).reshape(len(q), height, width, -1)
 
 
 def build_tiny_vit(state: dict[str, Tensor] | None) -> Encoder:
@@ -57,7 +106,7 @@ def timm_key(key: str) -> str:
 def _units(net: TinyVit, neck: nn.Module) -> list[nn.Module]:
     units: list[nn.Module] = [net.patch_embed, *cast(nn.Sequential, net.stages[0].blocks)]
     for stage in list(net.stages)[1:]:
-        units += [stage.downsample, ChannelsLast(), *stage.blocks, ChannelsFirst()]
+        units += [stage.downsample, ChannelsLast(), *map(TinyViTBlock, stage.blocks), ChannelsFirst()]
     return [*units, neck]
 
 

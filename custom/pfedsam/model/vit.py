@@ -1,0 +1,69 @@
+"""SAM's ViT out of segment-anything's own modules, as units of an `Encoder`."""
+
+from typing import cast
+
+import torch
+from segment_anything.modeling.image_encoder import Attention, Block
+from torch import Tensor, nn
+
+from pfedsam.model.windows import windowed
+
+
+class PatchAndPosition(nn.Module):
+    """SAM's ViT entry: patches plus absolute position, (B, 3, S, S) -> (B, S/p, S/p, d)."""
+
+    def __init__(self, patch_embed: nn.Module, position: nn.Parameter) -> None:
+        super().__init__()
+        self.patch_embed = patch_embed
+        self.position = position
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Patch embedding with the position table added."""
+        return cast(Tensor, self.patch_embed(image)) + self.position
+
+
+class ViTBlock(nn.Module):
+    """segment-anything's block on its own weights, padded tokens left out.
+
+    Equal to the original (test: to 1e-6); a projection with experts shows them the image's own map,
+    where the original would show them the padding too (our choice).
+    """
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        self.norm1, self.attn, self.norm2, self.mlp = block.norm1, cast(Attention, block.attn), block.norm2, block.mlp
+        self.window_size: int = block.window_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, d) -> (B, H, W, d)."""
+        x = x + self._attention(self.norm1(x))
+        return x + cast(Tensor, self.mlp(self.norm2(x)))
+
+    def _attention(self, x: Tensor) -> Tensor:
+        heads = (3, self.attn.num_heads, -1)
+        qkv = self.attn.qkv(x).view(*x.shape[:3], *heads)
+        padding = self.attn.qkv.bias.view(heads)[None, 1:].expand(len(x), -1, -1, -1)  # W 0 + b
+        found = windowed(qkv[..., 0, :, :], qkv[..., 1:, :, :], padding, self.window_size or x.shape[1], self._attend)
+        return cast(Tensor, self.attn.proj(found))
+
+    def _attend(self, q: Tensor, kv: Tensor) -> Tensor:
+        """softmax(q k / sqrt(d) + rel_h + rel_w) v, (n, h, w, heads * d): Li et al. 2022 (MViTv2), equation 4.
+
+        Args:
+            q: (n, h, w, heads, d).
+            kv: (n, side, side, 2, heads, d).
+        """
+        height, width, side = q.shape[1], q.shape[2], kv.shape[1]
+        rel_h = torch.einsum("nhwed,hkd->nehwk", q, _relative(self.attn.rel_pos_h, side)[:height])
+        rel_w = torch.einsum("nhwed,wkd->nehwk", q, _relative(self.attn.rel_pos_w, side)[:width])
+        k, v = kv.flatten(1, 2).permute(2, 0, 3, 1, 4)
+        scores = (q.flatten(1, 2).transpose(1, 2) * self.attn.scale) @ k.transpose(-2, -1)
+        scores = scores.view(*rel_h.shape, side) + rel_h[..., None] + rel_w[..., None, :]
+        found: Tensor = scores.flatten(4).flatten(2, 3).softmax(-1) @ v
+        return found.transpose(1, 2).reshape(len(q), height, width, -1)
+
+
+def _relative(table: Tensor, side: int) -> Tensor:
+    """(side, side, d): the table's row for each pair of query and key coordinates."""
+    at = torch.arange(side, device=table.device)
+    return table[at[:, None] - at[None] + side - 1]

@@ -1,0 +1,109 @@
+import pytest
+import torch
+from segment_anything.modeling.image_encoder import Block, window_partition
+from torch import nn
+
+from pfedsam.model.lora import LoRALinear
+from pfedsam.model.moe import LocalMoE
+from pfedsam.model.vit import ViTBlock
+from pfedsam.model.windows import cut, join, windowed
+
+SIZES = [14, 16, 20, 28, 32]
+
+
+@pytest.mark.parametrize("size", [14, 28])
+def test_windows_are_cut_as_segment_anything_cuts_them_and_joined_again(size: int) -> None:
+    x = torch.randn(3, size, size, 5)
+    assert torch.equal(cut(x, 14, 14), window_partition(x, 14)[0])
+    assert torch.equal(join(cut(x, 14, 14), 3, size, size), x)
+
+
+def test_a_window_at_the_edge_sees_the_padding_s_key_and_asks_for_its_real_tokens_only() -> None:
+    seen = []
+
+    def attend(q: torch.Tensor, kv: torch.Tensor) -> torch.Tensor:
+        seen.append((tuple(q.shape[1:3]), int((kv == 7).sum())))
+        return q
+
+    q, kv = torch.randn(2, 5, 5, 1), torch.zeros(2, 5, 5, 1)
+    assert torch.equal(windowed(q, kv, torch.full((2, 1), 7.0), 4, attend), q)
+    assert seen == [((4, 4), 0), ((4, 1), 2 * 12), ((1, 4), 2 * 12), ((1, 1), 2 * 15)]
+
+
+def segment_anything_block(window: int, size: int) -> Block:
+    block = Block(32, 4, use_rel_pos=True, window_size=window, input_size=(size, size))
+    for table in (block.attn.rel_pos_h, block.attn.rel_pos_w):
+        nn.init.normal_(table)
+    block.attn.qkv = LoRALinear(block.attn.qkv, rank=4, alpha=4)
+    nn.init.normal_(block.attn.qkv.lora.b.weight)
+    return block
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("window", [14, 0])
+def test_the_block_without_padding_equals_segment_anything_s_in_value_and_gradient(window: int, size: int) -> None:
+    block, x = segment_anything_block(window, size), torch.randn(2, size, size, 32, requires_grad=True)
+    weights = [block.attn.qkv.lora.a.weight, block.attn.qkv.lora.b.weight, block.attn.proj.weight, block.norm1.bias]
+    expected = block(x)
+    slow = torch.autograd.grad(expected.square().sum(), [x, *weights])
+    found = ViTBlock(block)(x)
+    fast = torch.autograd.grad(found.square().sum(), [x, *weights])
+    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5)
+    assert all((f - s).norm() <= 1e-5 * s.norm() for f, s in zip(fast, slow, strict=True))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("window", [7, 14])
+def test_the_tiny_block_without_padding_equals_timm_s_in_value_and_gradient(window: int, size: int) -> None:
+    from timm.models.tiny_vit import TinyVitBlock
+
+    from pfedsam.model.tinyvit import TinyViTBlock
+
+    block = TinyVitBlock(32, 4, window).eval()
+    nn.init.normal_(block.attn.attention_biases)
+    nn.init.normal_(block.attn.norm.bias)
+    block.attn.qkv = LoRALinear(block.attn.qkv, rank=4, alpha=4)
+    nn.init.normal_(block.attn.qkv.lora.b.weight)
+    weights = [block.attn.qkv.lora.a.weight, block.attn.qkv.lora.b.weight, block.attn.norm.bias]
+    x = torch.randn(2, size, size, 32, requires_grad=True)
+    expected = stock_timm(block, x)
+    slow = torch.autograd.grad(expected.square().sum(), [x, *weights])
+    found = TinyViTBlock(block)(x)
+    fast = torch.autograd.grad(found.square().sum(), [x, *weights])
+    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5)
+    assert all((f - s).norm() <= 1e-5 * s.norm() for f, s in zip(fast, slow, strict=True))
+
+
+def stock_timm(block: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """timm's own forward; its attention hands the projection windows as rows, ours takes maps."""
+
+    class Rows(nn.Module):
+        def __init__(self, linear: LoRALinear) -> None:
+            super().__init__()
+            self.linear = linear
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.linear(x[:, None])[:, 0]
+
+    linear = block.attn.qkv
+    block.attn.qkv = Rows(linear)
+    try:
+        return block(x)
+    finally:
+        block.attn.qkv = linear
+
+
+def test_experts_see_the_image_s_own_map_or_its_windows_where_asked() -> None:
+    seen = []
+
+    class Spy(nn.Module):
+        def forward(self, h: torch.Tensor) -> torch.Tensor:
+            seen.append(tuple(h.shape))
+            return h
+
+    for window in (0, 14):
+        moe = LocalMoE(4, experts=2, top_k=2, window=window).eval()
+        moe.experts = nn.ModuleList([Spy()])
+        out = moe(torch.randn(2, 4, 16, 16))
+        assert out.shape == (2, 4, 16, 16)
+    assert seen == [(2, 4, 16, 16), (8, 4, 14, 14)]
