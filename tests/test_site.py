@@ -10,6 +10,7 @@ from pfedsam import methods
 from pfedsam.errors import UserFault
 from pfedsam.exchange.guard import Accepted, check
 from pfedsam.exchange.schema import shared_schema
+from pfedsam.exchange.store import Moment
 from pfedsam.model.partition import Kind, Part, kinds, tensors_of
 from pfedsam.site import Places, Site, initial_shared
 
@@ -27,9 +28,9 @@ def test_an_update_is_legal_and_moves_what_it_trains(open_site, method: str) -> 
     update = trained(site, shared)
     stamp = site.stamp(0)
     assert stamp.base == base
-    assert check(update.tensors, stamp, schema=shared_schema(config), expected=stamp) == Accepted()
+    assert check(update.wire, stamp, schema=shared_schema(config), expected=stamp) == Accepted()
     assert update.samples == 6
-    assert all(t.abs().sum() > 0 for n, t in update.tensors.items() if n.endswith("lora.b.weight"))
+    assert all(t.abs().sum() > 0 for n, t in update.wire.items() if n.endswith("lora.b.weight"))
     private = site.private()
     assert bool(private) == (method != "fedavg")
 
@@ -43,7 +44,7 @@ def test_the_same_seed_gives_the_same_bits(open_site, tmp_path: Path) -> None:
     first = trained(site, shared)
     other = Site("site-1", config, Places(site.data["train"].slices[0].image.parents[2], tmp_path / "fresh"))
     second = trained(other, shared)
-    assert all(torch.equal(first.tensors[n], second.tensors[n]) for n in first.tensors)
+    assert all(torch.equal(first.wire[n], second.wire[n]) for n in first.wire)
     assert all(torch.equal(v, other.private()[n]) for n, v in site.private().items())
 
 
@@ -63,7 +64,7 @@ def test_a_restarted_site_goes_on_bit_for_bit(open_site) -> None:
     second = trained(steady, shared, 1)
     steady.store.save(*stored)
     again = trained(open_site(config), shared, 1)
-    assert all(torch.equal(t, again.tensors[n]) for n, t in second.tensors.items())
+    assert all(torch.equal(t, again.wire[n]) for n, t in second.wire.items())
 
 
 def test_a_new_job_on_the_study_finds_its_experts_and_another_study_does_not(open_site) -> None:
@@ -97,7 +98,7 @@ def test_each_reading_keeps_its_own_things_local(open_site, reading: str) -> Non
     site = open_site(config)
     first = trained(site, shared)
     own = {n: v.clone() for n, v in site.private().items()}
-    moved = {n: t + first.tensors[n] for n, t in shared.items()}
+    moved = {n: t + first.wire[n] for n, t in shared.items()}
     site.receive(moved)
     kind = kinds(site.model)
     copies = [n for n in own if kind[n] is not Kind.EXPERT]
@@ -127,7 +128,7 @@ def test_distillation_reaches_only_the_branch_it_should(open_site) -> None:
         config = tiny(train={"distill": direction, "distill_weight": 0.5})
         site = open_site(config)
         site.store.folder = site.store.folder / direction
-        shared = trained(site, initial_shared(config)[0]).tensors[name]
+        shared = trained(site, initial_shared(config)[0]).wire[name]
         found[direction] = shared, site.private()[f"branch.personal.{name}"]
     for direction, global_moved, personal_moved in (
         ("global_to_personal", False, True),
@@ -186,4 +187,49 @@ def test_mobile_sam_trains_on_a_real_hospital(real: Path, tmp_path: Path) -> Non
     site = Site("tcga_cs", config, Places(real / "data/brain_mri", tmp_path, real / "weights"))
     update = trained(site, shared)
     assert update.samples == 65
-    assert all(t.isfinite().all() for t in update.tensors.values())
+    assert all(t.isfinite().all() for t in update.wire.values())
+
+
+LOSSY = {"up": "int4", "down": "int8"}
+
+
+def test_a_restarted_site_still_knows_what_rounding_owes(open_site) -> None:
+    """Error feedback goes through the store: a new process sends the same bytes as one that never stopped."""
+    config = tiny(wire=LOSSY, model={"decoder": "lean"})
+    shared, _ = initial_shared(config)
+    steady = open_site(config)
+    steady.receive(shared, Moment("run", 0))
+    steady.train(0, 2)
+    steady.receive(shared, Moment("run", 1))
+    sent = steady.train(1, 2).wire
+    again = open_site(config)
+    again.receive(shared, Moment("run", 1))
+    owed = again._owed
+    assert all(torch.equal(sent[n], t) for n, t in again.train(1, 2).wire.items())
+    again.receive(shared, Moment("run", 1))
+    again._owed = {}
+    assert owed.keys() == shared.keys()
+    assert any(not torch.equal(sent[n], t) for n, t in again.train(1, 2).wire.items())
+
+
+def test_what_one_run_owes_is_not_paid_by_the_next(open_site) -> None:
+    config = tiny(wire=LOSSY)
+    shared, _ = initial_shared(config)
+    site = open_site(config)
+    site.receive(shared, Moment("one", 0))
+    site.train(0, 2)
+    site.receive(shared, Moment("one", 1))
+    assert site._owed.keys() == shared.keys()
+    site.receive(shared, Moment("two", 0))
+    assert site._owed == {}
+    assert not any("owed" in name for name in site.private())
+
+
+def test_what_a_method_without_a_private_part_owes_is_kept_too(open_site) -> None:
+    config = tiny(method="fedavg", wire=LOSSY)
+    shared, _ = initial_shared(config)
+    site = open_site(config)
+    site.receive(shared, Moment("run", 0))
+    site.train(0, 2)
+    site.receive(shared, Moment("run", 1))
+    assert site._owed.keys() == shared.keys()

@@ -15,6 +15,8 @@ from pfedsam.errors import UserFault
 
 Reading = Literal["R1", "R2", "R3", "post"]
 Direction = Literal["none", "global_to_personal", "personal_to_global", "mutual"]
+DecoderMode = Literal["full", "lean", "frozen"]
+Number = Literal["fp32", "bf16", "int8", "int4"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class ModelConfig:
     lora_rank: int = 4  # our choice: Conv-LoRA takes 3, SAMed 4
     lora_alpha: float = 4.0  # = rank, so the adapter's scale is 1
     lora_last: int | None = None  # adapters in the last k attention blocks; None: in all
+    decoder: DecoderMode = "full"  # what of SAM's decoder is trained: all, tokens and last norms, or the head alone
     experts: int = 8  # M; Conv-LoRA's number, ratios 1..M
     top_k: int = 2  # K; the paper's figure draws at least two experts selected
     gate_multiplied: bool = True  # False is Conv-LoRA's release: the gate then learns from balance alone
@@ -59,6 +62,14 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class WireConfig:
+    """In which number format the shared part travels; integers in blocks of 64 with a scale each."""
+
+    up: Number = "fp32"  # a site's update; what rounding takes is kept at the site and added to the next
+    down: Literal["fp32", "bf16", "int8"] = "fp32"  # the server's model; int4 is too coarse for weights
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """What the job expects of a site's data; where it lies is the site's own affair."""
 
@@ -80,6 +91,7 @@ class Config:
     seed: int = 0
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    wire: WireConfig = field(default_factory=WireConfig)
     data: DataConfig = field(default_factory=DataConfig)
 
     def digest(self) -> str:

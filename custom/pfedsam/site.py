@@ -12,16 +12,18 @@ from pfedsam import methods
 from pfedsam.config import Config
 from pfedsam.data.dataset import Dataset, open_site
 from pfedsam.errors import UserFault
+from pfedsam.exchange.codec import with_feedback
 from pfedsam.exchange.schema import Stamp, Tensors
 from pfedsam.exchange.store import LAST, Moment, SiteStore
 from pfedsam.model import build
-from pfedsam.model.partition import Part, partition, tensors_of, wire_name
+from pfedsam.model.partition import Part, tensors_of, wire_name
 from pfedsam.train.evaluate import evaluate
 from pfedsam.train.loop import Progress, RoundReport, train_round
 from pfedsam.train.metrics import CaseScore, summary
 
 Scores = dict[str, dict[str, float | int | None]]
 ROLES = ("global", "personal")
+OWED = "owed/"  # in the site store: no parameter's name holds a slash
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,12 @@ class Update:
     """What a site would send: the difference to the shared tensors it got, and what it learned.
 
     Attributes:
-        tensors: differences, by wire name.
+        wire: differences as they travel, by wire name.
         samples: number of the site's training slices, its weight in the mean.
         report: losses, seconds, whether it was stopped.
     """
 
-    tensors: Tensors
+    wire: Tensors
     samples: int
     report: RoundReport
 
@@ -68,12 +70,13 @@ class Site:
         self.base = build.base_digest(parts)
         torch.manual_seed(_site_seed(config.seed, name))
         self.model = self.method.build(build.segmenter(config, parts), config)
-        self.part = partition(self.model, self.method.declare(config))
+        self.part = self.method.partition(self.model, config)
         self.model.to("cuda" if torch.cuda.is_available() else "cpu")
         self.data: dict[str, Dataset] = open_site(places.data, name, config, mean=parts.mean, std=parts.std)
         self.store = SiteStore(places.store, config.study, name)
         self.store.claim()
         self._received: Tensors = {}
+        self._owed: Tensors = {}  # what rounding took from the last update, to be added to the next
         self._run: str | None = None
 
     def stamp(self, round_: int) -> Stamp:
@@ -88,10 +91,11 @@ class Site:
         """
         self._received, self._run = shared, at.run if at else None
         self._load_shared(shared)
-        stored = self.store.load(at)
-        if stored is not None:
-            self._load_private(*stored)
-        self.method.merge(self.model, self.config, stored is None)
+        private, facts = self.store.load(at) or ({}, {})
+        self._owed = _owed(private) if facts.get("run") == self._run else {}
+        if facts:
+            self._load_private(private, facts)
+        self.method.merge(self.model, self.config, not facts)
 
     def train(
         self,
@@ -113,11 +117,12 @@ class Site:
             progress=progress,
             stop=stop,
         )
-        if not report.stopped:
-            self.save_private(round_)
         now = self.shared()
         difference = {name: now[name] - tensor for name, tensor in self._received.items()}
-        return Update(difference, len(self.data["train"]), report)
+        wire, self._owed = with_feedback(difference, self._owed, self.config.wire.up)
+        if not report.stopped:
+            self.save_private(round_)
+        return Update(wire, len(self.data["train"]), report)
 
     def shared(self) -> Tensors:
         """A copy of the shared part, by wire name, on the CPU: the only tensors that may ever leave."""
@@ -129,8 +134,8 @@ class Site:
         return {k: v.detach().cpu() for k, v in tensors_of(self.model, self.part, Part.PRIVATE).items()}
 
     def save_private(self, round_: int) -> None:
-        """Put the private part into the site store."""
-        if private := self.private():
+        """Put the private part into the site store, and what this site owes the next update."""
+        if private := self.private() | {OWED + name: tensor for name, tensor in self._owed.items()}:
             facts = {"round": str(round_), "base": self.base, "config": self.config.digest()}
             self.store.save(private, facts, Moment(self._run, round_) if self._run else None)
 
@@ -159,6 +164,7 @@ class Site:
     @torch.no_grad()
     def _load_private(self, stored: Tensors, facts: dict[str, Any]) -> None:
         target = tensors_of(self.model, self.part, Part.PRIVATE)
+        stored = {name: tensor for name, tensor in stored.items() if not name.startswith(OWED)}
         misfit = sorted(target.keys() ^ stored.keys()) or [n for n, t in target.items() if t.shape != stored[n].shape]
         if misfit or facts.get("base") != self.base:
             raise UserFault(
@@ -178,8 +184,12 @@ def initial_shared(config: Config, weights: Path | None = None) -> tuple[Tensors
     build.seed_shared(segmenter, config.seed)
     method = methods.get(config.method)
     model = method.build(segmenter, config)
-    shared = tensors_of(model, partition(model, method.declare(config)), Part.SHARED)
+    shared = tensors_of(model, method.partition(model, config), Part.SHARED)
     return {wire_name(name): t.detach().clone().contiguous() for name, t in shared.items()}, base
+
+
+def _owed(stored: Tensors) -> Tensors:
+    return {name.removeprefix(OWED): tensor for name, tensor in stored.items() if name.startswith(OWED)}
 
 
 def _site_seed(seed: int, site: str) -> int:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from conftest import ROOT, TINY
 from pfedsam.config import load
+from pfedsam.exchange.codec import wire_schema
 from pfedsam.exchange.schema import shared_schema
 from pfedsam.jobs import render
 
@@ -83,6 +84,23 @@ def test_only_declared_tensors_left_each_site_and_the_ledger_shows_them(run: tup
         assert [line["tensors"] for line in out] == [declared, declared, []]
         sent = [r["sites"][site]["bytes_sent"] for r in results(run[0])["rounds"]]
         assert [line["bytes"] for line in out] == [*sent, 0]
+
+
+def test_a_lean_job_in_integers_runs_and_the_ledger_counts_its_bytes_both_ways(tmp_path: Path) -> None:
+    folder = job(tmp_path / "job", "model.decoder=lean", "wire.up=int4", "wire.down=int8")
+    log = simulate(folder, tmp_path / "ws", threads=2)
+    shared = shared_schema(load(folder / "app/config/pfedsam.json"))
+    up, down = (
+        sum(torch.Size(spec.shape).numel() for spec in wire_schema(shared, number).values())
+        for number in ("int4", "int8")
+    )
+    assert len(results(tmp_path / "ws")["final"]["sites"]) == 2, log
+    for site in ("site-1", "site-2"):
+        lines = ledger(tmp_path / "ws" / site / "pfedsam_store", site)
+        assert [line["bytes"] for line in lines if line["direction"] == "out"] == [up, up, 0]
+        assert [line["bytes"] for line in lines if line["direction"] == "in"] == [down, down, down]
+        told = [r["sites"][site] for r in results(tmp_path / "ws")["rounds"]]
+        assert [(t["bytes_sent"], t["bytes_received"]) for t in told] == [(up, down)] * 2
 
 
 def test_no_private_tensor_is_anywhere_in_the_server_s_folder(run: tuple[Path, str]) -> None:

@@ -10,15 +10,16 @@ from pfedsam.config import Config
 from pfedsam.exchange.schema import shared_schema
 from pfedsam.model import build
 from pfedsam.model.moe import LocalMoE
-from pfedsam.model.partition import Kind, Part, Partition, kinds, partition, tensors_of, wire_name
+from pfedsam.model.partition import Kind, Part, Partition, kinds, tensors_of, wire_name
 from pfedsam.model.segmenter import Branches
 
 configs = st.builds(
-    lambda method, reading, exclusive, classes, last, rank, experts, backbone: tiny(
+    lambda method, reading, exclusive, classes, last, rank, experts, backbone, decoder: tiny(
         method=method,
         reading=reading,
         model={
             "backbone": backbone,
+            "decoder": decoder,
             "exclusive": exclusive,
             "num_classes": classes,
             "lora_last": last,
@@ -36,6 +37,7 @@ configs = st.builds(
     st.sampled_from([1, 4]),
     st.integers(1, 4),
     st.sampled_from(["demo", "tiny_vit"]),
+    st.sampled_from(["full", "lean", "frozen"]),
 )
 
 
@@ -44,7 +46,7 @@ def built(config: Config) -> tuple[Branches, Partition]:
     with torch.device("meta"):
         parts = build.backbone(config.model, pretrained=False)
         model = method.build(build.segmenter(config, parts), config)
-    return model, partition(model, method.declare(config))
+    return model, method.partition(model, config)
 
 
 @settings(max_examples=40, deadline=None)
@@ -93,3 +95,24 @@ def test_experts_of_vit_b_at_rank_4_have_the_expected_size() -> None:
     count = sum(p.numel() for n, p in model.named_parameters() if kind[n] is Kind.EXPERT)
     assert count == 14_976
     assert part.parts
+
+
+def test_the_lean_decoder_trains_its_tokens_last_norms_and_head_alone() -> None:
+    model, part = built(tiny(model={"decoder": "lean", "num_classes": 2}))
+    trained = {n.split(".decoder.")[1] for n in part.names(Part.SHARED) if ".decoder." in n}
+    assert {name.rsplit(".", 1)[0] for name in trained} == {
+        "iou_token",
+        "mask_tokens",
+        "transformer.norm_final_attn",
+        "upscaling.1",
+        "head.conv",
+    }
+    assert all(not p.requires_grad for n, p in model.named_parameters() if part.parts.get(n) is Part.FROZEN)
+
+
+def test_the_frozen_decoder_trains_its_head_alone() -> None:
+    _, part = built(tiny(model={"decoder": "frozen", "num_classes": 2}))
+    assert {n.split(".decoder.")[1] for n in part.names(Part.SHARED) if ".decoder." in n} == {
+        "head.conv.weight",
+        "head.conv.bias",
+    }

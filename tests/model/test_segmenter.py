@@ -7,7 +7,6 @@ from pfedsam import methods
 from pfedsam.config import Config
 from pfedsam.model import build
 from pfedsam.model.lora import loras
-from pfedsam.model.partition import partition
 from pfedsam.model.segmenter import Branches
 
 
@@ -16,7 +15,7 @@ def built(config: Config) -> Branches:
     method = methods.get("pfedsam")
     parts = build.backbone(config.model, pretrained=False)
     model = method.build(build.segmenter(config, parts), config)
-    partition(model, method.declare(config))
+    method.partition(model, config)
     for lora in loras(model):
         nn.init.normal_(lora.b.weight, std=0.1)
     return model

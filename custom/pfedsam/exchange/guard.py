@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pfedsam.config import Number
+from pfedsam.exchange.codec import decode, wire_schema
 from pfedsam.exchange.schema import Schema, Spec, Stamp
 
 
@@ -24,11 +26,22 @@ class Rejected:
 Verdict = Accepted | Rejected
 
 
-def check(tensors: dict[str, Any], stamp: Stamp, *, schema: Schema, expected: Stamp) -> Verdict:
-    """Whether names, shapes, dtypes and values are the schema's, and the stamp the expected one."""
-    reason = stamp_fault(stamp, expected) or names_fault(tensors, schema)
-    for name in sorted(schema) if reason is None else ():
-        reason = reason or tensor_fault(name, tensors[name], schema[name])
+def check(
+    tensors: dict[str, Any], stamp: Stamp, *, schema: Schema, expected: Stamp, number: Number = "fp32"
+) -> Verdict:
+    """Whether names, shapes, dtypes and values are the schema's, and the stamp the expected one.
+
+    Args:
+        schema: of the shared tensors.
+        number: the format they travel in.
+    """
+    wire = wire_schema(schema, number)
+    reason = stamp_fault(stamp, expected) or names_fault(tensors, wire)
+    for name in sorted(wire) if reason is None else ():
+        reason = reason or tensor_fault(name, tensors[name], wire[name])
+    if reason is None and number in ("int8", "int4"):
+        opened = decode(tensors, schema, number)
+        reason = next((fault for name in sorted(schema) if (fault := value_fault(name, opened[name]))), None)
     return Accepted() if reason is None else Rejected(reason)
 
 
@@ -67,6 +80,11 @@ def tensor_fault(name: str, tensor: Any, spec: Spec) -> str | None:
         return f"expected shape {spec.shape} at {name}, came {tuple(tensor.shape)}"
     if tensor.dtype != spec.dtype:
         return f"expected {spec.dtype} at {name}, came {tensor.dtype}"
+    return value_fault(name, tensor)
+
+
+def value_fault(name: str, tensor: Tensor) -> str | None:
+    """Why the values cannot be averaged; None if they can."""
     if not bool(torch.isfinite(tensor).all()):
         return f"expected finite values at {name}, came NaN or infinite"
     return None

@@ -9,7 +9,7 @@ from torch import Tensor
 from pfedsam import methods
 from pfedsam.config import Config
 from pfedsam.model import build
-from pfedsam.model.partition import Part, partition, tensors_of, wire_name
+from pfedsam.model.partition import Part, tensors_of, wire_name
 
 Tensors = dict[str, Tensor]
 
@@ -47,7 +47,7 @@ def shared_schema(config: Config) -> Schema:
     with torch.device("meta"):
         parts = build.backbone(config.model, pretrained=False)
         model = method.build(build.segmenter(config, parts), config)
-    shared = tensors_of(model, partition(model, method.declare(config)), Part.SHARED)
+    shared = tensors_of(model, method.partition(model, config), Part.SHARED)
     return schema_of({wire_name(name): tensor for name, tensor in shared.items()})
 
 

@@ -9,8 +9,10 @@ from nvflare.app_common.app_constant import AppConstants
 
 from pfedsam import log
 from pfedsam.exchange.aggregate import weighted_mean
+from pfedsam.exchange.codec import decode
 from pfedsam.exchange.guard import Rejected
-from pfedsam.exchange.schema import Tensors
+from pfedsam.exchange.schema import Tensors, shared_schema
+from pfedsam.flare.context import job_config
 from pfedsam.flare.filters import judge
 
 
@@ -38,7 +40,9 @@ class MeanOfSites(Aggregator):  # type: ignore[misc]
             log.error("update of %s not counted: %s", site, verdict.reason)
             return False
         dxo = from_shareable(shareable)
-        self._updates[site] = dxo.data, dxo.get_meta_prop(MetaKey.NUM_STEPS_CURRENT_ROUND)
+        config = job_config(fl_ctx)
+        update = decode(dxo.data, shared_schema(config), config.wire.up)
+        self._updates[site] = update, dxo.get_meta_prop(MetaKey.NUM_STEPS_CURRENT_ROUND)
         return True
 
     def aggregate(self, fl_ctx: FLContext) -> Shareable:

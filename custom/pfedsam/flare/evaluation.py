@@ -7,7 +7,6 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.impl.controller import Controller
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
-from nvflare.app_common.abstract.model import model_learnable_to_dxo
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 
@@ -36,9 +35,11 @@ class FinalEvaluation(Controller):  # type: ignore[misc]
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         """Broadcast once, collect, end."""
-        message = model_learnable_to_dxo(fl_ctx.get_prop(AppConstants.GLOBAL_MODEL)).to_shareable()
+        engine = fl_ctx.get_engine()
+        generator = engine.get_component("generator")
+        message = generator.learnable_to_shareable(fl_ctx.get_prop(AppConstants.GLOBAL_MODEL), fl_ctx)
         message.set_header(AppConstants.CURRENT_ROUND, fl_ctx.get_prop(AppConstants.CURRENT_ROUND))
-        message.set_header(RUN, fl_ctx.get_engine().get_component("persistor").run)
+        message.set_header(RUN, engine.get_component("persistor").run)
         task = Task(
             name=AppConstants.TASK_VALIDATION,
             data=message,

@@ -20,9 +20,10 @@ from nvflare.fuel.utils import fobs
 
 from pfedsam import log
 from pfedsam.errors import UserFault
+from pfedsam.exchange.codec import decode, encode
 from pfedsam.exchange.files import pack, unpack, write_atomic
 from pfedsam.exchange.ledger import payload_bytes
-from pfedsam.exchange.schema import Tensors
+from pfedsam.exchange.schema import Tensors, shared_schema
 from pfedsam.exchange.store import Moment
 from pfedsam.flare.context import REPORT, RUN, STAMP, job_config, places, run_dir, setting, simulated, stamp_values
 from pfedsam.report.site_files import write_site_files
@@ -77,7 +78,7 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
     def _train(self, site: Site, shareable: Shareable, fl_ctx: FLContext, stop: Signal) -> Shareable:
         round_ = int(shareable.get_header(AppConstants.CURRENT_ROUND))
         rounds = int(shareable.get_header(AppConstants.NUM_ROUNDS))
-        shared: Tensors = from_shareable(shareable).data
+        shared, received_bytes = _opened(site, shareable)
         run = _run(shareable, fl_ctx)
         site.receive(shared, Moment(run, round_))
         before, received = _before(site, run), site.summary("val", "global")
@@ -87,13 +88,13 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
             return make_reply(ReturnCode.TASK_ABORTED)
         write_atomic(run_dir(fl_ctx) / TRAINED, pack(site.shared(), {"round": str(round_)}))
         val = {"global": received, "personal": site.summary("val", "personal")}
-        report = _report(update, val, before, payload_bytes(shared))
+        report = _report(update, val, before, received_bytes)
         self._curves(fl_ctx, report, round_)
         return _update_message(site, update, report, round_)
 
     def _validate(self, site: Site, shareable: Shareable, fl_ctx: FLContext, _: Signal) -> Shareable:
         run = _run(shareable, fl_ctx)
-        site.recall(from_shareable(shareable).data, run)
+        site.recall(_opened(site, shareable)[0], run)
         scores = site.scores("test")
         folder = write_site_files(site, scores, run_dir(fl_ctx) / "pfedsam")
         log.info("[%s] final test done; this site's model, cases and pictures: %s", site.name, folder)
@@ -107,7 +108,8 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
         if not path.exists():
             raise UserFault(expected="a trained model to submit", came="none in this job yet", do="train first")
         meta = {STAMP: stamp_values(site.stamp(-1))}
-        return DXO(DataKind.WEIGHTS, data=unpack(path.read_bytes())[0], meta=meta).to_shareable()
+        wire = encode(unpack(path.read_bytes())[0], site.config.wire.down)
+        return DXO(DataKind.WEIGHTS, data=wire, meta=meta).to_shareable()
 
     def _curves(self, fl_ctx: FLContext, report: dict[str, Any], round_: int) -> None:
         writer = fl_ctx.get_engine().get_component("tb_writer")
@@ -137,6 +139,12 @@ class _Progress:
         log.info("[%s] %s loss %s, about %.0f s left", self._site, where, losses, left)
 
 
+def _opened(site: Site, shareable: Shareable) -> tuple[Tensors, int]:
+    """The server's shared tensors out of a task, and the bytes they came in."""
+    wire: Tensors = from_shareable(shareable).data
+    return decode(wire, shared_schema(site.config), site.config.wire.down), payload_bytes(wire)
+
+
 def _update_message(site: Site, update: Update, report: dict[str, Any], round_: int) -> Shareable:
     meta = {
         MetaKey.NUM_STEPS_CURRENT_ROUND: update.samples,
@@ -144,7 +152,7 @@ def _update_message(site: Site, update: Update, report: dict[str, Any], round_: 
         STAMP: stamp_values(site.stamp(round_)),
         REPORT: report,
     }
-    return DXO(DataKind.WEIGHT_DIFF, data=update.tensors, meta=meta).to_shareable()
+    return DXO(DataKind.WEIGHT_DIFF, data=update.wire, meta=meta).to_shareable()
 
 
 def _report(update: Update, val: Scores, before: dict[str, Any], received: int) -> dict[str, Any]:
@@ -155,7 +163,7 @@ def _report(update: Update, val: Scores, before: dict[str, Any], received: int) 
         "val": val,
         "before": before,
         "bytes_received": received,
-        "bytes_sent": payload_bytes(update.tensors),
+        "bytes_sent": payload_bytes(update.wire),
     }
 
 

@@ -10,6 +10,7 @@ from nvflare.apis.shareable import ReservedHeaderKey, Shareable
 from nvflare.app_common.app_constant import AppConstants
 
 from pfedsam import log
+from pfedsam.config import Config
 from pfedsam.exchange.guard import Accepted, Rejected, Verdict, check, check_samples
 from pfedsam.exchange.schema import Stamp, shared_schema
 from pfedsam.flare.context import REJECTED, REPORT, STAMP, job_config, ledger, stamp_of
@@ -32,7 +33,7 @@ class OnlySharedLeaves(Filter):  # type: ignore[misc]
         tensors = dxo.data if dxo.data_kind in TENSORS else {}
         stamp = stamp_of(dxo, -1)
         if dxo.data_kind in TENSORS:
-            demand(check(tensors, stamp, schema=shared_schema(config), expected=stamp))
+            demand(well_formed(dxo, stamp, config))
         facts = {"metrics": dxo.data} if dxo.data_kind == DataKind.METRICS else _facts(dxo)
         task = str(fl_ctx.get_prop("__task_name__") or dxo.data_kind)
         ledger(fl_ctx, config).note("out", tensors, task=task, round_=stamp.round, facts=facts)
@@ -50,7 +51,7 @@ class OnlyDeclaredEnters(Filter):  # type: ignore[misc]
         round_ = shareable.get_header(AppConstants.CURRENT_ROUND, -1)
         stamp = stamp_of(dxo, round_)
         expected = Stamp(stamp.round, config.digest(), stamp.base)
-        demand(check(dxo.data, stamp, schema=shared_schema(config), expected=expected))
+        demand(check(dxo.data, stamp, schema=shared_schema(config), expected=expected, number=config.wire.down))
         task = str(fl_ctx.get_prop("__task_name__") or "task")
         ledger(fl_ctx, config).note("in", dxo.data, task=task, round_=round_, facts={})
         return shareable
@@ -87,7 +88,8 @@ def judge(shareable: Shareable, fl_ctx: FLContext) -> Verdict:
         return Rejected(f"expected {DataKind.WEIGHT_DIFF}, came {dxo.data_kind}")
     base = fl_ctx.get_engine().get_component("persistor").base
     expected = Stamp(int(fl_ctx.get_prop(AppConstants.CURRENT_ROUND, -1)), config.digest(), base)
-    verdict = check(dxo.data, stamp_of(dxo, -1), schema=shared_schema(config), expected=expected)
+    schema = shared_schema(config)
+    verdict = check(dxo.data, stamp_of(dxo, -1), schema=schema, expected=expected, number=config.wire.up)
     if isinstance(verdict, Accepted):
         return check_samples(dxo.get_meta_prop(MetaKey.NUM_STEPS_CURRENT_ROUND))
     return verdict
@@ -106,6 +108,12 @@ def leaving(shareable: Shareable) -> DXO:
     if dxo.data_kind not in (*TENSORS, DataKind.METRICS):
         raise ContentBlockedException(f"expected tensors or metrics to leave, came {dxo.data_kind}")
     return dxo
+
+
+def well_formed(dxo: DXO, stamp: Stamp, config: Config) -> Verdict:
+    """Whether a message's tensors are those declared, in the format of their kind: an update's, or the model's."""
+    number = config.wire.up if dxo.data_kind == DataKind.WEIGHT_DIFF else config.wire.down
+    return check(dxo.data, stamp, schema=shared_schema(config), expected=stamp, number=number)
 
 
 def demand(verdict: Verdict) -> None:

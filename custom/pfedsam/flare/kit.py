@@ -16,6 +16,7 @@ CLASSES = tuple(  # what a job without code may name; not the package as a whole
         "filters.OnlyDeclaredEnters",
         "filters.OnlySharedLeaves",
         "filters.UpdateGuard",
+        "generator.SharedGenerator",
         "persistor.SharedPersistor",
         "policy.SitePolicy",
         "results.ResultsWriter",

@@ -10,11 +10,9 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
 
 from pfedsam import log
-from pfedsam.exchange.guard import check
 from pfedsam.exchange.ledger import payload_bytes
-from pfedsam.exchange.schema import shared_schema
 from pfedsam.flare.context import job_config, stamp_of
-from pfedsam.flare.filters import TENSORS, demand, leaving
+from pfedsam.flare.filters import TENSORS, demand, leaving, well_formed
 
 
 class SitePolicy(Filter):  # type: ignore[misc]
@@ -48,8 +46,7 @@ class SitePolicy(Filter):  # type: ignore[misc]
             facts, size = plain(dxo.data)
             self._limit(size)
             return DXO(DataKind.METRICS, data=facts).to_shareable()
-        stamp = stamp_of(dxo, -1)
-        demand(check(dxo.data, stamp, schema=shared_schema(job_config(fl_ctx)), expected=stamp))
+        demand(well_formed(dxo, stamp_of(dxo, -1), job_config(fl_ctx)))
         facts, size = plain(dxo.get_meta_props())
         self._limit(size + payload_bytes(dxo.data))
         return DXO(dxo.data_kind, data=dict(dxo.data), meta=facts).to_shareable()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pfedsam.config import Config
-from pfedsam.model.partition import Declaration
+from pfedsam.model.partition import Declaration, Partition, partition
 from pfedsam.model.segmenter import Branches, Segmenter
 from pfedsam.train.loop import LossOf
 
@@ -32,3 +32,7 @@ class Method:
     merge: Callable[[Branches, Config, bool], None]
     personal: str
     global_: str
+
+    def partition(self, model: Branches, config: Config) -> Partition:
+        """Which parameter of `model` is shared, private or frozen under `config`."""
+        return partition(model, self.declare(config), config.model.decoder)

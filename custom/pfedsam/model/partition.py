@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from torch import Tensor, nn
 
+from pfedsam.config import DecoderMode
 from pfedsam.model.decoder import ClassHead, PromptFreeDecoder
 from pfedsam.model.lora import LoRA
 from pfedsam.model.moe import LocalMoE
@@ -24,6 +25,7 @@ class Kind(StrEnum):
     LORA_B = "lora_b"
     EXPERT = "expert"
     DECODER = "decoder"
+    DECODER_LAST = "decoder_last"
     HEAD = "head"
     BASE = "base"
 
@@ -42,6 +44,11 @@ OWNERS: dict[type[nn.Module], Kind] = {
     ClassHead: Kind.HEAD,
     PromptFreeDecoder: Kind.DECODER,
 }
+FROZEN: dict[DecoderMode, frozenset[Kind]] = {
+    "full": frozenset({Kind.BASE}),
+    "lean": frozenset({Kind.BASE, Kind.DECODER}),
+    "frozen": frozenset({Kind.BASE, Kind.DECODER, Kind.DECODER_LAST}),
+}
 
 
 @dataclass(frozen=True)
@@ -57,13 +64,17 @@ class Partition:
 
 def kinds(model: nn.Module) -> dict[str, Kind]:
     """The kind of every parameter: that of its innermost owner."""
-    return dict(_walk(model, "", Kind.BASE))
+    return dict(_walk(model, "", Kind.BASE, _last(model)))
 
 
-def partition(model: Branches, declare: Declaration) -> Partition:
+def partition(model: Branches, declare: Declaration, decoder: DecoderMode = "full") -> Partition:
     """The partition of `model` under a method's declaration; freezes what is frozen.
 
     A parameter that two branches hold in common counts for the first of them.
+
+    Args:
+        declare: asked about every kind that is trained at all.
+        decoder: how much of the mask decoder is.
     """
     parts: dict[str, Part] = {}
     seen: set[int] = set()
@@ -72,7 +83,7 @@ def partition(model: Branches, declare: Declaration) -> Partition:
         if id(tensors[name]) in seen:
             continue
         seen.add(id(tensors[name]))
-        parts[name] = Part.FROZEN if kind is Kind.BASE else declare(branch_of(name), kind)
+        parts[name] = Part.FROZEN if kind in FROZEN[decoder] else declare(branch_of(name), kind)
         tensors[name].requires_grad_(parts[name] is not Part.FROZEN)
     return Partition(parts)
 
@@ -93,15 +104,20 @@ def tensors_of(model: Branches, part: Partition, which: Part) -> dict[str, Tenso
     return {name: tensors[name] for name in part.names(which)}
 
 
-def _walk(module: nn.Module, prefix: str, kind: Kind) -> Iterator[tuple[str, Kind]]:
+def _walk(module: nn.Module, prefix: str, kind: Kind, last: dict[int, Kind]) -> Iterator[tuple[str, Kind]]:
     kind = OWNERS.get(type(module), kind)
     for name, _ in module.named_parameters(recurse=False):
         yield prefix + name, kind
     for name, child in module.named_children():
-        yield from _walk(child, f"{prefix}{name}.", _factor(module, child) or kind)
+        yield from _walk(child, f"{prefix}{name}.", last.get(id(child)) or _factor(module, child) or kind, last)
 
 
 def _factor(module: nn.Module, child: nn.Module) -> Kind | None:
     if not isinstance(module, LoRA):
         return None
     return {id(module.a): Kind.LORA_A, id(module.b): Kind.LORA_B}.get(id(child))
+
+
+def _last(model: nn.Module) -> dict[int, Kind]:
+    decoders = [m for m in model.modules() if isinstance(m, PromptFreeDecoder)]
+    return {id(module): Kind.DECODER_LAST for decoder in decoders for module in decoder.last()}
