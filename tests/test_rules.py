@@ -17,7 +17,7 @@ LOWER = {  # a room may import these rooms, and itself
     "report": {"exchange", "train", "site"},
     "flare": {"report", "exchange", "train", "data", "site", "jobs"},
 }
-FREE = {"config", "errors"}
+FREE = {"config", "errors", "files"}
 
 
 def imports(path: Path) -> set[str]:

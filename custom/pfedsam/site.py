@@ -16,10 +16,13 @@ from pfedsam.exchange.codec import with_feedback
 from pfedsam.exchange.schema import Stamp, Tensors
 from pfedsam.exchange.store import LAST, Moment, SiteStore
 from pfedsam.model import build
+from pfedsam.model.backbones import Backbone
 from pfedsam.model.partition import Part, tensors_of, wire_name
+from pfedsam.model.prepared import prepared
 from pfedsam.train.evaluate import evaluate
 from pfedsam.train.loop import Progress, RoundReport, train_round
 from pfedsam.train.metrics import CaseScore, summary
+from pfedsam.train.precision import computes_bf16
 
 Scores = dict[str, dict[str, float | int | None]]
 ROLES = ("global", "personal")
@@ -49,11 +52,18 @@ class Places:
         data: folder of the datalist (or of a folder named as the site with one).
         weights: folder of pretrained weight files; None reads PFEDSAM_WEIGHTS.
         store: folder of the site store.
+        cache: folder of prepared base models, which sites on one machine may have in common; None: in the store.
     """
 
     data: Path
     store: Path
     weights: Path | None = None
+    cache: Path | None = None
+
+    @property
+    def prepared(self) -> Path:
+        """Where prepared base models lie."""
+        return self.cache or self.store / "prepared"
 
 
 class Site:
@@ -66,12 +76,14 @@ class Site:
     def __init__(self, name: str, config: Config, places: Places) -> None:
         self.name, self.config = name, config
         self.method = methods.get(config.method)
-        parts = build.backbone(config.model, places.weights)
-        self.base = build.base_digest(parts)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        parts, self.base = prepared(
+            config.model, places.weights, places.prepared, rounded=computes_bf16(device, config.train.precision)
+        )
         torch.manual_seed(_site_seed(config.seed, name))
         self.model = self.method.build(build.segmenter(config, parts), config)
         self.part = self.method.partition(self.model, config)
-        self.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.model.to(device)
         self.data: dict[str, Dataset] = open_site(places.data, name, config, mean=parts.mean, std=parts.std)
         self.store = SiteStore(places.store, config.study, name)
         self.store.claim()
@@ -176,16 +188,29 @@ class Site:
             tensor.copy_(stored[name])
 
 
-def initial_shared(config: Config, weights: Path | None = None) -> tuple[Tensors, str]:
-    """The server's first shared tensors and the base model's digest."""
-    parts = build.backbone(config.model, weights)
-    base = build.base_digest(parts)
+def initial_shared(config: Config, weights: Path | None = None, cache: Path | None = None) -> tuple[Tensors, str]:
+    """The server's first shared tensors and the base model's digest.
+
+    Args:
+        weights: folder of pretrained weight files; None reads PFEDSAM_WEIGHTS.
+        cache: folder of prepared base models; None: the base is read and digested anew.
+    """
+    parts, base = _base(config, weights, cache)
     segmenter = build.segmenter(config, parts)
     build.seed_shared(segmenter, config.seed)
     method = methods.get(config.method)
     model = method.build(segmenter, config)
     shared = tensors_of(model, method.partition(model, config), Part.SHARED)
     return {wire_name(name): t.detach().clone().contiguous() for name, t in shared.items()}, base
+
+
+def _base(config: Config, weights: Path | None, cache: Path | None) -> tuple[Backbone, str]:
+    if cache is not None:
+        return prepared(
+            config.model, weights, cache, rounded=computes_bf16(torch.device("cpu"), config.train.precision)
+        )
+    parts = build.backbone(config.model, weights)
+    return parts, build.base_digest(parts)
 
 
 def _owed(stored: Tensors) -> Tensors:

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from pfedsam.errors import UserFault
-from pfedsam.exchange.files import digest, pack, unpack, write_atomic
 from pfedsam.exchange.ledger import Ledger
 from pfedsam.exchange.store import KEEP, Moment, SiteStore
+from pfedsam.files import digest, pack, unpack, write_atomic
 
 OLD, NEW = {"gate": torch.ones(3)}, {"gate": torch.full((3,), 2.0)}
 

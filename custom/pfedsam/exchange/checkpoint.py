@@ -9,8 +9,8 @@ from typing import Any
 from pfedsam import log
 from pfedsam.errors import UserFault
 from pfedsam.exchange.claim import Claim
-from pfedsam.exchange.files import digest, pack, unpack, write_atomic, write_json
 from pfedsam.exchange.schema import Tensors
+from pfedsam.files import digest, pack, unpack, write_atomic, write_json
 
 KEEP = 2
 BEST = "best.safetensors"

@@ -4,7 +4,7 @@ import uuid
 from pathlib import Path
 
 from pfedsam.errors import UserFault
-from pfedsam.exchange.files import write_atomic
+from pfedsam.files import write_atomic
 
 
 class Claim:

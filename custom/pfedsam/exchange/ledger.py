@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pfedsam.exchange.files import digest
 from pfedsam.exchange.schema import Tensors
+from pfedsam.files import digest
 
 
 class Ledger:

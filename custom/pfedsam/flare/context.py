@@ -55,7 +55,7 @@ def places(fl_ctx: FLContext, site: str, config: Config) -> Places:
     folders of jobs, not in one. Synthetic data are drawn into the run folder at first use.
     """
     weights = setting(fl_ctx, "weights")
-    return Places(_data(fl_ctx, site, config), store(fl_ctx), Path(weights) if weights else None)
+    return Places(_data(fl_ctx, site, config), store(fl_ctx), Path(weights) if weights else None, cache(fl_ctx))
 
 
 def ledger(fl_ctx: FLContext, config: Config) -> Ledger:
@@ -82,6 +82,14 @@ def simulated(fl_ctx: FLContext) -> bool:
 def store(fl_ctx: FLContext) -> Path:
     """The folder of this party's site store, or of the server's checkpoints: outlives every job."""
     return Path(setting(fl_ctx, "store") or Path(_workspace(fl_ctx).get_root_dir()) / "pfedsam_store")
+
+
+def cache(fl_ctx: FLContext) -> Path:
+    """The folder of prepared base models: this party's own; in the simulator all sites' in common."""
+    root = Path(_workspace(fl_ctx).get_root_dir())
+    return Path(
+        setting(fl_ctx, "cache") or (root.parent / "pfedsam_cache" if simulated(fl_ctx) else store(fl_ctx) / "prepared")
+    )
 
 
 def _data(fl_ctx: FLContext, site: str, config: Config) -> Path:

@@ -21,10 +21,10 @@ from nvflare.fuel.utils import fobs
 from pfedsam import log
 from pfedsam.errors import UserFault
 from pfedsam.exchange.codec import decode, encode
-from pfedsam.exchange.files import pack, unpack, write_atomic
 from pfedsam.exchange.ledger import payload_bytes
 from pfedsam.exchange.schema import Tensors, shared_schema
 from pfedsam.exchange.store import Moment
+from pfedsam.files import pack, unpack, write_atomic
 from pfedsam.flare.context import REPORT, RUN, STAMP, job_config, places, run_dir, setting, simulated, stamp_values
 from pfedsam.report.site_files import write_site_files
 from pfedsam.site import Scores, Site, Update

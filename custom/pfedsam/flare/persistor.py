@@ -15,9 +15,9 @@ from nvflare.fuel.utils import fobs
 from pfedsam import log
 from pfedsam.errors import UserFault
 from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
-from pfedsam.exchange.files import pack, write_atomic
 from pfedsam.exchange.schema import Tensors
-from pfedsam.flare.context import STAMP, job_config, run_dir, setting, simulated, store
+from pfedsam.files import pack, write_atomic
+from pfedsam.flare.context import STAMP, cache, job_config, run_dir, setting, simulated, store
 from pfedsam.report.cards import shared_card
 from pfedsam.site import initial_shared
 
@@ -59,7 +59,7 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
         try:
             config = job_config(fl_ctx)
             weights = setting(fl_ctx, "weights")
-            shared, self.base = initial_shared(config, Path(weights) if weights else None)
+            shared, self.base = initial_shared(config, Path(weights) if weights else None, cache(fl_ctx))
             shared = self._begin(shared, fl_ctx)
         except UserFault as fault:
             log.error("[server] %s", fault)

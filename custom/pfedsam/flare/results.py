@@ -13,7 +13,7 @@ from nvflare.widgets.widget import Widget
 from pfedsam import log
 from pfedsam.config import to_dict
 from pfedsam.errors import UserFault
-from pfedsam.exchange.files import write_json
+from pfedsam.files import write_json
 from pfedsam.flare.context import REJECTED, REPORT, job_config, run_dir
 from pfedsam.report.plots import plot_curves
 from pfedsam.report.results import finish, start

@@ -32,6 +32,7 @@ class TinyViTBlock(nn.Module):
         super().__init__()
         self.attn, self.mlp, self.local_conv = cast(Attention, block.attn), block.mlp, block.local_conv
         self.window_size: int = block.window_size
+        self._frozen_bias: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, d) -> (B, H, W, d)."""
@@ -59,13 +60,22 @@ class TinyViTBlock(nn.Module):
     def _attend(self, q: Tensor, kv: Tensor) -> Tensor:
         """softmax(q k / sqrt(d) + bias) v: (n, h, w, heads, d) -> (n, h, w, heads * d)."""
         height, width, side = q.shape[1], q.shape[2], kv.shape[1]
-        bias = self.attn.attention_biases[:, self.attn.attention_bias_idxs].unflatten(1, (side, side))
-        bias = bias[:, :height, :width].flatten(1, 2)
+        bias = self._bias().view(-1, side, side, side * side)[:, :height, :width].flatten(1, 2).to(q.dtype)
         kv = kv.flatten(1, 2).transpose(1, 2)
         k, v = kv[..., : self.attn.key_dim], kv[..., self.attn.key_dim :]
         scores = (q.flatten(1, 2).transpose(1, 2) * self.attn.scale) @ k.transpose(-2, -1) + bias
         found: Tensor = scores.softmax(-1) @ v
         return found.transpose(1, 2).reshape(len(q), height, width, -1)
+
+    def _bias(self) -> Tensor:
+        """The bias of each pair of tokens, (heads, side^2, side^2); looked up once where it is frozen."""
+        table: Tensor = self.attn.attention_biases
+        if self._frozen_bias is not None and self._frozen_bias.device == table.device:
+            return self._frozen_bias
+        bias = table[:, self.attn.attention_bias_idxs]
+        if not table.requires_grad:
+            self._frozen_bias = bias
+        return bias
 
 
 def build_tiny_vit(state: dict[str, Tensor] | None) -> Encoder:

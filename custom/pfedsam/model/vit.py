@@ -1,5 +1,6 @@
 """SAM's ViT out of segment-anything's own modules, as units of an `Encoder`."""
 
+from functools import cache
 from typing import cast
 
 import torch
@@ -49,18 +50,28 @@ class ViTBlock(nn.Module):
     def _attend(self, q: Tensor, kv: Tensor) -> Tensor:
         """softmax(q k / sqrt(d) + rel_h + rel_w) v, (n, h, w, heads * d): Li et al. 2022 (MViTv2), equation 4.
 
+        The two position terms ride along as further channels of the one product: [q / sqrt(d), rel_h, rel_w]
+        times [k, row, column], with a key's row and column as one-hot; no score is touched twice.
+
         Args:
             q: (n, h, w, heads, d).
             kv: (n, side, side, 2, heads, d).
         """
         height, width, side = q.shape[1], q.shape[2], kv.shape[1]
-        rel_h = torch.einsum("nhwed,hkd->nehwk", q, _relative(self.attn.rel_pos_h, side)[:height])
-        rel_w = torch.einsum("nhwed,wkd->nehwk", q, _relative(self.attn.rel_pos_w, side)[:width])
+        rel_h = torch.einsum("nhwed,hkd->nhwek", q, _relative(self.attn.rel_pos_h, side)[:height])
+        rel_w = torch.einsum("nhwed,wkd->nhwek", q, _relative(self.attn.rel_pos_w, side)[:width])
+        asked = torch.cat([q * self.attn.scale, rel_h, rel_w], -1).flatten(1, 2).transpose(1, 2)
         k, v = kv.flatten(1, 2).permute(2, 0, 3, 1, 4)
-        scores = (q.flatten(1, 2).transpose(1, 2) * self.attn.scale) @ k.transpose(-2, -1)
-        scores = scores.view(*rel_h.shape, side) + rel_h[..., None] + rel_w[..., None, :]
-        found: Tensor = scores.flatten(4).flatten(2, 3).softmax(-1) @ v
+        held = torch.cat([k, _coordinates(side, k.dtype, k.device).expand(*k.shape[:3], -1)], -1)
+        found: Tensor = (asked @ held.transpose(-2, -1)).softmax(-1) @ v
         return found.transpose(1, 2).reshape(len(q), height, width, -1)
+
+
+@cache
+def _coordinates(side: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(side * side, 2 side): each token's row and column, one-hot."""
+    eye = torch.eye(side, dtype=dtype, device=device)
+    return torch.cat([eye.repeat_interleave(side, 0), eye.repeat(side, 1)], 1)
 
 
 def _relative(table: Tensor, side: int) -> Tensor:

@@ -77,6 +77,22 @@ def locate(backbone: str, folder: str | Path | None = None) -> Path:
     raise _missing(backbone, where)
 
 
+def identity(backbone: str, folder: str | Path | None = None) -> str:
+    """The sha256 of the published file that `read` would read, as known, not computed (demo: as it is).
+
+    Raises:
+        UserFault: no such file.
+    """
+    if backbone == "demo":
+        return sha256(locate(backbone))
+    where = folder or os.environ.get(ENVIRONMENT)
+    for known in KNOWN[backbone]:
+        path = Path(where or "") / known.name
+        if where and (path.is_file() or path.with_suffix(".safetensors").is_file()):
+            return known.sha256
+    raise _missing(backbone, where)
+
+
 def load_any(path: Path) -> dict[str, Tensor]:
     """The tensors in a safetensors file, or in a torch file read with `weights_only=True`."""
     if path.suffix == ".safetensors":

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pfedsam.exchange.files import pack, write_atomic, write_json
+from pfedsam.files import pack, write_atomic, write_json
 from pfedsam.report.cards import private_card
 from pfedsam.report.plots import plot_overlays
 from pfedsam.site import Site

@@ -123,7 +123,7 @@ def _optimisers(model: Branches, part: Partition, config: TrainConfig) -> list[t
     private_rate = config.lr if config.lr_private is None else config.lr_private
     groups = {Part.SHARED: config.lr, Part.PRIVATE: private_rate}
     return [
-        torch.optim.AdamW(tensors.values(), lr=lr, weight_decay=config.weight_decay, betas=(0.9, 0.999))
+        torch.optim.AdamW(tensors.values(), lr=lr, weight_decay=config.weight_decay, betas=(0.9, 0.999), fused=True)
         for which, lr in groups.items()
         if (tensors := tensors_of(model, part, which))
     ]

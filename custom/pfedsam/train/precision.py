@@ -7,8 +7,12 @@ import torch
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """bf16 autocast where `precision` asks for it ("auto": where the hardware multiplies bf16)."""
-    on = precision == "bf16" or (precision == "auto" and has_bf16(device))
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=on)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=computes_bf16(device, precision))
+
+
+def computes_bf16(device: torch.device, precision: str) -> bool:
+    """Whether matrices are multiplied in bf16."""
+    return precision == "bf16" or (precision == "auto" and has_bf16(device))
 
 
 def has_bf16(device: torch.device) -> bool:

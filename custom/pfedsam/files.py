@@ -9,9 +9,11 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from torch import Tensor
 
 from pfedsam.errors import UserFault
-from pfedsam.exchange.schema import Tensors
+
+Tensors = dict[str, Tensor]
 
 
 def write_atomic(path: Path, data: bytes) -> None:

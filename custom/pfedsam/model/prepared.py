@@ -1,0 +1,114 @@
+"""The frozen base as it runs, on disk: written once, then mapped into memory by every site on the machine.
+
+Preparing a backbone means reading its weights, fitting them to the image size, and rounding matrices
+to the number format that autocast would round them to at each use. Sites on one machine that name
+one folder have the file's pages in common.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from pfedsam import log
+from pfedsam.config import ModelConfig
+from pfedsam.files import write_atomic, write_json
+from pfedsam.model import weights
+from pfedsam.model.backbones import BUILDERS, Backbone
+from pfedsam.model.build import backbone, base_digest
+
+LAYOUT = 1  # raised when the content of a prepared file changes its meaning
+MATRICES = (nn.Linear, nn.Conv2d)  # autocast rounds their parameters for each use
+
+
+def prepared(config: ModelConfig, folder: str | Path | None, cache: Path, *, rounded: bool) -> tuple[Backbone, str]:
+    """The pretrained parts that `config` names, encoder frozen and mapped from disk, and the base's digest.
+
+    Args:
+        folder: where weight files lie (None: PFEDSAM_WEIGHTS).
+        cache: where prepared files lie; written where the one that is needed is absent or damaged.
+        rounded: matrices of the encoder in bfloat16, as autocast computes with; exact beside it.
+
+    Raises:
+        UserFault: the weights are missing or not the known ones.
+    """
+    path = cache / f"{_key(config, folder, rounded)}.safetensors"
+    found = _read(path)
+    if found is None:
+        log.info("preparing %s at %d px once, for %s", config.backbone, config.image_size, path)
+        _write(path, *_prepare(config, folder, rounded=rounded))
+        found = _read(path)
+    if found is None:
+        raise OSError(f"{path} was written and cannot be read back")
+    return _assemble(config, found[0]), found[1]
+
+
+def round_matrices(module: nn.Module) -> None:
+    """Matrices and kernels below `module` to bfloat16, with their biases; norms, tables and positions stay."""
+    for part in module.modules():
+        if isinstance(part, MATRICES):
+            part.to(torch.bfloat16)
+
+
+def _prepare(config: ModelConfig, folder: str | Path | None, *, rounded: bool) -> tuple[Backbone, str]:
+    parts = backbone(config, folder)
+    digest = base_digest(parts)
+    if rounded:
+        round_matrices(parts.encoder)
+    return parts, digest
+
+
+def _assemble(config: ModelConfig, state: dict[str, Tensor]) -> Backbone:
+    """The backbone around mapped tensors; nothing is initialised or copied but what will be trained."""
+    with torch.device("meta"):
+        parts = BUILDERS[config.backbone](config.image_size, None)
+    for name, module in _modules(parts):
+        own = {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}
+        module.load_state_dict(own if name == "encoder" else {k: v.clone() for k, v in own.items()}, assign=True)
+    for module in parts.encoder.modules():
+        if hasattr(module, "init_non_persistent_buffers"):
+            _draw_buffers(module)
+    parts.encoder.requires_grad_(False)
+    return parts
+
+
+def _draw_buffers(module: nn.Module) -> None:
+    for name, buffer in module.named_buffers(recurse=False):
+        if buffer.is_meta:
+            module.register_buffer(name, torch.empty_like(buffer, device="cpu"), persistent=False)
+    module.init_non_persistent_buffers()  # type: ignore[operator]
+
+
+def _modules(parts: Backbone) -> Iterator[tuple[str, nn.Module]]:
+    yield from (("encoder", parts.encoder), ("decoder", parts.decoder), ("position", parts.position))
+
+
+def _key(config: ModelConfig, folder: str | Path | None, rounded: bool) -> str:
+    source = weights.identity(config.backbone, folder)
+    number = "bf16" if rounded else "fp32"
+    return f"{config.backbone}.{config.image_size}.{number}.{source[:16]}.{LAYOUT}"
+
+
+def _write(path: Path, parts: Backbone, base: str) -> None:
+    """The file, then the note that makes it valid."""
+
+    state = {f"{name}.{k}": v.contiguous() for name, module in _modules(parts) for k, v in module.state_dict().items()}
+    write_atomic(path, save(state))
+    write_json(path.with_suffix(".json"), {"base": base, "sha256": weights.sha256(path)})
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], str] | None:
+    try:
+        note = json.loads(path.with_suffix(".json").read_text())
+        if weights.sha256(path) != note["sha256"]:
+            raise ValueError("the checksum does not fit")
+        return load_file(path), str(note["base"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as fault:
+        log.warning("%s is damaged (%s); prepared anew", path, fault)
+        return None
