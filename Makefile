@@ -1,7 +1,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo check lint types test test-long chaos demo-weights real clean
+.PHONY: demo check lint types test test-long chaos bench demo-weights real clean
 
 .venv/ready: pyproject.toml requirements.txt
 	$(PYTHON) -m venv .venv
@@ -28,6 +28,11 @@ test-long: .venv/ready  ## all tests, with those of minutes: provisioned federat
 
 chaos: .venv/ready  ## N random kills of a provisioned federation's processes; prints a table
 	$(BIN)/python benchmarks/chaos.py --kills $(or $(N),6) --lanes $(or $(LANES),1)
+
+bench: .venv/ready  ## speed and memory beside stock SAM; appends to benchmarks/RESULTS.md; about 10 minutes
+	for batch in 1 4; do $(BIN)/python benchmarks/training_step.py --batch $$batch --append benchmarks/RESULTS.md; done
+	$(BIN)/python benchmarks/training_step.py --size 512 --append benchmarks/RESULTS.md
+	$(BIN)/python benchmarks/memory.py --append benchmarks/RESULTS.md
 
 demo-weights: .venv/ready  ## pretrain the demo backbone anew, about 12 minutes
 	$(BIN)/python scripts/pretrain_demo.py

@@ -37,14 +37,42 @@ def prepared(config: ModelConfig, folder: str | Path | None, cache: Path, *, rou
         UserFault: the weights are missing or not the known ones.
     """
     path = cache / f"{_key(config, folder, rounded)}.safetensors"
-    found = _read(path)
+    found = read_base(path, config)
     if found is None:
         log.info("preparing %s at %d px once, for %s", config.backbone, config.image_size, path)
-        _write(path, *_prepare(config, folder, rounded=rounded))
-        found = _read(path)
+        write_base(path, backbone(config, folder), rounded=rounded)
+        found = read_base(path, config)
     if found is None:
         raise OSError(f"{path} was written and cannot be read back")
-    return _assemble(config, found[0]), found[1]
+    return found
+
+
+def write_base(path: Path, parts: Backbone, *, rounded: bool) -> None:
+    """Write a backbone's parts to `path`, then the note beside it that makes the file valid.
+
+    Args:
+        rounded: round the matrices of the encoder, in place, before that.
+    """
+    base = base_digest(parts)
+    if rounded:
+        round_matrices(parts.encoder)
+    state = {f"{name}.{k}": v.contiguous() for name, module in _modules(parts) for k, v in module.state_dict().items()}
+    write_atomic(path, save(state))
+    write_json(path.with_suffix(".json"), {"base": base, "sha256": weights.sha256(path)})
+
+
+def read_base(path: Path, config: ModelConfig) -> tuple[Backbone, str] | None:
+    """The parts in the file, mapped, and the digest of their base before rounding; None if absent or damaged."""
+    try:
+        note = json.loads(path.with_suffix(".json").read_text())
+        if weights.sha256(path) != note["sha256"]:
+            raise ValueError("the checksum does not fit")
+        return _assemble(config, load_file(path)), str(note["base"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as fault:
+        log.warning("%s is damaged (%s); prepared anew", path, fault)
+        return None
 
 
 def round_matrices(module: nn.Module) -> None:
@@ -52,14 +80,6 @@ def round_matrices(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, MATRICES):
             part.to(torch.bfloat16)
-
-
-def _prepare(config: ModelConfig, folder: str | Path | None, *, rounded: bool) -> tuple[Backbone, str]:
-    parts = backbone(config, folder)
-    digest = base_digest(parts)
-    if rounded:
-        round_matrices(parts.encoder)
-    return parts, digest
 
 
 def _assemble(config: ModelConfig, state: dict[str, Tensor]) -> Backbone:
@@ -91,24 +111,3 @@ def _key(config: ModelConfig, folder: str | Path | None, rounded: bool) -> str:
     source = weights.identity(config.backbone, folder)
     number = "bf16" if rounded else "fp32"
     return f"{config.backbone}.{config.image_size}.{number}.{source[:16]}.{LAYOUT}"
-
-
-def _write(path: Path, parts: Backbone, base: str) -> None:
-    """The file, then the note that makes it valid."""
-
-    state = {f"{name}.{k}": v.contiguous() for name, module in _modules(parts) for k, v in module.state_dict().items()}
-    write_atomic(path, save(state))
-    write_json(path.with_suffix(".json"), {"base": base, "sha256": weights.sha256(path)})
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], str] | None:
-    try:
-        note = json.loads(path.with_suffix(".json").read_text())
-        if weights.sha256(path) != note["sha256"]:
-            raise ValueError("the checksum does not fit")
-        return load_file(path), str(note["base"])
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as fault:
-        log.warning("%s is damaged (%s); prepared anew", path, fault)
-        return None

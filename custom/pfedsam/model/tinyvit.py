@@ -84,6 +84,11 @@ def build_tiny_vit(state: dict[str, Tensor] | None) -> Encoder:
     Args:
         state: MobileSAM's `image_encoder.*` without that prefix, loaded strictly; None: as initialised.
     """
+    return Encoder(_units(*trunk_and_neck(state)), channels=256, patch=16)
+
+
+def trunk_and_neck(state: dict[str, Tensor] | None) -> tuple[TinyVit, nn.Sequential]:
+    """timm's net with MobileSAM's changes, and SAM's neck; `state` as for `build_tiny_vit`."""
     net = TinyVit(
         embed_dims=(64, 128, 160, 320),
         depths=(2, 2, 6, 2),
@@ -98,7 +103,7 @@ def build_tiny_vit(state: dict[str, Tensor] | None) -> Encoder:
     if state is not None:
         net.load_state_dict(trunk_keys(state))
         neck.load_state_dict({k.removeprefix("neck."): v for k, v in state.items() if k.startswith("neck.")})
-    return Encoder(_units(net, neck), channels=256, patch=16)
+    return net, neck
 
 
 def trunk_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -62,7 +62,7 @@ def train_round(
     """
     seed, round_, rounds = when
     torch.manual_seed(_mix(seed, round_))
-    optimisers = _optimisers(model, part, config.train)
+    trained = make_optimisers(model, part, config.train)
     steps = steps_of(len(data), config.train)
     totals: dict[str, float] = {}
     began, done, seen = time.monotonic(), 0, 0
@@ -70,9 +70,9 @@ def train_round(
     for batch in _epochs(data, config, _mix(seed, round_), steps):
         if stop():
             break
-        for optimiser in optimisers:
+        for optimiser in trained:
             _set_rate(optimiser, rate(config.train, round_ * steps + done, rounds * steps))
-        for name, value in step(model, batch, optimisers, loss_of, config).items():
+        for name, value in step(model, batch, trained, loss_of, config).items():
             totals[name] = totals.get(name, 0.0) + value
         done, seen = done + 1, seen + len(batch.image)
         progress(Progress(done, steps, _means(totals, done)))
@@ -119,7 +119,8 @@ def _epochs(data: Dataset, config: Config, seed: int, steps: int) -> Iterator[Ba
                 return
 
 
-def _optimisers(model: Branches, part: Partition, config: TrainConfig) -> list[torch.optim.Optimizer]:
+def make_optimisers(model: Branches, part: Partition, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """AdamW for the shared part and another for the private one, each where there is something to train."""
     private_rate = config.lr if config.lr_private is None else config.lr_private
     groups = {Part.SHARED: config.lr, Part.PRIVATE: private_rate}
     return [

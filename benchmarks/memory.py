@@ -1,0 +1,114 @@
+"""Peak memory of training, each row in a process of its own: python benchmarks/memory.py --help."""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from machine import heading, publish
+
+ROWS = ("imports alone", "full fine-tuning, stock, float32", "LoRA, stock, float32", "LoRA", "two branches")
+STEPS = 3
+
+
+def main() -> None:
+    """Run every row, print one table, append it where asked."""
+    options = arguments()
+    if options.row:
+        print(json.dumps(measured(options.row, options.base, options.size, options.batch)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder) / "base.safetensors"
+        run([*sys.argv[1:], "--row", "prepare", "--base", str(base)])
+        peak = {row: run([*sys.argv[1:], "--row", row, "--base", str(base)]) for row in ROWS}
+    full = peak["full fine-tuning, stock, float32"]
+    lines = ["| a process of | peak MiB | of full fine-tuning |", "|---|---|---|"]
+    lines += [f"| {row} | {mib:.0f} | {mib / full:.2f} |" for row, mib in peak.items()]
+    title = f"Memory of a step: vit_b, {options.size} px, batch {options.batch}"
+    publish("\n".join([heading(title), *lines]), options.append)
+
+
+def arguments() -> argparse.Namespace:
+    """The command line; --row and --base are this script's own way of calling itself."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--append", type=Path, help="a file that the table is added to")
+    parser.add_argument("--row", help=argparse.SUPPRESS)
+    parser.add_argument("--base", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def run(arguments: list[str]) -> float:
+    """Peak MiB of this script run with these arguments."""
+    done = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return float(json.loads(done.stdout.splitlines()[-1]))
+
+
+def measured(row: str, base: Path, size: int, batch: int) -> float:
+    """Peak MiB of this process after what `row` says."""
+    work = prepare if row == "prepare" else train if row.startswith(("LoRA", "two", "full")) else imports
+    work(row, base, size, batch)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def imports(_row: str, _base: Path, _size: int, _batch: int) -> None:
+    """Load what a training site cannot do without."""
+    import training_step  # noqa: F401
+
+
+def prepare(_row: str, base: Path, size: int, _batch: int) -> None:
+    """The base on disk as a site would hold it, and once more as published."""
+    from safetensors.torch import save_file
+    from stock import random_state
+
+    from pfedsam.model.backbones import BUILDERS
+    from pfedsam.model.prepared import write_base
+
+    state = random_state(size)
+    save_file(state, base.with_suffix(".published"))
+    write_base(base, BUILDERS["vit_b"](size, state), rounded=True)
+
+
+def train(row: str, base: Path, size: int, batch: int) -> None:
+    """A few steps."""
+    import training_step
+
+    step = (_stock if "stock" in row else _ours)(row, base, size)
+    for number in range(STEPS):
+        step(training_step.batch(size, batch, number))
+
+
+def _stock(row: str, base: Path, size: int) -> Callable[..., float]:
+    from safetensors.torch import load_file
+    from stock import StockSAM, adapted, stepper
+
+    from pfedsam.config import Config
+
+    model = StockSAM("vit_b", size, load_file(base.with_suffix(".published")))
+    return stepper(adapted(model, 4) if row.startswith("LoRA") else model, Config())
+
+
+def _ours(row: str, base: Path, size: int) -> Callable[..., float]:
+    import training_step
+
+    from pfedsam.config import from_dict
+    from pfedsam.model.prepared import read_base
+
+    method = "pfedsam" if row.startswith("two") else "fedavg"
+    shape = {"backbone": "vit_b", "image_size": size}
+    config = from_dict({"method": method, "model": shape, "train": {"precision": "bf16"}})
+    found = read_base(base, config.model)
+    if found is None:
+        raise SystemExit(f"{base} cannot be read")
+    return training_step.stepper_of(found[0], config)
+
+
+if __name__ == "__main__":
+    main()

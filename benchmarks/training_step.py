@@ -1,0 +1,134 @@
+"""Seconds of a training step beside SAM as published, and how far losses part: benchmarks/training_step.py --help."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from machine import heading, interleaved, median, publish
+from stock import State, StockSAM, adapted, random_state, start_like, stepper
+
+from pfedsam import methods
+from pfedsam.config import Config, from_dict
+from pfedsam.data.dataset import Batch
+from pfedsam.model import build, weights
+from pfedsam.model.backbones import BUILDERS, Backbone
+from pfedsam.model.prepared import round_matrices
+from pfedsam.model.segmenter import Branches
+from pfedsam.train.loop import make_optimisers, step
+
+Stepper = Callable[[Batch], float]
+ROWS: dict[str, tuple[str, str, dict[str, Any]]] = {  # label: method, precision, model settings
+    "plain, float32": ("fedavg", "fp32", {}),
+    "plain, bf16": ("fedavg", "bf16", {}),
+    "plain, bf16, lean decoder": ("fedavg", "bf16", {"decoder": "lean"}),
+    "plain, bf16, LoRA in the last 4 blocks": ("fedavg", "bf16", {"lora_last": 4}),
+    "two branches with mutual distillation, bf16": ("pfedsam", "bf16", {}),
+    "two branches, bf16, last 4 blocks": ("pfedsam", "bf16", {"lora_last": 4}),
+}
+LOSS_STEPS = 20
+
+
+@dataclass(frozen=True)
+class Case:
+    """A backbone at a size, with its tensors and its settings."""
+
+    backbone: str
+    size: int
+    state: State
+
+    def config(self, method: str, precision: str, **model: Any) -> Config:
+        """Settings of one row."""
+        shape = {"backbone": self.backbone, "image_size": self.size, **model}
+        return from_dict({"method": method, "model": shape, "train": {"precision": precision}})
+
+
+def main() -> None:
+    """Measure, print one table, append it where asked."""
+    options = arguments()
+    state = weights.read("tiny_vit") if options.backbone == "tiny_vit" else random_state(options.size)
+    case = Case(options.backbone, options.size, state)
+    batches = [batch(options.size, options.batch, seed) for seed in range(LOSS_STEPS)]
+    title = f"A training step: {options.backbone}, {options.size} px, batch {options.batch}"
+    publish(
+        "\n".join([heading(title), *timings(case, batches, options.runs), "", *losses(case, batches)]), options.append
+    )
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--backbone", choices=("vit_b", "tiny_vit"), default="vit_b")
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--append", type=Path, help="a file that the table is added to")
+    return parser.parse_args()
+
+
+def timings(case: Case, batches: list[Batch], runs: int) -> list[str]:
+    """The table's lines: seconds and ratios, all rows taking turns."""
+    steppers = {"stock, float32": stock(case)} | {label: ours(case, *row) for label, row in ROWS.items()}
+    took = median(interleaved({name: partial(one, batches[0]) for name, one in steppers.items()}, runs))
+    slow, plain = took["stock, float32"], took["plain, bf16"]
+    lines = ["| step | seconds (median) | times as fast as stock | in plain bf16 steps |", "|---|---|---|---|"]
+    return lines + [f"| {name} | {s:.3f} | {slow / s:.2f} | {s / plain:.2f} |" for name, s in took.items()]
+
+
+def losses(case: Case, batches: list[Batch]) -> list[str]:
+    """How far our losses are from stock's over the same steps from the same start."""
+    labels = ("plain, float32", "plain, bf16")
+    rows = {"stock": stock(case)} | {label: ours(case, *ROWS[label]) for label in labels}
+    found = {name: [one(b) for b in batches] for name, one in rows.items()}
+    apart = {n: max(abs(a / b - 1) for a, b in zip(found[n], found["stock"], strict=True)) for n in labels}
+    told = "; ".join(f"{name} {value:.1e}" for name, value in apart.items())
+    return [f"Largest relative difference of the loss from stock's over {len(batches)} steps: {told}."]
+
+
+def stock(case: Case) -> Stepper:
+    """The reference, started as ours is."""
+    config = case.config("fedavg", "fp32")
+    model = adapted(StockSAM(case.backbone, case.size, case.state), config.model.lora_rank)
+    start_like(model, branches(BUILDERS[case.backbone](case.size, case.state), config)["global"])
+    return stepper(model, config)
+
+
+def ours(case: Case, method: str, precision: str, model: dict[str, Any]) -> Stepper:
+    """A row of ours, with the base as `model.prepared` would hold it."""
+    parts = BUILDERS[case.backbone](case.size, case.state)
+    if precision == "bf16":
+        round_matrices(parts.encoder)
+    return stepper_of(parts, case.config(method, precision, **model))
+
+
+def stepper_of(parts: Backbone, config: Config) -> Stepper:
+    """One training step of the method on a batch; returns the global branch's loss before it."""
+    method, model = methods.get(config.method), branches(parts, config)
+    part = method.partition(model, config)
+    model.train()
+    both = make_optimisers(model, part, config.train)
+    return lambda batch: step(model, batch, both, method.loss, config)["global"]
+
+
+def branches(parts: Backbone, config: Config) -> Branches:
+    """The method's branches, what is not pretrained drawn from the job's seed."""
+    parts.encoder.requires_grad_(False)
+    segmenter = build.segmenter(config, parts)
+    build.seed_shared(segmenter, config.seed)
+    return methods.get(config.method).build(segmenter, config)
+
+
+def batch(size: int, count: int, seed: int) -> Batch:
+    """Noise with blobs as labels."""
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randn(count, 3, size, size, generator=generator)
+    smooth = F.avg_pool2d(torch.randn(count, 1, 256, 256, generator=generator), 31, 1, 15)
+    return Batch(image, (smooth[:, 0] > 0.02).long())
+
+
+if __name__ == "__main__":
+    main()
