@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,33 @@ from pfedsam.model.backbones import BUILDERS, Backbone
 from pfedsam.model.prepared import round_matrices
 from pfedsam.model.segmenter import Branches
 from pfedsam.train.loop import make_optimisers, step
+from pfedsam.train.precision import autocast
 
 Stepper = Callable[[Batch], float]
-ROWS: dict[str, tuple[str, str, dict[str, Any]]] = {  # label: method, precision, model settings
-    "plain, float32": ("fedavg", "fp32", {}),
-    "plain, bf16": ("fedavg", "bf16", {}),
-    "plain, bf16, lean decoder": ("fedavg", "bf16", {"decoder": "lean"}),
-    "plain, bf16, LoRA in the last 4 blocks": ("fedavg", "bf16", {"lora_last": 4}),
-    "two branches with mutual distillation, bf16": ("pfedsam", "bf16", {}),
-    "two branches, bf16, last 4 blocks": ("pfedsam", "bf16", {"lora_last": 4}),
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is trained and how; `cached`: the frozen front's output is there already."""
+
+    method: str
+    precision: str = "bf16"
+    reading: str = "R3"
+    cached: bool = False
+    model: dict[str, Any] = field(default_factory=dict)
+
+
+LAST = {"lora_last": 4}
+ROWS = {
+    "plain, float32": Row("fedavg", "fp32"),
+    "plain, bf16": Row("fedavg"),
+    "plain, bf16, lean decoder": Row("fedavg", model={"decoder": "lean"}),
+    "plain, bf16, LoRA in the last 4 blocks": Row("fedavg", model=LAST),
+    "two branches with mutual distillation": Row("pfedsam"),
+    "two branches, last 4 blocks": Row("pfedsam", model=LAST),
+    "two branches, last 4 blocks, front cached": Row("pfedsam", model=LAST, cached=True),
+    "two branches, last 2 blocks, front cached": Row("pfedsam", model={"lora_last": 2}, cached=True),
+    "two branches, post-encoder reading, front cached": Row("pfedsam", reading="post", cached=True),
 }
 LOSS_STEPS = 20
 
@@ -41,10 +59,11 @@ class Case:
     size: int
     state: State
 
-    def config(self, method: str, precision: str, **model: Any) -> Config:
+    def config(self, row: Row) -> Config:
         """Settings of one row."""
-        shape = {"backbone": self.backbone, "image_size": self.size, **model}
-        return from_dict({"method": method, "model": shape, "train": {"precision": precision}})
+        shape = {"backbone": self.backbone, "image_size": self.size, **row.model}
+        train = {"precision": row.precision}
+        return from_dict({"method": row.method, "reading": row.reading, "model": shape, "train": train})
 
 
 def main() -> None:
@@ -72,7 +91,7 @@ def arguments() -> argparse.Namespace:
 
 def timings(case: Case, batches: list[Batch], runs: int) -> list[str]:
     """The table's lines: seconds and ratios, all rows taking turns."""
-    steppers = {"stock, float32": stock(case)} | {label: ours(case, *row) for label, row in ROWS.items()}
+    steppers = {"stock, float32": stock(case)} | {label: ours(case, row) for label, row in ROWS.items()}
     took = median(interleaved({name: partial(one, batches[0]) for name, one in steppers.items()}, runs))
     slow, plain = took["stock, float32"], took["plain, bf16"]
     lines = ["| step | seconds (median) | times as fast as stock | in plain bf16 steps |", "|---|---|---|---|"]
@@ -82,7 +101,7 @@ def timings(case: Case, batches: list[Batch], runs: int) -> list[str]:
 def losses(case: Case, batches: list[Batch]) -> list[str]:
     """How far our losses are from stock's over the same steps from the same start."""
     labels = ("plain, float32", "plain, bf16")
-    rows = {"stock": stock(case)} | {label: ours(case, *ROWS[label]) for label in labels}
+    rows = {"stock": stock(case)} | {label: ours(case, ROWS[label]) for label in labels}
     found = {name: [one(b) for b in batches] for name, one in rows.items()}
     apart = {n: max(abs(a / b - 1) for a, b in zip(found[n], found["stock"], strict=True)) for n in labels}
     told = "; ".join(f"{name} {value:.1e}" for name, value in apart.items())
@@ -91,27 +110,35 @@ def losses(case: Case, batches: list[Batch]) -> list[str]:
 
 def stock(case: Case) -> Stepper:
     """The reference, started as ours is."""
-    config = case.config("fedavg", "fp32")
+    config = case.config(Row("fedavg", "fp32"))
     model = adapted(StockSAM(case.backbone, case.size, case.state), config.model.lora_rank)
     start_like(model, branches(BUILDERS[case.backbone](case.size, case.state), config)["global"])
     return stepper(model, config)
 
 
-def ours(case: Case, method: str, precision: str, model: dict[str, Any]) -> Stepper:
+def ours(case: Case, row: Row) -> Stepper:
     """A row of ours, with the base as `model.prepared` would hold it."""
     parts = BUILDERS[case.backbone](case.size, case.state)
-    if precision == "bf16":
+    if row.precision == "bf16":
         round_matrices(parts.encoder)
-    return stepper_of(parts, case.config(method, precision, **model))
+    return stepper_of(parts, case.config(row), cached=row.cached)
 
 
-def stepper_of(parts: Backbone, config: Config) -> Stepper:
+def stepper_of(parts: Backbone, config: Config, *, cached: bool = False) -> Stepper:
     """One training step of the method on a batch; returns the global branch's loss before it."""
     method, model = methods.get(config.method), branches(parts, config)
     part = method.partition(model, config)
     model.train()
     both = make_optimisers(model, part, config.train)
-    return lambda batch: step(model, batch, both, method.loss, config)["global"]
+    kept: dict[int, Batch] = {}
+
+    def one(batch: Batch) -> float:
+        if cached and id(batch) not in kept:
+            with autocast(torch.device("cpu"), config.train.precision):
+                kept[id(batch)] = Batch(model.stem(batch.image).bfloat16().float(), batch.label, stemmed=True)
+        return step(model, kept.get(id(batch), batch), both, method.loss, config)["global"]
+
+    return one
 
 
 def branches(parts: Backbone, config: Config) -> Branches:

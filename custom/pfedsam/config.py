@@ -59,6 +59,9 @@ class TrainConfig:
     balance_weight: float = 0.01  # Conv-LoRA
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the hardware has it
     augment: bool = True  # flips, small affine, intensity
+    views: int | None = None  # augmented views of an image that take turns; None: a fresh one each epoch
+    cache: Literal["none", "memory", "disk"] = "none"  # keep what leaves the frozen front, per image and view
+    cache_gb: float = 2.0  # at most; what was not used for longest goes first
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,7 @@ def _spell(hint: Any) -> str:
 def _check(config: Config) -> None:
     m, t = config.model, config.train
     _positive("model", m, ("image_size", "num_classes", "lora_rank", "experts", "top_k"))
-    _positive("train", t, ("epochs", "batch_size", "lr", "temperature", "pos_weight"))
+    _positive("train", t, ("epochs", "batch_size", "lr", "temperature", "pos_weight", "cache_gb"))
     if m.image_size % 16:
         raise UserFault(
             expected="model.image_size a multiple of 16", came=str(m.image_size), do="take 256, 512 or 1024"
@@ -180,6 +183,14 @@ def _check(config: Config) -> None:
         )
     if not 0 <= t.distill_weight < 1:
         raise UserFault(expected="train.distill_weight in [0, 1)", came=str(t.distill_weight), do="0.1 is the default")
+    if t.views is not None and t.views < 1:
+        raise UserFault(expected="train.views at least 1, or null", came=str(t.views), do="correct the value")
+    if t.cache != "none" and t.augment and t.views is None:
+        raise UserFault(
+            expected="train.views with train.cache, so that views come again",
+            came="a fresh view each epoch",
+            do="set train.views, e.g. 8, or train.augment false",
+        )
     if not config.study.replace("-", "").replace("_", "").isalnum():
         raise UserFault(expected="study to be letters, digits, - and _", came=repr(config.study), do="rename the study")
 

@@ -23,6 +23,7 @@ from pfedsam.train.evaluate import evaluate
 from pfedsam.train.loop import Progress, RoundReport, train_round
 from pfedsam.train.metrics import CaseScore, summary
 from pfedsam.train.precision import computes_bf16
+from pfedsam.train.prefix import prefix
 
 Scores = dict[str, dict[str, float | int | None]]
 ROLES = ("global", "personal")
@@ -53,12 +54,14 @@ class Places:
         weights: folder of pretrained weight files; None reads PFEDSAM_WEIGHTS.
         store: folder of the site store.
         cache: folder of prepared base models, which sites on one machine may have in common; None: in the store.
+        scratch: folder that lives as long as the job, for what can be computed again; None: in the store.
     """
 
     data: Path
     store: Path
     weights: Path | None = None
     cache: Path | None = None
+    scratch: Path | None = None
 
     @property
     def prepared(self) -> Path:
@@ -85,6 +88,8 @@ class Site:
         self.part = self.method.partition(self.model, config)
         self.model.to(device)
         self.data: dict[str, Dataset] = open_site(places.data, name, config, mean=parts.mean, std=parts.std)
+        front = prefix(self.model, config, places.scratch or places.store / "scratch" / name)
+        self._source = front.batch if front else Dataset.batch
         self.store = SiteStore(places.store, config.study, name)
         self.store.claim()
         self._received: Tensors = {}
@@ -126,6 +131,7 @@ class Site:
             self.method.loss,
             self.config,
             when=when,
+            source=self._source,
             progress=progress,
             stop=stop,
         )
@@ -161,7 +167,7 @@ class Site:
         """Scores of every case of a split, by role; one branch may have both roles."""
         branch = {"global": self.method.global_, "personal": self.method.personal}
         wanted = tuple(dict.fromkeys(branch[role] for role in roles))
-        found = evaluate(self.model, self.data[split], wanted)
+        found = evaluate(self.model, self.data[split], wanted, self._source)
         return {role: found[branch[role]] for role in roles}
 
     def summary(self, split: str, role: str) -> dict[str, float | int | None]:

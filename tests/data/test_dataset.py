@@ -9,10 +9,10 @@ from conftest import tiny
 from pfedsam.data import dataset, reader
 from pfedsam.data.augment import augmentation
 from pfedsam.data.datalist import Row
-from pfedsam.data.dataset import Dataset, fit, unfit
+from pfedsam.data.dataset import PLAIN, Dataset, View, fit, unfit
 from pfedsam.errors import UserFault
 
-SAM = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
+SAM = {"split": "train", "mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
 
 
 def volumes(folder: Path, count: int, slices: int, mask_slices: int | None = None) -> list[Row]:
@@ -67,10 +67,20 @@ def test_a_mask_of_another_size_is_named(tmp_path: Path) -> None:
 
 def test_an_epoch_gives_every_slice_once_in_an_order_of_its_seed(tmp_path: Path) -> None:
     data = Dataset(tmp_path, volumes(tmp_path, 1, 6), tiny(train={"batch_size": 4}), **SAM)
-    epochs = [list(data.batches(torch.Generator().manual_seed(s), None)) for s in (1, 1, 2)]
-    assert [len(b.image) for b in epochs[0]] == [4, 2]
-    assert torch.equal(epochs[0][0].image, epochs[1][0].image)
-    assert not torch.equal(epochs[0][0].image, epochs[2][0].image)
+    epochs = [list(data.order(torch.Generator().manual_seed(s))) for s in (1, 1, 2)]
+    assert [len(part) for part in epochs[0]] == [4, 2]
+    assert sorted(i for part in epochs[0] for i in part) == list(range(6))
+    assert epochs[0] == epochs[1]
+    assert epochs[0] != epochs[2]
+
+
+def test_a_view_comes_out_the_same_in_whatever_company(tmp_path: Path) -> None:
+    data, change = Dataset(tmp_path, volumes(tmp_path, 1, 6), tiny(), **SAM), augmentation(3)
+    one = data.batch([View(2, 5), View(1, 0), View(2, PLAIN)], change)
+    other = data.batch([View(0, 1), View(2, 5)], change)
+    assert torch.equal(one.image[0], other.image[1])
+    assert not torch.equal(one.image[0], one.image[2])
+    assert torch.equal(one.image[2], data.normalise(data[2][0]))
 
 
 def test_augmentation_moves_image_and_mask_together_and_keeps_class_numbers() -> None:
@@ -78,8 +88,8 @@ def test_augmentation_moves_image_and_mask_together_and_keeps_class_numbers() ->
     mask[10:30, 12:40] = 1
     image = mask.float().expand(3, -1, -1).clone()
     change = augmentation(3)
-    for _ in range(10):
-        moved, labels = change(image, mask)
+    for number in range(10):
+        moved, labels = change(image, mask, View(0, number))
         assert set(labels.unique().tolist()) <= {0, 1}
         assert ((moved.mean(0) > 0.5) != (labels > 0)).float().mean() < 0.03
 

@@ -86,8 +86,11 @@ def test_only_declared_tensors_left_each_site_and_the_ledger_shows_them(run: tup
         assert [line["bytes"] for line in out] == [*sent, 0]
 
 
+CACHED = ("model.lora_last=2", "train.views=2", "train.cache=disk")
+
+
 def test_a_lean_job_in_integers_runs_and_the_ledger_counts_its_bytes_both_ways(tmp_path: Path) -> None:
-    folder = job(tmp_path / "job", "model.decoder=lean", "wire.up=int4", "wire.down=int8")
+    folder = job(tmp_path / "job", "model.decoder=lean", "wire.up=int4", "wire.down=int8", *CACHED)
     log = simulate(folder, tmp_path / "ws", threads=2)
     shared = shared_schema(load(folder / "app/config/pfedsam.json"))
     up, down = (
@@ -101,6 +104,8 @@ def test_a_lean_job_in_integers_runs_and_the_ledger_counts_its_bytes_both_ways(t
         assert [line["bytes"] for line in lines if line["direction"] == "in"] == [down, down, down]
         told = [r["sites"][site] for r in results(tmp_path / "ws")["rounds"]]
         assert [(t["bytes_sent"], t["bytes_received"]) for t in told] == [(up, down)] * 2
+        kept = {path.stem.split(".")[0] for path in (tmp_path / "ws" / site).rglob("front/*/*.safetensors")}
+        assert kept == {"train", "val", "test"}
 
 
 def test_no_private_tensor_is_anywhere_in_the_server_s_folder(run: tuple[Path, str]) -> None:
@@ -234,6 +239,16 @@ def test_a_killed_run_goes_on_to_the_bits_of_the_undisturbed_one(tmp_path: Path,
     private = [load_file(max((tmp_path / s / "demo/site-2").glob("private.*.safetensors"))) for s in stores]
     for one, other in (models, private):
         assert all(torch.equal(one[n], other[n]) for n in other)
+
+
+def test_a_second_run_of_a_job_in_the_same_store_begins_anew(tmp_path: Path) -> None:
+    store = {"PFEDSAM_STORE": str(tmp_path / "store")}
+    folder = job(tmp_path / "job", sites="site-1", rounds=1)
+    for _ in range(2):
+        assert "goes on after" not in simulate(folder, tmp_path / "ws", threads=1, **store)
+    runs = list((tmp_path / "store/demo/server").iterdir())
+    assert len(runs) == 2
+    assert all((run / "round.000001.safetensors").exists() for run in runs)
 
 
 def tear(path: Path) -> None:

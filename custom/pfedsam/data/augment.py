@@ -1,5 +1,6 @@
 """Training-time changes of an image and its mask, by MONAI; seeded, and off where `train.augment` is false."""
 
+import hashlib
 from typing import Any
 
 import monai.data
@@ -7,13 +8,16 @@ import torch
 from monai.transforms import Compose, RandAffined, RandFlipd, RandScaleIntensityd, RandShiftIntensityd
 from torch import Tensor
 
-from pfedsam.data.dataset import Augment
+from pfedsam.data.dataset import Augment, View
 
 BOTH = ("image", "mask")
 
 
 def augmentation(seed: int) -> Augment:
     """Flips, small rotation, shift and zoom, small changes of brightness and contrast.
+
+    A view is drawn from `seed`, its slice and its number alone: the same view comes out the same in
+    whatever order, so that what a model makes of it can be kept.
 
     Strengths are our choice: lesions look the same mirrored, scanners differ mildly within a site.
     """
@@ -34,10 +38,16 @@ def augmentation(seed: int) -> Augment:
             RandScaleIntensityd("image", factors=0.15, prob=0.5),
             RandShiftIntensityd("image", offsets=0.05, prob=0.5),
         ]
-    ).set_random_state(seed=seed)
+    )
 
-    def apply(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def apply(image: Tensor, mask: Tensor, view: View) -> tuple[Tensor, Tensor]:
+        change.set_random_state(seed=_seed(seed, view))
         out = change({"image": image, "mask": mask[None].float()})
         return torch.as_tensor(out["image"]).clamp(0, 1), torch.as_tensor(out["mask"])[0].round().long()
 
     return apply
+
+
+def _seed(seed: int, view: View) -> int:
+    """Within MONAI's 32 bits, spread evenly."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{view.slice}/{view.number}".encode()).digest()[:4], "big")

@@ -15,7 +15,18 @@ from pfedsam.data import datalist, reader
 from pfedsam.data.datalist import Row
 from pfedsam.errors import UserFault
 
-Augment = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+PLAIN = -1  # the number of a view without augmentation
+
+
+@dataclass(frozen=True)
+class View:
+    """A slice, by its index in the split, as augmented for the `number`-th time; `PLAIN`: as it is."""
+
+    slice: int
+    number: int = PLAIN
+
+
+Augment = Callable[[Tensor, Tensor, View], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -34,12 +45,14 @@ class Batch:
     """What a step trains on.
 
     Attributes:
-        image: (B, 3, S, S), normalised for the backbone.
+        image: (B, 3, S, S), normalised for the backbone; if `stemmed`, what its frozen front makes of them.
         label: (B, L, L) of class numbers, L = `label_size`.
+        stemmed: whether the front has been run already.
     """
 
     image: Tensor
     label: Tensor
+    stemmed: bool = False
 
 
 class Dataset:
@@ -49,6 +62,7 @@ class Dataset:
         root: folder of the datalist.
         rows: the split's rows.
         config: sizes, classes and intensity scale.
+        split: the split's name.
         mean, std: the backbone's normalisation, for RGB of 0..255.
 
     Raises:
@@ -61,10 +75,12 @@ class Dataset:
         rows: list[Row],
         config: Config,
         *,
+        split: str,
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
     ) -> None:
         self.config = config
+        self.split = split
         self.mean = torch.tensor(mean).view(3, 1, 1) / 255
         self.std = torch.tensor(std).view(3, 1, 1) / 255
         self.slices = [s for row in rows for s in _slices(root, row)]
@@ -94,15 +110,20 @@ class Dataset:
         """0..1 to the backbone's input."""
         return (image - self.mean) / self.std
 
-    def batches(self, generator: torch.Generator, augment: Augment | None) -> Iterator[Batch]:
-        """One epoch in an order drawn from `generator`; the last short batch is kept."""
-        order = torch.randperm(len(self), generator=generator).tolist()
+    def order(self, generator: torch.Generator) -> Iterator[list[int]]:
+        """One epoch's batches of slices, drawn from `generator`; the last short batch is kept."""
+        drawn = torch.randperm(len(self), generator=generator).tolist()
         size = self.config.train.batch_size
-        for start in range(0, len(order), size):
-            pairs = [self[i] for i in order[start : start + size]]
-            pairs = [augment(*pair) for pair in pairs] if augment else pairs
-            images, masks = zip(*pairs, strict=True)
-            yield Batch(self.normalise(torch.stack(images)), shrink(torch.stack(masks), label_size(self.config)))
+        yield from (drawn[start : start + size] for start in range(0, len(drawn), size))
+
+    def batch(self, views: list[View], augment: Augment | None = None) -> Batch:
+        """The views, read, augmented where they are numbered, and normalised."""
+        images, masks = zip(*(self._view(view, augment) for view in views), strict=True)
+        return Batch(self.normalise(torch.stack(images)), shrink(torch.stack(masks), label_size(self.config)))
+
+    def _view(self, view: View, augment: Augment | None) -> tuple[Tensor, Tensor]:
+        pair = self[view.slice]
+        return pair if augment is None or view.number == PLAIN else augment(*pair, view)
 
     def cases(self) -> Iterator[list[int]]:
         """Indices that belong together: one slice each for pictures, all slices of a volume."""
@@ -119,7 +140,7 @@ def open_site(
     """The three splits of a site whose data lie in `folder`."""
     path = datalist.find(folder, site)
     splits = datalist.read(path, None if config.data.pool else site)
-    return {name: Dataset(path.parent, rows, config, mean=mean, std=std) for name, rows in splits.items()}
+    return {name: Dataset(path.parent, rows, config, split=name, mean=mean, std=std) for name, rows in splits.items()}
 
 
 def label_size(config: Config) -> int:

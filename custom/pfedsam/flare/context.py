@@ -9,6 +9,7 @@ from nvflare.apis.dxo import DXO
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.workspace import Workspace
+from nvflare.private.fed.simulator.simulator_const import SimulatorConstants
 
 from pfedsam.config import Config, load
 from pfedsam.data.synthetic import write_site
@@ -55,7 +56,13 @@ def places(fl_ctx: FLContext, site: str, config: Config) -> Places:
     folders of jobs, not in one. Synthetic data are drawn into the run folder at first use.
     """
     weights = setting(fl_ctx, "weights")
-    return Places(_data(fl_ctx, site, config), store(fl_ctx), Path(weights) if weights else None, cache(fl_ctx))
+    return Places(
+        data=_data(fl_ctx, site, config),
+        store=store(fl_ctx),
+        weights=Path(weights) if weights else None,
+        cache=cache(fl_ctx),
+        scratch=run_dir(fl_ctx),
+    )
 
 
 def ledger(fl_ctx: FLContext, config: Config) -> Ledger:
@@ -75,8 +82,11 @@ def stamp_values(stamp: Stamp) -> dict[str, Any]:
 
 
 def simulated(fl_ctx: FLContext) -> bool:
-    """Whether this runs in FLARE's simulator, where sites have one machine in common."""
-    return bool(fl_ctx.get_prop(FLContextKey.SIMULATE_MODE, False))
+    """Whether this runs in FLARE's simulator, where sites have one machine in common.
+
+    By the job's id, which server and sites know; FLARE's own mark stands at the sites alone.
+    """
+    return bool(fl_ctx.get_job_id() == SimulatorConstants.JOB_NAME)
 
 
 def store(fl_ctx: FLContext) -> Path:

@@ -22,7 +22,9 @@ def declare(_: Config) -> Declaration:
 
 def losses(model: Branches, batch: Batch, config: Config) -> Losses:
     """The supervised loss."""
-    return {"personal": segmentation_loss(model(batch.image)["personal"], batch.label, config.train)}
+    return {
+        "personal": segmentation_loss(model(batch.image, stemmed=batch.stemmed)["personal"], batch.label, config.train)
+    }
 
 
 METHOD = Method(branches, declare, losses, merge, personal="personal", global_="personal")

@@ -32,7 +32,7 @@ def declare(_: Config) -> Declaration:
 
 def losses(model: Branches, batch: Batch, config: Config) -> Losses:
     """L_G + L_P: each (1 - lambda) L_seg + lambda T^2 KL(teacher || student); L_P plus the balance term."""
-    logits = model(batch.image)
+    logits = model(batch.image, stemmed=batch.stemmed)
     out = {}
     for name, teacher in OTHER.items():
         out[name] = segmentation_loss(logits[name], batch.label, config.train)

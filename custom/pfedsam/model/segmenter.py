@@ -58,19 +58,31 @@ class Branches(nn.Module):
         """The branches' names, in order."""
         return tuple(self.branch.keys())
 
-    def forward(self, image: Tensor, only: tuple[str, ...] | None = None) -> dict[str, Tensor]:
-        """Logits of each branch (or of `only`); the frozen stem runs once, without a gradient."""
+    def forward(
+        self, image: Tensor, only: tuple[str, ...] | None = None, *, stemmed: bool = False
+    ) -> dict[str, Tensor]:
+        """Logits of each branch (or of `only`); the frozen stem runs once, without a gradient.
+
+        Args:
+            stemmed: `image` is what `stem` returned.
+        """
         names = self.names() if only is None else only
-        found = self._embed(image, [self[name].encoder for name in names])
+        encoders = [self[name].encoder for name in names]
+        found = (
+            self._embed(image if stemmed else self.stem(image), encoders)
+            if self._one_base
+            else [encoder(image) for encoder in encoders]
+        )
         return {name: self[name].decode(embedding) for name, embedding in zip(names, found, strict=True)}
 
-    def _embed(self, image: Tensor, encoders: list[Encoder]) -> Sequence[Tensor]:
+    @torch.no_grad()
+    def stem(self, image: Tensor) -> Tensor:
+        """What the frozen front of the one base makes of images, for every branch."""
+        return self[self.names()[0]].encoder.stem(image)
+
+    def _embed(self, hidden: Tensor, encoders: list[Encoder]) -> Sequence[Tensor]:
         """Each encoder's embedding; on one base they run as one batch, which costs less than in turn."""
         lead, *others = encoders
-        if others and not self._one_base:
-            return [encoder(image) for encoder in encoders]
-        with torch.no_grad():
-            hidden = lead.stem(image)
         with side_by_side(lead, others):
             return lead.body(hidden.repeat(len(encoders), 1, 1, 1)).chunk(len(encoders))
 

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from pfedsam.data.dataset import Dataset, unfit
+from pfedsam.data.dataset import Dataset, View, unfit
 from pfedsam.model.segmenter import Branches
+from pfedsam.train.loop import Source
 from pfedsam.train.losses import one_hot
 from pfedsam.train.metrics import CaseScore, score
 from pfedsam.train.precision import autocast
@@ -14,23 +15,27 @@ from pfedsam.train.precision import autocast
 THRESHOLD = 0.5  # on probabilities, never on logits
 
 
-def evaluate(model: Branches, data: Dataset, branches: tuple[str, ...]) -> dict[str, list[CaseScore]]:
-    """Scores of every case and class, by branch."""
+def evaluate(
+    model: Branches, data: Dataset, branches: tuple[str, ...], source: Source = Dataset.batch
+) -> dict[str, list[CaseScore]]:
+    """Scores of every case and class, by branch; `source` as for `train_round`."""
     scores: dict[str, list[CaseScore]] = {name: [] for name in branches}
     for case in data.cases():
         truth = torch.stack([_truth(data, i) for i in case], dim=-1)
         spacing = data.slices[case[0]].spacing
-        for name, found in find(model, data, case, branches).items():
+        for name, found in find(model, data, case, branches, source).items():
             flat = truth.shape[-1] == 1
             pair = (found[..., 0], truth[..., 0]) if flat else (found, truth)
             scores[name] += score(*pair, spacing[:2] if flat else spacing)
     return scores
 
 
-def find(model: Branches, data: Dataset, indices: list[int], branches: tuple[str, ...]) -> dict[str, Tensor]:
+def find(
+    model: Branches, data: Dataset, indices: list[int], branches: tuple[str, ...], source: Source = Dataset.batch
+) -> dict[str, Tensor]:
     """What each branch finds on slices `indices` at their own size: (classes, H, W, slices) of bool."""
     found: dict[str, list[Tensor]] = {name: [] for name in branches}
-    for i, logits in _predict(model, data, indices, branches):
+    for i, logits in _predict(model, data, indices, branches, source):
         for name, maps in logits.items():
             found[name].append(masks(maps, data, i))
     return {name: torch.stack(maps, dim=-1) for name, maps in found.items()}
@@ -46,16 +51,17 @@ def masks(logits: Tensor, data: Dataset, i: int) -> Tensor:
 
 @torch.no_grad()
 def _predict(
-    model: Branches, data: Dataset, indices: list[int], branches: tuple[str, ...]
+    model: Branches, data: Dataset, indices: list[int], branches: tuple[str, ...], source: Source
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
     model.eval()
     device = next(model.parameters()).device
     size = data.config.train.batch_size
     for start in range(0, len(indices), size):
         part = indices[start : start + size]
-        images = torch.stack([data.normalise(data[i][0]) for i in part]).to(device)
+        batch = source(data, [View(i) for i in part], None)
         with autocast(device, data.config.train.precision):
-            logits = {name: maps.float().cpu() for name, maps in model(images, branches).items()}
+            found = model(batch.image.to(device), branches, stemmed=batch.stemmed)
+        logits = {name: maps.float().cpu() for name, maps in found.items()}
         for row, i in enumerate(part):
             yield i, {name: maps[row] for name, maps in logits.items()}
 

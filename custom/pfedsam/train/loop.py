@@ -1,5 +1,6 @@
 """One site, one round: the step, and the loop around it."""
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -10,13 +11,14 @@ from torch import Tensor
 
 from pfedsam.config import Config, TrainConfig
 from pfedsam.data.augment import augmentation
-from pfedsam.data.dataset import Batch, Dataset
+from pfedsam.data.dataset import PLAIN, Augment, Batch, Dataset, View
 from pfedsam.model.partition import Part, Partition, tensors_of
 from pfedsam.model.segmenter import Branches
 from pfedsam.train.precision import autocast
 
 Losses = dict[str, Tensor]
 LossOf = Callable[[Branches, Batch, Config], Losses]
+Source = Callable[[Dataset, list[View], Augment | None], Batch]
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ def train_round(
     config: Config,
     *,
     when: tuple[int, int, int],
+    source: Source = Dataset.batch,
     progress: Callable[[Progress], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> RoundReport:
@@ -57,6 +60,7 @@ def train_round(
     Args:
         loss_of: the method's losses; their sum is minimised.
         when: (seed, round, rounds); order, augmentation and noise follow from seed and round.
+        source: makes a batch of views; another than the data set's own keeps what can be kept.
         progress: told after each step.
         stop: asked before each step; True ends the round early.
     """
@@ -67,9 +71,11 @@ def train_round(
     totals: dict[str, float] = {}
     began, done, seen = time.monotonic(), 0, 0
     model.train()
-    for batch in _epochs(data, config, _mix(seed, round_), steps):
+    augment = augmentation(seed) if config.train.augment else None
+    for views in views_of(data, config.train, seed, round_, steps):
         if stop():
             break
+        batch = source(data, views, augment)
         for optimiser in trained:
             _set_rate(optimiser, rate(config.train, round_ * steps + done, rounds * steps))
         for name, value in step(model, batch, trained, loss_of, config).items():
@@ -84,7 +90,7 @@ def step(
 ) -> dict[str, float]:
     """One step of all optimisers on the sum of the method's losses; returns the losses' values."""
     device = next(model.parameters()).device
-    batch = Batch(batch.image.to(device), batch.label.to(device))
+    batch = Batch(batch.image.to(device), batch.label.to(device), batch.stemmed)
     with autocast(device, config.train.precision):
         losses = loss_of(model, batch, config)
     for optimiser in optimisers:
@@ -108,15 +114,16 @@ def steps_of(slices: int, config: TrainConfig) -> int:
     return full if config.max_steps is None else min(full, config.max_steps)
 
 
-def _epochs(data: Dataset, config: Config, seed: int, steps: int) -> Iterator[Batch]:
-    generator = torch.Generator().manual_seed(seed)
-    augment = augmentation(seed % 2**32) if config.train.augment else None
-    while steps > 0:
-        for batch in data.batches(generator, augment):
-            yield batch
-            steps -= 1
+def views_of(data: Dataset, config: TrainConfig, seed: int, round_: int, steps: int) -> Iterator[list[View]]:
+    """The views of each step of a round: an order of its own each epoch, the next view of every slice."""
+    generator = torch.Generator().manual_seed(_mix(seed, round_))
+    for epoch in itertools.count(round_ * config.epochs):
+        number = epoch % (config.views or epoch + 1) if config.augment else PLAIN
+        for slices in data.order(generator):
             if steps == 0:
                 return
+            steps -= 1
+            yield [View(i, number) for i in slices]
 
 
 def make_optimisers(model: Branches, part: Partition, config: TrainConfig) -> list[torch.optim.Optimizer]:

@@ -1,0 +1,176 @@
+"""What leaves the frozen front of the encoder, once per image and view, kept for the epochs to come.
+
+With adapters in the last blocks alone the front computes the same for the same view of an image in
+every epoch. It is computed image by image and rounded to bfloat16 whether it comes from the cache or
+not, so that a run does not depend on what the cache still holds.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pfedsam import log
+from pfedsam.config import Config
+from pfedsam.data.dataset import Augment, Batch, Dataset, View
+from pfedsam.model.segmenter import Branches
+from pfedsam.train.precision import autocast
+
+Entry = dict[str, Tensor]  # "hidden" (h, w, c) or (c, h, w) bfloat16; "label" (L, L) uint8
+
+
+class Shelf(Protocol):
+    """Where entries lie."""
+
+    def get(self, key: str) -> Entry | None:
+        """The entry, or None where it is gone."""
+
+    def put(self, key: str, entry: Entry) -> None:
+        """Keep the entry."""
+
+    def drop(self, key: str) -> None:
+        """Forget it."""
+
+
+class Memory:
+    """Entries in this process."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, Entry] = {}
+
+    def get(self, key: str) -> Entry | None:
+        """The entry itself."""
+        return self._entries.get(key)
+
+    def put(self, key: str, entry: Entry) -> None:
+        """Keep it."""
+        self._entries[key] = entry
+
+    def drop(self, key: str) -> None:
+        """Forget it."""
+        self._entries.pop(key, None)
+
+
+class Disk:
+    """Entries as files in a folder of this run; a full disk or a torn file costs time, nothing else."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def get(self, key: str) -> Entry | None:
+        """The entry, read whole; None where there is none or it is damaged."""
+        try:
+            return {name: tensor.clone() for name, tensor in load_file(self._path(key)).items()}
+        except (OSError, SafetensorError):
+            return None
+
+    def put(self, key: str, entry: Entry) -> None:
+        """Write it; not at all where the disk is full."""
+        beside = self._path(key).with_suffix(".tmp")
+        try:
+            save_file(entry, beside)
+            beside.replace(self._path(key))
+        except (OSError, SafetensorError) as fault:
+            beside.unlink(missing_ok=True)
+            log.warning("cache of the frozen front: %s", fault)
+
+    def drop(self, key: str) -> None:
+        """Delete it."""
+        self._path(key).unlink(missing_ok=True)
+
+    def keys(self) -> list[str]:
+        """What an earlier process of this run has left."""
+        return sorted(path.stem for path in self._folder.glob("*.safetensors"))
+
+    def size(self, key: str) -> int:
+        """Bytes on disk."""
+        return self._path(key).stat().st_size
+
+    def _path(self, key: str) -> Path:
+        return self._folder / f"{key}.safetensors"
+
+
+class Bounded:
+    """A shelf that holds at most so many bytes; what was not used for longest goes first."""
+
+    def __init__(self, shelf: Memory | Disk, limit: int) -> None:
+        self._shelf, self._limit = shelf, limit
+        self._sizes: OrderedDict[str, int] = OrderedDict()
+        self.used = 0
+        if isinstance(shelf, Disk):
+            for key in shelf.keys():  # noqa: SIM118 - a shelf is no dict
+                self._count(key, shelf.size(key))
+
+    def get(self, key: str) -> Entry | None:
+        """The entry, now the one used last; None where it is gone."""
+        entry = self._shelf.get(key)
+        if entry is None:
+            self.used -= self._sizes.pop(key, 0)
+        else:
+            self._sizes.move_to_end(key)
+        return entry
+
+    def put(self, key: str, entry: Entry) -> None:
+        """Keep the entry; others make room."""
+        self._shelf.put(key, entry)
+        self._count(key, sum(t.numel() * t.element_size() for t in entry.values()))
+
+    def _count(self, key: str, size: int) -> None:
+        self.used += size - self._sizes.pop(key, 0)
+        self._sizes[key] = size
+        while self.used > self._limit and self._sizes:
+            oldest, freed = self._sizes.popitem(last=False)
+            self._shelf.drop(oldest)
+            self.used -= freed
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Batches that begin behind the frozen front.
+
+    Attributes:
+        model: branches on one base.
+        shelf: where entries lie.
+    """
+
+    model: Branches
+    shelf: Bounded
+
+    def batch(self, data: Dataset, views: list[View], augment: Augment | None) -> Batch:
+        """What `data.batch` returns, behind the front."""
+        entries = [self._entry(data, view, augment) for view in views]
+        hidden = torch.stack([entry["hidden"] for entry in entries]).float()
+        return Batch(hidden, torch.stack([entry["label"] for entry in entries]).long(), stemmed=True)
+
+    def _entry(self, data: Dataset, view: View, augment: Augment | None) -> Entry:
+        key = f"{data.split}.{view.slice}.{view.number}"
+        entry = self.shelf.get(key)
+        if entry is None:
+            entry = self._compute(data.batch([view], augment), data.config)
+            self.shelf.put(key, entry)
+        return entry
+
+    @torch.no_grad()
+    def _compute(self, batch: Batch, config: Config) -> Entry:
+        device = next(self.model.parameters()).device
+        with autocast(device, config.train.precision):
+            hidden = self.model.stem(batch.image.to(device))
+        return {"hidden": hidden[0].bfloat16().cpu().contiguous(), "label": batch.label[0].to(torch.uint8)}
+
+
+def prefix(model: Branches, config: Config, folder: Path) -> Prefix | None:
+    """The cache that `train.cache` asks for; None if it asks for none.
+
+    Args:
+        folder: of this run on this site, for the disk cache.
+    """
+    if config.train.cache == "none":
+        return None
+    shelf = Memory() if config.train.cache == "memory" else Disk(folder / "front" / config.digest()[:16])
+    return Prefix(model, Bounded(shelf, int(config.train.cache_gb * 1e9)))

@@ -1,0 +1,39 @@
+"""Which views a round trains on."""
+
+from pathlib import Path
+
+from conftest import tiny
+from pfedsam.data.dataset import PLAIN, View
+from pfedsam.site import Places, Site
+from pfedsam.train.loop import views_of
+
+
+def numbers(hospital: Path, tmp_path: Path, **train: object) -> list[int]:
+    """The view's number in each of the six epochs of three rounds."""
+    config = tiny(train={"epochs": 2, "max_steps": None, "batch_size": 4, **train})
+    data = Site("site-1", config, Places(hospital, tmp_path)).data["train"]
+    steps = [step for round_ in range(3) for step in views_of(data, config.train, 7, round_, 4)]
+    epochs = [first + second for first, second in zip(steps[::2], steps[1::2], strict=True)]
+    assert all(sorted(view.slice for view in epoch) == list(range(6)) for epoch in epochs)
+    return [epoch[0].number for epoch in epochs]
+
+
+def test_every_epoch_draws_a_view_of_its_own(hospital: Path, tmp_path: Path) -> None:
+    assert numbers(hospital, tmp_path) == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_few_views_take_turns(hospital: Path, tmp_path: Path) -> None:
+    assert numbers(hospital, tmp_path, views=2) == [0, 1, 0, 1, 0, 1]
+
+
+def test_without_augmentation_every_view_is_the_image_itself(hospital: Path, tmp_path: Path) -> None:
+    assert numbers(hospital, tmp_path, augment=False) == [PLAIN] * 6
+
+
+def test_the_order_is_another_each_epoch_and_the_same_for_the_same_round(hospital: Path, tmp_path: Path) -> None:
+    config = tiny(train={"epochs": 2, "max_steps": None})
+    data = Site("site-1", config, Places(hospital, tmp_path)).data["train"]
+    first, again, later = (list(views_of(data, config.train, 7, round_, 4)) for round_ in (0, 0, 1))
+    assert first == again
+    assert first != later
+    assert isinstance(first[0][0], View)
