@@ -24,6 +24,7 @@ class ModelConfig:
     """What is built: backbone, adapters, experts, head."""
 
     backbone: str = "demo"  # demo | tiny_vit | vit_b | vit_l | vit_h
+    pretrained: bool = True  # False: random weights, alike everywhere; to try shapes, speed and memory without a file
     image_size: int = 128  # pixels, square; SAM's own is 1024
     num_classes: int = 1  # foreground classes
     exclusive: bool = False  # True: classes exclude each other (softmax); False: one sigmoid each

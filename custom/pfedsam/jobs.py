@@ -2,11 +2,12 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pfedsam
-from pfedsam.config import from_dict
+from pfedsam.config import Config, from_dict
 from pfedsam.errors import UserFault
 
 SETTINGS = Path("app/config/pfedsam.json")
@@ -17,7 +18,7 @@ def render(
     job: Path,
     out: Path,
     *,
-    changes: list[str] = [],  # noqa: B006 - read only
+    changes: Sequence[str] = (),
     rounds: int | None = None,
     code: bool = True,
     sites: list[str] | None = None,
@@ -39,14 +40,10 @@ def render(
     Raises:
         UserFault: no such job, `out` exists, or a setting is unknown.
     """
-    if not (job / SETTINGS).is_file():
-        raise UserFault(expected=f"a job folder with {SETTINGS}", came=str(job), do="name a folder of jobs/")
+    settings = _changed(job, changes)
+    config = from_dict(settings)
     if out.exists():
         raise UserFault(expected="a folder that does not exist yet", came=str(out), do="remove it or name another")
-    settings = json.loads((job / SETTINGS).read_text())
-    for change in changes:
-        _change(settings, change)
-    config = from_dict(settings)
     shutil.copytree(job, out, ignore=shutil.ignore_patterns("custom"))
     (out / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
     _edit(out / "meta.json", "deploy_map", {"app": ["server", *sites] if sites else ["@ALL"]})
@@ -57,6 +54,31 @@ def render(
         leave = ["__pycache__"] if config.model.backbone == "demo" else ["__pycache__", "*.safetensors"]
         source = Path(pfedsam.__file__).parent
         shutil.copytree(source, out / "app/custom/pfedsam", ignore=shutil.ignore_patterns(*leave))
+
+
+def settings_of(job: Path, changes: Sequence[str] = ()) -> tuple[Config, int]:
+    """The settings of a job folder, changed as `render` would, and its number of rounds.
+
+    Raises:
+        UserFault: no such job, or a setting is unknown.
+    """
+    config = from_dict(_changed(job, changes))
+    return config, int(_loop(json.loads((job / SERVER).read_text()))["num_rounds"])
+
+
+def _changed(job: Path, changes: Sequence[str]) -> dict[str, Any]:
+    if not (job / SETTINGS).is_file():
+        raise UserFault(expected=f"a job folder with {SETTINGS}", came=str(job), do="name a folder of jobs/")
+    settings: dict[str, Any] = json.loads((job / SETTINGS).read_text())
+    for change in changes:
+        _change(settings, change)
+    return settings
+
+
+def _loop(server: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of the rounds in a server's configuration."""
+    arguments: dict[str, Any] = next(w["args"] for w in server["workflows"] if w["id"] == "rounds")
+    return arguments
 
 
 def _change(settings: dict[str, Any], change: str) -> None:
@@ -77,7 +99,7 @@ def _edit_server(out: Path, rounds: int | None, sites: int | None) -> None:
     """Set the number of rounds, and lower what a round needs to the number of named sites."""
     path = out / SERVER
     server = json.loads(path.read_text())
-    loop = next(w["args"] for w in server["workflows"] if w["id"] == "rounds")
+    loop = _loop(server)
     mean = next(c["args"] for c in server["components"] if c["id"] == "aggregator")
     loop["num_rounds"] = loop["num_rounds"] if rounds is None else rounds
     if sites is not None:

@@ -17,7 +17,9 @@ from conftest import ROOT, TINY
 from pfedsam.config import load
 from pfedsam.exchange.codec import wire_schema
 from pfedsam.exchange.schema import shared_schema
+from pfedsam.federation import Plan, federate
 from pfedsam.jobs import render
+from pfedsam.site import Places
 
 pytestmark = pytest.mark.flare
 BRANCHES, METRICS = ("before", "global", "personal"), ("dice", "iou", "hd95", "assd")
@@ -106,6 +108,21 @@ def test_a_lean_job_in_integers_runs_and_the_ledger_counts_its_bytes_both_ways(t
         assert [(t["bytes_sent"], t["bytes_received"]) for t in told] == [(up, down)] * 2
         kept = {path.stem.split(".")[0] for path in (tmp_path / "ws" / site).rglob("front/*/*.safetensors")}
         assert kept == {"train", "val", "test"}
+
+
+def test_the_run_in_one_process_gives_the_bits_of_the_run_through_flare(run: tuple[Path, str], tmp_path: Path) -> None:
+    config = load(run[0].parent / "job/app/config/pfedsam.json")
+    sites = ("site-1", "site-2")
+    places = {site: Places(run[0] / site / "simulate_job/synthetic_data", tmp_path / "stores") for site in sites}
+    found, through = federate(Plan(config, places, 2, tmp_path / "out")), results(run[0])
+    assert found["final"] == through["final"]
+    for one, other in zip(found["rounds"], through["rounds"], strict=True):
+        for site in sites:
+            alike = {key: value for key, value in other["sites"][site].items() if "seconds" not in key}
+            assert alike.items() <= one["sites"][site].items()
+    model = load_file(next((tmp_path / "out/store").rglob("round.000002.safetensors")))
+    sent = load_file(run[0] / "server/simulate_job/models/shared.safetensors")
+    assert all(torch.equal(model[name], tensor) for name, tensor in sent.items())
 
 
 def test_no_private_tensor_is_anywhere_in_the_server_s_folder(run: tuple[Path, str]) -> None:

@@ -44,7 +44,7 @@ configs = st.builds(
 def built(config: Config) -> tuple[Branches, Partition]:
     method = methods.get(config.method)
     with torch.device("meta"):
-        parts = build.backbone(config.model, pretrained=False)
+        parts = build.backbone(config.model, read=False)
         model = method.build(build.segmenter(config, parts), config)
     return model, method.partition(model, config)
 

@@ -79,3 +79,11 @@ def test_missing_weights_are_told_as_ever(tmp_path: Path) -> None:
     with pytest.raises(UserFault, match=r"sam_vit_b_01ec64\.pth"):
         prepared(ModelConfig(backbone="vit_b", image_size=256), tmp_path, tmp_path, rounded=True)
     assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_without_pretrained_weights_everybody_has_the_same_ones(tmp_path: Path) -> None:
+    random = ModelConfig(backbone="tiny_vit", image_size=64, pretrained=False)
+    parts, digest = prepared(random, tmp_path / "no weights", tmp_path, rounded=False)
+    torch.manual_seed(7)
+    assert digest == build.base_digest(build.backbone(random)) == build.base_digest(parts)
+    assert digest != build.base_digest(build.backbone(DEMO))

@@ -13,7 +13,7 @@ from pfedsam.model.segmenter import Branches
 def built(config: Config) -> Branches:
     """pFedSAM's two branches, every LoRA away from zero."""
     method = methods.get("pfedsam")
-    parts = build.backbone(config.model, pretrained=False)
+    parts = build.backbone(config.model, read=False)
     model = method.build(build.segmenter(config, parts), config)
     method.partition(model, config)
     for lora in loras(model):

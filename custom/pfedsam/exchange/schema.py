@@ -45,7 +45,7 @@ def shared_schema(config: Config) -> Schema:
     """The schema of `config`: built on the meta device, without weights, alike on site and server."""
     method = methods.get(config.method)
     with torch.device("meta"):
-        parts = build.backbone(config.model, pretrained=False)
+        parts = build.backbone(config.model, read=False)
         model = method.build(build.segmenter(config, parts), config)
     shared = tensors_of(model, method.partition(model, config), Part.SHARED)
     return schema_of({wire_name(name): tensor for name, tensor in shared.items()})

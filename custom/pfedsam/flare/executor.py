@@ -20,19 +20,15 @@ from nvflare.fuel.utils import fobs
 
 from pfedsam import log
 from pfedsam.errors import UserFault
-from pfedsam.exchange.codec import decode, encode
-from pfedsam.exchange.ledger import payload_bytes
-from pfedsam.exchange.schema import Tensors, shared_schema
+from pfedsam.exchange.codec import encode
 from pfedsam.exchange.store import Moment
 from pfedsam.files import pack, unpack, write_atomic
 from pfedsam.flare.context import REPORT, RUN, STAMP, job_config, places, run_dir, setting, simulated, stamp_values
-from pfedsam.report.site_files import write_site_files
-from pfedsam.site import Scores, Site, Update
+from pfedsam.service import serve_round, serve_test
+from pfedsam.site import Site, Update
 from pfedsam.train.loop import Progress
-from pfedsam.train.metrics import summary
 
 TRAINED = "trained.safetensors"  # the shared part as this site last trained it, in its run folder
-BEFORE = "before"  # name of the store's note: test metrics before training
 LINE_EVERY = 5.0  # seconds between progress lines
 
 
@@ -78,28 +74,20 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
     def _train(self, site: Site, shareable: Shareable, fl_ctx: FLContext, stop: Signal) -> Shareable:
         round_ = int(shareable.get_header(AppConstants.CURRENT_ROUND))
         rounds = int(shareable.get_header(AppConstants.NUM_ROUNDS))
-        shared, received_bytes = _opened(site, shareable)
-        run = _run(shareable, fl_ctx)
-        site.receive(shared, Moment(run, round_))
-        before, received = _before(site, run), site.summary("val", "global")
+        at = Moment(_run(shareable, fl_ctx), round_)
         progress = _Progress(site.name, round_, rounds, _started(run_dir(fl_ctx), round_))
-        update = site.train(round_, rounds, progress=progress, stop=lambda: bool(stop.triggered))
+        wire = from_shareable(shareable).data
+        update, report = serve_round(site, wire, at, rounds, progress=progress, stop=lambda: bool(stop.triggered))
         if update.report.stopped:
             return make_reply(ReturnCode.TASK_ABORTED)
         write_atomic(run_dir(fl_ctx) / TRAINED, pack(site.shared(), {"round": str(round_)}))
-        val = {"global": received, "personal": site.summary("val", "personal")}
-        report = _report(update, val, before, received_bytes)
         self._curves(fl_ctx, report, round_)
         return _update_message(site, update, report, round_)
 
     def _validate(self, site: Site, shareable: Shareable, fl_ctx: FLContext, _: Signal) -> Shareable:
-        run = _run(shareable, fl_ctx)
-        site.recall(_opened(site, shareable)[0], run)
-        scores = site.scores("test")
-        folder = write_site_files(site, scores, run_dir(fl_ctx) / "pfedsam")
+        folder = run_dir(fl_ctx) / "pfedsam"
+        metrics = serve_test(site, from_shareable(shareable).data, _run(shareable, fl_ctx), folder)
         log.info("[%s] final test done; this site's model, cases and pictures: %s", site.name, folder)
-        before = site.store.remembered(BEFORE, run)
-        metrics: dict[str, Any] = {role: summary(cases) for role, cases in scores.items()} | {"before": before}
         return DXO(DataKind.METRICS, data=metrics).to_shareable()
 
     def _submit_model(self, site: Site, _: Shareable, fl_ctx: FLContext, __: Signal) -> Shareable:
@@ -139,12 +127,6 @@ class _Progress:
         log.info("[%s] %s loss %s, about %.0f s left", self._site, where, losses, left)
 
 
-def _opened(site: Site, shareable: Shareable) -> tuple[Tensors, int]:
-    """The server's shared tensors out of a task, and the bytes they came in."""
-    wire: Tensors = from_shareable(shareable).data
-    return decode(wire, shared_schema(site.config), site.config.wire.down), payload_bytes(wire)
-
-
 def _update_message(site: Site, update: Update, report: dict[str, Any], round_: int) -> Shareable:
     meta = {
         MetaKey.NUM_STEPS_CURRENT_ROUND: update.samples,
@@ -155,30 +137,9 @@ def _update_message(site: Site, update: Update, report: dict[str, Any], round_: 
     return DXO(DataKind.WEIGHT_DIFF, data=update.wire, meta=meta).to_shareable()
 
 
-def _report(update: Update, val: Scores, before: dict[str, Any], received: int) -> dict[str, Any]:
-    return {
-        "losses": update.report.losses,
-        "seconds": update.report.seconds,
-        "samples": update.samples,
-        "val": val,
-        "before": before,
-        "bytes_received": received,
-        "bytes_sent": payload_bytes(update.wire),
-    }
-
-
 def _run(shareable: Shareable, fl_ctx: FLContext) -> str:
     """The run that a task belongs to; a workflow of FLARE's own knows none, then each job is one."""
     return str(shareable.get_header(RUN) or fl_ctx.get_job_id())
-
-
-def _before(site: Site, run: str) -> dict[str, Any]:
-    """Test metrics of the model as this site first received it in this run; kept for its last task."""
-    found: dict[str, Any] | None = site.store.remembered(BEFORE, run)
-    if found is None:
-        found = site.summary("test", "global")
-        site.store.remember(BEFORE, run, found)
-    return found
 
 
 def _started(folder: Path, round_: int) -> tuple[float, int]:

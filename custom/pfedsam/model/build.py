@@ -16,18 +16,22 @@ from pfedsam.model.lora import loras, reset
 from pfedsam.model.moe import LocalMoE
 from pfedsam.model.segmenter import Segmenter
 
+RANDOM = 0  # seed of weights that are not pretrained: the same at server and sites
 
-def backbone(config: ModelConfig, folder: str | Path | None = None, *, pretrained: bool = True) -> Backbone:
+
+def backbone(config: ModelConfig, folder: str | Path | None = None, *, read: bool = True) -> Backbone:
     """The pretrained parts that `config` names, encoder frozen.
 
     Args:
         folder: where weight files lie (None: PFEDSAM_WEIGHTS).
-        pretrained: False leaves the weights as initialised, for shapes alone.
+        read: False leaves the weights as initialised, for shapes alone.
     """
     if config.backbone not in BUILDERS:
         raise UserFault(expected="model.backbone one of " + ", ".join(BUILDERS), came=config.backbone, do="correct it")
-    state = weights.read(config.backbone, folder) if pretrained else None
-    parts = BUILDERS[config.backbone](config.image_size, state)
+    state = weights.read(config.backbone, folder) if read and config.pretrained else None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RANDOM)
+        parts = BUILDERS[config.backbone](config.image_size, state)
     parts.encoder.requires_grad_(False)
     return parts
 

@@ -108,6 +108,6 @@ def _modules(parts: Backbone) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _key(config: ModelConfig, folder: str | Path | None, rounded: bool) -> str:
-    source = weights.identity(config.backbone, folder)
+    source = weights.identity(config.backbone, folder) if config.pretrained else "random"
     number = "bf16" if rounded else "fp32"
     return f"{config.backbone}.{config.image_size}.{number}.{source[:16]}.{LAYOUT}"

@@ -1,0 +1,115 @@
+"""Memory and open files of server and sites over many rounds of a tiny model: growth.py --help."""
+
+import argparse
+import json
+import statistics as st
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from machine import ROOT, heading, publish
+
+from pfedsam.jobs import render
+
+SITES = ["site-1", "site-2"]
+SETTINGS = ("train.max_steps=1", "data.train=2", "data.val=1", "data.test=1", "model.image_size=64")
+WARM = 0.1  # of the rounds: caches fill, allocators settle
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One process after `done` rounds: resident MiB and open files."""
+
+    done: int
+    mib: float
+    files: int
+
+
+def main() -> None:
+    """Run the job, look at its processes after each round, print one table."""
+    options = arguments()
+    with tempfile.TemporaryDirectory() as folder:
+        samples = watched(Path(folder), options.rounds)
+    lines = ["| process | MiB at the start | at the end | MiB a round | open files at the start | at the end |"]
+    lines.append("|---|---|---|---|---|---|")
+    lines += [line(name, rows, options.rounds) for name, rows in samples.items()]
+    publish("\n".join([heading(f"Growth over {options.rounds} rounds of a tiny model"), *lines]), options.append)
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--append", type=Path, help="a file that the table is added to")
+    return parser.parse_args()
+
+
+def watched(folder: Path, rounds: int) -> dict[str, list[Sample]]:
+    """The samples of each process of a simulated run."""
+    render(ROOT / "jobs/pfedsam", folder / "job", changes=SETTINGS, rounds=rounds, sites=SITES)
+    command = [
+        sys.executable,
+        "-m",
+        "nvflare.cli",
+        "simulator",
+        str(folder / "job"),
+        "-w",
+        str(folder / "ws"),
+        "-t",
+        "2",
+    ]
+    samples: dict[str, list[Sample]] = {}
+    with (folder / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as run:
+        while run.poll() is None:
+            time.sleep(0.5)
+            done = rounds_done(folder / "ws")
+            for name, process in processes(run.pid).items():
+                rows = samples.setdefault(name, [])
+                if done and (not rows or rows[-1].done < done):
+                    rows += sample(process, done)
+    if rounds_done(folder / "ws") < rounds:
+        raise SystemExit((folder / "log").read_text()[-3000:])
+    return samples
+
+
+def processes(parent: int) -> dict[str, Any]:
+    """Each site's process, and the simulator's that began them, which holds the server."""
+    try:
+        below = psutil.Process(parent).children(recursive=True)
+        sites = {site: p for p in below for site in SITES if site in p.cmdline()}
+        return {"server": next(iter(sites.values())).parent(), **sites} if sites else {}
+    except psutil.NoSuchProcess:
+        return {}
+
+
+def sample(process: Any, done: int) -> list[Sample]:
+    """A look at a process; nothing if it has just ended."""
+    try:
+        return [Sample(done, process.memory_info().rss / 2**20, process.num_fds())]
+    except psutil.Error:
+        return []
+
+
+def rounds_done(workspace: Path) -> int:
+    """Rounds in results.json."""
+    try:
+        return len(json.loads((workspace / "server/simulate_job/results.json").read_text())["rounds"])
+    except (OSError, ValueError):
+        return 0
+
+
+def line(name: str, rows: list[Sample], rounds: int) -> str:
+    """A process's line: a straight line is fitted to what follows the first tenth."""
+    late = [row for row in rows if row.done > WARM * rounds]
+    slope = st.linear_regression([row.done for row in late], [row.mib for row in late]).slope
+    first, last = late[0], late[-1]
+    return f"| {name} | {first.mib:.0f} | {last.mib:.0f} | {slope:.3f} | {first.files} | {last.files} |"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""Seconds of a round outside training, beside FLARE's own FedAvg recipe with the same tensors: rounds.py --help."""
+
+import argparse
+import json
+import os
+import re
+import statistics as st
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+from machine import ROOT, heading, publish
+from nvflare.app_opt.pt.recipes import FedAvgRecipe
+from nvflare.client.config import ExchangeFormat
+
+from pfedsam.config import Config
+from pfedsam.exchange.schema import shared_schema
+from pfedsam.jobs import render, settings_of
+
+SETTINGS = (
+    "model.backbone=vit_b",
+    "model.pretrained=false",
+    "model.image_size=64",
+    "train.max_steps=1",
+    "train.batch_size=1",
+    "data.train=2",
+    "data.val=1",
+    "data.test=1",
+)
+STARTED = re.compile(r"^(\S+ \S+) .*(?:Round \d+ started|Sampled clients)", re.MULTILINE)  # ours, the recipe's
+STOCK_CARRIER = '''
+import torch
+
+class Carrier(torch.nn.Module):
+    """Parameters of the given shapes."""
+
+    def __init__(self, shapes):
+        super().__init__()
+        for name, shape in shapes.items():
+            self.register_parameter(name, torch.nn.Parameter(torch.randn(shape)))
+'''
+STOCK_CLIENT = """
+import nvflare.client as flare
+
+flare.init()
+while flare.is_running():
+    model = flare.receive()
+    flare.send(flare.FLModel(params=model.params, metrics={"accuracy": 0.5}, meta={"NUM_STEPS_CURRENT_ROUND": 1}))
+"""
+
+
+def main() -> None:
+    """Each job with 2 and 4 sites; one table."""
+    options = arguments()
+    config, _ = settings_of(ROOT / "jobs/pfedsam", SETTINGS)
+    lines = ["| sites | job | a round outside training, median seconds | of stock |", "|---|---|---|---|"]
+    for sites in options.sites:
+        lines += rows(config, sites, options.rounds)
+    size = 4 * sum(values(spec.shape) for spec in shared_schema(config).values()) / 1e6
+    title = f"A round outside training: ViT-B's LoRA and decoder, {size:.1f} MB of float32 each way"
+    publish("\n".join([heading(title), *lines]), options.append)
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sites", type=int, nargs="+", default=[2, 4])
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--append", type=Path, help="a file that the table is added to")
+    return parser.parse_args()
+
+
+def rows(config: Config, sites: int, rounds: int) -> list[str]:
+    """The table's lines for so many sites."""
+    jobs: dict[str, Callable[[Path, int, int], Path]] = {
+        "FLARE's FedAvg recipe": partial(stock_job, config, exchange=ExchangeFormat.NUMPY),
+        "FLARE's FedAvg recipe, torch tensors": partial(stock_job, config, exchange=ExchangeFormat.PYTORCH),
+        "pfedsam": our_job,
+    }
+    took = {}
+    for name, write in jobs.items():
+        with tempfile.TemporaryDirectory() as folder:
+            job = write(Path(folder), sites, rounds)
+            took[name] = outside(simulate(job, Path(folder) / "ws", sites), Path(folder) / "ws")
+    stock = next(iter(took.values()))
+    return [f"| {sites} | {name} | {seconds:.2f} | {seconds / stock:.2f} |" for name, seconds in took.items()]
+
+
+def our_job(folder: Path, sites: int, rounds: int) -> Path:
+    """The main job on ViT-B without pretrained weights, one step a round."""
+    names = [f"site-{i + 1}" for i in range(sites)]
+    render(ROOT / "jobs/pfedsam", folder / "job", changes=SETTINGS, rounds=rounds, sites=names)
+    return folder / "job"
+
+
+def stock_job(config: Config, folder: Path, sites: int, rounds: int, *, exchange: ExchangeFormat) -> Path:
+    """FLARE's recipe; its sites send back what they got, after no training at all."""
+    shapes = {name.replace(".", "_"): list(spec.shape) for name, spec in shared_schema(config).items()}
+    (folder / "carrier.py").write_text(STOCK_CARRIER)
+    (folder / "client.py").write_text(STOCK_CLIENT)
+    recipe = FedAvgRecipe(
+        name="stock",
+        model={"class_path": "carrier.Carrier", "args": {"shapes": shapes}},
+        min_clients=sites,
+        num_rounds=rounds,
+        train_script=str(folder / "client.py"),
+        server_expected_format=exchange,
+    )
+    recipe.export(str(folder))
+    for custom in folder.glob("stock/app*/custom"):
+        (custom / "carrier.py").write_text(STOCK_CARRIER)
+    return folder / "stock"
+
+
+def simulate(job: Path, workspace: Path, sites: int) -> str:
+    """Run a job with a process a site; returns the log."""
+    names = ",".join(f"site-{i + 1}" for i in range(sites))
+    command = [sys.executable, "-m", "nvflare.cli", "simulator", str(job), "-w", str(workspace), "-t", str(sites)]
+    done = subprocess.run(
+        [*command, "-c", names], capture_output=True, text=True, env={**os.environ, "PFEDSAM_STORE": ""}
+    )
+    return done.stdout + done.stderr
+
+
+def outside(log: str, workspace: Path) -> float:
+    """Median seconds from a round's start to the next one's, less what the slowest site trained and scored."""
+    starts = [when(clock) for clock in STARTED.findall(log)]
+    if len(starts) < 3:
+        raise SystemExit(f"the job has not run:\n{log[-3000:]}")
+    busy = training(workspace)
+    return st.median(starts[r + 1] - starts[r] - busy.get(r, 0.0) for r in range(1, len(starts) - 1))
+
+
+def training(workspace: Path) -> dict[int, float]:
+    """Of each round of ours, seconds that the slowest site trained and scored."""
+    path = workspace / "server/simulate_job/results.json"
+    if not path.exists():
+        return {}
+    rounds = json.loads(path.read_text())["rounds"]
+    return {r["round"]: max(s["seconds"] + s["scoring_seconds"] for s in r["sites"].values()) for r in rounds}
+
+
+def when(clock: str) -> float:
+    """Seconds of a log line's date and time."""
+    return datetime.strptime(clock, "%Y-%m-%d %H:%M:%S,%f").timestamp()
+
+
+def values(shape: tuple[int, ...]) -> int:
+    """Of a tensor of that shape."""
+    count = 1
+    for side in shape:
+        count *= side
+    return count
+
+
+if __name__ == "__main__":
+    main()

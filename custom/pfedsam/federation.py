@@ -1,0 +1,98 @@
+"""A whole run in one process, without FLARE: the same sites, messages and mean, for long series of experiments.
+
+Bit-equal to the run through FLARE (a test of `tests/flare/test_simulator.py`); what it leaves out are processes,
+transport, guards and policies. A run that was cut goes on after its last finished round.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pfedsam.config import Config, to_dict
+from pfedsam.exchange.aggregate import weighted_mean
+from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
+from pfedsam.exchange.codec import decode, encode
+from pfedsam.exchange.schema import Tensors, shared_schema
+from pfedsam.exchange.store import Moment
+from pfedsam.files import write_json
+from pfedsam.report.results import finish, start
+from pfedsam.service import serve_round, serve_test
+from pfedsam.site import Places, Site, initial_shared
+
+RUN = "run"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run, and where.
+
+    Attributes:
+        config: the settings.
+        places: of each site, by its name.
+        rounds: how many.
+        folder: for results.json and each site's files; checkpoints lie in its `store`.
+    """
+
+    config: Config
+    places: dict[str, Places]
+    rounds: int
+    folder: Path
+
+
+def federate(plan: Plan, told: Callable[[dict[str, Any]], None] = lambda _: None) -> dict[str, Any]:
+    """Run the rounds that are left and the final test; returns what stands in results.json.
+
+    Args:
+        told: called with each finished round's entry of results.json.
+
+    Raises:
+        UserFault: weights or data are missing or wrong.
+    """
+    torch.use_deterministic_algorithms(not torch.cuda.is_available())
+    checkpoints = Checkpoints(plan.folder / "store", plan.config.study)
+    sites = {name: Site(name, plan.config, places) for name, places in sorted(plan.places.items())}
+    point = checkpoints.load(RUN) or _first(plan)
+    for round_ in range(point.done, plan.rounds):
+        point = _round(plan, sites, point, round_)
+        checkpoints.save(point)
+        told(point.results["rounds"][-1])
+    return _finish(plan, sites, point)
+
+
+def _first(plan: Plan) -> Checkpoint:
+    any_site = next(iter(plan.places.values()))
+    shared, base = initial_shared(plan.config, any_site.weights, any_site.prepared)
+    digest = plan.config.digest()
+    return Checkpoint(RUN, 0, digest, base, {**start(to_dict(plan.config), digest, base), "seconds": 0.0}, shared)
+
+
+def _round(plan: Plan, sites: dict[str, Site], point: Checkpoint, round_: int) -> Checkpoint:
+    began = time.monotonic()
+    config = plan.config
+    wire, schema = encode(point.tensors, config.wire.down), shared_schema(config)
+    updates: dict[str, tuple[Tensors, int]] = {}
+    reports: dict[str, Any] = {}
+    for name, site in sites.items():
+        update, reports[name] = serve_round(site, wire, Moment(RUN, round_), plan.rounds)
+        updates[name] = decode(update.wire, schema, config.wire.up), update.samples
+    mean = weighted_mean(updates)
+    shared = {name: tensor + mean[name] for name, tensor in point.tensors.items()}
+    seconds = time.monotonic() - began
+    done = {"round": round_, "seconds": seconds, "sites": reports, "rejected": {}}
+    past = point.results
+    results = {**past, "rounds": [*past["rounds"], done], "seconds": past["seconds"] + seconds}
+    return Checkpoint(RUN, round_ + 1, point.config, point.base, results, shared)
+
+
+def _finish(plan: Plan, sites: dict[str, Site], point: Checkpoint) -> dict[str, Any]:
+    began = time.monotonic()
+    wire = encode(point.tensors, plan.config.wire.down)
+    tested = {name: serve_test(site, wire, RUN, plan.folder / name) for name, site in sites.items()}
+    results = {**point.results, "final": {**point.results["final"], "sites": tested}}
+    results = finish(results, point.results["seconds"] + time.monotonic() - began)
+    write_json(plan.folder / "results.json", results)
+    return results

@@ -1,0 +1,78 @@
+"""What a site does when it is asked: a round, the final test. FLARE's executor and the in-process runner call it."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pfedsam.exchange.codec import decode
+from pfedsam.exchange.ledger import payload_bytes
+from pfedsam.exchange.schema import Tensors, shared_schema
+from pfedsam.exchange.store import Moment
+from pfedsam.report.site_files import write_site_files
+from pfedsam.site import Site, Update
+from pfedsam.train.loop import Progress
+from pfedsam.train.metrics import summary
+
+BEFORE = "before"  # name of the store's note: test metrics before training
+
+
+def serve_round(
+    site: Site,
+    wire: Tensors,
+    at: Moment,
+    rounds: int,
+    *,
+    progress: Callable[[Progress], None] = lambda _: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> tuple[Update, dict[str, Any]]:
+    """One round at a site: receive, score what came, train, score the own branch.
+
+    Args:
+        wire: the server's shared tensors as they travel.
+        at: the round of the run.
+        rounds: of the whole run.
+        progress, stop: as for `Site.train`.
+
+    Returns:
+        The update, and the numbers that go with it into results.json; none of a round that was stopped.
+    """
+    site.receive(decode(wire, shared_schema(site.config), site.config.wire.down), at)
+    before, scoring = _timed(lambda: _before(site, at.run))
+    received, more = _timed(lambda: site.summary("val", "global"))
+    update = site.train(at.round, rounds, progress=progress, stop=stop)
+    if update.report.stopped:
+        return update, {}
+    personal, most = _timed(lambda: site.summary("val", "personal"))
+    return update, {
+        "losses": update.report.losses,
+        "seconds": update.report.seconds,
+        "scoring_seconds": scoring + more + most,
+        "samples": update.samples,
+        "val": {"global": received, "personal": personal},
+        "before": before,
+        "bytes_received": payload_bytes(wire),
+        "bytes_sent": payload_bytes(update.wire),
+    }
+
+
+def serve_test(site: Site, wire: Tensors, run: str, folder: Path) -> dict[str, Any]:
+    """The final test: metrics by role; the site's own files go to `folder`, and stay there."""
+    site.recall(decode(wire, shared_schema(site.config), site.config.wire.down), run)
+    scores = site.scores("test")
+    write_site_files(site, scores, folder)
+    return {role: summary(cases) for role, cases in scores.items()} | {BEFORE: site.store.remembered(BEFORE, run)}
+
+
+def _timed(act: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], float]:
+    began = time.monotonic()
+    return act(), time.monotonic() - began
+
+
+def _before(site: Site, run: str) -> dict[str, Any]:
+    """Test metrics of the model as this site first received it in this run; kept for its last task."""
+    found: dict[str, Any] | None = site.store.remembered(BEFORE, run)
+    if found is None:
+        found = site.summary("test", "global")
+        site.store.remember(BEFORE, run, found)
+    return found
