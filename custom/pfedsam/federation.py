@@ -7,6 +7,7 @@ transport, guards and policies. A run that was cut goes on after its last finish
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,13 +74,13 @@ def _first(plan: Plan) -> Checkpoint:
 def _round(plan: Plan, sites: dict[str, Site], point: Checkpoint, round_: int) -> Checkpoint:
     began = time.monotonic()
     config = plan.config
-    wire, schema = encode(point.tensors, config.wire.down), shared_schema(config)
+    wire = encode(point.tensors, config.wire.down)
     updates: dict[str, tuple[Tensors, int]] = {}
     reports: dict[str, Any] = {}
     for name, site in sites.items():
         update, reports[name] = serve_round(site, wire, Moment(RUN, round_), plan.rounds)
-        updates[name] = decode(update.wire, schema, config.wire.up), update.samples
-    mean = weighted_mean(updates)
+        updates[name] = update.wire, update.samples
+    mean = weighted_mean(updates, partial(decode, schema=shared_schema(config), number=config.wire.up))
     shared = {name: tensor + mean[name] for name, tensor in point.tensors.items()}
     seconds = time.monotonic() - began
     done = {"round": round_, "seconds": seconds, "sites": reports, "rejected": {}}

@@ -1,5 +1,7 @@
 """The server's mean over sites, as a FLARE aggregator."""
 
+from functools import partial
+
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
@@ -19,6 +21,7 @@ from pfedsam.flare.filters import judge
 class MeanOfSites(Aggregator):  # type: ignore[misc]
     """Sample-weighted mean of the shared part, bit-equal whatever the order of arrival.
 
+    Holds the round's updates as they travelled, so that integers on the wire are integers here.
     Judges each update again, should a job have lost its guard.
 
     Args:
@@ -40,9 +43,7 @@ class MeanOfSites(Aggregator):  # type: ignore[misc]
             log.error("update of %s not counted: %s", site, verdict.reason)
             return False
         dxo = from_shareable(shareable)
-        config = job_config(fl_ctx)
-        update = decode(dxo.data, shared_schema(config), config.wire.up)
-        self._updates[site] = update, dxo.get_meta_prop(MetaKey.NUM_STEPS_CURRENT_ROUND)
+        self._updates[site] = dxo.data, dxo.get_meta_prop(MetaKey.NUM_STEPS_CURRENT_ROUND)
         return True
 
     def aggregate(self, fl_ctx: FLContext) -> Shareable:
@@ -55,7 +56,9 @@ class MeanOfSites(Aggregator):  # type: ignore[misc]
             log.error("%s; the job stops. Each site's own log says what went wrong there", reason)
             self.system_panic(reason, fl_ctx)
             return DXO(DataKind.WEIGHT_DIFF, data={}, meta=meta).to_shareable()
-        return DXO(DataKind.WEIGHT_DIFF, data=weighted_mean(updates), meta=meta).to_shareable()
+        config = job_config(fl_ctx)
+        opened = partial(decode, schema=shared_schema(config), number=config.wire.up)
+        return DXO(DataKind.WEIGHT_DIFF, data=weighted_mean(updates, opened), meta=meta).to_shareable()
 
     def reset(self, fl_ctx: FLContext) -> None:
         """Forget the round's updates."""
