@@ -15,7 +15,7 @@ from stock import State, StockSAM, adapted, random_state, start_like, stepper
 from pfedsam import methods
 from pfedsam.config import Config, from_dict
 from pfedsam.data.dataset import Batch
-from pfedsam.model import build, weights
+from pfedsam.model import weights
 from pfedsam.model.backbones import BUILDERS, Backbone
 from pfedsam.model.prepared import round_matrices
 from pfedsam.model.segmenter import Branches
@@ -129,7 +129,7 @@ def stepper_of(parts: Backbone, config: Config, *, cached: bool = False) -> Step
     method, model = methods.get(config.method), branches(parts, config)
     part = method.partition(model, config)
     model.train()
-    both = make_optimisers(model, part, config.train)
+    both = list(make_optimisers(model, part, config.train).values())
     kept: dict[int, Batch] = {}
 
     def one(batch: Batch) -> float:
@@ -144,9 +144,7 @@ def stepper_of(parts: Backbone, config: Config, *, cached: bool = False) -> Step
 def branches(parts: Backbone, config: Config) -> Branches:
     """The method's branches, what is not pretrained drawn from the job's seed."""
     parts.encoder.requires_grad_(False)
-    segmenter = build.segmenter(config, parts)
-    build.seed_shared(segmenter, config.seed)
-    return methods.get(config.method).build(segmenter, config)
+    return methods.get(config.method).model(parts, config)
 
 
 def batch(size: int, count: int, seed: int) -> Batch:

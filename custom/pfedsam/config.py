@@ -58,6 +58,8 @@ class TrainConfig:
     distill_weight: float = 0.1  # DSFedMed: 0.1 beside 0.9 on the supervised terms
     temperature: float = 1.0  # DSFedMed
     balance_weight: float = 0.01  # Conv-LoRA
+    prox_weight: float = 0.01  # mu of FedProx, lambda of Ditto; both papers tune it
+    orthogonal_weight: float = 0.1  # of IAT's shift-orthogonal regulariser; our choice: its value is not known to us
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the hardware has it
     augment: bool = True  # flips, small affine, intensity
     views: int | None = None  # augmented views of an image that take turns; None: a fresh one each epoch

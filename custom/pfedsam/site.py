@@ -15,6 +15,7 @@ from pfedsam.errors import UserFault
 from pfedsam.exchange.codec import with_feedback
 from pfedsam.exchange.schema import Stamp, Tensors
 from pfedsam.exchange.store import LAST, Moment, SiteStore
+from pfedsam.methods.base import Method
 from pfedsam.model import build
 from pfedsam.model.backbones import Backbone
 from pfedsam.model.partition import Part, tensors_of, wire_name
@@ -81,10 +82,10 @@ class Site:
         self.method = methods.get(config.method)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         parts, self.base = prepared(
-            config.model, places.weights, places.prepared, rounded=computes_bf16(device, config.train.precision)
+            config.model, places.weights, places.prepared, rounded=_rounded(self.method, device, config)
         )
         torch.manual_seed(_site_seed(config.seed, name))
-        self.model = self.method.build(build.segmenter(config, parts), config)
+        self.model = self.method.model(parts, config)
         self.part = self.method.partition(self.model, config)
         self.model.to(device)
         self.data: dict[str, Dataset] = open_site(places.data, name, config, mean=parts.mean, std=parts.std)
@@ -131,6 +132,7 @@ class Site:
             self.method.loss,
             self.config,
             when=when,
+            phase=self.method.phase,
             source=self._source,
             progress=progress,
             stop=stop,
@@ -201,20 +203,21 @@ def initial_shared(config: Config, weights: Path | None = None, cache: Path | No
         weights: folder of pretrained weight files; None reads PFEDSAM_WEIGHTS.
         cache: folder of prepared base models; None: the base is read and digested anew.
     """
-    parts, base = _base(config, weights, cache)
-    segmenter = build.segmenter(config, parts)
-    build.seed_shared(segmenter, config.seed)
     method = methods.get(config.method)
-    model = method.build(segmenter, config)
+    parts, base = _base(config, method, weights, cache)
+    model = method.model(parts, config)
     shared = tensors_of(model, method.partition(model, config), Part.SHARED)
     return {wire_name(name): t.detach().clone().contiguous() for name, t in shared.items()}, base
 
 
-def _base(config: Config, weights: Path | None, cache: Path | None) -> tuple[Backbone, str]:
+def _rounded(method: Method, device: torch.device, config: Config) -> bool:
+    """Whether the base may be rounded as autocast rounds it: not if it is trained."""
+    return computes_bf16(device, config.train.precision) and not method.trains
+
+
+def _base(config: Config, method: Method, weights: Path | None, cache: Path | None) -> tuple[Backbone, str]:
     if cache is not None:
-        return prepared(
-            config.model, weights, cache, rounded=computes_bf16(torch.device("cpu"), config.train.precision)
-        )
+        return prepared(config.model, weights, cache, rounded=_rounded(method, torch.device("cpu"), config))
     parts = build.backbone(config.model, weights)
     return parts, build.base_digest(parts)
 

@@ -14,7 +14,7 @@ def built(config: Config) -> Branches:
     """pFedSAM's two branches, every LoRA away from zero."""
     method = methods.get("pfedsam")
     parts = build.backbone(config.model, read=False)
-    model = method.build(build.segmenter(config, parts), config)
+    model = method.model(parts, config)
     method.partition(model, config)
     for lora in loras(model):
         nn.init.normal_(lora.b.weight, std=0.1)

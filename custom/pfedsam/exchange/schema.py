@@ -46,7 +46,7 @@ def shared_schema(config: Config) -> Schema:
     method = methods.get(config.method)
     with torch.device("meta"):
         parts = build.backbone(config.model, read=False)
-        model = method.build(build.segmenter(config, parts), config)
+        model = method.model(parts, config)
     shared = tensors_of(model, method.partition(model, config), Part.SHARED)
     return schema_of({wire_name(name): tensor for name, tensor in shared.items()})
 

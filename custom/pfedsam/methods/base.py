@@ -6,10 +6,27 @@ A method is one file in this folder with a `METHOD`; docs/method.md and the regi
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from pfedsam.config import Config
-from pfedsam.model.partition import Declaration, Partition, partition
+from pfedsam.model.backbones import Backbone
+from pfedsam.model.build import Adapt, lora, segmenter
+from pfedsam.model.partition import Declaration, Kind, Partition, partition
 from pfedsam.model.segmenter import Branches, Segmenter
-from pfedsam.train.loop import LossOf
+from pfedsam.train.loop import LossOf, Phase, always
+
+
+def note_received(model: Branches) -> None:
+    """Keep a copy of what the global branch trains, as the server sent it; for a `merge`."""
+    live = model["global"].named_parameters()
+    model.received = {name: p.detach().clone() for name, p in live if p.requires_grad}
+
+
+def distance(branch: Segmenter, received: dict[str, Tensor]) -> Tensor:
+    """|w - w_t|^2 over a branch's trained parameters, w_t as noted."""
+    live = dict(branch.named_parameters())
+    return torch.stack([(live[name] - there).square().sum() for name, there in received.items()]).sum()
 
 
 @dataclass(frozen=True)
@@ -17,13 +34,16 @@ class Method:
     """One federated method.
 
     Attributes:
-        build: the branches, from the global branch as `model.build.segmenter` returns it.
+        build: the branches, from the global branch with its adapters.
         declare: shared, private or frozen, by branch and kind; may depend on the configuration.
         loss: the local step's losses, summed and minimised together.
         merge: called when a round's shared tensors have been loaded; brings the private part in
             line with them. Its last argument says whether the site has no private part yet.
         personal: the branch this method predicts with at its own site.
         global_: the branch it offers to a site it has never seen.
+        adapt: puts adapters into the global branch.
+        trains: kinds of the pretrained model that it trains; all others stay frozen.
+        phase: which parts are trained when so much of a round is done, 0 to 1.
     """
 
     build: Callable[[Segmenter, Config], Branches]
@@ -32,7 +52,14 @@ class Method:
     merge: Callable[[Branches, Config, bool], None]
     personal: str
     global_: str
+    adapt: Adapt = lora
+    trains: frozenset[Kind] = frozenset()
+    phase: Phase = always
+
+    def model(self, parts: Backbone, config: Config) -> Branches:
+        """The branches on a backbone; what is not pretrained drawn from the job's seed, experts as torch stands."""
+        return self.build(segmenter(config, parts, self.adapt), config)
 
     def partition(self, model: Branches, config: Config) -> Partition:
         """Which parameter of `model` is shared, private or frozen under `config`."""
-        return partition(model, self.declare(config), config.model.decoder)
+        return partition(model, self.declare(config), config.model.decoder, self.trains)

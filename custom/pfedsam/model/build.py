@@ -1,21 +1,25 @@
 """From the settings to a segmenter: the one place where a configuration meets the modules."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pfedsam.config import Config, ModelConfig
 from pfedsam.errors import UserFault
 from pfedsam.model import weights
+from pfedsam.model.adapters import TokenAdapter
 from pfedsam.model.backbones import BUILDERS, Backbone
-from pfedsam.model.decoder import PromptFreeDecoder
+from pfedsam.model.decoder import ClassHead, PromptFreeDecoder
 from pfedsam.model.encoder import adapt, adapt_after
-from pfedsam.model.lora import loras, reset
+from pfedsam.model.lora import LoRA, loras
 from pfedsam.model.moe import LocalMoE
 from pfedsam.model.segmenter import Segmenter
 
+Adapt = Callable[[Segmenter, Config], None]
+Drawn = LoRA | ClassHead | TokenAdapter  # modules without pretrained weights; they start alike everywhere
 RANDOM = 0  # seed of weights that are not pretrained: the same at server and sites
 
 
@@ -36,14 +40,24 @@ def backbone(config: ModelConfig, folder: str | Path | None = None, *, read: boo
     return parts
 
 
-def segmenter(config: Config, parts: Backbone) -> Segmenter:
-    """The global branch: LoRA in the encoder (or after it), prompt-free decoder; no experts."""
+def segmenter(config: Config, parts: Backbone, adapters: Adapt) -> Segmenter:
+    """The global branch: adapters in it, drawn from the job's seed, and a prompt-free decoder; no experts."""
+    branch = Segmenter(parts.encoder, PromptFreeDecoder(parts.decoder, parts.position, outputs(config.model)))
+    adapters(branch, config)
+    generator = torch.Generator().manual_seed(config.seed)
+    for module in branch.modules():
+        if isinstance(module, Drawn) and not next(module.parameters()).is_meta:
+            module.draw(generator)
+    return branch
+
+
+def lora(branch: Segmenter, config: Config) -> None:
+    """LoRA on the encoder's fused qkv, or after the encoder."""
     m = config.model
     if config.reading == "post":
-        adapt_after(parts.encoder, rank=m.lora_rank, alpha=m.lora_alpha)
+        adapt_after(branch.encoder, rank=m.lora_rank, alpha=m.lora_alpha)
     else:
-        adapt(parts.encoder, rank=m.lora_rank, alpha=m.lora_alpha, last=m.lora_last)
-    return Segmenter(parts.encoder, PromptFreeDecoder(parts.decoder, parts.position, outputs(m)))
+        adapt(branch.encoder, rank=m.lora_rank, alpha=m.lora_alpha, last=m.lora_last)
 
 
 def outputs(config: ModelConfig) -> int:
@@ -64,16 +78,6 @@ def add_experts(branch: Segmenter, config: ModelConfig) -> None:
                 interpolation=config.interpolation,
                 window=int(getattr(unit, "window_size", 0)) if config.route == "window" else 0,
             )
-
-
-def seed_shared(branch: Segmenter, seed: int) -> None:
-    """Draw what is not pretrained in a global branch (LoRA's A, a multi-class head) from `seed`."""
-    generator = torch.Generator().manual_seed(seed)
-    reset(branch, generator)
-    if branch.decoder.head is not None:
-        conv = branch.decoder.head.conv
-        nn.init.kaiming_uniform_(conv.weight, a=5**0.5, generator=generator)
-        nn.init.zeros_(conv.bias) if conv.bias is not None else None
 
 
 def base_digest(parts: Backbone) -> str:

@@ -1,5 +1,6 @@
 """SAM's mask decoder without prompts, batched over images, with a multi-class head (FedFMS, method.md 3.1)."""
 
+import math
 from typing import cast
 
 import torch
@@ -14,6 +15,12 @@ class ClassHead(nn.Module):
     def __init__(self, masks: int, classes: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(masks, classes, 1)
+
+    def draw(self, generator: torch.Generator) -> None:
+        """Weights anew, as torch draws them; no bias at the start."""
+        nn.init.kaiming_uniform_(self.conv.weight, a=math.sqrt(5), generator=generator)
+        if self.conv.bias is not None:
+            nn.init.zeros_(self.conv.bias)
 
     def forward(self, masks: Tensor) -> Tensor:
         """(B, masks, H, W) -> (B, classes, H, W)."""

@@ -41,6 +41,11 @@ class LoRA(nn.Module):
             h = self.mix(h.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return cast(Tensor, self.b(h)) * self.scale
 
+    def draw(self, generator: torch.Generator) -> None:
+        """Weights anew: A at random, B zero."""
+        nn.init.kaiming_uniform_(self.a.weight, a=math.sqrt(5), generator=generator)
+        nn.init.zeros_(self.b.weight)
+
     def without_mix(self, x: Tensor) -> Tensor:
         """(alpha / r) B A x, whatever the bottleneck holds."""
         return cast(Tensor, self.b(self.a(x))) * self.scale
@@ -126,10 +131,3 @@ def side_by_side(lead: nn.Module, others: Sequence[nn.Module]) -> Iterator[None]
 def loras(module: nn.Module) -> list[LoRA]:
     """Every LoRA below `module`, in the order of the forward pass."""
     return [m for m in module.modules() if isinstance(m, LoRA)]
-
-
-def reset(module: nn.Module, generator: torch.Generator) -> None:
-    """Draw every LoRA below `module` anew from `generator`: A at random, B zero."""
-    for lora in loras(module):
-        nn.init.kaiming_uniform_(lora.a.weight, a=math.sqrt(5), generator=generator)
-        nn.init.zeros_(lora.b.weight)

@@ -12,6 +12,7 @@ from enum import StrEnum
 from torch import Tensor, nn
 
 from pfedsam.config import DecoderMode
+from pfedsam.model.adapters import TokenAdapter
 from pfedsam.model.decoder import ClassHead, PromptFreeDecoder
 from pfedsam.model.lora import LoRA
 from pfedsam.model.moe import LocalMoE
@@ -23,11 +24,15 @@ class Kind(StrEnum):
 
     LORA_A = "lora_a"
     LORA_B = "lora_b"
+    DECODER_LORA_A = "decoder_lora_a"
+    DECODER_LORA_B = "decoder_lora_b"
+    ADAPTER = "adapter"
     EXPERT = "expert"
     DECODER = "decoder"
     DECODER_LAST = "decoder_last"
     HEAD = "head"
     BASE = "base"
+    NORM = "norm"
 
 
 class Part(StrEnum):
@@ -40,14 +45,17 @@ class Part(StrEnum):
 
 Declaration = Callable[[str, Kind], Part]
 OWNERS: dict[type[nn.Module], Kind] = {
+    nn.BatchNorm2d: Kind.NORM,
+    TokenAdapter: Kind.ADAPTER,
     LocalMoE: Kind.EXPERT,
     ClassHead: Kind.HEAD,
     PromptFreeDecoder: Kind.DECODER,
 }
+PRETRAINED = frozenset({Kind.BASE, Kind.NORM})  # frozen unless a method says that it trains them
 FROZEN: dict[DecoderMode, frozenset[Kind]] = {
-    "full": frozenset({Kind.BASE}),
-    "lean": frozenset({Kind.BASE, Kind.DECODER}),
-    "frozen": frozenset({Kind.BASE, Kind.DECODER, Kind.DECODER_LAST}),
+    "full": PRETRAINED,
+    "lean": PRETRAINED | {Kind.DECODER},
+    "frozen": PRETRAINED | {Kind.DECODER, Kind.DECODER_LAST},
 }
 
 
@@ -67,7 +75,9 @@ def kinds(model: nn.Module) -> dict[str, Kind]:
     return dict(_walk(model, "", Kind.BASE, _last(model)))
 
 
-def partition(model: Branches, declare: Declaration, decoder: DecoderMode = "full") -> Partition:
+def partition(
+    model: Branches, declare: Declaration, decoder: DecoderMode = "full", trains: frozenset[Kind] = frozenset()
+) -> Partition:
     """The partition of `model` under a method's declaration; freezes what is frozen.
 
     A parameter that two branches hold in common counts for the first of them.
@@ -75,6 +85,7 @@ def partition(model: Branches, declare: Declaration, decoder: DecoderMode = "ful
     Args:
         declare: asked about every kind that is trained at all.
         decoder: how much of the mask decoder is.
+        trains: kinds of `PRETRAINED` that are trained too.
     """
     parts: dict[str, Part] = {}
     seen: set[int] = set()
@@ -83,7 +94,7 @@ def partition(model: Branches, declare: Declaration, decoder: DecoderMode = "ful
         if id(tensors[name]) in seen:
             continue
         seen.add(id(tensors[name]))
-        parts[name] = Part.FROZEN if kind in FROZEN[decoder] else declare(branch_of(name), kind)
+        parts[name] = Part.FROZEN if kind in FROZEN[decoder] - trains else declare(branch_of(name), kind)
         tensors[name].requires_grad_(parts[name] is not Part.FROZEN)
     return Partition(parts)
 
@@ -109,13 +120,16 @@ def _walk(module: nn.Module, prefix: str, kind: Kind, last: dict[int, Kind]) -> 
     for name, _ in module.named_parameters(recurse=False):
         yield prefix + name, kind
     for name, child in module.named_children():
-        yield from _walk(child, f"{prefix}{name}.", last.get(id(child)) or _factor(module, child) or kind, last)
+        below = last.get(id(child)) or _factor(module, child, kind) or kind
+        yield from _walk(child, f"{prefix}{name}.", below, last)
 
 
-def _factor(module: nn.Module, child: nn.Module) -> Kind | None:
+def _factor(module: nn.Module, child: nn.Module, kind: Kind) -> Kind | None:
     if not isinstance(module, LoRA):
         return None
-    return {id(module.a): Kind.LORA_A, id(module.b): Kind.LORA_B}.get(id(child))
+    in_decoder = kind in (Kind.DECODER, Kind.DECODER_LAST)
+    a, b = (Kind.DECODER_LORA_A, Kind.DECODER_LORA_B) if in_decoder else (Kind.LORA_A, Kind.LORA_B)
+    return {id(module.a): a, id(module.b): b}.get(id(child))
 
 
 def _last(model: nn.Module) -> dict[int, Kind]:

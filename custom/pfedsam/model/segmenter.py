@@ -29,10 +29,10 @@ class Segmenter(nn.Module):
         return cast(Tensor, self.decoder(embedding))
 
     def train(self, mode: bool = True) -> "Segmenter":
-        """Training mode, but frozen batch norms keep their pretrained statistics."""
+        """Training mode, but batch norms keep their pretrained statistics: batches are of a few images."""
         super().train(mode)
         for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:
+            if isinstance(module, nn.BatchNorm2d):
                 module.eval()
         return self
 
@@ -46,6 +46,7 @@ class Branches(nn.Module):
     def __init__(self, **branches: Segmenter) -> None:
         super().__init__()
         self.branch = nn.ModuleDict(branches)
+        self.received: dict[str, Tensor] = {}  # as `merge` leaves it, for methods that stay near what they got
         self._one_base = len({_base(branch.encoder) for branch in branches.values()}) == 1
 
     def __getitem__(self, name: str) -> Segmenter:

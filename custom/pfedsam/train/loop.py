@@ -19,6 +19,12 @@ from pfedsam.train.precision import autocast
 Losses = dict[str, Tensor]
 LossOf = Callable[[Branches, Batch, Config], Losses]
 Source = Callable[[Dataset, list[View], Augment | None], Batch]
+Phase = Callable[[float], frozenset[Part]]
+
+
+def always(_: float) -> frozenset[Part]:
+    """Shared and private part are trained in every step."""
+    return frozenset({Part.SHARED, Part.PRIVATE})
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,7 @@ def train_round(
     config: Config,
     *,
     when: tuple[int, int, int],
+    phase: Phase = always,
     source: Source = Dataset.batch,
     progress: Callable[[Progress], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
@@ -60,6 +67,7 @@ def train_round(
     Args:
         loss_of: the method's losses; their sum is minimised.
         when: (seed, round, rounds); order, augmentation and noise follow from seed and round.
+        phase: which parts are trained when so much of the round is done.
         source: makes a batch of views; another than the data set's own keeps what can be kept.
         progress: told after each step.
         stop: asked before each step; True ends the round early.
@@ -76,9 +84,10 @@ def train_round(
         if stop():
             break
         batch = source(data, views, augment)
-        for optimiser in trained:
+        active = [optimiser for which, optimiser in trained.items() if which in phase(done / steps)]
+        for optimiser in active:
             _set_rate(optimiser, rate(config.train, round_ * steps + done, rounds * steps))
-        for name, value in step(model, batch, trained, loss_of, config).items():
+        for name, value in step(model, batch, active, loss_of, config).items():
             totals[name] = totals.get(name, 0.0) + value
         done, seen = done + 1, seen + len(batch.image)
         progress(Progress(done, steps, _means(totals, done)))
@@ -126,15 +135,17 @@ def views_of(data: Dataset, config: TrainConfig, seed: int, round_: int, steps: 
             yield [View(i, number) for i in slices]
 
 
-def make_optimisers(model: Branches, part: Partition, config: TrainConfig) -> list[torch.optim.Optimizer]:
+def make_optimisers(model: Branches, part: Partition, config: TrainConfig) -> dict[Part, torch.optim.Optimizer]:
     """AdamW for the shared part and another for the private one, each where there is something to train."""
     private_rate = config.lr if config.lr_private is None else config.lr_private
     groups = {Part.SHARED: config.lr, Part.PRIVATE: private_rate}
-    return [
-        torch.optim.AdamW(tensors.values(), lr=lr, weight_decay=config.weight_decay, betas=(0.9, 0.999), fused=True)
+    return {
+        which: torch.optim.AdamW(
+            tensors.values(), lr=lr, weight_decay=config.weight_decay, betas=(0.9, 0.999), fused=True
+        )
         for which, lr in groups.items()
         if (tensors := tensors_of(model, part, which))
-    ]
+    }
 
 
 def _set_rate(optimiser: torch.optim.Optimizer, factor: float) -> None:

@@ -1,0 +1,152 @@
+"""Many sites on one machine, and the server's mean over many more: scale.py --help."""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from machine import ROOT, heading, publish
+
+from pfedsam.config import Config
+from pfedsam.exchange.aggregate import weighted_mean
+from pfedsam.exchange.codec import decode, encode
+from pfedsam.exchange.ledger import payload_bytes
+from pfedsam.exchange.schema import Tensors, shared_schema
+from pfedsam.jobs import render, settings_of
+
+SETTINGS = (
+    "model.backbone=vit_b",
+    "model.pretrained=false",
+    "model.image_size=256",
+    "train.max_steps=1",
+    "train.batch_size=1",
+    "data.train=2",
+    "data.val=1",
+    "data.test=1",
+)
+FORMATS = {
+    "float32": (),
+    "int8": ("wire.up=int8",),
+    "lean, int8": ("model.decoder=lean", "wire.up=int8"),
+}
+EVERY = 1.0  # seconds between looks at memory
+
+
+def main() -> None:
+    """The simulated sites, then the mean; two tables."""
+    options = arguments()
+    lines = [
+        "| sites | at a time | seconds a site and round | whole run, seconds | memory of all processes, peak GiB |"
+    ]
+    lines.append("|---|---|---|---|---|")
+    for sites in options.sites:
+        lines.append(simulated(sites, min(sites, options.threads), options.rounds))
+        print(lines[-1], file=sys.stderr, flush=True)
+    title = f"Scale: ViT-B at 256 px, one step a round, {options.rounds} rounds and the final test, in the simulator"
+    publish("\n".join([heading(title), *lines, "", *means(options.means)]), options.append)
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sites", type=int, nargs="*", default=[2, 8, 32, 64])
+    parser.add_argument("--threads", type=int, default=8, help="sites at a time, at most: the simulator's -t")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--means", type=int, nargs="*", default=[10, 100, 1000])
+    parser.add_argument("--append", type=Path, help="a file that the tables are added to")
+    return parser.parse_args()
+
+
+def simulated(sites: int, threads: int, rounds: int) -> str:
+    """A line: a run of so many sites, its time and memory."""
+    names = [f"site-{i + 1}" for i in range(sites)]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        render(ROOT / "jobs/pfedsam", folder / "job", changes=SETTINGS, rounds=rounds, sites=names)
+        command = [sys.executable, "-m", "nvflare.cli", "simulator", str(folder / "job"), "-w", str(folder / "ws")]
+        began = time.monotonic()
+        with (
+            (folder / "log").open("w") as log,
+            subprocess.Popen([*command, "-t", str(threads)], stdout=log, stderr=log) as run,
+        ):
+            watch = Memory(run.pid)
+            run.wait()
+        whole = time.monotonic() - began
+        record = folder / "ws/server/simulate_job/results.json"
+        found = json.loads(record.read_text()) if record.exists() else {"final": {"sites": {}}}
+        if len(found["final"]["sites"]) != sites:
+            raise SystemExit(f"{len(found['final']['sites'])} of {sites} sites\n{(folder / 'log').read_text()[-3000:]}")
+    took = sum(r["seconds"] for r in found["rounds"]) / rounds / sites
+    return f"| {sites} | {threads} | {took:.2f} | {whole:.0f} | {watch.peak():.1f} |"
+
+
+class Memory:
+    """Watches the memory of a process and all below it; pages in common count once (PSS)."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid, self._peak = pid, 0.0
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def peak(self) -> float:
+        """GiB, at most so far."""
+        return self._peak / 2**30
+
+    def _watch(self) -> None:
+        while psutil.pid_exists(self._pid):
+            self._peak = max(self._peak, sum(pss(p) for p in tree(self._pid)))
+            time.sleep(EVERY)
+
+
+def tree(pid: int) -> list[Any]:
+    """The process and all below it."""
+    try:
+        top = psutil.Process(pid)
+        return [top, *top.children(recursive=True)]
+    except psutil.Error:
+        return []
+
+
+def pss(process: Any) -> int:
+    """Bytes of a process, pages that n processes map counted as 1/n; 0 if it has just ended."""
+    try:
+        return int(process.memory_full_info().pss)
+    except psutil.Error:
+        return 0
+
+
+def means(counts: list[int]) -> list[str]:
+    """Lines of the second table: what the server holds for a round's mean, and how long the mean takes."""
+    lines = ["| sites | update | the server holds, MB | mean over sites, seconds |", "|---|---|---|---|"]
+    for name, changes in FORMATS.items():
+        config, _ = settings_of(ROOT / "jobs/pfedsam", [*SETTINGS, *changes])
+        wire = update(config)
+        for count in counts:
+            began = time.perf_counter()
+            weighted_mean({f"site-{i}": (wire, 1) for i in range(count)}, partial(opened, config=config))
+            took = time.perf_counter() - began
+            lines.append(f"| {count} | {name} | {count * payload_bytes(wire) / 1e6:.1f} | {took:.2f} |")
+    return lines
+
+
+def update(config: Config) -> Tensors:
+    """A site's update as it travels."""
+    shapes = shared_schema(config)
+    return encode({name: torch.randn(spec.shape) for name, spec in shapes.items()}, config.wire.up)
+
+
+def opened(wire: Tensors, config: Config) -> Tensors:
+    """What the aggregator makes of it."""
+    return decode(wire, shared_schema(config), config.wire.up)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Seconds until a site is ready for its first round, beside the imports it cannot avoid: startup.py --help."""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from machine import ROOT, heading, interleaved, median, publish
+
+IMPORTS = """
+import torch, numpy, segment_anything
+import monai.losses, monai.metrics, monai.transforms
+import nvflare.apis.executor, nvflare.app_opt.pt.decomposers
+"""
+SITE = """
+import sys
+from pathlib import Path
+import pfedsam.flare.executor
+from pfedsam.data.synthetic import write_site
+from pfedsam.config import from_dict
+from pfedsam.site import Places, Site
+folder, backbone, size = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+if not (folder / "datalist.csv").exists():
+    write_site(folder, "site-1", {"train": 4, "val": 1, "test": 1}, 0)
+model = {"backbone": backbone, "image_size": size, "pretrained": backbone == "demo"}
+site = Site("site-1", from_dict({"model": model}), Places(folder, folder / "store"))
+"""
+BACKBONES = {"demo": 128, "tiny_vit": 256, "vit_b": 256}
+
+
+def main() -> None:
+    """Each in a new process, taking turns; one table."""
+    options = arguments()
+    with tempfile.TemporaryDirectory() as folder:
+        actions: dict[str, Callable[[], object]] = {"imports alone": partial(python, IMPORTS)}
+        for name, size in BACKBONES.items():
+            actions[f"site ready, {name} at {size} px"] = partial(python, SITE, folder, name, str(size))
+        took = median(interleaved(actions, options.runs))
+    least = took["imports alone"]
+    lines = ["| a new process | seconds (median) | of the imports |", "|---|---|---|"]
+    lines += [f"| {name} | {seconds:.2f} | {seconds / least:.2f} |" for name, seconds in took.items()]
+    publish("\n".join([heading("Start of a site"), *lines]), options.append)
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--append", type=Path, help="a file that the table is added to")
+    return parser.parse_args()
+
+
+def python(code: str, *arguments: str) -> None:
+    """Run code in a new interpreter, with this checkout's package."""
+    path = os.pathsep.join([str(ROOT / "custom"), os.environ.get("PYTHONPATH", "")])
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, env={**os.environ, "PYTHONPATH": path})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""FedBN (Li et al. 2021): FedAvg in which each site keeps its batch norms to itself.
+
+Of backbones with batch norms alone (TinyViT). Scales and shifts are trained and private; the statistics
+stay the pretrained ones: our choice, because a batch of a few images has none worth keeping.
+"""
+
+from pfedsam.config import Config
+from pfedsam.errors import UserFault
+from pfedsam.methods import fedavg
+from pfedsam.methods.base import Method
+from pfedsam.model.partition import Declaration, Kind, Part
+
+
+def declare(config: Config) -> Declaration:
+    """Norms private, all else shared.
+
+    Raises:
+        UserFault: the backbone has no batch norms.
+    """
+    if config.model.backbone != "tiny_vit":
+        raise UserFault(
+            expected="a backbone with batch norms (tiny_vit) for fedbn", came=config.model.backbone, do="take another"
+        )
+    return lambda _branch, kind: Part.PRIVATE if kind is Kind.NORM else Part.SHARED
+
+
+METHOD = Method(
+    fedavg.branches,
+    declare,
+    fedavg.losses,
+    fedavg.merge,
+    personal="global",
+    global_="global",
+    trains=frozenset({Kind.NORM}),
+)

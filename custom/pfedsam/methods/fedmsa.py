@@ -1,0 +1,26 @@
+"""FedMSA (FedFMS, arXiv 2403.05408): Medical SAM adapters in each encoder block and the decoder are trained and shared.
+
+Adapters start alike everywhere and begin at the pretrained model: `model/adapters.py` says what the release does.
+"""
+
+from pfedsam.config import Config
+from pfedsam.methods import fedavg
+from pfedsam.methods.base import Method
+from pfedsam.model.adapters import adapt_blocks
+from pfedsam.model.segmenter import Segmenter
+
+
+def adapters(branch: Segmenter, _: Config) -> None:
+    """Two in each attention block of the encoder."""
+    adapt_blocks(branch.encoder)
+
+
+METHOD = Method(
+    fedavg.branches,
+    fedavg.declare,
+    fedavg.losses,
+    fedavg.merge,
+    personal="global",
+    global_="global",
+    adapt=adapters,
+)

@@ -1,0 +1,19 @@
+"""FedPer (Arivazhagan et al. 2019): the encoder's adapters are shared, the whole decoder is each site's own.
+
+The honest rival of private experts: as much of the model is private, in the place where sites differ in habit.
+"""
+
+from pfedsam.config import Config
+from pfedsam.methods import fedavg
+from pfedsam.methods.base import Method
+from pfedsam.model.partition import Declaration, Kind, Part
+
+ENCODER = frozenset({Kind.LORA_A, Kind.LORA_B})
+
+
+def declare(_: Config) -> Declaration:
+    """LoRA shared, decoder and head private."""
+    return lambda _branch, kind: Part.SHARED if kind in ENCODER else Part.PRIVATE
+
+
+METHOD = Method(fedavg.branches, declare, fedavg.losses, fedavg.merge, personal="global", global_="global")

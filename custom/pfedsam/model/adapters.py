@@ -1,0 +1,77 @@
+"""Medical SAM adapters (Wu et al. 2023) as FedFMS's FedMSA places them in each block of the encoder.
+
+A space adapter behind the attention, with a skip; an adapter beside the MLP, on the same normed input,
+without a skip, times 0.5. The release's depth adapters serve 3-D alone and are left out: in 2-D they
+would be sent and never used. Both kinds work token by token, so windows and their padding do not matter.
+"""
+
+import math
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pfedsam.model.encoder import Encoder
+
+NARROW = 4  # width / bottleneck, as released
+BESIDE = 0.5  # factor of the adapter beside the MLP, as released
+
+
+class TokenAdapter(nn.Module):
+    """up(GELU(down(x))): (..., d) -> (..., d). The paper's figure says ReLU, its code GELU; we take GELU."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.down, self.up = nn.Linear(width, width // NARROW), nn.Linear(width // NARROW, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The detour's output alone."""
+        return cast(Tensor, self.up(F.gelu(self.down(x))))
+
+    @torch.no_grad()
+    def draw(self, generator: torch.Generator) -> None:
+        """Weights anew: the way up zero, so that training begins at the pretrained model.
+
+        The release draws both at random, differently at every client, which disturbs the pretrained
+        encoder before the first step.
+        """
+        nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5), generator=generator)
+        for zero in (self.down.bias, self.up.weight, self.up.bias):
+            nn.init.zeros_(zero)
+
+
+class Behind(nn.Module):
+    """A projection with an adapter behind it: y + adapter(y), y = proj(x)."""
+
+    def __init__(self, proj: nn.Linear) -> None:
+        super().__init__()
+        self.proj, self.adapter = proj, TokenAdapter(proj.out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., d) -> (..., d)."""
+        y = self.proj(x)
+        return cast(Tensor, y + self.adapter(y))
+
+
+class Beside(nn.Module):
+    """An MLP with an adapter beside it: mlp(x) + 0.5 adapter(x), after the MLP's own norm where it has one."""
+
+    def __init__(self, mlp: nn.Module, width: int) -> None:
+        super().__init__()
+        self.mlp, self.adapter = mlp, TokenAdapter(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., d) -> (..., d)."""
+        norm = getattr(self.mlp, "norm", None)
+        return cast(Tensor, self.mlp(x) + BESIDE * self.adapter(x if norm is None else norm(x)))
+
+
+def adapt_blocks(encoder: Encoder) -> None:
+    """Both adapters in every attention block."""
+    for unit in encoder.units:
+        if hasattr(unit, "attn"):
+            attention = cast(nn.Module, unit.attn)
+            proj = cast(nn.Linear, attention.proj)
+            attention.proj = Behind(proj)
+            unit.mlp = Beside(cast(nn.Module, unit.mlp), proj.out_features)
