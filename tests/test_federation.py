@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from conftest import tiny
+from pfedsam import methods
 from pfedsam.federation import Plan, federate
 from pfedsam.site import Places
 
@@ -30,3 +31,16 @@ def test_a_run_that_was_cut_goes_on_to_the_same_result(hospital: Path, tmp_path:
     assert told == [2]
     assert [entry["round"] for entry in found["rounds"]] == [0, 1, 2]
     assert found["final"] == whole["final"]
+
+
+@pytest.mark.parametrize("method", methods.names())
+def test_every_method_runs_its_rounds_and_its_branches_are_tested(hospital: Path, tmp_path: Path, method: str) -> None:
+    norms = {"backbone": "tiny_vit", "pretrained": False} if method == "fedbn" else {}
+    config = tiny(method=method, model=norms)
+    places = Places(hospital, tmp_path / "sites")
+    found = federate(Plan(config, dict.fromkeys(("site-1", "site-2"), places), 2, tmp_path))
+    assert [entry["round"] for entry in found["rounds"]] == [0, 1]
+    for site in found["final"]["sites"].values():
+        assert {site[role]["scored"] for role in ("before", "global", "personal")} == {3}
+    sent = [report["bytes_sent"] for entry in found["rounds"] for report in entry["sites"].values()]
+    assert all(size > 0 for size in sent) != (method == "local")

@@ -10,6 +10,7 @@ from nvflare.fuel.utils.zip_utils import zip_directory_to_bytes
 from nvflare.private.fed.server.job_meta_validator import JobMetaValidator
 
 from conftest import ROOT
+from pfedsam import methods
 from pfedsam.cli import main
 from pfedsam.config import load
 
@@ -42,7 +43,17 @@ def test_jobs_differ_in_their_settings_and_rounds_alone(job: Path) -> None:
     assert this["config_fed_client.json"] == first["config_fed_client.json"]
     for server in (first["config_fed_server.json"], this["config_fed_server.json"]):
         server["workflows"][0]["args"].pop("num_rounds")
+        if job.name == "pooled":  # one site holds all
+            server["workflows"][0]["args"].pop("min_clients")
+            next(c for c in server["components"] if c["id"] == "aggregator")["args"].pop("min_sites")
     assert this["config_fed_server.json"] == first["config_fed_server.json"]
+
+
+def test_every_method_and_reading_has_a_job_and_every_job_a_study_of_its_own() -> None:
+    configs = {job.name: load(job / "app/config/pfedsam.json") for job in JOBS}
+    assert {config.method for config in configs.values()} == set(methods.names())
+    assert {c.reading for c in configs.values() if c.method == "pfedsam"} == {"R1", "R2", "R3", "post"}
+    assert len({config.study for config in configs.values()}) == len(configs)
 
 
 def test_no_link_and_no_copy_of_the_package_lies_in_jobs() -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 
 from pfedsam.data import datalist
-from pfedsam.data.synthetic import DEMO_SITES, PRETRAIN_SITES, appearance_of, draw, write_site
+from pfedsam.data.synthetic import DEMO_SITES, PRETRAIN_SITES, appearance_of, draw, write_pool, write_site
 
 
 def test_the_same_seed_draws_the_same_bytes(tmp_path: Path) -> None:
@@ -44,3 +44,10 @@ def test_the_mask_covers_what_is_brighter_or_darker() -> None:
 
 def test_an_unknown_site_has_an_appearance_of_its_own_that_stays() -> None:
     assert appearance_of("hospital-a") == appearance_of("hospital-a") != appearance_of("hospital-b")
+
+
+def test_the_pool_holds_every_demo_site_s_images(tmp_path: Path) -> None:
+    rows = datalist.read(write_pool(tmp_path, {"train": 2, "val": 1, "test": 1}, seed=0))
+    assert {split: len(found) for split, found in rows.items()} == {
+        split: count * len(DEMO_SITES) for split, count in {"train": 2, "val": 1, "test": 1}.items()
+    }

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from pfedsam.data.datalist import Row, write_csv
+from pfedsam.data.datalist import Row, read, write_csv
 
 Array = NDArray[np.float64]
 
@@ -105,6 +105,17 @@ def write_site(folder: Path, site: str, counts: dict[str, int], seed: int) -> Pa
             Image.fromarray(image).save(folder / "images" / name)
             Image.fromarray(mask).save(folder / "masks" / name)
             rows.append(Row(f"images/{name}", f"masks/{name}", split, f"synthetic_{split}_{i:03d}"))
+    return write_csv(folder / "datalist.csv", rows)
+
+
+def write_pool(folder: Path, counts: dict[str, int], seed: int) -> Path:
+    """Write every demo site below `folder`, and one datalist of them all: the pooled baseline's data."""
+    rows = []
+    for site in DEMO_SITES:
+        for of_split in read(write_site(folder / site, site, counts, seed)).values():
+            rows += [
+                Row(f"{site}/{row.image}", f"{site}/{row.mask}", row.split, f"{site}/{row.group}") for row in of_split
+            ]
     return write_csv(folder / "datalist.csv", rows)
 
 

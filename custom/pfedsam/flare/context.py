@@ -12,7 +12,7 @@ from nvflare.apis.workspace import Workspace
 from nvflare.private.fed.simulator.simulator_const import SimulatorConstants
 
 from pfedsam.config import Config, load
-from pfedsam.data.synthetic import write_site
+from pfedsam.data.synthetic import write_pool, write_site
 from pfedsam.errors import UserFault
 from pfedsam.exchange.ledger import Ledger
 from pfedsam.exchange.schema import Stamp
@@ -107,7 +107,10 @@ def _data(fl_ctx: FLContext, site: str, config: Config) -> Path:
         folder = run_dir(fl_ctx) / "synthetic_data"
         if not (folder / "datalist.csv").exists():
             counts = {"train": config.data.train, "val": config.data.val, "test": config.data.test}
-            write_site(folder, site, counts, config.seed)
+            if config.data.pool:
+                write_pool(folder, counts, config.seed)
+            else:
+                write_site(folder, site, counts, config.seed)
         return folder
     folder_name = setting(fl_ctx, "data")
     if folder_name is None:
