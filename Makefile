@@ -1,7 +1,10 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
+SUITE ?= methods
+TASKS ?= brain_mri
+SEEDS ?= 0 1 2
 
-.PHONY: demo check lint types test test-long chaos bench demo-weights real clean
+.PHONY: demo check lint types test test-long chaos bench demo-weights table clean
 
 .venv/ready: pyproject.toml requirements.txt
 	$(PYTHON) -m venv .venv
@@ -29,16 +32,17 @@ test-long: .venv/ready  ## all tests, with those of minutes: provisioned federat
 chaos: .venv/ready  ## N random kills of a provisioned federation's processes; prints a table
 	$(BIN)/python benchmarks/chaos.py --kills $(or $(N),6) --lanes $(or $(LANES),1)
 
-bench: .venv/ready  ## speed and memory beside stock SAM; appends to benchmarks/RESULTS.md; about 10 minutes
+bench: .venv/ready  ## speed, memory, rounds, start, growth and scale; appends to benchmarks/RESULTS.md; about an hour
 	for batch in 1 4; do $(BIN)/python benchmarks/training_step.py --batch $$batch --append benchmarks/RESULTS.md; done
 	$(BIN)/python benchmarks/training_step.py --size 512 --append benchmarks/RESULTS.md
-	$(BIN)/python benchmarks/memory.py --append benchmarks/RESULTS.md
+	for work in memory rounds startup growth scale; do $(BIN)/python benchmarks/$$work.py --append benchmarks/RESULTS.md; done
 
 demo-weights: .venv/ready  ## pretrain the demo backbone anew, about 12 minutes
 	$(BIN)/python scripts/pretrain_demo.py
 
-real: .venv/ready  ## one seed of the real results; needs PFEDSAM_DATA_ROOT and PFEDSAM_WEIGHTS
-	PATH="$(CURDIR)/$(BIN):$$PATH" benchmarks/real.sh runs/real $(or $(SEED),0) brain_mri nuclei
+table: .venv/ready  ## SUITE (methods, ablations, modes) on TASKS with SEEDS, resumed; needs PFEDSAM_DATA_ROOT and PFEDSAM_WEIGHTS
+	$(BIN)/python benchmarks/sweep.py runs/sweep --suite $(SUITE) --tasks $(TASKS) --seeds $(SEEDS) --lanes $(or $(LANES),2)
+	$(BIN)/python benchmarks/tables.py runs/sweep --suite $(SUITE) --tasks $(TASKS)
 
 clean:
 	rm -rf .venv runs build

@@ -24,6 +24,39 @@ CACHED = ("train.views=8", "train.cache=memory")
 SHORT = ("train.epochs=1",)  # one local epoch a round, also where the task's job has more
 
 SUITES = {
+    "methods": [  # the first row is what the others are compared with
+        Row("pfedsam", "pFedSAM"),
+        Row("local", "local only", ("method=local",)),
+        Row("fedavg", "FedAvg of LoRA and decoder", ("method=fedavg",)),
+        Row("pooled", "pooled: one site holds all", ("method=fedavg", "data.pool=true")),
+        Row("fedper", "FedPer", ("method=fedper",)),
+        Row("ditto", "Ditto", ("method=ditto", "train.prox_weight=0.1")),
+        Row("fedmsa", "FedMSA", ("method=fedmsa",)),
+        Row("fedms_sam", "FedSAM (FedFMS)", ("method=fedms_sam", "train.lr=1e-4")),
+        Row("fedsa_lora", "FedSA-LoRA", ("method=fedsa_lora",)),
+        Row("iat", "IAT with SOR", ("method=iat", "model.lora_rank=8", "model.lora_alpha=8")),
+        Row("fedrep", "FedRep", ("method=fedrep",)),
+        Row("fedprox", "FedProx", ("method=fedprox",)),
+        Row("fedbn", "FedBN", ("method=fedbn",)),
+        Row("ffa_lora", "FFA-LoRA", ("method=ffa_lora",)),
+        Row("r1", "pFedSAM, reading R1", ("reading=R1",)),
+        Row("r2", "pFedSAM, reading R2", ("reading=R2",)),
+        Row("post", "pFedSAM, post-encoder", ("reading=post",)),
+    ],
+    "ablations": [
+        Row("pfedsam", "pFedSAM, defaults"),
+        Row("distill_none", "no distillation", ("train.distill=none",)),
+        Row("distill_down", "global teaches personal", ("train.distill=global_to_personal",)),
+        Row("distill_up", "personal teaches global", ("train.distill=personal_to_global",)),
+        Row("distill_05", "distillation weight 0.5", ("train.distill_weight=0.5",)),
+        Row("experts_4", "4 experts", ("model.experts=4",)),
+        Row("top_1", "1 expert selected", ("model.top_k=1",)),
+        Row("top_4", "4 experts selected", ("model.top_k=4",)),
+        Row("gate_free", "gate not multiplied", ("model.gate_multiplied=false",)),
+        Row("rank_8", "LoRA rank 8", ("model.lora_rank=8", "model.lora_alpha=8")),
+        Row("lean", "lean decoder", ("model.decoder=lean",)),
+        Row("fast_private", "private part at ten times the rate", ("train.lr_private=3e-3",)),
+    ],
     "modes": [
         Row(name, label, (*SHORT, *changes))
         for name, label, changes in (

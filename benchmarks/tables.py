@@ -1,0 +1,172 @@
+"""The tables of what sweep.py ran: benchmarks/tables.py OUT --suite NAME; from results.json and each site's cases.json.
+
+A row's score at a site is the mean over the site's test cases, then over seeds; "mean" is over sites. The difference
+to the first row is paired by test case; its interval resamples patients (groups) within each site.
+"""
+
+import argparse
+import csv
+import json
+import os
+import statistics as st
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from suites import SUITES, Row
+
+from pfedsam.train.metrics import METRICS
+
+ROLES = ("global", "personal")
+DRAWS = 5000
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where a test case is at home: its site, and the patient or image it belongs to."""
+
+    site: str
+    group: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """One finished run.
+
+    Attributes:
+        scores: by role and case name, the metrics; cases with an empty reference are left out.
+        megabytes: a site sends and receives in a round, in MB.
+        seconds: of a round.
+    """
+
+    scores: dict[str, dict[str, dict[str, float]]]
+    megabytes: tuple[float, float]
+    seconds: float
+
+
+def main() -> None:
+    """Print a table a task."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--suite", choices=tuple(SUITES), required=True)
+    parser.add_argument("--tasks", nargs="+", default=["brain_mri", "nuclei", "polyp"])
+    options = parser.parse_args()
+    for task in options.tasks:
+        homes = read_homes(Path(os.environ["PFEDSAM_DATA_ROOT"]) / task)
+        found = {row: runs(options.out / task / row.name) for row in SUITES[options.suite]}
+        if any(found.values()):
+            print(f"\n### {task}\n\n" + "\n".join(table({row: f for row, f in found.items() if f}, homes)))
+
+
+def read_homes(data: Path) -> dict[str, Home]:
+    """Every test case's home, by image name, from the task's manifest."""
+    with (data / "manifest.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
+    return {Path(row["image"]).name: Home(row["site"], row["group"]) for row in rows}
+
+
+def runs(folder: Path) -> dict[int, Found]:
+    """A row's finished runs by seed."""
+    paths = sorted(folder.glob("*/results.json"))
+    return {int(path.parent.name): read(path) for path in paths}
+
+
+def read(path: Path) -> Found:
+    """One run's numbers."""
+    record = json.loads(path.read_text())
+    scores: dict[str, dict[str, dict[str, float]]] = {role: {} for role in ROLES}
+    for cases in path.parent.glob("*/cases.json"):
+        site = json.loads(cases.read_text())
+        for role in ROLES:
+            pairs = zip(site["cases"], site["scores"][role], strict=True)
+            scores[role] |= {case: score for case, score in pairs if score["dice"] is not None}
+    reports = [site for entry in record["rounds"] for site in entry["sites"].values()]
+    sizes = [st.mean(report[key] for report in reports) / 1e6 for key in ("bytes_sent", "bytes_received")]
+    return Found(scores, (sizes[0], sizes[1]), st.median(entry["seconds"] for entry in record["rounds"]))
+
+
+def table(found: dict[Row, dict[int, Found]], homes: dict[str, Home]) -> list[str]:
+    """The lines of one task's table: two a row where its branches differ."""
+    sites = sorted({home.site for home in homes.values()})
+    first = next(iter(found.values()))
+    head = [
+        "",
+        "branch",
+        "seeds",
+        *sites,
+        "mean Dice",
+        "worst",
+        "IoU",
+        "HD95",
+        "ASSD",
+        "MB up / down",
+        "less first row",
+    ]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for row, of_seed in found.items():
+        one = next(iter(of_seed.values()))
+        for role in ROLES if one.scores["global"] != one.scores["personal"] else ("personal",):
+            means = [by_site(run, role, homes) for run in of_seed.values()]
+            size = f"{one.megabytes[0]:.2f} / {one.megabytes[1]:.2f}"
+            less = "" if of_seed is first else difference(of_seed, first, role, homes)
+            lines.append("| " + " | ".join([row.label, role, str(len(means)), *cells(means, sites), size, less]) + " |")
+    return lines
+
+
+def by_site(run: Found, role: str, homes: dict[str, Home]) -> dict[str, dict[str, float]]:
+    """Mean metrics of each hospital's test cases, whichever simulated site held them."""
+    rows: dict[str, list[dict[str, float]]] = {}
+    for case, score in run.scores[role].items():
+        rows.setdefault(homes[case].site, []).append(score)
+    return {site: {m: st.mean(s[m] for s in found) for m in METRICS} for site, found in rows.items()}
+
+
+def cells(runs: list[dict[str, dict[str, float]]], sites: list[str]) -> list[str]:
+    """Dice per site, mean Dice, worst site's Dice, then the other metrics' means."""
+    dice = [spread([run[s]["dice"] for run in runs]) for s in sites]
+    mean = spread([st.mean(run[s]["dice"] for s in sites) for run in runs])
+    worst = spread([min(run[s]["dice"] for s in sites) for run in runs])
+    rest = [spread([st.mean(run[s][m] for s in sites) for run in runs], 3 if m == "iou" else 1) for m in METRICS[1:]]
+    return [*dice, mean, worst, *rest]
+
+
+def spread(values: list[float], digits: int = 3) -> str:
+    """Mean, and standard deviation where there is more than one value."""
+    tail = f" ± {st.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{st.mean(values):.{digits}f}{tail}"
+
+
+def difference(these: dict[int, Found], those: dict[int, Found], role: str, homes: dict[str, Home]) -> str:
+    """Mean over sites of the paired difference in Dice, with its 95 % interval; over the seeds that both have."""
+    seeds = sorted(these.keys() & those.keys())
+    if not seeds:
+        return ""
+    gaps: dict[str, dict[str, list[float]]] = {}
+    for case, home in homes.items():
+        pairs = [(these[s].scores[role].get(case), those[s].scores[role].get(case)) for s in seeds]
+        values = [one["dice"] - other["dice"] for one, other in pairs if one and other]
+        if values:
+            gaps.setdefault(home.site, {}).setdefault(home.group, []).append(st.mean(values))
+    low, high = interval(gaps)
+    return f"{mean_of(gaps):+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+def mean_of(gaps: dict[str, dict[str, list[float]]]) -> float:
+    """Mean over sites of the mean over cases."""
+    return st.mean(st.mean(value for group in of_site.values() for value in group) for of_site in gaps.values())
+
+
+def interval(gaps: dict[str, dict[str, list[float]]], seed: int = 0) -> tuple[float, float]:
+    """The 2.5 and 97.5 percentiles of the mean when each site's patients are drawn anew."""
+    rng = np.random.default_rng(seed)
+    total = np.zeros(DRAWS)
+    for of_site in gaps.values():
+        sums, counts = (np.array([fold(group) for group in of_site.values()]) for fold in (sum, len))
+        picks = rng.integers(0, len(sums), (DRAWS, len(sums)))
+        total += sums[picks].sum(1) / counts[picks].sum(1)
+    low, high = np.percentile(total / len(gaps), [2.5, 97.5])
+    return float(low), float(high)
+
+
+if __name__ == "__main__":
+    main()
