@@ -268,6 +268,22 @@ def test_a_second_run_of_a_job_in_the_same_store_begins_anew(tmp_path: Path) -> 
     assert all((run / "round.000001.safetensors").exists() for run in runs)
 
 
+OTHERS = sorted(p.name for p in (ROOT / "jobs").iterdir() if not p.name.startswith("pfedsam_") and p.name != "pfedsam")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", [*OTHERS, "pfedsam_r1", "pfedsam_r2", "pfedsam_post"])
+def test_each_method_s_job_runs(tmp_path: Path, name: str) -> None:
+    changes = [*TINY, "model.pretrained=false"] if name == "fedbn" else TINY
+    sites = ["pooled"] if name == "pooled" else ["site-1", "site-2"]
+    render(ROOT / "jobs" / name, tmp_path / "job", changes=changes, rounds=2, sites=sites)
+    log = simulate(tmp_path / "job", tmp_path / "ws", threads=len(sites))
+    found = results(tmp_path / "ws")
+    assert set(found["final"]["sites"]) == set(sites), log
+    assert [set(entry["sites"]) for entry in found["rounds"]] == [set(sites)] * 2
+    assert not any(entry["rejected"] for entry in found["rounds"])
+
+
 def tear(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-7])
 
