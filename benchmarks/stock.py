@@ -73,7 +73,7 @@ def stepper(model: StockSAM, config: Config) -> Callable[[Batch], float]:
             module.eval()
 
     def step(batch: Batch) -> float:
-        loss = segmentation_loss(model(batch.image), batch.label, config.train)
+        loss = segmentation_loss(model(batch.image), batch, config.train)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()

@@ -78,11 +78,21 @@ def read(path: Path) -> Found:
     for cases in path.parent.glob("*/cases.json"):
         site = json.loads(cases.read_text())
         for role in ROLES:
-            pairs = zip(site["cases"], site["scores"][role], strict=True)
-            scores[role] |= {case: score for case, score in pairs if score["dice"] is not None}
+            scores[role] |= of_cases(site["cases"], site["scores"][role])
     reports = [site for entry in record["rounds"] for site in entry["sites"].values()]
     sizes = [st.mean(report[key] for report in reports) / 1e6 for key in ("bytes_sent", "bytes_received")]
     return Found(scores, (sizes[0], sizes[1]), st.median(entry["seconds"] for entry in record["rounds"]))
+
+
+def of_cases(cases: list[str], scores: list[dict[str, float | None]]) -> dict[str, dict[str, float]]:
+    """Per case the metrics' means over its classes; without cases whose references are all empty."""
+    each = len(scores) // len(cases)
+    found = {}
+    for i, case in enumerate(cases):
+        rows = [row for row in scores[i * each : (i + 1) * each] if row["dice"] is not None]
+        if rows:
+            found[case] = {m: st.mean(float(row[m] or 0.0) for row in rows) for m in METRICS}
+    return found
 
 
 def table(found: dict[Row, dict[int, Found]], homes: dict[str, Home]) -> list[str]:

@@ -16,7 +16,7 @@ from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor
 
 from pfedsam.config import TrainConfig
-from pfedsam.data.dataset import fit
+from pfedsam.data.dataset import Batch, fit
 from pfedsam.data.synthetic import PRETRAIN_SITES, draw
 from pfedsam.model.backbones import Backbone, demo_vit, vit_encoder, with_sam_decoder
 from pfedsam.model.decoder import PromptFreeDecoder
@@ -58,7 +58,7 @@ def pretrain(parts: Backbone, steps: int, rng: np.random.Generator) -> float:
     for step in range(steps):
         images, bright, dark = batch(parts, rng)
         labels = torch.stack([bright, dark] * 2, dim=1)
-        loss = segmentation_loss(model(images).flatten(0, 1)[:, None], labels.flatten(0, 1), settings)
+        loss = segmentation_loss(model(images).flatten(0, 1)[:, None], Batch(images, labels.flatten(0, 1)), settings)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

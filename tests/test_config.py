@@ -34,3 +34,17 @@ def test_a_wrong_setting_is_told_by_name(values: dict, told: str) -> None:
     with pytest.raises(UserFault, match="expected") as fault:
         from_dict(values)
     assert told in str(fault.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"data": {"unannotated": {"site-1": [2]}}}, "unannotated"),
+        ({"data": {"limit": {"site-1": 0}}}, "limit"),
+        ({"every": {"site-1": -1}}, "every"),
+        ({"every": {"site-1": "often"}}, "every"),
+    ],
+)
+def test_what_a_single_site_does_otherwise_is_checked(values: dict, named: str) -> None:
+    with pytest.raises(UserFault, match=named):
+        from_dict(values)

@@ -44,3 +44,25 @@ def test_every_method_runs_its_rounds_and_its_branches_are_tested(hospital: Path
         assert {site[role]["scored"] for role in ("before", "global", "personal")} == {3}
     sent = [report["bytes_sent"] for entry in found["rounds"] for report in entry["sites"].values()]
     assert all(size > 0 for size in sent) != (method == "local")
+
+
+def test_a_site_trains_in_its_own_rounds_alone_and_one_that_never_trains_is_tested(
+    hospital: Path, tmp_path: Path
+) -> None:
+    places = dict.fromkeys(("site-1", "site-2"), Places(hospital, tmp_path / "sites"))
+    found = federate(Plan(tiny(every={"site-2": 2}), places, 3, tmp_path / "seldom"))
+    assert [set(entry["sites"]) for entry in found["rounds"]] == [
+        {"site-1", "site-2"},
+        {"site-1"},
+        {"site-1", "site-2"},
+    ]
+    out = federate(Plan(tiny(study="out", every={"site-2": 0}), places, 1, tmp_path / "out"))
+    assert set(out["rounds"][0]["sites"]) == {"site-1"}
+    assert out["final"]["sites"]["site-2"]["global"]["dice"] is not None
+
+
+def test_a_site_is_not_scored_on_classes_that_it_does_not_annotate(hospital: Path, tmp_path: Path) -> None:
+    config = tiny(model={"num_classes": 2}, data={"unannotated": {"site-2": [2]}})
+    places = dict.fromkeys(("site-1", "site-2"), Places(hospital, tmp_path / "sites"))
+    found = federate(Plan(config, places, 1, tmp_path))["final"]["sites"]
+    assert [found[site]["global"]["scored"] + found[site]["global"]["empty"] for site in places] == [6, 3]

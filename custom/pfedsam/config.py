@@ -49,6 +49,7 @@ class TrainConfig:
     batch_size: int = 4  # FedFMS
     lr: float = 1e-4  # FedFMS, Conv-LoRA
     lr_private: float | None = None  # experts and personal copies; None: lr
+    lr_decoder: float | None = None  # SAM's mask decoder, in whichever part; None: as the part's others
     weight_decay: float = 1e-4  # Conv-LoRA
     schedule: Literal["constant", "cosine"] = "constant"  # over all rounds of the job
     loss: Literal["bce", "ce"] = "bce"  # bce for sigmoid heads, ce for exclusive classes
@@ -82,6 +83,8 @@ class DataConfig:
     source: Literal["site", "synthetic"] = "site"
     scale: Literal["uint8", "percentile"] = "uint8"  # to 0..1 by /255, or by the image's 0.5 and 99.5 percentiles
     pool: bool = False  # True: use every site's rows of the datalist (the pooled baseline)
+    limit: dict[str, int] = field(default_factory=dict)  # site: so many training rows at most, drawn by the seed
+    unannotated: dict[str, list[int]] = field(default_factory=dict)  # site: classes its masks leave out, from 1
     train: int = 48  # synthetic only: images per split
     val: int = 8
     test: int = 16
@@ -99,6 +102,15 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     wire: WireConfig = field(default_factory=WireConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    every: dict[str, int] = field(default_factory=dict)  # site: trains in each n-th round alone; 0: never
+
+    def __hash__(self) -> int:
+        return hash(self.digest())
+
+    def trains(self, site: str, round_: int) -> bool:
+        """Whether a site trains in a round, counted from 0."""
+        every = self.every.get(site, 1)
+        return every > 0 and round_ % every == 0
 
     def digest(self) -> str:
         """sha256 of the settings that sites and server must agree on (all of them)."""
@@ -155,6 +167,10 @@ def _fits(hint: Any, value: Any) -> bool:
         return value in get_args(hint)
     if get_origin(hint) in (Union, UnionType):
         return any(_fits(option, value) for option in get_args(hint))
+    if get_origin(hint) is dict:
+        return isinstance(value, dict) and all(_fits(get_args(hint)[1], v) for v in value.values())
+    if get_origin(hint) is list:
+        return isinstance(value, list) and all(_fits(get_args(hint)[0], v) for v in value)
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
@@ -194,6 +210,18 @@ def _check(config: Config) -> None:
             came="a fresh view each epoch",
             do="set train.views, e.g. 8, or train.augment false",
         )
+    for site, classes in config.data.unannotated.items():
+        known = set(range(1, m.num_classes + 1))
+        if m.exclusive or not set(classes) < known:
+            raise UserFault(
+                expected=f"data.unannotated some of the classes {sorted(known)}, with model.exclusive false",
+                came=f"{classes} for {site}" + (" with true" if m.exclusive else ""),
+                do="name classes that the site's masks leave out; classes that exclude each other need whole masks",
+            )
+    for where, values in (("data.limit", config.data.limit), ("every", config.every)):
+        for site, value in values.items():
+            if value < (where == "data.limit"):
+                raise UserFault(expected=f"{where}.{site} of 1 or more", came=str(value), do="correct the value")
     if not config.study.replace("-", "").replace("_", "").isalnum():
         raise UserFault(expected="study to be letters, digits, - and _", came=repr(config.study), do="rename the study")
 

@@ -77,7 +77,8 @@ def _round(plan: Plan, sites: dict[str, Site], point: Checkpoint, round_: int) -
     wire = encode(point.tensors, config.wire.down)
     updates: dict[str, tuple[Tensors, int]] = {}
     reports: dict[str, Any] = {}
-    for name, site in sites.items():
+    for name in [name for name in sites if config.trains(name, round_)]:
+        site = sites[name]
         update, reports[name] = serve_round(site, wire, Moment(RUN, round_), plan.rounds)
         updates[name] = update.wire, update.samples
     mean = weighted_mean(updates, partial(decode, schema=shared_schema(config), number=config.wire.up))

@@ -9,7 +9,7 @@ from conftest import tiny
 from pfedsam.data import dataset, reader
 from pfedsam.data.augment import augmentation
 from pfedsam.data.datalist import Row
-from pfedsam.data.dataset import PLAIN, Dataset, View, fit, unfit
+from pfedsam.data.dataset import PLAIN, Dataset, View, fit, open_site, unfit
 from pfedsam.errors import UserFault
 
 SAM = {"split": "train", "mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
@@ -97,3 +97,12 @@ def test_augmentation_moves_image_and_mask_together_and_keeps_class_numbers() ->
 def test_the_loss_is_taken_at_256_at_most() -> None:
     assert dataset.label_size(tiny(model={"image_size": 128})) == 128
     assert dataset.label_size(tiny(model={"image_size": 1024})) == 256
+
+
+def test_a_limited_site_keeps_so_many_rows_and_the_same_ones_each_time(hospital: Path) -> None:
+    places = hospital / "site-1", "site-1"
+    scale = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
+    limited = [open_site(*places, tiny(data={"limit": {"site-1": 2}}), **scale) for _ in range(2)]
+    assert [len(limited[0][split]) for split in ("train", "val", "test")] == [2, 2, 3]
+    assert limited[0]["train"].slices == limited[1]["train"].slices
+    assert len(open_site(*places, tiny(data={"limit": {"site-2": 2}}), **scale)["train"]) == 6

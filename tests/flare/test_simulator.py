@@ -284,6 +284,17 @@ def test_each_method_s_job_runs(tmp_path: Path, name: str) -> None:
     assert not any(entry["rejected"] for entry in found["rounds"])
 
 
+@pytest.mark.long
+def test_a_site_trains_in_its_own_rounds_alone_and_one_that_never_trains_is_tested(tmp_path: Path) -> None:
+    sites = "site-1,site-2,site-3"
+    folder = job(tmp_path / "job", 'every={"site-2": 2, "site-3": 0}', sites=sites, rounds=3)
+    log = simulate(folder, tmp_path / "ws", threads=3)
+    found = results(tmp_path / "ws")
+    both = {"site-1", "site-2"}
+    assert [set(entry["sites"]) for entry in found["rounds"]] == [both, {"site-1"}, both], log
+    assert set(found["final"]["sites"]) == {"site-1", "site-2", "site-3"}
+
+
 def tear(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-7])
 

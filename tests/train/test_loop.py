@@ -4,8 +4,9 @@ from pathlib import Path
 
 from conftest import tiny
 from pfedsam.data.dataset import PLAIN, View
+from pfedsam.model.partition import DECODER, Part, kinds
 from pfedsam.site import Places, Site
-from pfedsam.train.loop import views_of
+from pfedsam.train.loop import make_optimisers, views_of
 
 
 def numbers(hospital: Path, tmp_path: Path, **train: object) -> list[int]:
@@ -37,3 +38,17 @@ def test_the_order_is_another_each_epoch_and_the_same_for_the_same_round(hospita
     assert first == again
     assert first != later
     assert isinstance(first[0][0], View)
+
+
+def test_the_decoder_s_rate_is_its_own_in_both_parts(open_site) -> None:
+    site = open_site(tiny(train={"lr": 1e-3, "lr_private": 1e-2, "lr_decoder": 1e-5}))
+    rates = {
+        id(p): group["lr"]
+        for optimiser in make_optimisers(site.model, site.part, site.config.train).values()
+        for group in optimiser.param_groups
+        for p in group["params"]
+    }
+    tensors, kind = dict(site.model.named_parameters()), kinds(site.model)
+    for name, of in site.part.parts.items():
+        expected = None if of is Part.FROZEN else 1e-3 if of is Part.SHARED else 1e-2
+        assert rates.get(id(tensors[name])) == (1e-5 if expected and kind[name] in DECODER else expected)

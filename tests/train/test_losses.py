@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from conftest import tiny
+from pfedsam.data.dataset import Batch
 from pfedsam.train.distill import distillation, teaches
 from pfedsam.train.losses import one_hot, segmentation_loss
 
@@ -15,21 +16,25 @@ def test_cross_entropy_of_a_sigmoid_head_is_the_literal_sum() -> None:
             for p, t in zip(z[c].flatten().sigmoid(), y.flatten() == c + 1, strict=True):
                 slow.append(-(2 * p.log() if t else (1 - p).log()))
     train = tiny(train={"dice_weight": 0, "pos_weight": 2}).train
-    assert segmentation_loss(logits, label, train).item() == pytest.approx(torch.stack(slow).mean().item(), abs=1e-5)
+    assert segmentation_loss(logits, Batch(logits, label), train).item() == pytest.approx(
+        torch.stack(slow).mean().item(), abs=1e-5
+    )
 
 
 def test_cross_entropy_of_exclusive_classes_is_torch_s() -> None:
     logits, label = torch.randn(2, 3, 4, 4), torch.randint(0, 3, (2, 4, 4))
     config = tiny(model={"exclusive": True, "num_classes": 2}, train={"loss": "ce", "dice_weight": 0})
-    assert torch.allclose(segmentation_loss(logits, label, config.train), F.cross_entropy(logits, label))
+    assert torch.allclose(segmentation_loss(logits, Batch(logits, label), config.train), F.cross_entropy(logits, label))
 
 
 def test_a_perfect_answer_costs_next_to_nothing_and_dice_counts() -> None:
     label = torch.zeros(1, 16, 16, dtype=torch.long)
     label[:, 4:9, 4:9] = 1
     right = (label[:, None].float() - 0.5) * 40
-    assert segmentation_loss(right, label, tiny().train) < 1e-3
-    with_dice, without = (segmentation_loss(-right, label, tiny(train={"dice_weight": w}).train) for w in (1, 0))
+    assert segmentation_loss(right, Batch(right, label), tiny().train) < 1e-3
+    with_dice, without = (
+        segmentation_loss(-right, Batch(right, label), tiny(train={"dice_weight": w}).train) for w in (1, 0)
+    )
     assert with_dice.item() == pytest.approx(without.item() + 1, abs=1e-3)
 
 
@@ -62,3 +67,16 @@ def test_each_direction_teaches_whom_it_names() -> None:
     pairs = {("global", "personal"), ("personal", "global")}
     taught = {d: {p for p in pairs if teaches(*p, d)} for d in ("none", "mutual", "global_to_personal")}
     assert taught == {"none": set(), "mutual": pairs, "global_to_personal": {("global", "personal")}}
+
+
+def test_a_class_that_is_not_annotated_costs_nothing_and_teaches_nothing() -> None:
+    logits, label = torch.randn(2, 3, 8, 8, requires_grad=True), torch.randint(0, 4, (2, 8, 8))
+    train = tiny(model={"num_classes": 3}).train
+    partial = segmentation_loss(logits, Batch(logits, label, annotated=[0, 2]), train)
+    partial.backward()
+    assert logits.grad is not None
+    assert not logits.grad[:, 1].any()
+    assert logits.grad[:, [0, 2]].any()
+    two = label.clone()
+    two[label == 2], two[label == 3] = 0, 2
+    assert partial.item() == pytest.approx(segmentation_loss(logits[:, [0, 2]], Batch(logits, two), train).item())

@@ -1,6 +1,6 @@
 """Slices of a site as tensors of the model's size, read when asked for."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -48,11 +48,13 @@ class Batch:
         image: (B, 3, S, S), normalised for the backbone; if `stemmed`, what its frozen front makes of them.
         label: (B, L, L) of class numbers, L = `label_size`.
         stemmed: whether the front has been run already.
+        annotated: channels of the classes that the site's masks show; None: all of them.
     """
 
     image: Tensor
     label: Tensor
     stemmed: bool = False
+    annotated: list[int] | None = None
 
 
 class Dataset:
@@ -63,6 +65,7 @@ class Dataset:
         rows: the split's rows.
         config: sizes, classes and intensity scale.
         split: the split's name.
+        unannotated: classes that the masks leave out.
         mean, std: the backbone's normalisation, for RGB of 0..255.
 
     Raises:
@@ -78,9 +81,12 @@ class Dataset:
         split: str,
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
+        unannotated: Sequence[int] = (),
     ) -> None:
         self.config = config
         self.split = split
+        known = [c for c in range(config.model.num_classes) if c + 1 not in unannotated]
+        self.annotated = known if unannotated else None
         self.mean = torch.tensor(mean).view(3, 1, 1) / 255
         self.std = torch.tensor(std).view(3, 1, 1) / 255
         self.slices = [s for row in rows for s in _slices(root, row)]
@@ -119,7 +125,8 @@ class Dataset:
     def batch(self, views: list[View], augment: Augment | None = None) -> Batch:
         """The views, read, augmented where they are numbered, and normalised."""
         images, masks = zip(*(self._view(view, augment) for view in views), strict=True)
-        return Batch(self.normalise(torch.stack(images)), shrink(torch.stack(masks), label_size(self.config)))
+        label = shrink(torch.stack(masks), label_size(self.config))
+        return Batch(self.normalise(torch.stack(images)), label, annotated=self.annotated)
 
     def _view(self, view: View, augment: Augment | None) -> tuple[Tensor, Tensor]:
         pair = self[view.slice]
@@ -140,7 +147,20 @@ def open_site(
     """The three splits of a site whose data lie in `folder`."""
     path = datalist.find(folder, site)
     splits = datalist.read(path, None if config.data.pool else site)
-    return {name: Dataset(path.parent, rows, config, split=name, mean=mean, std=std) for name, rows in splits.items()}
+    splits["train"] = limited(splits["train"], config, site)
+    lacks = config.data.unannotated.get(site, [])
+    return {
+        name: Dataset(path.parent, rows, config, split=name, mean=mean, std=std, unannotated=lacks)
+        for name, rows in splits.items()
+    }
+
+
+def limited(rows: list[Row], config: Config, site: str) -> list[Row]:
+    """At most `data.limit` of a site's rows, drawn by the job's seed, in their order."""
+    if len(rows) <= config.data.limit.get(site, len(rows)):
+        return rows
+    drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(config.seed))
+    return [rows[i] for i in sorted(drawn[: config.data.limit[site]].tolist())]
 
 
 def label_size(config: Config) -> int:

@@ -50,15 +50,24 @@ class MeanOfSites(Aggregator):  # type: ignore[misc]
         """The mean update; stops the job where too few sites gave a valid one."""
         updates, self._updates = self._updates, {}
         meta = fl_ctx.get_prop(AppConstants.GLOBAL_MODEL)[ModelLearnableKey.META]
-        if len(updates) < self.min_sites:
-            round_ = fl_ctx.get_prop(AppConstants.CURRENT_ROUND)
-            reason = f"round {round_}: expected valid updates of {self.min_sites} sites, came {len(updates)}"
+        round_ = fl_ctx.get_prop(AppConstants.CURRENT_ROUND)
+        least = self._least(int(round_), fl_ctx)
+        if len(updates) < least:
+            reason = f"round {round_}: expected valid updates of {least} sites, came {len(updates)}"
             log.error("%s; the job stops. Each site's own log says what went wrong there", reason)
             self.system_panic(reason, fl_ctx)
             return DXO(DataKind.WEIGHT_DIFF, data={}, meta=meta).to_shareable()
         config = job_config(fl_ctx)
         opened = partial(decode, schema=shared_schema(config), number=config.wire.up)
         return DXO(DataKind.WEIGHT_DIFF, data=weighted_mean(updates, opened), meta=meta).to_shareable()
+
+    def _least(self, round_: int, fl_ctx: FLContext) -> int:
+        """`min_sites`, or as many as have their turn in the round, if these are fewer; at least one."""
+        config = job_config(fl_ctx)
+        if not config.every:
+            return self.min_sites
+        due = [c for c in fl_ctx.get_engine().get_clients() if config.trains(c.name, round_)]
+        return max(min(self.min_sites, len(due)), 1)
 
     def reset(self, fl_ctx: FLContext) -> None:
         """Forget the round's updates."""

@@ -1,11 +1,13 @@
 """The rounds of a run: FLARE's ScatterAndGather, begun where the run stands."""
 
-from nvflare.apis.controller_spec import ClientTask
+from typing import Any
+
+from nvflare.apis.controller_spec import ClientTask, Task
 from nvflare.apis.fl_context import FLContext
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
 
-from pfedsam.flare.context import RUN
+from pfedsam.flare.context import RUN, job_config
 
 
 class Rounds(ScatterAndGather):  # type: ignore[misc]
@@ -16,6 +18,7 @@ class Rounds(ScatterAndGather):  # type: ignore[misc]
     """
 
     _start_round: int
+    _current_round: int
     _num_rounds: int
 
     def start_controller(self, fl_ctx: FLContext) -> None:
@@ -26,6 +29,15 @@ class Rounds(ScatterAndGather):  # type: ignore[misc]
         self._num_rounds = max(self._all_rounds - self._start_round, 0)
         fl_ctx.set_prop(AppConstants.START_ROUND, self._start_round, private=True, sticky=True)
         fl_ctx.set_prop(AppConstants.CURRENT_ROUND, self._start_round, private=True, sticky=True)
+
+    def broadcast_and_wait(self, task: Task, fl_ctx: FLContext, min_responses: int = 1, **options: Any) -> None:
+        """As FLARE's, to the sites whose turn it is."""
+        config, clients = job_config(fl_ctx), fl_ctx.get_engine().get_clients()
+        due = [client for client in clients if config.trains(client.name, self._current_round)]
+        everybody = len(due) == len(clients)
+        targets = None if everybody else due
+        fewest = min_responses if everybody else min(min_responses, len(due))
+        super().broadcast_and_wait(task=task, fl_ctx=fl_ctx, targets=targets, min_responses=fewest, **options)
 
     def _prepare_train_task_data(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
         client_task.task.data.set_header(AppConstants.NUM_ROUNDS, self._all_rounds)

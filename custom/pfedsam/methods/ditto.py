@@ -23,7 +23,7 @@ def declare(_: Config) -> Declaration:
 def losses(model: Branches, batch: Batch, config: Config) -> Losses:
     """The supervised loss of both branches, and the private one's pull."""
     logits = model(batch.image, stemmed=batch.stemmed)
-    found = {name: segmentation_loss(logits[name], batch.label, config.train) for name in model.names()}
+    found = {name: segmentation_loss(logits[name], batch, config.train) for name in model.names()}
     return found | {"prox": config.train.prox_weight / 2 * distance(model["personal"], model.received)}
 
 

@@ -24,7 +24,7 @@ def declare(_: Config) -> Declaration:
 
 def losses(model: Branches, batch: Batch, config: Config) -> Losses:
     """The supervised loss."""
-    return {"global": segmentation_loss(model(batch.image, stemmed=batch.stemmed)["global"], batch.label, config.train)}
+    return {"global": segmentation_loss(model(batch.image, stemmed=batch.stemmed)["global"], batch, config.train)}
 
 
 def merge(_model: Branches, _config: Config, _first: bool) -> None:

@@ -22,9 +22,7 @@ def declare(_: Config) -> Declaration:
 
 def losses(model: Branches, batch: Batch, config: Config) -> Losses:
     """The supervised loss."""
-    return {
-        "personal": segmentation_loss(model(batch.image, stemmed=batch.stemmed)["personal"], batch.label, config.train)
-    }
+    return {"personal": segmentation_loss(model(batch.image, stemmed=batch.stemmed)["personal"], batch, config.train)}
 
 
 METHOD = Method(branches, declare, losses, merge, personal="personal", global_="personal")

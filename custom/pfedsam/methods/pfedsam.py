@@ -35,7 +35,7 @@ def losses(model: Branches, batch: Batch, config: Config) -> Losses:
     logits = model(batch.image, stemmed=batch.stemmed)
     out = {}
     for name, teacher in OTHER.items():
-        out[name] = segmentation_loss(logits[name], batch.label, config.train)
+        out[name] = segmentation_loss(logits[name], batch, config.train)
         if config.train.distill_weight and teaches(teacher, name, config.train.distill):
             weight = config.train.distill_weight
             pair = logits[name], logits[teacher]

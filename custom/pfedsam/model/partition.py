@@ -52,6 +52,7 @@ OWNERS: dict[type[nn.Module], Kind] = {
     PromptFreeDecoder: Kind.DECODER,
 }
 PRETRAINED = frozenset({Kind.BASE, Kind.NORM})  # frozen unless a method says that it trains them
+DECODER = frozenset({Kind.DECODER, Kind.DECODER_LAST})
 FROZEN: dict[DecoderMode, frozenset[Kind]] = {
     "full": PRETRAINED,
     "lean": PRETRAINED | {Kind.DECODER},

@@ -29,7 +29,7 @@ def write_site_files(site: Site, scores: Scores, folder: Path) -> Path:
         folder / "cases.json",
         {"cases": cases, "scores": {role: [asdict(s) for s in rows] for role, rows in scores.items()}},
     )
-    picked = pick([s.dice for s in scores["personal"]][:: site.config.model.num_classes])
+    picked = pick([s.dice for s in scores["personal"]][:: len(scores["personal"]) // len(cases)])
     if picked:
         rows = [_row(site, index, label) for label, index in picked.items()]
         note = " (synthetic data)" if site.config.data.source == "synthetic" else ""

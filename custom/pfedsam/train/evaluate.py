@@ -18,7 +18,7 @@ THRESHOLD = 0.5  # on probabilities, never on logits
 def evaluate(
     model: Branches, data: Dataset, branches: tuple[str, ...], source: Source = Dataset.batch
 ) -> dict[str, list[CaseScore]]:
-    """Scores of every case and class, by branch; `source` as for `train_round`."""
+    """Scores of every case and annotated class, by branch; `source` as for `train_round`."""
     scores: dict[str, list[CaseScore]] = {name: [] for name in branches}
     for case in data.cases():
         truth = torch.stack([_truth(data, i) for i in case], dim=-1)
@@ -26,7 +26,8 @@ def evaluate(
         for name, found in find(model, data, case, branches, source).items():
             flat = truth.shape[-1] == 1
             pair = (found[..., 0], truth[..., 0]) if flat else (found, truth)
-            scores[name] += score(*pair, spacing[:2] if flat else spacing)
+            found_scores = score(*pair, spacing[:2] if flat else spacing)
+            scores[name] += [s for s in found_scores if data.annotated is None or s.cls - 1 in data.annotated]
     return scores
 
 

@@ -4,7 +4,8 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from pfedsam.config import Config, TrainConfig
 from pfedsam.data.augment import augmentation
 from pfedsam.data.dataset import PLAIN, Augment, Batch, Dataset, View
-from pfedsam.model.partition import Part, Partition, tensors_of
+from pfedsam.model.partition import DECODER, Part, Partition, kinds, tensors_of
 from pfedsam.model.segmenter import Branches
 from pfedsam.train.precision import autocast
 
@@ -99,7 +100,7 @@ def step(
 ) -> dict[str, float]:
     """One step of all optimisers on the sum of the method's losses; returns the losses' values."""
     device = next(model.parameters()).device
-    batch = Batch(batch.image.to(device), batch.label.to(device), batch.stemmed)
+    batch = replace(batch, image=batch.image.to(device), label=batch.label.to(device))
     with autocast(device, config.train.precision):
         losses = loss_of(model, batch, config)
     for optimiser in optimisers:
@@ -138,14 +139,22 @@ def views_of(data: Dataset, config: TrainConfig, seed: int, round_: int, steps: 
 def make_optimisers(model: Branches, part: Partition, config: TrainConfig) -> dict[Part, torch.optim.Optimizer]:
     """AdamW for the shared part and another for the private one, each where there is something to train."""
     private_rate = config.lr if config.lr_private is None else config.lr_private
-    groups = {Part.SHARED: config.lr, Part.PRIVATE: private_rate}
     return {
-        which: torch.optim.AdamW(
-            tensors.values(), lr=lr, weight_decay=config.weight_decay, betas=(0.9, 0.999), fused=True
-        )
-        for which, lr in groups.items()
-        if (tensors := tensors_of(model, part, which))
+        which: torch.optim.AdamW(groups, weight_decay=config.weight_decay, betas=(0.9, 0.999), fused=True)
+        for which, lr in {Part.SHARED: config.lr, Part.PRIVATE: private_rate}.items()
+        if (groups := _groups(model, part, which, lr, config.lr_decoder))
     }
+
+
+def _groups(model: Branches, part: Partition, which: Part, lr: float, lr_decoder: float | None) -> list[dict[str, Any]]:
+    """One part's parameters by rate: the decoder's and the others'; a group without any is left out."""
+    kind, tensors = kinds(model), tensors_of(model, part, which)
+    own = {name for name in tensors if lr_decoder is not None and kind[name] in DECODER}
+    groups: list[dict[str, Any]] = [
+        {"params": [t for name, t in tensors.items() if name not in own], "lr": lr},
+        {"params": [t for name, t in tensors.items() if name in own], "lr": lr_decoder},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def _set_rate(optimiser: torch.optim.Optimizer, factor: float) -> None:

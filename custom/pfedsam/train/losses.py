@@ -8,17 +8,21 @@ from monai.losses import DiceLoss
 from torch import Tensor
 
 from pfedsam.config import TrainConfig
+from pfedsam.data.dataset import Batch
 
 
-def segmentation_loss(logits: Tensor, label: Tensor, config: TrainConfig) -> Tensor:
+def segmentation_loss(logits: Tensor, batch: Batch, config: TrainConfig) -> Tensor:
     """L_seg, a scalar: cross-entropy of the head's kind, plus `dice_weight` times soft Dice loss.
 
     Args:
         logits: (B, outputs, h, w); brought to the label's size bilinearly.
-        label: (B, L, L) of class numbers, 0 the background.
+        batch: its labels; classes that its site does not annotate are left out.
     """
+    label = batch.label
     logits = resize(logits.float(), label.shape[-1])
     target = one_hot(label, logits.shape[1], background=config.loss == "ce")
+    if batch.annotated is not None:
+        logits, target = logits[:, batch.annotated], target[:, batch.annotated]
     loss = F.cross_entropy(logits, label) if config.loss == "ce" else binary(logits, target, config.pos_weight)
     return loss + config.dice_weight * dice(logits, target, config) if config.dice_weight else loss
 

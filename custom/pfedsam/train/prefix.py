@@ -146,7 +146,8 @@ class Prefix:
         """What `data.batch` returns, behind the front."""
         entries = [self._entry(data, view, augment) for view in views]
         hidden = torch.stack([entry["hidden"] for entry in entries]).float()
-        return Batch(hidden, torch.stack([entry["label"] for entry in entries]).long(), stemmed=True)
+        label = torch.stack([entry["label"] for entry in entries]).long()
+        return Batch(hidden, label, stemmed=True, annotated=data.annotated)
 
     def _entry(self, data: Dataset, view: View, augment: Augment | None) -> Entry:
         key = f"{data.split}.{view.slice}.{view.number}"
