@@ -18,10 +18,10 @@ class Row:
     changes: tuple[str, ...] = ()
 
 
-LEAN = "model.decoder=lean"
+LEAN = ("model.decoder=lean", "train.lr_decoder=null")  # the few it trains take the adapters' rate
 INT8 = ("wire.up=int8", "wire.down=int8")
+INT4 = ("wire.up=int4", "wire.down=int8")
 CACHED = ("train.views=8", "train.cache=memory")
-SHORT = ("train.epochs=1",)  # one local epoch a round, also where the task's job has more
 
 SUITES = {
     "methods": [  # the first row is what the others are compared with
@@ -32,7 +32,7 @@ SUITES = {
         Row("fedper", "FedPer", ("method=fedper",)),
         Row("ditto", "Ditto", ("method=ditto", "train.prox_weight=0.1")),
         Row("fedmsa", "FedMSA", ("method=fedmsa",)),
-        Row("fedms_sam", "FedSAM (FedFMS)", ("method=fedms_sam", "train.lr=1e-4")),
+        Row("fedms_sam", "FedSAM (FedFMS)", ("method=fedms_sam", "train.lr=1e-4", "train.lr_decoder=null")),
         Row("fedsa_lora", "FedSA-LoRA", ("method=fedsa_lora",)),
         Row("iat", "IAT with SOR", ("method=iat", "model.lora_rank=8", "model.lora_alpha=8")),
         Row("fedrep", "FedRep", ("method=fedrep",)),
@@ -54,22 +54,20 @@ SUITES = {
         Row("top_4", "4 experts selected", ("model.top_k=4",)),
         Row("gate_free", "gate not multiplied", ("model.gate_multiplied=false",)),
         Row("rank_8", "LoRA rank 8", ("model.lora_rank=8", "model.lora_alpha=8")),
-        Row("lean", "lean decoder", ("model.decoder=lean",)),
-        Row("fast_private", "private part at ten times the rate", ("train.lr_private=3e-3",)),
+        Row("lean", "lean decoder", LEAN),
+        Row("slow", "one rate of 3e-4 for all", ("train.lr=3e-4", "train.lr_decoder=null")),
+        Row("slow_private", "private part at a tenth of the rate", ("train.lr_private=3e-4",)),
     ],
     "modes": [
-        Row(name, label, (*SHORT, *changes))
-        for name, label, changes in (
-            ("default", "default: float32", ()),
-            ("int8", "int8 both ways", INT8),
-            ("lean", "lean decoder, float32", (LEAN,)),
-            ("lean_int8", "lean decoder, int8 both ways", (LEAN, *INT8)),
-            ("post", "post-encoder reading, 8 views cached", ("reading=post", *CACHED)),
-            ("last4", "adapters in the last 4 blocks, 8 views cached", ("model.lora_last=4", *CACHED)),
-            ("lean_int4", "lean decoder, int4 up, int8 down", (LEAN, "wire.up=int4", "wire.down=int8")),
-            ("int4", "int4 up, int8 down", ("wire.up=int4", "wire.down=int8")),
-            ("last2", "adapters in the last 2 blocks, 8 views cached", ("model.lora_last=2", *CACHED)),
-            ("bf16", "bfloat16 both ways", ("wire.up=bf16", "wire.down=bf16")),
-        )
+        Row("pfedsam", "default: float32"),
+        Row("int8", "int8 both ways", INT8),
+        Row("lean", "lean decoder, float32", LEAN),
+        Row("lean_int8", "lean decoder, int8 both ways", (*LEAN, *INT8)),
+        Row("post", "post-encoder reading, 8 views cached", ("reading=post", *CACHED)),
+        Row("last4", "adapters in the last 4 blocks, 8 views cached", ("model.lora_last=4", *CACHED)),
+        Row("lean_int4", "lean decoder, int4 up, int8 down", (*LEAN, *INT4)),
+        Row("int4", "int4 up, int8 down", INT4),
+        Row("last2", "adapters in the last 2 blocks, 8 views cached", ("model.lora_last=2", *CACHED)),
+        Row("bf16", "bfloat16 both ways", ("wire.up=bf16", "wire.down=bf16")),
     ],
 }

@@ -1,0 +1,83 @@
+"""The pictures of what sweep.py ran: benchmarks/figures.py OUT FOLDER; per task a dumbbell plot and the curves."""
+
+import argparse
+import json
+import os
+import statistics as st
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+from suites import SUITES, Row
+from tables import by_site, read_homes, runs
+
+MARKS = {"local": ("local only", "#999999"), "global": ("global", "#0072B2"), "personal": ("personal", "#D55E00")}
+
+
+def main() -> None:
+    """Two files a task."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--tasks", nargs="+", default=["brain_mri", "nuclei", "polyp"])
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    for task in options.tasks:
+        if (options.out / task).is_dir():
+            dumbbells(task, options.out, options.folder / f"{task}_sites.png")
+            curves(task, options.out, options.folder / f"{task}_curves.png")
+
+
+def dumbbells(task: str, out: Path, path: Path) -> None:
+    """Per site: local training, then pFedSAM's two branches, mean over seeds."""
+    homes = read_homes(Path(os.environ["PFEDSAM_DATA_ROOT"]) / task)
+    local = [by_site(run, "personal", homes) for run in runs(out / task / "local").values()]
+    ours = runs(out / task / "pfedsam").values()
+    both = {role: [by_site(run, role, homes) for run in ours] for role in ("global", "personal")}
+    found = {"local": local, **both}
+    sites = sorted({home.site for home in homes.values()})
+    figure, axes = plt.subplots(figsize=(7, 0.6 * len(sites) + 1.5), layout="constrained")
+    for line, site in enumerate(sites):
+        dice = {name: st.mean(run[site]["dice"] for run in of_runs) for name, of_runs in found.items() if of_runs}
+        axes.plot([min(dice.values()), max(dice.values())], [line, line], color="#cccccc", zorder=1)
+        for name, value in dice.items():
+            axes.scatter(value, line, color=MARKS[name][1], label=MARKS[name][0] if line == 0 else None, zorder=2)
+    axes.set(yticks=range(len(sites)), yticklabels=sites, xlabel="Dice, test split", title=task)
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def curves(task: str, out: Path, path: Path) -> None:
+    """Validation Dice of each method's personal branch by round, mean over sites and seeds."""
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    for row in SUITES["methods"]:
+        if means := by_round(row, out / task):
+            axes.plot(range(1, len(means) + 1), means, label=row.label, linewidth=2.5 if row.name == "pfedsam" else 1)
+    axes.set(xlabel="round", ylabel="Dice, validation split", title=task, ylim=(0, 1))
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7, ncols=2)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def by_round(row: Row, folder: Path) -> list[float]:
+    """A row's validation Dice after each round."""
+    records = [json.loads(path.read_text()) for path in sorted((folder / row.name).glob("*/results.json"))]
+    return [st.mean(mean_of(record["rounds"][i]) for record in records) for i in rounds_of(records)]
+
+
+def rounds_of(records: list[dict[str, Any]]) -> range:
+    """Rounds that all records have."""
+    return range(min((len(record["rounds"]) for record in records), default=0))
+
+
+def mean_of(entry: dict[str, Any]) -> float:
+    """Mean over sites of a round's validation Dice."""
+    return st.mean(site["val"]["personal"]["dice"] or 0.0 for site in entry["sites"].values())
+
+
+if __name__ == "__main__":
+    main()
