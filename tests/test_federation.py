@@ -4,9 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from conftest import tiny
 from pfedsam import methods
+from pfedsam.errors import UserFault
 from pfedsam.federation import Plan, federate
 from pfedsam.site import Places
 
@@ -59,6 +62,32 @@ def test_a_site_trains_in_its_own_rounds_alone_and_one_that_never_trains_is_test
     out = federate(Plan(tiny(study="out", every={"site-2": 0}), places, 1, tmp_path / "out"))
     assert set(out["rounds"][0]["sites"]) == {"site-1"}
     assert out["final"]["sites"]["site-2"]["global"]["dice"] is not None
+
+
+def test_a_newcomer_trains_its_experts_on_a_model_that_stays_as_it_came(hospital: Path, tmp_path: Path) -> None:
+    places = {"site-1": Places(hospital, tmp_path / "sites")}
+    federate(Plan(tiny(), places, 2, tmp_path / "first"))
+    joins = {"site-2": Places(hospital, tmp_path / "sites")}
+    config = tiny(study="joins", method="newcomer")
+    found = federate(Plan(config, joins, 2, tmp_path / "second", begin=tmp_path / "first"))
+    before, after = (
+        load_file(next((tmp_path / name).rglob("round.000002.safetensors"))) for name in ("first", "second")
+    )
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    one, two = (load_file(path) for path in sorted((tmp_path / "sites/joins/site-2").glob("private.*.safetensors")))
+    assert all(".mix." in name for name in two)
+    assert any(not torch.equal(one[name], tensor) for name, tensor in two.items())
+    scores = found["final"]["sites"]["site-2"]
+    assert scores["before"] == scores["global"]
+
+
+def test_a_newcomer_to_another_model_is_told_so(hospital: Path, tmp_path: Path) -> None:
+    places = {"site-1": Places(hospital, tmp_path / "sites")}
+    federate(Plan(tiny(), places, 1, tmp_path / "first"))
+    other = tiny(study="joins", method="newcomer", model={"lora_rank": 2})
+    with pytest.raises(UserFault, match="other shared tensors"):
+        federate(Plan(other, places, 1, tmp_path / "second", begin=tmp_path / "first"))
 
 
 def test_a_site_is_not_scored_on_classes_that_it_does_not_annotate(hospital: Path, tmp_path: Path) -> None:

@@ -47,6 +47,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="RUN",
         help="go on with a run, by its name or latest",
     )
+    render.add_argument(
+        "--begin", default="", metavar="STUDY/RUN", help="start from the shared tensors of a finished run"
+    )
     render.add_argument("--no-code", action="store_true", help="leave the code out: sites have it installed")
     render.add_argument("--sites", help="names of simulated sites, by comma; default: all that connect")
     render.set_defaults(serve=_render)
@@ -97,6 +100,7 @@ def _render(options: argparse.Namespace) -> None:
         sites=sites,
         run=options.continues,
         continues=bool(options.continues),
+        begin=options.begin,
     )
     print(f"wrote {options.out}; submit it with: nvflare job submit -j {options.out}")
 

@@ -15,9 +15,9 @@ import torch
 
 from pfedsam.config import Config, to_dict
 from pfedsam.exchange.aggregate import weighted_mean
-from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
+from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints, first_tensors
 from pfedsam.exchange.codec import decode, encode
-from pfedsam.exchange.schema import Tensors, shared_schema
+from pfedsam.exchange.schema import Tensors, schema_of, shared_schema
 from pfedsam.exchange.store import Moment
 from pfedsam.files import write_json
 from pfedsam.report.results import finish, start
@@ -36,12 +36,14 @@ class Plan:
         places: of each site, by its name.
         rounds: how many.
         folder: for results.json and each site's files; checkpoints lie in its `store`.
+        begin: another run's folder, to start from its last shared tensors; None: drawn from the seed.
     """
 
     config: Config
     places: dict[str, Places]
     rounds: int
     folder: Path
+    begin: Path | None = None
 
 
 def federate(plan: Plan, told: Callable[[dict[str, Any]], None] = lambda _: None) -> dict[str, Any]:
@@ -67,6 +69,9 @@ def federate(plan: Plan, told: Callable[[dict[str, Any]], None] = lambda _: None
 def _first(plan: Plan) -> Checkpoint:
     any_site = next(iter(plan.places.values()))
     shared, base = initial_shared(plan.config, any_site.weights, any_site.prepared)
+    if plan.begin is not None:
+        study = next((plan.begin / "store").glob("*/server")).parent.name
+        shared = first_tensors(plan.begin / "store", f"{study}/{RUN}", schema_of(shared), base)
     digest = plan.config.digest()
     return Checkpoint(RUN, 0, digest, base, {**start(to_dict(plan.config), digest, base), "seconds": 0.0}, shared)
 

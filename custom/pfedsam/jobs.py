@@ -24,6 +24,7 @@ def render(
     sites: list[str] | None = None,
     run: str = "",
     continues: bool = False,
+    begin: str = "",
 ) -> None:
     """Write `job` to `out`, settings changed, for all sites that connect, the package's code inside.
 
@@ -36,6 +37,7 @@ def render(
         sites: deploy to these alone (needed to simulate them without naming them); None: to all.
         run: the run's name; a job with it goes on after the last round that jobs of this name have finished.
         continues: refuse to begin a run of that name; "latest" is then the one that wrote last.
+        begin: "STUDY/RUN", a finished run whose shared tensors the new one starts from.
 
     Raises:
         UserFault: no such job, `out` exists, or a setting is unknown.
@@ -50,6 +52,8 @@ def render(
     _edit_server(out, rounds, len(sites) if sites else None)
     if run:
         name_run(out, run, must_exist=continues)
+    if begin:
+        _edit_persistor(out, begin=begin)
     if code:
         leave = ["__pycache__"] if config.model.backbone == "demo" else ["__pycache__", "*.safetensors"]
         source = Path(pfedsam.__file__).parent
@@ -110,13 +114,17 @@ def _edit_server(out: Path, rounds: int | None, sites: int | None) -> None:
 
 def name_run(job: Path, run: str, *, must_exist: bool) -> None:
     """Write into a rendered job which run it belongs to; the job takes the run's name, for people to see."""
+    _edit_persistor(job, run=run, continues=must_exist)
+    if run != "latest":
+        _edit(job / "meta.json", "name", run)
+
+
+def _edit_persistor(job: Path, **arguments: Any) -> None:
     path = job / SERVER
     server = json.loads(path.read_text())
     persistor = next(c for c in server["components"] if c["id"] == "persistor")
-    persistor["args"] = {**persistor["args"], "run": run, "continues": must_exist}
+    persistor["args"] = {**persistor["args"], **arguments}
     path.write_text(json.dumps(server, indent=2) + "\n")
-    if run != "latest":
-        _edit(job / "meta.json", "name", run)
 
 
 def _edit(path: Path, key: str, value: Any) -> None:

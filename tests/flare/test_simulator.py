@@ -268,7 +268,7 @@ def test_a_second_run_of_a_job_in_the_same_store_begins_anew(tmp_path: Path) -> 
     assert all((run / "round.000001.safetensors").exists() for run in runs)
 
 
-OTHERS = sorted(p.name for p in (ROOT / "jobs").iterdir() if not p.name.startswith("pfedsam_") and p.name != "pfedsam")
+OTHERS = sorted({p.name for p in (ROOT / "jobs").iterdir() if not p.name.startswith("pfedsam")} - {"newcomer"})
 
 
 @pytest.mark.long
@@ -293,6 +293,19 @@ def test_a_site_trains_in_its_own_rounds_alone_and_one_that_never_trains_is_test
     both = {"site-1", "site-2"}
     assert [set(entry["sites"]) for entry in found["rounds"]] == [both, {"site-1"}, both], log
     assert set(found["final"]["sites"]) == {"site-1", "site-2", "site-3"}
+
+
+@pytest.mark.long
+def test_a_newcomer_begins_with_the_model_of_a_finished_run(tmp_path: Path) -> None:
+    store = {"PFEDSAM_STORE": str(tmp_path / "store")}
+    simulate(job(tmp_path / "job"), tmp_path / "ws", threads=2, **store)
+    render(ROOT / "jobs/newcomer", tmp_path / "late", changes=TINY, rounds=1, sites=["site-5"])
+    log = simulate(tmp_path / "late", tmp_path / "late_ws", threads=1, **store)
+    assert set(results(tmp_path / "late_ws")["final"]["sites"]) == {"site-5"}, log
+    first, late = (
+        load_file(tmp_path / ws / "server/simulate_job/models/shared.safetensors") for ws in ("ws", "late_ws")
+    )
+    assert all(torch.equal(first[name], tensor) for name, tensor in late.items())
 
 
 def tear(path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from pfedsam import log
 from pfedsam.errors import UserFault
 from pfedsam.exchange.claim import Claim
-from pfedsam.exchange.schema import Tensors
+from pfedsam.exchange.schema import Schema, Tensors, schema_of
 from pfedsam.files import digest, pack, unpack, write_atomic, write_json
 
 KEEP = 2
@@ -116,6 +116,31 @@ class Checkpoints:
     def _latest(self) -> str | None:
         runs = [path for path in self.folder.glob("*") if path.is_dir()]
         return max(runs, key=lambda path: path.stat().st_mtime_ns).name if runs else None
+
+
+def first_tensors(root: Path, begin: str, schema: Schema, base: str) -> Tensors:
+    """The last shared tensors of another run, for a new one to begin with.
+
+    Args:
+        root: the folder of all studies' checkpoints.
+        begin: "STUDY/RUN" or "STUDY/latest".
+        schema, base: what the new run needs.
+
+    Raises:
+        UserFault: there is no such run, or it trained another model.
+    """
+    study, _, run = begin.partition("/")
+    checkpoints = Checkpoints(root, study)
+    point = checkpoints.load(checkpoints.find(run))
+    if point is None:
+        raise UserFault(expected=f"a finished round of {begin}", came="none", do="name a run that has trained")
+    if point.base != base or schema_of(point.tensors) != schema:
+        raise UserFault(
+            expected=f"the model of {begin} to be this job's",
+            came="another base" if point.base != base else "other shared tensors",
+            do="take the settings of its job for backbone, size, LoRA and decoder",
+        )
+    return point.tensors
 
 
 def _read(path: Path) -> Checkpoint:

@@ -14,8 +14,8 @@ from nvflare.fuel.utils import fobs
 
 from pfedsam import log
 from pfedsam.errors import UserFault
-from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
-from pfedsam.exchange.schema import Tensors
+from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints, first_tensors
+from pfedsam.exchange.schema import Tensors, schema_of
 from pfedsam.files import pack, write_atomic
 from pfedsam.flare.context import STAMP, cache, job_config, run_dir, setting, simulated, store
 from pfedsam.report.cards import shared_card
@@ -31,11 +31,12 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
     Args:
         run: the run's name; goes on after its last finished round if it has begun. Empty: a new run, named as the job.
         continues: refuse to begin a run; "latest" is then the one that wrote last.
+        begin: "STUDY/RUN", another run whose last shared tensors a new run starts from; empty: drawn from the seed.
     """
 
-    def __init__(self, run: str = "", continues: bool = False) -> None:
+    def __init__(self, run: str = "", continues: bool = False, begin: str = "") -> None:
         super().__init__()
-        self.run, self.continues = run, continues
+        self.run, self.continues, self.begin = run, continues, begin
         self.base = ""
         self.point: Checkpoint | None = None
         self._best = float("-inf")
@@ -85,7 +86,7 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
         checkpoints.begin(self.run)
         self.point = checkpoints.load(self.run)
         if self.point is None:
-            return fresh
+            return first_tensors(store(fl_ctx), self.begin, schema_of(fresh), self.base) if self.begin else fresh
         _same_job(self.point, job_config(fl_ctx).digest(), self.base)
         log.info("[server] run %s goes on after %d finished rounds", self.run, self.done)
         self._write(self.point.tensors, fl_ctx, "shared", {"round": str(self.done - 1)})
