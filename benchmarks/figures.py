@@ -9,7 +9,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from suites import SUITES, Row
-from tables import by_site, read_homes, runs
+from tables import by_site, read_homes, runs, validation
 
 MARKS = {"local": ("local only", "#999999"), "global": ("global", "#0072B2"), "personal": ("personal", "#D55E00")}
 
@@ -66,17 +66,12 @@ def curves(task: str, out: Path, path: Path) -> None:
 def by_round(row: Row, folder: Path) -> list[float]:
     """A row's validation Dice after each round."""
     records = [json.loads(path.read_text()) for path in sorted((folder / row.name).glob("*/results.json"))]
-    return [st.mean(mean_of(record["rounds"][i]) for record in records) for i in rounds_of(records)]
+    return [st.mean(validation(record["rounds"][i]) for record in records) for i in rounds_of(records)]
 
 
 def rounds_of(records: list[dict[str, Any]]) -> range:
     """Rounds that all records have."""
     return range(min((len(record["rounds"]) for record in records), default=0))
-
-
-def mean_of(entry: dict[str, Any]) -> float:
-    """Mean over sites of a round's validation Dice."""
-    return st.mean(site["val"]["personal"]["dice"] or 0.0 for site in entry["sites"].values())
 
 
 if __name__ == "__main__":

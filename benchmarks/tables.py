@@ -11,6 +11,7 @@ import os
 import statistics as st
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from suites import SUITES, Row
@@ -18,7 +19,9 @@ from suites import SUITES, Row
 from pfedsam.train.metrics import METRICS
 
 ROLES = ("global", "personal")
+MEASURES = ("mean Dice", "worst", "IoU", "HD95", "ASSD", "MB up / down", "s a round", "less first row")
 DRAWS = 5000
+BUDGETS = (3, 30, 100, 300)  # MB
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,14 @@ class Found:
     Attributes:
         scores: by role and case name, the metrics; cases with an empty reference are left out.
         megabytes: a site sends and receives in a round, in MB.
-        seconds: of a round.
+        seconds: of a round, median.
+        validation: after each round, the personal branch's Dice, mean over sites.
     """
 
     scores: dict[str, dict[str, dict[str, float]]]
     megabytes: tuple[float, float]
     seconds: float
+    validation: list[float]
 
 
 def main() -> None:
@@ -54,8 +59,8 @@ def main() -> None:
     for task in options.tasks:
         homes = read_homes(Path(os.environ["PFEDSAM_DATA_ROOT"]) / task)
         found = {row: runs(options.out / task / row.name) for row in SUITES[options.suite]}
-        if any(found.values()):
-            print(f"\n### {task}\n\n" + "\n".join(table({row: f for row, f in found.items() if f}, homes)))
+        if present := {row: of_seed for row, of_seed in found.items() if of_seed}:
+            print(f"\n### {task}\n\n" + "\n".join([*table(present, homes), "", *budgets(present)]))
 
 
 def read_homes(data: Path) -> dict[str, Home]:
@@ -81,7 +86,13 @@ def read(path: Path) -> Found:
             scores[role] |= of_cases(site["cases"], site["scores"][role])
     reports = [site for entry in record["rounds"] for site in entry["sites"].values()]
     sizes = [st.mean(report[key] for report in reports) / 1e6 for key in ("bytes_sent", "bytes_received")]
-    return Found(scores, (sizes[0], sizes[1]), st.median(entry["seconds"] for entry in record["rounds"]))
+    seconds = st.median(entry["seconds"] for entry in record["rounds"])
+    return Found(scores, (sizes[0], sizes[1]), seconds, [validation(entry) for entry in record["rounds"]])
+
+
+def validation(entry: dict[str, Any]) -> float:
+    """Mean over sites of a round's validation Dice, personal branch."""
+    return st.mean(site["val"]["personal"]["dice"] or 0.0 for site in entry["sites"].values())
 
 
 def of_cases(cases: list[str], scores: list[dict[str, float | None]]) -> dict[str, dict[str, float]]:
@@ -99,19 +110,7 @@ def table(found: dict[Row, dict[int, Found]], homes: dict[str, Home]) -> list[st
     """The lines of one task's table: two a row where its branches differ."""
     sites = sorted({home.site for home in homes.values()})
     first = next(iter(found.values()))
-    head = [
-        "",
-        "branch",
-        "seeds",
-        *sites,
-        "mean Dice",
-        "worst",
-        "IoU",
-        "HD95",
-        "ASSD",
-        "MB up / down",
-        "less first row",
-    ]
+    head = ["", "branch", "seeds", *sites, *MEASURES]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for row, of_seed in found.items():
         one = next(iter(of_seed.values()))
@@ -119,8 +118,25 @@ def table(found: dict[Row, dict[int, Found]], homes: dict[str, Home]) -> list[st
             means = [by_site(run, role, homes) for run in of_seed.values()]
             size = f"{one.megabytes[0]:.2f} / {one.megabytes[1]:.2f}"
             less = "" if of_seed is first else difference(of_seed, first, role, homes)
-            lines.append("| " + " | ".join([row.label, role, str(len(means)), *cells(means, sites), size, less]) + " |")
+            row_cells = [row.label, role, str(len(means)), *cells(means, sites), size, f"{one.seconds:.0f}", less]
+            lines.append("| " + " | ".join(row_cells) + " |")
     return lines
+
+
+def budgets(found: dict[Row, dict[int, Found]]) -> list[str]:
+    """A second view: validation Dice after the last round that a budget of bytes allows a site, both directions."""
+    lines = ["| validation Dice within | " + " | ".join(f"{size} MB" for size in BUDGETS) + " |"]
+    lines.append("|---" * (len(BUDGETS) + 1) + "|")
+    for row, of_seed in found.items():
+        cells = [spread([d for run in of_seed.values() if (d := within(run, size)) is not None]) for size in BUDGETS]
+        lines.append(f"| {row.label} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def within(run: Found, budget: float) -> float | None:
+    """Of one run; None if the budget does not pay for a round."""
+    paid = len(run.validation) if not sum(run.megabytes) else int(budget / sum(run.megabytes))
+    return run.validation[min(paid, len(run.validation)) - 1] if paid else None
 
 
 def by_site(run: Found, role: str, homes: dict[str, Home]) -> dict[str, dict[str, float]]:
@@ -141,7 +157,9 @@ def cells(runs: list[dict[str, dict[str, float]]], sites: list[str]) -> list[str
 
 
 def spread(values: list[float], digits: int = 3) -> str:
-    """Mean, and standard deviation where there is more than one value."""
+    """Mean, and standard deviation where there is more than one value; empty if there is none."""
+    if not values:
+        return ""
     tail = f" ± {st.stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{st.mean(values):.{digits}f}{tail}"
 
