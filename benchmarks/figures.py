@@ -35,6 +35,8 @@ def dumbbells(task: str, out: Path, path: Path) -> None:
     ours = runs(out / task / "pfedsam").values()
     both = {role: [by_site(run, role, homes) for run in ours] for role in ("global", "personal")}
     found = {"local": local, **both}
+    if not any(found.values()):
+        return
     sites = sorted({home.site for home in homes.values()})
     figure, axes = plt.subplots(figsize=(7, 0.6 * len(sites) + 1.5), layout="constrained")
     for line, site in enumerate(sites):
