@@ -4,7 +4,6 @@ import argparse
 import json
 import statistics as st
 import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from machine import ROOT, heading, publish
+from machine import ROOT, heading, publish, simulator
 
 from pfedsam.jobs import render
 
@@ -52,17 +51,7 @@ def arguments() -> argparse.Namespace:
 def watched(folder: Path, rounds: int) -> dict[str, list[Sample]]:
     """The samples of each process of a simulated run."""
     render(ROOT / "jobs/pfedsam", folder / "job", changes=SETTINGS, rounds=rounds, sites=SITES)
-    command = [
-        sys.executable,
-        "-m",
-        "nvflare.cli",
-        "simulator",
-        str(folder / "job"),
-        "-w",
-        str(folder / "ws"),
-        "-t",
-        "2",
-    ]
+    command = simulator(folder / "job", folder / "ws", len(SITES))
     samples: dict[str, list[Sample]] = {}
     with (folder / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as run:
         while run.poll() is None:

@@ -4,6 +4,7 @@ import os
 import platform
 import statistics as st
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,23 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).parent.parent
+
+
+VIT_B = (  # settings of a job on ViT-B without a weight file, one step a round
+    "model.backbone=vit_b",
+    "model.pretrained=false",
+    "train.max_steps=1",
+    "train.batch_size=1",
+    "data.train=2",
+    "data.val=1",
+    "data.test=1",
+)
+
+
+def simulator(job: Path, workspace: Path, threads: int) -> list[str]:
+    """The command that runs a job in FLARE's simulator."""
+    command = [sys.executable, "-m", "nvflare.cli", "simulator", str(job), "-w", str(workspace)]
+    return [*command, "-t", str(threads)]
 
 
 def interleaved(actions: dict[str, Callable[[], object]], runs: int, warmup: int = 1) -> dict[str, list[float]]:

@@ -6,14 +6,14 @@ import os
 import re
 import statistics as st
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from machine import ROOT, heading, publish
+import torch
+from machine import ROOT, VIT_B, heading, publish, simulator
 from nvflare.app_opt.pt.recipes import FedAvgRecipe
 from nvflare.client.config import ExchangeFormat
 
@@ -21,16 +21,7 @@ from pfedsam.config import Config
 from pfedsam.exchange.schema import shared_schema
 from pfedsam.jobs import render, settings_of
 
-SETTINGS = (
-    "model.backbone=vit_b",
-    "model.pretrained=false",
-    "model.image_size=64",
-    "train.max_steps=1",
-    "train.batch_size=1",
-    "data.train=2",
-    "data.val=1",
-    "data.test=1",
-)
+SETTINGS = (*VIT_B, "model.image_size=64")
 STARTED = re.compile(r"^(\S+ \S+) .*(?:Round \d+ started|Sampled clients)", re.MULTILINE)  # ours, the recipe's
 STOCK_CARRIER = '''
 import torch
@@ -60,7 +51,7 @@ def main() -> None:
     lines = ["| sites | job | a round outside training, median seconds | of stock |", "|---|---|---|---|"]
     for sites in options.sites:
         lines += rows(config, sites, options.rounds)
-    size = 4 * sum(values(spec.shape) for spec in shared_schema(config).values()) / 1e6
+    size = 4 * sum(torch.Size(spec.shape).numel() for spec in shared_schema(config).values()) / 1e6
     title = f"A round outside training: ViT-B's LoRA and decoder, {size:.1f} MB of float32 each way"
     publish("\n".join([heading(title), *lines]), options.append)
 
@@ -119,7 +110,7 @@ def stock_job(config: Config, folder: Path, sites: int, rounds: int, *, exchange
 def simulate(job: Path, workspace: Path, sites: int) -> str:
     """Run a job with a process a site; returns the log."""
     names = ",".join(f"site-{i + 1}" for i in range(sites))
-    command = [sys.executable, "-m", "nvflare.cli", "simulator", str(job), "-w", str(workspace), "-t", str(sites)]
+    command = simulator(job, workspace, sites)
     done = subprocess.run(
         [*command, "-c", names], capture_output=True, text=True, env={**os.environ, "PFEDSAM_STORE": ""}
     )
@@ -147,14 +138,6 @@ def training(workspace: Path) -> dict[int, float]:
 def when(clock: str) -> float:
     """Seconds of a log line's date and time."""
     return datetime.strptime(clock, "%Y-%m-%d %H:%M:%S,%f").timestamp()
-
-
-def values(shape: tuple[int, ...]) -> int:
-    """Of a tensor of that shape."""
-    count = 1
-    for side in shape:
-        count *= side
-    return count
 
 
 if __name__ == "__main__":

@@ -13,25 +13,17 @@ from typing import Any
 
 import psutil
 import torch
-from machine import ROOT, heading, publish
+from machine import ROOT, VIT_B, heading, publish, simulator
 
 from pfedsam.config import Config
 from pfedsam.exchange.aggregate import weighted_mean
 from pfedsam.exchange.codec import decode, encode
 from pfedsam.exchange.ledger import payload_bytes
-from pfedsam.exchange.schema import Tensors, shared_schema
+from pfedsam.exchange.schema import shared_schema
+from pfedsam.files import Tensors
 from pfedsam.jobs import render, settings_of
 
-SETTINGS = (
-    "model.backbone=vit_b",
-    "model.pretrained=false",
-    "model.image_size=256",
-    "train.max_steps=1",
-    "train.batch_size=1",
-    "data.train=2",
-    "data.val=1",
-    "data.test=1",
-)
+SETTINGS = (*VIT_B, "model.image_size=256")
 FORMATS = {
     "float32": (),
     "int8": ("wire.up=int8",),
@@ -71,11 +63,11 @@ def simulated(sites: int, threads: int, rounds: int) -> str:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         render(ROOT / "jobs/pfedsam", folder / "job", changes=SETTINGS, rounds=rounds, sites=names)
-        command = [sys.executable, "-m", "nvflare.cli", "simulator", str(folder / "job"), "-w", str(folder / "ws")]
+        command = simulator(folder / "job", folder / "ws", threads)
         began = time.monotonic()
         with (
             (folder / "log").open("w") as log,
-            subprocess.Popen([*command, "-t", str(threads)], stdout=log, stderr=log) as run,
+            subprocess.Popen(command, stdout=log, stderr=log) as run,
         ):
             watch = Memory(run.pid)
             run.wait()

@@ -210,6 +210,14 @@ def _check(config: Config) -> None:
             came="a fresh view each epoch",
             do="set train.views, e.g. 8, or train.augment false",
         )
+    _check_sites(config)
+    if not config.study.replace("-", "").replace("_", "").isalnum():
+        raise UserFault(expected="study to be letters, digits, - and _", came=repr(config.study), do="rename the study")
+
+
+def _check_sites(config: Config) -> None:
+    """What single sites do otherwise."""
+    m = config.model
     for site, classes in config.data.unannotated.items():
         known = set(range(1, m.num_classes + 1))
         if m.exclusive or not set(classes) < known:
@@ -218,12 +226,10 @@ def _check(config: Config) -> None:
                 came=f"{classes} for {site}" + (" with true" if m.exclusive else ""),
                 do="name classes that the site's masks leave out; classes that exclude each other need whole masks",
             )
-    for where, values in (("data.limit", config.data.limit), ("every", config.every)):
+    for where, values, least in (("data.limit", config.data.limit, 1), ("every", config.every, 0)):
         for site, value in values.items():
-            if value < (where == "data.limit"):
-                raise UserFault(expected=f"{where}.{site} of 1 or more", came=str(value), do="correct the value")
-    if not config.study.replace("-", "").replace("_", "").isalnum():
-        raise UserFault(expected="study to be letters, digits, - and _", came=repr(config.study), do="rename the study")
+            if value < least:
+                raise UserFault(expected=f"{where}.{site} of {least} or more", came=str(value), do="correct the value")
 
 
 def _positive(where: str, part: Any, names: tuple[str, ...]) -> None:

@@ -17,9 +17,9 @@ from pfedsam.config import Config, to_dict
 from pfedsam.exchange.aggregate import weighted_mean
 from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints, first_tensors
 from pfedsam.exchange.codec import decode, encode
-from pfedsam.exchange.schema import Tensors, schema_of, shared_schema
+from pfedsam.exchange.schema import schema_of, shared_schema
 from pfedsam.exchange.store import Moment
-from pfedsam.files import write_json
+from pfedsam.files import Tensors, write_json
 from pfedsam.report.results import finish, start
 from pfedsam.service import serve_round, serve_test
 from pfedsam.site import Places, Site, initial_shared
@@ -82,8 +82,8 @@ def _round(plan: Plan, sites: dict[str, Site], point: Checkpoint, round_: int) -
     wire = encode(point.tensors, config.wire.down)
     updates: dict[str, tuple[Tensors, int]] = {}
     reports: dict[str, Any] = {}
-    for name in [name for name in sites if config.trains(name, round_)]:
-        site = sites[name]
+    due = {name: site for name, site in sites.items() if config.trains(name, round_)}
+    for name, site in due.items():
         update, reports[name] = serve_round(site, wire, Moment(RUN, round_), plan.rounds)
         updates[name] = update.wire, update.samples
     mean = weighted_mean(updates, partial(decode, schema=shared_schema(config), number=config.wire.up))

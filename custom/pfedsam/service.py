@@ -7,8 +7,9 @@ from typing import Any
 
 from pfedsam.exchange.codec import decode
 from pfedsam.exchange.ledger import payload_bytes
-from pfedsam.exchange.schema import Tensors, shared_schema
+from pfedsam.exchange.schema import shared_schema
 from pfedsam.exchange.store import Moment
+from pfedsam.files import Tensors
 from pfedsam.report.site_files import write_site_files
 from pfedsam.site import Site, Update
 from pfedsam.train.loop import Progress

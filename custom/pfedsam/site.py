@@ -13,8 +13,9 @@ from pfedsam.config import Config
 from pfedsam.data.dataset import Dataset, open_site
 from pfedsam.errors import UserFault
 from pfedsam.exchange.codec import with_feedback
-from pfedsam.exchange.schema import Stamp, Tensors
+from pfedsam.exchange.schema import Stamp
 from pfedsam.exchange.store import LAST, Moment, SiteStore
+from pfedsam.files import Tensors
 from pfedsam.methods.base import Method
 from pfedsam.model import build
 from pfedsam.model.backbones import Backbone

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from pfedsam.exchange.schema import Tensors
+from pfedsam.files import Tensors
 
 
 def weighted_mean(

@@ -9,8 +9,8 @@ from typing import Any
 from pfedsam import log
 from pfedsam.errors import UserFault
 from pfedsam.exchange.claim import Claim
-from pfedsam.exchange.schema import Schema, Tensors, schema_of
-from pfedsam.files import digest, pack, unpack, write_atomic, write_json
+from pfedsam.exchange.schema import Schema, schema_of
+from pfedsam.files import Tensors, digest, pack, unpack, write_atomic, write_json
 
 KEEP = 2
 BEST = "best.safetensors"

@@ -7,16 +7,15 @@ a CPU; FLARE's own 8- and 4-bit quantisers need a GPU.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from pfedsam.config import Number
-from pfedsam.exchange.schema import Schema, Spec, Tensors
+from pfedsam.exchange.schema import Schema, Spec
+from pfedsam.files import Tensors
 
 BLOCK = 64  # values a scale, 3 % on top of int8; our choice, as in FLARE's 4-bit quantiser
-Way = Literal["up", "down"]
 
 
 @dataclass(frozen=True)

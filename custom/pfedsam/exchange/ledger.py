@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pfedsam.exchange.schema import Tensors
-from pfedsam.files import digest
+from pfedsam.files import Tensors, digest
 
 
 class Ledger:

@@ -4,14 +4,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from torch import Tensor
 
 from pfedsam import methods
 from pfedsam.config import Config
+from pfedsam.files import Tensors
 from pfedsam.model import build
 from pfedsam.model.partition import Part, tensors_of, wire_name
-
-Tensors = dict[str, Tensor]
 
 
 @dataclass(frozen=True)

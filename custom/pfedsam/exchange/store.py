@@ -7,8 +7,7 @@ from typing import Any
 
 from pfedsam import log
 from pfedsam.exchange.claim import Claim
-from pfedsam.exchange.schema import Tensors
-from pfedsam.files import facts_of, pack, unpack, write_atomic, write_json
+from pfedsam.files import Tensors, facts_of, pack, unpack, write_atomic, write_json
 
 KEEP = 3  # of a run: one to redo the round in flight, one more should the server fall back a round, and the newest
 LAST = 10**9  # a round after every other

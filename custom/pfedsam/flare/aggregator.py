@@ -13,8 +13,9 @@ from pfedsam import log
 from pfedsam.exchange.aggregate import weighted_mean
 from pfedsam.exchange.codec import decode
 from pfedsam.exchange.guard import Rejected
-from pfedsam.exchange.schema import Tensors, shared_schema
-from pfedsam.flare.context import job_config
+from pfedsam.exchange.schema import shared_schema
+from pfedsam.files import Tensors
+from pfedsam.flare.context import due, job_config
 from pfedsam.flare.filters import judge
 
 
@@ -63,11 +64,8 @@ class MeanOfSites(Aggregator):  # type: ignore[misc]
 
     def _least(self, round_: int, fl_ctx: FLContext) -> int:
         """`min_sites`, or as many as have their turn in the round, if these are fewer; at least one."""
-        config = job_config(fl_ctx)
-        if not config.every:
-            return self.min_sites
-        due = [c for c in fl_ctx.get_engine().get_clients() if config.trains(c.name, round_)]
-        return max(min(self.min_sites, len(due)), 1)
+        theirs = due(fl_ctx, round_)
+        return self.min_sites if theirs is None else max(min(self.min_sites, len(theirs)), 1)
 
     def reset(self, fl_ctx: FLContext) -> None:
         """Forget the round's updates."""

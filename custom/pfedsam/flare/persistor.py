@@ -15,8 +15,8 @@ from nvflare.fuel.utils import fobs
 from pfedsam import log
 from pfedsam.errors import UserFault
 from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints, first_tensors
-from pfedsam.exchange.schema import Tensors, schema_of
-from pfedsam.files import pack, write_atomic
+from pfedsam.exchange.schema import schema_of
+from pfedsam.files import Tensors, pack, write_atomic
 from pfedsam.flare.context import STAMP, cache, job_config, run_dir, setting, simulated, store
 from pfedsam.report.cards import shared_card
 from pfedsam.site import initial_shared

@@ -7,7 +7,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
 
-from pfedsam.flare.context import RUN, job_config
+from pfedsam.flare.context import RUN, due
 
 
 class Rounds(ScatterAndGather):  # type: ignore[misc]
@@ -32,11 +32,8 @@ class Rounds(ScatterAndGather):  # type: ignore[misc]
 
     def broadcast_and_wait(self, task: Task, fl_ctx: FLContext, min_responses: int = 1, **options: Any) -> None:
         """As FLARE's, to the sites whose turn it is."""
-        config, clients = job_config(fl_ctx), fl_ctx.get_engine().get_clients()
-        due = [client for client in clients if config.trains(client.name, self._current_round)]
-        everybody = len(due) == len(clients)
-        targets = None if everybody else due
-        fewest = min_responses if everybody else min(min_responses, len(due))
+        targets = due(fl_ctx, self._current_round)
+        fewest = min_responses if targets is None else min(min_responses, len(targets))
         super().broadcast_and_wait(task=task, fl_ctx=fl_ctx, targets=targets, min_responses=fewest, **options)
 
     def _prepare_train_task_data(self, client_task: ClientTask, fl_ctx: FLContext) -> None:

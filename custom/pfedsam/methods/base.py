@@ -17,8 +17,8 @@ from pfedsam.model.segmenter import Branches, Segmenter
 from pfedsam.train.loop import LossOf, Phase, always
 
 
-def note_received(model: Branches) -> None:
-    """Keep a copy of what the global branch trains, as the server sent it; for a `merge`."""
+def note_received(model: Branches, _config: Config, _first: bool) -> None:
+    """A `merge` that keeps a copy of what the global branch trains, as the server sent it."""
     live = model["global"].named_parameters()
     model.received = {name: p.detach().clone() for name, p in live if p.requires_grad}
 

@@ -27,9 +27,4 @@ def losses(model: Branches, batch: Batch, config: Config) -> Losses:
     return found | {"prox": config.train.prox_weight / 2 * distance(model["personal"], model.received)}
 
 
-def merge(model: Branches, _config: Config, _first: bool) -> None:
-    """Remember what came."""
-    note_received(model)
-
-
-METHOD = Method(branches, declare, losses, merge, personal="personal", global_="global")
+METHOD = Method(branches, declare, losses, note_received, personal="personal", global_="global")

@@ -4,10 +4,11 @@ Of backbones with batch norms alone (TinyViT). Scales and shifts are trained and
 stay the pretrained ones: our choice, because a batch of a few images has none worth keeping.
 """
 
+from dataclasses import replace
+
 from pfedsam.config import Config
 from pfedsam.errors import UserFault
 from pfedsam.methods import fedavg
-from pfedsam.methods.base import Method
 from pfedsam.model.partition import Declaration, Kind, Part
 
 
@@ -24,12 +25,4 @@ def declare(config: Config) -> Declaration:
     return lambda _branch, kind: Part.PRIVATE if kind is Kind.NORM else Part.SHARED
 
 
-METHOD = Method(
-    fedavg.branches,
-    declare,
-    fedavg.losses,
-    fedavg.merge,
-    personal="global",
-    global_="global",
-    trains=frozenset({Kind.NORM}),
-)
+METHOD = replace(fedavg.METHOD, declare=declare, trains=frozenset({Kind.NORM}))

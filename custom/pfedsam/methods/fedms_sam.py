@@ -4,9 +4,10 @@ SAM's IoU head and unused hyper-networks are left out, as everywhere here: the r
 trains them. Which parameters are averaged is declared, where the release asks site 0's `requires_grad`.
 """
 
+from dataclasses import replace
+
 from pfedsam.config import Config
 from pfedsam.methods import fedavg
-from pfedsam.methods.base import Method
 from pfedsam.model.partition import PRETRAINED
 from pfedsam.model.segmenter import Segmenter
 
@@ -15,13 +16,4 @@ def nothing(_branch: Segmenter, _config: Config) -> None:
     """No adapters."""
 
 
-METHOD = Method(
-    fedavg.branches,
-    fedavg.declare,
-    fedavg.losses,
-    fedavg.merge,
-    personal="global",
-    global_="global",
-    adapt=nothing,
-    trains=PRETRAINED,
-)
+METHOD = replace(fedavg.METHOD, adapt=nothing, trains=PRETRAINED)

@@ -3,9 +3,10 @@
 Adapters start alike everywhere and begin at the pretrained model: `model/adapters.py` says what the release does.
 """
 
+from dataclasses import replace
+
 from pfedsam.config import Config
 from pfedsam.methods import fedavg
-from pfedsam.methods.base import Method
 from pfedsam.model.adapters import adapt_blocks
 from pfedsam.model.segmenter import Segmenter
 
@@ -15,12 +16,4 @@ def adapters(branch: Segmenter, _: Config) -> None:
     adapt_blocks(branch.encoder)
 
 
-METHOD = Method(
-    fedavg.branches,
-    fedavg.declare,
-    fedavg.losses,
-    fedavg.merge,
-    personal="global",
-    global_="global",
-    adapt=adapters,
-)
+METHOD = replace(fedavg.METHOD, adapt=adapters)

@@ -3,9 +3,10 @@
 The honest rival of private experts: as much of the model is private, in the place where sites differ in habit.
 """
 
+from dataclasses import replace
+
 from pfedsam.config import Config
 from pfedsam.methods import fedavg
-from pfedsam.methods.base import Method
 from pfedsam.model.partition import Declaration, Kind, Part
 
 ENCODER = frozenset({Kind.LORA_A, Kind.LORA_B})
@@ -16,4 +17,4 @@ def declare(_: Config) -> Declaration:
     return lambda _branch, kind: Part.SHARED if kind in ENCODER else Part.PRIVATE
 
 
-METHOD = Method(fedavg.branches, declare, fedavg.losses, fedavg.merge, personal="global", global_="global")
+METHOD = replace(fedavg.METHOD, declare=declare)

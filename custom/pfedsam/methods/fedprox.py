@@ -1,9 +1,11 @@
 """FedProx (Li et al. 2020, equation 2): FedAvg, and a pull towards what the server sent, mu / 2 |w - w_t|^2."""
 
+from dataclasses import replace
+
 from pfedsam.config import Config
 from pfedsam.data.dataset import Batch
 from pfedsam.methods import fedavg
-from pfedsam.methods.base import Method, distance, note_received
+from pfedsam.methods.base import distance, note_received
 from pfedsam.model.segmenter import Branches
 from pfedsam.train.loop import Losses
 
@@ -14,9 +16,4 @@ def losses(model: Branches, batch: Batch, config: Config) -> Losses:
     return fedavg.losses(model, batch, config) | {"prox": config.train.prox_weight / 2 * pull}
 
 
-def merge(model: Branches, _config: Config, _first: bool) -> None:
-    """Remember what came."""
-    note_received(model)
-
-
-METHOD = Method(fedavg.branches, fedavg.declare, losses, merge, personal="global", global_="global")
+METHOD = replace(fedavg.METHOD, loss=losses, merge=note_received)

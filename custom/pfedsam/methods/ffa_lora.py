@@ -1,8 +1,9 @@
 """FFA-LoRA (Sun et al. 2024): A stays as drawn, alike everywhere; B is trained and shared. So is the decoder."""
 
+from dataclasses import replace
+
 from pfedsam.config import Config
 from pfedsam.methods import fedavg
-from pfedsam.methods.base import Method
 from pfedsam.model.partition import Declaration, Kind, Part
 
 
@@ -11,4 +12,4 @@ def declare(_: Config) -> Declaration:
     return lambda _branch, kind: Part.FROZEN if kind is Kind.LORA_A else Part.SHARED
 
 
-METHOD = Method(fedavg.branches, declare, fedavg.losses, fedavg.merge, personal="global", global_="global")
+METHOD = replace(fedavg.METHOD, declare=declare)

@@ -6,6 +6,7 @@ query and value projections, the rest of the decoder frozen but its tokens and l
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from segment_anything.modeling.transformer import Attention
@@ -14,7 +15,7 @@ from torch import Tensor
 from pfedsam.config import Config
 from pfedsam.data.dataset import Batch
 from pfedsam.methods import fedavg
-from pfedsam.methods.base import Method, note_received
+from pfedsam.methods.base import note_received
 from pfedsam.model.build import lora
 from pfedsam.model.lora import LoRALinear
 from pfedsam.model.partition import Declaration, Kind, Part, kinds
@@ -72,9 +73,4 @@ def overlap(one: Tensor, other: Tensor) -> Tensor:
     return (one * other).sum().square() / (one.square().sum() * other.square().sum()).clamp_min(1e-30)
 
 
-def merge(model: Branches, _config: Config, _first: bool) -> None:
-    """Remember what came."""
-    note_received(model)
-
-
-METHOD = Method(fedavg.branches, declare, losses, merge, personal="global", global_="global", adapt=adapters)
+METHOD = replace(fedavg.METHOD, declare=declare, loss=losses, merge=note_received, adapt=adapters)

@@ -4,10 +4,11 @@ Our protocol, the paper has none. The job begins with the last shared tensors of
 --begin STUDY/RUN`); updates are zero, so any number of newcomers may do it in one job without touching the model.
 """
 
+from dataclasses import replace
+
 from pfedsam.config import Config
 from pfedsam.data.dataset import Batch
 from pfedsam.methods import pfedsam
-from pfedsam.methods.base import Method
 from pfedsam.model.moe import balance_term
 from pfedsam.model.partition import Declaration, Kind, Part
 from pfedsam.model.segmenter import Branches
@@ -33,4 +34,4 @@ def phase(_: float) -> frozenset[Part]:
     return frozenset({Part.PRIVATE})
 
 
-METHOD = Method(pfedsam.branches, declare, losses, pfedsam.merge, personal="personal", global_="global", phase=phase)
+METHOD = replace(pfedsam.METHOD, declare=declare, loss=losses, phase=phase)

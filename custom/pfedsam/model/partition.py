@@ -56,7 +56,7 @@ DECODER = frozenset({Kind.DECODER, Kind.DECODER_LAST})
 FROZEN: dict[DecoderMode, frozenset[Kind]] = {
     "full": PRETRAINED,
     "lean": PRETRAINED | {Kind.DECODER},
-    "frozen": PRETRAINED | {Kind.DECODER, Kind.DECODER_LAST},
+    "frozen": PRETRAINED | DECODER,
 }
 
 
@@ -128,7 +128,7 @@ def _walk(module: nn.Module, prefix: str, kind: Kind, last: dict[int, Kind]) -> 
 def _factor(module: nn.Module, child: nn.Module, kind: Kind) -> Kind | None:
     if not isinstance(module, LoRA):
         return None
-    in_decoder = kind in (Kind.DECODER, Kind.DECODER_LAST)
+    in_decoder = kind in DECODER
     a, b = (Kind.DECODER_LORA_A, Kind.DECODER_LORA_B) if in_decoder else (Kind.LORA_A, Kind.LORA_B)
     return {id(module.a): a, id(module.b): b}.get(id(child))
 

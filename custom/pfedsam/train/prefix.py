@@ -8,7 +8,6 @@ not, so that a run does not depend on what the cache still holds.
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -22,19 +21,6 @@ from pfedsam.model.segmenter import Branches
 from pfedsam.train.precision import autocast
 
 Entry = dict[str, Tensor]  # "hidden" (h, w, c) or (c, h, w) bfloat16; "label" (L, L) uint8
-
-
-class Shelf(Protocol):
-    """Where entries lie."""
-
-    def get(self, key: str) -> Entry | None:
-        """The entry, or None where it is gone."""
-
-    def put(self, key: str, entry: Entry) -> None:
-        """Keep the entry."""
-
-    def drop(self, key: str) -> None:
-        """Forget it."""
 
 
 class Memory:
