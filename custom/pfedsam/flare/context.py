@@ -92,7 +92,10 @@ def simulated(fl_ctx: FLContext) -> bool:
 
 def due(fl_ctx: FLContext, round_: int) -> list[Client] | None:
     """The connected sites whose turn the round is; None if it is everybody's."""
-    config, clients = job_config(fl_ctx), fl_ctx.get_engine().get_clients()
+    config = job_config(fl_ctx)
+    if not config.every:
+        return None
+    clients = fl_ctx.get_engine().get_clients()
     theirs = [client for client in clients if config.trains(client.name, round_)]
     return theirs if len(theirs) < len(clients) else None
 
