@@ -27,7 +27,7 @@ from typing import Any
 import psutil
 import yaml
 
-from pfedsam.cli import tell_on_console
+from pfedsam.cli.console import tell
 from pfedsam.errors import UserFault
 from pfedsam.flare.admin import Admin
 from pfedsam.flare.watch import Outcome, Patience, watch
@@ -256,7 +256,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, help="submit, watch: change the number of rounds")
     options = parser.parse_args(arguments)
     federation = Federation(options.home.resolve())
-    tell_on_console()
+    tell()
     try:
         print(serve(federation, options))
     except UserFault as fault:

@@ -1,0 +1,38 @@
+"""The command line: what FLARE's own `nvflare` does not do. One module a verb, imported when it is served.
+
+A verb's module has HELP (a line), EXAMPLE (a command that works), `arguments(parser)` and `serve(options)`.
+Exit codes: 0 done; 1 done, and the answer is no (a check that failed); 2 the input is at fault.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from pfedsam.errors import UserFault
+
+VERBS = ("render", "watch", "convert", "synthetic")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb and return its exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        return int(options.serve(options) or 0)
+    except UserFault as fault:
+        print(f"pfedsam: {fault}", file=sys.stderr)
+        return 2
+
+
+def parser() -> argparse.ArgumentParser:
+    """All verbs, with an example each."""
+    whole = argparse.ArgumentParser(
+        prog="pfedsam", description="Federated fine-tuning of SAM: what nvflare's own verbs do not do."
+    )
+    verbs = whole.add_subparsers(required=True, metavar="VERB")
+    for name in VERBS:
+        module = import_module(f"pfedsam.cli.{name}")
+        verb = verbs.add_parser(name, help=module.HELP, description=module.HELP, epilog=f"example: {module.EXAMPLE}")
+        module.arguments(verb)
+        verb.set_defaults(serve=module.serve)
+    return whole

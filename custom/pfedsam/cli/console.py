@@ -1,0 +1,31 @@
+"""What a verb shows on the console: log lines, progress, JSON."""
+
+import json
+import logging
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+
+
+def tell() -> None:
+    """Show this package's own messages, and no other's, on the console."""
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(logging.Filter("pfedsam"))
+    logging.getLogger("pfedsam").setLevel(logging.INFO)
+
+
+def tracked(things: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+    """`things`, with a bar on stderr while they are gone through; nothing where stderr is no terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        yield from bar.track(things, total=total, description=what)
+
+
+def say(answer: dict[str, Any]) -> None:
+    """One JSON object on stdout, for scripts."""
+    print(json.dumps(answer, indent=2, ensure_ascii=False))

@@ -1,0 +1,19 @@
+"""pfedsam convert: a published .pth as safetensors."""
+
+import argparse
+from pathlib import Path
+
+HELP = "convert a published .pth to safetensors, once"
+EXAMPLE = "pfedsam convert weights/sam_vit_b_01ec64.pth"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What the verb takes."""
+    parser.add_argument("file", type=Path)
+
+
+def serve(options: argparse.Namespace) -> None:
+    """Convert the file."""
+    from pfedsam.model.weights import convert
+
+    print(f"wrote {convert(options.file)}")

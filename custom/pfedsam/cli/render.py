@@ -1,0 +1,38 @@
+"""pfedsam render: a job folder that brings its own code."""
+
+import argparse
+from pathlib import Path
+
+from pfedsam.jobs import render
+
+HELP = "write a job folder that brings its own code, for the console and nvflare job submit"
+EXAMPLE = "pfedsam render jobs/pfedsam /tmp/job --set train.lr=3e-4 --set seed=1"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What the verb takes."""
+    add = parser.add_argument
+    add("job", type=Path, help="a folder of jobs/")
+    add("out", type=Path, help="the folder to write; must not exist")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
+    add("--rounds", type=int, help="change the number of rounds")
+    add("--continue", dest="continues", default="", metavar="RUN", help="go on with a run, by its name or latest")
+    add("--begin", default="", metavar="STUDY/RUN", help="start from the shared tensors of a finished run")
+    add("--no-code", action="store_true", help="leave the code out: sites have it installed")
+    add("--sites", help="names of simulated sites, by comma; default: all that connect")
+
+
+def serve(options: argparse.Namespace) -> None:
+    """Write the job."""
+    render(
+        options.job,
+        options.out,
+        changes=options.set,
+        rounds=options.rounds,
+        code=not options.no_code,
+        sites=options.sites.split(",") if options.sites else None,
+        run=options.continues,
+        continues=bool(options.continues),
+        begin=options.begin,
+    )
+    print(f"wrote {options.out}; submit it with: nvflare job submit -j {options.out}")

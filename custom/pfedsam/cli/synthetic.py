@@ -1,0 +1,24 @@
+"""pfedsam synthetic: a synthetic site's files."""
+
+import argparse
+from pathlib import Path
+
+HELP = "write a synthetic site's images, masks and datalist"
+EXAMPLE = "pfedsam synthetic /tmp/site-1 --site site-1 --train 48"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What the verb takes."""
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--site", default="site-1", help="a demo site's name, or any other")
+    parser.add_argument("--seed", type=int, default=0)
+    for split, count in (("train", 48), ("val", 8), ("test", 16)):
+        parser.add_argument(f"--{split}", type=int, default=count)
+
+
+def serve(options: argparse.Namespace) -> None:
+    """Write the site."""
+    from pfedsam.data.synthetic import write_site
+
+    counts = {split: getattr(options, split) for split in ("train", "val", "test")}
+    print(f"wrote {write_site(options.out, options.site, counts, options.seed)}")

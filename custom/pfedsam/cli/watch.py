@@ -1,0 +1,28 @@
+"""pfedsam watch: submit a job and bring its run to the last round."""
+
+import argparse
+from pathlib import Path
+
+from pfedsam.cli import console
+
+HELP = "submit a rendered job and bring its run to the last round, whatever dies meanwhile"
+EXAMPLE = "pfedsam watch /tmp/job --kit kits/lead@hub.org --out results"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What the verb takes."""
+    parser.add_argument("job", type=Path, help="a folder that pfedsam render wrote")
+    parser.add_argument("--kit", type=Path, required=True, help="your startup kit")
+    parser.add_argument("--out", type=Path, default=Path("results"), help="where results are downloaded to")
+    parser.add_argument("--continue", dest="continues", default="", metavar="RUN", help="go on with this run")
+
+
+def serve(options: argparse.Namespace) -> None:
+    """Watch until the run has ended."""
+    from pfedsam.flare.admin import Admin
+    from pfedsam.flare.watch import watch
+
+    console.tell()
+    with Admin(options.kit.resolve()) as admin:
+        outcome = watch(options.job, admin, out=options.out.resolve(), continues=options.continues)
+    print(f"run {outcome.run} ended after {len(outcome.ends)} jobs; results: {outcome.folder}")
