@@ -52,6 +52,7 @@ class Facts:
         whole: whether the frozen base is in the file.
         versions: of the software that wrote it.
         sha256: of the tensors.
+        settings: the settings as the job wrote them, one line of JSON; empty: as `config` writes them.
     """
 
     config: Config
@@ -61,6 +62,7 @@ class Facts:
     whole: bool = False
     versions: dict[str, str] = field(default_factory=dict)
     sha256: str = ""
+    settings: str = ""
 
 
 def branches(config: Config, *, private: bool) -> tuple[str, ...]:
@@ -85,7 +87,7 @@ def header(facts: Facts, payload: str) -> dict[str, str]:
         "private_round": _text(origin.private_round),
         "base": origin.base,
         "config": facts.config_hash,
-        SETTINGS: facts.config.text(),
+        SETTINGS: facts.settings or facts.config.text(),
         "branches": " ".join(facts.branches),
         "whole": str(facts.whole).lower(),
         "versions": json.dumps(versions(), sort_keys=True),
@@ -145,6 +147,7 @@ def facts_in(lines: dict[str, str]) -> Facts:
         whole=lines["whole"] == "true",
         versions=json.loads(lines["versions"]),
         sha256=lines[PAYLOAD],
+        settings=lines[SETTINGS],
     )
 
 

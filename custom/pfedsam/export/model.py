@@ -65,7 +65,7 @@ class Predictor:
         Raises:
             UserFault: the file does not hold that branch.
         """
-        name = self._branch(branch)
+        name = self.branch_name(branch)
         image = ((images - self.mean) / self.std).to(self.device)
         with autocast(self.device, self.config.train.precision):
             found: Tensor = self.model(image, (name,))[name]
@@ -83,7 +83,12 @@ class Predictor:
             unfit(maps, (picture.shape[1], picture.shape[2]), self.size), exclusive=self.config.model.exclusive
         )
 
-    def _branch(self, role: str) -> str:
+    def branch_name(self, role: str) -> str:
+        """The name in `model` of the branch that plays a role.
+
+        Raises:
+            UserFault: the file does not hold it.
+        """
         if role not in self.branches:
             raise UserFault(
                 expected=f"a branch that the model file holds ({', '.join(self.branches)})",

@@ -27,10 +27,10 @@ def write_site_files(site: Site, scores: Scores, folder: Path, trained: dict[str
     facts = {"site": site.name, "run": trained["run"], "config": stamp.config, "base": stamp.base}
     settings = {SETTINGS: site.config.text()}
     if private := site.private():
-        write_atomic(folder / "private.safetensors", pack(private, facts | trained | settings))
+        write_atomic(folder / "private.safetensors", pack(private, facts | trained | settings | {"part": "private"}))
         write_atomic(folder / "private.md", private_card(site.config, facts | trained, site.name).encode())
     if shared := site.shared():
-        write_atomic(folder / "shared.safetensors", pack(shared, facts | settings))
+        write_atomic(folder / "shared.safetensors", pack(shared, facts | settings | {"part": "shared"}))
         write_atomic(folder / "shared.md", shared_card(site.config, facts).encode())
     cases = [site.data["test"].slices[case[0]].image.name for case in site.data["test"].cases()]
     write_json(
