@@ -176,7 +176,7 @@ def inference(config: Config, branch: str) -> dict[str, Any]:
         "print_log": False,
     }
     return {
-        "imports": ["$import glob", "$import numpy as np", "$import torch", "$import pfedsam.export.bundle"],
+        "imports": ["$import glob", "$import numpy as np", "$import torch", "$import pfedsam.export.bundle as bundle"],
         "bundle_root": ".",
         "dataset_dir": "$@bundle_root + '/images'",
         "output_dir": "$@bundle_root + '/eval'",
@@ -207,7 +207,7 @@ def inference(config: Config, branch: str) -> dict[str, Any]:
                 saved,
             ],
         },
-        "run": ["$pfedsam.export.bundle.run(@dataset, @inferer, @network, @postprocessing)"],
+        "run": ["$bundle.run(@dataset, @inferer, @network, @postprocessing)"],
     }
 
 
