@@ -91,9 +91,9 @@ def run(
     """Predict each item's `image` into its `pred` and hand it to `after`; returns how many there were."""
     count = 0
     for item in dataset:
-        image = item["image"]
-        with torch.no_grad():
-            item["pred"] = MetaTensor(inferer(image[None], network)[0], meta=image.meta)
+        image: MetaTensor = item["image"]
+        found = inferer(image.as_tensor()[None], network)[0]
+        item["pred"] = MetaTensor(found, meta=image.meta)
         after(item)
         count += 1
     return count

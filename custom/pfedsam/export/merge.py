@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pfedsam.model.lora import LoRA, LoRALinear
-from pfedsam.model.moe import LocalMoE, route
+from pfedsam.model.moe import LocalMoE, by_window, route
 from pfedsam.model.segmenter import Segmenter
 
 
@@ -38,10 +38,13 @@ class Dense(nn.Module):
     def __init__(self, moe: LocalMoE) -> None:
         super().__init__()
         self.score, self.experts = moe.gate.score, moe.experts
-        self.top_k, self.multiplied = moe.top_k, moe.multiplied
+        self.top_k, self.multiplied, self.window = moe.top_k, moe.multiplied, moe.window
 
     def forward(self, h: Tensor) -> Tensor:
         """(B, r, H, W) -> (B, r, H, W)."""
+        return by_window(h, self.window, self._mixture)
+
+    def _mixture(self, h: Tensor) -> Tensor:
         gates, chosen = route(self.score(h.mean((2, 3))), self.top_k)
         weights = gates * chosen if self.multiplied else chosen
         out = h
