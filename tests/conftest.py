@@ -1,6 +1,7 @@
 """Fixtures that several rooms' tests have in common."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,10 @@ import torch
 
 from pfedsam.config import Config, from_dict
 from pfedsam.data.synthetic import write_site
-from pfedsam.site import Places, Site
+from pfedsam.export.facts import Facts, Origin, branches
+from pfedsam.export.model import save
+from pfedsam.model import build
+from pfedsam.site import Places, Site, initial_shared
 
 ROOT = Path(__file__).parent.parent
 TINY = ("train.max_steps=2", "train.epochs=1", "data.train=4", "data.val=2", "data.test=2", "model.image_size=64")
@@ -53,3 +57,34 @@ def open_site(hospital: Path, tmp_path: Path):
         return Site(name, config, Places(hospital, tmp_path / "store"))
 
     return build
+
+
+def after_a_round(open_site: Callable[[Config], Site], config: Config) -> Site:
+    """A site after one round of two steps, its model as it predicts."""
+    site = open_site(config)
+    site.receive(initial_shared(config)[0])
+    site.train(0, 2)
+    site.recall(site.shared())
+    return site
+
+
+def model_facts(site: Site, *, private: bool = True) -> Facts:
+    """What the model file of `site` says."""
+    origin = Origin(site.base, site.name if private else "", "run", 1, 1 if private else None)
+    return Facts(site.config, site.config.digest(), origin, branches(site.config, private=private))
+
+
+def save_model(site: Site, path: Path, *, base: bool = False) -> Path:
+    """The model file of `site`, written to `path`."""
+    whole = build.backbone(site.config.model) if base else None
+    save(path, model_facts(site), site.shared(), site.private(), base=whole)
+    return path
+
+
+@pytest.fixture(scope="session")
+def model_file(hospital: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported model of site-1; not to be changed."""
+    folder = tmp_path_factory.mktemp("model")
+    torch.set_num_threads(1)
+    site = after_a_round(lambda config: Site("site-1", config, Places(hospital, folder / "store")), tiny())
+    return save_model(site, folder / "model.safetensors")

@@ -72,7 +72,7 @@ class LoRALinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """W0 x + detour(x), (B, H, W, d_out), of tokens (B, H, W, d_in)."""
         detours = (self.lora, *self.beside)
-        shares = [detour(share) for detour, share in zip(detours, x.chunk(len(detours)), strict=True)]
+        shares = [detour(share) for detour, share in zip(detours, _apart(x, len(detours)), strict=True)]
         return cast(Tensor, self.base(x)) + _together(shares)
 
     def constant(self, token: Tensor) -> Tensor:
@@ -94,9 +94,14 @@ class PostAdapter(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         detours = (self.lora, *self.beside)
-        tokens = x.permute(0, 2, 3, 1).chunk(len(detours))
+        tokens = _apart(x.permute(0, 2, 3, 1), len(detours))
         shares = [detour(share) for detour, share in zip(detours, tokens, strict=True)]
         return x + _together(shares).permute(0, 3, 1, 2)
+
+
+def _apart(x: Tensor, branches: int) -> Sequence[Tensor]:
+    """Each branch's share of a batch; a single branch's graph stays free of the batch's size, for export."""
+    return (x,) if branches == 1 else x.chunk(branches)
 
 
 def _together(shares: list[Tensor]) -> Tensor:

@@ -5,6 +5,7 @@
 Every parameter in here is private: it never leaves the site.
 """
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -95,13 +96,7 @@ class LocalMoE(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """h + the chosen experts' sum, (B, r, H, W); keeps the load-balance term in `balance`."""
-        if not self.window:
-            return self._mixture(h)
-        batch, _, height, width = h.shape
-        grown = F.pad(h, (0, -width % self.window, 0, -height % self.window))
-        windows = cut(grown.permute(0, 2, 3, 1), self.window, self.window)
-        mixed = self._mixture(windows.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return join(mixed, batch, *grown.shape[2:]).permute(0, 3, 1, 2)[..., :height, :width]
+        return by_window(h, self.window, self._mixture)
 
     def _mixture(self, h: Tensor) -> Tensor:
         clean, scores, deviation = self.gate(h)
@@ -110,6 +105,17 @@ class LocalMoE(nn.Module):
             self.balance = balance(gates, load(clean, scores, deviation, self.top_k))
         weights = gates if self.multiplied else torch.ones_like(gates)
         return mix(h, self.experts, weights * chosen, chosen)
+
+
+def by_window(h: Tensor, side: int, mixture: Callable[[Tensor], Tensor]) -> Tensor:
+    """`mixture` of each window of the map alone, (B, r, H, W); of the whole map where `side` is 0."""
+    if not side:
+        return mixture(h)
+    batch, _, height, width = h.shape
+    grown = F.pad(h, (0, -width % side, 0, -height % side))
+    windows = cut(grown.permute(0, 2, 3, 1), side, side)
+    mixed = mixture(windows.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    return join(mixed, batch, *grown.shape[2:]).permute(0, 3, 1, 2)[..., :height, :width]
 
 
 def route(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:

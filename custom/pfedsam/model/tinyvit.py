@@ -43,7 +43,7 @@ class TinyViTBlock(nn.Module):
     def _attention(self, x: Tensor) -> Tensor:
         q, kv = self._heads(self.attn.qkv(self.attn.norm(x)))
         _, padding = self._heads(self._padding())
-        padding = padding.repeat_interleave(len(x) // len(padding), 0)
+        padding = padding.repeat_interleave(x.shape[0] // padding.shape[0], 0)
         return cast(Tensor, self.attn.proj(windowed(q, kv, padding, self.window_size, self._attend)))
 
     def _heads(self, qkv: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,7 +65,7 @@ class TinyViTBlock(nn.Module):
         k, v = kv[..., : self.attn.key_dim], kv[..., self.attn.key_dim :]
         scores = (q.flatten(1, 2).transpose(1, 2) * self.attn.scale) @ k.transpose(-2, -1) + bias
         found: Tensor = scores.softmax(-1) @ v
-        return found.transpose(1, 2).reshape(len(q), height, width, -1)
+        return found.transpose(1, 2).reshape(q.shape[0], height, width, -1)
 
     def _bias(self) -> Tensor:
         """The bias of each pair of tokens, (heads, side^2, side^2); looked up once where it is frozen."""

@@ -43,7 +43,7 @@ class ViTBlock(nn.Module):
     def _attention(self, x: Tensor) -> Tensor:
         heads = (3, self.attn.num_heads, -1)
         qkv = self.attn.qkv(x).view(*x.shape[:3], *heads)
-        padding = self.attn.qkv.bias.view(heads)[None, 1:].expand(len(x), -1, -1, -1)  # W 0 + b
+        padding = self.attn.qkv.bias.view(heads)[None, 1:].expand(x.shape[0], -1, -1, -1)  # W 0 + b
         found = windowed(qkv[..., 0, :, :], qkv[..., 1:, :, :], padding, self.window_size or x.shape[1], self._attend)
         return cast(Tensor, self.attn.proj(found))
 
@@ -64,7 +64,7 @@ class ViTBlock(nn.Module):
         k, v = kv.flatten(1, 2).permute(2, 0, 3, 1, 4)
         held = torch.cat([k, _coordinates(side, k.dtype, k.device).expand(*k.shape[:3], -1)], -1)
         found: Tensor = (asked @ held.transpose(-2, -1)).softmax(-1) @ v
-        return found.transpose(1, 2).reshape(len(q), height, width, -1)
+        return found.transpose(1, 2).reshape(q.shape[0], height, width, -1)
 
 
 @cache

@@ -42,7 +42,7 @@ def spans(length: int, side: int) -> list[slice]:
 
 def cut(x: Tensor, height: int, width: int) -> Tensor:
     """(B, H, W, ...) to windows row by row, (B * n, height, width, ...); they must fit."""
-    batch, rows, columns = len(x), x.shape[1] // height, x.shape[2] // width
+    batch, rows, columns = x.shape[0], x.shape[1] // height, x.shape[2] // width
     grid = x.reshape(batch, rows, height, columns, width, *x.shape[3:]).transpose(2, 3)
     return grid.flatten(0, 2)
 

@@ -1,0 +1,105 @@
+"""pfedsam export: a run's model as one file, with its card; ONNX and a MONAI bundle if wanted."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from pfedsam.cli.console import say, tracked
+
+HELP = "write a run's model as one file with its card; if wanted also ONNX and a MONAI bundle"
+EXAMPLE = "pfedsam export runs/pfedsam --site site-1 --out model.safetensors"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What the verb takes."""
+    add = parser.add_argument
+    add("folder", type=Path, nargs="?", default=Path(), help="a simulator's workspace, a run folder, a downloaded job")
+    add("--out", type=Path, required=True, metavar="FILE", help="the model file to write; its card is put beside it")
+    add("--site", default="", help="whose private part to take; default: the folder's own, if it is a site's")
+    add("--global-only", action="store_true", help="leave the private part out: for those outside the site")
+    add(
+        "--shared",
+        type=Path,
+        metavar="FILE",
+        help="another file of shared tensors, e.g. models/shared.best.safetensors",
+    )
+    add(
+        "--store",
+        type=Path,
+        metavar="DIR",
+        help="take the private part from this site store, as last trained in the run",
+    )
+    add("--settings", type=Path, metavar="FILE", help="the job's pfedsam.json, where the run's files do not hold it")
+    add("--with-base", action="store_true", help="put the frozen base in: loads without its weight file, but is large")
+    add("--weights", type=Path, metavar="DIR", help="folder of pretrained weight files; default: PFEDSAM_WEIGHTS")
+    add("--branch", choices=("global", "personal"), help="of --onnx and --bundle; default: personal where it is in")
+    add("--onnx", type=Path, metavar="FILE", help="also write the branch as an ONNX graph")
+    add("--bundle", type=Path, metavar="DIR", help="also write a MONAI bundle; must not exist")
+    add("--json", action="store_true", help="say as JSON what was written")
+
+
+def serve(options: argparse.Namespace) -> None:
+    """Write what is asked for."""
+    from pfedsam.export.card import card
+    from pfedsam.export.facts import read_facts
+    from pfedsam.export.model import save
+    from pfedsam.export.source import Place, gather
+    from pfedsam.files import write_atomic
+    from pfedsam.model import build
+
+    place = Place(
+        options.folder, options.site, options.shared, options.store, options.settings, alone=options.global_only
+    )
+    source = gather(place)
+    base = build.backbone(source.facts.config.model, options.weights) if options.with_base else None
+    save(options.out, source.facts, source.shared, source.private, base=base)
+    facts = read_facts(options.out)
+    text = card(source, facts, options.out, options.folder)
+    write_atomic(options.out.with_suffix(".md"), text.encode())
+    wrote: dict[str, Any] = {
+        "model": str(options.out),
+        "card": str(options.out.with_suffix(".md")),
+        "branches": facts.branches,
+    }
+    wrote |= _more(options, facts.branches, text)
+    if options.json:
+        say(wrote)
+    else:
+        _tell(wrote)
+
+
+def _more(options: argparse.Namespace, branches: tuple[str, ...], text: str) -> dict[str, Any]:
+    """The graph and the bundle, where they are asked for."""
+    branch = options.branch or branches[-1]
+    done: dict[str, Any] = {}
+    works = [name for name in ("onnx", "bundle") if getattr(options, name)]
+    for work in tracked(works, "exporting") if works else ():
+        if work == "onnx":
+            done |= _onnx(options, branch)
+        else:
+            from pfedsam.export.bundle import write_bundle
+
+            write_bundle(options.out, options.bundle, branch, text)
+            done["bundle"] = str(options.bundle)
+    return done
+
+
+def _onnx(options: argparse.Namespace, branch: str) -> dict[str, Any]:
+    from pfedsam.export.model import load
+    from pfedsam.export.onnx import export_onnx
+
+    model = load(options.out, options.weights, device="cpu", precision="fp32")
+    return {
+        "onnx": str(options.onnx),
+        "onnx_branch": branch,
+        "onnx_deviation": export_onnx(model, options.onnx, branch),
+    }
+
+
+def _tell(wrote: dict[str, Any]) -> None:
+    print(f"wrote {wrote['model']} ({', '.join(wrote['branches'])}) and its card {wrote['card']}")
+    if "onnx" in wrote:
+        deviation = f"{wrote['onnx_deviation']:.0e}"
+        print(f"wrote {wrote['onnx']} ({wrote['onnx_branch']} branch; in onnxruntime within {deviation} of torch)")
+    if "bundle" in wrote:
+        print(f"wrote {wrote['bundle']}; its docs/README.md says how to run it")

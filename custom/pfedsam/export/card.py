@@ -1,0 +1,180 @@
+"""The model card beside an exported file: what it is for, what it learned from, how good it was, what is in it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pfedsam.export.facts import Facts
+from pfedsam.export.source import Source
+from pfedsam.report.cards import USE
+from pfedsam.train.metrics import METRICS, CaseScore, summary
+
+Row = dict[str, float | int | None]
+BASES = {
+    "demo": ("the demonstration backbone that ships with pfedsam, pretrained on synthetic images", "that of pfedsam"),
+    "tiny_vit": ("MobileSAM (TinyViT-5M), github.com/ChaoningZhang/MobileSAM", "Apache-2.0"),
+    "vit_b": ("SAM ViT-B, github.com/facebookresearch/segment-anything", "Apache-2.0"),
+    "vit_l": ("SAM ViT-L, github.com/facebookresearch/segment-anything", "Apache-2.0"),
+    "vit_h": ("SAM ViT-H, github.com/facebookresearch/segment-anything", "Apache-2.0"),
+}
+READINGS = {
+    "R1": "the site's own LoRA, decoder and experts, begun from the shared ones",
+    "R2": "the shared LoRA and decoder with the site's experts",
+    "R3": "the shared LoRA and decoder taken over each round, trained on at the site, with its experts",
+    "post": "as R3, LoRA and experts behind the encoder",
+}
+
+
+def card(source: Source, facts: Facts, file: Path, folder: Path | None = None) -> str:
+    """The card as Markdown; it holds counts and means, never the name of a case, a file or a patient.
+
+    Args:
+        facts: of the file as it was written.
+        file: the exported file; its name alone enters.
+        folder: the run's, where a site keeps the scores of its final test.
+    """
+    parts = (
+        _title(facts, file),
+        _use(facts),
+        _data(source, facts),
+        _scores(source, facts, folder),
+        _how(source, facts),
+        _inside(facts),
+        _licences(facts),
+    )
+    return "\n".join(line for part in parts for line in (*part, "")) + "\n"
+
+
+def means(source: Source, site: str, folder: Path | None = None) -> dict[str, Row]:
+    """Means on the test split by role: of the site, of all sites where it is none's; empty where unknown."""
+    final = source.results.get("final", {})
+    if not site:
+        return {role: row for role, row in final.get("mean", {}).items() if _any(row)}
+    rows: dict[str, Row] = final.get("sites", {}).get(site) or (_own(folder, site) if folder else {})
+    return {role: row for role, row in rows.items() if row and _any(row)}
+
+
+def _title(facts: Facts, file: Path) -> tuple[str, ...]:
+    whose = f"site {facts.origin.site}, personal and global branch" if _private(facts) else "global branch, all sites"
+    return (
+        f"# Model of study {facts.config.study}: {whose}",
+        "",
+        f"File: `{file.name}`. sha256 of its tensors: `{facts.sha256}`.",
+    )
+
+
+def _use(facts: Facts) -> tuple[str, ...]:
+    m = facts.config.model
+    return (
+        "## Use",
+        "",
+        f"- For: proposing masks of {m.num_classes} class(es) on 2-D images like those it was trained on, without a"
+        " prompt; a person who can judge them corrects them.",
+        "- Not for: diagnosis or treatment without review; other organs, modalities, scanners or populations than"
+        " those it was tested on; images for which nobody has checked it.",
+        f"- {USE}",
+    )
+
+
+def _data(source: Source, facts: Facts) -> tuple[str, ...]:
+    kind = "synthetic images" if facts.config.data.source == "synthetic" else "the sites' own images"
+    slices = _slices(source.results)
+    lines = ["## Data", "", f"- Trained on: {kind}, which stayed at the sites."]
+    if slices:
+        lines.append(f"- {len(slices)} site(s), {sum(slices.values())} training slices in all.")
+    if facts.origin.site in slices:
+        lines.append(f"- Of these {slices[facts.origin.site]} at this site.")
+    return (
+        *lines,
+        f"- Intensity: {facts.config.data.scale} to 0..1. Patients, ages, devices: [the sites fill this in].",
+    )
+
+
+def _scores(source: Source, facts: Facts, folder: Path | None) -> tuple[str, ...]:
+    rows = means(source, facts.origin.site, folder)
+    if not rows:
+        return "## Test", "", "- No scores at hand: test it on your own images before you use it."
+    where = "this site's test split" if facts.origin.site else "test split, mean over sites"
+    head = "| branch | " + " | ".join(METRICS) + " | scored | empty | false alarms |"
+    keys = (*METRICS, "scored", "empty", "false_alarms")
+    table = (f"| {role} | " + " | ".join(_cell(row.get(key)) for key in keys) + " |" for role, row in rows.items())
+    return (
+        f"## Test ({where})",
+        "",
+        head,
+        "|---" * (len(keys) + 1) + "|",
+        *table,
+        "",
+        "HD95 and ASSD in mm, or pixels where files know no spacing. `before`: the model as first received.",
+    )
+
+
+def _how(source: Source, facts: Facts) -> tuple[str, ...]:
+    config, origin, m = facts.config, facts.origin, facts.config.model
+    reading = f", reading {config.reading}: {READINGS[config.reading]}" if config.method == "pfedsam" else ""
+    rounds = "unknown" if origin.round is None else str(origin.round + 1)
+    own = "" if origin.private_round is None else f"; private part last trained in round {origin.private_round}"
+    return (
+        "## How it was made",
+        "",
+        f"- Method: {config.method}{reading}; seed {config.seed}.",
+        f"- Rounds done: {rounds} (counted from 0 in the files){own}. Run: {origin.run or 'unknown'}.",
+        f"- Base: {BASES[m.backbone][0]}, at {m.image_size} px; its digest `{origin.base}`.",
+        f"- Settings: `{facts.config_hash}`, in full in the file's header.",
+        "- Software: " + ", ".join(f"{name} {version}" for name, version in facts.versions.items()) + ".",
+    )
+
+
+def _inside(facts: Facts) -> tuple[str, ...]:
+    lines = ["## What is in the file", ""]
+    lines.append("- The shared part, as every site of the study has it.")
+    if _private(facts):
+        lines.append(
+            f"- **The private part of site {facts.origin.site}, trained on its images alone. It must not be published"
+            " or leave the site:** a model can give away what it was trained on. For others: `--global-only`."
+        )
+    base = "The frozen base too." if facts.whole else "Not the frozen base: loading needs its weight file."
+    return (*lines, f"- {base}")
+
+
+def _licences(facts: Facts) -> tuple[str, ...]:
+    name, licence = BASES[facts.config.model.backbone]
+    return (
+        "## Licences",
+        "",
+        f"- Base weights ({name.split(',')[0]}): {licence}.",
+        "- Training data: [the sites fill this in: licence, consent, ethics approval].",
+        "- This model: [the study fills this in].",
+    )
+
+
+def _private(facts: Facts) -> bool:
+    return bool(facts.origin.site)
+
+
+def _slices(results: dict[str, Any]) -> dict[str, int]:
+    """Training slices by site, as last reported."""
+    return {site: row["samples"] for entry in results.get("rounds", []) for site, row in entry["sites"].items()}
+
+
+def _own(folder: Path, site: str) -> dict[str, Row]:
+    """A site's means out of the scores that it keeps of its final test."""
+    for path in (
+        folder / "cases.json",
+        folder / "pfedsam/cases.json",
+        folder / site / "simulate_job/pfedsam/cases.json",
+    ):
+        try:
+            scores = json.loads(path.read_text())["scores"]
+        except (OSError, ValueError, KeyError):
+            continue
+        return {role: summary([CaseScore(**row) for row in rows]) for role, rows in scores.items()}
+    return {}
+
+
+def _any(row: Row) -> bool:
+    return any(value is not None for value in row.values())
+
+
+def _cell(value: float | int | None) -> str:
+    return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.3f}"

@@ -1,0 +1,143 @@
+"""One branch as one ONNX graph: RGB images of 0..1 in, mask logits out."""
+
+import importlib.util
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pfedsam.errors import UserFault
+from pfedsam.export.merge import Whole, plain
+from pfedsam.export.model import Predictor
+from pfedsam.files import write_atomic
+
+OPSET = 20  # the first with GELU of its own; onnxruntime 1.17 and later run it
+CLOSE = 1e-4  # logits of the graph against torch in float32, relative to the largest logit where that exceeds 1
+TRY = 2  # images that the graph is traced and checked with
+FITTED = "longest side scaled to {size}, zeros right and below"
+LARGE = 2**31 - 2**20  # bytes: protobuf holds no more
+
+
+def export_onnx(model: Predictor, path: Path, branch: str) -> float:
+    """Write `branch` as an ONNX graph to `path`, checked in onnxruntime; returns its greatest deviation from torch.
+
+    Input `image`: float32 (batch, 3, S, S), RGB of 0..1, fitted as by `data.dataset.fit`; normalisation is inside.
+    Output `logits`: float32 (batch, outputs, h, h). The batch is dynamic, S is not. LoRA is merged into the weights;
+    where experts stand in its bottleneck the graph holds them and their gate.
+
+    Args:
+        model: loaded with precision "fp32", on the CPU.
+
+    Raises:
+        UserFault: the packages are missing, or the graph does not compute what torch does.
+    """
+    _needed()
+    whole = Whole(plain(model.model[model.branch_name(branch)]), model.mean, model.std).eval()
+    image = torch.rand(TRY, 3, model.size, model.size, generator=torch.Generator().manual_seed(0))
+    program = _program(whole, image)
+    program.model.metadata_props.update(_notes(model, branch))
+    data = _bytes(program)
+    error = max(_deviation(data, model, image[:n], branch) for n in (1, TRY))
+    write_atomic(path, data)
+    return error
+
+
+def _needed() -> None:
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserFault(
+            expected="the packages that ONNX export needs",
+            came=f"no {', '.join(missing)}",
+            do="pip install 'pfedsam[onnx]'",
+        )
+
+
+def _program(whole: Whole, image: torch.Tensor) -> Any:
+    """The graph, traced with a dynamic batch."""
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    with torch.no_grad(), _quiet():
+        whole(image)  # fills the tables that are computed once, with real tensors
+        program = torch.export.export(whole, (image,), dynamic_shapes={"image": {0: batch}})
+        return torch.onnx.export(
+            program, dynamo=True, opset_version=OPSET, input_names=["image"], output_names=["logits"], verbose=False
+        )
+
+
+def _bytes(program: Any) -> bytes:
+    import onnx
+
+    proto = program.model_proto
+    if proto.ByteSize() > LARGE:
+        raise UserFault(
+            expected="a graph of less than 2 GB, as ONNX holds in one file",
+            came=f"{proto.ByteSize() / 2**30:.1f} GiB",
+            do="export a smaller backbone",
+        )
+    onnx.checker.check_model(proto)
+    return bytes(proto.SerializeToString())
+
+
+def _deviation(data: bytes, model: Predictor, image: torch.Tensor, branch: str) -> float:
+    """Greatest difference of the graph's logits in onnxruntime to torch's, over the largest logit if above 1.
+
+    Raises:
+        UserFault: it is beyond `CLOSE`.
+    """
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    found = torch.from_numpy(session.run(None, {"image": image.numpy()})[0])
+    expected = model.logits(image, branch)
+    error = float((found - expected).abs().max() / expected.abs().max().clamp_min(1))
+    if not error <= CLOSE:
+        raise UserFault(
+            expected=f"the graph's logits within {CLOSE} of torch's",
+            came=f"{error:.1e}",
+            do="report it with the settings; nothing was written",
+        )
+    return error
+
+
+def _notes(model: Predictor, branch: str) -> dict[str, str]:
+    """What the graph's metadata say: how to feed it and where it comes from."""
+    config, origin = model.config, model.facts.origin
+    size = model.size
+    return {
+        "input": f"image: float32 (batch, 3, {size}, {size}), RGB of 0..1, {FITTED.format(size=size)}",
+        "output": "logits: float32 (batch, outputs, h, h); " + _reading(config.model.exclusive),
+        "normalisation": "inside the graph",
+        "branch": branch,
+        "method": config.method,
+        "study": config.study,
+        "site": origin.site if branch == "personal" else "",
+        "run": origin.run,
+        "round": "" if origin.round is None else str(origin.round),
+        "base": origin.base,
+        "config": model.facts.config_hash,
+        "model_sha256": model.facts.sha256,
+        "versions": json.dumps(model.facts.versions, sort_keys=True),
+        "use": "research use; not a medical device",
+    }
+
+
+def _reading(exclusive: bool) -> str:
+    return "softmax over outputs, the first is the background" if exclusive else "sigmoid for each class"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's own chatter."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,214 @@
+"""What a run left, as one model: a site's files, its store, the server's folder, or a simulator's whole workspace."""
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pfedsam.config import from_dict, text_digest
+from pfedsam.errors import UserFault
+from pfedsam.exchange.store import LAST, Moment, SiteStore
+from pfedsam.export.facts import Facts, Origin, branches
+from pfedsam.files import SETTINGS, Tensors, facts_of, unpack
+
+STORE = "PFEDSAM_STORE"
+JOB = "simulate_job"  # FLARE's simulator gives every job this name
+SITE_FOLDERS = ("", "pfedsam", "{site}/" + JOB + "/pfedsam", "{site}")  # below the folder that the user names
+SERVER_FOLDERS = ("", "server/" + JOB, "workspace")  # the last: what `nvflare job download` unpacks
+SHARED, PRIVATE = "shared.safetensors", "private.safetensors"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where to look; what is None is found below `folder`.
+
+    Attributes:
+        folder: a site's run folder, the server's, a downloaded job, or a simulator's workspace.
+        site: whose private part to take; empty: the folder's own, where it is a site's.
+        shared: the file of shared tensors.
+        store: the folder of the site store, to take the private part from instead of the run folder.
+        settings: the job's pfedsam.json, or its results.json.
+        alone: leave the private part out.
+    """
+
+    folder: Path
+    site: str = ""
+    shared: Path | None = None
+    store: Path | None = None
+    settings: Path | None = None
+    alone: bool = False
+
+
+@dataclass(frozen=True)
+class Source:
+    """One model's parts and what is known of them.
+
+    Attributes:
+        facts: for `export.model.save`.
+        shared, private: the tensors; None: no private part.
+        results: the run's results.json; empty where the site has none.
+    """
+
+    facts: Facts
+    shared: Tensors
+    private: Tensors | None
+    results: dict[str, Any] = field(default_factory=dict)
+
+
+def gather(place: Place) -> Source:
+    """The model that lies at `place`.
+
+    Raises:
+        UserFault: something is missing, damaged, or of two runs.
+    """
+    results = _results(place.folder)
+    shared, known = _shared(place)
+    private, own = (None, {}) if place.alone else _private(place, known, results)
+    settings = _settings(place, known or own, results)
+    config, digest = from_dict(json.loads(settings)), text_digest(settings)
+    _one_run(known, own, digest)
+    base = known.get("base") or own.get("base") or str(results.get("base_hash", ""))
+    run = known.get("run") or own.get("run") or str(results.get("run", ""))
+    site = own.get("site", place.site) if private is not None else ""
+    origin = Origin(base, site, run, _round(known, results, run), _number(own.get("round")))
+    roles = branches(config, private=private is not None)
+    if not roles:
+        raise UserFault(
+            expected=f"a site's private part: method {config.method} shares nothing",
+            came="none",
+            do="name the site with --site, on its own machine",
+        )
+    return Source(Facts(config, digest, origin, roles, settings=settings), shared, private, results)
+
+
+def read(path: Path) -> tuple[Tensors, dict[str, str]]:
+    """Tensors and facts of a file of a run.
+
+    Raises:
+        UserFault: it is missing or damaged.
+    """
+    try:
+        return unpack(path.read_bytes())
+    except (OSError, ValueError) as fault:
+        came = "no such file" if isinstance(fault, FileNotFoundError) else str(fault)
+        raise UserFault(expected=f"tensors of a run in {path}", came=came, do="name the run's file") from None
+
+
+def _shared(place: Place) -> tuple[Tensors, dict[str, str]]:
+    """The shared part: the file that is named, else as the site tested it, else the server's last."""
+    if place.shared is not None:
+        return read(place.shared)
+    for path in (*_site_paths(place, SHARED), *(place.folder / f / "models" / SHARED for f in SERVER_FOLDERS)):
+        if path.is_file():
+            return read(path)
+    if _site_paths(place, PRIVATE):  # a method that shares nothing
+        return {}, {}
+    raise UserFault(
+        expected=f"a run's {SHARED} below {place.folder}",
+        came="none",
+        do="name a simulator's workspace, a run folder or a downloaded job, or the file with --shared",
+    )
+
+
+def _private(place: Place, known: dict[str, str], results: dict[str, Any]) -> tuple[Tensors | None, dict[str, str]]:
+    """The private part: from the store where one is named, else as the site tested it, else from PFEDSAM_STORE."""
+    found = [] if place.store else _site_paths(place, PRIVATE)
+    if found:
+        return read(found[0])
+    tested = bool(_site_paths(place, SHARED))  # then the method keeps nothing private
+    if folder := place.store or (os.environ.get(STORE) if place.site and not tested else None):
+        return _stored(place, Path(folder), known, results)
+    if place.site and not tested:
+        raise UserFault(
+            expected=f"files of site {place.site} below {place.folder}",
+            came="none",
+            do="correct --site, or name its store with --store, or leave --site out for the global branch",
+        )
+    return ({}, {"site": place.site}) if place.site else (None, {})
+
+
+def _stored(
+    place: Place, folder: Path, known: dict[str, str], results: dict[str, Any]
+) -> tuple[Tensors, dict[str, str]]:
+    study = from_dict(json.loads(_settings(place, known, results))).study
+    run = known.get("run") or results.get("run")
+    store = SiteStore(folder, study, place.site)
+    found = store.load(Moment(str(run), LAST) if run else None) if place.site else None
+    if found is None:
+        raise UserFault(
+            expected=f"a private part of study {study} and site {place.site or '?'} in {folder}",
+            came="none",
+            do="name the site with --site, and the folder that PFEDSAM_STORE or local/privacy.json names",
+        )
+    return {n: t for n, t in found[0].items() if "/" not in n}, {**found[1], "site": place.site}
+
+
+def _settings(place: Place, facts: dict[str, str], results: dict[str, Any]) -> str:
+    """The job's settings as one line of JSON: from the file that is named, a header, or results.json."""
+    if place.settings is not None:
+        values = _json(place.settings)
+        return from_dict(values).text() if "config" not in values else json.dumps(values["config"], sort_keys=True)
+    if SETTINGS in facts:
+        return facts[SETTINGS]
+    if "config" in results:
+        return json.dumps(results["config"], sort_keys=True)
+    raise UserFault(
+        expected="the settings of the run", came="none in its files", do="name its pfedsam.json with --settings"
+    )
+
+
+def _one_run(known: dict[str, str], own: dict[str, str], digest: str) -> None:
+    """Refuse parts that do not belong together.
+
+    Raises:
+        UserFault: other settings, another base or another run.
+    """
+    pairs: list[tuple[str, str | None, str | None]] = [
+        ("settings", facts.get("config"), digest) for facts in (known, own)
+    ]
+    pairs += [(what, known.get(what), own.get(what)) for what in ("base", "run")]
+    for what, one, other in pairs:
+        if one and other and one != other:
+            raise UserFault(
+                expected=f"shared part, private part and settings of one run (same {what})",
+                came=f"{one[:20]} and {other[:20]}",
+                do="take all of them from one run",
+            )
+
+
+def _round(known: dict[str, str], results: dict[str, Any], run: str) -> int | None:
+    """The round after which the shared part stands so: its file's, or the last that results.json knows of the run."""
+    rounds = results.get("rounds") or []
+    last = str(rounds[-1]["round"]) if rounds and results.get("run", run) == run else None
+    return _number(known.get("round", last))
+
+
+def _results(folder: Path) -> dict[str, Any]:
+    found = (folder / f / "results.json" for f in SERVER_FOLDERS)
+    return next((_json(path) for path in found if path.is_file()), {})
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        values: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as fault:
+        raise UserFault(expected=f"a JSON file at {path}", came=str(fault), do="name another file") from None
+    return values
+
+
+def _site_paths(place: Place, name: str) -> list[Path]:
+    """Files of that name that are a site's: its header says whose."""
+    if place.alone:
+        return []
+    paths = (place.folder / f.format(site=place.site) / name for f in SITE_FOLDERS if place.site or "{" not in f)
+    return [p for p in paths if p.is_file() and facts_of(p).get("site") in ((place.site,) if place.site else _any(p))]
+
+
+def _any(path: Path) -> tuple[str, ...]:
+    site = facts_of(path).get("site")
+    return (site,) if site else ()
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text else None

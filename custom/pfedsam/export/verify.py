@@ -1,0 +1,200 @@
+"""Whether a file of a run or an exported model is whole, is of the run it names, and fits the base at hand."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pfedsam.config import Config, from_dict, text_digest
+from pfedsam.errors import UserFault
+from pfedsam.exchange.schema import Schema, private_schema, schema_of, shared_schema
+from pfedsam.export.facts import FORMAT, PAYLOAD, SEAL, VERSION, seal
+from pfedsam.export.model import BASE, PRIVATE, SHARED
+from pfedsam.files import SETTINGS, Tensors, facts_of, unpack
+from pfedsam.model import build
+from pfedsam.model.prepared import assemble
+
+
+@dataclass(frozen=True)
+class Check:
+    """One answer.
+
+    Attributes:
+        name: what was checked.
+        ok: None: it could not be.
+        why: what fits, what does not, or what was missing.
+    """
+
+    name: str
+    ok: bool | None
+    why: str
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is checked, and what it is held against.
+
+    Attributes:
+        path: the file.
+        kind: "model", "shared" or "private".
+        lines: its header.
+        tensors: by name; None: they cannot be read, or do not fit their checksum.
+        config: its settings, as far as they can be known.
+        results: the run's results.json; empty: none at hand.
+        weights: folder of pretrained weight files; None: PFEDSAM_WEIGHTS.
+    """
+
+    path: Path
+    kind: str
+    lines: dict[str, str]
+    tensors: Tensors | None
+    config: Config | None = None
+    results: dict[str, Any] = field(default_factory=dict)
+    weights: Path | None = None
+
+
+def verify(path: Path, results: Path | None = None, weights: Path | None = None) -> list[Check]:
+    """Every check of the file at `path`; it is in order if none is False.
+
+    Args:
+        results: the run's results.json; None: the one in the run folder that the file lies in, if it does.
+        weights: folder of pretrained weight files; None reads PFEDSAM_WEIGHTS.
+
+    Raises:
+        UserFault: there is no such file, or the results cannot be read.
+    """
+    if not path.is_file():
+        raise UserFault(expected=f"a file at {path}", came="none", do="name an exported model or a run's tensors")
+    lines = facts_of(path)
+    known = _results(path, results)
+    tensors, fault = _tensors(path)
+    kind = _kind(lines)
+    checks = [_format(lines, kind), Check("tensors", not fault, fault or f"{len(tensors or {})}, as written (sha256)")]
+    if not kind:
+        return checks
+    subject = Subject(path, kind, lines, tensors, _config(lines, known), known, weights)
+    return checks + [check(subject) for check in (_header, _settings, _round, _parts, _base)]
+
+
+def _format(lines: dict[str, str], kind: str) -> Check:
+    if kind == "model" and lines.get("version") != str(VERSION):
+        return Check("format", False, f"version {lines.get('version')}, this software knows {VERSION}")
+    return Check("format", bool(kind), f"{kind} file" if kind else "no file of pfedsam, or its beginning is damaged")
+
+
+def _header(subject: Subject) -> Check:
+    lines = subject.lines
+    if subject.kind != "model":
+        return Check("header", None, "a run's own files have no seal on it; export seals it")
+    rest = {key: value for key, value in lines.items() if key not in (SEAL, PAYLOAD)}
+    fits = lines.get(SEAL) == seal(rest, lines.get(PAYLOAD, ""))
+    return Check("header", fits, "as written" if fits else "a line of it was changed after export")
+
+
+def _settings(subject: Subject) -> Check:
+    said, theirs = subject.lines.get("config", ""), subject.results.get("config_hash")
+    if SETTINGS in subject.lines and text_digest(subject.lines[SETTINGS]) != said:
+        return Check("settings", False, f"they do not have the digest {said[:12]} that stands beside them")
+    if theirs and theirs != said:
+        return Check("settings", False, f"{said[:12]}, those of the run are {theirs[:12]}")
+    if subject.config is None:
+        return Check(
+            "settings", None if SETTINGS not in subject.lines else False, "cannot be read from file or results"
+        )
+    return Check("settings", True, f"{said[:12]}" + (", as in results.json" if theirs else ""))
+
+
+def _round(subject: Subject) -> Check:
+    """Against results.json: of its run, and its last round, or for the best or an exported one any that it did."""
+    number, rounds = (
+        subject.lines.get("round", ""),
+        [str(entry["round"]) for entry in subject.results.get("rounds", [])],
+    )
+    if not rounds or not number:
+        return Check("round", None, f"{number or 'unknown'}; " + ("no results.json at hand" if not rounds else ""))
+    run, theirs = subject.lines.get("run"), subject.results.get("run")
+    if run and theirs and run != theirs:
+        return Check("round", False, f"of run {run}, results.json is of {theirs}")
+    last = subject.kind == "shared" and "val_dice" not in subject.lines
+    allowed = rounds[-1:] if last else rounds
+    why = f"{number}, " + ("as in results.json" if number in allowed else f"the run's rounds end with {rounds[-1]}")
+    return Check("round", number in allowed, why)
+
+
+def _parts(subject: Subject) -> Check:
+    if subject.tensors is None or subject.config is None:
+        return Check("names and shapes", None, "needs whole tensors and settings")
+    wrong: list[str] = []
+    for tensors, schema in _expected(subject, subject.config):
+        came = schema_of(tensors)
+        wrong += sorted(came.keys() ^ schema.keys()) + [n for n in schema if n in came and came[n] != schema[n]]
+    if wrong:
+        return Check("names and shapes", False, f"{len(wrong)} not as the settings ask, the first {wrong[0]}")
+    return Check("names and shapes", True, "as the method's partition asks")
+
+
+def _base(subject: Subject) -> Check:
+    said = subject.lines.get("base", "")
+    if subject.config is None:
+        return Check("base", None, "needs the settings")
+    if subject.tensors and (state := _below(BASE, subject.tensors)):
+        found, where = build.base_digest(assemble(subject.config.model, state)), "the base in the file"
+    else:
+        try:
+            found = build.base_digest(build.backbone(subject.config.model, subject.weights))
+        except UserFault as fault:
+            return Check("base", None, f"no base at hand: {fault}")
+        where = "the weights at hand"
+    fits = found == said
+    return Check("base", fits, f"{said[:12]}, as {where}" if fits else f"{said[:12]}, {where}: {found[:12]}")
+
+
+def _kind(lines: dict[str, str]) -> str:
+    """What the header says the file is; empty: nothing that is known here."""
+    if lines.get("format") == FORMAT:
+        return "model"
+    if PAYLOAD not in lines or "base" not in lines:
+        return ""
+    return str(lines.get("part") or ("private" if "site" in lines and "done" not in lines else "shared"))
+
+
+def _expected(subject: Subject, config: Config) -> Iterator[tuple[Tensors, Schema]]:
+    tensors = subject.tensors or {}
+    if subject.kind == "shared":
+        yield tensors, shared_schema(config)
+    elif subject.kind == "private":
+        yield {n: t for n, t in tensors.items() if "/" not in n}, private_schema(config)
+    else:
+        yield _below(SHARED, tensors), shared_schema(config)
+        if "personal" in subject.lines.get("branches", ""):
+            yield _below(PRIVATE, tensors), private_schema(config)
+
+
+def _below(prefix: str, tensors: Tensors) -> Tensors:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def _config(lines: dict[str, str], results: dict[str, Any]) -> Config | None:
+    try:
+        return from_dict(json.loads(lines[SETTINGS]) if SETTINGS in lines else results["config"])
+    except (KeyError, ValueError):
+        return None
+
+
+def _tensors(path: Path) -> tuple[Tensors | None, str]:
+    try:
+        return unpack(path.read_bytes())[0], ""
+    except ValueError as fault:
+        return None, str(fault)
+
+
+def _results(path: Path, named: Path | None) -> dict[str, Any]:
+    beside = path.resolve().parent.parent / "results.json"  # RUN/models/shared.safetensors
+    if named is None and not beside.is_file():
+        return {}
+    try:
+        found: dict[str, Any] = json.loads((named or beside).read_text())
+    except (OSError, ValueError) as fault:
+        raise UserFault(expected=f"a results.json at {named or beside}", came=str(fault), do="name another") from None
+    return found

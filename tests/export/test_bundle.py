@@ -1,0 +1,79 @@
+"""MONAI runs the bundle, and its masks are the model's."""
+
+import json
+from pathlib import Path
+
+import monai.bundle
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pfedsam.data import reader
+from pfedsam.errors import UserFault
+from pfedsam.export.bundle import Labels, write_bundle
+from pfedsam.export.model import load
+
+REQUIRED = (  # what MONAI's schema of metadata asks for, and for each tensor in network_data_format
+    *("schema", "version", "monai_version", "pytorch_version", "numpy_version", "required_packages_version"),
+    *("task", "description", "authors", "copyright", "network_data_format"),
+)
+TENSOR = {"type", "format", "num_channels", "spatial_shape", "dtype", "value_range"}
+
+
+@pytest.fixture(scope="module")
+def bundle(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundle") / "bundle"
+    write_bundle(model_file, folder, "personal", "# Card\n")
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:parsing config_file")  # MONAI warns of any configuration that it runs
+def test_monai_runs_it_on_a_folder_and_its_masks_are_the_model_s(bundle: Path, hospital: Path, tmp_path: Path) -> None:
+    images, rng = tmp_path / "images", np.random.default_rng(0)
+    images.mkdir()
+    drawn = sorted((hospital / "site-1/images").glob("*.png"))[0]
+    (images / "drawn.png").write_bytes(drawn.read_bytes())
+    Image.fromarray(rng.integers(0, 256, (40, 72), np.uint8)).save(images / "grey.png")  # neither square nor RGB
+    config = str(bundle / "configs/inference.json")
+    override = {"bundle_root": str(bundle), "dataset_dir": str(images), "output_dir": str(tmp_path / "masks")}
+    monai.bundle.run(meta_file=str(bundle / "configs/metadata.json"), config_file=config, **override)
+    model = load(bundle / "models/model.safetensors")
+    for path in images.glob("*.png"):
+        picture = torch.from_numpy(reader.read_image(path) / 255).permute(2, 0, 1)
+        found = np.asarray(Image.open(tmp_path / f"masks/{path.stem}_mask.png"))
+        assert np.array_equal(found, model.mask(picture, "personal")[0].numpy().astype(np.uint8)), path.name
+
+
+def test_monai_finds_the_network_s_channels_and_numbers_as_the_metadata_say(bundle: Path) -> None:
+    files = {
+        f"{kind}_file": str(bundle / f"configs/{name}.json")
+        for kind, name in (("meta", "metadata"), ("config", "inference"))
+    }
+    monai.bundle.verify_net_in_out("network_def", **files, device="cpu", any=48, bundle_root=str(bundle))
+
+
+def test_the_metadata_have_all_that_monai_s_schema_asks_for(bundle: Path) -> None:
+    known = json.loads((bundle / "configs/metadata.json").read_text())
+    assert known.keys() >= set(REQUIRED)
+    tensors = [*known["network_data_format"]["inputs"].values(), *known["network_data_format"]["outputs"].values()]
+    assert all(tensor.keys() >= TENSOR for tensor in tensors)
+    assert known["network_data_format"]["outputs"]["pred"]["channel_def"] == {"0": "class 1"}
+
+
+def test_its_readme_has_the_card_and_the_command(bundle: Path) -> None:
+    text = (bundle / "docs/README.md").read_text()
+    assert text.startswith("# Card")
+    assert "python -m monai.bundle run" in text
+    assert (bundle / "LICENSE").is_file()
+
+
+def test_the_likeliest_of_overlapping_classes_is_written() -> None:
+    logits = torch.tensor([[[2.0, -1.0, 1.0]], [[1.0, -2.0, 3.0]]])
+    assert Labels(False)(logits).tolist() == [[[1, 0, 2]]]
+    assert Labels(True)(logits).tolist() == [[[0, 0, 1]]]
+
+
+def test_a_folder_that_exists_is_left_alone(model_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserFault, match="a folder that does not exist yet"):
+        write_bundle(model_file, tmp_path, "personal", "")

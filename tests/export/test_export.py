@@ -1,0 +1,153 @@
+"""The verb finds a run's parts where runs leave them, refuses what does not belong together, and writes a card."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import tiny
+from pfedsam.cli import main
+from pfedsam.errors import UserFault
+from pfedsam.export.facts import read_facts
+from pfedsam.export.model import load
+from pfedsam.export.source import Place, gather
+from pfedsam.federation import Plan, federate
+from pfedsam.files import facts_of, pack, unpack
+from pfedsam.site import Places, Site
+
+
+def lay(hospital: Path, folder: Path, **changes: object) -> Path:
+    """A finished run's files as FLARE's simulator leaves them: the server's folder and each site's."""
+    names = ("site-1", "site-2")
+    places = {name: Places(hospital, folder / "store") for name in names}
+    record = federate(Plan(tiny(**changes), places, 2, folder / "run"))
+    server = folder / "server/simulate_job"
+    (server / "models").mkdir(parents=True)
+    shared = folder / "run/site-1/shared.safetensors"
+    if shared.exists():
+        tensors, facts = unpack(shared.read_bytes())
+        facts = {k: v for k, v in facts.items() if k not in ("site", "part")} | {"round": "1"}
+        (server / "models/shared.safetensors").write_bytes(pack(tensors, facts))
+    (server / "results.json").write_text(json.dumps(record | {"run": "run"}))
+    for name in names:
+        (folder / name / "simulate_job").mkdir(parents=True)
+        (folder / "run" / name).rename(folder / name / "simulate_job/pfedsam")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def workspace(hospital: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return lay(hospital, tmp_path_factory.mktemp("workspace"))
+
+
+def test_a_workspace_and_a_site_give_that_site_s_model(workspace: Path, hospital: Path, tmp_path: Path) -> None:
+    out = tmp_path / "model.safetensors"
+    assert main(["export", str(workspace), "--site", "site-2", "--out", str(out)]) == 0
+    facts = read_facts(out)
+    assert facts.branches == ("global", "personal")
+    assert (facts.origin.site, facts.origin.round, facts.origin.private_round) == ("site-2", 1, 1)
+    site = Site("site-2", tiny(), Places(hospital, workspace / "store"))
+    site.recall(unpack((workspace / "server/simulate_job/models/shared.safetensors").read_bytes())[0], "run")
+    image = torch.rand(1, 3, 64, 64)
+    model = load(out)
+    site.model.eval()
+    with torch.no_grad():
+        expected = site.model((image - model.mean) / model.std, ("personal",))["personal"]
+    assert torch.allclose(model.logits(image, "personal"), expected, atol=1e-6)
+
+
+def test_without_a_site_it_is_the_global_branch(workspace: Path) -> None:
+    source = gather(Place(workspace))
+    assert source.private is None
+    assert source.facts.branches == ("global",)
+
+
+def test_a_site_s_own_folder_needs_no_name(workspace: Path) -> None:
+    source = gather(Place(workspace / "site-1/simulate_job"))
+    assert source.facts.origin.site == "site-1"
+    assert source.facts.branches == ("global", "personal")
+
+
+def test_the_store_holds_the_same_private_part(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tested = gather(Place(workspace, "site-1"))
+    stored = gather(Place(workspace, "site-1", store=workspace / "store"))
+    monkeypatch.setenv("PFEDSAM_STORE", str(workspace / "store"))
+    server = gather(Place(workspace / "server/simulate_job", "site-1"))
+    assert tested.private is not None
+    for other in (stored, server):
+        assert other.private is not None
+        assert all(torch.equal(tensor, other.private[name]) for name, tensor in tested.private.items())
+        assert other.facts.origin.private_round == 1
+
+
+def test_global_only_leaves_the_private_part_out(workspace: Path, tmp_path: Path) -> None:
+    out = tmp_path / "model.safetensors"
+    assert main(["export", str(workspace), "--site", "site-1", "--global-only", "--out", str(out)]) == 0
+    assert read_facts(out).branches == ("global",)
+    assert not [name for name in unpack(out.read_bytes())[0] if name.startswith("private/")]
+    assert "must not be published" not in out.with_suffix(".md").read_text()
+
+
+def test_parts_of_two_runs_are_not_joined(workspace: Path, tmp_path: Path) -> None:
+    shared = workspace / "server/simulate_job/models/shared.safetensors"
+    tensors, facts = unpack(shared.read_bytes())
+    (tmp_path / "other.safetensors").write_bytes(pack(tensors, {**facts, "run": "another"}))
+    with pytest.raises(UserFault, match="of one run"):
+        gather(Place(workspace, "site-1", shared=tmp_path / "other.safetensors"))
+
+
+def test_settings_of_another_job_are_refused(workspace: Path, tmp_path: Path) -> None:
+    (tmp_path / "pfedsam.json").write_text('{"seed": 5}')
+    with pytest.raises(UserFault, match="same settings"):
+        gather(Place(workspace, "site-1", settings=tmp_path / "pfedsam.json"))
+
+
+@pytest.mark.parametrize("site", ["site-9", "../site-1/x"])
+def test_an_unknown_site_is_told(
+    workspace: Path, tmp_path: Path, site: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(workspace), "--site", site, "--out", str(tmp_path / "m.safetensors")]) == 2
+    assert "correct --site" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_method_that_shares_nothing_is_exported_at_a_site(hospital: Path, tmp_path: Path) -> None:
+    folder = lay(hospital, tmp_path, method="local")
+    assert gather(Place(folder, "site-1")).facts.branches == ("global", "personal")
+    with pytest.raises(UserFault, match="below"):
+        gather(Place(folder))
+
+
+def test_the_card_has_counts_and_scores_and_no_case_s_name(workspace: Path, hospital: Path, tmp_path: Path) -> None:
+    out = tmp_path / "model.safetensors"
+    assert main(["export", str(workspace), "--site", "site-1", "--out", str(out), "--json"]) == 0
+    text = out.with_suffix(".md").read_text()
+    record = json.loads((workspace / "server/simulate_job/results.json").read_text())
+    dice = record["final"]["sites"]["site-1"]["personal"]["dice"]
+    assert f"| personal | {dice:.3f} |" in text
+    assert "2 site(s), 12 training slices in all" in text
+    assert "must not be published" in text
+    assert "site-2" not in text
+    names = [path.stem for path in (hospital / "site-1/images").iterdir()]
+    assert names
+    assert not [name for name in names if name in text]
+    assert str(workspace) not in text
+
+
+def test_a_site_without_results_json_scores_from_its_own_cases(workspace: Path, tmp_path: Path) -> None:
+    out = tmp_path / "model.safetensors"
+    assert main(["export", str(workspace / "site-1/simulate_job/pfedsam"), "--out", str(out)]) == 0
+    record = json.loads((workspace / "server/simulate_job/results.json").read_text())
+    assert (
+        f"| personal | {record['final']['sites']['site-1']['personal']['dice']:.3f} |"
+        in out.with_suffix(".md").read_text()
+    )
+
+
+def test_with_its_base_the_file_says_so(workspace: Path, tmp_path: Path) -> None:
+    out = tmp_path / "model.safetensors"
+    assert main(["export", str(workspace), "--out", str(out), "--with-base"]) == 0
+    assert facts_of(out)["whole"] == "true"
+    assert "The frozen base too." in out.with_suffix(".md").read_text()
+    assert main(["verify", str(out)]) == 0

@@ -1,0 +1,107 @@
+"""The graph computes what torch does, for every way a branch can be built."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from conftest import after_a_round, save_model, tiny
+from pfedsam.errors import UserFault
+from pfedsam.export.merge import merged, plain
+from pfedsam.export.model import Predictor, load
+from pfedsam.export.onnx import CLOSE, OPSET, export_onnx
+from pfedsam.model.lora import LoRALinear, adapted
+from pfedsam.model.moe import LocalMoE
+
+READINGS: list[dict[str, Any]] = [{"reading": reading} for reading in ("R1", "R2", "post")]
+BACKBONES: list[dict[str, Any]] = [
+    {"model": {"backbone": name, "pretrained": False}, "method": method}
+    for name, method in (("tiny_vit", "pfedsam"), ("vit_b", "pfedsam"), ("tiny_vit", "fedbn"))
+]
+OTHERS: list[dict[str, Any]] = [
+    {"method": "fedmsa"},
+    {"method": "fedms_sam"},
+    {"method": "iat"},
+    {"model": {"route": "window", "image_size": 80}},
+    {"model": {"gate_multiplied": False, "interpolation": "bicubic"}},
+    {"model": {"num_classes": 2, "exclusive": True}, "train": {"loss": "ce"}},
+]
+
+
+def shaken(open_site, tmp_path: Path, **changes: Any) -> Predictor:
+    """A loaded model whose trained parts all matter: two steps of training leave them almost as drawn."""
+    site = after_a_round(open_site, tiny(**changes))
+    model = load(save_model(site, tmp_path / "model.safetensors"), device="cpu", precision="fp32")
+    for branch in model.model.names():
+        for place in adapted(model.model[branch]):
+            torch.nn.init.normal_(place.lora.b.weight, std=0.02)
+    return model
+
+
+def logits(data: bytes, images: torch.Tensor) -> torch.Tensor:
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(["logits"], {"image": images.numpy()})[0])
+
+
+def holds(model: Predictor, path: Path, branch: str) -> None:
+    assert export_onnx(model, path, branch) <= CLOSE
+    images = torch.rand(3, 3, model.size, model.size)
+    expected = model.logits(images, branch)
+    for part in (slice(0, 1), slice(0, 3)):
+        error = (logits(path.read_bytes(), images[part]) - expected[part]).abs().max() / expected.abs().max().clamp_min(
+            1
+        )
+        assert error <= CLOSE
+
+
+def test_the_graph_with_experts_computes_what_torch_does_at_any_batch_and_says_how_to_feed_it(
+    open_site, tmp_path: Path
+) -> None:
+    model = shaken(open_site, tmp_path, model={"lora_last": 2})
+    holds(model, tmp_path / "model.onnx", "personal")
+    graph = onnx.load(tmp_path / "model.onnx")
+    notes = {entry.key: entry.value for entry in graph.metadata_props}
+    assert notes["normalisation"] == "inside the graph"
+    assert notes["model_sha256"] == model.facts.sha256
+    assert graph.graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    assert {o.version for o in graph.opset_import if not o.domain} == {OPSET}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("changes", READINGS + BACKBONES + OTHERS, ids=str)
+def test_so_it_does_for_each_reading_backbone_and_method(open_site, tmp_path: Path, changes: dict[str, Any]) -> None:
+    model = shaken(open_site, tmp_path, **changes)
+    for branch in model.branches if changes.get("method", "pfedsam") == "pfedsam" else ("global",):
+        holds(model, tmp_path / f"{branch}.onnx", branch)
+
+
+@pytest.mark.parametrize("changes", [*READINGS, {}, *OTHERS], ids=str)
+def test_a_plain_branch_has_the_logits_of_the_branch(open_site, tmp_path: Path, changes: dict[str, Any]) -> None:
+    model = shaken(open_site, tmp_path, **changes)
+    image = torch.randn(2, 3, model.size, model.size)
+    for name in model.model.names():
+        branch = model.model[name]
+        found = plain(branch)
+        assert not [m for m in found.modules() if isinstance(m, LocalMoE)]
+        assert not [m for m in found.modules() if isinstance(m, LoRALinear) and m.lora.mix is None]
+        with torch.no_grad():
+            assert torch.allclose(found(image), branch(image), atol=1e-4, rtol=1e-5), name
+
+
+def test_merging_is_one_matrix_with_the_base_s_bias() -> None:
+    place = LoRALinear(torch.nn.Linear(8, 6), rank=2, alpha=4.0)
+    torch.nn.init.normal_(place.lora.b.weight)
+    tokens = torch.randn(1, 3, 3, 8)
+    assert torch.allclose(merged(place)(tokens), place(tokens), atol=1e-6)
+
+
+def test_missing_packages_are_named(model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find(name))
+    with pytest.raises(UserFault, match=r"no onnxscript.*pfedsam\[onnx\]"):
+        export_onnx(load(model_file), tmp_path / "model.onnx", "global")
+    assert not (tmp_path / "model.onnx").exists()
