@@ -1,0 +1,6 @@
+"""pfedsam report: placeholder."""
+import argparse
+HELP = "x"
+EXAMPLE = "x"
+def arguments(parser: argparse.ArgumentParser) -> None: ...
+def serve(options: argparse.Namespace) -> None: ...
