@@ -38,6 +38,7 @@ ROWS = {
 EVERY = 0.5  # seconds between looks at memory
 MEASURES = ("seconds a round", "seconds, whole run", "bytes a round, both ways", "memory of a site, MB")
 WHOLE = "memory of all, MB"
+WORK = "processor seconds, whole run"  # of one process: other work on the machine does not change it
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,8 @@ def asked(case: Case) -> dict[str, float]:
     here = Here(None, None, Path(tempfile.gettempdir()), threads=1)
     found: Diagnosis = examine(case.config, here, Setting(case.rounds, case.sites, flare=case.flare))
     values = (found.seconds.round, found.seconds.run, found.wire.up + found.wire.down, found.memory.site / 1e6)
-    return dict(zip(MEASURES, values, strict=True)) | {WHOLE: found.memory.all / 1e6}
+    more = {WHOLE: found.memory.all / 1e6, WORK: found.seconds.run * found.got}
+    return dict(zip(MEASURES, values, strict=True)) | more
 
 
 def measured(case: Case) -> dict[str, float]:
@@ -118,7 +120,8 @@ def in_process(case: Case, folder: Path) -> tuple[dict[str, Any], dict[str, floa
     command = [sys.executable, __file__, "--alone", case.name, "--rounds", str(case.rounds)]
     subprocess.run(command, check=True, env={**os.environ, "PFEDSAM_STORE": str(folder)})
     record: dict[str, Any] = json.loads((folder / "results.json").read_text())
-    return record, {"site": json.loads((folder / "peak.json").read_text()) / 1e6}
+    own = json.loads((folder / "own.json").read_text())
+    return record, {"site": own["peak"] / 1e6, WORK: own["processor"]}
 
 
 def alone(case: Case, folder: Path) -> None:
@@ -131,8 +134,9 @@ def alone(case: Case, folder: Path) -> None:
     config = case.config
     counts = {"train": config.data.train, "val": config.data.val, "test": config.data.test}
     write_site(folder / "data", "site-1", counts, config.seed)
+    began = time.process_time()
     federate(Plan(config, {"site-1": Places(folder / "data", folder / "store")}, case.rounds, folder))
-    (folder / "peak.json").write_text(str(peak()))
+    (folder / "own.json").write_text(json.dumps({"peak": peak(), "processor": time.process_time() - began}))
 
 
 def simulated(case: Case, folder: Path) -> tuple[dict[str, Any], dict[str, float]]:

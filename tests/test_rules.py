@@ -15,7 +15,8 @@ LOWER = {  # a room may import these rooms, and itself
     "methods": {"train", "model", "data"},
     "exchange": {"model", "methods"},
     "report": {"exchange", "train", "site"},
-    "flare": {"report", "exchange", "train", "data", "site", "service", "jobs"},
+    "doctor": {"service", "site", "exchange", "train", "model", "data"},
+    "flare": {"report", "exchange", "train", "data", "site", "service", "jobs", "doctor"},
 }
 FREE = {"config", "errors", "files"}
 

@@ -130,8 +130,14 @@ def _holds_for(found: "Diagnosis") -> str:
     slices = ", ".join(f"{count} {split}" for split, count in found.slices.items())
     threads = f"{found.threads} thread(s)"
     how = "a site alone on this machine with" if found.setting.sites == 1 else f"{found.setting.sites} sites, each with"
+    slow = f" Other work takes processor time: the trial got {found.got:.0%} of its own." if _busy(found) else ""
     doubt = " The counts are assumed: there are no data here." if found.assumed else ""
-    return f"Holds for {how} {threads} and {slices} slices, under the load the machine has now.{doubt}"
+    return f"Holds for {how} {threads} and {slices} slices, under the load the machine has now.{slow}{doubt}"
+
+
+def _busy(found: "Diagnosis") -> bool:
+    """Whether other work slowed the trial; of several threads some wait for others even where nothing else runs."""
+    return found.threads == 1 and found.got < 0.85
 
 
 def duration(seconds: float) -> str:

@@ -53,6 +53,7 @@ class Diagnosis:
         site: whose data it was measured on.
         slices: of each split, as counted or as the job draws them.
         assumed: the counts are not the site's, which has no data here.
+        got: of the processor time that the trial's threads could have used, what they got.
     """
 
     site: str
@@ -65,6 +66,7 @@ class Diagnosis:
     wire: Bytes
     memory: Memory
     disk: Disk
+    got: float
 
     @property
     def well(self) -> bool:
@@ -72,9 +74,7 @@ class Diagnosis:
         return all(check.ok for check in self.checks)
 
 
-def examine(
-    config: Config, here: Here, setting: Setting, told: Callable[[str], None] = lambda _: None
-) -> Diagnosis:
+def examine(config: Config, here: Here, setting: Setting, told: Callable[[str], None] = lambda _: None) -> Diagnosis:
     """Try `config` for about half a minute and say what `setting` needs.
 
     Args:
@@ -116,6 +116,7 @@ def examine(
         wire=needs.wire_bytes(config),
         memory=room,
         disk=files,
+        got=trial.got,
     )
 
 

@@ -95,7 +95,9 @@ def seconds(config: Config, trial: Trial, setting: Setting) -> Seconds:
     ready = trial.ready * share if setting.flare else 0.0
     rounds[0] += share * (trial.first + slices["test"] * trial.before) + ready
     test = share * (slices["test"] * trial.final + trial.test) + (FLARE_ROUND if setting.flare else 0.0)
-    return Seconds(trial.ready, rounds[0], rounds[-1] if len(rounds) > 1 else rounds[0] - ready, test, sum(rounds) + test)
+    return Seconds(
+        trial.ready, rounds[0], rounds[-1] if len(rounds) > 1 else rounds[0] - ready, test, sum(rounds) + test
+    )
 
 
 def new_steps(config: Config, trial: Trial, steps: int) -> int:

@@ -78,6 +78,7 @@ class Trial:
         entry: bytes of one view in the cache of the frozen front; 0 without.
         private, ledger: bytes of a generation of the site store, and of the ledger a round.
         idle, peak, vram: memory after imports, at most, and at most on the GPU.
+        got: of the processor time that its threads could have used, what the trial got; about 1 where nothing else runs.
     """
 
     ready: float
@@ -97,6 +98,7 @@ class Trial:
     idle: int = 0
     peak: int = 0
     vram: int = 0
+    got: float = 1.0
 
 
 def main() -> None:
@@ -106,7 +108,11 @@ def main() -> None:
     request = Request(**json.loads(path.read_text()))
     torch.set_num_threads(request.threads)
     torch.use_deterministic_algorithms(not torch.cuda.is_available())
-    found = replace(tried(request), idle=idle, peak=peak())
+    began = time.process_time()
+    with clock() as took:
+        found = tried(request)
+    got = min(1.0, (time.process_time() - began) / took() / request.threads)
+    found = replace(found, idle=idle, peak=peak(), got=got)
     if torch.cuda.is_available():
         found = replace(found, vram=torch.cuda.max_memory_reserved())
     write_json(path.with_suffix(".answer"), asdict(found))
@@ -252,7 +258,6 @@ def peak() -> int:
 
 def _pixels(data: Dataset, i: int) -> int:
     return data.slices[i].shape[0] * data.slices[i].shape[1]
-
 
 
 if __name__ == "__main__":

@@ -62,7 +62,9 @@ def final_chart(rows: list[SiteRow]) -> str:
 
     def draw(axes: Any) -> None:
         for i, role in enumerate(ROLES):
-            points = [(n, row.means[role]["dice"]) for n, row in enumerate(rows) if row.means[role].get("dice") is not None]
+            points = [
+                (n, row.means[role]["dice"]) for n, row in enumerate(rows) if row.means[role].get("dice") is not None
+            ]
             if points:
                 x = [n + 0.18 * (i - 1) for n, _ in points]
                 axes.plot(x, [y for _, y in points], linestyle="", **_look(i), label=role)

@@ -47,7 +47,11 @@ def without_cases(material: Material) -> Material:
 def page(material: Material, rows: list[SiteRow]) -> str:
     """The HTML text."""
     environment = Environment(
-        loader=FileSystemLoader(ASSETS), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(ASSETS),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"number": words.number, "megabytes": words.megabytes, "duration": words.duration}
     results = material.results
@@ -67,7 +71,9 @@ def page(material: Material, rows: list[SiteRow]) -> str:
         private=bool(material.pictures or material.cases),
         traffic=traffic(results),
         sent=dict(sorted(material.sent.items())),
-        refused=[(e["round"] + 1, site, why) for e in results["rounds"] for site, why in (e.get("rejected") or {}).items()],
+        refused=[
+            (e["round"] + 1, site, why) for e in results["rounds"] for site, why in (e.get("rejected") or {}).items()
+        ],
         settings=json.dumps(results["config"], indent=2, ensure_ascii=False),
         day=lambda seconds: time.strftime("%Y-%m-%d", time.gmtime(seconds)),
     )

@@ -24,10 +24,16 @@ def write_site_files(site: Site, scores: Scores, folder: Path) -> Path:
     if private := site.private():
         write_atomic(folder / "private.safetensors", pack(private, facts))
         write_atomic(folder / "private.md", private_card(site.config, facts, site.name).encode())
-    cases = [site.data["test"].slices[case[0]].image.name for case in site.data["test"].cases()]
+    firsts = [site.data["test"].slices[case[0]] for case in site.data["test"].cases()]
+    cases = [first.image.name for first in firsts]
+    patients = list(dict.fromkeys(first.group for first in firsts))
     write_json(
         folder / "cases.json",
-        {"cases": cases, "scores": {role: [asdict(s) for s in rows] for role, rows in scores.items()}},
+        {
+            "cases": cases,
+            "groups": [patients.index(first.group) for first in firsts],
+            "scores": {role: [asdict(s) for s in rows] for role, rows in scores.items()},
+        },
     )
     picked = pick([s.dice for s in scores["personal"]][:: len(scores["personal"]) // len(cases)])
     if picked:

@@ -115,7 +115,9 @@ def gained(rows: list[SiteRow]) -> str:
 
 def extremes(rows: list[SiteRow]) -> list[str]:
     """Best and worst site, by the personal branch."""
-    scored = [(row.means["personal"]["dice"], row.name) for row in rows if row.means["personal"].get("dice") is not None]
+    scored = [
+        (row.means["personal"]["dice"], row.name) for row in rows if row.means["personal"].get("dice") is not None
+    ]
     if len(scored) < 2:
         return []
     (low, worst), (high, best) = min(scored), max(scored)
@@ -179,13 +181,13 @@ def mean_of(values: list[float | None]) -> float | None:
 
 def number(value: float | None, digits: int = 3) -> str:
     """A number for people; a dash where there is none."""
-    return "–" if value is None else f"{value:.{digits}f}"
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def duration(seconds: float | None) -> str:
     """A time for people."""
     if seconds is None:
-        return "–"
+        return "-"
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -195,4 +197,4 @@ def duration(seconds: float | None) -> str:
 
 def megabytes(size: float | None) -> str:
     """A size for people."""
-    return "–" if size is None else f"{size / 1e6:.2f} MB"
+    return "-" if size is None else f"{size / 1e6:.2f} MB"
