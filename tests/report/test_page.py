@@ -157,7 +157,8 @@ def test_every_site_and_number_of_the_results_is_on_the_page(tmp_path: Path, res
     for site, roles in results["final"]["sites"].items():
         assert f'<th scope="row">{site}</th>' in text
         for metrics in roles.values():
-            assert all(f"<td>{metrics[m]:.3f}</td>" in text for m in ("dice", "iou", "hd95", "assd"))
+            assert all(f"<td>{metrics[m]:.3f}</td>" in text for m in ("dice", "iou"))
+            assert all(f"<td>{metrics[m]:.1f}</td>" in text for m in ("hd95", "assd"))
     for entry in results["rounds"]:
         for report in entry["sites"].values():
             assert all(f"<td>{report['val'][role]['dice']:.3f}</td>" in text for role in ("global", "personal"))

@@ -81,14 +81,15 @@ def site_of(config: Config, folder: Path | None) -> str:
     """The site that a folder of data is for; of several, the one with most training rows."""
     if config.data.source == "synthetic" or folder is None:
         return "site-1"
-    sizes = {site: count for site, count in _sites(folder)}
+    sizes = dict(_sites(folder))
     return max(sizes, key=lambda site: sizes[site], default="site-1")
 
 
 def room(name: str, need: int, free: int) -> Check:
     """Whether so many bytes are free, with a margin."""
     found = f"needs {gigabytes(need)}, free {gigabytes(free)}"
-    do = f"free {gigabytes(int(need * MARGIN) - free)} more, or make the job smaller (train.batch_size, model.image_size)"
+    lack = gigabytes(int(need * MARGIN) - free)
+    do = f"free {lack} more, or make the job smaller (train.batch_size, model.image_size)"
     return Check(name, free >= need * MARGIN, found, do)
 
 

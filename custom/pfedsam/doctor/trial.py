@@ -78,7 +78,7 @@ class Trial:
         entry: bytes of one view in the cache of the frozen front; 0 without.
         private, ledger: bytes of a generation of the site store, and of the ledger a round.
         idle, peak, vram: memory after imports, at most, and at most on the GPU.
-        got: of the processor time that its threads could have used, what the trial got; about 1 where nothing else runs.
+        got: of the processor time that its threads could have used, what they got; about 1 where nothing else runs.
     """
 
     ready: float

@@ -53,7 +53,12 @@ def page(material: Material, rows: list[SiteRow]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": words.number, "megabytes": words.megabytes, "duration": words.duration}
+    environment.filters |= {
+        "number": words.number,
+        "megabytes": words.megabytes,
+        "duration": words.duration,
+        "measure": words.measure,
+    }
     results = material.results
     return environment.get_template("report.html").render(
         results=results,

@@ -144,27 +144,30 @@ def doubts(material: Material, rows: list[SiteRow]) -> list[str]:
     no_cases = [row.name for row in rows if row.name not in material.cases]
     by_image = [row.name for row in rows if row.name in material.cases and row.patients is None]
     refused = sum(len(entry.get("rejected") or {}) for entry in results["rounds"])
-    found = {
-        "The images are synthetic: the numbers say that the program works, nothing about patients.": results.get(
-            "synthetic"
-        ),
-        f"Fewer than {FEW_CASES} scored test cases at {', '.join(few)}: their means may move a lot with other cases.": few,
-        "One seed: how far another start of the training would lie from this is not known.": True,
-        f"Only {len(results['rounds'])} rounds: the training may not have converged.": len(results["rounds"])
-        < FEW_ROUNDS,
-        "No comparison with training alone at each site is part of one run; run the job `local` to have it.": results[
-            "method"
-        ]
-        != "local",
-        f"No interval for {', '.join(no_cases)}: a site's case scores never leave it. The site's own report has it.": (
-            no_cases
-        ),
-        f"Intervals of {', '.join(by_image)} draw images, as the file does not say whose they are: too narrow "
-        "where a patient has several.": by_image,
-        f"The final test lacks {', '.join(untested)}.": untested,
-        f"The guard refused {refused} update(s): see below.": refused,
-    }
-    return [text for text, holds in found.items() if holds]
+    many = f"{', '.join(few)}: their means may move a lot with other cases."
+    narrow = f"Intervals of {', '.join(by_image)} draw images, as the file does not say whose they are:"
+    hidden = f"No interval for {', '.join(no_cases)}: a site's case scores never leave it."
+    count = len(results["rounds"])
+    found: list[tuple[str, Any]] = [
+        ("The images are synthetic: the numbers say that the program works, nothing about patients.", _drawn(results)),
+        (f"Fewer than {FEW_CASES} scored test cases at {many}", few),
+        ("One seed: how far another start of the training would lie from this is not known.", True),
+        (f"Only {count} round{'s' * (count != 1)}: the training may not have converged.", count < FEW_ROUNDS),
+        ("Training alone at each site is not part of this run; the job `local` has it to compare.", _shares(results)),
+        (f"{hidden} The site's own report has it.", no_cases),
+        (f"{narrow} too narrow where a patient has several.", by_image),
+        (f"The final test lacks {', '.join(untested)}.", untested),
+        (f"The guard refused {refused} update(s): see below.", refused),
+    ]
+    return [text for text, holds in found if holds]
+
+
+def _drawn(results: dict[str, Any]) -> bool:
+    return bool(results.get("synthetic"))
+
+
+def _shares(results: dict[str, Any]) -> bool:
+    return results["method"] != "local"
 
 
 def joined(names: list[str]) -> str:
@@ -182,6 +185,11 @@ def mean_of(values: list[float | None]) -> float | None:
 def number(value: float | None, digits: int = 3) -> str:
     """A number for people; a dash where there is none."""
     return "-" if value is None else f"{value:.{digits}f}"
+
+
+def measure(value: float | None, metric: str) -> str:
+    """A metric's value: shares to a thousandth, distances to a tenth."""
+    return number(value, 3 if metric in ("dice", "iou") else 1)
 
 
 def duration(seconds: float | None) -> str:
