@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import psutil
 
@@ -88,18 +89,10 @@ def examine(config: Config, here: Here, setting: Setting, told: Callable[[str], 
     has_weights, has_data = found[-2].ok, found[-1].ok and config.data.source == "site"
     setting = replace(setting, lanes=min(setting.sites, os.cpu_count() or 1))
     tried = config if has_weights else replace(config, model=replace(config.model, pretrained=False))
-    with tempfile.TemporaryDirectory(prefix="pfedsam_doctor_") as place:
-        folder = Path(place)
-        data = here.data if has_data and here.data else _drawn(folder / "data", site, tried)
-        ask = _request(tried, replace(here, data=data, site=site), folder)
-        told("preparing the base model")
-        opened = _run([ask], folder, setting.flare)[0]
-        base = sum(path.stat().st_size for path in (folder / "cache").iterdir())
-        told(f"a small run, {setting.lanes} process(es) of {here.threads} thread(s)")
-        each = [replace(ask, store=str(folder / f"store-{i}"), rehearse=True) for i in range(setting.lanes)]
-        trial = _mean(_run(each, folder, setting.flare))
+    used = replace(here, data=here.data if has_data else None, site=site)
+    trial, base, first_start = _try(tried, used, setting, told)
     trial = trial if has_data else replace(trial, slices=_counts(config))
-    room = needs.memory(config, trial, setting, opened.peak)
+    room = needs.memory(config, trial, setting, first_start)
     files = needs.disk(config, trial, setting, base)
     found += [
         checks.room("memory", max(room.all, room.first_start), psutil.virtual_memory().available),
@@ -118,6 +111,20 @@ def examine(config: Config, here: Here, setting: Setting, told: Callable[[str], 
         disk=files,
         got=trial.got,
     )
+
+
+def _try(config: Config, here: Here, setting: Setting, told: Callable[[str], None]) -> tuple[Trial, int, int]:
+    """The trial; bytes of the prepared base model; bytes of memory of the process that prepared it."""
+    with tempfile.TemporaryDirectory(prefix="pfedsam_doctor_") as place:
+        folder = Path(place)
+        data = here.data or _drawn(folder / "data", here.site, config)
+        ask = _request(config, replace(here, data=data), folder)
+        told("preparing the base model")
+        opened = _run([ask], folder, setting.flare)[0]
+        base = sum(path.stat().st_size for path in (folder / "cache").iterdir())
+        told(f"a small run, {setting.lanes} process(es) of {here.threads} thread(s)")
+        each = [replace(ask, store=str(folder / f"store-{i}"), rehearse=True) for i in range(setting.lanes)]
+        return _mean(_run(each, folder, setting.flare)), base, opened.peak
 
 
 def _request(config: Config, here: Here, folder: Path) -> Request:
@@ -169,8 +176,12 @@ def _answer(path: Path) -> Trial:
 def _mean(trials: list[Trial]) -> Trial:
     """Times as their mean, sizes as their largest."""
     rows = [asdict(trial) for trial in trials]
-    mean = {key: fmean(row[key] for row in rows) for key, value in rows[0].items() if isinstance(value, float)}
-    most = {key: max(row[key] for row in rows) for key, value in rows[0].items() if isinstance(value, int)}
+    mean: dict[str, Any] = {
+        key: fmean(row[key] for row in rows) for key, value in rows[0].items() if isinstance(value, float)
+    }
+    most: dict[str, Any] = {
+        key: max(row[key] for row in rows) for key, value in rows[0].items() if isinstance(value, int)
+    }
     return replace(trials[0], **mean, **most)
 
 

@@ -179,7 +179,8 @@ class Timed:
 def one_round(site: Site, wire: Tensors, number: int, steps: int) -> tuple[Timed, int]:
     """A real round cut to so many steps; its seconds, and the steps there were."""
     full = site.config
-    train = replace(full.train, max_steps=steps, epochs=max(full.train.epochs, steps))
+    views = 1 if full.train.views else None  # so that a later round meets what an earlier one has put into the cache
+    train = replace(full.train, max_steps=steps, epochs=max(full.train.epochs, steps), views=views)
     site.config = replace(full, train=train)
     shared_schema(site.config)
     ends: list[float] = [time.monotonic()]

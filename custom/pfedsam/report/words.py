@@ -167,7 +167,7 @@ def _drawn(results: dict[str, Any]) -> bool:
 
 
 def _shares(results: dict[str, Any]) -> bool:
-    return results["method"] != "local"
+    return str(results["method"]) != "local"
 
 
 def joined(names: list[str]) -> str:
