@@ -41,9 +41,10 @@ def serve(options: argparse.Namespace) -> int:
     from pfedsam.errors import UserFault
     from pfedsam.jobs import read_job
 
-    wrong = [name for name in ("sites", "threads", "rounds", "bandwidth") if (getattr(options, name) or 1) <= 0]
-    if wrong:
-        raise UserFault(expected=f"--{wrong[0]} above 0", came=str(getattr(options, wrong[0])), do="correct it")
+    for name in ("sites", "threads", "rounds", "bandwidth"):
+        value = getattr(options, name)
+        if value is not None and value <= 0:
+            raise UserFault(expected=f"--{name} above 0", came=str(value), do="correct it")
     config, rounds = read_job(options.job, options.set)
     own = os.environ.get("PFEDSAM_THREADS")
     threads = options.threads or int(own or (os.cpu_count() or 1 if options.sites == 1 else 1))
