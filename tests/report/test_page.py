@@ -193,6 +193,16 @@ def test_intervals_come_from_case_scores_and_say_where_personalisation_helped(
     assert "SMITH" not in text
 
 
+def test_where_patients_are_not_known_no_verdict_is_given(tmp_path: Path, results: dict[str, Any]) -> None:
+    run = written(tmp_path / "run", results)
+    with_cases(run, "north", 0.1)
+    path = run / "north/cases.json"
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "groups"}))
+    said = write_report(gather(run), tmp_path / "page.html")
+    assert said["personal_against_global"]["north"] == "higher; how surely is not known here"
+    assert any("draw images" in line for line in said["doubts"])
+
+
 def test_without_case_scores_the_page_says_so_and_invents_no_interval(tmp_path: Path, results: dict[str, Any]) -> None:
     text = page_of(written(tmp_path / "run", results))
     assert "No interval for north, south" in text

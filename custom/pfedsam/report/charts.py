@@ -85,7 +85,7 @@ def _svg(key: str, draw: Callable[[Any], None]) -> str:
         draw(axes)
         axes.grid(alpha=0.25)
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+            axes.legend(fontsize=8, handlelength=3.5, loc="center left", bbox_to_anchor=(1, 0.5))
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(text, format="svg", transparent=True, metadata=nothing)
         plt.close(figure)

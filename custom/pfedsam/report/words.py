@@ -61,7 +61,12 @@ def site_row(name: str, roles: dict[str, Any], cases: Cases | None) -> SiteRow:
         patients=len(of_gap) if cases and cases.groups else None,
         gap=gap,
         gap_span=span,
-        helped=helped(gap, span, alike=means["personal"] == means["global"], few=len(of_gap) < FEW_PATIENTS),
+        helped=helped(
+            gap,
+            span if cases and cases.groups else None,
+            alike=means["personal"] == means["global"],
+            few=len(of_gap) < FEW_PATIENTS,
+        ),
     )
 
 
@@ -86,7 +91,7 @@ def helped(gap: float | None, span: Interval | None, *, alike: bool, few: bool =
     if alike:
         return "one model: both branches are the same"
     if span is None:
-        return f"{'higher' if gap > 0 else 'lower'}, by how sure is not known here"
+        return f"{'higher' if gap > 0 else 'lower'}; how surely is not known here"
     if few:
         return "too few patients to tell"
     return "helped" if span[0] > 0 else "hurt" if span[1] < 0 else "cannot be told from chance"
