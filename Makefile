@@ -32,10 +32,10 @@ test-long: .venv/ready  ## all tests, with those of minutes: provisioned federat
 chaos: .venv/ready  ## N random kills of a provisioned federation's processes; prints a table
 	$(BIN)/python benchmarks/chaos.py --kills $(or $(N),6) --lanes $(or $(LANES),1)
 
-bench: .venv/ready  ## speed, memory, rounds, start, growth and scale; appends to benchmarks/RESULTS.md; about an hour
+bench: .venv/ready  ## speed, memory, rounds, start, growth, scale and the doctor; appends to benchmarks/RESULTS.md; about an hour
 	for batch in 1 4; do $(BIN)/python benchmarks/training_step.py --batch $$batch --append benchmarks/RESULTS.md; done
 	$(BIN)/python benchmarks/training_step.py --size 512 --append benchmarks/RESULTS.md
-	for work in memory rounds startup growth scale; do $(BIN)/python benchmarks/$$work.py --append benchmarks/RESULTS.md; done
+	for work in memory rounds startup growth scale doctor; do $(BIN)/python benchmarks/$$work.py --append benchmarks/RESULTS.md; done
 
 demo-weights: .venv/ready  ## pretrain the demo backbone anew, about 12 minutes
 	$(BIN)/python scripts/pretrain_demo.py

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from suites import SUITES, Row
 
+from pfedsam.report.bootstrap import interval
+from pfedsam.report.cases import of_cases
 from pfedsam.train.metrics import METRICS
 
 ROLES = ("global", "personal")
 MEASURES = ("mean Dice", "worst", "IoU", "HD95", "ASSD", "MB up / down", "s a round", "less first row")
-DRAWS = 5000
 BUDGETS = (3, 30, 100, 300)  # MB
 
 
@@ -93,17 +93,6 @@ def read(path: Path) -> Found:
 def validation(entry: dict[str, Any]) -> float:
     """Mean over sites of a round's validation Dice, personal branch."""
     return st.mean(site["val"]["personal"]["dice"] or 0.0 for site in entry["sites"].values())
-
-
-def of_cases(cases: list[str], scores: list[dict[str, float | None]]) -> dict[str, dict[str, float]]:
-    """Per case the metrics' means over its classes; without cases whose references are all empty."""
-    each = len(scores) // len(cases)
-    found = {}
-    for i, case in enumerate(cases):
-        rows = [row for row in scores[i * each : (i + 1) * each] if row["dice"] is not None]
-        if rows:
-            found[case] = {m: st.mean(float(row[m] or 0.0) for row in rows) for m in METRICS}
-    return found
 
 
 def table(found: dict[Row, dict[int, Found]], homes: dict[str, Home]) -> list[str]:
@@ -182,18 +171,6 @@ def difference(these: dict[int, Found], those: dict[int, Found], role: str, home
 def mean_of(gaps: dict[str, dict[str, list[float]]]) -> float:
     """Mean over sites of the mean over cases."""
     return st.mean(st.mean(value for group in of_site.values() for value in group) for of_site in gaps.values())
-
-
-def interval(gaps: dict[str, dict[str, list[float]]], seed: int = 0) -> tuple[float, float]:
-    """The 2.5 and 97.5 percentiles of the mean when each site's patients are drawn anew."""
-    rng = np.random.default_rng(seed)
-    total = np.zeros(DRAWS)
-    for of_site in gaps.values():
-        sums, counts = (np.array([fold(group) for group in of_site.values()]) for fold in (sum, len))
-        picks = rng.integers(0, len(sums), (DRAWS, len(sums)))
-        total += sums[picks].sum(1) / counts[picks].sum(1)
-    low, high = np.percentile(total / len(gaps), [2.5, 97.5])
-    return float(low), float(high)
 
 
 if __name__ == "__main__":

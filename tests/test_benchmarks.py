@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from stock import random_state
 from suites import SUITES, Row
-from tables import Home, difference, interval, read, table, within
+from tables import Home, difference, read, table, within
 from training_step import ROWS, Case, batch, ours, stock
 
 
@@ -56,12 +56,6 @@ def test_a_budget_of_bytes_pays_for_whole_rounds(tmp_path: Path) -> None:
     assert within(run, 5.9) is None
     assert within(run, 11.9) == pytest.approx(0.2)
     assert within(run, 1000) == pytest.approx(0.4)
-
-
-def test_the_interval_draws_patients_not_slices() -> None:
-    """Two patients, one of many slices: drawn slice by slice the interval would be a fraction of this."""
-    low, high = interval({"a": {"p1": [1.0] * 50, "p2": [0.0] * 50}})
-    assert (low, high) == (0.0, 1.0)
 
 
 def test_rows_of_a_suite_have_names_of_their_own() -> None:

@@ -16,7 +16,8 @@ LOWER = {  # a room may import these rooms, and itself
     "exchange": {"model", "methods"},
     "report": {"exchange", "train", "site"},
     "export": {"report", "exchange", "methods", "train", "model", "data", "site"},
-    "flare": {"report", "exchange", "train", "data", "site", "service", "jobs"},
+    "flare": {"report", "exchange", "train", "data", "site", "service", "jobs", "doctor"},
+    "doctor": {"service", "site", "exchange", "train", "model", "data"},
 }
 FREE = {"config", "errors", "files"}
 

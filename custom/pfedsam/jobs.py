@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pfedsam
-from pfedsam.config import Config, from_dict
+from pfedsam.config import Config, from_dict, load, to_dict
 from pfedsam.errors import UserFault
 
 SETTINGS = Path("app/config/pfedsam.json")
@@ -68,6 +68,21 @@ def settings_of(job: Path, changes: Sequence[str] = ()) -> tuple[Config, int]:
     """
     config = from_dict(_changed(job, changes))
     return config, int(_loop(json.loads((job / SERVER).read_text()))["num_rounds"])
+
+
+def read_job(path: Path, changes: Sequence[str] = ()) -> tuple[Config, int]:
+    """As `settings_of`, of a job folder or of the settings' file in it; a file that lies elsewhere has one round.
+
+    Raises:
+        UserFault: no such job, or a setting is unknown.
+    """
+    job = path.resolve().parents[2] if path.is_file() and len(path.resolve().parents) > 2 else path
+    if path.is_file() and not (job / SERVER).is_file():
+        settings = to_dict(load(path))
+        for change in changes:
+            _change(settings, change)
+        return from_dict(settings), 1
+    return settings_of(job, changes)
 
 
 def _changed(job: Path, changes: Sequence[str]) -> dict[str, Any]:

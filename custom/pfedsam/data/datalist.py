@@ -52,7 +52,7 @@ def read(path: Path, site: str | None = None) -> dict[str, list[Row]]:
         UserFault: a column is missing, a split is unknown or empty, a file does not exist, or a
             group lies in two splits. Each message names the file and the row.
     """
-    records = _records(path)
+    records = raw_rows(path)
     if site is not None and records and "site" in records[0]:
         records = [r for r in records if r["site"] == site]
     rows = [_row(path, i, record) for i, record in enumerate(records)]
@@ -77,7 +77,8 @@ def write_csv(path: Path, rows: Iterable[Row]) -> Path:
     return path
 
 
-def _records(path: Path) -> list[dict[str, Any]]:
+def raw_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a datalist as they stand, unchecked."""
     try:
         text = path.read_text(encoding="utf-8-sig")
         records = json.loads(text) if path.suffix == ".json" else list(csv.DictReader(text.splitlines()))

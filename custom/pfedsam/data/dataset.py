@@ -31,13 +31,14 @@ Augment = Callable[[Tensor, Tensor, View], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Slice:
-    """One 2-D slice: its files, its index in them, and what the headers say."""
+    """One 2-D slice: its files, its index in them, what the headers say, and whose it is (the patient)."""
 
     image: Path
     mask: Path
     index: int
     shape: tuple[int, int]
     spacing: tuple[float, float, float]
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -206,4 +207,4 @@ def _slices(root: Path, row: Row) -> list[Slice]:
             came=f"{other.shape} x {other.slices}",
             do="pair the right files, or resample the mask",
         )
-    return [Slice(image, mask, i, head.shape, head.spacing) for i in range(head.slices)]
+    return [Slice(image, mask, i, head.shape, head.spacing, row.group) for i in range(head.slices)]

@@ -32,10 +32,16 @@ def write_site_files(site: Site, scores: Scores, folder: Path, trained: dict[str
     if shared := site.shared():
         write_atomic(folder / "shared.safetensors", pack(shared, facts | settings | {"part": "shared"}))
         write_atomic(folder / "shared.md", shared_card(site.config, facts).encode())
-    cases = [site.data["test"].slices[case[0]].image.name for case in site.data["test"].cases()]
+    firsts = [site.data["test"].slices[case[0]] for case in site.data["test"].cases()]
+    cases = [first.image.name for first in firsts]
+    patients = list(dict.fromkeys(first.group for first in firsts))
     write_json(
         folder / "cases.json",
-        {"cases": cases, "scores": {role: [asdict(s) for s in rows] for role, rows in scores.items()}},
+        {
+            "cases": cases,
+            "groups": [patients.index(first.group) for first in firsts],
+            "scores": {role: [asdict(s) for s in rows] for role, rows in scores.items()},
+        },
     )
     picked = pick([s.dice for s in scores["personal"]][:: len(scores["personal"]) // len(cases)])
     if picked:

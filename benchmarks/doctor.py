@@ -1,0 +1,194 @@
+"""What `pfedsam doctor` says beside what the run then takes: doctor.py --help."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from machine import ROOT, VIT_B, heading, publish, simulator
+from scale import pss, tree
+
+from pfedsam.config import Config
+from pfedsam.doctor.examine import Diagnosis, Here, examine
+from pfedsam.doctor.needs import Setting
+from pfedsam.doctor.trial import peak
+from pfedsam.federation import Plan, federate
+from pfedsam.jobs import render, settings_of
+from pfedsam.site import Places
+
+ROWS = {
+    "demo at 128 px": (),
+    "tiny_vit at 256 px": (
+        "model.backbone=tiny_vit",
+        "model.pretrained=false",
+        "model.image_size=256",
+        "train.epochs=1",
+    ),
+    "vit_b at 256 px, a step a round": (*VIT_B, "model.image_size=256"),
+}
+EVERY = 0.5  # seconds between looks at memory
+MEASURES = ("seconds a round", "seconds, whole run", "bytes a round, both ways", "memory of a site, MB")
+WHOLE = "memory of all, MB"
+WORK = "processor seconds, whole run"  # of one process: other work on the machine does not change it
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the table: settings, rounds, sites on this machine, through FLARE or in one process."""
+
+    name: str
+    rounds: int
+    sites: int
+    flare: bool
+
+    @property
+    def config(self) -> Config:
+        """The demonstration's, changed."""
+        return settings_of(ROOT / "jobs/pfedsam", ROWS[self.name])[0]
+
+
+def main() -> None:
+    """Doctor, run, doctor again for every row; one table."""
+    options = arguments()
+    if options.alone:
+        return alone(Case(options.alone, options.rounds, 1, False), Path(os.environ["PFEDSAM_STORE"]))
+    lines = ["| job | carried by | what | estimated | measured | estimated of measured |", "|---|---|---|---|---|---|"]
+    for name in options.jobs:
+        for case in (Case(name, options.rounds, 1, False), Case(name, options.rounds, options.sites, True)):
+            lines += rows(case)
+            print("\n".join(lines[-len(MEASURES) :]), file=sys.stderr, flush=True)
+    load = f"{os.getloadavg()[0]:.1f} processes ran beside it at its end.\n"
+    publish("\n".join([heading("Doctor: what it says and what then is"), load, *lines]), options.append)
+
+
+def arguments() -> argparse.Namespace:
+    """The command line; --alone is this script's own way of calling itself."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--jobs", nargs="+", choices=tuple(ROWS), default=list(ROWS))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sites", type=int, default=2, help="of the simulated runs")
+    parser.add_argument("--append", type=Path, help="a file that the table is added to")
+    parser.add_argument("--alone", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def rows(case: Case) -> list[str]:
+    """A row's lines; the doctor is asked before and after the run, so that a slow minute slows both."""
+    before, found, after = asked(case), measured(case), asked(case)
+    how = f"FLARE's simulator, {case.sites} sites" if case.flare else "one process, one site"
+    lines = []
+    for what in found:
+        estimate, real = (before[what] + after[what]) / 2, found[what]
+        digits = 0 if estimate > 100 else 2
+        cells = f"{estimate:.{digits}f} | {real:.{digits}f} | {estimate / real:.2f}"
+        lines.append(f"| {case.name} | {how} | {what} | {cells} |")
+    return lines
+
+
+def asked(case: Case) -> dict[str, float]:
+    """What the doctor says."""
+    here = Here(None, None, Path(tempfile.gettempdir()), threads=1)
+    found: Diagnosis = examine(case.config, here, Setting(case.rounds, case.sites, flare=case.flare))
+    values = (found.seconds.round, found.seconds.run, found.wire.up + found.wire.down, found.memory.site / 1e6)
+    more = {WHOLE: found.memory.all / 1e6, WORK: found.seconds.run * found.got}
+    return dict(zip(MEASURES, values, strict=True)) | more
+
+
+def measured(case: Case) -> dict[str, float]:
+    """What the run takes."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        record, memory = (simulated if case.flare else in_process)(case, folder)
+    later = [entry for entry in record["rounds"] if entry["round"] > 0]
+    report = next(iter(later[-1]["sites"].values()))
+    took = sum(entry["seconds"] for entry in later) / len(later)
+    exchanged = report["bytes_sent"] + report["bytes_received"]
+    return dict(zip(MEASURES, (took, record["seconds"], exchanged, memory.pop("site")), strict=True)) | memory
+
+
+def in_process(case: Case, folder: Path) -> tuple[dict[str, Any], dict[str, float]]:
+    """A federation of one site, in a process of its own; its record and its peak memory."""
+    command = [sys.executable, __file__, "--alone", case.name, "--rounds", str(case.rounds)]
+    subprocess.run(command, check=True, env={**os.environ, "PFEDSAM_STORE": str(folder)})
+    record: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    own = json.loads((folder / "own.json").read_text())
+    return record, {"site": own["peak"] / 1e6, WORK: own["processor"]}
+
+
+def alone(case: Case, folder: Path) -> None:
+    """Federate the demonstration's first site."""
+    import torch
+
+    from pfedsam.data.synthetic import write_site
+
+    torch.set_num_threads(1)
+    config = case.config
+    counts = {"train": config.data.train, "val": config.data.val, "test": config.data.test}
+    write_site(folder / "data", "site-1", counts, config.seed)
+    began = time.process_time()
+    federate(Plan(config, {"site-1": Places(folder / "data", folder / "store")}, case.rounds, folder))
+    (folder / "own.json").write_text(json.dumps({"peak": peak(), "processor": time.process_time() - began}))
+
+
+def simulated(case: Case, folder: Path) -> tuple[dict[str, Any], dict[str, float]]:
+    """A run in the simulator; its record, the peak of the largest site's process and of all together."""
+    names = [f"site-{i + 1}" for i in range(case.sites)]
+    render(ROOT / "jobs/pfedsam", folder / "job", changes=ROWS[case.name], rounds=case.rounds, sites=names)
+    environment = {**os.environ, "PFEDSAM_STORE": "", "PFEDSAM_CACHE": ""}
+    with (folder / "log").open("w") as log:
+        command = simulator(folder / "job", folder / "ws", case.sites)
+        with subprocess.Popen(command, stdout=log, stderr=log, env=environment) as run:
+            watch = Watch(run.pid)
+            run.wait()
+    record = folder / "ws/server/simulate_job/results.json"
+    if not record.exists():
+        raise SystemExit((folder / "log").read_text()[-3000:])
+    return json.loads(record.read_text()), {"site": watch.site / 1e6, WHOLE: watch.all / 1e6}
+
+
+class Watch:
+    """Looks at a simulator's processes: the most that a site's has held, and all together (pages in common once)."""
+
+    def __init__(self, pid: int) -> None:
+        self.site = self.all = 0
+        self._pid = pid
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        while psutil.pid_exists(self._pid):
+            found = tree(self._pid)
+            self.all = max(self.all, sum(pss(process) for process in found))
+            self.site = max([self.site, *(most(process) for process in found if is_site(process))])
+            time.sleep(EVERY)
+
+
+def is_site(process: Any) -> bool:
+    """Whether it is a simulated site's own process."""
+    return bool(quietly(lambda: any("simulator_worker" in part for part in process.cmdline())))
+
+
+def most(process: Any) -> int:
+    """Bytes that it has held at most, as Linux counts them."""
+    lines = quietly(lambda: Path(f"/proc/{process.pid}/status").read_text().splitlines()) or []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
+
+
+def quietly(look: Callable[[], Any]) -> Any:
+    """What is seen; None of a process that has just ended."""
+    try:
+        return look()
+    except (psutil.Error, OSError):
+        return None
+
+
+if __name__ == "__main__":
+    main()

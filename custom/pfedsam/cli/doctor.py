@@ -1,0 +1,148 @@
+"""pfedsam doctor: what a job needs on this machine."""
+
+import argparse
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from pfedsam.cli import console
+
+if TYPE_CHECKING:
+    from pfedsam.doctor.examine import Diagnosis
+
+HELP = "say what a job needs on this machine, after a small real run of it, and whether all is there"
+EXAMPLE = "pfedsam doctor jobs/pfedsam --bandwidth 50"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What the verb takes."""
+    add = parser.add_argument
+    add("job", type=Path, help="a job folder, or its pfedsam.json")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the job")
+    add("--rounds", type=int, help="another number of rounds")
+    add("--data", type=Path, help="the site's data folder; default PFEDSAM_DATA")
+    add("--weights", type=Path, help="the folder of weight files; default PFEDSAM_WEIGHTS")
+    add("--store", type=Path, default=Path(), help="a folder on the disk that the run will write to; default here")
+    add("--site", default="", help="whose rows of the datalist; default: the site with most")
+    add("--bandwidth", type=float, metavar="MBIT", help="of the site's line, in megabits a second, each way")
+    add("--threads", type=int, help="torch threads of a site; default all cores, or 1 with --sites")
+    add("--sites", type=int, default=1, metavar="N", help="N sites simulated at once on this machine")
+    add("--json", action="store_true", help="print one JSON object")
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Examine, show, and answer 1 if a check failed."""
+    from pfedsam.doctor.examine import Here, examine
+    from pfedsam.doctor.needs import Setting
+    from pfedsam.errors import UserFault
+    from pfedsam.jobs import read_job
+
+    for name in ("sites", "threads", "rounds", "bandwidth"):
+        value = getattr(options, name)
+        if value is not None and value <= 0:
+            raise UserFault(expected=f"--{name} above 0", came=str(value), do="correct it")
+    config, rounds = read_job(options.job, options.set)
+    own = os.environ.get("PFEDSAM_THREADS")
+    threads = options.threads or int(own or (os.cpu_count() or 1 if options.sites == 1 else 1))
+    data, weights = (options.data or _folder("DATA")), (options.weights or _folder("WEIGHTS"))
+    here = Here(data, weights, options.store, threads, options.site)
+    setting = Setting(options.rounds or rounds, options.sites)
+    errors = Console(stderr=True)
+    with errors.status("examining", spinner="line") as status:
+        found = examine(config, here, setting, lambda line: status.update(f"{line} ..."))
+    if options.json:
+        console.say(_json(found, options.bandwidth))
+    else:
+        _show(found, options.bandwidth)
+    return 0 if found.well else 1
+
+
+def _folder(name: str) -> Path | None:
+    value = os.environ.get(f"PFEDSAM_{name}")
+    return Path(value) if value else None
+
+
+def _json(found: "Diagnosis", bandwidth: float | None) -> dict[str, object]:
+    from pfedsam.doctor.needs import on_the_wire
+
+    size = found.wire.up + found.wire.down
+    wire = {"wire_seconds_a_round": on_the_wire(size, bandwidth)} if bandwidth else {}
+    return {"well": found.well, **asdict(found), **wire}
+
+
+def _show(found: "Diagnosis", bandwidth: float | None) -> None:
+    out = Console(highlight=False)
+    out.print(_needs(found, bandwidth))
+    out.print(_checks(found))
+    for check in found.checks:
+        if not check.ok:
+            out.print(f"[bold]{check.name}[/bold]: ", end="")
+            out.print(check.do, markup=False)
+    failed = sum(not check.ok for check in found.checks)
+    out.print(f"Not ready: {failed} check(s) failed." if failed else "Ready: this machine can run the job.")
+
+
+def _needs(found: "Diagnosis", bandwidth: float | None) -> Table:
+    from pfedsam.doctor.checks import gigabytes
+    from pfedsam.doctor.needs import on_the_wire
+
+    table = Table(title="What the run needs here", caption=_holds_for(found), show_header=False)
+    time, memory, disk, wire = found.seconds, found.memory, found.disk, found.wire
+    rounds = found.setting.rounds
+    rows = [
+        ("a site's start", duration(time.ready)),
+        ("a round (training, scoring, exchange)", duration(time.round)),
+        (f"the whole run, {rounds} round(s) and the final test", duration(time.run)),
+        ("sent by a site, a round", gigabytes(wire.up)),
+        ("received by a site, a round", gigabytes(wire.down)),
+        ("memory of a site's process", gigabytes(memory.site)),
+        ("memory at its very first start", gigabytes(memory.first_start)),
+        *([("memory of all simulated processes", gigabytes(memory.all))] if found.setting.sites > 1 else []),
+        *([("memory on the GPU", gigabytes(memory.vram))] if memory.vram else []),
+        ("disk: prepared base model", gigabytes(disk.base)),
+        ("disk: site store with ledger", gigabytes(disk.store)),
+        ("disk: the run's own files", gigabytes(disk.run)),
+        *([("disk: cache of the frozen front", gigabytes(disk.cache))] if disk.cache else []),
+        *([("disk: server's checkpoints and models", gigabytes(disk.server))] if disk.server else []),
+    ]
+    if bandwidth:
+        line = on_the_wire(wire.up + wire.down, bandwidth)
+        rows.insert(5, (f"on a line of {bandwidth:g} Mbit/s, besides, a round", duration(line)))
+        rows.insert(6, ("on that line, the whole run", duration(line * rounds + on_the_wire(wire.down, bandwidth))))
+    for name, value in rows:
+        table.add_row(name, value)
+    return table
+
+
+def _checks(found: "Diagnosis") -> Table:
+    table = Table(title="What was looked at")
+    for name in ("", "", "found"):
+        table.add_column(name)
+    for check in found.checks:
+        table.add_row("ok" if check.ok else "NO", check.name, check.found)
+    return table
+
+
+def _holds_for(found: "Diagnosis") -> str:
+    slices = ", ".join(f"{count} {split}" for split, count in found.slices.items())
+    threads = f"{found.threads} thread(s)"
+    how = "a site alone on this machine with" if found.setting.sites == 1 else f"{found.setting.sites} sites, each with"
+    slow = f" Other work takes processor time: the trial got {found.got:.0%} of its own." if _busy(found) else ""
+    doubt = " The counts are assumed: there are no data here." if found.assumed else ""
+    return f"Holds for {how} {threads} and {slices} slices, under the load the machine has now.{slow}{doubt}"
+
+
+def _busy(found: "Diagnosis") -> bool:
+    """Whether other work slowed the trial; of several threads some wait for others even where nothing else runs."""
+    return found.threads == 1 and found.got < 0.85
+
+
+def duration(seconds: float) -> str:
+    """A time in words."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,1 @@
+"""Doctor: what a configuration needs on this machine, measured by a small real run of it."""

@@ -1,0 +1,159 @@
+"""From what a trial measured to what a run needs: steps, scores, bytes and generations are counted, not guessed."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from pfedsam.config import Config
+from pfedsam.doctor.trial import Trial
+from pfedsam.exchange import checkpoint, store
+from pfedsam.exchange.codec import wire_schema
+from pfedsam.exchange.schema import Schema, shared_schema
+from pfedsam.train.loop import steps_of
+
+FLARE_ROUND = 1.1  # seconds: FLARE 2.9 looks for tasks and answers in fixed intervals; benchmarks/doctor.py measures it
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How the run will be carried.
+
+    Attributes:
+        rounds: of the run.
+        sites: that train on this machine at the same time.
+        lanes: of these, how many the trial had running beside each other.
+        flare: False for a run in one process.
+    """
+
+    rounds: int
+    sites: int = 1
+    lanes: int = 1
+    flare: bool = True
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Of one site: until it is ready, of its first round, of a later one, of the final test, of the whole run."""
+
+    ready: float
+    first_round: float
+    round: float
+    test: float
+    run: float
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """Payload of a site's messages in a round, each way."""
+
+    up: int
+    down: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes: of one site's process at most, at its very first start, of all simulated processes, on the GPU."""
+
+    site: int
+    first_start: int
+    all: int
+    vram: int
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Bytes of files: base as it runs, generations and ledger, what a run leaves, cache, server's checkpoints."""
+
+    base: int
+    store: int
+    run: int
+    cache: int
+    server: int
+
+    @property
+    def all(self) -> int:
+        """What must be free."""
+        return self.base + self.store + self.run + self.cache + self.server
+
+
+def wire_bytes(config: Config) -> Bytes:
+    """Exact: the values' bytes, as the ledger counts them."""
+    schema = shared_schema(config)
+    return Bytes(_size(wire_schema(schema, config.wire.up)), _size(wire_schema(schema, config.wire.down)))
+
+
+def seconds(config: Config, trial: Trial, setting: Setting) -> Seconds:
+    """What the run takes without the time on the network."""
+    slices, share = trial.slices, setting.sites / setting.lanes
+    steps = steps_of(slices["train"], config.train)
+    carried = trial.message + (FLARE_ROUND if setting.flare else 0.0)
+    new = new_steps(config, trial, steps * setting.rounds)
+    each = slices["val"] * trial.validation + trial.round
+    trained = [_training(trial, steps, new - number * steps) for number in range(setting.rounds)]
+    rounds = [share * (train + each) + carried for train in trained]
+    ready = trial.ready * share if setting.flare else 0.0
+    rounds[0] += share * (trial.first + slices["test"] * trial.before) + ready
+    test = share * (slices["test"] * trial.final + trial.test) + (FLARE_ROUND if setting.flare else 0.0)
+    return Seconds(
+        trial.ready, rounds[0], rounds[-1] if len(rounds) > 1 else rounds[0] - ready, test, sum(rounds) + test
+    )
+
+
+def new_steps(config: Config, trial: Trial, steps: int) -> int:
+    """Of all steps of a run those whose views are not in the cache of the frozen front yet."""
+    if not trial.entry or cache_bytes(config, trial) > config.train.cache_gb * 1e9:
+        return steps
+    views = config.train.views if config.train.augment and config.train.views else 1
+    return min(steps, views * math.ceil(trial.slices["train"] / config.train.batch_size))
+
+
+def cache_bytes(config: Config, trial: Trial) -> int:
+    """What the cache of the frozen front would hold if nothing bounded it."""
+    views = config.train.views if config.train.augment and config.train.views else 1
+    return trial.entry * (trial.slices["train"] * views + trial.slices["val"] + trial.slices["test"])
+
+
+def memory(config: Config, trial: Trial, setting: Setting, first_start: int) -> Memory:
+    """What the processes hold at most.
+
+    Args:
+        first_start: bytes that a process held which prepared the base model.
+    """
+    cached = _held(config, trial) if config.train.cache == "memory" else 0
+    site = trial.peak + cached
+    shared = _size(shared_schema(config))
+    server = trial.idle + shared * (3 + setting.sites) if setting.flare and setting.sites > 1 else 0
+    return Memory(site, max(first_start, site), setting.sites * site + server, trial.vram)
+
+
+def disk(config: Config, trial: Trial, setting: Setting, base: int) -> Disk:
+    """What a run leaves on the disk of this machine.
+
+    Args:
+        base: bytes of the prepared base model.
+    """
+    shared = _size(shared_schema(config))
+    of_site = trial.private * (2 * store.KEEP + 1) + trial.ledger * (setting.rounds + 1)
+    left = trial.private + shared + 2_000_000  # private part, the last trained shared part; cards, pictures, logs
+    cached = _held(config, trial) if config.train.cache == "disk" else 0
+    server = shared * (checkpoint.KEEP + 1 + 3) if setting.sites > 1 else 0  # one being written; best; two models
+    return Disk(base, setting.sites * of_site, setting.sites * left, setting.sites * cached, server)
+
+
+def on_the_wire(size: int, megabits: float) -> float:
+    """Seconds that so many bytes take."""
+    return size * 8 / (megabits * 1e6)
+
+
+def _training(trial: Trial, steps: int, new: int) -> float:
+    new = max(0, min(steps, new))
+    return new * trial.step_new + (steps - new) * trial.step
+
+
+def _held(config: Config, trial: Trial) -> int:
+    return min(int(config.train.cache_gb * 1e9), cache_bytes(config, trial))
+
+
+def _size(schema: Schema) -> int:
+    return sum(torch.Size(spec.shape).numel() * spec.dtype.itemsize for spec in schema.values())

@@ -1,0 +1,106 @@
+"""The report: one HTML file that opens without a network."""
+
+import base64
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from pfedsam.files import write_atomic
+from pfedsam.report import words
+from pfedsam.report.charts import dice_chart, final_chart, loss_chart
+from pfedsam.report.gather import Material
+from pfedsam.report.results import ROLES
+from pfedsam.report.words import SiteRow
+from pfedsam.train.metrics import METRICS
+
+ASSETS = Path(__file__).parent.parent / "assets"
+
+
+def write_report(material: Material, path: Path, *, pictures: bool = True) -> dict[str, Any]:
+    """Write the page to `path`; returns what it says in short, for scripts.
+
+    Args:
+        pictures: False leaves out pictures of masks and intervals from case scores, so that the page may leave a site.
+    """
+    shown = material if pictures else without_cases(material)
+    rows = words.site_rows(shown)
+    write_atomic(path, page(shown, rows).encode())
+    return {
+        "report": str(path),
+        "summary": words.summary(shown, rows),
+        "doubts": words.doubts(shown, rows),
+        "mean": shown.results["final"].get("mean") or {},
+        "personal_against_global": {row.name: row.helped for row in rows},
+        "stays_at_the_site": bool(shown.pictures or shown.cases),
+    }
+
+
+def without_cases(material: Material) -> Material:
+    """The material without what may not leave a site."""
+    return Material(material.results, material.own, sent=material.sent)
+
+
+def page(material: Material, rows: list[SiteRow]) -> str:
+    """The HTML text."""
+    environment = Environment(
+        loader=FileSystemLoader(ASSETS),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": words.number,
+        "megabytes": words.megabytes,
+        "duration": words.duration,
+        "measure": words.measure,
+    }
+    results = material.results
+    return environment.get_template("report.html").render(
+        results=results,
+        rounds=results["rounds"],
+        title=f"{results['method']}, study {results['config'].get('study', 'pfedsam')}",
+        own=material.own,
+        date=time.strftime("%Y-%m-%d %H:%M"),
+        summary=words.summary(material, rows),
+        doubts=words.doubts(material, rows),
+        rows=rows,
+        roles=ROLES,
+        metrics=METRICS,
+        charts=charts(material, rows),
+        pictures={name: base64.b64encode(data).decode() for name, data in sorted(material.pictures.items())},
+        private=bool(material.pictures or material.cases),
+        traffic=traffic(results),
+        sent=dict(sorted(material.sent.items())),
+        refused=[
+            (e["round"] + 1, site, why) for e in results["rounds"] for site, why in (e.get("rejected") or {}).items()
+        ],
+        settings=json.dumps(results["config"], indent=2, ensure_ascii=False),
+        day=lambda seconds: time.strftime("%Y-%m-%d", time.gmtime(seconds)),
+    )
+
+
+def charts(material: Material, rows: list[SiteRow]) -> dict[str, Markup]:
+    """The charts that there are numbers for; SVG made here, its texts escaped by matplotlib."""
+    rounds = material.results["rounds"]
+    found = {"final": final_chart(rows)} if rows else {}
+    if any(entry["sites"] for entry in rounds):
+        found |= {"dice": dice_chart(rounds), "loss": loss_chart(rounds)}
+    return {name: Markup(svg) for name, svg in found.items()}
+
+
+def traffic(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """By site: rounds, bytes each way, seconds of training and scoring, in the whole run."""
+    found = []
+    for site in sorted({name for entry in results["rounds"] for name in entry["sites"]}):
+        reports = [entry["sites"][site] for entry in results["rounds"] if site in entry["sites"]]
+        sums = {
+            key: sum(report.get(key) or 0 for report in reports)
+            for key in ("bytes_sent", "bytes_received", "seconds", "scoring_seconds")
+        }
+        found.append({"site": site, "rounds": len(reports), "samples": reports[-1].get("samples"), **sums})
+    return found

@@ -1,0 +1,213 @@
+"""A run in plain words and rows: what it gained, where, and what to doubt."""
+
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from pfedsam.report.bootstrap import Groups, interval
+from pfedsam.report.cases import Cases
+from pfedsam.report.gather import Material
+from pfedsam.report.results import HIGHER_IS_BETTER, ROLES
+
+FEW_CASES = 20  # below so many scored test cases a site's mean says little; our choice
+FEW_ROUNDS = 5  # our choice
+FEW_PATIENTS = 5  # fewer of them say nothing of others, whatever the interval; our choice
+NAMES = {"before": "before training", "global": "global", "personal": "personal"}
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class SiteRow:
+    """One site on the test split.
+
+    Attributes:
+        means: by role and metric, as in results.json.
+        spans: by role and metric, the 95 % interval; only where case scores lie in reach.
+        cases: scored cases and classes; patients: drawn for the interval, None where they are not known.
+        gap: personal less global in Dice; gap_span its interval.
+        helped: what that says of personalisation.
+    """
+
+    name: str
+    means: dict[str, dict[str, Any]]
+    spans: dict[str, dict[str, Interval]]
+    cases: int
+    empty: int
+    patients: int | None
+    gap: float | None
+    gap_span: Interval | None
+    helped: str
+
+
+def site_rows(material: Material) -> list[SiteRow]:
+    """A row for every site that the final test has scored, by name."""
+    tested = material.results["final"]["sites"]
+    return [site_row(name, tested[name], material.cases.get(name)) for name in sorted(tested)]
+
+
+def site_row(name: str, roles: dict[str, Any], cases: Cases | None) -> SiteRow:
+    """One site's row; intervals where its case scores are given."""
+    means = {role: roles.get(role) or {} for role in ROLES}
+    of_gap = cases.gaps("dice") if cases else {}
+    span = spread(of_gap)
+    one, other = means["personal"].get("dice"), means["global"].get("dice")
+    gap = None if one is None or other is None else one - other
+    return SiteRow(
+        name=name,
+        means=means,
+        spans=spans(cases) if cases else {},
+        cases=int(means["personal"].get("scored") or 0),
+        empty=int(means["personal"].get("empty") or 0),
+        patients=len(of_gap) if cases and cases.groups else None,
+        gap=gap,
+        gap_span=span,
+        helped=helped(
+            gap,
+            span if cases and cases.groups else None,
+            alike=means["personal"] == means["global"],
+            few=len(of_gap) < FEW_PATIENTS,
+        ),
+    )
+
+
+def spans(cases: Cases) -> dict[str, dict[str, Interval]]:
+    """The interval of each role and metric; those of one patient or none are left out."""
+    found: dict[str, dict[str, Interval]] = {}
+    for role in cases.scores:
+        rows = {metric: spread(cases.of_patients(role, metric)) for metric in HIGHER_IS_BETTER}
+        found[role] = {metric: span for metric, span in rows.items() if span is not None}
+    return found
+
+
+def spread(groups: Groups) -> Interval | None:
+    """The 95 % interval of the mean; None of fewer than two patients."""
+    return interval({"": groups}) if len(groups) > 1 else None
+
+
+def helped(gap: float | None, span: Interval | None, *, alike: bool, few: bool = False) -> str:
+    """What the difference between personal and global branch says; `few`: drawn from too few patients."""
+    if gap is None:
+        return "not scored"
+    if alike:
+        return "one model: both branches are the same"
+    if span is None:
+        return f"{'higher' if gap > 0 else 'lower'}; how surely is not known here"
+    if few:
+        return "too few patients to tell"
+    return "helped" if span[0] > 0 else "hurt" if span[1] < 0 else "cannot be told from chance"
+
+
+def summary(material: Material, rows: list[SiteRow]) -> list[str]:
+    """The run in a few sentences."""
+    results = material.results
+    sites = sorted({site for entry in results["rounds"] for site in entry["sites"]} | {row.name for row in rows})
+    who = f"This is site {material.own}'s own view of the run." if material.own else f"{joined(sites)} took part."
+    count = len(results["rounds"])
+    time = f" in {duration(results['seconds'])}" if results.get("seconds") else ""
+    lines = [f"{who} Method {results['method']}, {count} round{'s' * (count != 1)}{time}."]
+    if not rows:
+        return [*lines, "The final test has not been done: the run is not finished, or it was cut."]
+    return [*lines, gained(rows), *extremes(rows), *personal(rows)]
+
+
+def gained(rows: list[SiteRow]) -> str:
+    """How Dice went, mean over sites."""
+    mean = {role: mean_of([row.means[role].get("dice") for row in rows]) for role in ROLES}
+    told = [f"{number(mean[role])} {NAMES[role]}" for role in ROLES if mean[role] is not None]
+    over = "Mean Dice over sites on the test split" if len(rows) > 1 else "Dice on the test split"
+    return f"{over}: {', '.join(told)}." if told else "Nothing could be scored on the test split."
+
+
+def extremes(rows: list[SiteRow]) -> list[str]:
+    """Best and worst site, by the personal branch."""
+    scored = [
+        (row.means["personal"]["dice"], row.name) for row in rows if row.means["personal"].get("dice") is not None
+    ]
+    if len(scored) < 2:
+        return []
+    (low, worst), (high, best) = min(scored), max(scored)
+    return [f"Best site with its personal model: {best} ({number(high)}); worst: {worst} ({number(low)})."]
+
+
+def personal(rows: list[SiteRow]) -> list[str]:
+    """Where the personal model is better than the global one."""
+    if all(row.helped.startswith("one model") for row in rows):
+        return ["This method has one model a site: global and personal branch are the same."]
+    kinds: dict[str, list[str]] = {}
+    for row in rows:
+        kinds.setdefault(row.helped, []).append(row.name)
+    told = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in kinds.items())
+    return [f"Personal against global model, Dice, by site: {told}."]
+
+
+def doubts(material: Material, rows: list[SiteRow]) -> list[str]:
+    """What a reader should not conclude from this run."""
+    results = material.results
+    trained = {site for entry in results["rounds"] for site in entry["sites"]}
+    untested = sorted(trained - {row.name for row in rows})
+    few = [f"{row.name} ({row.cases})" for row in rows if row.cases < FEW_CASES]
+    no_cases = [row.name for row in rows if row.name not in material.cases]
+    by_image = [row.name for row in rows if row.name in material.cases and row.patients is None]
+    refused = sum(len(entry.get("rejected") or {}) for entry in results["rounds"])
+    many = f"{', '.join(few)}: their means may move a lot with other cases."
+    narrow = f"Intervals of {', '.join(by_image)} draw images, as the file does not say whose they are:"
+    hidden = f"No interval for {', '.join(no_cases)}: a site's case scores never leave it."
+    count = len(results["rounds"])
+    found: list[tuple[str, Any]] = [
+        ("The images are synthetic: the numbers say that the program works, nothing about patients.", _drawn(results)),
+        (f"Fewer than {FEW_CASES} scored test cases at {many}", few),
+        ("One seed: how far another start of the training would lie from this is not known.", True),
+        (f"Only {count} round{'s' * (count != 1)}: the training may not have converged.", count < FEW_ROUNDS),
+        ("Training alone at each site is not part of this run; the job `local` has it to compare.", _shares(results)),
+        (f"{hidden} The site's own report has it.", no_cases),
+        (f"{narrow} too narrow where a patient has several.", by_image),
+        (f"The final test lacks {', '.join(untested)}.", untested),
+        (f"The guard refused {refused} update(s): see below.", refused),
+    ]
+    return [text for text, holds in found if holds]
+
+
+def _drawn(results: dict[str, Any]) -> bool:
+    return bool(results.get("synthetic"))
+
+
+def _shares(results: dict[str, Any]) -> bool:
+    return str(results["method"]) != "local"
+
+
+def joined(names: list[str]) -> str:
+    """Names in words."""
+    sites = f"{len(names)} site{'s' * (len(names) != 1)}"
+    return f"{sites} ({', '.join(names)})" if names else "No site"
+
+
+def mean_of(values: list[float | None]) -> float | None:
+    """The mean of those that are there."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number for people; a dash where there is none."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def measure(value: float | None, metric: str) -> str:
+    """A metric's value: shares to a thousandth, distances to a tenth."""
+    return number(value, 3 if metric in ("dice", "iou") else 1)
+
+
+def duration(seconds: float | None) -> str:
+    """A time for people."""
+    if seconds is None:
+        return "-"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def megabytes(size: float | None) -> str:
+    """A size for people."""
+    return "-" if size is None else f"{size / 1e6:.2f} MB"

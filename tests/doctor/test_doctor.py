@@ -1,0 +1,153 @@
+"""The doctor: what it counts is exact, what it tries is real, what is amiss it names."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT, TINY, tiny
+from pfedsam.cli import main
+from pfedsam.config import Config, from_dict, to_dict
+from pfedsam.data.synthetic import write_site
+from pfedsam.doctor import checks, needs
+from pfedsam.doctor.examine import Here, examine
+from pfedsam.doctor.needs import Setting
+from pfedsam.doctor.trial import Request, Trial, tried
+from pfedsam.federation import Plan, federate
+from pfedsam.jobs import read_job
+from pfedsam.site import Places
+
+SLICES = {"train": 9, "val": 4, "test": 5}
+TRIAL = Trial(
+    3.0,
+    SLICES,
+    step_new=2.0,
+    step=2.0,
+    first=0.5,
+    before=0.1,
+    validation=0.2,
+    final=0.3,
+    round=0.4,
+    test=0.6,
+    message=0.05,
+)
+
+
+@pytest.mark.parametrize("wire", [{}, {"up": "int8", "down": "bf16"}, {"up": "int4"}])
+def test_bytes_are_those_that_a_run_then_sends(hospital: Path, tmp_path: Path, wire: dict[str, str]) -> None:
+    config = tiny(wire=wire)
+    found = federate(Plan(config, {"site-1": Places(hospital, tmp_path / "sites")}, 1, tmp_path))
+    report = found["rounds"][0]["sites"]["site-1"]
+    assert needs.wire_bytes(config) == needs.Bytes(report["bytes_sent"], report["bytes_received"])
+
+
+def test_seconds_are_counted_from_steps_and_slices() -> None:
+    config = from_dict({"train": {"batch_size": 2, "epochs": 2}})
+    found = needs.seconds(config, TRIAL, Setting(3, flare=False))
+    later = 10 * 2.0 + 4 * 0.2 + 0.4 + 0.05
+    assert found.round == pytest.approx(later)
+    assert found.first_round == pytest.approx(later + 0.5 + 5 * 0.1)
+    assert found.test == pytest.approx(5 * 0.3 + 0.6)
+    assert found.run == pytest.approx(found.first_round + 2 * later + found.test)
+
+
+def test_sites_beyond_the_trials_lanes_wait_for_each_other() -> None:
+    config = from_dict({"train": {"batch_size": 2}})
+    two, four = (needs.seconds(config, TRIAL, Setting(2, sites=n, lanes=2, flare=False)) for n in (2, 4))
+    assert four.round - TRIAL.message == pytest.approx(2 * (two.round - TRIAL.message))
+    room = needs.memory(config, replace(TRIAL, peak=100), Setting(2, sites=4, lanes=2, flare=False), 0)
+    assert room.all == 400
+
+
+def test_a_view_in_the_cache_is_not_computed_again_where_the_cache_holds_them_all() -> None:
+    train = {"batch_size": 2, "cache": "memory", "views": 2, "cache_gb": 1.0}
+    config, cached = from_dict({"train": train}), replace(TRIAL, step=0.5, entry=1000)
+    assert needs.new_steps(config, cached, 50) == 2 * 5
+    assert (
+        needs.seconds(config, cached, Setting(5, flare=False)).round
+        < needs.seconds(config, cached, Setting(1, flare=False)).round
+    )
+    crowded = replace(cached, entry=10**9)
+    assert needs.new_steps(config, crowded, 50) == 50
+    assert needs.memory(config, crowded, Setting(1), 0).site == 10**9
+
+
+def test_a_trial_is_a_real_run_in_small(hospital: Path, tmp_path: Path) -> None:
+    config = tiny(train={"max_steps": None, "cache": "memory", "views": 1}, model={"lora_last": 1})
+    request = Request(
+        to_dict(config), "site-1", str(hospital), None, str(tmp_path / "cache"), str(tmp_path / "store"), 1, 0.5, True
+    )
+    found = tried(request)
+    assert found.slices == {"train": 6, "val": 2, "test": 3}
+    assert min(found.step, found.step_new, found.validation, found.final, found.round, found.message, found.entry) > 0
+    assert (tmp_path / "store/pfedsam/site-1/final/overlays.png").is_file()
+
+
+def test_the_examination_measures_in_a_process_of_its_own_and_finds_the_machine_well(
+    hospital: Path, tmp_path: Path
+) -> None:
+    here = Here(hospital, None, tmp_path, threads=1, site="site-1", seconds=0.5)
+    found = examine(tiny(), here, Setting(2, flare=False))
+    assert found.well, found.checks
+    assert not found.assumed
+    assert found.slices == {"train": 6, "val": 2, "test": 3}
+    assert 2e8 < found.memory.site < 3e9
+    assert 0 < found.seconds.round < found.seconds.run
+
+
+def test_missing_weights_and_data_are_named_with_what_to_do(tmp_path: Path) -> None:
+    config = tiny(model={"backbone": "tiny_vit"})
+    lacks = checks.weight_file(config, tmp_path)
+    assert not lacks.ok
+    assert "mobile_sam" in lacks.do
+    (tmp_path / "mobile_sam.pt").write_bytes(b"something else")
+    assert "sha256" in checks.weight_file(config, tmp_path).do
+    assert not checks.data(config, None, "site-1").ok
+    assert "datalist" in checks.data(config, tmp_path / "none", "site-1").do
+
+
+def test_of_several_sites_in_a_folder_the_largest_is_taken(tmp_path: Path) -> None:
+    for name, count in {"north": 2, "south": 3}.items():
+        write_site(tmp_path / name, name, {"train": count, "val": 1, "test": 1}, 0)
+    assert checks.site_of(Config(), tmp_path) == "south"
+
+
+def test_memory_that_would_just_fit_does_not_pass() -> None:
+    assert checks.room("memory", 100, 115).ok
+    assert not checks.room("memory", 100, 114).ok
+
+
+def test_the_versions_installed_here_are_those_required() -> None:
+    assert [check.ok for check in checks.versions()] == [True, True]
+
+
+def test_a_job_is_read_from_its_folder_or_from_its_settings_file(tmp_path: Path) -> None:
+    job = ROOT / "jobs/pfedsam"
+    settings = job / "app/config/pfedsam.json"
+    assert read_job(job, TINY) == read_job(settings, TINY)
+    shutil.copy(settings, tmp_path / "mine.json")
+    assert read_job(tmp_path / "mine.json") == (read_job(job)[0], 1)
+
+
+def test_a_wrong_number_is_told_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", str(ROOT / "jobs/pfedsam"), "--sites", "0"]) == 2
+    assert "--sites above 0" in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_the_verb_answers_no_where_something_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("PFEDSAM_DATA", "PFEDSAM_WEIGHTS"):
+        monkeypatch.delenv(name, raising=False)
+    changes = [part for change in TINY for part in ("--set", change)]
+    command = ["doctor", str(ROOT / "jobs/pfedsam"), *changes, "--json", "--threads", "1"]
+    assert main(command) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["well"]
+    assert found["slices"] == {"train": 4, "val": 2, "test": 2}
+    assert main([*command, "--set", "data.source=site"]) == 1
+    missing = [check for check in json.loads(capsys.readouterr().out)["checks"] if not check["ok"]]
+    assert [check["name"] for check in missing] == ["data"]

@@ -1,0 +1,304 @@
+"""The page of a run: what it must show, and what must not break it."""
+
+import copy
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pfedsam.cli import main
+from pfedsam.errors import UserFault
+from pfedsam.exchange.ledger import Ledger
+from pfedsam.report.bootstrap import interval
+from pfedsam.report.gather import gather, rounds_of
+from pfedsam.report.page import write_report
+
+EMPTY = {"area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source", "use"}
+PIXEL = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63f8cfc000000301010018dd8db0"
+    "0000000049454e44ae426082"
+)
+
+
+def row(dice: float, scored: int = 6) -> dict[str, Any]:
+    return {
+        "dice": dice,
+        "iou": dice - 0.1,
+        "hd95": 12.5,
+        "assd": 3.25,
+        "scored": scored,
+        "empty": 1,
+        "false_alarms": 1,
+    }
+
+
+def report_of(number: int, lift: float) -> dict[str, Any]:
+    return {
+        "losses": {"global": 1.375 - 0.1 * number, "personal": 1.125},
+        "val": {"global": row(0.412 + lift), "personal": row(0.523 + lift)},
+        "before": row(0.111),
+        "seconds": 7.4,
+        "scoring_seconds": 1.3,
+        "samples": 48,
+        "bytes_sent": 2_340_000,
+        "bytes_received": 4_560_000,
+    }
+
+
+@pytest.fixture
+def results() -> dict[str, Any]:
+    """A whole results.json of two sites and two rounds."""
+    sites = {
+        "north": {"before": row(0.121), "global": row(0.634), "personal": row(0.745)},
+        "south": {"before": row(0.131), "global": row(0.656), "personal": row(0.617)},
+    }
+    mean = {role: {**row(0.5), "dice": sum(s[role]["dice"] for s in sites.values()) / 2} for role in sites["north"]}
+    entries = [
+        {"round": n, "seconds": 9.0, "sites": {name: report_of(n, 0.01 * n) for name in sites}, "rejected": {}}
+        for n in range(2)
+    ]
+    entries[1]["rejected"] = {"south": "not finite: decoder.weight"}
+    return {
+        "schema": 1,
+        "method": "pfedsam",
+        "synthetic": False,
+        "config": {"study": "liver", "seed": 7},
+        "config_hash": "c0ffee",
+        "base_hash": "ba5e",
+        "versions": {"pfedsam": "0.9.9", "torch": "2.14.1"},
+        "rounds": entries,
+        "final": {"sites": sites, "mean": mean, "worst": mean},
+        "seconds": 125.0,
+    }
+
+
+def written(folder: Path, results: dict[str, Any]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder
+
+
+def with_cases(folder: Path, site: str, gap: float) -> None:
+    """Six patients of two cases each; the personal branch lies `gap` above the global one."""
+    cases = [f"SMITH_{i}.png" for i in range(12)]
+    scores = [
+        {"cls": 1, "dice": 0.4 + 0.03 * i, "iou": 0.4, "hd95": 3.0, "assd": 1.0, "found": True} for i in range(12)
+    ]
+    lifted = [{**score, "dice": score["dice"] + gap * (0.8 + 0.1 * (i % 3))} for i, score in enumerate(scores)]
+    (folder / site).mkdir()
+    (folder / site / "cases.json").write_text(
+        json.dumps(
+            {"cases": cases, "groups": [i // 2 for i in range(12)], "scores": {"global": scores, "personal": lifted}}
+        )
+    )
+    (folder / site / "overlays.png").write_bytes(PIXEL)
+
+
+def page_of(run: Path, **options: bool) -> str:
+    out = run.parent / "page.html"
+    write_report(gather(run), out, **options)
+    return out.read_text()
+
+
+class Checked(HTMLParser):
+    """Follows every element to its end, and gathers ids and references."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.references: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in EMPTY:
+            self.open.append(tag)
+        self._note(attrs)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._note(attrs)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in EMPTY:
+            assert self.open.pop() == tag
+
+    def _note(self, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        self.ids += [str(named["id"])] if "id" in named else []
+        self.references += [str(v) for k, v in attrs if k in ("src", "href", "xlink:href", "data", "action")]
+
+
+def test_every_element_is_closed_and_every_id_is_its_own(tmp_path: Path, results: dict[str, Any]) -> None:
+    found = Checked(page_of(written(tmp_path / "run", results)))
+    assert not found.open
+    assert len(found.ids) == len(set(found.ids))
+    assert {ref.removeprefix("#") for ref in found.references if ref.startswith("#")} <= set(found.ids)
+
+
+def test_nothing_is_fetched_from_elsewhere(tmp_path: Path, results: dict[str, Any]) -> None:
+    run = written(tmp_path / "run", results)
+    with_cases(run, "north", 0.1)
+    text = page_of(run)
+    assert all(ref.startswith(("#", "data:image/png;base64,")) for ref in Checked(text).references)
+    assert "<script" not in text
+    assert not re.search(r"@import|url\((?!#)", text)
+    namespaces = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    assert set(re.findall(r"https?://[^\"'\s<]+", text)) <= namespaces
+
+
+def test_every_site_and_number_of_the_results_is_on_the_page(tmp_path: Path, results: dict[str, Any]) -> None:
+    text = page_of(written(tmp_path / "run", results))
+    for site, roles in results["final"]["sites"].items():
+        assert f'<th scope="row">{site}</th>' in text
+        for metrics in roles.values():
+            assert all(f"<td>{metrics[m]:.3f}</td>" in text for m in ("dice", "iou"))
+            assert all(f"<td>{metrics[m]:.1f}</td>" in text for m in ("hd95", "assd"))
+    for entry in results["rounds"]:
+        for report in entry["sites"].values():
+            assert all(f"<td>{report['val'][role]['dice']:.3f}</td>" in text for role in ("global", "personal"))
+            assert all(f"{name} {value:.3f}" in text for name, value in report["losses"].items())
+    for told in ("2.34 MB", "4.56 MB", "2 min 5 s", "0.9.9", "c0ffee", "ba5e", "not finite: decoder.weight", "liver"):
+        assert told in text
+
+
+def test_a_name_cannot_bring_markup_into_the_page(tmp_path: Path, results: dict[str, Any]) -> None:
+    bad = "<script>alert(1)</script>"
+    results["method"] = results["config"]["study"] = bad
+    results["final"]["sites"][bad] = results["final"]["sites"].pop("north")
+    results["rounds"][0]["sites"][bad] = results["rounds"][0]["sites"].pop("north")
+    results["rounds"][1]["rejected"] = {bad: "<img src=x onerror=alert(1)>"}
+    text = page_of(written(tmp_path / "run", results))
+    assert "<script" not in text
+    assert "<img" not in text
+    assert "&lt;script&gt;" in text
+
+
+def test_intervals_come_from_case_scores_and_say_where_personalisation_helped(
+    tmp_path: Path, results: dict[str, Any]
+) -> None:
+    run = written(tmp_path / "run", results)
+    with_cases(run, "north", 0.1)
+    with_cases(run, "south", -0.1)
+    said = write_report(gather(run), tmp_path / "page.html")
+    assert said["personal_against_global"] == {"north": "helped", "south": "hurt"}
+    text = (tmp_path / "page.html").read_text()
+    assert text.count("6 patients") == 2
+    assert "This page stays where it was made" in text
+    assert "SMITH" not in text
+
+
+def test_where_patients_are_not_known_no_verdict_is_given(tmp_path: Path, results: dict[str, Any]) -> None:
+    run = written(tmp_path / "run", results)
+    with_cases(run, "north", 0.1)
+    path = run / "north/cases.json"
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "groups"}))
+    said = write_report(gather(run), tmp_path / "page.html")
+    assert said["personal_against_global"]["north"] == "higher; how surely is not known here"
+    assert any("draw images" in line for line in said["doubts"])
+
+
+def test_without_case_scores_the_page_says_so_and_invents_no_interval(tmp_path: Path, results: dict[str, Any]) -> None:
+    text = page_of(written(tmp_path / "run", results))
+    assert "No interval for north, south" in text
+    assert 'class="span">0.' not in text
+    assert "This page stays" not in text
+
+
+def test_a_page_that_is_to_leave_a_site_has_no_pictures_and_no_intervals(
+    tmp_path: Path, results: dict[str, Any]
+) -> None:
+    run = written(tmp_path / "run", results)
+    with_cases(run, "north", 0.1)
+    text = page_of(run, pictures=False)
+    assert "data:image" not in text
+    assert "patients" not in text.replace("drawing the site's patients", "").replace("where patients are", "").replace(
+        "nothing about patients", ""
+    )
+    assert "This page stays" not in text
+
+
+def test_what_is_missing_does_not_break_the_page(tmp_path: Path, results: dict[str, Any]) -> None:
+    bare = copy.deepcopy(results)
+    for key in ("seconds", "versions", "config_hash", "base_hash"):
+        del bare[key]
+    bare["final"] = {"sites": {}, "mean": {}, "worst": {}}
+    assert "has not been done" in page_of(written(tmp_path / "cut", bare))
+    bare["rounds"] = []
+    assert "No round is recorded" in page_of(written(tmp_path / "none", bare))
+    results["final"]["sites"]["north"]["personal"]["dice"] = None
+    results["final"]["sites"]["north"]["before"] = None
+    assert "not scored" in page_of(written(tmp_path / "unscored", results))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"schema": 2}', '{"schema": 1, "rounds": [3], "final": {"sites": {}}}']
+)
+def test_a_damaged_record_is_told_in_a_line(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "results.json").write_text(text)
+    assert main(["report", str(tmp_path), "--out", str(tmp_path / "page.html")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_a_folder_of_several_runs_is_refused(tmp_path: Path, results: dict[str, Any]) -> None:
+    written(tmp_path / "runs/a", results)
+    written(tmp_path / "runs/b", results)
+    with pytest.raises(UserFault, match="one run"):
+        gather(tmp_path / "runs")
+
+
+def test_a_hospitals_own_folder_tells_its_own_rounds_from_its_ledger(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "kit/pfedsam_store/liver/north/ledger.jsonl")
+    for number in (0, 1, 1):
+        facts = {"pfedsam_report": report_of(number, 0.0)}
+        ledger.note("in", {}, task="train", round_=number, facts={})
+        ledger.note("out", {}, task="train", round_=number, facts=facts)
+    metrics = {"before": row(0.1), "global": row(0.6), "personal": row(0.7)}
+    ledger.note("out", {}, task="validate", round_=-1, facts={"metrics": metrics})
+    text = page_of(tmp_path / "kit")
+    assert "site north&#39;s own view" in text
+    assert "2 rounds" in text
+    assert "Dice on the test split: 0.100 before training, 0.600 global, 0.700 personal." in text
+
+
+def test_of_a_ledger_with_an_earlier_run_the_last_one_is_told() -> None:
+    lines = [{"direction": "out", "round": n, "facts": {"pfedsam_report": i}} for i, n in enumerate((0, 1, 2, 0, 1))]
+    assert [(line["round"], line["facts"]["pfedsam_report"]) for line in rounds_of(lines)] == [(0, 3), (1, 4)]
+
+
+def test_the_interval_draws_patients_not_slices() -> None:
+    """Two patients, one of many slices: drawn slice by slice the interval would be a fraction of this."""
+    low, high = interval({"a": {"p1": [1.0] * 50, "p2": [0.0] * 50}})
+    assert (low, high) == (0.0, 1.0)
+
+
+@pytest.mark.long
+def test_a_browser_shows_the_page(tmp_path: Path, results: dict[str, Any]) -> None:
+    browser = next((found for name in ("chromium", "google-chrome", "chrome") if (found := shutil.which(name))), None)
+    if browser is None:
+        pytest.skip("needs chromium or google-chrome")
+    run = written(tmp_path / "run", results)
+    with_cases(run, "north", 0.1)
+    page_of(run)
+    shot = tmp_path / "page.png"
+    command = [
+        browser,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--window-size=1000,3000",
+        f"--screenshot={shot}",
+    ]
+    subprocess.run([*command, (tmp_path / "page.html").as_uri()], check=True, capture_output=True, timeout=300)
+    from PIL import Image
+
+    with Image.open(shot) as picture:
+        colours = picture.convert("RGB").getcolors(2**24)
+    assert colours is not None
+    assert len(colours) > 100
