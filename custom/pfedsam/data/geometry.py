@@ -76,15 +76,12 @@ def spacing_of(affine: Affine) -> tuple[float, float, float]:
 
 
 def apart(one: Volume, other: Volume) -> float:
-    """How far the two volumes' corners lie apart at most, in units of the first's smallest voxel side; 0 for pictures.
-
-    Both must have the same shape.
-    """
+    """How many mm the corners of two volumes of one shape lie apart at most; 0 where one does not say where it lies."""
     if one.affine is None or other.affine is None:
         return 0.0
     corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(one.values.shape[:3]) - 1)
     places = [nibabel.affines.apply_affine(v.affine, corners) for v in (one, other)]
-    return float(np.linalg.norm(places[0] - places[1], axis=1).max() / min(one.spacing))
+    return float(np.linalg.norm(places[0] - places[1], axis=1).max())
 
 
 def _change(affine: Affine | None, plane: str, *, back: bool = False) -> NDArray[Any] | None:

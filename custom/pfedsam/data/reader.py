@@ -119,7 +119,8 @@ def _nifti_header(path: Path) -> Header:
 
 
 def _nifti_pixels(path: Path, index: int) -> NDArray[Any]:
-    return np.asarray(_volume(path).dataobj[:, :, index])
+    pixels = np.asarray(_volume(path).dataobj[:, :, index])
+    return np.stack([pixels[c] for c in "RGB"], axis=-1) if pixels.dtype.fields else pixels
 
 
 @lru_cache(maxsize=4)

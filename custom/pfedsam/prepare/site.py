@@ -1,0 +1,294 @@
+"""A site's folder in, a datalist out: all of it, or nothing."""
+
+import csv
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pfedsam.data.datalist import SPLITS, Row, write_csv
+from pfedsam.errors import UserFault
+from pfedsam.files import write_json
+from pfedsam.prepare import facts as numbers
+from pfedsam.prepare.convert import Plan, mask_values, read_pair, write_pair
+from pfedsam.prepare.discover import discover
+from pfedsam.prepare.facts import Facts, facts_of
+from pfedsam.prepare.found import Case, Dropped, Found
+from pfedsam.prepare.labels import Rule, understood
+from pfedsam.prepare.page import page
+from pfedsam.prepare.patients import by_pattern, by_themselves, pseudonym
+from pfedsam.prepare.splits import SHARES, drawn
+from pfedsam.prepare.thumbnail import thumbnail
+
+PICTURES = 24
+Watch = Callable[[Sequence[Any], str], Iterable[Any]]  # goes through things, telling how far it is
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the user asks for.
+
+    Attributes:
+        site: the site's name, as the report shows it; of a datalist for several sites, whose rows to take.
+        masks: a folder of masks alone.
+        plane: axial, coronal, sagittal or stored.
+        table: mask value or DICOM segment label to class number.
+        classes: number of classes without the background; None: as the masks show.
+        shares: of train, val and test; None: as a datalist has them, else 0.7, 0.1, 0.2.
+        patient: a regular expression whose first group is the patient; None: as the files say.
+    """
+
+    site: str = "site"
+    masks: Path | None = None
+    plane: str = "axial"
+    table: dict[str, int] | None = None
+    classes: int | None = None
+    shares: tuple[float, float, float] | None = None
+    seed: int = 0
+    patient: str | None = None
+
+
+@dataclass(frozen=True)
+class Done:
+    """One prepared case: its source, its new name and files, its facts."""
+
+    case: Case
+    name: str
+    image: str
+    mask: str
+    facts: Facts
+
+
+def prepare(
+    folders: Sequence[Path], out: Path | None, wish: Wish, watch: Watch = lambda things, what: things
+) -> dict[str, Any]:
+    """The report; `out` holds datalist, images, masks, report and names. Where `out` is None nothing is written.
+
+    Files that are at fault are left out and named in the report; the rest comes through.
+
+    Raises:
+        UserFault: `out` is not empty, no pair came through, or there are too few patients.
+    """
+    found = discover(folders, wish.masks, wish.site)
+    if out is None:
+        return _prepared(found, None, wish, watch)
+    with _whole(out) as folder:
+        return _prepared(found, folder, wish, watch)
+
+
+def _prepared(found: Found, folder: Path | None, wish: Wish, watch: Watch) -> dict[str, Any]:
+    cases, dropped, patients_by = _patients(found, wish)
+    segments, table = _segments(found, wish)
+    cases, unread, values = _surveyed(cases, segments, lossless=table is not None, watch=watch)
+    rule = understood([*values, set(segments.values())], table, wish.classes)
+    done, failed, pictures = _converted(cases, folder, Plan(wish.plane, rule, segments), watch)
+    left = [*found.dropped, *dropped, *unread, *failed]
+    if not done:
+        raise UserFault(
+            expected="a pair of image and mask that can be used", came=_nothing(found, left), do=_first_step(left)
+        )
+    splits, split_by = _splits(done, wish)
+    report = _report(found, done, left, wish) | {
+        "classes": rule.classes,
+        "labels": numbers.label_table([d.facts for d in done], _names(segments), rule.classes),
+        "labels_by": _labels_by(rule, segments, wish),
+        "patients_by": patients_by,
+        "split_by": split_by,
+        "splits": _counts(done, splits),
+    }
+    if folder is not None:
+        _write(folder, done, splits, report, pictures)
+    return report
+
+
+def _patients(found: Found, wish: Wish) -> tuple[list[Case], list[Dropped], str]:
+    if wish.patient is not None:
+        return by_pattern(found.cases, wish.patient)
+    if any(case.split for case in found.cases):
+        return found.cases, [], "by the column group of the datalist"
+    cases, words = by_themselves(found.cases)
+    return cases, [], words
+
+
+def _segments(found: Found, wish: Wish) -> tuple[dict[str, int], dict[int, int] | None]:
+    """The class of each DICOM segment, and the table of mask values, both with the user's wishes."""
+    wished = wish.table or {}
+    by_name = {label: number for label, number in wished.items() if label in found.segments}
+    by_value = {int(value): number for value, number in wished.items() if value.isdigit() and value not in by_name}
+    if strange := [key for key in wished if key not in by_name and not key.isdigit()]:
+        raise UserFault(
+            expected="--labels of mask values or of segments: " + (", ".join(found.segments) or "none found"),
+            came=strange[0],
+            do="correct the name",
+        )
+    segments = {label: by_name.get(label, 0) for label in found.segments} if by_name else found.segments
+    return segments, by_value or None
+
+
+def _surveyed(
+    cases: Sequence[Case], segments: dict[str, int], *, lossless: bool, watch: Watch
+) -> tuple[list[Case], list[Dropped], list[set[int]]]:
+    """The cases whose masks can be read, those that can't, and the values of the first."""
+    kept, dropped, values = [], [], []
+    for case in watch(cases, "masks"):
+        try:
+            values.append(mask_values(case, lossless=lossless, segments=segments))
+            kept.append(case)
+        except UserFault as fault:
+            dropped.append(Dropped.by(fault, case.name))
+    return kept, dropped, values
+
+
+def _converted(
+    cases: Sequence[Case], folder: Path | None, plan: Plan, watch: Watch
+) -> tuple[list[Done], list[Dropped], list[tuple[str, bytes]]]:
+    """One case at a time: read, written, its facts kept; the pictures are of cases spread evenly."""
+    done: list[Done] = []
+    dropped, pictures = [], []
+    shown = set(np.linspace(0, len(cases) - 1, min(PICTURES, len(cases))).round().astype(int).tolist())
+    for i, case in enumerate(watch(cases, "cases")):
+        try:
+            pair = read_pair(case, plan)
+        except UserFault as fault:
+            dropped.append(Dropped.by(fault, case.name))
+            continue
+        name = f"case-{len(done) + 1:04d}"
+        image, mask = write_pair(pair, folder, name) if folder else ("", "")
+        done.append(Done(case, name, image, mask, facts_of(pair)))
+        if i in shown and folder:
+            pictures.append((f"{name}: {case.name}", thumbnail(pair)))
+    return done, dropped, pictures
+
+
+def _splits(done: Sequence[Done], wish: Wish) -> tuple[dict[str, str], str]:
+    """The split of each patient, and how it came about."""
+    patients = [d.case.patient for d in done]
+    kept = {d.case.patient: d.case.split for d in done if d.case.split}
+    if wish.shares is not None or len(kept) < len(set(patients)):
+        shares = wish.shares or SHARES
+        words = ", ".join(f"{share:.0%}" for share in shares)
+        return drawn(patients, shares, wish.seed), f"Splits ({words}) were drawn by patient with seed {wish.seed}."
+    if empty := [split for split in SPLITS if split not in kept.values()]:
+        raise UserFault(
+            expected=f"cases in split {empty[0]}",
+            came="none that could be used",
+            do="see what was left out, or give --split",
+        )
+    return {patient: split for patient, split in kept.items() if split}, "Splits are the datalist's."
+
+
+def _counts(done: Sequence[Done], splits: dict[str, str]) -> dict[str, dict[str, int]]:
+    of = {split: [d for d in done if splits[d.case.patient] == split] for split in SPLITS}
+    return {
+        split: {
+            "patients": len({d.case.patient for d in some}),
+            "cases": len(some),
+            "slices": sum(d.facts.shape[2] for d in some),
+        }
+        for split, some in of.items()
+    }
+
+
+def _report(found: Found, done: Sequence[Done], left: Sequence[Dropped], wish: Wish) -> dict[str, Any]:
+    facts = [d.facts for d in done]
+    return {
+        "site": wish.site,
+        "stays_at_site": True,
+        "plane": wish.plane,
+        "files": found.files,
+        "cases": len(done),
+        "patients": len({d.case.patient for d in done}),
+        "slices": sum(one.shape[2] for one in facts),
+        "sizes": numbers.sizes(facts),
+        "intensity": numbers.intensities(facts),
+        "notes": [*found.notes, *numbers.remarks(facts, [d.name for d in done], wish.plane)],
+        "dropped": [{"file": d.file, "why": d.why, "do": d.do} for d in left],
+    }
+
+
+def _labels_by(rule: Rule, segments: dict[str, int], wish: Wish) -> str:
+    if segments:
+        return "Segments of the DICOM files by their labels, in the order of their numbers: " + ", ".join(
+            f"{label} is {number or 'left out'}" for label, number in segments.items()
+        )
+    if rule.table is not None:
+        return "Mask values as --labels says: " + ", ".join(f"{v} is {c}" for v, c in sorted(rule.table.items()))
+    if rule.classes == 1:
+        return "One class: 0 is the background; 1, or 255 in a mask of 0 and 255, is the class."
+    return "Mask values are taken as class numbers, as they are."
+
+
+def _names(segments: dict[str, int]) -> dict[int, str]:
+    return {number: " and ".join(k for k, n in segments.items() if n == number) for number in segments.values()}
+
+
+def _nothing(found: Found, left: Sequence[Dropped]) -> str:
+    return f"none in {found.files} files" + "".join(f"; {d.file}: {d.why}" for d in left[:3])
+
+
+def _first_step(left: Sequence[Dropped]) -> str:
+    return left[0].do if left else "name the folder that holds images and masks"
+
+
+def _write(
+    folder: Path,
+    done: Sequence[Done],
+    splits: dict[str, str],
+    report: dict[str, Any],
+    pictures: list[tuple[str, bytes]],
+) -> None:
+    salt = secrets.token_bytes(32)
+    groups = {patient: pseudonym(patient, salt) for patient in splits}
+    write_csv(
+        folder / "datalist.csv", [Row(d.image, d.mask, splits[d.case.patient], groups[d.case.patient]) for d in done]
+    )
+    _private(folder / "names.salt").write_text(salt.hex() + "\n")
+    with _private(folder / "names.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["case", "image", "mask", "patient", "group"])
+        for d in done:
+            table.writerow(
+                [d.name, d.case.image[0], d.case.mask, d.case.patient.removeprefix("name:"), groups[d.case.patient]]
+            )
+    write_json(folder / "report.json", report)
+    (folder / "report.html").write_text(page(report, pictures), encoding="utf-8")
+
+
+def _private(path: Path) -> Path:
+    """An empty file that its owner alone may read."""
+    path.touch(mode=0o600)
+    return path
+
+
+@contextmanager
+def _whole(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that becomes `out` when all has gone well, and is gone when not.
+
+    Raises:
+        UserFault: `out` holds something, or the disk is full or forbids writing.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserFault(expected=f"an empty or no folder at {out}", came="one that holds files", do="name another")
+    folder = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = out.parent / f".{out.name}.{os.getpid()}.tmp"
+        folder.mkdir()
+        for sub in ("images", "masks"):
+            (folder / sub).mkdir()
+        yield folder
+        os.replace(folder, out)
+        folder = None
+    except OSError as error:
+        raise UserFault(
+            expected=f"to write {out}", came=error.strerror or str(error), do="free space or mend the folder's rights"
+        ) from None
+    finally:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
