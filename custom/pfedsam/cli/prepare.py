@@ -1,6 +1,7 @@
 """pfedsam prepare: a folder of NIfTI, DICOM or pictures becomes a datalist, with a report in words."""
 
 import argparse
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ EXAMPLE = "pfedsam prepare /data/ward-7 /data/pfedsam --site hospital-a"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What the verb takes."""
-    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="where the files lie")
+    parser.add_argument(
+        "folders", type=Path, nargs="+", metavar="FOLDER", help="where the files lie (with --recipe: the archives)"
+    )
     parser.add_argument("out", type=Path, metavar="OUT", help="a new or empty folder for what is made of them")
     parser.add_argument("--site", default="site", help="the site's name, for the report")
     parser.add_argument("--masks", type=Path, metavar="DIR", help="a folder in which every file is a mask")
@@ -20,19 +23,33 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", metavar="SHARES", help="of train, val and test; 0.7,0.1,0.2 if not given")
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other splits")
     parser.add_argument("--patient", metavar="REGEX", help=r"its first group is the patient, such as '^(p\d+)_'")
-    parser.add_argument("--recipe", metavar="NAME", help="the files are a public set as downloaded; 'list' names them")
+    parser.add_argument(
+        "--recipe", metavar="NAME", help="a public set as downloaded: prostate, fundus or nuclei; makes a folder a site"
+    )
     parser.add_argument("--dry-run", action="store_true", help="look at everything, write nothing")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
-def serve(options: argparse.Namespace) -> None:
-    """Prepare the folder and say what came of it."""
-    from pfedsam.cli.console import say, tracked
+def serve(options: argparse.Namespace) -> int:
+    """Prepare the folder and say what came of it; 1 where a public set is not complete."""
+    from pfedsam.cli.console import say
+    from pfedsam.prepare.site import prepare
+
+    wish = _wish(options)
+    if options.recipe:
+        return _cooked(options, wish)
+    out = None if options.dry_run else options.out
+    report = prepare(options.folders, out, wish, _watch)
+    say(report) if options.json else print(_words(report, out))
+    return 0
+
+
+def _wish(options: argparse.Namespace) -> Any:
     from pfedsam.prepare.labels import parse_table
-    from pfedsam.prepare.site import Wish, prepare
+    from pfedsam.prepare.site import Wish
     from pfedsam.prepare.splits import parse_shares
 
-    wish = Wish(
+    return Wish(
         site=options.site,
         masks=options.masks,
         plane=options.plane,
@@ -42,16 +59,38 @@ def serve(options: argparse.Namespace) -> None:
         seed=options.seed,
         patient=options.patient,
     )
-    out = None if options.dry_run else options.out
-    report = prepare(options.folders, out, wish, lambda things, what: tracked(things, what, len(things)))
-    say(report) if options.json else print(_words(report, out))
+
+
+def _cooked(options: argparse.Namespace, wish: Any) -> int:
+    from pfedsam.cli.console import say
+    from pfedsam.errors import UserFault
+    from pfedsam.prepare.recipes import cook, named
+
+    if options.dry_run:
+        raise UserFault(
+            expected="--recipe or --dry-run", came="both", do="leave --dry-run out: a set is unpacked first"
+        )
+    answer = cook(options.folders, options.out, named(options.recipe), wish, _watch)
+    if options.json:
+        say(answer)
+    else:
+        for site, report in answer["sites"].items():
+            print(f"{site}\n{_words(report, options.out / site)}\n")
+        print("\n".join(answer["faults"]) or "All sites are there.")
+    return 0 if answer["complete"] else 1
+
+
+def _watch(things: Sequence[Any], what: str) -> Iterable[Any]:
+    from pfedsam.cli.console import tracked
+
+    return tracked(things, what, len(things))
 
 
 def _words(report: dict[str, Any], out: Path | None) -> str:
     """The report's main points as lines."""
     lines = [
         f"{report['cases']} pairs of image and mask, {report['slices']} slices, {report['patients']} patients.",
-        f"Patients were told apart {report['patients_by']}.",
+        report["patients_by"],
         f"{report['labels_by']}",
         f"Set model.num_classes to {report['classes']} and data.scale to {report['intensity']['scale']}:"
         f" {report['intensity']['why']}.",

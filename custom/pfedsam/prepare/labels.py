@@ -12,7 +12,8 @@ from pfedsam.errors import UserFault
 
 LARGEST = 20  # a higher value is taken for a grey level or an instance, not for a class
 LOSSY = (".jpg", ".jpeg")
-SAY = "say what the values mean, such as --labels 128=1,255=2 (0 stays the background)"
+REST = -1  # in a table: every value that it does not name
+SAY = "say what the values mean, such as --labels 128=1,255=2, or *=1 for any value (0 stays the background)"
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Rule:
             UserFault: a value without a meaning.
         """
         if self.table is not None:
-            known = {0: 0, **self.table}
+            rest = dict.fromkeys(values, self.table[REST]) if REST in self.table else {}
+            known = {**rest, 0: 0, **self.table}
         elif self.classes == 1 and values <= {0, 255}:
             known = {0: 0, 255: 1}
         else:
@@ -44,7 +46,7 @@ class Rule:
 
 
 def parse_table(text: str) -> dict[str, int]:
-    """`255=1,2=1` as a mapping; the left side is a value or a DICOM segment's label.
+    """`255=1,2=1` as a mapping; the left side is a value, a DICOM segment's label, or * for all other values.
 
     Raises:
         UserFault: another form, or a class below 0 or above 255.

@@ -39,7 +39,7 @@ def by_pattern(cases: Sequence[Case], pattern: str) -> tuple[list[Case], list[Dr
             kept.append(replace(case, patient=found.group(1)))
         else:
             dropped.append(Dropped(case.name, f"the name does not fit --patient {pattern}", "widen the pattern"))
-    return kept, dropped, f"by what --patient {pattern} catches in the file name"
+    return kept, dropped, f"Patients were told apart by what --patient {pattern} catches in the file name."
 
 
 def by_themselves(cases: Sequence[Case]) -> tuple[list[Case], str]:
@@ -50,25 +50,30 @@ def by_themselves(cases: Sequence[Case]) -> tuple[list[Case], str]:
     """
     named = [PurePath(case.name) for case in cases if not case.patient]
     if not named:
-        return list(cases), "by PatientID in the DICOM files"
+        return list(cases), "Patients were told apart by PatientID in the DICOM files."
     keys, words = _keys(named)
     rest = iter(keys)
     told = [case if case.patient else replace(case, patient="name:" + next(rest)) for case in cases]
-    return told, words if len(named) == len(cases) else f"by PatientID in the DICOM files; where there is none, {words}"
+    return told, words if len(named) == len(
+        cases
+    ) else f"Patients were told apart by PatientID where a DICOM file has it. Else: {words}"
 
 
 def _keys(names: list[PurePath]) -> tuple[list[str], str]:
     folders = [_folder(name) for name in names]
     if all(folders) and len(set(folders)) >= ENOUGH:
         some = ", ".join(sorted(set(folders))[:ENOUGH])
-        return folders, f"by the outermost sub-folder: each is taken as one patient ({some} and so on)"
+        return folders, f"Each outermost sub-folder was taken as one patient ({some} and so on)."
     stems = [_stem(name) for name in names]
     cut = [m["rest"] if (m := SLICE_END.fullmatch(stem)) else stem for stem in stems]
     if len(set(stems)) > len(set(cut)) >= ENOUGH:
-        return cut, f"by the file name up to its last number, taken as a slice number ({stems[0]} is of {cut[0]})"
+        return (
+            cut,
+            f"A name's last number was taken as a slice number, the rest as the patient ({stems[0]} is of {cut[0]}).",
+        )
     return (
         stems,
-        "not at all: each name is taken as a patient of its own; if a patient has several, say --patient REGEX",
+        "Each file name was taken as a patient of its own; if a patient has several, say --patient REGEX.",
     )
 
 

@@ -1,28 +1,23 @@
 """A site's folder in, a datalist out: all of it, or nothing."""
 
-import csv
-import os
-import secrets
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pfedsam.data.datalist import SPLITS, Row, write_csv
+from pfedsam.data.datalist import SPLITS
 from pfedsam.errors import UserFault
-from pfedsam.files import write_json
 from pfedsam.prepare import facts as numbers
 from pfedsam.prepare.convert import Plan, mask_values, read_pair, write_pair
 from pfedsam.prepare.discover import discover
-from pfedsam.prepare.facts import Facts, facts_of
+from pfedsam.prepare.facts import facts_of
+from pfedsam.prepare.folder import whole
 from pfedsam.prepare.found import Case, Dropped, Found
-from pfedsam.prepare.labels import Rule, understood
-from pfedsam.prepare.page import page
-from pfedsam.prepare.patients import by_pattern, by_themselves, pseudonym
+from pfedsam.prepare.labels import REST, understood
+from pfedsam.prepare.outcome import Done, labels_by, names_of, write_down
+from pfedsam.prepare.patients import by_pattern, by_themselves
 from pfedsam.prepare.splits import SHARES, drawn
 from pfedsam.prepare.thumbnail import thumbnail
 
@@ -54,17 +49,6 @@ class Wish:
     patient: str | None = None
 
 
-@dataclass(frozen=True)
-class Done:
-    """One prepared case: its source, its new name and files, its facts."""
-
-    case: Case
-    name: str
-    image: str
-    mask: str
-    facts: Facts
-
-
 def prepare(
     folders: Sequence[Path], out: Path | None, wish: Wish, watch: Watch = lambda things, what: things
 ) -> dict[str, Any]:
@@ -78,11 +62,14 @@ def prepare(
     found = discover(folders, wish.masks, wish.site)
     if out is None:
         return _prepared(found, None, wish, watch)
-    with _whole(out) as folder:
+    with whole(out) as folder:
         return _prepared(found, folder, wish, watch)
 
 
 def _prepared(found: Found, folder: Path | None, wish: Wish, watch: Watch) -> dict[str, Any]:
+    if folder is not None:
+        (folder / "images").mkdir(parents=True)
+        (folder / "masks").mkdir()
     cases, dropped, patients_by = _patients(found, wish)
     segments, table = _segments(found, wish)
     cases, unread, values = _surveyed(cases, segments, lossless=table is not None, watch=watch)
@@ -96,14 +83,14 @@ def _prepared(found: Found, folder: Path | None, wish: Wish, watch: Watch) -> di
     splits, split_by = _splits(done, wish)
     report = _report(found, done, left, wish) | {
         "classes": rule.classes,
-        "labels": numbers.label_table([d.facts for d in done], _names(segments), rule.classes),
-        "labels_by": _labels_by(rule, segments, wish),
+        "labels": numbers.label_table([d.facts for d in done], names_of(segments), rule.classes),
+        "labels_by": labels_by(rule, segments),
         "patients_by": patients_by,
         "split_by": split_by,
         "splits": _counts(done, splits),
     }
     if folder is not None:
-        _write(folder, done, splits, report, pictures)
+        write_down(folder, done, splits, report, pictures)
     return report
 
 
@@ -111,7 +98,7 @@ def _patients(found: Found, wish: Wish) -> tuple[list[Case], list[Dropped], str]
     if wish.patient is not None:
         return by_pattern(found.cases, wish.patient)
     if any(case.split for case in found.cases):
-        return found.cases, [], "by the column group of the datalist"
+        return found.cases, [], "Patients were told apart by the column group of the datalist."
     cases, words = by_themselves(found.cases)
     return cases, [], words
 
@@ -120,8 +107,9 @@ def _segments(found: Found, wish: Wish) -> tuple[dict[str, int], dict[int, int] 
     """The class of each DICOM segment, and the table of mask values, both with the user's wishes."""
     wished = wish.table or {}
     by_name = {label: number for label, number in wished.items() if label in found.segments}
-    by_value = {int(value): number for value, number in wished.items() if value.isdigit() and value not in by_name}
-    if strange := [key for key in wished if key not in by_name and not key.isdigit()]:
+    by_value = {int(v): number for v, number in wished.items() if v.isdigit() and v not in by_name}
+    by_value |= {REST: wished["*"]} if "*" in wished else {}
+    if strange := [key for key in wished if key not in by_name and not key.isdigit() and key != "*"]:
         raise UserFault(
             expected="--labels of mask values or of segments: " + (", ".join(found.segments) or "none found"),
             came=strange[0],
@@ -212,83 +200,9 @@ def _report(found: Found, done: Sequence[Done], left: Sequence[Dropped], wish: W
     }
 
 
-def _labels_by(rule: Rule, segments: dict[str, int], wish: Wish) -> str:
-    if segments:
-        return "Segments of the DICOM files by their labels, in the order of their numbers: " + ", ".join(
-            f"{label} is {number or 'left out'}" for label, number in segments.items()
-        )
-    if rule.table is not None:
-        return "Mask values as --labels says: " + ", ".join(f"{v} is {c}" for v, c in sorted(rule.table.items()))
-    if rule.classes == 1:
-        return "One class: 0 is the background; 1, or 255 in a mask of 0 and 255, is the class."
-    return "Mask values are taken as class numbers, as they are."
-
-
-def _names(segments: dict[str, int]) -> dict[int, str]:
-    return {number: " and ".join(k for k, n in segments.items() if n == number) for number in segments.values()}
-
-
 def _nothing(found: Found, left: Sequence[Dropped]) -> str:
     return f"none in {found.files} files" + "".join(f"; {d.file}: {d.why}" for d in left[:3])
 
 
 def _first_step(left: Sequence[Dropped]) -> str:
     return left[0].do if left else "name the folder that holds images and masks"
-
-
-def _write(
-    folder: Path,
-    done: Sequence[Done],
-    splits: dict[str, str],
-    report: dict[str, Any],
-    pictures: list[tuple[str, bytes]],
-) -> None:
-    salt = secrets.token_bytes(32)
-    groups = {patient: pseudonym(patient, salt) for patient in splits}
-    write_csv(
-        folder / "datalist.csv", [Row(d.image, d.mask, splits[d.case.patient], groups[d.case.patient]) for d in done]
-    )
-    _private(folder / "names.salt").write_text(salt.hex() + "\n")
-    with _private(folder / "names.csv").open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["case", "image", "mask", "patient", "group"])
-        for d in done:
-            table.writerow(
-                [d.name, d.case.image[0], d.case.mask, d.case.patient.removeprefix("name:"), groups[d.case.patient]]
-            )
-    write_json(folder / "report.json", report)
-    (folder / "report.html").write_text(page(report, pictures), encoding="utf-8")
-
-
-def _private(path: Path) -> Path:
-    """An empty file that its owner alone may read."""
-    path.touch(mode=0o600)
-    return path
-
-
-@contextmanager
-def _whole(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that becomes `out` when all has gone well, and is gone when not.
-
-    Raises:
-        UserFault: `out` holds something, or the disk is full or forbids writing.
-    """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserFault(expected=f"an empty or no folder at {out}", came="one that holds files", do="name another")
-    folder = None
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = out.parent / f".{out.name}.{os.getpid()}.tmp"
-        folder.mkdir()
-        for sub in ("images", "masks"):
-            (folder / sub).mkdir()
-        yield folder
-        os.replace(folder, out)
-        folder = None
-    except OSError as error:
-        raise UserFault(
-            expected=f"to write {out}", came=error.strerror or str(error), do="free space or mend the folder's rights"
-        ) from None
-    finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
