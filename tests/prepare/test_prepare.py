@@ -9,9 +9,10 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from conftest import tiny
 from PIL import Image
+from prepare.corpus import BROKEN, dicom_site, lesion, nifti, nifti_site, picture, scan
 
+from conftest import tiny
 from pfedsam.cli import main
 from pfedsam.data import datalist
 from pfedsam.data.dataset import open_site
@@ -19,7 +20,6 @@ from pfedsam.data.volume import oriented, read_dicom, read_nifti
 from pfedsam.errors import UserFault
 from pfedsam.prepare.labels import parse_table
 from pfedsam.prepare.site import Wish, prepare
-from prepare.corpus import BROKEN, dicom_site, lesion, nifti, nifti_site, picture, scan
 
 SAM = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
 
@@ -75,7 +75,9 @@ def test_one_head_as_nifti_and_as_dicom_gives_the_same_files(tmp_path: Path) -> 
     for kind in ("dicom", "nifti"):
         prepare([tmp_path / kind], tmp_path / f"out-{kind}", Wish(plane="coronal"))
     for path in (tmp_path / "out-dicom").glob("*s/*.nii"):
-        one, other = (nibabel.load(tmp_path / f"out-{kind}" / path.parent.name / path.name) for kind in ("dicom", "nifti"))
+        one, other = (
+            nibabel.load(tmp_path / f"out-{kind}" / path.parent.name / path.name) for kind in ("dicom", "nifti")
+        )
         assert np.array_equal(np.asarray(one.dataobj), np.asarray(other.dataobj))
         assert np.allclose(one.affine, other.affine, atol=1e-4)
 
@@ -141,7 +143,7 @@ def test_a_jpeg_mask_is_cut_at_half(tmp_path: Path) -> None:
 def test_values_become_the_classes_that_the_user_says(tmp_path: Path) -> None:
     for i in range(3):
         nifti(tmp_path / f"in/images/p{i}.nii", scan(i))
-        nifti(tmp_path / f"in/masks/p{i}.nii", lesion(i) * 128 + 127 * (scan(i) > 850))
+        nifti(tmp_path / f"in/masks/p{i}.nii", (lesion(i) * 128 + 127 * (scan(i) > 850)).astype(np.int16))
     with pytest.raises(UserFault, match=r"--labels 128=1,255=2"):
         prepare([tmp_path / "in"], tmp_path / "out", Wish())
     report = prepare([tmp_path / "in"], tmp_path / "out", Wish(table=parse_table("128=1,127=0,255=2")))

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,23 +39,28 @@ def item(name: str, files: tuple[Path, ...], parts: tuple[str, ...], stem: str, 
     """
     folders, stem = [_plain(part) for part in parts], _plain(stem)
     if mask is None:
-        mask = any(MASK_FOLDER.fullmatch(f) for f in folders) or bool(_cut(stem, MASK_END, MASK_START))
-    shorter = _cut(stem, MASK_END, MASK_START) if mask else _cut(stem, IMAGE_END)
+        mask = any(MASK_FOLDER.fullmatch(f) for f in folders) or _cut(stem, MASK_END, MASK_START) != stem
+    if mask:
+        stem = _cut(stem, MASK_END, MASK_START)
     if not mask and any(f in ("imagestr", "imagests") for f in folders):
-        shorter = _cut(stem, CHANNEL)
+        stem = _cut(stem, CHANNEL)
+    stem = _cut(stem, IMAGE_END)
     kept = [f for f in folders if not MASK_FOLDER.fullmatch(f) and not IMAGE_FOLDER.fullmatch(f)]
-    return Item(name, files, (*kept, stem if shorter is None else shorter), mask)
+    return Item(name, files, (*kept, stem), mask)
 
 
 def paired(items: Iterable[Item]) -> tuple[list[tuple[Item, Item]], list[Dropped]]:
     """Image and mask of each pair, and every item left over with the reason.
 
     A pair has one image and one mask of the same folders and stem; items still alone are paired by the stem
-    where no other has it.
+    where it is theirs alone.
     """
-    pairs, lone, dropped = _matched(items)
-    more, lone, others = _matched(replace(i, key=i.key[-1:]) for i in lone)
-    return pairs + more, dropped + others + [_alone(i) for i in lone]
+    every = list(items)
+    pairs, lone, dropped = _matched(every)
+    count = Counter((i.key[-1], i.mask) for i in every)
+    unique = [i for i in lone if i.key[-1] and count[i.key[-1], True] < 2 and count[i.key[-1], False] < 2]
+    more, alone, _ = _matched(replace(i, key=i.key[-1:]) for i in unique)
+    return pairs + more, dropped + [_alone(i) for i in [*alone, *(i for i in lone if i not in unique)]]
 
 
 def _matched(items: Iterable[Item]) -> tuple[list[tuple[Item, Item]], list[Item], list[Dropped]]:
@@ -93,10 +98,10 @@ def _alone(one: Item) -> Dropped:
     )
 
 
-def _cut(stem: str, *patterns: re.Pattern[str]) -> str | None:
-    """The stem without the word that a pattern finds, empty where it is the whole; None where none fits."""
+def _cut(stem: str, *patterns: re.Pattern[str]) -> str:
+    """The stem without the word that a pattern finds; empty where it is the whole."""
     found = next((m for p in patterns if (m := p.fullmatch(stem))), None)
-    return None if found is None else found["stem"] or ""
+    return stem if found is None else found["stem"] or ""
 
 
 def _plain(name: str) -> str:

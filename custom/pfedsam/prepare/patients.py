@@ -12,7 +12,7 @@ from pfedsam.prepare.found import Case, Dropped
 from pfedsam.prepare.pairing import IMAGE_FOLDER, MASK_FOLDER
 
 SPLIT_WORDS = {"train", "training", "val", "valid", "validation", "test", "testing"}
-SLICE_END = re.compile(r"(?P<rest>.*\d.*)[ _.-]+(?:slice|sl|s|z|frame|img|image|tile)?[ _-]?\d{1,4}", re.IGNORECASE)
+SLICE_END = re.compile(r"(?P<rest>.*?\d.*?)[ _.-]+(?:slice|sl|s|z|frame|img|image|tile)?[ _-]?\d{1,4}", re.IGNORECASE)
 ENOUGH = 3  # patients that three splits need
 
 

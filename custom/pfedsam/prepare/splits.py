@@ -1,5 +1,6 @@
 """Train, val and test: drawn by patient, the same for the same seed, none empty."""
 
+import math
 import random
 from collections.abc import Iterable
 
@@ -20,7 +21,7 @@ def parse_shares(text: str) -> tuple[float, float, float]:
         total = train + val + test
     except ValueError:
         train = val = test = total = 0
-    if min(train, val, test) <= 0:
+    if not 0 < min(train, val, test) <= total < math.inf:
         raise UserFault(
             expected="three shares above zero, such as 0.7,0.1,0.2",
             came=text,
