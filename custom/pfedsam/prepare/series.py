@@ -102,7 +102,8 @@ def matched(stack: Stack) -> tuple[list[Case], list[Series], list[Dropped]]:
 
 def _series(file: File, head: Any) -> Series:
     text = {tag: str(head.get(tag) or "").strip() for tag in ("SeriesInstanceUID", "SOPInstanceUID", "PatientID")}
-    patient = "/".join((text["PatientID"], str(head.get("IssuerOfPatientID") or "")))
+    issuer = str(head.get("IssuerOfPatientID") or "").strip()
+    patient = f"{text['PatientID']} ({issuer})" if issuer else text["PatientID"]
     return Series(
         text["SeriesInstanceUID"],
         [file],
