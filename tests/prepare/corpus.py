@@ -182,6 +182,6 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {  # what is done to the
     "DICOM without series": (_no_series, r"no SeriesInstanceUID"),
     "DICOM without image": (_no_pixels, r"without an image"),
     "segmentation of nothing": (_lost_segmentation, r"DICOM-SEG whose series is not in the folder"),
-    "slice missing": (_slice_missing, r"a gap of 5 mm"),
+    "slice missing": (_slice_missing, r"drawn on 1 slice\(s\) of its series"),
     "another kind of file": (lambda f: (f / "bad.docx").write_text("notes") and None, r"not read here"),
 }

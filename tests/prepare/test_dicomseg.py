@@ -102,6 +102,16 @@ def test_two_segmentations_of_one_series_are_left_to_the_user(tmp_path: Path) ->
     assert sorted(d.file for d in found.dropped) == ["a.dcm", "b.dcm", "s"]
 
 
+def test_a_series_whose_last_slice_is_lost_is_not_taken_for_whole(tmp_path: Path) -> None:
+    write_series(tmp_path / "s", scan(1).astype(np.uint16))
+    files = files_of(tmp_path / "s")
+    write_seg(tmp_path / "seg.dcm", files, np.ones_like(lesion(1)), ["Tumour"])
+    files[-1].unlink()
+    found = discover([tmp_path], None)
+    assert found.cases == []
+    assert any("drawn on 1 slice(s) of its series (s)" in d.why for d in found.dropped)
+
+
 def test_mixed_series_in_one_folder_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "all").mkdir()
     for name in "ab":

@@ -10,6 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from data.dicoms import write_seg
 from PIL import Image
 from prepare.corpus import BROKEN, dicom_site, lesion, nifti, nifti_site, picture, scan
 
@@ -17,6 +18,7 @@ from conftest import tiny
 from pfedsam.cli import main
 from pfedsam.data import datalist
 from pfedsam.data.dataset import open_site
+from pfedsam.data.dicom import files_of
 from pfedsam.data.volume import oriented, read_dicom, read_nifti
 from pfedsam.errors import UserFault
 from pfedsam.prepare.labels import parse_table
@@ -150,6 +152,16 @@ def test_values_become_the_classes_that_the_user_says(tmp_path: Path) -> None:
     report = prepare([tmp_path / "in"], tmp_path / "out", Wish(table=parse_table("128=1,127=0,255=2")))
     assert report["classes"] == 2
     assert [row["cases"] for row in report["labels"]] == [3, 3, 3]
+
+
+def test_fewer_classes_than_segments_are_a_fault(tmp_path: Path) -> None:
+    dicom_site(tmp_path / "in", 3)
+    write_seg(tmp_path / "in/study0/drawn.dcm", files_of(tmp_path / "in/study0/t2"), lesion(0), ["Tumour", "Oedema"])
+    with pytest.raises(UserFault, match="at least 2, for the segments Tumour, Oedema"):
+        prepare([tmp_path / "in"], None, Wish(classes=1))
+    report = prepare([tmp_path / "in"], None, Wish(table=parse_table("Tumour=1")))
+    assert (report["classes"], report["cases"]) == (1, 3)
+    assert "Oedema is left out" in report["labels_by"]
 
 
 def test_a_mask_that_shows_nothing_is_kept_and_pointed_at(tmp_path: Path) -> None:

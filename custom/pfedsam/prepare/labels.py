@@ -66,8 +66,12 @@ def understood(values: Iterable[set[int]], table: dict[int, int] | None, classes
     Without a table the classes go up to the highest small value that any mask holds.
 
     Raises:
-        UserFault: `classes` is less than the table's highest class.
+        UserFault: `classes` is below 1, or less than the table's highest class.
     """
+    if classes is not None and classes < 1:
+        raise UserFault(
+            expected="--classes of 1 or more", came=str(classes), do="leave the background out of the count"
+        )
     if table is not None:
         highest = max(table.values(), default=0)
         if classes is not None and classes < highest:

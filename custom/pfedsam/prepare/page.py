@@ -19,4 +19,13 @@ def page(report: dict[str, Any], pictures: Sequence[tuple[str, bytes]]) -> str:
     )
     shown = [(text, base64.b64encode(data).decode()) for text, data in pictures]
     colours = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in COLOURS]
-    return environment.get_template("prepare.html").render(r=report, pictures=shown, colours=colours)
+    left = grouped(report["dropped"])
+    return environment.get_template("prepare.html").render(r=report, left=left, pictures=shown, colours=colours)
+
+
+def grouped(dropped: Sequence[dict[str, str]]) -> list[tuple[str, str, list[str]]]:
+    """Why, what to do, and the files that both hold for: a row a reason, each file named."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for one in dropped:
+        groups.setdefault((one["why"], one["do"]), []).append(one["file"])
+    return [(why, do, files) for (why, do), files in groups.items()]

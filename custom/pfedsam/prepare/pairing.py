@@ -94,7 +94,8 @@ def _alone(one: Item) -> Dropped:
     return Dropped(
         one.name,
         "an image without a mask of its name",
-        "add its mask: the same name in a folder masks/ or labels/, or with _mask, _seg or _label at its end",
+        "add its mask: the same name in a folder masks/ or labels/, or with _mask, _seg or _label at its end;"
+        " for DICOM, the DICOM-SEG drawn on it",
     )
 
 

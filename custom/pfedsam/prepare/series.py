@@ -21,6 +21,7 @@ class Series:
     instances: set[str]
     frame: str
     patient: str
+    placed: bool = True
 
     @property
     def name(self) -> str:
@@ -31,13 +32,16 @@ class Series:
 
 @dataclass(frozen=True)
 class Segmentation:
-    """One DICOM-SEG: its segments' labels and what it refers to."""
+    """One DICOM-SEG: its segments' labels, and the instances that it refers to, by series."""
 
     file: File
     labels: dict[int, str]
-    series: set[str]
-    instances: set[str]
+    series: dict[str, set[str]]
     frame: str
+
+    @property
+    def instances(self) -> set[str]:
+        return set[str]().union(*self.series.values())
 
 
 @dataclass(frozen=True)
@@ -61,11 +65,7 @@ def stacked(files: Iterable[File]) -> Stack:
             stack.dropped.append(Dropped(file.name, *why))
         elif head is not None:
             one = _series(file, head)
-            (
-                placed[one.uid]
-                if "ImagePositionPatient" in head or "PerFrameFunctionalGroupsSequence" in head
-                else flat
-            ).append(one)
+            (placed[one.uid] if one.placed else flat).append(one)
     stack.series.extend(_joined(group) for group in placed.values())
     for one in flat:
         if one.uid in placed:
@@ -85,7 +85,9 @@ def matched(stack: Stack) -> tuple[list[Case], list[Series], list[Dropped]]:
     dropped = []
     for one in stack.segmentations:
         fits = _fitting(one, stack.series)
-        if len(fits) == 1:
+        if len(fits) == 1 and (lost := _lost(one, stack.series[fits[0]])):
+            dropped.append(lost)
+        elif len(fits) == 1:
             claims[fits[0]].append(one)
         else:
             dropped.append(_orphan(one, len(fits)))
@@ -110,6 +112,7 @@ def _series(file: File, head: Any) -> Series:
         {text["SOPInstanceUID"]},
         str(head.get("FrameOfReferenceUID") or ""),
         patient if text["PatientID"] else "",
+        placed="ImagePositionPatient" in head or "PerFrameFunctionalGroupsSequence" in head,
     )
 
 
@@ -118,11 +121,13 @@ def _joined(parts: list[Series]) -> Series:
 
 
 def _segmentation(file: File, head: Any) -> Segmentation:
-    series, instances = set(), set()
-    for referred in head.get("ReferencedSeriesSequence", []):
-        series.add(str(referred.SeriesInstanceUID))
-        instances |= {str(i.ReferencedSOPInstanceUID) for i in referred.get("ReferencedInstanceSequence", [])}
-    return Segmentation(file, segment_labels(head), series, instances, str(head.get("FrameOfReferenceUID") or ""))
+    series = {
+        str(referred.SeriesInstanceUID): {
+            str(i.ReferencedSOPInstanceUID) for i in referred.get("ReferencedInstanceSequence", [])
+        }
+        for referred in head.get("ReferencedSeriesSequence", [])
+    }
+    return Segmentation(file, segment_labels(head), series, str(head.get("FrameOfReferenceUID") or ""))
 
 
 def _fitting(one: Segmentation, series: list[Series]) -> list[int]:
@@ -165,6 +170,18 @@ def _unplaced(one: Series) -> Dropped:
 def _orphan(one: Segmentation, fits: int) -> Dropped:
     why = f"a DICOM-SEG that fits {fits} series" if fits else "a DICOM-SEG whose series is not in the folder"
     return Dropped(one.file.name, why, "put exactly the series that it was drawn on beside it")
+
+
+def _lost(one: Segmentation, series: Series) -> Dropped | None:
+    """Why a segmentation can't be used with its series; None where each slice that it refers to is there."""
+    missing = len(one.series.get(series.uid, set()) - series.instances)
+    if not missing or not series.placed:
+        return None
+    return Dropped(
+        one.file.name,
+        f"drawn on {missing} slice(s) of its series ({series.name}) that are not in the folder",
+        "export the whole series again",
+    )
 
 
 def _rival(one: Segmentation, count: int) -> Dropped:

@@ -74,13 +74,19 @@ def _prepared(found: Found, folder: Path | None, wish: Wish, watch: Watch) -> di
     segments, table = _segments(found, wish)
     cases, unread, values = _surveyed(cases, segments, lossless=table is not None, watch=watch)
     rule = understood([*values, set(segments.values())], table, wish.classes)
+    if (highest := max(segments.values(), default=0)) > rule.classes:
+        raise UserFault(
+            expected=f"--classes of at least {highest}, for the segments {', '.join(segments)}",
+            came=str(rule.classes),
+            do="raise it, or name those to keep with --labels",
+        )
     done, failed, pictures = _converted(cases, folder, Plan(wish.plane, rule, segments), watch)
     left = [*found.dropped, *dropped, *unread, *failed]
     if not done:
         raise UserFault(
             expected="a pair of image and mask that can be used", came=_nothing(found, left), do=_first_step(left)
         )
-    splits, split_by = _splits(done, wish)
+    splits, split_by = _splits(done, wish, patients_by)
     report = _report(found, done, left, wish) | {
         "classes": rule.classes,
         "labels": numbers.label_table([d.facts for d in done], names_of(segments), rule.classes),
@@ -154,14 +160,18 @@ def _converted(
     return done, dropped, pictures
 
 
-def _splits(done: Sequence[Done], wish: Wish) -> tuple[dict[str, str], str]:
+def _splits(done: Sequence[Done], wish: Wish, patients_by: str) -> tuple[dict[str, str], str]:
     """The split of each patient, and how it came about."""
     patients = [d.case.patient for d in done]
     kept = {d.case.patient: d.case.split for d in done if d.case.split}
     if wish.shares is not None or len(kept) < len(set(patients)):
         shares = wish.shares or SHARES
         words = ", ".join(f"{share:.0%}" for share in shares)
-        return drawn(patients, shares, wish.seed), f"Splits ({words}) were drawn by patient with seed {wish.seed}."
+        try:
+            splits = drawn(patients, shares, wish.seed)
+        except UserFault as fault:
+            raise UserFault(expected=fault.expected, came=f"{fault.came} ({patients_by})", do=fault.do) from None
+        return splits, f"Splits ({words}) were drawn by patient with seed {wish.seed}."
     if empty := [split for split in SPLITS if split not in kept.values()]:
         raise UserFault(
             expected=f"cases in split {empty[0]}",

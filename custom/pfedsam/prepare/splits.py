@@ -41,7 +41,7 @@ def drawn(patients: Iterable[str], shares: tuple[float, float, float], seed: int
         raise UserFault(
             expected="three patients at least, one a split",
             came=f"{len(order)}",
-            do="add patients, or tell them apart with --patient REGEX (see how in the report's words)",
+            do="add patients, or tell them apart with --patient REGEX",
         )
     random.Random(seed).shuffle(order)
     val, test = (max(1, round(share * len(order))) for share in shares[1:])
