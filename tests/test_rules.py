@@ -11,6 +11,7 @@ PACKAGE = ROOT / "custom/pfedsam"
 LOWER = {  # a room may import these rooms, and itself
     "model": set(),
     "data": set(),
+    "prepare": {"data"},
     "train": {"model", "data"},
     "methods": {"train", "model", "data"},
     "exchange": {"model", "methods"},

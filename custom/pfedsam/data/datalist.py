@@ -68,6 +68,11 @@ def read(path: Path, site: str | None = None) -> dict[str, list[Row]]:
     return splits
 
 
+def sites(path: Path) -> list[str]:
+    """The sites that a datalist serves by its column `site`; none where it has no such column."""
+    return sorted({str(record["site"]) for record in _records(path) if record.get("site")})
+
+
 def write_csv(path: Path, rows: Iterable[Row]) -> Path:
     """Write `rows` as a datalist; returns `path`."""
     with path.open("w", newline="") as file:

@@ -1,7 +1,7 @@
 """Reading one 2-D image or mask out of a file: PNG, JPEG or TIFF by Pillow, NIfTI by nibabel.
 
-A NIfTI volume is read slice by slice along its last axis, so memory stays flat. Another format
-(DICOM) joins as one more `Reader` in `READERS`.
+A NIfTI volume is read slice by slice along its last axis, so memory stays flat. DICOM comes as NIfTI out of
+`pfedsam prepare`; another format joins as one more `Reader` in `READERS`.
 """
 
 from collections.abc import Callable
@@ -119,7 +119,8 @@ def _nifti_header(path: Path) -> Header:
 
 
 def _nifti_pixels(path: Path, index: int) -> NDArray[Any]:
-    return np.asarray(_volume(path).dataobj[:, :, index])
+    pixels = np.asarray(_volume(path).dataobj[:, :, index])
+    return np.stack([pixels[c] for c in "RGB"], axis=-1) if pixels.dtype.fields else pixels
 
 
 @lru_cache(maxsize=4)

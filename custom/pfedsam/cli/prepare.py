@@ -1,0 +1,109 @@
+"""pfedsam prepare: a folder of NIfTI, DICOM or pictures becomes a datalist, with a report in words."""
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+HELP = "make a datalist of a folder of NIfTI, DICOM or PNG files, with a report in words"
+EXAMPLE = "pfedsam prepare /data/ward-7 /data/pfedsam --site hospital-a"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What the verb takes."""
+    parser.add_argument(
+        "folders", type=Path, nargs="+", metavar="FOLDER", help="where the files lie (with --recipe: the archives)"
+    )
+    parser.add_argument("out", type=Path, metavar="OUT", help="a new or empty folder for what is made of them")
+    parser.add_argument("--site", default="site", help="the site's name, for the report")
+    parser.add_argument("--masks", type=Path, metavar="DIR", help="a folder in which every file is a mask")
+    parser.add_argument("--plane", default="axial", choices=("axial", "coronal", "sagittal", "stored"))
+    parser.add_argument("--labels", metavar="VALUE=CLASS,...", help="what mask values (or DICOM segments' names) mean")
+    parser.add_argument("--classes", type=int, metavar="N", help="number of classes without the background")
+    parser.add_argument("--split", metavar="SHARES", help="of train, val and test; 0.7,0.1,0.2 if not given")
+    parser.add_argument("--seed", type=int, default=0, help="another seed draws other splits")
+    parser.add_argument("--patient", metavar="REGEX", help=r"its first group is the patient, such as '^(p\d+)_'")
+    parser.add_argument(
+        "--recipe", metavar="NAME", help="a public set as downloaded: prostate, fundus or nuclei; makes a folder a site"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="look at everything, write nothing")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Prepare the folder and say what came of it; 1 where a public set is not complete."""
+    from pfedsam.cli.console import say
+    from pfedsam.prepare.site import prepare
+
+    wish = _wish(options)
+    if options.recipe:
+        return _cooked(options, wish)
+    out = None if options.dry_run else options.out
+    report = prepare(options.folders, out, wish, _watch)
+    say(report) if options.json else print(_words(report, out))
+    return 0
+
+
+def _wish(options: argparse.Namespace) -> Any:
+    from pfedsam.prepare.labels import parse_table
+    from pfedsam.prepare.site import Wish
+    from pfedsam.prepare.splits import parse_shares
+
+    return Wish(
+        site=options.site,
+        masks=options.masks,
+        plane=options.plane,
+        table=parse_table(options.labels) if options.labels else None,
+        classes=options.classes,
+        shares=parse_shares(options.split) if options.split else None,
+        seed=options.seed,
+        patient=options.patient,
+    )
+
+
+def _cooked(options: argparse.Namespace, wish: Any) -> int:
+    from pfedsam.cli.console import say
+    from pfedsam.errors import UserFault
+    from pfedsam.prepare.recipes import cook, named
+
+    if options.dry_run:
+        raise UserFault(
+            expected="--recipe or --dry-run", came="both", do="leave --dry-run out: a set is unpacked first"
+        )
+    answer = cook(options.folders, options.out, named(options.recipe), wish, _watch)
+    if options.json:
+        say(answer)
+    else:
+        for site, report in answer["sites"].items():
+            print(f"{site}\n{_words(report, options.out / site)}\n")
+        print("\n".join(answer["faults"]) or "All sites are there.")
+    return 0 if answer["complete"] else 1
+
+
+def _watch(things: Sequence[Any], what: str) -> Iterable[Any]:
+    from pfedsam.cli.console import tracked
+
+    return tracked(things, what, len(things))
+
+
+def _words(report: dict[str, Any], out: Path | None) -> str:
+    """The report's main points as lines."""
+    from pfedsam.prepare.page import grouped
+
+    lines = [
+        f"{report['cases']} pairs of image and mask, {report['slices']} slices, {report['patients']} patients.",
+        report["patients_by"],
+        f"{report['labels_by']}",
+        f"Set model.num_classes to {report['classes']} and data.scale to {report['intensity']['scale']}:"
+        f" {report['intensity']['why']}.",
+        f"{report['split_by']} "
+        + ", ".join(f"{name} {s['patients']} patients, {s['slices']} slices" for name, s in report["splits"].items()),
+        *(f"Note: {note}" for note in report["notes"]),
+        *(f"Left out: {_some(files)}: {why}. To mend it: {do}." for why, do, files in grouped(report["dropped"])),
+        f"Written to {out}: look at {out / 'report.html'} first." if out else "Nothing was written (--dry-run).",
+    ]
+    return "\n".join(lines)
+
+
+def _some(files: Sequence[str]) -> str:
+    return files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"

@@ -1,0 +1,158 @@
+"""One case: read, checked, laid out and written where training reads it a slice at a time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pfedsam.data.dicom import header, in_order, read_series
+from pfedsam.data.geometry import Volume, apart, oriented
+from pfedsam.data.volume import read_volume
+from pfedsam.errors import UserFault
+from pfedsam.prepare.dicomseg import read_segmentation
+from pfedsam.prepare.found import Case
+from pfedsam.prepare.labels import LOSSY, Rule, halved, translated, whole
+from pfedsam.prepare.walk import kind_of
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all cases of a site have in common: plane, the meaning of mask values, the classes of DICOM segments."""
+
+    plane: str
+    rule: Rule
+    segments: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A case in memory, laid out: image (H, W, N[, 3]), class numbers (H, W, N), and the mask's own values."""
+
+    image: Volume
+    labels: NDArray[np.uint8]
+    values: set[int]
+
+
+def mask_values(case: Case, *, lossless: bool, segments: dict[str, int]) -> set[int]:
+    """The values that a case's mask holds; the classes of its segments for a DICOM-SEG.
+
+    Args:
+        lossless: take a JPEG's values as they are, instead of cutting it at half.
+
+    Raises:
+        UserFault: the mask can't be read, or holds no whole numbers.
+    """
+    if kind_of(case.mask) == "dicom":
+        return set(segments.values())
+    return set(np.unique(_own_labels(case.mask, lossless).values).tolist())
+
+
+def read_pair(case: Case, plan: Plan) -> Pair:
+    """A case's image and labels, laid out in the plan's plane.
+
+    Raises:
+        UserFault: a damaged file, NaN, a mask of another size or place, or values without a meaning.
+    """
+    source, files = _image(case)
+    labels, values = _labels(case, source, files, plan)
+    image, mask = oriented(source, plan.plane), oriented(labels, plan.plane)
+    _check_fit(case, image, mask)
+    return Pair(image, mask.values, values)
+
+
+def write_pair(pair: Pair, folder: Path, name: str) -> tuple[str, str]:
+    """Both files below `folder`, as paths relative to it: PNG for a picture, uncompressed NIfTI for a volume."""
+    flat = pair.image.affine is None and pair.image.values.shape[2] == 1
+    kinds = (np.uint8,) if pair.image.values.ndim == 4 else (np.uint8, np.uint16)
+    flat = flat and pair.image.values.dtype in kinds and pair.image.spacing == (1, 1, 1)
+    end = "png" if flat else "nii"
+    image, mask = f"images/{name}.{end}", f"masks/{name}.{end}"
+    write = _write_png if end == "png" else _write_nifti
+    write(folder / image, Volume(pair.image.values, pair.image.affine, pair.image.spacing))
+    write(folder / mask, Volume(pair.labels, pair.image.affine, pair.image.spacing))
+    return image, mask
+
+
+def _image(case: Case) -> tuple[Volume, Sequence[Path]]:
+    """The image as stored, and its files in the order of its slices."""
+    if kind_of(case.image[0]) == "dicom":
+        heads = {file: head for file in case.image if (head := header(file)) is not None}
+        files = in_order(heads) if len(heads) > 1 else case.image
+        volume = read_series(case.image)
+    else:
+        files, volume = case.image, read_volume(case.image[0])
+    if volume.values.dtype.kind == "f" and not np.isfinite(volume.values).all():
+        count = int((~np.isfinite(volume.values)).sum())
+        raise UserFault(
+            expected=f"finite values in {case.image[0]}",
+            came=f"NaN or infinite in {count} of {volume.values.size} voxels",
+            do="export it again, or leave it out",
+        )
+    return volume, files
+
+
+def _labels(case: Case, source: Volume, files: Sequence[Path], plan: Plan) -> tuple[Volume, set[int]]:
+    """Class numbers as stored, and the mask's own values."""
+    if kind_of(case.mask) == "dicom":
+        values = read_segmentation(case.mask, source, files, classes=plan.segments)
+        return Volume(values, source.affine, source.spacing), set(plan.segments.values())
+    own = _own_labels(case.mask, plan.rule.table is not None)
+    found = set(np.unique(own.values).tolist())
+    drawn_on = own.affine is None and own.values.shape == source.values.shape[:3]
+    affine = source.affine if drawn_on else own.affine
+    return Volume(translated(own.values, plan.rule.mapping(found, case.mask)), affine, own.spacing), found
+
+
+def _own_labels(path: Path, lossless: bool) -> Volume:
+    volume = read_volume(path, labels=True)
+    values = whole(volume.values, path)
+    if not lossless and path.name.lower().endswith(LOSSY):
+        values = halved(values, path)
+    return Volume(values, volume.affine, volume.spacing)
+
+
+def _check_fit(case: Case, image: Volume, mask: Volume) -> None:
+    shapes = [v.values.shape[:3] for v in (image, mask)]
+    if shapes[0] != shapes[1]:
+        raise UserFault(
+            expected=f"a mask of its image's size, {_size(shapes[0])}, in {case.mask}",
+            came=_size(shapes[1]),
+            do="pair the right files, or resample the mask onto the image",
+        )
+    if (far := apart(image, mask)) > min(image.spacing) / 2:
+        raise UserFault(
+            expected=f"the mask {case.mask} where its image lies",
+            came=f"the same size, but up to {far:.1f} mm away by the headers (affine)",
+            do="give the mask its image's header if it was drawn on it, else resample it onto the image",
+        )
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape[:2] if shape[2] == 1 else shape))
+
+
+def _write_png(path: Path, volume: Volume) -> None:
+    Image.fromarray(np.ascontiguousarray(volume.values[:, :, 0])).save(path)
+
+
+def _write_nifti(path: Path, volume: Volume) -> None:
+    affine = np.diag([*volume.spacing, 1.0]) if volume.affine is None else volume.affine
+    nibabel.save(nibabel.Nifti1Image(_compact(volume.values), affine), path)
+
+
+def _compact(values: NDArray[Any]) -> NDArray[Any]:
+    """The smallest of uint8, int16 and float32 that keeps the values; colours as NIfTI's records."""
+    if values.ndim == 4:
+        bytes_ = np.ascontiguousarray(values, dtype=np.uint8)
+        return np.asarray(bytes_.view([("R", "u1"), ("G", "u1"), ("B", "u1")])[..., 0])
+    if values.dtype.kind == "f" and not np.array_equal(values, np.rint(values)):
+        return values.astype(np.float32)
+    for kind in (np.uint8, np.int16):
+        if np.iinfo(kind).min <= values.min() and values.max() <= np.iinfo(kind).max:
+            return values.astype(kind)
+    return values.astype(np.float32)

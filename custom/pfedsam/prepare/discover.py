@@ -1,0 +1,119 @@
+"""Finding a site's cases: an existing datalist where there is one, else series by reference and files by name."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from pfedsam.data import datalist
+from pfedsam.errors import UserFault
+from pfedsam.prepare.dicomseg import class_numbers
+from pfedsam.prepare.found import Case, Dropped, Found
+from pfedsam.prepare.pairing import Item, item, paired
+from pfedsam.prepare.series import Series, Stack, matched, stacked
+from pfedsam.prepare.walk import File, files_below
+
+
+def discover(folders: Sequence[Path], masks: Path | None, site: str | None = None) -> Found:
+    """All cases below `folders`, and what is left out of them.
+
+    Args:
+        masks: a folder in which every file is a mask.
+        site: whose rows to take of a datalist that serves several.
+
+    Raises:
+        UserFault: a folder does not exist, or a datalist is at fault.
+    """
+    for folder in (*folders, *([masks] if masks else [])):
+        if not folder.is_dir():
+            raise UserFault(expected=f"a folder at {folder}", came="none", do="name an existing folder")
+    listed = [folder / name for folder in folders for name in datalist.NAMES if (folder / name).is_file()]
+    if listed:
+        return _from_datalist(listed[0], len(folders), site)
+    return _from_files(folders, masks)
+
+
+def _from_files(folders: Sequence[Path], masks: Path | None) -> Found:
+    files, dropped = _files(folders, masks)
+    stack = stacked(f for f in files if f.kind == "dicom")
+    cases, lone, orphans = matched(stack)
+    pairs, left = paired([*_file_items(files, masks), *_series_items(lone, masks)])
+    patients = {series.files[0].path: series.patient for series in lone}
+    cases += [Case(i.name, i.files, m.files[0], patients.get(i.files[0], "")) for i, m in pairs if len(m.files) == 1]
+    left += [
+        Dropped(m.name, "a mask of several files", "give a NIfTI file or a DICOM-SEG")
+        for _, m in pairs
+        if len(m.files) > 1
+    ]
+    return Found(
+        len(files) + len(dropped),
+        sorted(cases, key=lambda case: case.name),
+        sorted(dropped + stack.dropped + orphans + left, key=lambda d: d.file),
+        _remarks(stack),
+        class_numbers(s.labels for s in stack.segmentations),
+    )
+
+
+def _files(folders: Sequence[Path], masks: Path | None) -> tuple[list[File], list[Dropped]]:
+    """Each file once, though a folder may lie in another."""
+    files: dict[Path, File] = {}
+    dropped = []
+    for root in dict.fromkeys([*folders, *([masks] if masks else [])]):
+        for found in files_below(root):
+            if isinstance(found, Dropped):
+                dropped.append(found)
+            else:
+                files.setdefault(found.path.absolute(), found)
+    return list(files.values()), list(dict.fromkeys(dropped))
+
+
+def _file_items(files: Iterable[File], masks: Path | None) -> list[Item]:
+    return [
+        item(f.name, (f.path,), _parts(f, masks), f.stem, mask=_said(f.path, masks)) for f in files if f.kind != "dicom"
+    ]
+
+
+def _series_items(series: Sequence[Series], masks: Path | None) -> list[Item]:
+    """Series by the name of their folder, so that a NIfTI mask of that name finds them; alone in it, else by file."""
+    items = []
+    several = Counter(one.name for one in series)
+    for one in series:
+        first, files = one.files[0], tuple(f.path for f in one.files)
+        parts = _parts(first, masks)
+        whole = len(files) > 1 and several[one.name] == 1 and parts
+        place, stem = (parts[:-1], parts[-1]) if whole else (parts, first.stem)
+        items.append(item(one.name, files, place, stem, mask=_said(first.path, masks)))
+    return items
+
+
+def _parts(file: File, masks: Path | None) -> tuple[str, ...]:
+    """The folders above a file that its name is made of: the given folder's own name too, where that says its role."""
+    if masks is not None and _said(file.path, masks):
+        return file.path.absolute().relative_to(masks.absolute()).parts[:-1]
+    return (file.root.name, *file.parts) if item("", (), (file.root.name,), "").key == ("",) else file.parts
+
+
+def _said(path: Path, masks: Path | None) -> bool | None:
+    """Whether the user has said that it is a mask; None where nothing was said."""
+    return None if masks is None else path.absolute().is_relative_to(masks.absolute())
+
+
+def _remarks(stack: Stack) -> list[str]:
+    nameless = sum(not series.patient for series in stack.series)
+    return [f"{nameless} DICOM series have no PatientID."] if nameless else []
+
+
+def _from_datalist(path: Path, folders: int, site: str | None) -> Found:
+    if folders > 1:
+        raise UserFault(
+            expected=f"{path.parent} alone, as it holds a datalist", came="other folders too", do="prepare each"
+        )
+    sites = datalist.sites(path)
+    if sites and site not in sites:
+        raise UserFault(
+            expected=f"--site, as {path.name} serves several: {', '.join(sites)}", came=str(site), do="name one of them"
+        )
+    splits = datalist.read(path, site)
+    rows = [row for rows in splits.values() for row in rows]
+    cases = [Case(row.image, (path.parent / row.image,), path.parent / row.mask, row.group, row.split) for row in rows]
+    note = f"Cases, patients and splits are taken from {path.name}."
+    return Found(2 * len(rows), sorted(cases, key=lambda case: case.name), [], [note])

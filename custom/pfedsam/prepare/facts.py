@@ -1,0 +1,138 @@
+"""What is known of each prepared case, and of the site as a whole: the numbers of the report."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from pfedsam.prepare.convert import Pair
+
+DIM = 128  # 8-bit images whose bright end lies lower are stretched by percentile
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One prepared case: shape (H, W, N), spacing (row, column, slice) in mm, intensities, pixels of each class."""
+
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    placed: bool
+    eight_bit: bool
+    colour: bool
+    low: float
+    high: float
+    top: float
+    pixels: dict[int, int]
+    values: frozenset[int]
+
+
+def facts_of(pair: Pair) -> Facts:
+    """The facts of a case; the 99.5 percentile is over a part of a large volume."""
+    values = pair.image.values
+    part = values.ravel()[:: max(1, values.size // 1_000_000)]
+    classes, counts = np.unique(pair.labels, return_counts=True)
+    height, width, count = values.shape[:3]
+    return Facts(
+        shape=(height, width, count),
+        spacing=pair.image.spacing,
+        placed=pair.image.affine is not None,
+        eight_bit=values.dtype == np.uint8,
+        colour=values.ndim == 4,
+        low=float(values.min()),
+        high=float(np.percentile(part, 99.5)),
+        top=float(values.max()),
+        pixels=dict(zip(classes.tolist(), counts.tolist(), strict=True)),
+        values=frozenset(pair.values),
+    )
+
+
+def label_table(facts: Sequence[Facts], names: dict[int, str], classes: int) -> list[dict[str, Any]]:
+    """A row a class, the background first: pixels, their share of all, and in how many cases it is seen."""
+    pixels, cases = Counter[int](), Counter[int]()
+    for one in facts:
+        pixels.update(one.pixels)
+        cases.update(one.pixels.keys())
+    whole = sum(pixels.values()) or 1
+    return [
+        {
+            "class": n,
+            "name": "background" if n == 0 else names.get(n, ""),
+            "pixels": pixels[n],
+            "share": pixels[n] / whole,
+            "cases": cases[n],
+        }
+        for n in range(classes + 1)
+    ]
+
+
+def sizes(facts: Sequence[Facts]) -> dict[str, Any]:
+    """Smallest, middle and largest slice, number of slices, and spacing in mm where it is known."""
+    placed = [one.spacing for one in facts if one.placed]
+    return {
+        "height": _range([one.shape[0] for one in facts]),
+        "width": _range([one.shape[1] for one in facts]),
+        "slices": _range([one.shape[2] for one in facts]),
+        "spacing_mm": {
+            name: _range([round(s[i], 4) for s in placed]) for i, name in enumerate(("row", "column", "slice"))
+        }
+        if placed
+        else None,
+    }
+
+
+def intensities(facts: Sequence[Facts]) -> dict[str, Any]:
+    """Ranges, and which `data.scale` suits them, with the reason in words."""
+    bright = median(one.high for one in facts)
+    if not all(one.eight_bit for one in facts):
+        scale, why = "percentile", "the values are not 8-bit, so each file's own range is taken to 0 to 1"
+    elif bright < DIM:
+        scale, why = "percentile", f"the images are dark (brightest values near {bright:.0f} of 255)"
+    else:
+        scale, why = "uint8", "the images are 8-bit and use their range"
+    return {
+        "lowest": min(one.low for one in facts),
+        "bright": bright,
+        "highest": max(one.top for one in facts),
+        "scale": scale,
+        "why": why,
+    }
+
+
+def remarks(facts: Sequence[Facts], names: Sequence[str], plane: str) -> list[str]:
+    """What a person should look at, in words."""
+    found = []
+    if empty := [name for name, one in zip(names, facts, strict=True) if set(one.pixels) <= {0}]:
+        found.append(
+            f"{len(empty)} case(s) show no class at all and are kept as such ({_some(empty)}): "
+            "right where nothing is to be seen; where it was never drawn, remove the pair and prepare again."
+        )
+    if thick := [name for name, one in zip(names, facts, strict=True) if one.placed and _across(one)]:
+        found.append(
+            f"{len(thick)} volume(s) have coarser steps within the {plane} slices than across them ({_some(thick)}): "
+            "they were taken in another plane; choose it with --plane, so that slices are sharp."
+        )
+    if len({one.colour for one in facts}) > 1:
+        found.append("Grey and colour images are mixed; grey is repeated to RGB in training.")
+    binary = sum(one.values == {0, 255} or one.values == {255} for one in facts)
+    if binary:
+        found.append(f"{binary} mask(s) hold 0 and 255.")
+    for number in sorted({n for one in facts for n in one.pixels if n}):
+        holders = [name for name, one in zip(names, facts, strict=True) if number in one.pixels]
+        if len(holders) == 1 and len(facts) >= 10:
+            found.append(f"Class {number} is in one case only ({holders[0]}): a slip of the pen?")
+    return found
+
+
+def _across(one: Facts) -> bool:
+    return one.shape[2] > 1 and max(one.spacing[:2]) > 1.5 * one.spacing[2]
+
+
+def _range(values: Sequence[float]) -> list[float]:
+    return [min(values), median(values), max(values)]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

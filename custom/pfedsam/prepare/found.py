@@ -1,0 +1,53 @@
+"""What was found in a hospital's folder: cases, and what is left out with the reason."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pfedsam.errors import UserFault
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image with its mask, as it lies in the hospital's folder.
+
+    Attributes:
+        name: as the hospital knows it: the path below the folder given.
+        image: its file, or all files of its series.
+        mask: its label map or DICOM-SEG.
+        patient: what tells its patient from others, in clear; never written outside `names.csv`.
+        split: where an existing datalist puts it; None: to be drawn.
+    """
+
+    name: str
+    image: tuple[Path, ...]
+    mask: Path
+    patient: str = ""
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A file that is left out: why, and what to do about it."""
+
+    file: str
+    why: str
+    do: str
+
+    @classmethod
+    def by(cls, fault: UserFault, file: str) -> "Dropped":
+        """From the fault that reading `file` raised."""
+        return cls(file, f"expected {fault.expected}, but came {fault.came}", fault.do)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Everything in the folders: `files` looked at, cases, what is left out, and remarks in words.
+
+    `segments` numbers the segment labels of DICOM-SEG files, 1 and up.
+    """
+
+    files: int = 0
+    cases: list[Case] = field(default_factory=list)
+    dropped: list[Dropped] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    segments: dict[str, int] = field(default_factory=dict)

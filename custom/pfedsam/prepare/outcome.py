@@ -1,0 +1,75 @@
+"""What is written beside the images: datalist, names, report; and what the report says of labels."""
+
+import csv
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pfedsam.data.datalist import Row, write_csv
+from pfedsam.files import write_json
+from pfedsam.prepare.facts import Facts
+from pfedsam.prepare.found import Case
+from pfedsam.prepare.labels import REST, Rule
+from pfedsam.prepare.page import page
+from pfedsam.prepare.patients import pseudonym
+
+
+@dataclass(frozen=True)
+class Done:
+    """One prepared case: its source, its new name and files, its facts."""
+
+    case: Case
+    name: str
+    image: str
+    mask: str
+    facts: Facts
+
+
+def write_down(
+    folder: Path,
+    done: Sequence[Done],
+    splits: dict[str, str],
+    report: dict[str, Any],
+    pictures: list[tuple[str, bytes]],
+) -> None:
+    salt = secrets.token_bytes(32)
+    groups = {patient: pseudonym(patient, salt) for patient in splits}
+    write_csv(
+        folder / "datalist.csv", [Row(d.image, d.mask, splits[d.case.patient], groups[d.case.patient]) for d in done]
+    )
+    _private(folder / "names.salt").write_text(salt.hex() + "\n")
+    with _private(folder / "names.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["case", "image", "mask", "patient", "group"])
+        for d in done:
+            table.writerow(
+                [d.name, d.case.image[0], d.case.mask, d.case.patient.removeprefix("name:"), groups[d.case.patient]]
+            )
+    write_json(folder / "report.json", report)
+    (folder / "report.html").write_text(page(report, pictures), encoding="utf-8")
+
+
+def _private(path: Path) -> Path:
+    """An empty file that its owner alone may read."""
+    path.touch(mode=0o600)
+    return path
+
+
+def labels_by(rule: Rule, segments: dict[str, int]) -> str:
+    if segments:
+        return "Segments of the DICOM files by their labels, in the order of their numbers: " + ", ".join(
+            f"{label} is {number or 'left out'}" for label, number in segments.items()
+        )
+    if rule.table is not None:
+        return "Mask values as --labels says: " + ", ".join(
+            f"{'any other' if v == REST else v} is {c}" for v, c in sorted(rule.table.items())
+        )
+    if rule.classes == 1:
+        return "One class: 0 is the background; 1, or 255 in a mask of 0 and 255, is the class."
+    return "Mask values are taken as class numbers, as they are."
+
+
+def names_of(segments: dict[str, int]) -> dict[int, str]:
+    return {number: " and ".join(k for k, n in segments.items() if n == number) for number in segments.values()}

@@ -1,0 +1,218 @@
+"""A site's folder in, a datalist out: all of it, or nothing."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pfedsam.data.datalist import SPLITS
+from pfedsam.errors import UserFault
+from pfedsam.prepare import facts as numbers
+from pfedsam.prepare.convert import Plan, mask_values, read_pair, write_pair
+from pfedsam.prepare.discover import discover
+from pfedsam.prepare.facts import facts_of
+from pfedsam.prepare.folder import whole
+from pfedsam.prepare.found import Case, Dropped, Found
+from pfedsam.prepare.labels import REST, understood
+from pfedsam.prepare.outcome import Done, labels_by, names_of, write_down
+from pfedsam.prepare.patients import by_pattern, by_themselves
+from pfedsam.prepare.splits import SHARES, drawn
+from pfedsam.prepare.thumbnail import thumbnail
+
+PICTURES = 24
+Watch = Callable[[Sequence[Any], str], Iterable[Any]]  # goes through things, telling how far it is
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the user asks for.
+
+    Attributes:
+        site: the site's name, as the report shows it; of a datalist for several sites, whose rows to take.
+        masks: a folder of masks alone.
+        plane: axial, coronal, sagittal or stored.
+        table: mask value or DICOM segment label to class number.
+        classes: number of classes without the background; None: as the masks show.
+        shares: of train, val and test; None: as a datalist has them, else 0.7, 0.1, 0.2.
+        patient: a regular expression whose first group is the patient; None: as the files say.
+    """
+
+    site: str = "site"
+    masks: Path | None = None
+    plane: str = "axial"
+    table: dict[str, int] | None = None
+    classes: int | None = None
+    shares: tuple[float, float, float] | None = None
+    seed: int = 0
+    patient: str | None = None
+
+
+def prepare(
+    folders: Sequence[Path], out: Path | None, wish: Wish, watch: Watch = lambda things, what: things
+) -> dict[str, Any]:
+    """The report; `out` holds datalist, images, masks, report and names. Where `out` is None nothing is written.
+
+    Files that are at fault are left out and named in the report; the rest comes through.
+
+    Raises:
+        UserFault: `out` is not empty, no pair came through, or there are too few patients.
+    """
+    found = discover(folders, wish.masks, wish.site)
+    if out is None:
+        return _prepared(found, None, wish, watch)
+    with whole(out) as folder:
+        return _prepared(found, folder, wish, watch)
+
+
+def _prepared(found: Found, folder: Path | None, wish: Wish, watch: Watch) -> dict[str, Any]:
+    if folder is not None:
+        (folder / "images").mkdir(parents=True)
+        (folder / "masks").mkdir()
+    cases, dropped, patients_by = _patients(found, wish)
+    segments, table = _segments(found, wish)
+    cases, unread, values = _surveyed(cases, segments, lossless=table is not None, watch=watch)
+    rule = understood([*values, set(segments.values())], table, wish.classes)
+    if (highest := max(segments.values(), default=0)) > rule.classes:
+        raise UserFault(
+            expected=f"--classes of at least {highest}, for the segments {', '.join(segments)}",
+            came=str(rule.classes),
+            do="raise it, or name those to keep with --labels",
+        )
+    done, failed, pictures = _converted(cases, folder, Plan(wish.plane, rule, segments), watch)
+    left = [*found.dropped, *dropped, *unread, *failed]
+    if not done:
+        raise UserFault(
+            expected="a pair of image and mask that can be used", came=_nothing(found, left), do=_first_step(left)
+        )
+    splits, split_by = _splits(done, wish, patients_by)
+    report = _report(found, done, left, wish) | {
+        "classes": rule.classes,
+        "labels": numbers.label_table([d.facts for d in done], names_of(segments), rule.classes),
+        "labels_by": labels_by(rule, segments),
+        "patients_by": patients_by,
+        "split_by": split_by,
+        "splits": _counts(done, splits),
+    }
+    if folder is not None:
+        write_down(folder, done, splits, report, pictures)
+    return report
+
+
+def _patients(found: Found, wish: Wish) -> tuple[list[Case], list[Dropped], str]:
+    if wish.patient is not None:
+        return by_pattern(found.cases, wish.patient)
+    if any(case.split for case in found.cases):
+        return found.cases, [], "Patients were told apart by the column group of the datalist."
+    cases, words = by_themselves(found.cases)
+    return cases, [], words
+
+
+def _segments(found: Found, wish: Wish) -> tuple[dict[str, int], dict[int, int] | None]:
+    """The class of each DICOM segment, and the table of mask values, both with the user's wishes."""
+    wished = wish.table or {}
+    by_name = {label: number for label, number in wished.items() if label in found.segments}
+    by_value = {int(v): number for v, number in wished.items() if v.isdigit() and v not in by_name}
+    by_value |= {REST: wished["*"]} if "*" in wished else {}
+    if strange := [key for key in wished if key not in by_name and not key.isdigit() and key != "*"]:
+        raise UserFault(
+            expected="--labels of mask values or of segments: " + (", ".join(found.segments) or "none found"),
+            came=strange[0],
+            do="correct the name",
+        )
+    segments = {label: by_name.get(label, 0) for label in found.segments} if by_name else found.segments
+    return segments, by_value or None
+
+
+def _surveyed(
+    cases: Sequence[Case], segments: dict[str, int], *, lossless: bool, watch: Watch
+) -> tuple[list[Case], list[Dropped], list[set[int]]]:
+    """The cases whose masks can be read, those that can't, and the values of the first."""
+    kept, dropped, values = [], [], []
+    for case in watch(cases, "masks"):
+        try:
+            values.append(mask_values(case, lossless=lossless, segments=segments))
+            kept.append(case)
+        except UserFault as fault:
+            dropped.append(Dropped.by(fault, case.name))
+    return kept, dropped, values
+
+
+def _converted(
+    cases: Sequence[Case], folder: Path | None, plan: Plan, watch: Watch
+) -> tuple[list[Done], list[Dropped], list[tuple[str, bytes]]]:
+    """One case at a time: read, written, its facts kept; the pictures are of cases spread evenly."""
+    done: list[Done] = []
+    dropped, pictures = [], []
+    shown = set(np.linspace(0, len(cases) - 1, min(PICTURES, len(cases))).round().astype(int).tolist())
+    for i, case in enumerate(watch(cases, "cases")):
+        try:
+            pair = read_pair(case, plan)
+        except UserFault as fault:
+            dropped.append(Dropped.by(fault, case.name))
+            continue
+        name = f"case-{len(done) + 1:04d}"
+        image, mask = write_pair(pair, folder, name) if folder else ("", "")
+        done.append(Done(case, name, image, mask, facts_of(pair)))
+        if i in shown and folder:
+            pictures.append((f"{name}: {case.name}", thumbnail(pair)))
+    return done, dropped, pictures
+
+
+def _splits(done: Sequence[Done], wish: Wish, patients_by: str) -> tuple[dict[str, str], str]:
+    """The split of each patient, and how it came about."""
+    patients = [d.case.patient for d in done]
+    kept = {d.case.patient: d.case.split for d in done if d.case.split}
+    if wish.shares is not None or len(kept) < len(set(patients)):
+        shares = wish.shares or SHARES
+        words = ", ".join(f"{share:.0%}" for share in shares)
+        try:
+            splits = drawn(patients, shares, wish.seed)
+        except UserFault as fault:
+            raise UserFault(expected=fault.expected, came=f"{fault.came} ({patients_by})", do=fault.do) from None
+        return splits, f"Splits ({words}) were drawn by patient with seed {wish.seed}."
+    if empty := [split for split in SPLITS if split not in kept.values()]:
+        raise UserFault(
+            expected=f"cases in split {empty[0]}",
+            came="none that could be used",
+            do="see what was left out, or give --split",
+        )
+    return {patient: split for patient, split in kept.items() if split}, "Splits are the datalist's."
+
+
+def _counts(done: Sequence[Done], splits: dict[str, str]) -> dict[str, dict[str, int]]:
+    of = {split: [d for d in done if splits[d.case.patient] == split] for split in SPLITS}
+    return {
+        split: {
+            "patients": len({d.case.patient for d in some}),
+            "cases": len(some),
+            "slices": sum(d.facts.shape[2] for d in some),
+        }
+        for split, some in of.items()
+    }
+
+
+def _report(found: Found, done: Sequence[Done], left: Sequence[Dropped], wish: Wish) -> dict[str, Any]:
+    facts = [d.facts for d in done]
+    return {
+        "site": wish.site,
+        "stays_at_site": True,
+        "plane": wish.plane,
+        "files": found.files,
+        "cases": len(done),
+        "patients": len({d.case.patient for d in done}),
+        "slices": sum(one.shape[2] for one in facts),
+        "sizes": numbers.sizes(facts),
+        "intensity": numbers.intensities(facts),
+        "notes": [*found.notes, *numbers.remarks(facts, [d.name for d in done], wish.plane)],
+        "dropped": [{"file": d.file, "why": d.why, "do": d.do} for d in left],
+    }
+
+
+def _nothing(found: Found, left: Sequence[Dropped]) -> str:
+    return f"none in {found.files} files" + "".join(f"; {d.file}: {d.why}" for d in left[:3])
+
+
+def _first_step(left: Sequence[Dropped]) -> str:
+    return left[0].do if left else "name the folder that holds images and masks"

@@ -1,0 +1,90 @@
+"""All files below a folder, told apart by kind; what is no file that can be read is named."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pfedsam.data.volume import NIFTI, PICTURES
+from pfedsam.prepare.found import Dropped
+
+DICOM_ENDS = (".dcm", ".dicom", ".ima")
+KINDS = ("nifti", "picture", "dicom")
+
+
+@dataclass(frozen=True)
+class File:
+    """A file that may be an image or a mask; `parts` are the folders between the root and it."""
+
+    path: Path
+    root: Path
+    kind: str
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return self.path.relative_to(self.root).parts[:-1]
+
+    @property
+    def name(self) -> str:
+        """The path below the folder given, as the report shows it."""
+        return str(self.path.relative_to(self.root))
+
+    @property
+    def stem(self) -> str:
+        """The file name without its ending, `.nii.gz` counted as one."""
+        lower = self.path.name.lower()
+        end = next(
+            (e for e in sorted((*NIFTI, *PICTURES, *DICOM_ENDS), key=len, reverse=True) if lower.endswith(e)), ""
+        )
+        return self.path.name[: len(lower) - len(end)]
+
+
+def files_below(root: Path) -> Iterator[File | Dropped]:
+    """Each file of a kind that is read here, and with the reason each that is not; hidden ones are passed over."""
+    refused: list[OSError] = []
+    for folder, folders, files in os.walk(root, onerror=refused.append):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (d for name in folders if (d := _odd_folder(Path(folder, name), root)))
+        for name in sorted(files):
+            if not name.startswith(".") and name.upper() != "DICOMDIR":
+                yield _classified(Path(folder, name), root)
+    for error in refused:
+        where = os.path.relpath(error.filename, root)
+        yield Dropped(where, f"the folder can't be read ({error.strerror})", "give yourself the right to read it")
+
+
+def _classified(path: Path, root: Path) -> File | Dropped:
+    name = str(path.relative_to(root))
+    if not path.is_file():
+        return Dropped(name, "a link that leads nowhere, or no plain file", "put the file itself there")
+    if not os.access(path, os.R_OK):
+        return Dropped(name, "the file can't be read (no right to)", "give yourself the right to read it")
+    if path.stat().st_size == 0:
+        return Dropped(name, "the file is empty (0 bytes)", "copy it again from where it came")
+    kind = kind_of(path)
+    if kind is None:
+        return Dropped(
+            name,
+            "a kind of file that is not read here (NIfTI, DICOM, PNG, JPEG, TIFF and BMP are)",
+            "nothing, if it is no image or mask; else convert it",
+        )
+    return File(path, root, kind)
+
+
+def kind_of(path: Path) -> str | None:
+    """nifti, picture or dicom by the ending, dicom also by the mark that its files carry; None: none of them."""
+    name = path.name.lower()
+    for kind, ends in zip(KINDS, (NIFTI, PICTURES, DICOM_ENDS), strict=True):
+        if name.endswith(ends):
+            return kind
+    with path.open("rb") as file:
+        return "dicom" if file.read(132)[128:] == b"DICM" else None
+
+
+def _odd_folder(path: Path, root: Path) -> Dropped | None:
+    name = str(path.relative_to(root))
+    if path.is_symlink():
+        return Dropped(name, "a link to a folder, which is not followed", "give the folder itself")
+    if name.lower().endswith((*NIFTI, *PICTURES)):
+        return Dropped(name, "a folder that is named like a file", "rename it; files in it are looked at")
+    return None

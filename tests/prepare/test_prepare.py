@@ -1,0 +1,288 @@
+"""A hospital's folder becomes a site that training reads, whatever lies between the good files."""
+
+import csv
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from data.dicoms import write_seg
+from PIL import Image
+from prepare.corpus import BROKEN, dicom_site, lesion, nifti, nifti_site, picture, scan
+
+from conftest import tiny
+from pfedsam.cli import main
+from pfedsam.data import datalist
+from pfedsam.data.dataset import open_site
+from pfedsam.data.dicom import files_of
+from pfedsam.data.volume import oriented, read_dicom, read_nifti
+from pfedsam.errors import UserFault
+from pfedsam.prepare.labels import parse_table
+from pfedsam.prepare.site import Wish, prepare
+
+SAM = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
+
+
+def names(out: Path) -> dict[str, dict[str, str]]:
+    with (out / "names.csv").open(encoding="utf-8") as file:
+        return {row["case"]: row for row in csv.DictReader(file)}
+
+
+def labels_by_slice(out: Path, config: object) -> list[tuple[str, int, torch.Tensor, torch.Tensor]]:
+    """Case, index, picture and labels of every slice, as training sees them."""
+    site = open_site(out, "a", config, **SAM)
+    return [
+        (s.image.name.split(".")[0], s.index, split.picture(i), split.labels(i))
+        for split in site.values()
+        for i, s in enumerate(split.slices)
+    ]
+
+
+def test_training_reads_a_prepared_nifti_site_with_the_source_s_labels(tmp_path: Path) -> None:
+    report = prepare([nifti_site(tmp_path / "in", 4)], tmp_path / "out", Wish())
+    assert (report["cases"], report["slices"], report["dropped"]) == (4, 20, [])
+    known = names(tmp_path / "out")
+    seen = labels_by_slice(tmp_path / "out", tiny(data={"scale": "percentile"}))
+    assert len(seen) == 20
+    for case, index, picture_, labels in seen:
+        image = oriented(read_nifti(Path(known[case]["image"])), "axial").values[..., index]
+        mask = oriented(read_nifti(Path(known[case]["mask"])), "axial").values[..., index]
+        assert np.array_equal(labels, mask)
+        assert picture_.shape[1:] == image.shape == (20, 24)
+        assert np.corrcoef(picture_[0].ravel(), image.ravel())[0, 1] > 0.99
+
+
+def test_training_reads_a_prepared_dicom_site_with_the_source_s_labels(tmp_path: Path) -> None:
+    report = prepare([dicom_site(tmp_path / "in", 3)], tmp_path / "out", Wish())
+    assert (report["cases"], report["dropped"], report["patients"]) == (3, [], 3)
+    assert report["labels"][1]["name"] == "Tumour"
+    known = names(tmp_path / "out")
+    for case, index, picture_, labels in labels_by_slice(tmp_path / "out", tiny(data={"scale": "percentile"})):
+        number = int(known[case]["patient"].split("-")[1])
+        assert np.array_equal(labels, lesion(number)[..., index])
+        assert np.corrcoef(picture_[0].ravel(), scan(number)[..., index].ravel())[0, 1] > 0.99
+
+
+def test_one_head_as_nifti_and_as_dicom_gives_the_same_files(tmp_path: Path) -> None:
+    dicom_site(tmp_path / "dicom", 3)
+    for i in range(3):
+        volume = read_dicom(tmp_path / f"dicom/study{i}/t2")
+        for folder, values in (("images", volume.values.astype(np.int16)), ("masks", lesion(i))):
+            (tmp_path / "nifti" / folder).mkdir(parents=True, exist_ok=True)
+            turned = nibabel.as_closest_canonical(nibabel.Nifti1Image(values, volume.affine))
+            nibabel.save(turned, tmp_path / f"nifti/{folder}/ID-{i}.nii")
+    for kind in ("dicom", "nifti"):
+        prepare([tmp_path / kind], tmp_path / f"out-{kind}", Wish(plane="coronal"))
+    for path in (tmp_path / "out-dicom").glob("*s/*.nii"):
+        one, other = (
+            nibabel.load(tmp_path / f"out-{kind}" / path.parent.name / path.name) for kind in ("dicom", "nifti")
+        )
+        assert np.array_equal(np.asarray(one.dataobj), np.asarray(other.dataobj))
+        assert np.allclose(one.affine, other.affine, atol=1e-4)
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_what_is_broken_is_named_and_the_rest_comes_through(what: str, tmp_path: Path) -> None:
+    nifti_site(tmp_path / "in", 3)
+    spoil, said = BROKEN[what]
+    spoil(tmp_path / "in")
+    report = prepare([tmp_path / "in"], tmp_path / "out", Wish())
+    assert report["cases"] == 3
+    words = [d for d in report["dropped"] if "bad" in d["file"]]
+    assert any(re.search(said, d["why"]) for d in words), report["dropped"]
+    assert all(d["do"] for d in words)
+    assert {row.image for rows in datalist.read(tmp_path / "out/datalist.csv").values() for row in rows} == {
+        f"images/case-{i:04d}.nii" for i in (1, 2, 3)
+    }
+    shown = (tmp_path / "out/report.html").read_text()
+    assert all(d["file"] in shown for d in words)
+
+
+def test_all_that_is_broken_at_once_spoils_nothing(tmp_path: Path) -> None:
+    for i, (spoil, _) in enumerate(BROKEN.values()):
+        nifti_site(tmp_path / f"in/ward{i}", 1)
+        spoil(tmp_path / f"in/ward{i}")
+    report = prepare([tmp_path / "in"], tmp_path / "out", Wish())
+    assert report["cases"] == len(BROKEN)
+    assert len({d["file"] for d in report["dropped"]}) >= len(BROKEN)
+
+
+def test_pictures_of_every_kind_come_through(tmp_path: Path) -> None:
+    grey, colour = scan(0, (9, 8)).astype(np.uint8), scan(0, (9, 8, 3)).astype(np.uint8)
+    kinds = {"grey": grey, "colour": colour, "deep": scan(0, (9, 8)).astype(np.uint16), "größe": grey}
+    for name, values in kinds.items():
+        picture(tmp_path / f"in/{name}.png", values)
+    picture(tmp_path / "in/palette.png", colour, "P")
+    picture(tmp_path / "in/alpha.png", colour, "RGBA")
+    for name in (*kinds, "palette", "alpha"):
+        picture(tmp_path / f"in/{name}_mask.png", lesion(0, (9, 8, 3))[..., 1])
+    report = prepare([tmp_path / "in"], tmp_path / "out", Wish())
+    assert (report["cases"], report["dropped"]) == (6, [])
+    assert any("mixed" in note for note in report["notes"])
+    assert len(labels_by_slice(tmp_path / "out", tiny())) == 6
+
+
+def test_masks_of_0_and_255_are_understood_and_said_so(tmp_path: Path) -> None:
+    nifti_site(tmp_path / "in", 3)
+    nifti(tmp_path / "in/labels/p00_seg.nii.gz", lesion(0) * 255)
+    report = prepare([tmp_path / "in"], tmp_path / "out", Wish())
+    assert report["classes"] == 1
+    assert report["labels"][1]["cases"] == 3
+    assert "1 mask(s) hold 0 and 255." in report["notes"]
+
+
+def test_a_jpeg_mask_is_cut_at_half(tmp_path: Path) -> None:
+    for i in range(3):
+        picture(tmp_path / f"in/images/{i}.jpg", scan(i, (40, 40)).astype(np.uint8))
+        picture(tmp_path / f"in/masks/{i}.jpg", np.kron(np.eye(2, dtype=np.uint8), np.ones((20, 20), np.uint8)) * 255)
+    report = prepare([tmp_path / "in"], tmp_path / "out", Wish())
+    assert report["labels"][1]["share"] == pytest.approx(0.5, abs=0.01)
+
+
+def test_values_become_the_classes_that_the_user_says(tmp_path: Path) -> None:
+    for i in range(3):
+        nifti(tmp_path / f"in/images/p{i}.nii", scan(i))
+        nifti(tmp_path / f"in/masks/p{i}.nii", (lesion(i) * 128 + 127 * (scan(i) > 850)).astype(np.int16))
+    with pytest.raises(UserFault, match=r"--labels 128=1,255=2"):
+        prepare([tmp_path / "in"], tmp_path / "out", Wish())
+    report = prepare([tmp_path / "in"], tmp_path / "out", Wish(table=parse_table("128=1,127=0,255=2")))
+    assert report["classes"] == 2
+    assert [row["cases"] for row in report["labels"]] == [3, 3, 3]
+
+
+def test_fewer_classes_than_segments_are_a_fault(tmp_path: Path) -> None:
+    dicom_site(tmp_path / "in", 3)
+    write_seg(tmp_path / "in/study0/drawn.dcm", files_of(tmp_path / "in/study0/t2"), lesion(0), ["Tumour", "Oedema"])
+    with pytest.raises(UserFault, match="at least 2, for the segments Tumour, Oedema"):
+        prepare([tmp_path / "in"], None, Wish(classes=1))
+    report = prepare([tmp_path / "in"], None, Wish(table=parse_table("Tumour=1")))
+    assert (report["classes"], report["cases"]) == (1, 3)
+    assert "Oedema is left out" in report["labels_by"]
+
+
+def test_a_mask_that_shows_nothing_is_kept_and_pointed_at(tmp_path: Path) -> None:
+    nifti_site(tmp_path / "in", 3)
+    nifti(tmp_path / "in/labels/p01_seg.nii.gz", lesion(0) * 0)
+    report = prepare([tmp_path / "in"], tmp_path / "out", Wish())
+    assert report["cases"] == 3
+    assert any("no class at all" in note and "case-0002" in note for note in report["notes"])
+
+
+def test_the_same_seed_draws_the_same_splits_and_another_salt(tmp_path: Path) -> None:
+    nifti_site(tmp_path / "in", 9)
+    for out, seed in (("a", 1), ("b", 1), ("c", 2)):
+        prepare([tmp_path / "in"], tmp_path / out, Wish(seed=seed))
+    splits, groups = {}, {}
+    for out in "abc":
+        found = datalist.read(tmp_path / out / "datalist.csv")
+        splits[out] = {row.image: split for split, rows in found.items() for row in rows}
+        groups[out] = {row.group for rows in found.values() for row in rows}
+    assert splits["a"] == splits["b"] != splits["c"]
+    assert not groups["a"] & groups["b"]
+
+
+def test_what_leaves_the_folder_names_no_patient(tmp_path: Path) -> None:
+    dicom_site(tmp_path / "in", 3)
+    prepare([tmp_path / "in"], tmp_path / "out", Wish())
+    for path in (tmp_path / "out").rglob("*"):
+        if path.is_file() and path.name != "names.csv":
+            assert b"ID-1" not in path.read_bytes(), path
+            assert b"Doe" not in path.read_bytes(), path
+    assert (tmp_path / "out/names.csv").stat().st_mode & 0o077 == 0
+
+
+def test_slices_of_a_patient_stay_in_one_split(tmp_path: Path) -> None:
+    for patient in range(4):
+        for i in range(5):
+            picture(tmp_path / f"in/images/p{patient}_{i}.png", scan(i, (9, 8)).astype(np.uint8))
+            picture(tmp_path / f"in/masks/p{patient}_{i}.png", lesion(i, (9, 8, 3))[..., 1])
+    assert prepare([tmp_path / "in"], tmp_path / "out", Wish())["patients"] == 4
+    assert prepare([tmp_path / "in"], None, Wish(patient=r"(p\d_\d)"))["patients"] == 20
+    with pytest.raises(UserFault, match="three patients at least"):
+        prepare([tmp_path / "in"], None, Wish(patient="(p)"))
+
+
+def test_two_patients_of_one_name_are_kept_apart(tmp_path: Path) -> None:
+    for i in range(3):
+        nifti_site(tmp_path / f"in/room{i}", 1)
+    report = prepare([tmp_path / "in"], None, Wish())
+    assert (report["cases"], report["patients"]) == (3, 3)
+
+
+def test_a_datalist_keeps_its_splits(tmp_path: Path, hospital: Path) -> None:
+    report = prepare([hospital / "site-1"], tmp_path / "out", Wish())
+    assert {split: n["cases"] for split, n in report["splits"].items()} == {"train": 6, "val": 2, "test": 3}
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+    nifti_site(tmp_path / "in", 3)
+    assert main(["prepare", str(tmp_path / "in"), str(tmp_path / "out"), "--dry-run"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_a_fault_leaves_nothing_behind(tmp_path: Path) -> None:
+    nifti_site(tmp_path / "in", 2)
+    with pytest.raises(UserFault, match="three patients"):
+        prepare([tmp_path / "in"], tmp_path / "out", Wish())
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_an_interruption_leaves_nothing_behind(tmp_path: Path) -> None:
+    nifti_site(tmp_path / "in", 3)
+
+    def interrupted(things: list[object], what: str) -> Iterator[object]:
+        yield from things[:2]
+        if what == "cases":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare([tmp_path / "in"], tmp_path / "out", Wish(), interrupted)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_what_is_there_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nifti_site(tmp_path / "in", 3)
+    assert main(["prepare", str(tmp_path / "in"), str(tmp_path / "in")]) == 2
+    assert "an empty or no folder" in capsys.readouterr().err
+
+
+def test_the_verb_says_what_it_did_as_words_and_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nifti_site(tmp_path / "in", 3)
+    (tmp_path / "in/notes.docx").write_text("x")
+    assert main(["prepare", str(tmp_path / "in"), str(tmp_path / "out"), "--site", "hospital-a"]) == 0
+    assert "3 pairs of image and mask, 15 slices, 3 patients" in (words := capsys.readouterr().out)
+    assert "Left out: notes.docx" in words
+    assert main(["prepare", str(tmp_path / "in"), str(tmp_path / "out2"), "--json", "--plane", "stored"]) == 0
+    assert json.loads(capsys.readouterr().out)["plane"] == "stored"
+
+
+def test_the_page_stands_alone_and_its_pictures_are_small(tmp_path: Path) -> None:
+    nifti_site(tmp_path / "in", 3)
+    prepare([tmp_path / "in"], tmp_path / "out", Wish())
+    page = (tmp_path / "out/report.html").read_text()
+    assert not re.findall(r"(?:src|href)=.(?!data:)", page)
+    assert "stays at the site" in page
+    pictures = re.findall(r"base64,([^\"]+)", page)
+    assert len(pictures) == 3
+    assert all(len(one) * 3 / 4 < 60_000 for one in pictures)
+
+
+def test_an_outline_lies_where_the_mask_does(tmp_path: Path) -> None:
+    import base64
+    import io
+
+    nifti_site(tmp_path / "in", 3)
+    for i in range(3):
+        nifti(tmp_path / f"in/images/p{i:02d}.nii.gz", scan(i) * 0)
+    prepare([tmp_path / "in"], tmp_path / "out", Wish(plane="stored"))
+    first = re.findall(r"base64,([^\"]+)", (tmp_path / "out/report.html").read_text())[0]
+    drawn = np.asarray(Image.open(io.BytesIO(base64.b64decode(first)))).astype(int)
+    rows, columns = np.where(drawn[..., 0] - drawn[..., 2] > 100)
+    inside = np.argwhere(lesion(0)[..., 1])
+    scale = drawn.shape[0] / 24
+    assert rows.min() == pytest.approx(inside[:, 0].min() * scale, abs=2)
+    assert columns.max() == pytest.approx((inside[:, 1].max() + 1) * drawn.shape[1] / 20, abs=2)

@@ -1,0 +1,115 @@
+"""Patients, splits and labels: each rule by itself."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pfedsam.errors import UserFault
+from pfedsam.prepare.found import Case
+from pfedsam.prepare.labels import Rule, halved, parse_table, translated, understood, whole
+from pfedsam.prepare.patients import by_pattern, by_themselves, pseudonym
+from pfedsam.prepare.splits import drawn, parse_shares
+
+HERE = Path("mask.png")
+
+
+def patients(*names: str, ids: tuple[str, ...] = ()) -> tuple[list[str], str]:
+    known = [*ids, *[""] * (len(names) - len(ids))]
+    told, words = by_themselves([Case(n, (), HERE, i) for n, i in zip(names, known, strict=True)])
+    return [case.patient.removeprefix("name:") for case in told], words
+
+
+def test_a_slice_number_is_no_patient() -> None:
+    assert patients("p1_1.png", "p1_2.png", "p2_1.png", "p3_1.png")[0] == ["p1", "p1", "p2", "p3"]
+    assert patients("A1_slice_07.png", "A1_slice_08.png", "B1_s3.png", "C1-z12.png")[0] == ["A1", "A1", "B1", "C1"]
+
+
+def test_a_number_that_is_the_patient_stays() -> None:
+    names = ["case_01.nii.gz", "case_02.nii.gz", "case_03.nii.gz"]
+    keys, words = patients(*names)
+    assert keys == ["case_01", "case_02", "case_03"]
+    assert "--patient REGEX" in words
+
+
+def test_a_constant_prefix_with_a_digit_tells_nobody_apart() -> None:
+    assert len(set(patients("site2_case_01.png", "site2_case_02.png", "site2_case_03.png")[0])) == 3
+
+
+def test_sub_folders_are_patients_and_splits_are_not() -> None:
+    assert patients("p1/images/a.png", "p2/images/a.png", "p3/images/b.png")[0] == ["p1", "p2", "p3"]
+    assert patients("train/images/7.png", "test/images/7.png", "val/images/8.png")[0] == ["7", "7", "8"]
+
+
+def test_a_dicom_id_goes_before_the_name() -> None:
+    keys, words = patients("a/t1", "a/t2", "b.nii", ids=("ID-1", "ID-1"))
+    assert keys == ["ID-1", "ID-1", "b"]
+    assert "PatientID" in words
+
+
+def test_a_pattern_must_catch_something() -> None:
+    cases = [Case("p1_2.png", (), HERE), Case("other.png", (), HERE)]
+    kept, dropped, _ = by_pattern(cases, r"^(p\d)_")
+    assert ([c.patient for c in kept], [d.file for d in dropped]) == (["p1"], ["other.png"])
+    for wrong in (r"p\d", r"(p\d"):
+        with pytest.raises(UserFault):
+            by_pattern(cases, wrong)
+
+
+def test_a_pseudonym_does_not_give_the_patient_away() -> None:
+    assert pseudonym("ID-1", b"a") == pseudonym("ID-1", b"a") != pseudonym("ID-1", b"b")
+    assert "1" * 6 not in pseudonym("111111", b"a")
+
+
+@given(st.integers(3, 60), st.integers(0, 99), st.tuples(*[st.floats(0.01, 1)] * 3))
+def test_no_split_is_empty_and_each_patient_has_one(count: int, seed: int, shares: tuple[float, float, float]) -> None:
+    total = sum(shares)
+    found = drawn([str(i) for i in range(count)], tuple(s / total for s in shares), seed)
+    assert set(found.values()) == {"train", "val", "test"}
+    assert len(found) == count
+
+
+def test_shares_are_kept_to() -> None:
+    found = list(drawn([str(i) for i in range(100)], parse_shares("70,10,20"), 3).values())
+    assert [found.count(split) for split in ("train", "val", "test")] == [70, 10, 20]
+    for wrong in ("1,2", "a,b,c", "1,0,1", "nan,1,1"):
+        with pytest.raises(UserFault):
+            parse_shares(wrong)
+
+
+def test_a_stray_high_value_is_not_taken_for_classes() -> None:
+    assert understood([{0, 1}, {0, 2}], None, None) == Rule(2)
+    assert understood([{0, 1}, {0, 255}], None, None) == Rule(1)
+    assert understood([{0, 1}, {0, 90}], None, None) == Rule(1)
+    with pytest.raises(UserFault, match="also 90"):
+        Rule(1).mapping({0, 90}, HERE)
+    with pytest.raises(UserFault, match="also 255"):
+        Rule(2).mapping({0, 255}, HERE)
+
+
+def test_a_table_says_what_all_values_mean() -> None:
+    table = {int(k): v for k, v in parse_table("255=0,128=1,0=2").items()}
+    rule = understood([{0, 128, 255}], table, None)
+    assert rule.classes == 2
+    mapped = translated(np.array([[0, 128, 255]], np.int32), rule.mapping({0, 128, 255}, HERE))
+    assert mapped.tolist() == [[2, 1, 0]]
+    for wrong in ("255", "=1", "3=x", "3=999"):
+        with pytest.raises(UserFault):
+            parse_table(wrong)
+
+
+def test_instances_become_one_class() -> None:
+    assert Rule(1, {-1: 1}).mapping({0, 7, 300}, HERE) == {0: 0, 7: 1, 300: 1}
+
+
+def test_grey_levels_in_a_jpeg_mask_are_refused() -> None:
+    with pytest.raises(UserFault, match="grey levels"):
+        halved(np.full((4, 4, 1), 128, np.int32), HERE)
+    assert halved(np.array([3, 250], np.int32), HERE).tolist() == [0, 255]
+    assert halved(np.array([0, 2], np.int32), HERE).tolist() == [0, 2]
+
+
+def test_grey_saved_as_colour_is_one_channel() -> None:
+    assert whole(np.ones((2, 2, 1, 3), np.uint8), HERE).shape == (2, 2, 1)
