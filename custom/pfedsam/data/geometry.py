@@ -1,0 +1,97 @@
+"""Volumes with their place in the patient, laid out alike whatever the orientation they were stored in.
+
+Axes are permuted and flipped, never resampled: a label volume comes back voxel for voxel.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import nibabel
+import numpy as np
+from nibabel import orientations
+from numpy.typing import NDArray
+
+from pfedsam.errors import UserFault
+
+Affine = NDArray[np.float64]
+
+STORED = "stored"
+PLANES = {  # where rows, columns and slices lead to, as a viewer of DICOM shows the plane
+    "axial": ("P", "L", "S"),
+    "coronal": ("I", "L", "P"),
+    "sagittal": ("I", "P", "L"),
+}
+
+
+@dataclass(frozen=True)
+class Volume:
+    """An image or a label map with its place.
+
+    Attributes:
+        values: (H, W, N), or (H, W, N, 3) of red, green, blue; a picture has N = 1.
+        affine: (4, 4), from (row, column, slice) to millimetres towards right, anterior, superior; None
+            where the file does not say where it lies (pictures).
+        spacing: (row, column, slice) in mm; 1 where the file does not know millimetres.
+    """
+
+    values: NDArray[Any]
+    affine: Affine | None = None
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+
+def oriented(volume: Volume, plane: str) -> Volume:
+    """`volume` with its slices laid out as `plane` wants them; as it is for a picture or for `stored`.
+
+    Args:
+        plane: axial: rows to posterior, columns to the patient's left, slices to superior; coronal: rows to
+            inferior, columns to left, slices to posterior; sagittal: rows to inferior, columns to posterior,
+            slices to left. `stored`: the last axis as it lies.
+
+    Raises:
+        UserFault: an unknown plane.
+    """
+    change = _change(volume.affine, plane)
+    if change is None or volume.affine is None:
+        return volume
+    values = orientations.apply_orientation(volume.values, change)
+    affine = volume.affine @ orientations.inv_ornt_aff(change, volume.values.shape[:3])
+    return Volume(values, affine, spacing_of(affine))
+
+
+def restored(labels: NDArray[Any], affine: Affine | None, plane: str) -> NDArray[Any]:
+    """The exact inverse of `oriented` for `labels` (H, W, N, ...) found on its slices: as the source stores them.
+
+    Args:
+        affine: the source's own, as read, before `oriented`.
+        plane: the plane that `oriented` was given.
+    """
+    change = _change(affine, plane, back=True)
+    return labels if change is None else np.asarray(orientations.apply_orientation(labels, change))
+
+
+def spacing_of(affine: Affine) -> tuple[float, float, float]:
+    """(row, column, slice) in mm."""
+    row, column, depth = (float(x) for x in nibabel.affines.voxel_sizes(affine))
+    return row, column, depth
+
+
+def apart(one: Volume, other: Volume) -> float:
+    """How far the two volumes' corners lie apart at most, in units of the first's smallest voxel side; 0 for pictures.
+
+    Both must have the same shape.
+    """
+    if one.affine is None or other.affine is None:
+        return 0.0
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(one.values.shape[:3]) - 1)
+    places = [nibabel.affines.apply_affine(v.affine, corners) for v in (one, other)]
+    return float(np.linalg.norm(places[0] - places[1], axis=1).max() / min(one.spacing))
+
+
+def _change(affine: Affine | None, plane: str, *, back: bool = False) -> NDArray[Any] | None:
+    """nibabel's orientation array from a source's axes to a plane's, or back; None where nothing is to change."""
+    if plane != STORED and plane not in PLANES:
+        raise UserFault(expected=f"a plane: {', '.join(PLANES)} or {STORED}", came=plane, do="choose one of them")
+    if affine is None or plane == STORED:
+        return None
+    ends = orientations.io_orientation(affine), orientations.axcodes2ornt(PLANES[plane])
+    return np.asarray(orientations.ornt_transform(*(reversed(ends) if back else ends)))

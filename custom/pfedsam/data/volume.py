@@ -1,0 +1,117 @@
+"""Reading a whole volume or picture out of a file: NIfTI by nibabel, DICOM by highdicom, pictures by Pillow."""
+
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from pfedsam.data.dicom import read_dicom
+from pfedsam.data.geometry import PLANES, STORED, Affine, Volume, oriented, restored, spacing_of
+from pfedsam.data.readable import readable
+from pfedsam.errors import UserFault
+
+__all__ = [
+    "PLANES",
+    "STORED",
+    "Affine",
+    "Volume",
+    "oriented",
+    "read_dicom",
+    "read_nifti",
+    "read_picture",
+    "read_volume",
+    "restored",
+]
+
+NIFTI = (".nii", ".nii.gz")
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+
+
+def read_volume(path: Path, *, labels: bool = False) -> Volume:
+    """The volume in a NIfTI file, a picture, a DICOM file, or a folder that holds one DICOM series.
+
+    Args:
+        labels: the file is a label map: a palette's numbers are kept, not its colours.
+
+    Raises:
+        UserFault: unreadable, damaged, or more than one 3-D volume; the message names the file.
+    """
+    name = path.name.lower()
+    if name.endswith(NIFTI):
+        return read_nifti(path)
+    return read_picture(path, labels=labels) if name.endswith(PICTURES) else read_dicom(path)
+
+
+def read_nifti(path: Path) -> Volume:
+    """The volume in a NIfTI file, its axes as stored; floats as float32, whole numbers as they are.
+
+    Raises:
+        UserFault: unreadable, truncated, not 3-D, or without a usable affine.
+    """
+    with readable(path):
+        file: Any = nibabel.load(path)
+        values = _values(path, file)
+        affine = np.asarray(file.affine, dtype=np.float64)
+    if not np.isfinite(affine).all() or min(spacing_of(affine)) < 1e-6 or abs(np.linalg.det(affine)) < 1e-9:
+        raise UserFault(
+            expected=f"an affine that places the voxels of {path}",
+            came="one that folds them together",
+            do="export the file again, or correct its header",
+        )
+    return Volume(values, affine, spacing_of(affine))
+
+
+def read_picture(path: Path, *, labels: bool = False) -> Volume:
+    """A picture as (H, W, 1) or (H, W, 1, 3), turned as its EXIF says; transparency is dropped, depth is kept.
+
+    Args:
+        labels: keep a palette's numbers; otherwise its colours.
+
+    Raises:
+        UserFault: unreadable, or several pages.
+    """
+    with readable(path), Image.open(path) as file:
+        if getattr(file, "n_frames", 1) > 1:
+            raise UserFault(
+                expected=f"one picture in {path}",
+                came=f"{getattr(file, 'n_frames', 1)} pages",
+                do="save each by itself",
+            )
+        values = _channels(ImageOps.exif_transpose(file), labels)
+    return Volume(values[:, :, None])
+
+
+def _values(path: Path, file: Any) -> NDArray[Any]:
+    """(H, W, N), or (H, W, N, 3) of nibabel's red, green, blue records."""
+    kind = file.get_data_dtype()
+    whole = kind.fields or (np.issubdtype(kind, np.integer) and (file.dataobj.slope, file.dataobj.inter) == (1, 0))
+    raw = np.asarray(file.dataobj) if whole else file.get_fdata(caching="unchanged", dtype=np.float32)
+    space = _three_axes(path, raw)
+    return np.stack([space[c] for c in "RGB"], axis=-1) if kind.fields else space
+
+
+def _three_axes(path: Path, values: NDArray[Any]) -> NDArray[Any]:
+    """A single slice gets its third axis, further axes of length one are dropped."""
+    space = values
+    while space.ndim > 3 and space.shape[-1] == 1:
+        space = space[..., 0]
+    if space.ndim == 2:
+        space = space[..., None]
+    if space.ndim != 3 or not space.size:
+        raise UserFault(
+            expected=f"a 3-D volume in {path}", came=f"shape {values.shape}", do="split it into 3-D volumes"
+        )
+    return space
+
+
+def _channels(image: Image.Image, labels: bool) -> NDArray[Any]:
+    """(H, W) or (H, W, 3)."""
+    if (image.mode == "P" and not labels) or image.mode in ("CMYK", "YCbCr", "HSV", "LAB"):
+        return np.asarray(image.convert("RGB"))
+    values = np.asarray(image)
+    if values.ndim == 2:
+        return values.astype(np.uint8) if values.dtype == bool else values
+    return values[..., 0] if values.shape[-1] < 3 else values[..., :3]

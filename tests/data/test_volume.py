@@ -1,0 +1,203 @@
+"""Volumes: read as they lie, laid out alike, brought back exactly."""
+
+from itertools import permutations, product
+from pathlib import Path
+
+import highdicom
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+from data.dicoms import SAGITTAL, write_series
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
+from PIL import Image
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEG2000Lossless, RLELossless, generate_uid
+
+from pfedsam.data.volume import PLANES, Volume, oriented, read_dicom, read_nifti, read_picture, read_volume, restored
+from pfedsam.errors import UserFault
+
+CODES = [
+    tuple(letters[a] for letters, a in zip(axes, ends, strict=True))
+    for axes in permutations((("L", "R"), ("P", "A"), ("I", "S")))
+    for ends in product((0, 1), repeat=3)
+]
+
+
+def placed(shape: tuple[int, int, int], codes: tuple[str, ...]) -> Volume:
+    """A volume whose values are its own places, stored towards `codes`."""
+    whole = np.diag([2.0, 3.0, 4.0, 1.0])
+    affine = whole @ inv_ornt_aff(ornt_transform(axcodes2ornt(("R", "A", "S")), axcodes2ornt(codes)), (9, 9, 9))
+    return Volume(np.arange(np.prod(shape)).reshape(shape), affine)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.sampled_from(CODES), st.tuples(*[st.integers(1, 5)] * 3), st.sampled_from([*PLANES, "stored"]))
+def test_a_label_volume_comes_back_voxel_for_voxel(codes: tuple[str, ...], shape: tuple, plane: str) -> None:
+    volume = placed(shape, codes)
+    flat = oriented(volume, plane)
+    assert np.array_equal(restored(flat.values, volume.affine, plane), volume.values)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.sampled_from(CODES), st.tuples(*[st.integers(1, 5)] * 3), st.sampled_from(sorted(PLANES)))
+def test_each_plane_is_laid_out_alike_and_every_voxel_keeps_its_place(
+    codes: tuple[str, ...], shape: tuple, plane: str
+) -> None:
+    volume = placed(shape, codes)
+    flat = oriented(volume, plane)
+    assert nibabel.aff2axcodes(flat.affine) == PLANES[plane]
+    where = {volume.values[i]: tuple(volume.affine @ [*i, 1]) for i in np.ndindex(*shape)}
+    assert all(np.allclose(where[flat.values[i]], flat.affine @ [*i, 1]) for i in np.ndindex(*flat.values.shape))
+
+
+def test_colours_stay_last() -> None:
+    volume = Volume(np.zeros((2, 3, 4, 3)), placed((2, 3, 4), ("R", "A", "S")).affine)
+    assert oriented(volume, "axial").values.shape == (3, 2, 4, 3)
+
+
+def test_an_unknown_plane_is_a_fault() -> None:
+    with pytest.raises(UserFault, match=r"axial, coronal, sagittal or stored; came oblique"):
+        oriented(Volume(np.zeros((1, 1, 1))), "oblique")
+
+
+def test_a_nifti_and_a_dicom_of_one_head_come_out_the_same(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 900, (6, 5, 4)).astype(np.int16)
+    write_series(tmp_path / "series", values, orientation=SAGITTAL)
+    series = read_dicom(tmp_path / "series")
+    turned = nibabel.as_closest_canonical(nibabel.Nifti1Image(series.values, series.affine))
+    nibabel.save(turned, tmp_path / "a.nii")
+    for plane in PLANES:
+        one, other = oriented(series, plane), oriented(read_nifti(tmp_path / "a.nii"), plane)
+        assert np.array_equal(one.values, other.values)
+        assert np.allclose(one.affine, other.affine)
+
+
+def test_an_axial_series_comes_out_as_a_viewer_shows_it(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 900, (6, 5, 4)).astype(np.uint16)
+    write_series(tmp_path, values)
+    volume = read_dicom(tmp_path)
+    assert np.array_equal(oriented(volume, "axial").values, values)
+    assert volume.spacing == pytest.approx((0.5, 0.75, 2.5))
+    assert volume.affine @ [0, 0, 0, 1] == pytest.approx([-10, 20, 30, 1])
+    assert volume.affine @ [2, 1, 3, 1] == pytest.approx([-10.75, 19, 37.5, 1])
+
+
+def test_intensities_are_rescaled_and_monochrome1_is_turned(tmp_path: Path) -> None:
+    values = np.arange(24).reshape(2, 3, 4).astype(np.uint8)
+    write_series(tmp_path / "scaled", values, tags={"RescaleSlope": 2, "RescaleIntercept": -10})
+    assert np.array_equal(read_dicom(tmp_path / "scaled").values, values * 2.0 - 10)
+    write_series(tmp_path / "dark", values, tags={"PhotometricInterpretation": "MONOCHROME1"})
+    assert np.array_equal(read_dicom(tmp_path / "dark").values, 255 - values)
+    write_series(tmp_path / "signed", values.astype(np.int16), tags={"PhotometricInterpretation": "MONOCHROME1"})
+    assert np.array_equal(read_dicom(tmp_path / "signed").values, -1 - values.astype(int))
+
+
+def test_a_colour_series_keeps_its_colours(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 255, (4, 5, 3, 3)).astype(np.uint8)
+    write_series(tmp_path, values)
+    assert np.array_equal(read_dicom(tmp_path).values, values)
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless])
+def test_compressed_series_are_read(tmp_path: Path, syntax: str) -> None:
+    values = np.random.default_rng(0).integers(0, 255, (40, 50, 2)).astype(np.uint8)
+    for k, file in enumerate(write_series(tmp_path, values)):
+        data = pydicom.dcmread(file)
+        if syntax == RLELossless:
+            data.compress(RLELossless, generate_instance_uid=False)
+        else:
+            Image.fromarray(values[:, :, k]).save(tmp_path / "x.jp2", irreversible=False, no_jp2=True)
+            data.PixelData = encapsulate([(tmp_path / "x.jp2").read_bytes()])
+            data.file_meta.TransferSyntaxUID = JPEG2000Lossless
+        data.save_as(file)
+    (tmp_path / "x.jp2").unlink(missing_ok=True)
+    assert np.array_equal(read_dicom(tmp_path).values, values)
+
+
+def test_an_enhanced_file_holds_the_whole_series(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 900, (6, 5, 4)).astype(np.uint16)
+    files = write_series(tmp_path / "classic", values, orientation=SAGITTAL)
+    whole = highdicom.legacy.LegacyConvertedEnhancedMRImage(
+        [pydicom.dcmread(file) for file in files], generate_uid(), 3, generate_uid(), 1
+    )
+    whole.save_as(tmp_path / "whole.dcm")
+    one, other = (oriented(read_volume(tmp_path / name), "axial") for name in ("classic", "whole.dcm"))
+    assert np.array_equal(one.values, other.values)
+    assert np.allclose(one.affine, other.affine)
+
+
+def test_a_missing_slice_and_a_doubled_position_are_named(tmp_path: Path) -> None:
+    values = np.zeros((4, 4, 6), np.uint8)
+    write_series(tmp_path / "gap", values)[3].unlink()
+    with pytest.raises(UserFault, match=r"slices 2\.5 mm apart.*a gap of 5 mm after .*_2\.dcm"):
+        read_dicom(tmp_path / "gap")
+    write_series(tmp_path / "twice", values, gap=0)
+    with pytest.raises(UserFault, match="two at the position of"):
+        read_dicom(tmp_path / "twice")
+
+
+def test_two_series_in_a_folder_are_not_mixed(tmp_path: Path) -> None:
+    for name in "ab":
+        for file in write_series(tmp_path / name, np.zeros((4, 4, 2), np.uint8)):
+            file.rename(tmp_path / f"{name}{file.name}")
+    with pytest.raises(UserFault, match="2 series in 4 files"):
+        read_dicom(tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 6), (4, 5, 6, 1)])
+def test_a_nifti_is_read_with_its_place_and_its_numbers(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    values = np.arange(np.prod(shape)).reshape(shape).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(values, np.diag([2.0, 3.0, 4.0, 1.0])), tmp_path / "a.nii.gz")
+    volume = read_volume(tmp_path / "a.nii.gz")
+    assert volume.values.dtype == np.int16
+    assert np.array_equal(volume.values.ravel(), values.ravel())
+    assert volume.spacing == (2, 3, 4) or len(shape) == 2
+
+
+def test_a_colour_nifti_is_read(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 255, (4, 5, 6, 3)).astype(np.uint8)
+    records = np.ascontiguousarray(values).view([("R", "u1"), ("G", "u1"), ("B", "u1")])[..., 0]
+    nibabel.save(nibabel.Nifti1Image(records, np.eye(4)), tmp_path / "a.nii")
+    assert np.array_equal(read_nifti(tmp_path / "a.nii").values, values)
+
+
+def test_a_folded_affine_is_a_fault(tmp_path: Path) -> None:
+    file = nibabel.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4))
+    file.header["srow_x"], file.header["sform_code"] = 0, 1
+    file.to_filename(tmp_path / "a.nii")
+    raw = bytearray((tmp_path / "a.nii").read_bytes())
+    raw[280:296] = bytes(16)
+    (tmp_path / "a.nii").write_bytes(bytes(raw))
+    with pytest.raises(UserFault, match="folds them together"):
+        read_nifti(tmp_path / "a.nii")
+
+
+def test_pictures_are_turned_upright_and_palettes_kept_for_labels(tmp_path: Path) -> None:
+    wide = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    wide.save(tmp_path / "turned.png", exif=exif)
+    assert read_picture(tmp_path / "turned.png").values.shape == (4, 3, 1)
+    palette = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8))
+    palette.putpalette([0, 0, 0, 250, 0, 0, 0, 250, 0])
+    palette.save(tmp_path / "palette.png")
+    assert read_volume(tmp_path / "palette.png", labels=True).values[..., 0].tolist() == [[0, 1], [2, 1]]
+    assert read_picture(tmp_path / "palette.png").values[0, 1, 0].tolist() == [250, 0, 0]
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("RGBA", 3), ("LA", 1), ("L", 1), ("CMYK", 3), ("I;16", 1)])
+def test_every_kind_of_picture_becomes_grey_or_rgb(tmp_path: Path, mode: str, channels: int) -> None:
+    Image.new(mode, (4, 3)).save(tmp_path / "a.tif")
+    assert read_picture(tmp_path / "a.tif").values.shape == ((3, 4, 1, 3) if channels == 3 else (3, 4, 1))
+
+
+def test_a_damaged_file_is_one_clear_fault(tmp_path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(np.random.default_rng(0).normal(size=(9, 9, 9)), np.eye(4)), tmp_path / "a.nii.gz")
+    whole = (tmp_path / "a.nii.gz").read_bytes()
+    for name, data in {"a.nii.gz": whole[:900], "b.png": b"", "c.dcm": b"DICM" * 99, "d.nii": b""}.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(UserFault, match=rf"readable file at .*{name}"):
+            read_volume(tmp_path / name)
