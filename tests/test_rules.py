@@ -15,6 +15,7 @@ LOWER = {  # a room may import these rooms, and itself
     "methods": {"train", "model", "data"},
     "exchange": {"model", "methods"},
     "report": {"exchange", "train", "site"},
+    "export": {"report", "exchange", "methods", "train", "model", "data", "site"},
     "flare": {"report", "exchange", "train", "data", "site", "service", "jobs"},
 }
 FREE = {"config", "errors", "files"}

@@ -238,3 +238,18 @@ def test_what_a_method_without_a_private_part_owes_is_kept_too(open_site) -> Non
     site.train(0, 2)
     site.receive(shared, Moment("run", 1))
     assert site._owed.keys() == shared.keys()
+
+
+def test_a_newcomer_s_process_that_starts_anew_predicts_as_the_one_that_trained(open_site) -> None:
+    config = tiny(method="newcomer")
+    shared, _ = initial_shared(config)
+    shared = {name: tensor + 0.01 for name, tensor in shared.items()}
+    site = open_site(config)
+    trained(site, shared)
+    site.recall(shared)
+    expected = site.summary("test", "personal")
+    fresh = open_site(config)
+    fresh.recall(shared)
+    assert fresh.summary("test", "personal") == expected
+    image = torch.rand(1, 3, 64, 64)
+    assert torch.equal(fresh.model(image)["personal"], site.model(image)["personal"])

@@ -16,6 +16,7 @@ from pfedsam.errors import UserFault
 Reading = Literal["R1", "R2", "R3", "post"]
 Direction = Literal["none", "global_to_personal", "personal_to_global", "mutual"]
 DecoderMode = Literal["full", "lean", "frozen"]
+Precision = Literal["auto", "fp32", "bf16"]
 Number = Literal["fp32", "bf16", "int8", "int4"]
 
 
@@ -61,7 +62,7 @@ class TrainConfig:
     balance_weight: float = 0.01  # Conv-LoRA
     prox_weight: float = 0.01  # mu of FedProx, lambda of Ditto; both papers tune it
     orthogonal_weight: float = 0.1  # of IAT's shift-orthogonal regulariser; our choice: its value is not known to us
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the hardware has it
+    precision: Precision = "auto"  # auto: bf16 where the hardware has it
     augment: bool = True  # flips, small affine, intensity
     views: int | None = None  # augmented views of an image that take turns; None: a fresh one each epoch
     cache: Literal["none", "memory", "disk"] = "none"  # keep what leaves the frozen front, per image and view
@@ -114,7 +115,16 @@ class Config:
 
     def digest(self) -> str:
         """sha256 of the settings that sites and server must agree on (all of them)."""
-        return hashlib.sha256(json.dumps(to_dict(self), sort_keys=True).encode()).hexdigest()
+        return text_digest(self.text())
+
+    def text(self) -> str:
+        """All settings as one line of JSON, in the form in which they are digested."""
+        return json.dumps(to_dict(self), sort_keys=True)
+
+
+def text_digest(text: str) -> str:
+    """The digest of settings as another version of this software wrote them: its defaults may have been others."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def to_dict(config: Any) -> dict[str, Any]:

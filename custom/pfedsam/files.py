@@ -14,6 +14,7 @@ from torch import Tensor
 from pfedsam.errors import UserFault
 
 Tensors = dict[str, Tensor]
+SETTINGS = "settings"  # a fact that holds the job's whole configuration, as `Config.text` writes it
 
 
 def write_atomic(path: Path, data: bytes) -> None:

@@ -59,9 +59,9 @@ def serve_round(
 
 def serve_test(site: Site, wire: Tensors, run: str, folder: Path) -> dict[str, Any]:
     """The final test: metrics by role; the site's own files go to `folder`, and stay there."""
-    site.recall(decode(wire, shared_schema(site.config), site.config.wire.down), run)
+    stored = site.recall(decode(wire, shared_schema(site.config), site.config.wire.down), run)
     scores = site.scores("test")
-    write_site_files(site, scores, folder)
+    write_site_files(site, scores, folder, {"run": run, **{k: v for k, v in stored.items() if k == "round"}})
     return {role: summary(cases) for role, cases in scores.items()} | {BEFORE: site.store.remembered(BEFORE, run)}
 
 

@@ -83,7 +83,7 @@ class Site:
         self.method = methods.get(config.method)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         parts, self.base = prepared(
-            config.model, places.weights, places.prepared, rounded=_rounded(self.method, device, config)
+            config.model, places.weights, places.prepared, rounded=rounded(self.method, device, config)
         )
         torch.manual_seed(_site_seed(config.seed, name))
         self.model = self.method.model(parts, config)
@@ -160,11 +160,18 @@ class Site:
             facts = {"round": str(round_), "base": self.base, "config": self.config.digest()}
             self.store.save(private, facts, Moment(self._run, round_) if self._run else None)
 
-    def recall(self, shared: Tensors, run: str | None = None) -> None:
-        """The model as it predicts: the server's tensors and the private part as last trained (in `run`)."""
+    def recall(self, shared: Tensors, run: str | None = None) -> dict[str, str]:
+        """The model as it predicts: the server's tensors and the private part as last trained (in `run`).
+
+        Returns:
+            The store's facts of that private part: its run and round; empty if there is none.
+        """
         self._load_shared(shared)
-        stored = self.store.load(Moment(run, LAST) if run else None)
-        self._load_private(*stored) if stored else self.method.merge(self.model, self.config, True)
+        self.method.merge(self.model, self.config, True)  # what is neither shared nor private follows the shared part
+        private, facts = self.store.load(Moment(run, LAST) if run else None) or ({}, {})
+        if facts:
+            self._load_private(private, facts)
+        return facts
 
     def scores(self, split: str, roles: tuple[str, ...] = ROLES) -> dict[str, list[CaseScore]]:
         """Scores of every case of a split, by role; one branch may have both roles."""
@@ -211,14 +218,14 @@ def initial_shared(config: Config, weights: Path | None = None, cache: Path | No
     return {wire_name(name): t.detach().clone().contiguous() for name, t in shared.items()}, base
 
 
-def _rounded(method: Method, device: torch.device, config: Config) -> bool:
+def rounded(method: Method, device: torch.device, config: Config) -> bool:
     """Whether the base may be rounded as autocast rounds it: not if it is trained."""
     return computes_bf16(device, config.train.precision) and not method.trains
 
 
 def _base(config: Config, method: Method, weights: Path | None, cache: Path | None) -> tuple[Backbone, str]:
     if cache is not None:
-        return prepared(config.model, weights, cache, rounded=_rounded(method, torch.device("cpu"), config))
+        return prepared(config.model, weights, cache, rounded=rounded(method, torch.device("cpu"), config))
     parts = build.backbone(config.model, weights)
     return parts, build.base_digest(parts)
 

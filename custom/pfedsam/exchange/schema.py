@@ -41,12 +41,21 @@ class Stamp:
 @lru_cache(maxsize=4)
 def shared_schema(config: Config) -> Schema:
     """The schema of `config`: built on the meta device, without weights, alike on site and server."""
+    return schema_of({wire_name(name): tensor for name, tensor in _tensors(config, Part.SHARED).items()})
+
+
+@lru_cache(maxsize=4)
+def private_schema(config: Config) -> Schema:
+    """What a site keeps under `config`, by name in the model; it travels in no message."""
+    return schema_of(_tensors(config, Part.PRIVATE))
+
+
+def _tensors(config: Config, part: Part) -> Tensors:
     method = methods.get(config.method)
     with torch.device("meta"):
         parts = build.backbone(config.model, read=False)
         model = method.model(parts, config)
-    shared = tensors_of(model, method.partition(model, config), Part.SHARED)
-    return schema_of({wire_name(name): tensor for name, tensor in shared.items()})
+    return tensors_of(model, method.partition(model, config), part)
 
 
 def schema_of(tensors: Tensors) -> Schema:

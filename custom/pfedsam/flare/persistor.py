@@ -16,7 +16,7 @@ from pfedsam import log
 from pfedsam.errors import UserFault
 from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints, first_tensors
 from pfedsam.exchange.schema import schema_of
-from pfedsam.files import Tensors, pack, write_atomic
+from pfedsam.files import SETTINGS, Tensors, pack, write_atomic
 from pfedsam.flare.context import STAMP, cache, job_config, run_dir, setting, simulated, store
 from pfedsam.report.cards import shared_card
 from pfedsam.site import initial_shared
@@ -124,9 +124,9 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
     def _write(self, tensors: Tensors, fl_ctx: FLContext, name: str, more: dict[str, str] | None = None) -> None:
         config = job_config(fl_ctx)
         round_ = str(fl_ctx.get_prop(AppConstants.CURRENT_ROUND))
-        facts = {"round": round_, "config": config.digest(), "base": self.base, **(more or {})}
+        facts = {"run": self.run, "round": round_, "config": config.digest(), "base": self.base, **(more or {})}
         folder = run_dir(fl_ctx) / "models"
-        write_atomic(folder / f"{name}.safetensors", pack(tensors, facts))
+        write_atomic(folder / f"{name}.safetensors", pack(tensors, facts | {SETTINGS: config.text()}))
         write_atomic(folder / f"{name}.md", shared_card(config, facts).encode())
 
 

@@ -56,8 +56,7 @@ def write_base(path: Path, parts: Backbone, *, rounded: bool) -> None:
     base = base_digest(parts)
     if rounded:
         round_matrices(parts.encoder)
-    state = {f"{name}.{k}": v.contiguous() for name, module in _modules(parts) for k, v in module.state_dict().items()}
-    write_atomic(path, save(state))
+    write_atomic(path, save(state_of(parts)))
     write_json(path.with_suffix(".json"), {"base": base, "sha256": weights.sha256(path)})
 
 
@@ -67,7 +66,7 @@ def read_base(path: Path, config: ModelConfig) -> tuple[Backbone, str] | None:
         note = json.loads(path.with_suffix(".json").read_text())
         if weights.sha256(path) != note["sha256"]:
             raise ValueError("the checksum does not fit")
-        return _assemble(config, load_file(path)), str(note["base"])
+        return assemble(config, load_file(path)), str(note["base"])
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as fault:
@@ -82,8 +81,13 @@ def round_matrices(module: nn.Module) -> None:
             part.to(torch.bfloat16)
 
 
-def _assemble(config: ModelConfig, state: dict[str, Tensor]) -> Backbone:
-    """The backbone around mapped tensors; nothing is initialised or copied but what will be trained."""
+def state_of(parts: Backbone) -> dict[str, Tensor]:
+    """All tensors of a backbone's parts, as `assemble` takes them."""
+    return {f"{name}.{k}": v.contiguous() for name, module in _modules(parts) for k, v in module.state_dict().items()}
+
+
+def assemble(config: ModelConfig, state: dict[str, Tensor]) -> Backbone:
+    """The backbone around given tensors, encoder frozen; nothing is initialised or copied but what will be trained."""
     with torch.device("meta"):
         parts = BUILDERS[config.backbone](config.image_size, None)
     for name, module in _modules(parts):

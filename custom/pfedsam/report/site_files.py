@@ -4,8 +4,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pfedsam.files import pack, write_atomic, write_json
-from pfedsam.report.cards import private_card
+from pfedsam.files import SETTINGS, pack, write_atomic, write_json
+from pfedsam.report.cards import private_card, shared_card
 from pfedsam.report.plots import plot_overlays
 from pfedsam.site import Site
 from pfedsam.train.evaluate import find
@@ -14,16 +14,24 @@ from pfedsam.train.metrics import CaseScore
 Scores = dict[str, list[CaseScore]]
 
 
-def write_site_files(site: Site, scores: Scores, folder: Path) -> Path:
-    """Write private.safetensors with its card, cases.json and overlays.png below `folder`; returns it.
+def write_site_files(site: Site, scores: Scores, folder: Path, trained: dict[str, str]) -> Path:
+    """Write both parts of the tested model with their cards, cases.json and overlays.png below `folder`; returns it.
 
-    Nothing of this is sent: images and case names stay at the site.
+    Nothing of this is sent: images and case names stay at the site. The shared part is what came from the
+    server, so that the site can export its model without asking for it again.
+
+    Args:
+        trained: the run, and the round in which the private part was last trained.
     """
     stamp = site.stamp(-1)
-    facts = {"site": site.name, "config": stamp.config, "base": stamp.base}
+    facts = {"site": site.name, "run": trained["run"], "config": stamp.config, "base": stamp.base}
+    settings = {SETTINGS: site.config.text()}
     if private := site.private():
-        write_atomic(folder / "private.safetensors", pack(private, facts))
-        write_atomic(folder / "private.md", private_card(site.config, facts, site.name).encode())
+        write_atomic(folder / "private.safetensors", pack(private, facts | trained | settings))
+        write_atomic(folder / "private.md", private_card(site.config, facts | trained, site.name).encode())
+    if shared := site.shared():
+        write_atomic(folder / "shared.safetensors", pack(shared, facts | settings))
+        write_atomic(folder / "shared.md", shared_card(site.config, facts).encode())
     cases = [site.data["test"].slices[case[0]].image.name for case in site.data["test"].cases()]
     write_json(
         folder / "cases.json",

@@ -44,8 +44,13 @@ def find(
 
 def masks(logits: Tensor, data: Dataset, i: int) -> Tensor:
     """(classes, H, W) of bool from (outputs, h, h) logits: probabilities first, then the threshold."""
-    maps = unfit(logits, data.slices[i].shape, data.config.model.image_size)
-    if data.config.model.exclusive:
+    m = data.config.model
+    return decide(unfit(logits, data.slices[i].shape, m.image_size), exclusive=m.exclusive)
+
+
+def decide(maps: Tensor, *, exclusive: bool) -> Tensor:
+    """(classes, H, W) of bool from (outputs, H, W) logits: the likeliest class, or each class by its threshold."""
+    if exclusive:
         return one_hot(maps.argmax(0)[None], len(maps), background=True)[0, 1:].bool()
     return maps.sigmoid() > THRESHOLD
 

@@ -1,0 +1,171 @@
+"""What an exported model's header says, sealed so that a changed word is found."""
+
+import hashlib
+import json
+import platform
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+import pfedsam
+from pfedsam import methods
+from pfedsam.config import Config, from_dict, text_digest
+from pfedsam.errors import UserFault
+from pfedsam.exchange.schema import private_schema
+from pfedsam.files import SETTINGS, facts_of
+
+FORMAT = "pfedsam.model"
+VERSION = 1
+PAYLOAD, SEAL = "payload_sha256", "facts_sha256"
+NOT_ONE = "a model file written by pfedsam export"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the tensors of a model come from.
+
+    Attributes:
+        base: digest of the frozen base.
+        site: whose private part it is; empty: none's.
+        run: the run's name; empty: unknown.
+        round: after which the shared part stands so, counted from 0; None: unknown.
+        private_round: in which the site last trained its private part; None: unknown, or it has none.
+    """
+
+    base: str
+    site: str = ""
+    run: str = ""
+    round: int | None = None
+    private_round: int | None = None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a model file says about itself.
+
+    Attributes:
+        config: the job's settings.
+        config_hash: their digest as the job took it.
+        origin: run, round, site and base.
+        branches: what can be asked of it: "global", "personal", or both.
+        whole: whether the frozen base is in the file.
+        versions: of the software that wrote it.
+        sha256: of the tensors.
+    """
+
+    config: Config
+    config_hash: str
+    origin: Origin
+    branches: tuple[str, ...]
+    whole: bool = False
+    versions: dict[str, str] = field(default_factory=dict)
+    sha256: str = ""
+
+
+def branches(config: Config, *, private: bool) -> tuple[str, ...]:
+    """The roles a model file of `config` can play, with or without a site's private part."""
+    if private or not private_schema(config):
+        return ("global", "personal")
+    method = methods.get(config.method)
+    return ("global",) if method.global_ == "global" else ()
+
+
+def header(facts: Facts, payload: str) -> dict[str, str]:
+    """The facts as a safetensors header, sealed together with the payload's digest."""
+    origin = facts.origin
+    lines = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "method": facts.config.method,
+        "study": facts.config.study,
+        "site": origin.site,
+        "run": origin.run,
+        "round": _text(origin.round),
+        "private_round": _text(origin.private_round),
+        "base": origin.base,
+        "config": facts.config_hash,
+        SETTINGS: facts.config.text(),
+        "branches": " ".join(facts.branches),
+        "whole": str(facts.whole).lower(),
+        "versions": json.dumps(versions(), sort_keys=True),
+    }
+    return {**lines, SEAL: seal(lines, payload)}
+
+
+def read_facts(path: Path) -> Facts:
+    """What the file at `path` says about itself; its tensors stay unread, and unchecked.
+
+    Raises:
+        UserFault: no such file, another kind of file, a newer format, or a header that was changed.
+    """
+    lines = checked_header(path)
+    if lines[SEAL] != seal({k: v for k, v in lines.items() if k not in (SEAL, PAYLOAD)}, lines[PAYLOAD]):
+        raise UserFault(
+            expected=f"the header of {path.name} as it was written",
+            came="one that was changed afterwards",
+            do="export the model again, or run: pfedsam verify FILE",
+        )
+    return facts_in(lines)
+
+
+def checked_header(path: Path) -> dict[str, str]:
+    """The header of a model file of a format that is known here.
+
+    Raises:
+        UserFault: no such file, another kind of file, or a newer format.
+    """
+    lines = facts_of(path)
+    if not path.is_file() or lines.get("format") != FORMAT or not {SEAL, PAYLOAD} <= lines.keys():
+        came = "no such file" if not path.is_file() else "another kind of file, or the beginning of a damaged one"
+        raise UserFault(expected=f"{NOT_ONE} at {path}", came=came, do="name the file that pfedsam export wrote")
+    if lines.get("version") != str(VERSION):
+        raise UserFault(
+            expected=f"a model file of format {VERSION}",
+            came=f"format {lines.get('version')} in {path.name}",
+            do="install the version of pfedsam that wrote it, or a newer one",
+        )
+    return lines
+
+
+def facts_in(lines: dict[str, str]) -> Facts:
+    """The facts that a header states; not checked against its seal.
+
+    Raises:
+        UserFault: the settings are none of this version's.
+    """
+    origin = Origin(
+        lines["base"], lines["site"], lines["run"], _number(lines["round"]), _number(lines["private_round"])
+    )
+    return Facts(
+        config=from_dict(json.loads(lines[SETTINGS])),
+        config_hash=lines["config"],
+        origin=origin,
+        branches=tuple(lines["branches"].split()),
+        whole=lines["whole"] == "true",
+        versions=json.loads(lines["versions"]),
+        sha256=lines[PAYLOAD],
+    )
+
+
+def seal(lines: dict[str, str], payload: str) -> str:
+    """sha256 over a header's lines and the payload's digest; finds an accident, not a forger."""
+    return hashlib.sha256(json.dumps([sorted(lines.items()), payload]).encode()).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Of this package, torch and Python."""
+    return {"pfedsam": pfedsam.__version__, "torch": torch.__version__, "python": platform.python_version()}
+
+
+def settings_fit(lines: dict[str, str]) -> bool:
+    """Whether a header's settings have the digest that stands beside them."""
+    return SETTINGS in lines and text_digest(lines[SETTINGS]) == lines.get("config")
+
+
+def _text(number: int | None) -> str:
+    return "" if number is None else str(number)
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text else None
