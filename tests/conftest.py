@@ -8,7 +8,9 @@ import torch
 
 from pfedsam.config import Config, from_dict
 from pfedsam.data.synthetic import write_site
-from pfedsam.site import Places, Site
+from pfedsam.export.facts import Facts, Origin, branches
+from pfedsam.export.model import save
+from pfedsam.site import Places, Site, initial_shared
 
 ROOT = Path(__file__).parent.parent
 TINY = ("train.max_steps=2", "train.epochs=1", "data.train=4", "data.val=2", "data.test=2", "model.image_size=64")
@@ -53,3 +55,24 @@ def open_site(hospital: Path, tmp_path: Path):
         return Site(name, config, Places(hospital, tmp_path / "store"))
 
     return build
+
+
+@pytest.fixture(scope="session")
+def trained_site(hospital: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """A site on synthetic data after three epochs."""
+    config = tiny(data={"scale": "percentile"}, train={"max_steps": 12, "epochs": 6})
+    site = Site("site-1", config, Places(hospital, tmp_path_factory.mktemp("store")))
+    site.receive(initial_shared(config)[0])
+    site.train(0, 1)
+    site.recall(site.shared())
+    return site
+
+
+@pytest.fixture(scope="session")
+def model_file(trained_site: Site, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trained site's model, exported."""
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    config = trained_site.config
+    facts = Facts(config, config.digest(), Origin(trained_site.base, "site-1"), branches(config, private=True))
+    save(path, facts, trained_site.shared(), trained_site.private())
+    return path

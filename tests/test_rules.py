@@ -16,6 +16,7 @@ LOWER = {  # a room may import these rooms, and itself
     "exchange": {"model", "methods"},
     "report": {"exchange", "train", "site"},
     "export": {"report", "exchange", "methods", "train", "model", "data", "site"},
+    "predict": {"export", "train", "data"},
     "flare": {"report", "exchange", "train", "data", "site", "service", "jobs"},
 }
 FREE = {"config", "errors", "files"}

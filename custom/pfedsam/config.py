@@ -17,6 +17,7 @@ Reading = Literal["R1", "R2", "R3", "post"]
 Direction = Literal["none", "global_to_personal", "personal_to_global", "mutual"]
 DecoderMode = Literal["full", "lean", "frozen"]
 Precision = Literal["auto", "fp32", "bf16"]
+Scale = Literal["uint8", "percentile"]
 Number = Literal["fp32", "bf16", "int8", "int4"]
 
 
@@ -82,7 +83,7 @@ class DataConfig:
     """What the job expects of a site's data; where it lies is the site's own affair."""
 
     source: Literal["site", "synthetic"] = "site"
-    scale: Literal["uint8", "percentile"] = "uint8"  # to 0..1 by /255, or by the image's 0.5 and 99.5 percentiles
+    scale: Scale = "uint8"  # to 0..1 by /255, or by the image's 0.5 and 99.5 percentiles
     pool: bool = False  # True: use every site's rows of the datalist (the pooled baseline)
     limit: dict[str, int] = field(default_factory=dict)  # site: so many training rows at most, drawn by the seed
     unannotated: dict[str, list[int]] = field(default_factory=dict)  # site: classes its masks leave out, from 1

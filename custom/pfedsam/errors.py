@@ -12,3 +12,4 @@ class UserFault(ValueError):
 
     def __init__(self, *, expected: str, came: str, do: str) -> None:
         super().__init__(f"expected {expected}; came {came}; to mend it: {do}")
+        self.expected, self.came, self.do = expected, came, do

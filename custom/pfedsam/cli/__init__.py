@@ -11,7 +11,7 @@ from importlib import import_module
 
 from pfedsam.errors import UserFault
 
-VERBS = ("render", "watch", "convert", "synthetic")
+VERBS = ("predict", "render", "watch", "convert", "synthetic")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
