@@ -88,3 +88,20 @@ def model_file(hospital: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     torch.set_num_threads(1)
     site = after_a_round(lambda config: Site("site-1", config, Places(hospital, folder / "store")), tiny())
     return save_model(site, folder / "model.safetensors")
+
+
+@pytest.fixture(scope="session")
+def trained_site(hospital: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """A site on synthetic data after some steps, so that its masks are neither empty nor full."""
+    config = tiny(data={"scale": "percentile"}, train={"max_steps": 12, "epochs": 6})
+    site = Site("site-1", config, Places(hospital, tmp_path_factory.mktemp("store")))
+    site.receive(initial_shared(config)[0])
+    site.train(0, 1)
+    site.recall(site.shared())
+    return site
+
+
+@pytest.fixture(scope="session")
+def trained_model(trained_site: Site, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trained site's model, exported."""
+    return save_model(trained_site, tmp_path_factory.mktemp("trained") / "model.safetensors")

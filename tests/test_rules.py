@@ -19,6 +19,7 @@ LOWER = {  # a room may import these rooms, and itself
     "export": {"report", "exchange", "methods", "train", "model", "data", "site"},
     "flare": {"report", "exchange", "train", "data", "site", "service", "jobs", "doctor"},
     "doctor": {"service", "site", "exchange", "train", "model", "data"},
+    "predict": {"export", "train", "data"},
 }
 FREE = {"config", "errors", "files"}
 

@@ -11,7 +11,7 @@ from importlib import import_module
 
 from pfedsam.errors import UserFault
 
-VERBS = ("doctor", "prepare", "render", "watch", "report", "export", "verify", "convert", "synthetic")
+VERBS = ("doctor", "prepare", "render", "watch", "report", "export", "verify", "predict", "convert", "synthetic")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,7 +4,7 @@ A NIfTI volume is read slice by slice along its last axis, so memory stays flat.
 `pfedsam prepare`; another format joins as one more `Reader` in `READERS`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -61,6 +61,12 @@ def read_image(path: Path, index: int = 0) -> Pixels:
         raise UserFault(
             expected=f"finite values in {path}", came=f"NaN or infinite in slice {index}", do="repair or drop it"
         )
+    return rgb(pixels)
+
+
+def rgb(pixels: NDArray[Any]) -> Pixels:
+    """(H, W) or (H, W, channels) as (H, W, 3) float32; grey is repeated, alpha dropped."""
+    pixels = np.asarray(pixels, dtype=np.float32)
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     return np.repeat(pixels[..., :1], 3, -1) if pixels.shape[-1] < 3 else pixels[..., :3]
@@ -88,12 +94,19 @@ def read_mask(path: Path, index: int, classes: int) -> NDArray[np.uint8]:
 
 
 def intensity_range(path: Path) -> tuple[float, float]:
-    """The 0.5 and 99.5 percentiles of the whole file, over every fourth value where it is large."""
-    count = header(path).slices
-    step = max(1, count // 32)
-    values = np.concatenate([read_image(path, i)[::2, ::2].ravel() for i in range(0, count, step)])
-    low, high = np.percentile(values, (0.5, 99.5))
+    """The `levels` of a whole file."""
+    return levels(read_image(path, i) for i in spread(header(path).slices))
+
+
+def levels(pictures: Iterable[Pixels]) -> tuple[float, float]:
+    """The 0.5 and 99.5 percentiles of pictures (H, W, 3), over every fourth value."""
+    low, high = np.percentile(np.concatenate([p[::2, ::2].ravel() for p in pictures]), (0.5, 99.5))
     return float(low), float(max(high, low + 1e-6))
+
+
+def spread(count: int) -> range:
+    """At most some 60 of `count` slices, evenly: those that `levels` are taken of."""
+    return range(0, count, max(1, count // 32))
 
 
 def _picture_header(path: Path) -> Header:

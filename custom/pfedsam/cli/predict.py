@@ -1,0 +1,83 @@
+"""pfedsam predict: masks of a site's own files."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from pfedsam.cli import console
+from pfedsam.errors import UserFault
+
+HELP = "find masks on a file or a folder of PNG, JPEG, TIFF, NIfTI or DICOM; written in the same format and place"
+EXAMPLE = "pfedsam predict /data/new /data/masks --model model.safetensors"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What the verb takes."""
+    add = parser.add_argument
+    add("source", type=Path, help="a file or a folder, searched to the bottom")
+    add("out", type=Path, help="the folder of the masks; what is there already is kept and skipped")
+    add("--model", type=Path, required=True, help="a file that pfedsam export wrote")
+    add("--branch", choices=("personal", "global"), help="default: personal, where the model has it")
+    add("--plane", choices=("axial", "coronal", "sagittal", "stored"), default="axial", help="as for pfedsam prepare")
+    add("--scale", choices=("uint8", "percentile"), help="default: data.scale of the training")
+    add("--names", default="", metavar="A,B", help="the classes' names, in order; default: class 1, class 2 ...")
+    add("--probabilities", action="store_true", help="write probability maps too")
+    add("--weights", type=Path, help="folder of the base model's weights; default: PFEDSAM_WEIGHTS")
+    add("--cache", type=Path, help="folder where the base is kept ready; speeds up the next start")
+    add("--batch", type=int, default=8, help="slices at a time")
+    add("--device", help="cpu, cuda, cuda:1 ...; default: a GPU where there is one")
+    add("--overwrite", action="store_true", help="write masks anew that are there already")
+    add("--json", action="store_true", help="print one JSON object with every file")
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Predict all; 1 where a file could not be."""
+    from pfedsam.export.model import load
+    from pfedsam.predict.items import find
+    from pfedsam.predict.masks import Way
+    from pfedsam.predict.run import predict
+
+    items = list(console.tracked(find(options.source), "looking"))
+    model = load(options.model, options.weights, options.cache, device=options.device)
+    branch = options.branch or model.branches[-1]
+    scale = options.scale or model.config.data.scale
+    way = Way(branch, options.plane, scale, options.batch, options.probabilities)
+    names = _names(options.names, model.config.model.num_classes)
+    done = []
+    for result in console.tracked(
+        predict(model, items, options.out, way, names, again=options.overwrite), "predicting", len(items)
+    ):
+        if result.fault:
+            print(f"pfedsam: {result.fault}", file=sys.stderr)
+        done.append(_told(result))
+    answer = {"branch": branch, "classes": {i + 1: n for i, n in enumerate(names)}, "files": done}
+    console.say(answer) if options.json else print(_summary(done, options.out, branch))
+    return int(any(entry["fault"] for entry in done))
+
+
+def _names(text: str, classes: int) -> list[str]:
+    names = text.split(",") if text else [f"class {i + 1}" for i in range(classes)]
+    if len(names) != classes:
+        raise UserFault(expected=f"{classes} names", came=f"{len(names)} ({text})", do="name each class of the model")
+    return names
+
+
+def _told(result: Any) -> dict[str, Any]:
+    return {
+        "source": str(result.item.files[0]) if result.item else None,
+        "kind": result.item.kind if result.item else None,
+        "written": [str(file) for file in result.files],
+        "pixels": list(result.pixels),
+        "fault": str(result.fault) if result.fault else None,
+    }
+
+
+def _summary(done: list[dict[str, Any]], out: Path, branch: str) -> str:
+    written = sum(bool(entry["written"]) for entry in done)
+    faults = sum(bool(entry["fault"]) for entry in done)
+    kept = len(done) - written - faults
+    parts = [f"{written} masks of the {branch} branch written to {out}"]
+    parts += [f"{kept} were there already (--overwrite writes them anew)"] * bool(kept)
+    parts += [f"{faults} could not be read or written, named above"] * bool(faults)
+    return "; ".join(parts)

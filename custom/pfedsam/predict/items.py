@@ -1,0 +1,106 @@
+"""What below a folder can be predicted: pictures, NIfTI volumes, DICOM series."""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pfedsam.data.dicom import header, in_order
+from pfedsam.data.volume import NIFTI, PICTURES
+from pfedsam.errors import UserFault
+
+Kind = Literal["picture", "nifti", "dicom"]
+DICOM_ENDS = ("", ".dcm", ".dicom", ".ima")
+NO_IMAGE = ("SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG")  # DICOM modalities that are about images
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to predict.
+
+    Attributes:
+        kind: of its files.
+        files: one file, or a DICOM series' files in the order of its slices.
+        name: below the output folder, without an ending.
+    """
+
+    kind: Kind
+    files: tuple[Path, ...]
+    name: Path
+
+
+def find(source: Path) -> Iterator[Item | UserFault]:
+    """The items in file or folder `source`, sorted by path; a fault in place of each that can't be used.
+
+    Hidden files and folders are passed over; links to folders are not followed.
+
+    Raises:
+        UserFault: there is no `source`, or nothing in it.
+    """
+    if not source.exists():
+        raise UserFault(expected=f"a file or folder at {source}", came="nothing", do="correct the path")
+    seen = False
+    for folder, files in _folders(source):
+        for found in _in_folder(folder, files, source):
+            seen = True
+            yield found
+    if not seen:
+        raise UserFault(
+            expected=f"images in {source} ({', '.join((*PICTURES, *NIFTI))} or DICOM)",
+            came="none",
+            do="correct the path, or convert the files",
+        )
+
+
+def _folders(source: Path) -> Iterator[tuple[Path, list[Path]]]:
+    if source.is_file():
+        yield source.parent, [source]
+        return
+    for top, below, names in os.walk(source):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        yield Path(top), [Path(top) / name for name in sorted(names) if not name.startswith(".")]
+
+
+def _in_folder(folder: Path, files: list[Path], source: Path) -> Iterator[Item | UserFault]:
+    root = source if source.is_dir() else source.parent
+    for file in files:
+        if kind := _kind(file):
+            yield Item(kind, (file,), file.relative_to(root).with_name(_stem(file)))
+    yield from _series(folder, [f for f in files if f.suffix.lower() in DICOM_ENDS and not _kind(f)], root)
+
+
+def _series(folder: Path, files: list[Path], root: Path) -> Iterator[Item | UserFault]:
+    series: dict[str, dict[Path, Any]] = defaultdict(dict)
+    for file in files:
+        head = header(file)
+        if head is None and file.suffix:
+            yield _no_dicom(file)
+        elif head is not None and "Rows" in head and head.get("Modality") not in NO_IMAGE:
+            series[str(head.get("SeriesInstanceUID", ""))][file] = head
+    place = folder.relative_to(root)
+    for number, heads in enumerate(series.values(), 1):
+        name = place / f"series-{number}" if len(series) > 1 else place if place.name else Path(root.name)
+        try:
+            yield Item("dicom", tuple(in_order(heads)), name)
+        except UserFault as fault:
+            yield fault
+
+
+def _kind(file: Path) -> Kind | None:
+    name = file.name.lower()
+    if name.endswith(NIFTI):
+        return "nifti"
+    return "picture" if name.endswith(PICTURES) else None
+
+
+def _stem(file: Path) -> str:
+    ending = next(end for end in (".nii.gz", file.suffix.lower()) if file.name.lower().endswith(end))
+    return file.name[: -len(ending)]
+
+
+def _no_dicom(file: Path) -> UserFault:
+    return UserFault(
+        expected=f"a readable DICOM file at {file}", came="something else, or a damaged one", do="export it again"
+    )

@@ -1,0 +1,69 @@
+"""A folder of files through a model, one item in memory at a time."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pfedsam.errors import UserFault
+from pfedsam.export.model import Predictor
+from pfedsam.predict.items import Item
+from pfedsam.predict.masks import Way, segment
+from pfedsam.predict.written import FORMATS
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of one item.
+
+    Attributes:
+        item: None where the file could not even be taken for one.
+        files: what was written; empty where it was there already.
+        fault: why nothing could be written.
+        pixels: of each class, summed over the slices.
+    """
+
+    item: Item | None
+    files: tuple[Path, ...] = ()
+    fault: UserFault | None = None
+    pixels: tuple[int, ...] = ()
+
+
+def predict(
+    model: Predictor, items: Iterable[Item | UserFault], out: Path, way: Way, names: list[str], *, again: bool = False
+) -> Iterator[Done]:
+    """Write the masks of every item below `out`; a faulty item is told and passed over.
+
+    Args:
+        names: of the classes, in order.
+        again: write anew what is there already.
+    """
+    for item in items:
+        if isinstance(item, UserFault):
+            yield Done(None, fault=item)
+            continue
+        try:
+            yield _one(model, item, out, way, names, again)
+        except UserFault as fault:
+            yield Done(item, fault=_named(fault, item))
+
+
+def _one(model: Predictor, item: Item, out: Path, way: Way, names: list[str], again: bool) -> Done:
+    form = FORMATS[item.kind]
+    target = form.target(out, item)
+    if target.exists() and not again:
+        return Done(item)
+    if target in item.files:
+        raise UserFault(
+            expected="an output folder of its own", came=f"{out}, which holds {item.name}", do="name another"
+        )
+    found = segment(model, form.read(item), way)
+    written = form.write(target, item, found, names)
+    return Done(item, tuple(written), pixels=tuple(int(mask.sum()) for mask in found.masks))
+
+
+def _named(fault: UserFault, item: Item) -> UserFault:
+    """The fault with the item's file in it."""
+    text = str(item.files[0])
+    if text in str(fault):
+        return fault
+    return UserFault(expected=f"{fault.expected} in {text}", came=fault.came, do=fault.do)

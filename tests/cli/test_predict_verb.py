@@ -1,0 +1,59 @@
+"""pfedsam predict, as a user calls it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pfedsam.cli import main
+from pfedsam.site import Site
+
+
+def test_a_folder_of_pictures_comes_out_with_its_folders(
+    trained_site: Site, trained_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in/deep").mkdir(parents=True)
+    for i, s in enumerate(trained_site.data["test"].slices):
+        (tmp_path / f"in/deep/{i}.png").write_bytes(s.image.read_bytes())
+    (tmp_path / "in/bad.png").write_bytes(b"x")
+    code = main(["predict", str(tmp_path / "in"), str(tmp_path / "out"), "--model", str(trained_model), "--json"])
+    told = capsys.readouterr()
+    answer = json.loads(told.out)
+    assert code == 1
+    assert "bad.png" in told.err
+    assert "Traceback" not in told.err
+    assert answer["branch"] == "personal"
+    assert sorted(p.name for p in (tmp_path / "out/deep").iterdir()) == ["0.png", "1.png", "2.png"]
+
+
+def test_a_wrong_number_of_names_is_told_before_anything_is_written(
+    trained_site: Site, trained_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = str(trained_site.data["test"].slices[0].image)
+    assert main(["predict", source, str(tmp_path / "out"), "--model", str(trained_model), "--names", "a,b"]) == 2
+    assert "expected 1 names; came 2" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.long
+def test_memory_does_not_grow_with_the_number_of_files(trained_model: Path, trained_site: Site, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    data = trained_site.data["test"].slices[0].image.read_bytes()
+    for i in range(500):
+        (tmp_path / f"in/{i}.png").write_bytes(data)
+    peaks = []
+    for count in (50, 500):
+        code = (
+            "import resource, sys; from pathlib import Path; from itertools import islice\n"
+            "from pfedsam.export.model import load; from pfedsam.predict.items import find\n"
+            "from pfedsam.predict.masks import Way; from pfedsam.predict.run import predict\n"
+            f"items = islice(find(Path({str(tmp_path / 'in')!r})), {count})\n"
+            f"for _ in predict(load(Path({str(trained_model)!r})), items, Path({str(tmp_path / str(count))!r}), "
+            "Way('personal'), ['x']): pass\n"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout))
+    assert peaks[1] < 1.03 * peaks[0]

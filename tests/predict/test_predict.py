@@ -1,0 +1,246 @@
+"""Masks come in the format, size and place of what was given, and are those of the final test."""
+
+import subprocess
+from pathlib import Path
+
+import highdicom
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+from data.dicoms import SAGITTAL, write_series
+from nibabel import orientations
+from numpy.typing import NDArray
+from PIL import Image
+
+from pfedsam.data.dicom import read_series
+from pfedsam.data.volume import read_nifti
+from pfedsam.errors import UserFault
+from pfedsam.export.model import Predictor, load
+from pfedsam.predict.items import find
+from pfedsam.predict.masks import Way, segment
+from pfedsam.predict.run import Done, predict
+from pfedsam.site import Site
+from pfedsam.train.evaluate import find as found_in_the_test
+
+WAY = Way("personal", scale="percentile", batch=2)
+LPS = np.diag([-0.75, -0.5, 2.5, 1.0])[:, [1, 0, 2, 3]]  # rows to posterior, columns to left, slices up
+
+
+def run(model: Predictor, source: Path, out: Path, way: Way = WAY, **how: bool) -> list[Done]:
+    return list(predict(model, find(source), out, way, ["target"], **how))
+
+
+def nifti(path: Path, values: NDArray[np.generic], affine: NDArray[np.float64] = LPS) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.Nifti1Image(values, affine).to_filename(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(trained_model: Path) -> Predictor:
+    return load(trained_model)
+
+
+@pytest.fixture(scope="module")
+def volume(trained_site: Site) -> NDArray[np.float32]:
+    """(40, 48, 5) of whole grey values cut out of the site's pictures: axial, as DICOM lays it out."""
+    pictures = [trained_site.data["test"].picture(i % 3)[0, 4:44, 8 + i : 56 + i] for i in range(5)]
+    return np.stack([np.rint(255 * p.numpy()) for p in pictures], axis=-1).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def expected(model: Predictor, volume: NDArray[np.float32], tmp_path_factory: pytest.TempPathFactory):
+    """The labels of the volume in the layout in which it was made."""
+    path = nifti(tmp_path_factory.mktemp("volume") / "v.nii.gz", volume)
+    labels = segment(model, read_nifti(path), WAY).labels
+    assert 0 < (labels > 0).mean() < 1, "a mask without content would prove nothing"
+    return labels
+
+
+def test_a_picture_s_mask_is_that_of_the_final_test(model: Predictor, trained_site: Site, tmp_path: Path) -> None:
+    source = trained_site.data["test"].slices[0].image
+    (done,) = run(model, source, tmp_path)
+    branch = trained_site.method.personal
+    final = found_in_the_test(trained_site.model, trained_site.data["test"], [0], (branch,))[branch][0, ..., 0]
+    written = Image.open(tmp_path / source.name)
+    assert np.array_equal(np.asarray(written), final.numpy().astype(np.uint8))
+    assert written.mode == "P"
+    assert done.pixels == (int(final.sum()),)
+
+
+@pytest.mark.parametrize(("ending", "comes_out"), [(".jpg", ".png"), (".tif", ".tif"), (".bmp", ".bmp")])
+def test_a_picture_keeps_its_format_where_that_keeps_class_numbers(
+    model: Predictor, tmp_path: Path, volume: NDArray[np.float32], ending: str, comes_out: str
+) -> None:
+    Image.fromarray(volume[..., 0].astype(np.uint8)).save(tmp_path / f"a{ending}")
+    (done,) = run(model, tmp_path / f"a{ending}", tmp_path / "out")
+    assert done.files == (tmp_path / f"out/a{comes_out}",)
+    assert np.asarray(Image.open(done.files[0])).shape == (40, 48)
+
+
+@pytest.mark.parametrize("axes", ["LPS", "RAS", "SAR", "ILP", "PSR"])
+def test_a_nifti_s_mask_has_its_geometry_and_does_not_depend_on_how_it_is_stored(
+    model: Predictor, volume: NDArray[np.float32], expected: NDArray[np.uint8], tmp_path: Path, axes: str
+) -> None:
+    straight = nibabel.Nifti1Image(volume, LPS)
+    change = orientations.ornt_transform(orientations.io_orientation(LPS), orientations.axcodes2ornt(tuple(axes)))
+    source = straight.as_reoriented(change)
+    source.set_qform(source.affine, code=1)
+    source.to_filename(tmp_path / "a.nii.gz")
+    run(model, tmp_path / "a.nii.gz", tmp_path / "out")
+    mask = nibabel.load(tmp_path / "out/a.nii.gz")
+    assert mask.shape == source.shape
+    assert np.array_equal(mask.affine, nibabel.load(tmp_path / "a.nii.gz").affine)
+    assert (int(mask.header["qform_code"]), int(mask.header["sform_code"])) == (1, 2)
+    assert mask.get_data_dtype() == np.uint8
+    back = orientations.ornt_transform(orientations.axcodes2ornt(tuple(axes)), orientations.io_orientation(LPS))
+    assert np.array_equal(np.asarray(mask.as_reoriented(back).dataobj), expected)
+
+
+def test_nothing_of_a_nifti_s_header_that_may_name_a_patient_comes_out(
+    model: Predictor, volume: NDArray[np.float32], tmp_path: Path
+) -> None:
+    source = nibabel.Nifti1Image(volume, LPS)
+    source.header["descrip"] = b"Doe, Jane"
+    source.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"Doe, Jane"))
+    source.to_filename(tmp_path / "a.nii")
+    run(model, tmp_path / "a.nii", tmp_path / "out")
+    assert b"Doe" not in (tmp_path / "out/a.nii").read_bytes()
+
+
+@pytest.mark.parametrize("odd", ["one slice", "a fourth axis of one"])
+def test_a_nifti_of_another_number_of_axes_keeps_them(
+    model: Predictor, volume: NDArray[np.float32], tmp_path: Path, odd: str
+) -> None:
+    values = volume[..., 0] if odd == "one slice" else volume[..., None]
+    nifti(tmp_path / "a.nii", values)
+    run(model, tmp_path / "a.nii", tmp_path / "out")
+    assert nibabel.load(tmp_path / "out/a.nii").shape == values.shape
+
+
+def test_a_dicom_segmentation_lies_on_its_series(
+    model: Predictor, volume: NDArray[np.float32], expected: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    files = write_series(tmp_path / "in/series", volume.astype(np.uint16))
+    run(model, tmp_path / "in", tmp_path / "out")
+    seg = highdicom.seg.segread(tmp_path / "out/series.seg.dcm")
+    order = [pydicom.dcmread(f, stop_before_pixels=True).SOPInstanceUID for f in files]  # by slice
+    found = seg.get_pixels_by_source_instance(order, combine_segments=True, ignore_spatial_locations=True)
+    assert np.array_equal(np.moveaxis(found, 0, 2) > 0, expected > 0)
+    assert seg.PatientID == "PAT-1"
+    assert seg.get_segment_description(1).SegmentLabel == "target"
+
+
+@pytest.mark.parametrize("orientation", [(1, 0, 0, 0, 1, 0), SAGITTAL])
+def test_dcmqi_which_3d_slicer_reads_with_finds_the_mask_where_it_was_drawn(
+    model: Predictor, volume: NDArray[np.float32], tmp_path: Path, orientation: tuple[float, ...]
+) -> None:
+    way = Way("personal", plane="stored", scale="percentile")
+    write_series(tmp_path / "in/series", volume.astype(np.uint16), orientation=orientation)
+    run(model, tmp_path / "in", tmp_path / "out", way)
+    read = tmp_path / "read"
+    read.mkdir()
+    command = [
+        "segimage2itkimage",
+        "--inputDICOM",
+        str(tmp_path / "out/series.seg.dcm"),
+        "--outputDirectory",
+        str(read),
+    ]
+    subprocess.run([*command, "--outputType", "nii"], check=True, capture_output=True)
+    mask = nibabel.load(next(read.glob("*.nii.gz")))
+    (item,) = find(tmp_path / "in")
+    source = read_series(item.files)
+    inside = np.argwhere(segment(model, source, way).labels > 0)
+    world = nibabel.affines.apply_affine(source.affine, inside)
+    voxels = np.rint(nibabel.affines.apply_affine(np.linalg.inv(mask.affine), world)).astype(int)
+    values = np.asarray(mask.dataobj)
+    assert int((values > 0).sum()) == len(inside) > 0
+    assert (values[tuple(voxels.T)] > 0).all()
+
+
+def test_an_empty_mask_is_a_segmentation_too(model: Predictor, tmp_path: Path) -> None:
+    write_series(tmp_path / "in", np.zeros((32, 32, 2), np.uint16))
+    found = run(model, tmp_path / "in", tmp_path / "out")
+    assert found[0].fault is None
+    assert highdicom.seg.segread(found[0].files[0]).number_of_segments == 1
+
+
+def test_probabilities_are_written_where_they_are_wanted(
+    model: Predictor, volume: NDArray[np.float32], tmp_path: Path
+) -> None:
+    way = Way("global", scale="percentile", probabilities=True)
+    source = nifti(tmp_path / "in/a.nii.gz", volume)
+    Image.fromarray(volume[..., 0].astype(np.uint8)).save(tmp_path / "in/b.png")
+    write_series(tmp_path / "in/c", volume.astype(np.uint16))
+    run(model, tmp_path / "in", tmp_path / "out", way)
+    likely = nibabel.load(tmp_path / "out/a.prob-1.nii.gz").get_fdata()
+    assert np.array_equal(likely > 0.5, np.asarray(nibabel.load(tmp_path / "out/a.nii.gz").dataobj) > 0)
+    assert nibabel.load(tmp_path / "out/a.prob-1.nii.gz").affine.tolist() == nibabel.load(source).affine.tolist()
+    deep = np.asarray(Image.open(tmp_path / "out/b.prob-1.png"))
+    assert np.array_equal(deep > 32767, np.asarray(Image.open(tmp_path / "out/b.png")) > 0)
+    fractional = highdicom.seg.segread(tmp_path / "out/c.prob.seg.dcm")
+    assert fractional.segmentation_type.value == "FRACTIONAL"
+
+
+def test_the_branches_differ_and_the_batch_does_not_matter(
+    model: Predictor, volume: NDArray[np.float32], tmp_path: Path
+) -> None:
+    read = read_nifti(nifti(tmp_path / "a.nii", volume))
+    likely = {
+        way: segment(model, read, Way(way[0], scale="percentile", batch=way[1], probabilities=True)).probabilities
+        for way in (("personal", 2), ("personal", 5), ("global", 5))
+    }
+    assert np.allclose(likely["personal", 2], likely["personal", 5], atol=1e-5)
+    assert not np.allclose(likely["personal", 5], likely["global", 5], atol=1e-3)
+
+
+def test_a_faulty_file_is_named_and_the_others_come_out(
+    model: Predictor, volume: NDArray[np.float32], tmp_path: Path
+) -> None:
+    nifti(tmp_path / "in/good.nii.gz", volume)
+    nifti(tmp_path / "in/holes.nii.gz", np.where(volume > 100, np.nan, volume))
+    whole = (tmp_path / "in/good.nii.gz").read_bytes()
+    (tmp_path / "in/cut.nii.gz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "in/empty.png").write_bytes(b"")
+    (tmp_path / "in/odd.dcm").write_bytes(b"no dicom at all")
+    (tmp_path / "in/notes.txt").write_text("not an image")
+    done = run(model, tmp_path / "in", tmp_path / "out")
+    faults = " ".join(str(d.fault) for d in done if d.fault)
+    assert [f.name for d in done for f in d.files] == ["good.nii.gz"]
+    assert all(name in faults for name in ("holes.nii.gz", "cut.nii.gz", "empty.png", "odd.dcm"))
+    assert len(done) == 5
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["good.nii.gz"]
+
+
+def test_two_series_in_one_folder_are_two_masks(model: Predictor, volume: NDArray[np.float32], tmp_path: Path) -> None:
+    for name in "ab":
+        for file in write_series(tmp_path / name, volume.astype(np.uint16)):
+            (tmp_path / "in").mkdir(exist_ok=True)
+            file.rename(tmp_path / "in" / f"{name}{file.name}")
+    done = run(model, tmp_path / "in", tmp_path / "out")
+    assert sorted(d.files[0].name for d in done) == ["series-1.seg.dcm", "series-2.seg.dcm"]
+
+
+def test_what_is_there_already_is_kept_unless_told(
+    model: Predictor, volume: NDArray[np.float32], tmp_path: Path
+) -> None:
+    nifti(tmp_path / "in/a.nii.gz", volume)
+    (first,) = run(model, tmp_path / "in", tmp_path / "out")
+    (second,) = run(model, tmp_path / "in", tmp_path / "out")
+    (third,) = run(model, tmp_path / "in", tmp_path / "out", again=True)
+    assert (len(first.files), len(second.files), len(third.files)) == (1, 0, 1)
+
+
+def test_the_source_is_never_written_over(model: Predictor, volume: NDArray[np.float32], tmp_path: Path) -> None:
+    path = nifti(tmp_path / "a.nii.gz", volume)
+    before = path.read_bytes()
+    (done,) = run(model, tmp_path, tmp_path, again=True)
+    assert "output folder of its own" in str(done.fault)
+    assert path.read_bytes() == before
+
+
+def test_a_folder_without_images_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserFault, match="images in"):
+        list(find(tmp_path))
