@@ -18,7 +18,6 @@ Direction = Literal["none", "global_to_personal", "personal_to_global", "mutual"
 DecoderMode = Literal["full", "lean", "frozen"]
 Scale = Literal["uint8", "percentile"]
 Precision = Literal["auto", "fp32", "bf16"]
-Scale = Literal["uint8", "percentile"]
 Number = Literal["fp32", "bf16", "int8", "int4"]
 
 

@@ -70,7 +70,7 @@ def read(path: Path, site: str | None = None) -> dict[str, list[Row]]:
 
 def sites(path: Path) -> list[str]:
     """The sites that a datalist serves by its column `site`; none where it has no such column."""
-    return sorted({str(record["site"]) for record in _records(path) if record.get("site")})
+    return sorted({str(record["site"]) for record in raw_rows(path) if record.get("site")})
 
 
 def write_csv(path: Path, rows: Iterable[Row]) -> Path:
