@@ -34,7 +34,7 @@ RECIPES = {
         table={"1": 1, "2": 1},
     ),
     "fundus": Recipe(
-        what="optic disc and cup of four sites (DoFE, FedDG; not FedFMS's): 1 rim, 2 cup; counts as the literature has them",
+        what="optic disc and cup, four sites (DoFE, FedDG; not FedFMS's): 1 rim, 2 cup; counts as the literature has them",
         sites={"Domain1": 101, "Domain2": 159, "Domain3": 400, "Domain4": 400},
         table={"255": 0, "128": 1, "0": 2},
     ),
