@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 from PIL import Image
 from pydicom.encaps import encapsulate
-from pydicom.uid import JPEG2000Lossless, RLELossless, generate_uid
+from pydicom.pixels import get_decoder
+from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, RLELossless, generate_uid
 
 from pfedsam.data.volume import PLANES, Volume, oriented, read_dicom, read_nifti, read_picture, read_volume, restored
 from pfedsam.errors import UserFault
@@ -115,6 +116,17 @@ def test_compressed_series_are_read(tmp_path: Path, syntax: str) -> None:
         data.save_as(file)
     (tmp_path / "x.jp2").unlink(missing_ok=True)
     assert np.array_equal(read_dicom(tmp_path).values, values)
+
+
+@pytest.mark.skipif(get_decoder(JPEGLosslessSV1).is_available, reason="a plugin for it is installed")
+def test_a_compression_without_a_plugin_is_named_with_the_remedy(tmp_path: Path) -> None:
+    (file,) = write_series(tmp_path, np.zeros((4, 4, 1), np.uint8))
+    data = pydicom.dcmread(file)
+    data.PixelData = encapsulate([b"\0" * 16])
+    data.file_meta.TransferSyntaxUID = JPEGLosslessSV1
+    data.save_as(file)
+    with pytest.raises(UserFault, match=r"none for JPEG Lossless.*python-gdcm"):
+        read_dicom(tmp_path)
 
 
 def test_an_enhanced_file_holds_the_whole_series(tmp_path: Path) -> None:

@@ -93,8 +93,8 @@ def test_a_table_says_what_all_values_mean() -> None:
     table = {int(k): v for k, v in parse_table("255=0,128=1,0=2").items()}
     rule = understood([{0, 128, 255}], table, None)
     assert rule.classes == 2
-    mapped = translated(np.array([[0, 128, 255]], np.int32), rule.mapping({0, 128, 255}, HERE))
-    assert mapped.tolist() == [[2, 1, 0]]
+    mapped = translated(np.array([[[0], [128], [255]]], np.int32), rule.mapping({0, 128, 255}, HERE))
+    assert mapped[..., 0].tolist() == [[2, 1, 0]]
     for wrong in ("255", "=1", "3=x", "3=999"):
         with pytest.raises(UserFault):
             parse_table(wrong)

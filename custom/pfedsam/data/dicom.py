@@ -8,7 +8,7 @@ import highdicom
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom.pixels import apply_color_lut, apply_rescale, pixel_array
+from pydicom.pixels import apply_color_lut, apply_rescale, get_decoder, pixel_array
 
 from pfedsam.data.geometry import Affine, Volume, spacing_of
 from pfedsam.data.readable import readable
@@ -154,6 +154,7 @@ def _pixels(file: Path) -> NDArray[Any]:
     """(H, W), or (H, W, 3) of colours; float32 where the file rescales."""
     with readable(file):
         data = pydicom.dcmread(file)
+        _check_plugin(file, data.file_meta.TransferSyntaxUID)
         stored = pixel_array(data)
         if data.PhotometricInterpretation == "PALETTE COLOR":
             wide = apply_color_lut(stored, data)
@@ -162,6 +163,15 @@ def _pixels(file: Path) -> NDArray[Any]:
             stored = _inverted(stored, data)
         slope, shift = float(data.get("RescaleSlope", 1)), float(data.get("RescaleIntercept", 0))
         return stored if (slope, shift) == (1, 0) else np.asarray(apply_rescale(stored, data), dtype=np.float32)
+
+
+def _check_plugin(file: Path, syntax: Any) -> None:
+    if syntax.is_compressed and not get_decoder(syntax).is_available:
+        raise UserFault(
+            expected=f"a pydicom plugin for the compression of {file}",
+            came=f"none for {syntax.name}",
+            do="pip install python-gdcm, or export the series without compression",
+        )
 
 
 def _inverted(stored: NDArray[Any], data: Any) -> NDArray[Any]:

@@ -16,7 +16,7 @@ from pfedsam.data.volume import read_volume
 from pfedsam.errors import UserFault
 from pfedsam.prepare.dicomseg import read_segmentation
 from pfedsam.prepare.found import Case
-from pfedsam.prepare.labels import LOSSY, Rule, halved, translated, whole
+from pfedsam.prepare.labels import LOSSY, Rule, distinct, halved, translated, whole
 from pfedsam.prepare.walk import kind_of
 
 
@@ -49,7 +49,7 @@ def mask_values(case: Case, *, lossless: bool, segments: dict[str, int]) -> set[
     """
     if kind_of(case.mask) == "dicom":
         return set(segments.values())
-    return set(np.unique(_own_labels(case.mask, lossless).values).tolist())
+    return distinct(_own_labels(case.mask, lossless).values)
 
 
 def read_pair(case: Case, plan: Plan) -> Pair:
@@ -102,7 +102,7 @@ def _labels(case: Case, source: Volume, files: Sequence[Path], plan: Plan) -> tu
         values = read_segmentation(case.mask, source, files, classes=plan.segments)
         return Volume(values, source.affine, source.spacing), set(plan.segments.values())
     own = _own_labels(case.mask, plan.rule.table is not None)
-    found = set(np.unique(own.values).tolist())
+    found = distinct(own.values)
     drawn_on = own.affine is None and own.values.shape == source.values.shape[:3]
     affine = source.affine if drawn_on else own.affine
     return Volume(translated(own.values, plan.rule.mapping(found, case.mask)), affine, own.spacing), found

@@ -33,7 +33,10 @@ def facts_of(pair: Pair) -> Facts:
     """The facts of a case; the 99.5 percentile is over a part of a large volume."""
     values = pair.image.values
     part = values.ravel()[:: max(1, values.size // 1_000_000)]
-    classes, counts = np.unique(pair.labels, return_counts=True)
+    pixels = Counter[int]()
+    for k in range(values.shape[2]):  # a volume's labels at once would be sorted, which takes seconds
+        classes, counts = np.unique(pair.labels[:, :, k], return_counts=True)
+        pixels.update(dict(zip(classes.tolist(), counts.tolist(), strict=True)))
     height, width, count = values.shape[:3]
     return Facts(
         shape=(height, width, count),
@@ -44,7 +47,7 @@ def facts_of(pair: Pair) -> Facts:
         low=float(values.min()),
         high=float(np.percentile(part, 99.5)),
         top=float(values.max()),
-        pixels=dict(zip(classes.tolist(), counts.tolist(), strict=True)),
+        pixels=dict(pixels),
         values=frozenset(pair.values),
     )
 

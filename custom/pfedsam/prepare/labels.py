@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from pfedsam.errors import UserFault
 
+Labels = NDArray[Any]  # whole numbers, (H, W, N)
+
 LARGEST = 20  # a higher value is taken for a grey level or an instance, not for a class
 LOSSY = (".jpg", ".jpeg")
 REST = -1  # in a table: every value that it does not name
@@ -83,7 +85,7 @@ def understood(values: Iterable[set[int]], table: dict[int, int] | None, classes
     return Rule(classes or max(1, small))
 
 
-def whole(values: NDArray[Any], path: Path) -> NDArray[np.int32]:
+def whole(values: NDArray[Any], path: Path) -> Labels:
     """A label map (H, W, N) as whole numbers; colours are taken where all three channels are one.
 
     Raises:
@@ -102,10 +104,10 @@ def whole(values: NDArray[Any], path: Path) -> NDArray[np.int32]:
             came="fractions, NaN or negative values",
             do="write class numbers, 0 for the background",
         )
-    return np.asarray(numbers, dtype=np.int32)
+    return np.asarray(numbers, dtype=np.int32) if numbers.dtype.kind == "f" else numbers
 
 
-def halved(values: NDArray[np.int32], path: Path) -> NDArray[np.int32]:
+def halved(values: Labels, path: Path) -> Labels:
     """A black and white JPEG cut at half, as 0 and 255: its compression has blurred them; class numbers as they are.
 
     Raises:
@@ -122,11 +124,19 @@ def halved(values: NDArray[np.int32], path: Path) -> NDArray[np.int32]:
     return np.asarray((values >= 128) * 255, dtype=np.int32)
 
 
-def translated(labels: NDArray[np.int32], mapping: dict[int, int]) -> NDArray[np.uint8]:
-    """Class numbers instead of a mask's own values."""
+def distinct(labels: Labels) -> set[int]:
+    """The values that occur, gone through slice by slice: a sort of a whole volume takes seconds and gigabytes."""
+    return {value for k in range(labels.shape[2]) for value in np.unique(labels[:, :, k]).tolist()}
+
+
+def translated(labels: Labels, mapping: dict[int, int]) -> NDArray[np.uint8]:
+    """Class numbers instead of a mask's own values, (H, W, N)."""
     known = np.array(sorted(mapping))
     classes = np.array([mapping[v] for v in known.tolist()], dtype=np.uint8)
-    return np.asarray(classes[np.searchsorted(known, labels)])
+    out = np.empty(labels.shape, np.uint8)
+    for k in range(labels.shape[2]):
+        out[:, :, k] = classes[np.searchsorted(known, labels[:, :, k])]
+    return out
 
 
 def _listed(values: Iterable[int]) -> str:

@@ -29,12 +29,12 @@ class Recipe:
 
 RECIPES = {
     "prostate": Recipe(
-        what="T2 prostate MRI of six sites (SAML; used by FedFMS): whole prostate; counts by the set's own page",
+        what="T2 prostate MRI of six sites (SAML; used by FedFMS): whole prostate; counts by the literature",
         sites={"BIDMC": 12, "HK": 12, "I2CVB": 19, "ISBI": 30, "ISBI_1.5": 30, "UCL": 13},
         table={"1": 1, "2": 1},
     ),
     "fundus": Recipe(
-        what="optic disc and cup of four sites (DoFE, FedDG; not FedFMS's): 1 rim, 2 cup; counts by the DoFE paper",
+        what="optic disc and cup, four sites (DoFE, FedDG; not FedFMS's): 1 rim, 2 cup; counts by the literature",
         sites={"Domain1": 101, "Domain2": 159, "Domain3": 400, "Domain4": 400},
         table={"255": 0, "128": 1, "0": 2},
     ),
