@@ -64,8 +64,9 @@ def main() -> None:
     lines = ["| job | carried by | what | estimated | measured | estimated of measured |", "|---|---|---|---|---|---|"]
     for name in options.jobs:
         for case in (Case(name, options.rounds, 1, False), Case(name, options.rounds, options.sites, True)):
-            lines += rows(case)
-            print("\n".join(lines[-len(MEASURES) :]), file=sys.stderr, flush=True)
+            found = rows(case)
+            lines += found
+            print("\n".join(found), file=sys.stderr, flush=True)
     load = f"{os.getloadavg()[0]:.1f} processes ran beside it at its end.\n"
     publish("\n".join([heading("Doctor: what it says and what then is"), load, *lines]), options.append)
 

@@ -88,7 +88,6 @@ def _show(found: "Diagnosis", bandwidth: float | None) -> None:
 
 def _needs(found: "Diagnosis", bandwidth: float | None) -> Table:
     from pfedsam.doctor.checks import gigabytes
-    from pfedsam.doctor.needs import on_the_wire
 
     table = Table(title="What the run needs here", caption=_holds_for(found), show_header=False)
     time, memory, disk, wire = found.seconds, found.memory, found.disk, found.wire
@@ -97,8 +96,10 @@ def _needs(found: "Diagnosis", bandwidth: float | None) -> Table:
         ("a site's start", duration(time.ready)),
         ("a round (training, scoring, exchange)", duration(time.round)),
         (f"the whole run, {rounds} round(s) and the final test", duration(time.run)),
+        *([("the same, if nothing else ran here, about", duration(time.run * found.got))] if _busy(found) else []),
         ("sent by a site, a round", gigabytes(wire.up)),
         ("received by a site, a round", gigabytes(wire.down)),
+        *_line(found, bandwidth),
         ("memory of a site's process", gigabytes(memory.site)),
         ("memory at its very first start", gigabytes(memory.first_start)),
         *([("memory of all simulated processes", gigabytes(memory.all))] if found.setting.sites > 1 else []),
@@ -109,13 +110,23 @@ def _needs(found: "Diagnosis", bandwidth: float | None) -> Table:
         *([("disk: cache of the frozen front", gigabytes(disk.cache))] if disk.cache else []),
         *([("disk: server's checkpoints and models", gigabytes(disk.server))] if disk.server else []),
     ]
-    if bandwidth:
-        line = on_the_wire(wire.up + wire.down, bandwidth)
-        rows.insert(5, (f"on a line of {bandwidth:g} Mbit/s, besides, a round", duration(line)))
-        rows.insert(6, ("on that line, the whole run", duration(line * rounds + on_the_wire(wire.down, bandwidth))))
     for name, value in rows:
         table.add_row(name, value)
     return table
+
+
+def _line(found: "Diagnosis", bandwidth: float | None) -> list[tuple[str, str]]:
+    """Rows on the time that messages take; none where no bandwidth is given."""
+    from pfedsam.doctor.needs import on_the_wire
+
+    if not bandwidth:
+        return []
+    each = on_the_wire(found.wire.up + found.wire.down, bandwidth)
+    whole = each * found.setting.rounds + on_the_wire(found.wire.down, bandwidth)
+    return [
+        (f"on a line of {bandwidth:g} Mbit/s, besides, a round", duration(each)),
+        ("on that line, besides, the whole run", duration(whole)),
+    ]
 
 
 def _checks(found: "Diagnosis") -> Table:
@@ -128,7 +139,7 @@ def _checks(found: "Diagnosis") -> Table:
 
 
 def _holds_for(found: "Diagnosis") -> str:
-    slices = ", ".join(f"{count} {split}" for split, count in found.slices.items())
+    slices = ", ".join(f"{found.slices[split]} {split}" for split in ("train", "val", "test"))
     threads = f"{found.threads} thread(s)"
     how = "a site alone on this machine with" if found.setting.sites == 1 else f"{found.setting.sites} sites, each with"
     slow = f" Other work takes processor time: the trial got {found.got:.0%} of its own." if _busy(found) else ""
