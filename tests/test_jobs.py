@@ -13,6 +13,7 @@ from conftest import ROOT
 from pfedsam import methods
 from pfedsam.cli import main
 from pfedsam.config import load
+from pfedsam.jobs import render
 
 JOBS = sorted(p.parent for p in (ROOT / "jobs").glob("*/meta.json"))
 
@@ -98,3 +99,12 @@ def test_a_wrong_command_is_told_without_a_traceback(
     assert told in shown
     assert "Traceback" not in shown
     assert not (tmp_path / "out").exists()
+
+
+def test_a_job_without_code_keeps_the_folder_that_the_simulator_wants_where_it_is_to_be_simulated(
+    tmp_path: Path,
+) -> None:
+    render(ROOT / "jobs/pfedsam", tmp_path / "here", code=False, sites=["site-1"])
+    render(ROOT / "jobs/pfedsam", tmp_path / "there", code=False)
+    assert [path.name for path in (tmp_path / "here/app/custom").iterdir()] == ["README.md"]
+    assert not (tmp_path / "there/app/custom").exists()

@@ -12,6 +12,7 @@ from pfedsam.errors import UserFault
 
 SETTINGS = Path("app/config/pfedsam.json")
 SERVER = Path("app/config/config_fed_server.json")
+SIGN = "FLARE's simulator takes a job with this folder as one that brings its code; the installed package's is used.\n"
 
 
 def render(
@@ -33,8 +34,9 @@ def render(
     Args:
         changes: "key=value" pairs on app/config/pfedsam.json; values are JSON, or text.
         rounds: another number of rounds.
-        code: False leaves app/custom out; every site then has the package installed and allowed.
+        code: False leaves the code out; every site then has the package installed and allowed.
         sites: deploy to these alone (needed to simulate them without naming them); None: to all.
+            Without code app/custom stays as an empty sign: FLARE's simulator allows no installed class without it.
         run: the run's name; a job with it goes on after the last round that jobs of this name have finished.
         continues: refuse to begin a run of that name; "latest" is then the one that wrote last.
         begin: "STUDY/RUN", a finished run whose shared tensors the new one starts from.
@@ -58,6 +60,9 @@ def render(
         leave = ["__pycache__"] if config.model.backbone == "demo" else ["__pycache__", "*.safetensors"]
         source = Path(pfedsam.__file__).parent
         shutil.copytree(source, out / "app/custom/pfedsam", ignore=shutil.ignore_patterns(*leave))
+    elif sites:
+        (out / "app/custom").mkdir()
+        (out / "app/custom/README.md").write_text(SIGN)
 
 
 def settings_of(job: Path, changes: Sequence[str] = ()) -> tuple[Config, int]:

@@ -22,7 +22,8 @@ def tell() -> None:
 def tracked(things: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
     """`things`, with a bar on stderr while they are gone through; nothing where stderr is no terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         yield from bar.track(things, total=total, description=what)
 
 
