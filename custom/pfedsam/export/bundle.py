@@ -8,7 +8,7 @@ from typing import Any
 import monai
 import numpy
 import torch
-from monai.data import MetaTensor
+from monai.data import MetaTensor, get_track_meta, set_track_meta
 from torch import Tensor, nn
 
 import pfedsam
@@ -89,13 +89,16 @@ def run(
     dataset: Iterable[Item], inferer: Callable[..., Tensor], network: Network, after: Callable[[Item], Item]
 ) -> int:
     """Predict each item's `image` into its `pred` and hand it to `after`; returns how many there were."""
-    count = 0
-    for item in dataset:
-        image: MetaTensor = item["image"]
-        found = inferer(image.as_tensor()[None], network)[0]
-        item["pred"] = MetaTensor(found, meta=image.meta)
-        after(item)
-        count += 1
+    count, tracked = 0, get_track_meta()
+    set_track_meta(True)  # the writer names a mask by its picture; training in this process switches that off
+    try:
+        for item in dataset:
+            image: MetaTensor = item["image"]
+            found = inferer(image.as_tensor()[None], network)[0]
+            after({**item, "pred": MetaTensor(found, meta=image.meta)})
+            count += 1
+    finally:
+        set_track_meta(tracked)
     return count
 
 
