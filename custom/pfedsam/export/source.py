@@ -102,7 +102,7 @@ def _shared(place: Place) -> tuple[Tensors, dict[str, str]]:
     for path in (*_site_paths(place, SHARED), *(place.folder / f / "models" / SHARED for f in SERVER_FOLDERS)):
         if path.is_file():
             return read(path)
-    if _site_paths(place, PRIVATE):  # a method that shares nothing
+    if any(SETTINGS in facts_of(path) for path in _site_paths(place, PRIVATE)):  # a method that shares nothing
         return {}, {}
     raise UserFault(
         expected=f"a run's {SHARED} below {place.folder}",
