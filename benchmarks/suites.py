@@ -32,6 +32,7 @@ SUITES = {
         Row("fedper", "FedPer", ("method=fedper",)),
         Row("ditto", "Ditto", ("method=ditto", "train.prox_weight=0.1")),
         Row("fedmsa", "FedMSA", ("method=fedmsa",)),
+        Row("fedmsa_released", "FedMSA, begun as released", ("method=fedmsa", "model.adapter_start=random")),
         Row("fedms_sam", "FedSAM (FedFMS)", ("method=fedms_sam", "train.lr=1e-4", "train.lr_decoder=null")),
         Row("fedsa_lora", "FedSA-LoRA", ("method=fedsa_lora",)),
         Row("iat", "IAT with SOR", ("method=iat", "model.lora_rank=8", "model.lora_alpha=8")),

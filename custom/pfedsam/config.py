@@ -16,6 +16,7 @@ from pfedsam.errors import UserFault
 Reading = Literal["R1", "R2", "R3", "post"]
 Direction = Literal["none", "global_to_personal", "personal_to_global", "mutual"]
 DecoderMode = Literal["full", "lean", "frozen"]
+Start = Literal["zero", "random"]
 Scale = Literal["uint8", "percentile"]
 Precision = Literal["auto", "fp32", "bf16"]
 Number = Literal["fp32", "bf16", "int8", "int4"]
@@ -32,6 +33,7 @@ class ModelConfig:
     exclusive: bool = False  # True: classes exclude each other (softmax); False: one sigmoid each
     lora_rank: int = 4  # our choice: Conv-LoRA takes 3, SAMed 4
     lora_alpha: float = 4.0  # = rank, so the adapter's scale is 1
+    adapter_start: Start = "zero"  # FedMSA's adapters: zero begins at the pretrained model; random as released
     lora_last: int | None = None  # adapters in the last k attention blocks; None: in all
     decoder: DecoderMode = "full"  # what of SAM's decoder is trained: all, tokens and last norms, or the head alone
     experts: int = 8  # M; Conv-LoRA's number, ratios 1..M

@@ -123,6 +123,13 @@ def test_medical_sam_adapters_begin_at_the_pretrained_model(open_site) -> None:
     assert torch.equal(site.model(image)["global"], plain.model(image)["global"])
 
 
+def test_medical_sam_adapters_begin_elsewhere_where_told_as_in_the_release(open_site) -> None:
+    site = open_site(tiny(method="fedmsa", model={"adapter_start": "random"}))
+    plain = open_site(tiny(method="fedavg"), "site-2")
+    image = site.data["val"].batch([View(0, PLAIN)], None).image
+    assert not torch.allclose(site.model(image)["global"], plain.model(image)["global"], atol=1e-3)
+
+
 @pytest.mark.parametrize("backbone", ["demo", "tiny_vit"])
 def test_medical_sam_adapters_are_where_fedmsa_has_them(backbone: str) -> None:
     """Token by token against the block's equation, written out, with adapters that do something."""

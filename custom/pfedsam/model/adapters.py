@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pfedsam.config import Start
 from pfedsam.model.encoder import Encoder
 
 NARROW = 4  # width / bottleneck, as released
@@ -21,9 +22,10 @@ BESIDE = 0.5  # factor of the adapter beside the MLP, as released
 class TokenAdapter(nn.Module):
     """up(GELU(down(x))): (..., d) -> (..., d). The paper's figure says ReLU, its code GELU; we take GELU."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, start: Start) -> None:
         super().__init__()
         self.down, self.up = nn.Linear(width, width // NARROW), nn.Linear(width // NARROW, width)
+        self.start = start
 
     def forward(self, x: Tensor) -> Tensor:
         """The detour's output alone."""
@@ -31,22 +33,24 @@ class TokenAdapter(nn.Module):
 
     @torch.no_grad()
     def draw(self, generator: torch.Generator) -> None:
-        """Weights anew: the way up zero, so that training begins at the pretrained model.
+        """Weights anew: from "zero" the way up is zero, so that training begins at the pretrained model.
 
-        The release draws both at random, differently at every client, which disturbs the pretrained
-        encoder before the first step.
+        From "random" both are drawn, as the release does, which disturbs the pretrained encoder before the
+        first step; but here alike at every site, where the release draws and averages others at each.
         """
-        nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5), generator=generator)
-        for zero in (self.down.bias, self.up.weight, self.up.bias):
-            nn.init.zeros_(zero)
+        for linear in (self.down, self.up):
+            nn.init.kaiming_uniform_(linear.weight, a=math.sqrt(5), generator=generator)
+            nn.init.zeros_(linear.bias)
+        if self.start == "zero":
+            nn.init.zeros_(self.up.weight)
 
 
 class Behind(nn.Module):
     """A projection with an adapter behind it: y + adapter(y), y = proj(x)."""
 
-    def __init__(self, proj: nn.Linear) -> None:
+    def __init__(self, proj: nn.Linear, start: Start) -> None:
         super().__init__()
-        self.proj, self.adapter = proj, TokenAdapter(proj.out_features)
+        self.proj, self.adapter = proj, TokenAdapter(proj.out_features, start)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., d) -> (..., d)."""
@@ -57,9 +61,9 @@ class Behind(nn.Module):
 class Beside(nn.Module):
     """An MLP with an adapter beside it: mlp(x) + 0.5 adapter(x), after the MLP's own norm where it has one."""
 
-    def __init__(self, mlp: nn.Module, width: int) -> None:
+    def __init__(self, mlp: nn.Module, width: int, start: Start) -> None:
         super().__init__()
-        self.mlp, self.adapter = mlp, TokenAdapter(width)
+        self.mlp, self.adapter = mlp, TokenAdapter(width, start)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., d) -> (..., d)."""
@@ -67,11 +71,11 @@ class Beside(nn.Module):
         return cast(Tensor, self.mlp(x) + BESIDE * self.adapter(x if norm is None else norm(x)))
 
 
-def adapt_blocks(encoder: Encoder) -> None:
-    """Both adapters in every attention block."""
+def adapt_blocks(encoder: Encoder, start: Start = "zero") -> None:
+    """Both adapters in every attention block; `start` as for `TokenAdapter.draw`."""
     for unit in encoder.units:
         if hasattr(unit, "attn"):
             attention = cast(nn.Module, unit.attn)
             proj = cast(nn.Linear, attention.proj)
-            attention.proj = Behind(proj)
-            unit.mlp = Beside(cast(nn.Module, unit.mlp), proj.out_features)
+            attention.proj = Behind(proj, start)
+            unit.mlp = Beside(cast(nn.Module, unit.mlp), proj.out_features, start)
