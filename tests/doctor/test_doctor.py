@@ -61,6 +61,11 @@ def test_sites_beyond_the_trials_lanes_wait_for_each_other() -> None:
     assert room.all == 400
 
 
+def test_what_files_hold_is_in_memory_once_for_all_sites() -> None:
+    trial = replace(TRIAL, peak=100, mapped=40)
+    assert needs.memory(from_dict({}), trial, Setting(2, sites=4, lanes=2, flare=False), 0).all == 4 * 60 + 40
+
+
 def test_a_view_in_the_cache_is_not_computed_again_where_the_cache_holds_them_all() -> None:
     train = {"batch_size": 2, "cache": "memory", "views": 2, "cache_gb": 1.0}
     config, cached = from_dict({"train": train}), replace(TRIAL, step=0.5, entry=1000)

@@ -124,7 +124,8 @@ def memory(config: Config, trial: Trial, setting: Setting, first_start: int) -> 
     site = trial.peak + cached
     shared = _size(shared_schema(config))
     server = trial.idle + shared * (3 + setting.sites) if setting.flare and setting.sites > 1 else 0
-    return Memory(site, max(first_start, site), setting.sites * site + server, trial.vram)
+    together = setting.sites * (site - trial.mapped) + trial.mapped + server
+    return Memory(site, max(first_start, site), together, trial.vram)
 
 
 def disk(config: Config, trial: Trial, setting: Setting, base: int) -> Disk:

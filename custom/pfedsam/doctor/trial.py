@@ -77,7 +77,9 @@ class Trial:
         message: checks, ledger, server's mean and checkpoint of one site's message.
         entry: bytes of one view in the cache of the frozen front; 0 without.
         private, ledger: bytes of a generation of the site store, and of the ledger a round.
-        idle, peak, vram: memory after imports, at most, and at most on the GPU.
+        idle: memory after imports, but for what files hold.
+        peak, vram: memory at most, and at most on the GPU.
+        mapped: of the peak, what files hold (libraries, the base): on one machine there once for all processes.
         got: of the processor time that its threads could have used, what they got; about 1 where nothing else runs.
     """
 
@@ -96,6 +98,7 @@ class Trial:
     private: int = 0
     ledger: int = 0
     idle: int = 0
+    mapped: int = 0
     peak: int = 0
     vram: int = 0
     got: float = 1.0
@@ -104,7 +107,7 @@ class Trial:
 def main() -> None:
     """Serve the request that the command line names."""
     path = Path(sys.argv[1])
-    idle = psutil.Process().memory_info().rss
+    idle = psutil.Process().memory_info().rss - mapped()
     request = Request(**json.loads(path.read_text()))
     torch.set_num_threads(request.threads)
     torch.use_deterministic_algorithms(not torch.cuda.is_available())
@@ -112,7 +115,7 @@ def main() -> None:
     with clock() as took:
         found = tried(request)
     got = min(1.0, (time.process_time() - began) / took() / request.threads)
-    found = replace(found, idle=idle, peak=peak(), got=got)
+    found = replace(found, idle=idle, mapped=mapped(), peak=peak(), got=got)
     if torch.cuda.is_available():
         found = replace(found, vram=torch.cuda.max_memory_reserved())
     write_json(path.with_suffix(".answer"), asdict(found))
@@ -249,6 +252,11 @@ def clock() -> Iterator[Callable[[], float]]:
     began, ended = time.monotonic(), [0.0]
     yield lambda: ended[0]
     ended[0] = time.monotonic() - began
+
+
+def mapped() -> int:
+    """Bytes of this process's memory that files hold; 0 where the system does not say (all but Linux)."""
+    return int(getattr(psutil.Process().memory_info(), "shared", 0))
 
 
 def peak() -> int:
