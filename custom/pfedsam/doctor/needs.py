@@ -12,7 +12,8 @@ from pfedsam.exchange.codec import wire_schema
 from pfedsam.exchange.schema import Schema, shared_schema
 from pfedsam.train.loop import steps_of
 
-FLARE_ROUND = 1.1  # seconds: FLARE 2.9 looks for tasks and answers in fixed intervals; benchmarks/doctor.py measures it
+FLARE_ROUND = 2.3  # seconds: FLARE 2.9 looks for tasks and answers in fixed intervals; measured, as the next
+FLARE_MB = 0.04  # seconds more for each MB of a message one way; benchmarks/rounds.py and doctor.py, 2 to 15 MB
 
 
 @dataclass(frozen=True)
@@ -87,14 +88,15 @@ def seconds(config: Config, trial: Trial, setting: Setting) -> Seconds:
     """What the run takes without the time on the network."""
     slices, share = trial.slices, setting.sites / setting.lanes
     steps = steps_of(slices["train"], config.train)
-    carried = trial.message + (FLARE_ROUND if setting.flare else 0.0)
+    by_flare = FLARE_ROUND + FLARE_MB * wire_bytes(config).up / 1e6 if setting.flare else 0.0
+    carried = trial.message + by_flare
     new = new_steps(config, trial, steps * setting.rounds)
     each = slices["val"] * trial.validation + trial.round
     trained = [_training(trial, steps, new - number * steps) for number in range(setting.rounds)]
     rounds = [share * (train + each) + carried for train in trained]
     ready = trial.ready * share if setting.flare else 0.0
     rounds[0] += share * (trial.first + slices["test"] * trial.before) + ready
-    test = share * (slices["test"] * trial.final + trial.test) + (FLARE_ROUND if setting.flare else 0.0)
+    test = share * (slices["test"] * trial.final + trial.test) + by_flare
     return Seconds(
         trial.ready, rounds[0], rounds[-1] if len(rounds) > 1 else rounds[0] - ready, test, sum(rounds) + test
     )
