@@ -1,5 +1,6 @@
 """The rows that sweep.py runs: each a change to a task's job, by name."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -11,11 +12,18 @@ class Row:
         name: of its folder.
         label: in the table.
         changes: to the settings of the task's job, as for `pfedsam render --set`.
+        sites: that take part; empty: all of the task's.
+        begins: the row whose last shared tensors it starts from; empty: none's.
     """
 
     name: str
     label: str
     changes: tuple[str, ...] = ()
+    sites: tuple[str, ...] = ()
+    begins: str = ""
+
+
+Sizes = dict[str, int]  # training rows of each site of a task
 
 
 LEAN = ("model.decoder=lean", "train.lr_decoder=null")  # the few it trains take the adapters' rate
@@ -72,3 +80,43 @@ SUITES = {
         Row("bf16", "bfloat16 both ways", ("wire.up=bf16", "wire.down=bf16")),
     ],
 }
+
+
+def late(sizes: Sizes) -> list[Row]:
+    """Each site left out once: how the others' model does there, and what it gains from k cases of its own.
+
+    In a `joins` row the global branch is the federation's as it came, the personal branch has the site's own experts.
+    """
+    found = []
+    for out in sizes:
+        rest = tuple(site for site in sizes if site != out)
+        found.append(Row(f"without_{out}", f"pFedSAM without {out}", sites=rest))
+        for count in (5, 20, None):
+            limit = (f'data.limit={{"{out}": {count}}}',) if count else ()
+            cases = f"{count or 'all'} cases"
+            joins, alone = ("method=newcomer", *limit), ("method=local", *limit)
+            found.append(Row(f"joins_{out}_{count}", f"{out} joins, {cases}", joins, (out,), f"without_{out}"))
+            found.append(Row(f"alone_{out}_{count}", f"{out} alone, {cases}", alone, (out,)))
+    return found
+
+
+def unequal(sizes: Sizes) -> list[Row]:
+    """The first site with a tenth of its data, or there in every third round; pFedSAM and two baselines in each case."""
+    site, size = next(iter(sizes.items()))
+    cases = {"tenth": f'data.limit={{"{site}": {max(1, size // 10)}}}', "third": f'every={{"{site}": 3}}'}
+    words = {"tenth": f"{site} has a tenth of its data", "third": f"{site} takes part in every third round"}
+    methods = {"pfedsam": "pFedSAM", "fedavg": "FedAvg", "local": "local only"}
+    return [
+        Row(f"{case}_{method}", f"{label}, {words[case]}", (f"method={method}", change))
+        for case, change in cases.items()
+        for method, label in methods.items()
+    ]
+
+
+BY_SITES: dict[str, Callable[[Sizes], list[Row]]] = {"late": late, "unequal": unequal}
+NAMES = (*SUITES, *BY_SITES)
+
+
+def rows_of(suite: str, sizes: Sizes) -> list[Row]:
+    """The rows of a suite on a task whose sites have so many training rows."""
+    return BY_SITES[suite](sizes) if suite in BY_SITES else SUITES[suite]

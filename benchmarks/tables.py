@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from suites import SUITES, Row
+from suites import NAMES, Row, rows_of
+from sweep import sizes
 
 from pfedsam.report.bootstrap import interval
 from pfedsam.report.cases import of_cases
@@ -53,12 +54,13 @@ def main() -> None:
     """Print a table a task."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--suite", choices=tuple(SUITES), required=True)
+    parser.add_argument("--suite", choices=NAMES, required=True)
     parser.add_argument("--tasks", nargs="+", default=["brain_mri", "nuclei", "polyp"])
     options = parser.parse_args()
     for task in options.tasks:
-        homes = read_homes(Path(os.environ["PFEDSAM_DATA_ROOT"]) / task)
-        found = {row: runs(options.out / task / row.name) for row in SUITES[options.suite]}
+        data = Path(os.environ["PFEDSAM_DATA_ROOT"]) / task
+        homes = read_homes(data)
+        found = {row: runs(options.out / task / row.name) for row in rows_of(options.suite, sizes(data))}
         if present := {row: of_seed for row, of_seed in found.items() if of_seed}:
             print(f"\n### {task}\n\n" + "\n".join([*table(present, homes), "", *budgets(present)]))
 
@@ -137,11 +139,11 @@ def by_site(run: Found, role: str, homes: dict[str, Home]) -> dict[str, dict[str
 
 
 def cells(runs: list[dict[str, dict[str, float]]], sites: list[str]) -> list[str]:
-    """Dice per site, mean Dice, worst site's Dice, then the other metrics' means."""
-    dice = [spread([run[s]["dice"] for run in runs]) for s in sites]
-    mean = spread([st.mean(run[s]["dice"] for s in sites) for run in runs])
-    worst = spread([min(run[s]["dice"] for s in sites) for run in runs])
-    rest = [spread([st.mean(run[s][m] for s in sites) for run in runs], 3 if m == "iou" else 1) for m in METRICS[1:]]
+    """Dice per site, mean Dice, worst site's Dice, then the other metrics' means; of the sites that took part."""
+    dice = [spread([run[s]["dice"] for run in runs if s in run]) for s in sites]
+    mean = spread([st.mean(found["dice"] for found in run.values()) for run in runs])
+    worst = spread([min(found["dice"] for found in run.values()) for run in runs])
+    rest = [spread([st.mean(f[m] for f in run.values()) for run in runs], 3 if m == "iou" else 1) for m in METRICS[1:]]
     return [*dice, mean, worst, *rest]
 
 
@@ -164,6 +166,8 @@ def difference(these: dict[int, Found], those: dict[int, Found], role: str, home
         values = [one["dice"] - other["dice"] for one, other in pairs if one and other]
         if values:
             gaps.setdefault(home.site, {}).setdefault(home.group, []).append(st.mean(values))
+    if not gaps:
+        return ""
     low, high = interval(gaps)
     return f"{mean_of(gaps):+.3f} ({low:+.3f} to {high:+.3f})"
 

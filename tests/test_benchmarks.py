@@ -1,13 +1,18 @@
 """The benchmarks' slow reference must be the same model, or the ratios say nothing; the tables must say what ran."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from stock import random_state
-from suites import SUITES, Row
+from suites import NAMES, Row, rows_of
+from sweep import Run
 from tables import Home, difference, read, table, within
 from training_step import ROWS, Case, batch, ours, stock
+
+from conftest import ROOT
+from pfedsam.jobs import settings_of
 
 
 def test_our_step_takes_the_same_steps_as_sam_as_published() -> None:
@@ -58,6 +63,31 @@ def test_a_budget_of_bytes_pays_for_whole_rounds(tmp_path: Path) -> None:
     assert within(run, 1000) == pytest.approx(0.4)
 
 
-def test_rows_of_a_suite_have_names_of_their_own() -> None:
-    for suite in SUITES.values():
-        assert len({row.name for row in suite}) == len(suite)
+SIZES = {"tcga_cs": 65, "tcga_du": 96, "tcga_ht": 95}
+
+
+@pytest.mark.parametrize("suite", NAMES)
+def test_rows_of_a_suite_have_names_of_their_own_and_settings_that_are_known(suite: str) -> None:
+    rows = rows_of(suite, SIZES)
+    assert len({row.name for row in rows}) == len(rows)
+    for row in rows:
+        settings_of(ROOT / "jobs/pfedsam_brain_mri", row.changes)
+
+
+def test_a_site_that_joins_late_was_not_there_before_and_waits_for_the_run_that_it_starts_from(tmp_path: Path) -> None:
+    rows = {row.name: row for row in rows_of("late", SIZES)}
+    joins = rows["joins_tcga_cs_5"]
+    assert joins.sites == ("tcga_cs",)
+    assert rows[joins.begins].sites == ("tcga_du", "tcga_ht")
+    run = Run("brain_mri", joins, 0)
+    assert not run.ready(tmp_path)
+    (tmp_path / "brain_mri/without_tcga_cs/0").mkdir(parents=True)
+    (tmp_path / "brain_mri/without_tcga_cs/0/results.json").touch()
+    assert run.ready(tmp_path)
+
+
+def test_a_table_is_about_the_sites_that_took_part(tmp_path: Path) -> None:
+    whole = read(written(tmp_path, 0.0))
+    part = replace(whole, scores={role: {"b1": cases["b1"]} for role, cases in whole.scores.items()})
+    line = table({Row("part", "part"): {0: part}}, HOMES)[2]
+    assert line.startswith("| part | personal | 1 |  | 0.500 | 0.500 | 0.500 |")
