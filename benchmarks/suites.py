@@ -101,7 +101,7 @@ def late(sizes: Sizes) -> list[Row]:
 
 
 def unequal(sizes: Sizes) -> list[Row]:
-    """The first site with a tenth of its data, or there in every third round; pFedSAM and two baselines in each case."""
+    """The first site with a tenth of its data, or there in every third round; three methods in each case."""
     site, size = next(iter(sizes.items()))
     cases = {"tenth": f'data.limit={{"{site}": {max(1, size // 10)}}}', "third": f'every={{"{site}": 3}}'}
     words = {"tenth": f"{site} has a tenth of its data", "third": f"{site} takes part in every third round"}
