@@ -19,7 +19,7 @@ from pfedsam.errors import UserFault
 from pfedsam.export.facts import Facts, read_facts
 from pfedsam.export.model import load
 from pfedsam.files import write_atomic, write_json
-from pfedsam.train.evaluate import THRESHOLD
+from pfedsam.train.evaluate import label_map
 
 SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
 MODEL = "models/model.safetensors"
@@ -79,10 +79,7 @@ class Labels:
 
     def __call__(self, logits: Tensor) -> Tensor:
         """The class of each pixel."""
-        if self.exclusive:
-            return logits.argmax(0, keepdim=True).to(torch.uint8)
-        best, which = logits.sigmoid().max(0, keepdim=True)
-        return ((which + 1) * (best > THRESHOLD)).to(torch.uint8)
+        return label_map(logits, exclusive=self.exclusive)[None]
 
 
 def run(

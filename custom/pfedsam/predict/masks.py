@@ -14,7 +14,7 @@ from pfedsam.data.reader import levels, rgb, spread
 from pfedsam.data.volume import Volume, oriented, restored
 from pfedsam.errors import UserFault
 from pfedsam.export.model import Predictor
-from pfedsam.train.evaluate import decide
+from pfedsam.train.evaluate import decide, label_map
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,9 @@ def _maps(model: Predictor, volume: Volume, way: Way) -> Iterator[Tensor]:
 
 
 def _slice(maps: Tensor, exclusive: bool, way: Way) -> tuple[Tensor, Tensor, Tensor]:
-    masks = decide(maps, exclusive=exclusive)
     likely = maps.softmax(0)[1:] if exclusive else maps.sigmoid()
-    labels = torch.where(masks.any(0), torch.where(masks, likely, -1).argmax(0) + 1, 0)
-    return masks, labels.to(torch.uint8), likely if way.probabilities else likely[:, :0, :0]
+    kept = likely if way.probabilities else likely[:, :0, :0]
+    return decide(maps, exclusive=exclusive), label_map(maps, exclusive=exclusive), kept
 
 
 def _picture(volume: Volume, index: int) -> NDArray[np.float32]:

@@ -55,6 +55,14 @@ def decide(maps: Tensor, *, exclusive: bool) -> Tensor:
     return maps.sigmoid() > THRESHOLD
 
 
+def label_map(maps: Tensor, *, exclusive: bool) -> Tensor:
+    """(H, W) uint8 of class numbers, 0 the background, from (outputs, H, W) logits; of overlapping ones the best."""
+    if exclusive:
+        return maps.argmax(0).to(torch.uint8)
+    best, which = maps.sigmoid().max(0)
+    return ((which + 1) * (best > THRESHOLD)).to(torch.uint8)
+
+
 @torch.no_grad()
 def _predict(
     model: Branches, data: Dataset, indices: list[int], branches: tuple[str, ...], source: Source
