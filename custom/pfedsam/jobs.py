@@ -90,6 +90,14 @@ def read_job(path: Path, changes: Sequence[str] = ()) -> tuple[Config, int]:
     return settings_of(job, changes)
 
 
+def named_sites(path: Path) -> tuple[str, ...]:
+    """The sites that a job names (by its folder, or by the settings' file in it); none where it is for all."""
+    job = path.resolve().parents[2] if path.is_file() and len(path.resolve().parents) > 2 else path
+    meta = json.loads((job / "meta.json").read_text()) if (job / "meta.json").is_file() else {}
+    names = [name for app in meta.get("deploy_map", {}).values() for name in app]
+    return tuple(name for name in names if name not in ("server", "@ALL"))
+
+
 def _changed(job: Path, changes: Sequence[str]) -> dict[str, Any]:
     if not (job / SETTINGS).is_file():
         raise UserFault(expected=f"a job folder with {SETTINGS}", came=str(job), do="name a folder of jobs/")

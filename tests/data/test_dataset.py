@@ -1,9 +1,11 @@
+import shutil
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from conftest import tiny
 from pfedsam.data import dataset, reader
@@ -106,3 +108,15 @@ def test_a_limited_site_keeps_so_many_rows_and_the_same_ones_each_time(hospital:
     assert [len(limited[0][split]) for split in ("train", "val", "test")] == [2, 2, 3]
     assert limited[0]["train"].slices == limited[1]["train"].slices
     assert len(open_site(*places, tiny(data={"limit": {"site-2": 2}}), **scale)["train"]) == 6
+
+
+def test_values_beyond_eight_bits_are_told_and_not_cut_off(hospital: Path, tmp_path: Path) -> None:
+    shutil.copytree(hospital / "site-1", tmp_path / "site-1")
+    for path in (tmp_path / "site-1/images").glob("*train*.png"):
+        deep = np.asarray(Image.open(path).convert("L")).astype(np.uint16) * 4
+        Image.fromarray(deep).save(path)
+    sets = open_site(tmp_path, "site-1", tiny(), mean=(0, 0, 0), std=(255, 255, 255))
+    with pytest.raises(UserFault, match="to percentile"):
+        sets["train"].picture(0)
+    percentile = open_site(tmp_path, "site-1", tiny(data={"scale": "percentile"}), mean=(0, 0, 0), std=(255, 255, 255))
+    assert percentile["train"].picture(0).max() == 1

@@ -16,7 +16,7 @@ from pfedsam.doctor.examine import Here, examine
 from pfedsam.doctor.needs import Setting
 from pfedsam.doctor.trial import Request, Trial, tried
 from pfedsam.federation import Plan, federate
-from pfedsam.jobs import read_job
+from pfedsam.jobs import read_job, render
 from pfedsam.site import Places
 
 SLICES = {"train": 9, "val": 4, "test": 5}
@@ -134,6 +134,18 @@ def test_a_job_is_read_from_its_folder_or_from_its_settings_file(tmp_path: Path)
     assert read_job(job, TINY) == read_job(settings, TINY)
     shutil.copy(settings, tmp_path / "mine.json")
     assert read_job(tmp_path / "mine.json") == (read_job(job)[0], 1)
+
+
+def test_every_site_that_a_simulated_job_names_must_have_data(
+    tmp_path: Path, hospital: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    render(
+        ROOT / "jobs/pfedsam", tmp_path / "job", changes=["data.source=site"], code=False, sites=["site-1", "nowhere"]
+    )
+    assert main(["doctor", str(tmp_path / "job"), "--sites", "2", "--data", str(hospital), "--json"]) == 1
+    seen = [check for check in json.loads(capsys.readouterr().out)["checks"] if check["name"] == "data"]
+    assert [check["ok"] for check in seen] == [True, False]
+    assert "nowhere" in seen[1]["do"]
 
 
 def test_a_wrong_number_is_told_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,6 +57,18 @@ def test_a_workspace_and_a_site_give_that_site_s_model(workspace: Path, hospital
     assert torch.allclose(model.logits(image, "personal"), expected, atol=1e-6)
 
 
+def test_a_card_that_somebody_filled_in_is_not_written_over(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["export", str(workspace), "--out", str(tmp_path / "model.safetensors")]
+    assert main(command) == 0
+    (tmp_path / "model.md").write_text("filled in")
+    assert main(command) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert (tmp_path / "model.md").read_text() == "filled in"
+    assert main([*command, "--overwrite"]) == 0
+
+
 def test_without_a_site_it_is_the_global_branch(workspace: Path) -> None:
     source = gather(Place(workspace))
     assert source.private is None

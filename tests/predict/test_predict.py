@@ -28,7 +28,7 @@ LPS = np.diag([-0.75, -0.5, 2.5, 1.0])[:, [1, 0, 2, 3]]  # rows to posterior, co
 
 
 def run(model: Predictor, source: Path, out: Path, way: Way = WAY, **how: bool) -> list[Done]:
-    return list(predict(model, find(source), out, way, ["target"], **how))
+    return list(predict(model, find(source, out), out, way, ["target"], **how))
 
 
 def nifti(path: Path, values: NDArray[np.generic], affine: NDArray[np.float64] = LPS) -> Path:
@@ -236,9 +236,29 @@ def test_what_is_there_already_is_kept_unless_told(
 def test_the_source_is_never_written_over(model: Predictor, volume: NDArray[np.float32], tmp_path: Path) -> None:
     path = nifti(tmp_path / "a.nii.gz", volume)
     before = path.read_bytes()
-    (done,) = run(model, tmp_path, tmp_path, again=True)
+    with pytest.raises(UserFault, match="output folder of its own"):
+        run(model, tmp_path, tmp_path, again=True)
+    (done,) = predict(model, find(path), tmp_path, WAY, ["target"], again=True)
     assert "output folder of its own" in str(done.fault)
     assert path.read_bytes() == before
+
+
+def test_masks_in_a_folder_below_the_images_are_no_images(
+    model: Predictor, volume: NDArray[np.float32], tmp_path: Path
+) -> None:
+    nifti(tmp_path / "a.nii.gz", volume)
+    run(model, tmp_path, tmp_path / "masks")
+    (again,) = run(model, tmp_path, tmp_path / "masks")
+    assert again.files == ()
+    assert sorted(p.name for p in (tmp_path / "masks").iterdir()) == ["a.nii.gz"]
+
+
+def test_values_beyond_eight_bits_are_told_where_training_took_eight(
+    model: Predictor, volume: NDArray[np.float32], tmp_path: Path
+) -> None:
+    nifti(tmp_path / "a.nii.gz", 4 * volume)
+    (done,) = run(model, tmp_path / "a.nii.gz", tmp_path / "out", Way("global", scale="uint8"))
+    assert "--scale percentile" in str(done.fault)
 
 
 def test_a_folder_without_images_is_told(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_pictures_of_every_kind_come_through(tmp_path: Path) -> None:
     report = prepare([tmp_path / "in"], tmp_path / "out", Wish())
     assert (report["cases"], report["dropped"]) == (6, [])
     assert any("mixed" in note for note in report["notes"])
-    assert len(labels_by_slice(tmp_path / "out", tiny())) == 6
+    assert len(labels_by_slice(tmp_path / "out", tiny(data={"scale": "percentile"}))) == 6
 
 
 def test_masks_of_0_and_255_are_understood_and_said_so(tmp_path: Path) -> None:
@@ -222,6 +222,20 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     nifti_site(tmp_path / "in", 3)
     assert main(["prepare", str(tmp_path / "in"), str(tmp_path / "out"), "--dry-run"]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_what_prepare_wrote_below_the_folder_does_not_come_in_again_as_other_patients(tmp_path: Path) -> None:
+    source = nifti_site(tmp_path / "in", 4)
+    prepare([source], source / "prepared", Wish())
+    report = prepare([source], tmp_path / "out", Wish())
+    assert report["cases"] == 4
+    assert [d["file"] for d in report["dropped"] if "prepare wrote" in d["why"]] == ["prepared"]
+
+
+def test_what_shows_names_is_readable_by_its_owner_alone(tmp_path: Path) -> None:
+    prepare([nifti_site(tmp_path / "in", 4)], tmp_path / "out", Wish())
+    for name in ("names.csv", "names.salt", "report.html", "report.json"):
+        assert (tmp_path / "out" / name).stat().st_mode & 0o777 == 0o600, name
 
 
 def test_a_fault_leaves_nothing_behind(tmp_path: Path) -> None:

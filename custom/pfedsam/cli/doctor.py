@@ -12,6 +12,7 @@ from rich.table import Table
 from pfedsam.cli import console
 
 if TYPE_CHECKING:
+    from pfedsam.doctor.checks import Check
     from pfedsam.doctor.examine import Diagnosis
 
 HELP = "say what a job needs on this machine, after a small real run of it, and whether all is there"
@@ -31,15 +32,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--bandwidth", type=float, metavar="MBIT", help="of the site's line, in megabits a second, each way")
     add("--threads", type=int, help="torch threads of a site; default all cores, or 1 with --sites")
     add("--sites", type=int, default=1, metavar="N", help="N sites simulated at once on this machine")
+    add("--anyway", action="store_true", help="try the job in small even where weights or data are missing")
     add("--json", action="store_true", help="print one JSON object")
 
 
 def serve(options: argparse.Namespace) -> int:
     """Examine, show, and answer 1 if a check failed."""
-    from pfedsam.doctor.examine import Here, examine
+    from pfedsam.doctor.examine import Here, examine, glance
     from pfedsam.doctor.needs import Setting
     from pfedsam.errors import UserFault
-    from pfedsam.jobs import read_job
+    from pfedsam.jobs import named_sites, read_job
 
     for name in ("sites", "threads", "rounds", "bandwidth"):
         value = getattr(options, name)
@@ -49,7 +51,12 @@ def serve(options: argparse.Namespace) -> int:
     own = os.environ.get("PFEDSAM_THREADS")
     threads = options.threads or int(own or (os.cpu_count() or 1 if options.sites == 1 else 1))
     data, weights = (options.data or _folder("DATA")), (options.weights or _folder("WEIGHTS"))
-    here = Here(data, weights, options.store, threads, options.site)
+    named = named_sites(options.job) if options.sites > 1 and not options.site else ()
+    here = Here(data, weights, options.store, threads, options.site, sites=named)
+    seen = glance(config, here)
+    if not options.anyway and not all(check.ok for check in seen):
+        console.say({"well": False, "checks": [asdict(check) for check in seen]}) if options.json else _verdict(seen)
+        return 1
     setting = Setting(options.rounds or rounds, options.sites)
     errors = Console(stderr=True)
     with errors.status("examining", spinner="line") as status:
@@ -77,12 +84,17 @@ def _json(found: "Diagnosis", bandwidth: float | None) -> dict[str, object]:
 def _show(found: "Diagnosis", bandwidth: float | None) -> None:
     out = Console(highlight=False)
     out.print(_needs(found, bandwidth))
-    out.print(_checks(found))
-    for check in found.checks:
+    _verdict(found.checks)
+
+
+def _verdict(seen: "list[Check]") -> None:
+    out = Console(highlight=False)
+    out.print(_checks(seen))
+    for check in seen:
         if not check.ok:
             out.print(f"[bold]{check.name}[/bold]: ", end="")
             out.print(check.do, markup=False)
-    failed = sum(not check.ok for check in found.checks)
+    failed = sum(not check.ok for check in seen)
     out.print(f"Not ready: {failed} check(s) failed." if failed else "Ready: this machine can run the job.")
 
 
@@ -129,11 +141,11 @@ def _line(found: "Diagnosis", bandwidth: float | None) -> list[tuple[str, str]]:
     ]
 
 
-def _checks(found: "Diagnosis") -> Table:
+def _checks(seen: "list[Check]") -> Table:
     table = Table(title="What was looked at")
     for name in ("", "", "found"):
         table.add_column(name)
-    for check in found.checks:
+    for check in seen:
         table.add_row("ok" if check.ok else "NO", check.name, check.found)
     return table
 

@@ -35,6 +35,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--branch", choices=("global", "personal"), help="of --onnx and --bundle; default: personal where it is in")
     add("--onnx", type=Path, metavar="FILE", help="also write the branch as an ONNX graph")
     add("--bundle", type=Path, metavar="DIR", help="also write a MONAI bundle; must not exist")
+    add("--overwrite", action="store_true", help="write anew what is there, the card with what was filled in too")
     add("--json", action="store_true", help="say as JSON what was written")
 
 
@@ -47,6 +48,7 @@ def serve(options: argparse.Namespace) -> None:
     from pfedsam.files import write_atomic
     from pfedsam.model import build
 
+    _check_free(options)
     place = Place(
         options.folder, options.site, options.shared, options.store, options.settings, alone=options.global_only
     )
@@ -66,6 +68,19 @@ def serve(options: argparse.Namespace) -> None:
         say(wrote)
     else:
         _tell(wrote)
+
+
+def _check_free(options: argparse.Namespace) -> None:
+    """Refuse, before anything is written, to write over what is there: a card may have been filled in."""
+    from pfedsam.errors import UserFault
+
+    files = [options.out, options.out.with_suffix(".md"), options.onnx]
+    taken = [path for path in files if path and path.exists() and not options.overwrite]
+    taken += [options.bundle] * bool(options.bundle and options.bundle.exists())
+    if taken:
+        raise UserFault(
+            expected=f"nothing at {taken[0]} yet", came="something", do="name another, or remove it (or --overwrite)"
+        )
 
 
 def _more(options: argparse.Namespace, branches: tuple[str, ...], text: str) -> dict[str, Any]:
@@ -98,6 +113,8 @@ def _onnx(options: argparse.Namespace, branch: str) -> dict[str, Any]:
 
 def _tell(wrote: dict[str, Any]) -> None:
     print(f"wrote {wrote['model']} ({', '.join(wrote['branches'])}) and its card {wrote['card']}")
+    if "personal" not in wrote["branches"]:
+        print("no site's private part is in it: --site NAME adds a site's")
     if "onnx" in wrote:
         deviation = f"{wrote['onnx_deviation']:.0e}"
         print(f"wrote {wrote['onnx']} ({wrote['onnx_branch']} branch; in onnxruntime within {deviation} of torch)")

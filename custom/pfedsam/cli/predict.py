@@ -15,7 +15,7 @@ EXAMPLE = "pfedsam predict /data/new /data/masks --model model.safetensors"
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What the verb takes."""
     add = parser.add_argument
-    add("source", type=Path, help="a file or a folder, searched to the bottom")
+    add("source", type=Path, help="a file or a folder of images, searched to the bottom")
     add("out", type=Path, help="the folder of the masks; what is there already is kept and skipped")
     add("--model", type=Path, required=True, help="a file that pfedsam export wrote")
     add("--branch", choices=("personal", "global"), help="default: personal, where the model has it")
@@ -38,7 +38,7 @@ def serve(options: argparse.Namespace) -> int:
     from pfedsam.predict.masks import Way
     from pfedsam.predict.run import predict
 
-    items = list(console.tracked(find(options.source), "looking"))
+    items = list(console.tracked(find(options.source, options.out), "looking"))
     model = load(options.model, options.weights, options.cache, device=options.device)
     branch = options.branch or model.branches[-1]
     scale = options.scale or model.config.data.scale
@@ -78,6 +78,8 @@ def _summary(done: list[dict[str, Any]], out: Path, branch: str) -> str:
     faults = sum(bool(entry["fault"]) for entry in done)
     kept = len(done) - written - faults
     parts = [f"{written} masks of the {branch} branch written to {out}"]
+    nothing = sum(bool(entry["written"]) and not any(entry["pixels"]) for entry in done)
+    parts += [f"{nothing} of them show nothing"] * bool(nothing)
     parts += [f"{kept} were there already (--overwrite writes them anew)"] * bool(kept)
     parts += [f"{faults} could not be read or written, named above"] * bool(faults)
     return "; ".join(parts)

@@ -17,7 +17,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, metavar="OUT", help="a new or empty folder for what is made of them")
     parser.add_argument("--site", default="site", help="the site's name, for the report")
     parser.add_argument("--masks", type=Path, metavar="DIR", help="a folder in which every file is a mask")
-    parser.add_argument("--plane", default="axial", choices=("axial", "coronal", "sagittal", "stored"))
+    parser.add_argument(
+        "--plane",
+        default="axial",
+        choices=("axial", "coronal", "sagittal", "stored"),
+        help="how volumes are cut into slices; stored: along the last axis as it lies",
+    )
     parser.add_argument("--labels", metavar="VALUE=CLASS,...", help="what mask values (or DICOM segments' names) mean")
     parser.add_argument("--classes", type=int, metavar="N", help="number of classes without the background")
     parser.add_argument("--split", metavar="SHARES", help="of train, val and test; 0.7,0.1,0.2 if not given")

@@ -13,7 +13,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """What the verb takes."""
     add = parser.add_argument
     add("run", type=Path, help="a simulator workspace, a downloaded result, a site's own folder, or a results.json")
-    add("--out", type=Path, default=Path("report.html"), metavar="FILE.html", help="the file to write")
+    add(
+        "--out",
+        type=Path,
+        default=Path("report.html"),
+        metavar="FILE.html",
+        help="the file to write; default report.html",
+    )
     add("--no-cases", action="store_true", help="leave out pictures and intervals, so that the page may leave a site")
     add("--json", action="store_true", help="print what it says in short as one JSON object")
 

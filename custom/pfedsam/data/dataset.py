@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -104,9 +103,9 @@ class Dataset:
     def picture(self, i: int) -> Tensor:
         """The slice itself, (3, H, W), scaled to 0..1."""
         s = self.slices[i]
-        low, high = (0.0, 255.0) if self.config.data.scale == "uint8" else self._range(s.image)
-        pixels = (reader.read_image(s.image, s.index) - low) / (high - low)
-        return torch.from_numpy(np.clip(pixels, 0, 1)).permute(2, 0, 1).contiguous()
+        ends = reader.EIGHT_BIT if self.config.data.scale == "uint8" else self._range(s.image)
+        pixels = reader.unit(reader.read_image(s.image, s.index), ends, str(s.image))
+        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
     def labels(self, i: int) -> Tensor:
         """The mask at its own size, (H, W) of class numbers."""

@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from pfedsam.errors import UserFault
 
 Pixels = NDArray[np.float32]
+EIGHT_BIT = (0.0, 255.0)
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,22 @@ def read_mask(path: Path, index: int, classes: int) -> NDArray[np.uint8]:
 def intensity_range(path: Path) -> tuple[float, float]:
     """The `levels` of a whole file."""
     return levels(read_image(path, i) for i in spread(header(path).slices))
+
+
+def unit(pixels: Pixels, ends: tuple[float, float], name: str) -> Pixels:
+    """(H, W, 3) of 0..1 from values between `ends`; what lies beyond is cut off.
+
+    Raises:
+        UserFault: the ends are those of 8 bits, and values lie beyond; the message names the file.
+    """
+    low, high = ends
+    if ends == EIGHT_BIT and (pixels.min() < low or pixels.max() > high):
+        raise UserFault(
+            expected=f"values of 0 to 255 in {name}, for data.scale uint8",
+            came=f"{pixels.min():g} to {pixels.max():g}",
+            do="set data.scale to percentile, as pfedsam prepare advises (pfedsam predict: --scale percentile)",
+        )
+    return np.asarray(np.clip((pixels - low) / (high - low), 0, 1), dtype=np.float32)
 
 
 def levels(pictures: Iterable[Pixels]) -> tuple[float, float]:

@@ -77,11 +77,11 @@ def data(config: Config, folder: Path | None, site: str) -> Check:
     return Check("data", True, f"site {site}: {rows} files of {patients} groups")
 
 
-def site_of(config: Config, folder: Path | None) -> str:
-    """The site that a folder of data is for; of several, the one with most training rows."""
+def site_of(config: Config, folder: Path | None, among: tuple[str, ...] = ()) -> str:
+    """The site that a folder of data is for; of several (or of those `among` them), the one with most training rows."""
     if config.data.source == "synthetic" or folder is None:
         return "site-1"
-    sizes = dict(_sites(folder))
+    sizes = {site: size for site, size in _sites(folder) if site in among or not among}
     return max(sizes, key=lambda site: sizes[site], default="site-1")
 
 

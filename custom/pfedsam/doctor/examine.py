@@ -35,6 +35,7 @@ class Here:
         store: the folder on whose disk the run will write.
         threads: of torch in each site's process.
         site: which site; empty: the one with most training rows.
+        sites: that the job names, and whose data must all lie here; empty: `site` alone.
         seconds: that a trial's training may take, about.
     """
 
@@ -44,6 +45,7 @@ class Here:
     threads: int
     site: str = ""
     seconds: float = 15.0
+    sites: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,13 @@ class Diagnosis:
         return all(check.ok for check in self.checks)
 
 
+def glance(config: Config, here: Here) -> list[Check]:
+    """What can be told without a trial: versions, the weight file, each site's data."""
+    names = here.sites or (here.site or checks.site_of(config, here.data),)
+    data = [checks.data(config, here.data, name) for name in names]
+    return [*checks.versions(), checks.weight_file(config, here.weights), *data]
+
+
 def examine(config: Config, here: Here, setting: Setting, told: Callable[[str], None] = lambda _: None) -> Diagnosis:
     """Try `config` for about half a minute and say what `setting` needs.
 
@@ -84,9 +93,10 @@ def examine(config: Config, here: Here, setting: Setting, told: Callable[[str], 
     Raises:
         UserFault: the configuration cannot be built or run here at all.
     """
-    site = here.site or checks.site_of(config, here.data)
-    found = [*checks.versions(), checks.weight_file(config, here.weights), checks.data(config, here.data, site)]
-    has_weights, has_data = found[-2].ok, found[-1].ok and config.data.source == "site"
+    site = here.site or checks.site_of(config, here.data, here.sites)
+    found = glance(config, here)
+    fails = {check.name for check in found if not check.ok}
+    has_weights, has_data = "weights" not in fails, "data" not in fails and config.data.source == "site"
     setting = replace(setting, lanes=min(setting.sites, os.cpu_count() or 1))
     tried = config if has_weights else replace(config, model=replace(config.model, pretrained=False))
     used = replace(here, data=here.data if has_data else None, site=site)

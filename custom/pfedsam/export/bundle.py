@@ -63,8 +63,8 @@ class Picture:
 
     def __call__(self, path: str) -> MetaTensor:
         """The picture in the file at `path`."""
-        low, high = (0.0, 255.0) if self.scale == "uint8" else reader.intensity_range(Path(path))
-        pixels = numpy.clip((reader.read_image(Path(path)) - low) / (high - low), 0, 1)
+        ends = reader.EIGHT_BIT if self.scale == "uint8" else reader.intensity_range(Path(path))
+        pixels = reader.unit(reader.read_image(Path(path)), ends, path)
         return MetaTensor(torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), meta={"filename_or_obj": path})
 
 

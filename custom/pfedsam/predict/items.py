@@ -31,18 +31,22 @@ class Item:
     name: Path
 
 
-def find(source: Path) -> Iterator[Item | UserFault]:
+def find(source: Path, out: Path | None = None) -> Iterator[Item | UserFault]:
     """The items in file or folder `source`, sorted by path; a fault in place of each that can't be used.
 
-    Hidden files and folders are passed over; links to folders are not followed.
+    Hidden files and folders are passed over, and what lies below `out`; links to folders are not followed.
 
     Raises:
-        UserFault: there is no `source`, or nothing in it.
+        UserFault: there is no `source`, or nothing in it, or `out` is `source`.
     """
     if not source.exists():
         raise UserFault(expected=f"a file or folder at {source}", came="nothing", do="correct the path")
+    if out is not None and out.resolve() == (source if source.is_dir() else source.parent).resolve():
+        raise UserFault(
+            expected="an output folder of its own", came=f"{out}, which holds the images", do="name another"
+        )
     seen = False
-    for folder, files in _folders(source):
+    for folder, files in _folders(source, out):
         for found in _in_folder(folder, files, source):
             seen = True
             yield found
@@ -54,12 +58,13 @@ def find(source: Path) -> Iterator[Item | UserFault]:
         )
 
 
-def _folders(source: Path) -> Iterator[tuple[Path, list[Path]]]:
+def _folders(source: Path, out: Path | None) -> Iterator[tuple[Path, list[Path]]]:
     if source.is_file():
         yield source.parent, [source]
         return
+    own = out.resolve() if out else None
     for top, below, names in os.walk(source):
-        below[:] = sorted(name for name in below if not name.startswith("."))
+        below[:] = sorted(n for n in below if not n.startswith(".") and Path(top, n).resolve() != own)
         yield Path(top), [Path(top) / name for name in sorted(names) if not name.startswith(".")]
 
 

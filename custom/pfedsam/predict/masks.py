@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pfedsam.config import Scale
 from pfedsam.data.dataset import fit, unfit
-from pfedsam.data.reader import levels, rgb, spread
+from pfedsam.data.reader import EIGHT_BIT, levels, rgb, spread, unit
 from pfedsam.data.volume import Volume, oriented, restored
 from pfedsam.errors import UserFault
 from pfedsam.export.model import Predictor
@@ -55,7 +55,7 @@ def segment(model: Predictor, volume: Volume, way: Way) -> Found:
     """The masks of one volume or picture, every slice as the final test of its training would find it.
 
     Raises:
-        UserFault: values that are not finite, or a branch that the model file does not hold.
+        UserFault: values that are not finite or do not fit `scale`, or a branch that the model file does not hold.
     """
     if volume.values.dtype.kind == "f" and not np.isfinite(volume.values).all():
         raise UserFault(expected="finite values", came="NaN or infinite voxels", do="repair the image")
@@ -80,11 +80,10 @@ def segment(model: Predictor, volume: Volume, way: Way) -> Found:
 def _maps(model: Predictor, volume: Volume, way: Way) -> Iterator[Tensor]:
     """Logits of each slice at its own size, (outputs, H, W)."""
     count, shape = volume.values.shape[2], volume.values.shape[:2]
-    low, high = (0.0, 255.0) if way.scale == "uint8" else levels(_picture(volume, i) for i in spread(count))
+    ends = EIGHT_BIT if way.scale == "uint8" else levels(_picture(volume, i) for i in spread(count))
     for start in range(0, count, way.batch):
         shown = [
-            fit(_scaled(_picture(volume, i), low, high), model.size)
-            for i in range(start, min(start + way.batch, count))
+            fit(_scaled(_picture(volume, i), ends), model.size) for i in range(start, min(start + way.batch, count))
         ]
         for maps in model.logits(torch.stack(shown), way.branch):
             yield unfit(maps, (shape[0], shape[1]), model.size)
@@ -100,5 +99,5 @@ def _picture(volume: Volume, index: int) -> NDArray[np.float32]:
     return rgb(np.ascontiguousarray(volume.values[:, :, index]))
 
 
-def _scaled(picture: NDArray[np.float32], low: float, high: float) -> Tensor:
-    return torch.from_numpy(np.clip((picture - low) / (high - low), 0, 1)).permute(2, 0, 1).contiguous()
+def _scaled(picture: NDArray[np.float32], ends: tuple[float, float]) -> Tensor:
+    return torch.from_numpy(unit(picture, ends, "the image")).permute(2, 0, 1).contiguous()

@@ -1,5 +1,6 @@
 """Masks as files of the source's own format and place: picture, NIfTI, DICOM-SEG."""
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from pfedsam.data.volume import Volume, read_nifti, read_picture
 from pfedsam.errors import UserFault
 from pfedsam.predict.items import Item
 from pfedsam.predict.masks import Found
+
+logging.getLogger("highdicom").setLevel(logging.ERROR)  # its warning at an empty mask is no news
 
 TISSUE = CodedConcept("85756007", "SCT", "Tissue")
 LEARNED = CodedConcept("123109", "DCM", "Artificial Intelligence")

@@ -1,6 +1,7 @@
 """What is written beside the images: datalist, names, report; and what the report says of labels."""
 
 import csv
+import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from pfedsam.data.datalist import Row, write_csv
-from pfedsam.files import write_json
 from pfedsam.prepare.facts import Facts
 from pfedsam.prepare.found import Case
 from pfedsam.prepare.labels import REST, Rule
 from pfedsam.prepare.page import page
 from pfedsam.prepare.patients import pseudonym
+from pfedsam.prepare.walk import MARK
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def write_down(
     write_csv(
         folder / "datalist.csv", [Row(d.image, d.mask, splits[d.case.patient], groups[d.case.patient]) for d in done]
     )
-    _private(folder / "names.salt").write_text(salt.hex() + "\n")
+    _private(folder / MARK).write_text(salt.hex() + "\n")
     with _private(folder / "names.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["case", "image", "mask", "patient", "group"])
@@ -47,8 +48,8 @@ def write_down(
             table.writerow(
                 [d.name, d.case.image[0], d.case.mask, d.case.patient.removeprefix("name:"), groups[d.case.patient]]
             )
-    write_json(folder / "report.json", report)
-    (folder / "report.html").write_text(page(report, pictures), encoding="utf-8")
+    _private(folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False))
+    _private(folder / "report.html").write_text(page(report, pictures), encoding="utf-8")
 
 
 def _private(path: Path) -> Path:

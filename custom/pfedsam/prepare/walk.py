@@ -10,6 +10,7 @@ from pfedsam.prepare.found import Dropped
 
 DICOM_ENDS = (".dcm", ".dicom", ".ima")
 KINDS = ("nifti", "picture", "dicom")
+MARK = "names.salt"  # a file of every folder that prepare has written
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ def files_below(root: Path) -> Iterator[File | Dropped]:
     refused: list[OSError] = []
     for folder, folders, files in os.walk(root, onerror=refused.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        ours = [name for name in folders if Path(folder, name, MARK).is_file()]
+        folders[:] = [name for name in folders if name not in ours]
+        yield from (_prepared(Path(folder, name), root) for name in ours)
         yield from (d for name in folders if (d := _odd_folder(Path(folder, name), root)))
         for name in sorted(files):
             if not name.startswith(".") and name.upper() != "DICOMDIR":
@@ -79,6 +83,11 @@ def kind_of(path: Path) -> str | None:
             return kind
     with path.open("rb") as file:
         return "dicom" if file.read(132)[128:] == b"DICM" else None
+
+
+def _prepared(path: Path, root: Path) -> Dropped:
+    why = "a folder that pfedsam prepare wrote: its cases would come in a second time, as other patients"
+    return Dropped(str(path.relative_to(root)), why, "nothing; or give that folder alone")
 
 
 def _odd_folder(path: Path, root: Path) -> Dropped | None:

@@ -57,7 +57,10 @@ def pick(dice: list[float | None]) -> dict[str, int]:
     if not order:
         return {}
     marks = {"best": order[-1], "median": order[len(order) // 2], "worst": order[0]}
-    return {f"{name}, Dice {d:.2f}": i for name, (d, i) in marks.items()}
+    seen: dict[int, str] = {}
+    for name, (d, i) in marks.items():
+        seen.setdefault(i, f"{name}, personal Dice {d:.2f}")
+    return {label: i for i, label in seen.items()}
 
 
 def _row(site: Site, case: int, label: str) -> dict[str, Any]:
