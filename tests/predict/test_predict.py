@@ -1,6 +1,9 @@
 """Masks come in the format, size and place of what was given, and are those of the final test."""
 
+import os
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import highdicom
