@@ -1,7 +1,5 @@
 """Masks come in the format, size and place of what was given, and are those of the final test."""
 
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +24,7 @@ from pfedsam.predict.run import Done, predict
 from pfedsam.site import Site
 from pfedsam.train.evaluate import find as found_in_the_test
 
+BESIDE = Path(sys.executable).parent  # where pip puts programs
 WAY = Way("personal", scale="percentile", batch=2)
 LPS = np.diag([-0.75, -0.5, 2.5, 1.0])[:, [1, 0, 2, 3]]  # rows to posterior, columns to left, slices up
 
@@ -145,7 +144,7 @@ def test_dcmqi_which_3d_slicer_reads_with_finds_the_mask_where_it_was_drawn(
     read = tmp_path / "read"
     read.mkdir()
     command = [
-        "segimage2itkimage",
+        BESIDE / "segimage2itkimage",
         "--inputDICOM",
         str(tmp_path / "out/series.seg.dcm"),
         "--outputDirectory",
