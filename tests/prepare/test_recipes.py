@@ -66,6 +66,27 @@ def test_the_fundus_set_has_rim_and_cup(tmp_path: Path) -> None:
     assert np.array_equal(labels, np.select([mask == 128, mask == 0], [1, 2], 0))
 
 
+def test_fedfms_fundus_joins_soft_maps_and_reads_each_set_s_own_values(tmp_path: Path) -> None:
+    truth = np.zeros((12, 12), np.uint8)
+    truth[2:9, 2:9], truth[4:6, 4:6] = 1, 2
+    for i in range(3):
+        eye = scan(i, (12, 12, 3)).astype(np.uint8)
+        picture(tmp_path / f"raw/ORIGA/Images/{i}.png", eye)
+        picture(tmp_path / f"raw/ORIGA/Masks/{i}.png", truth)
+        picture(tmp_path / f"raw/REFUGE/train/Images/{i}.png", eye)
+        picture(tmp_path / f"raw/REFUGE/train/Masks/{i}.png", np.array([255, 128, 0], np.uint8)[truth])
+        maps = tmp_path / f"raw/Drishti-GS1_files/Training/GT/drishtiGS_{i:03d}/SoftMap"
+        picture(tmp_path / f"raw/Drishti-GS1_files/Training/Images/drishtiGS_{i:03d}.png", eye)
+        picture(maps / f"drishtiGS_{i:03d}_ODsegSoftmap.png", (truth > 0).astype(np.uint8) * 200 + 20)
+        picture(maps / f"drishtiGS_{i:03d}_cupsegSoftmap.png", (truth > 1).astype(np.uint8) * 200 + 20)
+    answer = cook([tmp_path / "raw"], tmp_path / "out", named("fedfms-fundus"), Wish())
+    assert "G1020: no folder of that name" in answer["faults"]
+    for site in ("ORIGA", "REFUGE", "Drishti-GS1"):
+        assert answer["sites"][site]["cases"] == 3
+        assert np.array_equal(reader.read_mask(tmp_path / "out" / site / "masks/case-0001.png", 0, 2), truth)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["Drishti-GS1", "ORIGA", "REFUGE"]
+
+
 def test_nuclei_of_any_number_are_one_class(tmp_path: Path) -> None:
     for i in range(3):
         picture(tmp_path / f"raw/TNBC/images/{i}.png", scan(i, (9, 9, 3)).astype(np.uint8))

@@ -29,7 +29,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other splits")
     parser.add_argument("--patient", metavar="REGEX", help=r"its first group is the patient, such as '^(p\d+)_'")
     parser.add_argument(
-        "--recipe", metavar="NAME", help="a public set as downloaded: prostate, fundus or nuclei; makes a folder a site"
+        "--recipe",
+        metavar="NAME",
+        help="a public set as downloaded (prostate, fundus, fedfms-fundus, nuclei): a folder a site",
     )
     parser.add_argument("--dry-run", action="store_true", help="look at everything, write nothing")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from pfedsam.errors import UserFault
 from pfedsam.prepare.archives import is_archive, unpack
 from pfedsam.prepare.folder import whole
 from pfedsam.prepare.site import Watch, Wish, prepare
+from pfedsam.prepare.softmaps import combined, has_softmaps
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,13 @@ class Recipe:
         what: a line on it, with its source.
         sites: name of the site's folder, and its number of cases where it is known for sure.
         table: what mask values mean.
+        own: the same of a site where it differs.
     """
 
     what: str
     sites: dict[str, int | None]
     table: dict[str, int]
+    own: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 RECIPES = {
@@ -37,6 +40,12 @@ RECIPES = {
         what="optic disc and cup, four sites (DoFE, FedDG; not FedFMS's): 1 rim, 2 cup; counts by the literature",
         sites={"Domain1": 101, "Domain2": 159, "Domain3": 400, "Domain4": 400},
         table={"255": 0, "128": 1, "0": 2},
+    ),
+    "fedfms-fundus": Recipe(
+        what="optic disc and cup, whole pictures, four sets (FedFMS): 1 rim, 2 cup; counts as the sets state them",
+        sites={"REFUGE": None, "ORIGA": 650, "G1020": 1020, "Drishti-GS1": 101},
+        table={"1": 1, "2": 2},
+        own={"REFUGE": {"255": 0, "128": 1, "0": 2}},
     ),
     "nuclei": Recipe(
         what="nuclei of seven groups (FedFMS), a folder each with images/ and labels/ as pictures; counts not known",
@@ -86,7 +95,10 @@ def cook(
         homes = _homes(_folders(sources, unpacked, watch), recipe)
         reports = {}
         for site, home in homes.items():
-            reports[site] = prepare_into(home, folder / site, replace(wish, site=site, table=recipe.table), watch)
+            if has_softmaps(home):
+                home = combined(home, unpacked / f"{site}-masks")
+            wished = replace(wish, site=site, table=recipe.own.get(site, recipe.table))
+            reports[site] = prepare_into(home, folder / site, wished, watch)
         shutil.rmtree(unpacked, ignore_errors=True)
     faults = [fault for site, count in recipe.sites.items() if (fault := _missing(site, count, reports.get(site)))]
     return {"complete": not faults, "faults": faults, "sites": reports}
@@ -118,8 +130,9 @@ def _homes(folders: Sequence[Path], recipe: Recipe) -> dict[str, Path]:
     found: dict[str, list[Path]] = {site: [] for site in recipe.sites}
     for root in folders:
         for path in (root, *sorted((p for p in root.rglob("*") if p.is_dir()), key=lambda p: len(p.parts))):
-            if path.name in found:
-                found[path.name].append(path)
+            site = path.name.removesuffix("_files")
+            if site in found:
+                found[site].append(path)
     homes = {site: paths[0] for site, paths in found.items() if paths}
     if not homes:
         raise UserFault(
