@@ -188,10 +188,14 @@ def _enhanced(files: Sequence[Path]) -> Volume:
             came=f"{len(files)} files",
             do="put each into a folder of its own",
         )
-    image = highdicom.imread(files[0]).get_volume(dtype=np.float32)
-    affine = LPS_TO_RAS @ np.asarray(image.affine)
-    affine = affine[:, [1, 2, 0, 3]]  # highdicom counts slices first
-    return Volume(np.moveaxis(np.asarray(image.array), 0, 2), affine, spacing_of(affine))
+    values, affine = slices_last(highdicom.imread(files[0]).get_volume(dtype=np.float32))
+    return Volume(values, affine, spacing_of(affine))
+
+
+def slices_last(volume: Any) -> tuple[NDArray[Any], Affine]:
+    """highdicom's volume, which counts slices first, as (H, W, N, ...) and its affine to RAS mm."""
+    affine = (LPS_TO_RAS @ np.asarray(volume.affine))[:, [1, 2, 0, 3]]
+    return np.moveaxis(np.asarray(volume.array), 0, 2), affine
 
 
 def _flat_spacing(head: Any) -> tuple[float, float, float]:

@@ -162,7 +162,7 @@ def read_tensors(path: Path) -> tuple[Tensors, Tensors, Tensors]:
         raise UserFault(
             expected=f"{NOT_ONE}, whole, at {path}", came=str(fault), do="copy the file again, or export it again"
         ) from None
-    shared, private, base = (_below(prefix, tensors) for prefix in (SHARED, PRIVATE, BASE))
+    shared, private, base = (below(prefix, tensors) for prefix in (SHARED, PRIVATE, BASE))
     return shared, private, base
 
 
@@ -229,5 +229,6 @@ def _under(prefix: str, tensors: Tensors) -> Tensors:
     return {prefix + name: tensor for name, tensor in tensors.items()}
 
 
-def _below(prefix: str, tensors: Tensors) -> Tensors:
+def below(prefix: str, tensors: Tensors) -> Tensors:
+    """The tensors whose names begin with `prefix`, without it."""
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

@@ -10,7 +10,7 @@ from pfedsam.config import Config, from_dict, text_digest
 from pfedsam.errors import UserFault
 from pfedsam.exchange.schema import Schema, private_schema, schema_of, shared_schema
 from pfedsam.export.facts import FORMAT, PAYLOAD, SEAL, VERSION, seal
-from pfedsam.export.model import BASE, PRIVATE, SHARED
+from pfedsam.export.model import BASE, PRIVATE, SHARED, below
 from pfedsam.files import SETTINGS, Tensors, facts_of, unpack
 from pfedsam.model import build
 from pfedsam.model.prepared import assemble
@@ -138,7 +138,7 @@ def _base(subject: Subject) -> Check:
     said = subject.lines.get("base", "")
     if subject.config is None:
         return Check("base", None, "needs the settings")
-    if subject.tensors and (state := _below(BASE, subject.tensors)):
+    if subject.tensors and (state := below(BASE, subject.tensors)):
         found, where = build.base_digest(assemble(subject.config.model, state)), "the base in the file"
     else:
         try:
@@ -166,13 +166,9 @@ def _expected(subject: Subject, config: Config) -> Iterator[tuple[Tensors, Schem
     elif subject.kind == "private":
         yield {n: t for n, t in tensors.items() if "/" not in n}, private_schema(config)
     else:
-        yield _below(SHARED, tensors), shared_schema(config)
+        yield below(SHARED, tensors), shared_schema(config)
         if "personal" in subject.lines.get("branches", ""):
-            yield _below(PRIVATE, tensors), private_schema(config)
-
-
-def _below(prefix: str, tensors: Tensors) -> Tensors:
-    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+            yield below(PRIVATE, tensors), private_schema(config)
 
 
 def _config(lines: dict[str, str], results: dict[str, Any]) -> Config | None:

@@ -10,7 +10,7 @@ import pydicom
 from nibabel import orientations
 from numpy.typing import NDArray
 
-from pfedsam.data.dicom import LPS_TO_RAS
+from pfedsam.data.dicom import slices_last
 from pfedsam.data.geometry import Affine, Volume
 from pfedsam.data.readable import readable
 from pfedsam.errors import UserFault
@@ -60,9 +60,7 @@ def read_segmentation(
 
 def _by_place(path: Path, file: Any, source: Volume) -> NDArray[Any]:
     """(H, W, N, segments) on the source's voxels."""
-    volume = file.get_volume(combine_segments=False, dtype=np.float32)
-    affine = (LPS_TO_RAS @ np.asarray(volume.affine))[:, [1, 2, 0, 3]]
-    values, affine = _turned(np.moveaxis(np.asarray(volume.array), 0, 2), affine, source)
+    values, affine = _turned(*slices_last(file.get_volume(combine_segments=False, dtype=np.float32)), source)
     assert source.affine is not None
     relation = np.linalg.inv(source.affine) @ affine
     offset = np.rint(relation[:3, 3]).astype(int)
