@@ -24,10 +24,18 @@ __all__ = [
     "read_picture",
     "read_volume",
     "restored",
+    "stem_of",
 ]
 
 NIFTI = (".nii", ".nii.gz")
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+
+
+def stem_of(path: Path, more: tuple[str, ...] = ()) -> str:
+    """The file's name without its ending, `.nii.gz` counted as one; `more` endings than those of NIfTI and pictures."""
+    lower = path.name.lower()
+    ends = sorted((*NIFTI, *PICTURES, *more), key=len, reverse=True)
+    return path.name[: len(lower) - len(next((end for end in ends if lower.endswith(end)), ""))]
 
 
 def read_volume(path: Path, *, labels: bool = False) -> Volume:

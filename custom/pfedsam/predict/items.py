@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pfedsam.data.dicom import header, in_order
-from pfedsam.data.volume import NIFTI, PICTURES
+from pfedsam.data.volume import NIFTI, PICTURES, stem_of
 from pfedsam.errors import UserFault
 
 Kind = Literal["picture", "nifti", "dicom"]
@@ -72,7 +72,7 @@ def _in_folder(folder: Path, files: list[Path], source: Path) -> Iterator[Item |
     root = source if source.is_dir() else source.parent
     for file in files:
         if kind := _kind(file):
-            yield Item(kind, (file,), file.relative_to(root).with_name(_stem(file)))
+            yield Item(kind, (file,), file.relative_to(root).with_name(stem_of(file)))
     yield from _series(folder, [f for f in files if f.suffix.lower() in DICOM_ENDS and not _kind(f)], root)
 
 
@@ -98,11 +98,6 @@ def _kind(file: Path) -> Kind | None:
     if name.endswith(NIFTI):
         return "nifti"
     return "picture" if name.endswith(PICTURES) else None
-
-
-def _stem(file: Path) -> str:
-    ending = next(end for end in (".nii.gz", file.suffix.lower()) if file.name.lower().endswith(end))
-    return file.name[: -len(ending)]
 
 
 def _no_dicom(file: Path) -> UserFault:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pfedsam.data.volume import NIFTI, PICTURES
+from pfedsam.data.volume import NIFTI, PICTURES, stem_of
 from pfedsam.prepare.found import Dropped
 
 DICOM_ENDS = (".dcm", ".dicom", ".ima")
@@ -33,11 +33,7 @@ class File:
     @property
     def stem(self) -> str:
         """The file name without its ending, `.nii.gz` counted as one."""
-        lower = self.path.name.lower()
-        end = next(
-            (e for e in sorted((*NIFTI, *PICTURES, *DICOM_ENDS), key=len, reverse=True) if lower.endswith(e)), ""
-        )
-        return self.path.name[: len(lower) - len(end)]
+        return stem_of(self.path, DICOM_ENDS)
 
 
 def files_below(root: Path) -> Iterator[File | Dropped]:
