@@ -60,7 +60,7 @@ def serve(options: argparse.Namespace) -> int:
     setting = Setting(options.rounds or rounds, options.sites)
     errors = Console(stderr=True)
     with errors.status("examining", spinner="line") as status:
-        found = examine(config, here, setting, lambda line: status.update(f"{line} ..."))
+        found = examine(config, here, setting, lambda line: status.update(f"{line} ..."), seen=seen)
     if options.json:
         console.say(_json(found, options.bandwidth))
     else:

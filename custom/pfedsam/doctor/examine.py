@@ -84,17 +84,25 @@ def glance(config: Config, here: Here) -> list[Check]:
     return [*checks.versions(), checks.weight_file(config, here.weights), *data]
 
 
-def examine(config: Config, here: Here, setting: Setting, told: Callable[[str], None] = lambda _: None) -> Diagnosis:
+def examine(
+    config: Config,
+    here: Here,
+    setting: Setting,
+    told: Callable[[str], None] = lambda _: None,
+    *,
+    seen: list[Check] | None = None,
+) -> Diagnosis:
     """Try `config` for about half a minute and say what `setting` needs.
 
     Args:
+        seen: what `glance` has found already, which reads the whole weight file; None: glance now.
         told: called with a line before each part.
 
     Raises:
         UserFault: the configuration cannot be built or run here at all.
     """
     site = here.site or checks.site_of(config, here.data, here.sites)
-    found = glance(config, here)
+    found = glance(config, here) if seen is None else [*seen]
     fails = {check.name for check in found if not check.ok}
     has_weights, has_data = "weights" not in fails, "data" not in fails and config.data.source == "site"
     setting = replace(setting, lanes=min(setting.sites, os.cpu_count() or 1))
