@@ -17,7 +17,8 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels import get_decoder
 from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, RLELossless, generate_uid
 
-from pfedsam.data.volume import PLANES, Volume, oriented, read_dicom, read_nifti, read_picture, read_volume, restored
+from pfedsam.data.planes import PLANES
+from pfedsam.data.volume import Volume, oriented, read_dicom, read_nifti, read_picture, read_volume, restored
 from pfedsam.errors import UserFault
 
 CODES = [

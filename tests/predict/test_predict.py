@@ -209,11 +209,12 @@ def test_a_faulty_file_is_named_and_the_others_come_out(
     (tmp_path / "in/empty.png").write_bytes(b"")
     (tmp_path / "in/odd.dcm").write_bytes(b"no dicom at all")
     (tmp_path / "in/notes.txt").write_text("not an image")
+    (tmp_path / "in/link.png").symlink_to(tmp_path / "nowhere.png")
     done = run(model, tmp_path / "in", tmp_path / "out")
     faults = " ".join(str(d.fault) for d in done if d.fault)
     assert [f.name for d in done for f in d.files] == ["good.nii.gz"]
-    assert all(name in faults for name in ("holes.nii.gz", "cut.nii.gz", "empty.png", "odd.dcm"))
-    assert len(done) == 5
+    assert all(name in faults for name in ("holes.nii.gz", "cut.nii.gz", "empty.png", "odd.dcm", "link.png"))
+    assert len(done) == 6
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["good.nii.gz"]
 
 
@@ -224,6 +225,16 @@ def test_two_series_in_one_folder_are_two_masks(model: Predictor, volume: NDArra
             file.rename(tmp_path / "in" / f"{name}{file.name}")
     done = run(model, tmp_path / "in", tmp_path / "out")
     assert sorted(d.files[0].name for d in done) == ["series-1.seg.dcm", "series-2.seg.dcm"]
+
+
+def test_dicom_files_named_by_their_uid_are_one_series(
+    model: Predictor, volume: NDArray[np.float32], tmp_path: Path
+) -> None:
+    for number, file in enumerate(write_series(tmp_path / "in", volume.astype(np.uint16))):
+        file.rename(file.with_name(f"1.2.826.0.1.{number}"))
+    (tmp_path / "in/README").write_text("no image, and no ending either")
+    (done,) = run(model, tmp_path / "in", tmp_path / "out")
+    assert [file.name for file in done.files] == ["in.seg.dcm"]
 
 
 def test_what_is_there_already_is_kept_unless_told(

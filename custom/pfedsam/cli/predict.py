@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pfedsam.cli import console
+from pfedsam.data.planes import CHOICES
 from pfedsam.errors import UserFault
 
 HELP = "find masks on a file or a folder of PNG, JPEG, TIFF, NIfTI or DICOM; written in the same format and place"
@@ -19,7 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("out", type=Path, help="the folder of the masks; what is there already is kept and skipped")
     add("--model", type=Path, required=True, help="a file that pfedsam export wrote")
     add("--branch", choices=("personal", "global"), help="default: personal, where the model has it")
-    add("--plane", choices=("axial", "coronal", "sagittal", "stored"), default="axial", help="as for pfedsam prepare")
+    add("--plane", choices=CHOICES, default="axial", help="as for pfedsam prepare")
     add("--scale", choices=("uint8", "percentile"), help="default: data.scale of the training")
     add("--names", default="", metavar="A,B", help="the classes' names, in order; default: class 1, class 2 ...")
     add("--probabilities", action="store_true", help="write probability maps too")

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pfedsam.data.planes import CHOICES
+
 HELP = "make a datalist of a folder of NIfTI, DICOM or PNG files, with a report in words"
 EXAMPLE = "pfedsam prepare /data/ward-7 /data/pfedsam --site hospital-a"
 
@@ -20,7 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plane",
         default="axial",
-        choices=("axial", "coronal", "sagittal", "stored"),
+        choices=CHOICES,
         help="how volumes are cut into slices; stored: along the last axis as it lies",
     )
     parser.add_argument("--labels", metavar="VALUE=CLASS,...", help="what mask values (or DICOM segments' names) mean")

@@ -11,16 +11,10 @@ import numpy as np
 from nibabel import orientations
 from numpy.typing import NDArray
 
+from pfedsam.data.planes import CHOICES, PLANES, STORED
 from pfedsam.errors import UserFault
 
 Affine = NDArray[np.float64]
-
-STORED = "stored"
-PLANES = {  # where rows, columns and slices lead to, as a viewer of DICOM shows the plane
-    "axial": ("P", "L", "S"),
-    "coronal": ("I", "L", "P"),
-    "sagittal": ("I", "P", "L"),
-}
 
 
 @dataclass(frozen=True)
@@ -86,7 +80,7 @@ def apart(one: Volume, other: Volume) -> float:
 
 def _change(affine: Affine | None, plane: str, *, back: bool = False) -> NDArray[Any] | None:
     """nibabel's orientation array from a source's axes to a plane's, or back; None where nothing is to change."""
-    if plane != STORED and plane not in PLANES:
+    if plane not in CHOICES:
         raise UserFault(expected=f"a plane: {', '.join(PLANES)} or {STORED}", came=plane, do="choose one of them")
     if affine is None or plane == STORED:
         return None

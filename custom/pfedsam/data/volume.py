@@ -1,7 +1,7 @@
 """Reading a whole volume or picture out of a file: NIfTI by nibabel, DICOM by highdicom, pictures by Pillow."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel
 import numpy as np
@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from pfedsam.data.dicom import read_dicom
-from pfedsam.data.geometry import PLANES, STORED, Affine, Volume, oriented, restored, spacing_of
+from pfedsam.data.geometry import Affine, Volume, oriented, restored, spacing_of
 from pfedsam.data.readable import readable
 from pfedsam.errors import UserFault
 
 __all__ = [
-    "PLANES",
-    "STORED",
     "Affine",
+    "Kind",
     "Volume",
+    "kind_of",
     "oriented",
     "read_dicom",
     "read_nifti",
@@ -27,15 +27,33 @@ __all__ = [
     "stem_of",
 ]
 
+Kind = Literal["nifti", "picture", "dicom"]
+
 NIFTI = (".nii", ".nii.gz")
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+ENDINGS: dict[Kind, tuple[str, ...]] = {"nifti": NIFTI, "picture": PICTURES, "dicom": (".dcm", ".dicom", ".ima")}
 
 
-def stem_of(path: Path, more: tuple[str, ...] = ()) -> str:
-    """The file's name without its ending, `.nii.gz` counted as one; `more` endings than those of NIfTI and pictures."""
-    lower = path.name.lower()
-    ends = sorted((*NIFTI, *PICTURES, *more), key=len, reverse=True)
-    return path.name[: len(lower) - len(next((end for end in ends if lower.endswith(end)), ""))]
+def stem_of(path: Path) -> str:
+    """The file's name without an ending that is read here, `.nii.gz` counted as one."""
+    ends = sorted((end for of_kind in ENDINGS.values() for end in of_kind), key=len, reverse=True)
+    return path.name[: len(path.name) - len(next((end for end in ends if path.name.lower().endswith(end)), ""))]
+
+
+def kind_of(path: Path) -> Kind | None:
+    """A file's kind by its ending, DICOM also by the mark in it, whatever its name; None: not read here.
+
+    Raises:
+        OSError: the ending tells nothing, and the file can't be read.
+    """
+    name = path.name.lower()
+    by_name = next((kind for kind, ends in ENDINGS.items() if name.endswith(ends)), None)
+    return by_name or ("dicom" if path.is_file() and _marked(path) else None)
+
+
+def _marked(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
 
 
 def read_volume(path: Path, *, labels: bool = False) -> Volume:
@@ -47,10 +65,10 @@ def read_volume(path: Path, *, labels: bool = False) -> Volume:
     Raises:
         UserFault: unreadable, damaged, or more than one 3-D volume; the message names the file.
     """
-    name = path.name.lower()
-    if name.endswith(NIFTI):
+    kind = kind_of(path)
+    if kind == "nifti":
         return read_nifti(path)
-    return read_picture(path, labels=labels) if name.endswith(PICTURES) else read_dicom(path)
+    return read_picture(path, labels=labels) if kind == "picture" else read_dicom(path)
 
 
 def read_nifti(path: Path) -> Volume:

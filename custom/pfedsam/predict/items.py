@@ -5,14 +5,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pfedsam.data.dicom import header, in_order
-from pfedsam.data.volume import NIFTI, PICTURES, stem_of
+from pfedsam.data.volume import NIFTI, PICTURES, Kind, kind_of, stem_of
 from pfedsam.errors import UserFault
 
-Kind = Literal["picture", "nifti", "dicom"]
-DICOM_ENDS = ("", ".dcm", ".dicom", ".ima")
 NO_IMAGE = ("SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG")  # DICOM modalities that are about images
 
 
@@ -70,19 +68,24 @@ def _folders(source: Path, out: Path | None) -> Iterator[tuple[Path, list[Path]]
 
 def _in_folder(folder: Path, files: list[Path], source: Path) -> Iterator[Item | UserFault]:
     root = source if source.is_dir() else source.parent
+    dicom = []
     for file in files:
-        if kind := _kind(file):
+        if not (file.is_file() and os.access(file, os.R_OK)):
+            yield _unreadable(file)
+        elif (kind := kind_of(file)) == "dicom":
+            dicom.append(file)
+        elif kind:
             yield Item(kind, (file,), file.relative_to(root).with_name(stem_of(file)))
-    yield from _series(folder, [f for f in files if f.suffix.lower() in DICOM_ENDS and not _kind(f)], root)
+    yield from _series(folder, dicom, root)
 
 
 def _series(folder: Path, files: list[Path], root: Path) -> Iterator[Item | UserFault]:
     series: dict[str, dict[Path, Any]] = defaultdict(dict)
     for file in files:
         head = header(file)
-        if head is None and file.suffix:
+        if head is None:
             yield _no_dicom(file)
-        elif head is not None and "Rows" in head and head.get("Modality") not in NO_IMAGE:
+        elif "Rows" in head and head.get("Modality") not in NO_IMAGE:
             series[str(head.get("SeriesInstanceUID", ""))][file] = head
     place = folder.relative_to(root)
     for number, heads in enumerate(series.values(), 1):
@@ -93,11 +96,9 @@ def _series(folder: Path, files: list[Path], root: Path) -> Iterator[Item | User
             yield fault
 
 
-def _kind(file: Path) -> Kind | None:
-    name = file.name.lower()
-    if name.endswith(NIFTI):
-        return "nifti"
-    return "picture" if name.endswith(PICTURES) else None
+def _unreadable(file: Path) -> UserFault:
+    came = "no right to read it" if file.is_file() else "a link that leads nowhere, or no plain file"
+    return UserFault(expected=f"a file that can be read at {file}", came=came, do="correct that, or take it out")
 
 
 def _no_dicom(file: Path) -> UserFault:

@@ -12,12 +12,11 @@ from PIL import Image
 
 from pfedsam.data.dicom import header, in_order, read_series
 from pfedsam.data.geometry import Volume, apart, oriented
-from pfedsam.data.volume import read_volume
+from pfedsam.data.volume import kind_of, read_volume
 from pfedsam.errors import UserFault
 from pfedsam.prepare.dicomseg import read_segmentation
 from pfedsam.prepare.found import Case
 from pfedsam.prepare.labels import LOSSY, Rule, distinct, halved, translated, whole
-from pfedsam.prepare.walk import kind_of
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pfedsam.data.volume import NIFTI, PICTURES, stem_of
+from pfedsam.data.volume import NIFTI, PICTURES, Kind, kind_of, stem_of
 from pfedsam.prepare.found import Dropped
 
-DICOM_ENDS = (".dcm", ".dicom", ".ima")
-KINDS = ("nifti", "picture", "dicom")
 MARK = "names.salt"  # a file of every folder that prepare has written
 
 
@@ -19,7 +17,7 @@ class File:
 
     path: Path
     root: Path
-    kind: str
+    kind: Kind
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -33,7 +31,7 @@ class File:
     @property
     def stem(self) -> str:
         """The file name without its ending, `.nii.gz` counted as one."""
-        return stem_of(self.path, DICOM_ENDS)
+        return stem_of(self.path)
 
 
 def files_below(root: Path) -> Iterator[File | Dropped]:
@@ -69,16 +67,6 @@ def _classified(path: Path, root: Path) -> File | Dropped:
             "nothing, if it is no image or mask; else convert it",
         )
     return File(path, root, kind)
-
-
-def kind_of(path: Path) -> str | None:
-    """nifti, picture or dicom by the ending, dicom also by the mark that its files carry; None: none of them."""
-    name = path.name.lower()
-    for kind, ends in zip(KINDS, (NIFTI, PICTURES, DICOM_ENDS), strict=True):
-        if name.endswith(ends):
-            return kind
-    with path.open("rb") as file:
-        return "dicom" if file.read(132)[128:] == b"DICM" else None
 
 
 def _prepared(path: Path, root: Path) -> Dropped:
