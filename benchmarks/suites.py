@@ -113,7 +113,25 @@ def unequal(sizes: Sizes) -> list[Row]:
     ]
 
 
-BY_SITES: dict[str, Callable[[Sizes], list[Row]]] = {"late": late, "unequal": unequal}
+def partial(sizes: Sizes) -> list[Row]:
+    """The last site's masks lack class 2, on a task with two classes; then the global model there, on both classes."""
+    *_, site = sizes
+    lacks = f'data.unannotated={{"{site}": [2]}}'
+    methods = {"pfedsam": "pFedSAM", "fedavg": "FedAvg", "local": "local only"}
+    words = {(): "whole masks", (lacks,): f"{site}'s masks lack class 2"}
+    found = [
+        Row(f"{'partial' if changes else 'whole'}_{method}", f"{label}, {said}", (f"method={method}", *changes))
+        for changes, said in words.items()
+        for method, label in methods.items()
+    ]
+    as_it_comes = ("method=newcomer", "train.max_steps=0")
+    for case in ("whole", "partial"):
+        label = f"global model of the row '{case}_pfedsam' at {site}, scored on both classes"
+        found.append(Row(f"{case}_seen", label, as_it_comes, (site,), f"{case}_pfedsam"))
+    return found
+
+
+BY_SITES: dict[str, Callable[[Sizes], list[Row]]] = {"late": late, "unequal": unequal, "partial": partial}
 NAMES = (*SUITES, *BY_SITES)
 
 

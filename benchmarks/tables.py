@@ -17,12 +17,13 @@ from suites import NAMES, Row, rows_of
 from sweep import sizes
 
 from pfedsam.report.bootstrap import interval
-from pfedsam.report.cases import of_cases
 from pfedsam.train.metrics import METRICS
 
 ROLES = ("global", "personal")
 MEASURES = ("mean Dice", "worst", "IoU", "HD95", "ASSD", "MB up / down", "s a round", "less first row")
 BUDGETS = (3, 30, 100, 300)  # MB
+
+Scores = dict[tuple[str, int], dict[str, float]]  # by case name and class, the metrics
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,13 @@ class Found:
     """One finished run.
 
     Attributes:
-        scores: by role and case name, the metrics; cases with an empty reference are left out.
+        scores: by role; classes whose reference is empty in a case are left out there.
         megabytes: a site sends and receives in a round, in MB.
         seconds: of a round, median.
         validation: after each round, the personal branch's Dice, mean over sites.
     """
 
-    scores: dict[str, dict[str, dict[str, float]]]
+    scores: dict[str, Scores]
     megabytes: tuple[float, float]
     seconds: float
     validation: list[float]
@@ -81,15 +82,22 @@ def runs(folder: Path) -> dict[int, Found]:
 def read(path: Path) -> Found:
     """One run's numbers."""
     record = json.loads(path.read_text())
-    scores: dict[str, dict[str, dict[str, float]]] = {role: {} for role in ROLES}
+    scores: dict[str, Scores] = {role: {} for role in ROLES}
     for cases in path.parent.glob("*/cases.json"):
         site = json.loads(cases.read_text())
         for role in ROLES:
-            scores[role] |= of_cases(site["cases"], site["scores"][role])
+            scores[role] |= of_classes(site["cases"], site["scores"][role])
     reports = [site for entry in record["rounds"] for site in entry["sites"].values()]
     sizes = [st.mean(report[key] for report in reports) / 1e6 for key in ("bytes_sent", "bytes_received")]
     seconds = st.median(entry["seconds"] for entry in record["rounds"])
     return Found(scores, (sizes[0], sizes[1]), seconds, [validation(entry) for entry in record["rounds"]])
+
+
+def of_classes(cases: list[str], scores: list[dict[str, Any]]) -> Scores:
+    """A site's scores by case and class."""
+    each = len(scores) // len(cases)
+    known = [(cases[i // each], row) for i, row in enumerate(scores) if row["dice"] is not None]
+    return {(case, row["cls"]): {m: float(row[m] or 0.0) for m in METRICS} for case, row in known}
 
 
 def validation(entry: dict[str, Any]) -> float:
@@ -131,9 +139,9 @@ def within(run: Found, budget: float) -> float | None:
 
 
 def by_site(run: Found, role: str, homes: dict[str, Home]) -> dict[str, dict[str, float]]:
-    """Mean metrics of each hospital's test cases, whichever simulated site held them."""
+    """Mean metrics over each hospital's test cases and their classes, whichever simulated site held them."""
     rows: dict[str, list[dict[str, float]]] = {}
-    for case, score in run.scores[role].items():
+    for (case, _), score in run.scores[role].items():
         rows.setdefault(homes[case].site, []).append(score)
     return {site: {m: st.mean(s[m] for s in found) for m in METRICS} for site, found in rows.items()}
 
@@ -156,16 +164,20 @@ def spread(values: list[float], digits: int = 3) -> str:
 
 
 def difference(these: dict[int, Found], those: dict[int, Found], role: str, homes: dict[str, Home]) -> str:
-    """Mean over sites of the paired difference in Dice, with its 95 % interval; over the seeds that both have."""
+    """Mean over sites of the paired difference in Dice, with its 95 % interval; over the seeds that both have.
+
+    Paired by case and class: a class that one row's site does not annotate is left out.
+    """
     seeds = sorted(these.keys() & those.keys())
     if not seeds:
         return ""
+    found: dict[tuple[str, int], list[float]] = {}
+    for one, other in [(these[s].scores[role], those[s].scores[role]) for s in seeds]:
+        for key in one.keys() & other.keys():
+            found.setdefault(key, []).append(one[key]["dice"] - other[key]["dice"])
     gaps: dict[str, dict[str, list[float]]] = {}
-    for case, home in homes.items():
-        pairs = [(these[s].scores[role].get(case), those[s].scores[role].get(case)) for s in seeds]
-        values = [one["dice"] - other["dice"] for one, other in pairs if one and other]
-        if values:
-            gaps.setdefault(home.site, {}).setdefault(home.group, []).append(st.mean(values))
+    for (case, _), values in sorted(found.items()):
+        gaps.setdefault(homes[case].site, {}).setdefault(homes[case].group, []).append(st.mean(values))
     if not gaps:
         return ""
     low, high = interval(gaps)

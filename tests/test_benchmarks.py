@@ -1,10 +1,12 @@
 """The benchmarks' slow reference must be the same model, or the ratios say nothing; the tables must say what ran."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from shards import shards
 from stock import random_state
 from suites import NAMES, Row, rows_of
 from sweep import Run
@@ -12,6 +14,7 @@ from tables import Home, difference, read, table, within
 from training_step import ROWS, Case, batch, ours, stock
 
 from conftest import ROOT
+from pfedsam.data.datalist import raw_rows
 from pfedsam.jobs import settings_of
 
 
@@ -36,7 +39,7 @@ def written(folder: Path, lift: float) -> Path:
     report = {"bytes_sent": 2_000_000, "bytes_received": 4_000_000}
     for site, cases in {"a": ["a1", "a2", "a3"], "b": ["b1", "b2"]}.items():
         score = {"dice": 0.5 + lift, "iou": 0.4, "hd95": 3.0, "assd": 1.0}
-        rows = [dict(score, dice=None) if case == "b2" else score for case in cases]
+        rows = [dict(score, cls=1, dice=None if case == "b2" else score["dice"]) for case in cases]
         (folder / site).mkdir(parents=True)
         (folder / site / "cases.json").write_text(
             json.dumps({"cases": cases, "scores": {"global": rows, "personal": rows}})
@@ -70,8 +73,9 @@ SIZES = {"tcga_cs": 65, "tcga_du": 96, "tcga_ht": 95}
 def test_rows_of_a_suite_have_names_of_their_own_and_settings_that_are_known(suite: str) -> None:
     rows = rows_of(suite, SIZES)
     assert len({row.name for row in rows}) == len(rows)
+    job = "pfedsam_fundus" if suite == "partial" else "pfedsam_brain_mri"
     for row in rows:
-        settings_of(ROOT / "jobs/pfedsam_brain_mri", row.changes)
+        settings_of(ROOT / "jobs" / job, row.changes)
 
 
 def test_a_site_that_joins_late_was_not_there_before_and_waits_for_the_run_that_it_starts_from(tmp_path: Path) -> None:
@@ -88,6 +92,34 @@ def test_a_site_that_joins_late_was_not_there_before_and_waits_for_the_run_that_
 
 def test_a_table_is_about_the_sites_that_took_part(tmp_path: Path) -> None:
     whole = read(written(tmp_path, 0.0))
-    part = replace(whole, scores={role: {"b1": cases["b1"]} for role, cases in whole.scores.items()})
+    part = replace(whole, scores={role: {("b1", 1): cases["b1", 1]} for role, cases in whole.scores.items()})
     line = table({Row("part", "part"): {0: part}}, HOMES)[2]
     assert line.startswith("| part | personal | 1 |  | 0.500 | 0.500 | 0.500 |")
+
+
+def test_classes_are_paired_and_one_that_a_site_does_not_annotate_is_left_out(tmp_path: Path) -> None:
+    whole, part = read(written(tmp_path / "whole", 0.0)), read(written(tmp_path / "part", 0.1))
+    second = {(case, 2): dict(score, dice=0.0) for (case, _), score in whole.scores["personal"].items()}
+    both = replace(whole, scores={role: scores | second for role, scores in whole.scores.items()})
+    assert difference({0: part}, {0: both}, "personal", HOMES) == "+0.100 (+0.100 to +0.100)"
+    assert table({Row("both", "both"): {0: both}}, HOMES)[2].startswith("| both | personal | 1 | 0.250 | 0.250 |")
+
+
+def test_a_hospital_s_parts_are_alike_in_size_and_hold_whole_patients(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    (data / "images").mkdir(parents=True)
+    lines = [
+        f"h,images/{i}.png,images/{i}.png,{split},p{i // 2}" for i, split in enumerate(["train"] * 8 + ["test"] * 4)
+    ]
+    (data / "manifest.csv").write_text("site,image,mask,split,group\n" + "\n".join(lines) + "\n")
+    (data / "images/3.png").touch()
+    shards(data, tmp_path / "out", 2, seed=0)
+    rows = raw_rows(tmp_path / "out/manifest.csv")
+    assert sorted(Counter((row["site"], row["split"]) for row in rows).items()) == [
+        (("h-1", "test"), 2),
+        (("h-1", "train"), 4),
+        (("h-2", "test"), 2),
+        (("h-2", "train"), 4),
+    ]
+    assert len({(row["site"], row["group"]) for row in rows}) == len({row["group"] for row in rows})
+    assert (tmp_path / "out" / rows[3]["image"]).is_file()

@@ -1,0 +1,64 @@
+"""A task whose hospitals are cut into parts, each a site of its own: benchmarks/shards.py DATA OUT --parts 2.
+
+For questions that want more sites than there are hospitals, such as a site whose masks lack a class. The parts of a
+hospital are alike, so such sites say nothing about hospitals that differ.
+"""
+
+import argparse
+import csv
+import os
+import random
+from pathlib import Path
+
+Row = dict[str, str]
+
+
+def main() -> None:
+    """Write OUT/manifest.csv, which names the images where they lie."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path, help="a task's folder, with manifest.csv")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--parts", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    shards(options.data, options.out, options.parts, options.seed)
+
+
+def shards(data: Path, out: Path, parts: int, seed: int) -> None:
+    """Site NAME becomes NAME-1, NAME-2 ...; a group (patient) stays in one part and keeps its split."""
+    with (data / "manifest.csv").open() as file:
+        rows: list[Row] = list(csv.DictReader(file))
+    out.mkdir(parents=True, exist_ok=True)
+    where = os.path.relpath(data.resolve(), out.resolve())
+    part = assigned(rows, parts, random.Random(seed))
+    moved = [
+        row
+        | {"site": f"{row['site']}-{part[home(row)] + 1}"}
+        | {key: f"{where}/{row[key]}" for key in ("image", "mask")}
+        for row in rows
+    ]
+    with (out / "manifest.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(moved[0]))
+        writer.writeheader()
+        writer.writerows(moved)
+
+
+def home(row: Row) -> tuple[str, str, str]:
+    """What stays together."""
+    return row["site"], row["split"], row["group"]
+
+
+def assigned(rows: list[Row], parts: int, draw: random.Random) -> dict[tuple[str, str, str], int]:
+    """A part for every group, in turns within each site and split, so that parts are alike in size."""
+    groups: dict[tuple[str, str], list[tuple[str, str, str]]] = {}
+    for key in sorted({home(row) for row in rows}):
+        groups.setdefault(key[:2], []).append(key)
+    found: dict[tuple[str, str, str], int] = {}
+    for keys in groups.values():
+        draw.shuffle(keys)
+        found |= {key: turn % parts for turn, key in enumerate(keys)}
+    return found
+
+
+if __name__ == "__main__":
+    main()
