@@ -26,6 +26,11 @@ class Row:
 Sizes = dict[str, int]  # training rows of each site of a task
 
 
+def at(lr: str, decoder: str = "3e-4") -> tuple[str, ...]:
+    """Settings: the adapters' rate and the decoder's."""
+    return f"train.lr={lr}", f"train.lr_decoder={decoder}"
+
+
 LEAN = ("model.decoder=lean", "train.lr_decoder=null")  # the few it trains take the adapters' rate
 INT8 = ("wire.up=int8", "wire.down=int8")
 INT4 = ("wire.up=int4", "wire.down=int8")
@@ -41,7 +46,7 @@ SUITES = {
         Row("ditto", "Ditto", ("method=ditto", "train.prox_weight=0.1")),
         Row("fedmsa", "FedMSA", ("method=fedmsa",)),
         Row("fedmsa_released", "FedMSA, begun as released", ("method=fedmsa", "model.adapter_start=random")),
-        Row("fedms_sam", "FedSAM (FedFMS)", ("method=fedms_sam", "train.lr=1e-4", "train.lr_decoder=null")),
+        Row("fedms_sam", "FedSAM (FedFMS)", ("method=fedms_sam", *at("1e-4", "null"))),
         Row("fedsa_lora", "FedSA-LoRA", ("method=fedsa_lora",)),
         Row("iat", "IAT with SOR", ("method=iat", "model.lora_rank=8", "model.lora_alpha=8")),
         Row("fedrep", "FedRep", ("method=fedrep",)),
@@ -64,8 +69,26 @@ SUITES = {
         Row("gate_free", "gate not multiplied", ("model.gate_multiplied=false",)),
         Row("rank_8", "LoRA rank 8", ("model.lora_rank=8", "model.lora_alpha=8")),
         Row("lean", "lean decoder", LEAN),
-        Row("slow", "one rate of 3e-4 for all", ("train.lr=3e-4", "train.lr_decoder=null")),
+        Row("slow", "one rate of 3e-4 for all", at("3e-4", "null")),
         Row("slow_private", "private part at a tenth of the rate", ("train.lr_private=3e-4",)),
+    ],
+    "rates": [  # to be chosen from on the validation split; a method's own rate is the one of its row in `methods`
+        Row("pfedsam", "pFedSAM, 3e-3 / 3e-4"),
+        Row("pfedsam_1e-2", "pFedSAM, 1e-2 / 3e-4", at("1e-2")),
+        Row("pfedsam_1e-3", "pFedSAM, 1e-3 / 3e-4", at("1e-3")),
+        Row("pfedsam_decoder_1e-3", "pFedSAM, 3e-3 / 1e-3", at("3e-3", "1e-3")),
+        Row("fedavg", "FedAvg, 3e-3 / 3e-4", ("method=fedavg",)),
+        Row("fedavg_1e-2", "FedAvg, 1e-2 / 3e-4", ("method=fedavg", *at("1e-2"))),
+        Row("fedavg_decoder_1e-3", "FedAvg, 3e-3 / 1e-3", ("method=fedavg", *at("3e-3", "1e-3"))),
+        Row("local", "local only, 3e-3 / 3e-4", ("method=local",)),
+        Row("local_1e-2", "local only, 1e-2 / 3e-4", ("method=local", *at("1e-2"))),
+        Row("local_decoder_1e-3", "local only, 3e-3 / 1e-3", ("method=local", *at("3e-3", "1e-3"))),
+        Row("fedmsa", "FedMSA, 3e-3 / 3e-4", ("method=fedmsa",)),
+        Row("fedmsa_1e-3", "FedMSA, 1e-3 / 3e-4", ("method=fedmsa", *at("1e-3"))),
+        Row("fedmsa_3e-4", "FedMSA, 3e-4 / 3e-4", ("method=fedmsa", *at("3e-4"))),
+        Row("fedms_sam_1e-4", "FedSAM (FedFMS), 1e-4 for all", ("method=fedms_sam", *at("1e-4", "null"))),
+        Row("fedms_sam_3e-4", "FedSAM (FedFMS), 3e-4 for all", ("method=fedms_sam", *at("3e-4", "null"))),
+        Row("fedms_sam_3e-5", "FedSAM (FedFMS), 3e-5 for all", ("method=fedms_sam", *at("3e-5", "null"))),
     ],
     "modes": [
         Row("pfedsam", "default: float32"),

@@ -124,18 +124,20 @@ def table(found: dict[Row, dict[int, Found]], homes: dict[str, Home]) -> list[st
 
 def budgets(found: dict[Row, dict[int, Found]]) -> list[str]:
     """A second view: validation Dice after the last round that a budget of bytes allows a site, both directions."""
-    lines = ["| validation Dice within | " + " | ".join(f"{size} MB" for size in BUDGETS) + " |"]
-    lines.append("|---" * (len(BUDGETS) + 1) + "|")
+    lines = ["| validation Dice within | " + " | ".join(f"{size} MB" for size in BUDGETS) + " | all rounds |"]
+    lines.append("|---" * (len(BUDGETS) + 2) + "|")
     for row, of_seed in found.items():
-        cells = [spread([d for run in of_seed.values() if (d := within(run, size)) is not None]) for size in BUDGETS]
+        sizes = (*BUDGETS, float("inf"))
+        cells = [spread([d for run in of_seed.values() if (d := within(run, size)) is not None]) for size in sizes]
         lines.append(f"| {row.label} | " + " | ".join(cells) + " |")
     return lines
 
 
 def within(run: Found, budget: float) -> float | None:
     """Of one run; None if the budget does not pay for a round."""
-    paid = len(run.validation) if not sum(run.megabytes) else int(budget / sum(run.megabytes))
-    return run.validation[min(paid, len(run.validation)) - 1] if paid else None
+    size, rounds = sum(run.megabytes), len(run.validation)
+    paid = int(min(rounds, budget / size)) if size else rounds
+    return run.validation[paid - 1] if paid else None
 
 
 def by_site(run: Found, role: str, homes: dict[str, Home]) -> dict[str, dict[str, float]]:

@@ -63,7 +63,7 @@ def test_a_budget_of_bytes_pays_for_whole_rounds(tmp_path: Path) -> None:
     run = read(written(tmp_path, 0.0))
     assert within(run, 5.9) is None
     assert within(run, 11.9) == pytest.approx(0.2)
-    assert within(run, 1000) == pytest.approx(0.4)
+    assert within(run, 1000) == within(run, float("inf")) == pytest.approx(0.4)
 
 
 SIZES = {"tcga_cs": 65, "tcga_du": 96, "tcga_ht": 95}
