@@ -12,6 +12,7 @@ from suites import SUITES, Row
 from tables import by_site, read_homes, runs, validation
 
 MARKS = {"local": ("local only", "#999999"), "global": ("global", "#0072B2"), "personal": ("personal", "#D55E00")}
+DASHES = ("-", "--")
 
 
 def main() -> None:
@@ -29,7 +30,7 @@ def main() -> None:
 
 
 def dumbbells(task: str, out: Path, path: Path) -> None:
-    """Per site: local training, then pFedSAM's two branches, mean over seeds."""
+    """Per site: local training, then pFedSAM's two branches; large: mean over seeds, small: each seed."""
     homes = read_homes(Path(os.environ["PFEDSAM_DATA_ROOT"]) / task)
     local = [by_site(run, "personal", homes) for run in runs(out / task / "local").values()]
     ours = runs(out / task / "pfedsam").values()
@@ -40,27 +41,32 @@ def dumbbells(task: str, out: Path, path: Path) -> None:
     sites = sorted({home.site for home in homes.values()})
     figure, axes = plt.subplots(figsize=(7, 0.6 * len(sites) + 1.5), layout="constrained")
     for line, site in enumerate(sites):
-        dice = {name: st.mean(run[site]["dice"] for run in of_runs) for name, of_runs in found.items() if of_runs}
-        axes.plot([min(dice.values()), max(dice.values())], [line, line], color="#cccccc", zorder=1)
-        for name, value in dice.items():
-            axes.scatter(value, line, color=MARKS[name][1], label=MARKS[name][0] if line == 0 else None, zorder=2)
+        dice = {name: [run[site]["dice"] for run in of_runs] for name, of_runs in found.items() if of_runs}
+        means = [st.mean(values) for values in dice.values()]
+        axes.plot([min(means), max(means)], [line, line], color="#cccccc", zorder=1)
+        for name, values in dice.items():
+            label, color = MARKS[name]
+            axes.scatter(values, [line] * len(values), s=8, color=color, alpha=0.5, zorder=2)
+            axes.scatter(st.mean(values), line, color=color, label=label if line == 0 else None, zorder=3)
     axes.set(yticks=range(len(sites)), yticklabels=sites, xlabel="Dice, test split", title=task)
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(fontsize=8)
+    figure.legend(fontsize=8, loc="outside lower center", ncols=len(MARKS))
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
 def curves(task: str, out: Path, path: Path) -> None:
-    """Validation Dice of each method's personal branch by round, mean over sites and seeds."""
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    for row in SUITES["methods"]:
-        if means := by_round(row, out / task):
-            axes.plot(range(1, len(means) + 1), means, label=row.label, linewidth=2.5 if row.name == "pfedsam" else 1)
-    axes.set(xlabel="round", ylabel="Dice, validation split", title=task, ylim=(0, 1))
+    """Validation Dice of each method's personal branch by round, mean over sites and seeds; early rounds may be cut off."""
+    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
+    lines = {row: means for row in SUITES["methods"] if (means := by_round(row, out / task))}
+    for number, (row, means) in enumerate(lines.items()):
+        style, width = DASHES[number // 10], 2.5 if row.name == "pfedsam" else 1  # matplotlib has ten colours
+        axes.plot(range(1, len(means) + 1), means, label=row.label, linewidth=width, linestyle=style)
+    late = [dice for means in lines.values() for dice in means[len(means) // 3 :]]
+    axes.set(xlabel="round", ylabel="Dice, validation split", title=task, ylim=(min(late) - 0.05, max(late) + 0.02))
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, ncols=2)
+    figure.legend(fontsize=8, loc="outside right upper")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
