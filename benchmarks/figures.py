@@ -56,7 +56,7 @@ def dumbbells(task: str, out: Path, path: Path) -> None:
 
 
 def curves(task: str, out: Path, path: Path) -> None:
-    """Validation Dice of each method's personal branch by round, mean over sites and seeds; early rounds may be cut off."""
+    """Validation Dice of each method's personal branch by round, mean over sites and seeds; early rounds may be cut."""
     figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
     lines = {row: means for row in SUITES["methods"] if (means := by_round(row, out / task))}
     for number, (row, means) in enumerate(lines.items()):
