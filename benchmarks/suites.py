@@ -70,6 +70,8 @@ SUITES = {
         Row("rank_8", "LoRA rank 8", ("model.lora_rank=8", "model.lora_alpha=8")),
         Row("lean", "lean decoder", LEAN),
         Row("slow", "one rate of 3e-4 for all", at("3e-4", "null")),
+        Row("fast_private", "private part at three times the rate", ("train.lr_private=1e-2",)),
+        Row("balance_0", "no balance term", ("train.balance_weight=0",)),
         Row("slow_private", "private part at a tenth of the rate", ("train.lr_private=3e-4",)),
     ],
     "rates": [  # to be chosen from on the validation split; a method's own rate is the one of its row in `methods`
