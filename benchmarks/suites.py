@@ -71,6 +71,8 @@ SUITES = {
         Row("lean", "lean decoder", LEAN),
         Row("slow", "one rate of 3e-4 for all", at("3e-4", "null")),
         Row("fast_private", "private part at three times the rate", ("train.lr_private=1e-2",)),
+        Row("recopy_05", "personal branch goes half the way back each round", ("train.recopy=0.5",)),
+        Row("recopy_02", "personal branch goes a fifth of the way back", ("train.recopy=0.2",)),
         Row("balance_0", "no balance term", ("train.balance_weight=0",)),
         Row("slow_private", "private part at a tenth of the rate", ("train.lr_private=3e-4",)),
     ],

@@ -117,6 +117,22 @@ def test_each_reading_keeps_its_own_things_local(open_site, reading: str) -> Non
         assert all(torch.equal(site.private()[n], target[n.split(".", 2)[2]]) for n in copies)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_the_personal_branch_goes_part_of_the_way_back_to_the_server_s(open_site, share: float) -> None:
+    config = tiny(train={"recopy": share})
+    shared, _ = initial_shared(config)
+    site = open_site(config)
+    first = trained(site, shared)
+    own = {n: v.clone() for n, v in site.private().items()}
+    site.receive({n: t + first.wire[n] for n, t in shared.items()})
+    kind, served = kinds(site.model), dict(site.model["global"].named_parameters())
+    copies = [n for n in own if kind[n] is not Kind.EXPERT]
+    there = {n: served[n.split(".", 2)[2]] for n in copies}
+    assert any(not torch.equal(own[n], there[n]) for n in copies)
+    for n in copies:
+        torch.testing.assert_close(site.private()[n], own[n] + share * (there[n] - own[n]))
+
+
 def test_before_training_both_branches_give_the_pretrained_answer(open_site) -> None:
     config = tiny(train={"max_steps": 1})
     site = open_site(config)

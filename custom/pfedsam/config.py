@@ -62,6 +62,7 @@ class TrainConfig:
     distill: Direction = "mutual"  # our choice: the figure's arrows are symmetric
     distill_weight: float = 0.1  # DSFedMed: 0.1 beside 0.9 on the supervised terms
     temperature: float = 1.0  # DSFedMed
+    recopy: float = 1.0  # how far R3's personal A, B and decoder go back to the server's each round; our switch
     balance_weight: float = 0.01  # Conv-LoRA
     prox_weight: float = 0.01  # mu of FedProx, lambda of Ditto; both papers tune it
     orthogonal_weight: float = 0.1  # of IAT's shift-orthogonal regulariser; our choice: its value is not known to us
@@ -215,6 +216,8 @@ def _check(config: Config) -> None:
         )
     if not 0 <= t.distill_weight < 1:
         raise UserFault(expected="train.distill_weight in [0, 1)", came=str(t.distill_weight), do="0.1 is the default")
+    if not 0 <= t.recopy <= 1:
+        raise UserFault(expected="train.recopy in [0, 1]", came=str(t.recopy), do="1 copies all, 0 nothing")
     if t.views is not None and t.views < 1:
         raise UserFault(expected="train.views at least 1, or null", came=str(t.views), do="correct the value")
     if t.cache != "none" and t.augment and t.views is None:

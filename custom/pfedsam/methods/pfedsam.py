@@ -48,15 +48,17 @@ def losses(model: Branches, batch: Batch, config: Config) -> Losses:
 def merge(model: Branches, config: Config, first: bool) -> None:
     """R3 and post: A, B and decoder of the personal branch are copied anew from the server's, each round.
 
-    R1 copies them once, R2 has nothing to copy; experts always stay as the site left them.
+    R1 copies them once, R2 has nothing to copy; experts always stay as the site left them. With `train.recopy` below 1
+    they go that part of the way only, so that what a site has learned for itself fades over rounds (our switch).
     """
     if config.reading == "R2" or (config.reading == "R1" and not first):
         return
+    share = 1.0 if first else config.train.recopy
     target = dict(model["personal"].named_parameters())
     kind = kinds(model["global"])
     for name, source in model["global"].named_parameters():
         if kind[name] is not Kind.BASE:
-            target[name].copy_(source)
+            target[name].lerp_(source, share)
 
 
 METHOD = Method(branches, declare, losses, merge, personal="personal", global_="global")
