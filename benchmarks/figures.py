@@ -57,8 +57,10 @@ def dumbbells(task: str, out: Path, path: Path) -> None:
 
 def curves(task: str, out: Path, path: Path) -> None:
     """Validation Dice of each method's personal branch by round, mean over sites and seeds; early rounds may be cut."""
-    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
     lines = {row: means for row in SUITES["methods"] if (means := by_round(row, out / task))}
+    if not lines:
+        return
+    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
     for number, (row, means) in enumerate(lines.items()):
         style, width = DASHES[number // 10], 2.5 if row.name == "pfedsam" else 1  # matplotlib has ten colours
         axes.plot(range(1, len(means) + 1), means, label=row.label, linewidth=width, linestyle=style)

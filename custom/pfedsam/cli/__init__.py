@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 done, and the answer is no (a check that failed); 2 the in
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -18,7 +19,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code."""
     options = parser().parse_args(arguments)
     try:
-        return int(options.serve(options) or 0)
+        code = int(options.serve(options) or 0)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever read the output, such as `head`, has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's own last flush
+        return 1
     except UserFault as fault:
         print(f"pfedsam: {fault}", file=sys.stderr)
         return 2
