@@ -9,8 +9,12 @@ import csv
 import os
 import random
 from pathlib import Path
+from typing import Any
 
-Row = dict[str, str]
+from pfedsam.data.datalist import raw_rows
+
+Row = dict[str, Any]
+Home = tuple[str, str, str]  # what stays together: site, split, group
 
 
 def main() -> None:
@@ -26,8 +30,7 @@ def main() -> None:
 
 def shards(data: Path, out: Path, parts: int, seed: int) -> None:
     """Site NAME becomes NAME-1, NAME-2 ...; a group (patient) stays in one part and keeps its split."""
-    with (data / "manifest.csv").open() as file:
-        rows: list[Row] = list(csv.DictReader(file))
+    rows = raw_rows(data / "manifest.csv")
     out.mkdir(parents=True, exist_ok=True)
     where = os.path.relpath(data.resolve(), out.resolve())
     part = assigned(rows, parts, random.Random(seed))
@@ -43,17 +46,17 @@ def shards(data: Path, out: Path, parts: int, seed: int) -> None:
         writer.writerows(moved)
 
 
-def home(row: Row) -> tuple[str, str, str]:
-    """What stays together."""
+def home(row: Row) -> Home:
+    """Where a row belongs."""
     return row["site"], row["split"], row["group"]
 
 
-def assigned(rows: list[Row], parts: int, draw: random.Random) -> dict[tuple[str, str, str], int]:
+def assigned(rows: list[Row], parts: int, draw: random.Random) -> dict[Home, int]:
     """A part for every group, in turns within each site and split, so that parts are alike in size."""
-    groups: dict[tuple[str, str], list[tuple[str, str, str]]] = {}
+    groups: dict[tuple[str, str], list[Home]] = {}
     for key in sorted({home(row) for row in rows}):
         groups.setdefault(key[:2], []).append(key)
-    found: dict[tuple[str, str, str], int] = {}
+    found: dict[Home, int] = {}
     for keys in groups.values():
         draw.shuffle(keys)
         found |= {key: turn % parts for turn, key in enumerate(keys)}

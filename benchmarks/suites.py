@@ -34,6 +34,7 @@ def at(lr: str, decoder: str = "3e-4") -> tuple[str, ...]:
 LEAN = ("model.decoder=lean", "train.lr_decoder=null")  # the few it trains take the adapters' rate
 INT8 = ("wire.up=int8", "wire.down=int8")
 INT4 = ("wire.up=int4", "wire.down=int8")
+IN_SHORT = {"pfedsam": "pFedSAM", "fedavg": "FedAvg", "local": "local only"}  # where a suite compares three
 CACHED = ("train.views=8", "train.cache=memory")
 
 SUITES = {
@@ -132,11 +133,10 @@ def unequal(sizes: Sizes) -> list[Row]:
     site, size = next(iter(sizes.items()))
     cases = {"tenth": f'data.limit={{"{site}": {max(1, size // 10)}}}', "third": f'every={{"{site}": 3}}'}
     words = {"tenth": f"{site} has a tenth of its data", "third": f"{site} takes part in every third round"}
-    methods = {"pfedsam": "pFedSAM", "fedavg": "FedAvg", "local": "local only"}
     return [
         Row(f"{case}_{method}", f"{label}, {words[case]}", (f"method={method}", change))
         for case, change in cases.items()
-        for method, label in methods.items()
+        for method, label in IN_SHORT.items()
     ]
 
 
@@ -144,15 +144,15 @@ def partial(sizes: Sizes) -> list[Row]:
     """The last site's masks lack class 2, on a task with two classes; then the global model there, on both classes."""
     *_, site = sizes
     lacks = f'data.unannotated={{"{site}": [2]}}'
-    methods = {"pfedsam": "pFedSAM", "fedavg": "FedAvg", "local": "local only"}
-    words = {(): "whole masks", (lacks,): f"{site}'s masks lack class 2"}
+    words = {"whole": "whole masks", "partial": f"{site}'s masks lack class 2"}
+    changes = {"whole": (), "partial": (lacks,)}
     found = [
-        Row(f"{'partial' if changes else 'whole'}_{method}", f"{label}, {said}", (f"method={method}", *changes))
-        for changes, said in words.items()
-        for method, label in methods.items()
+        Row(f"{case}_{method}", f"{label}, {said}", (f"method={method}", *changes[case]))
+        for case, said in words.items()
+        for method, label in IN_SHORT.items()
     ]
     as_it_comes = ("method=newcomer", "train.max_steps=0")
-    for case in ("whole", "partial"):
+    for case in words:
         label = f"global model of the row '{case}_pfedsam' at {site}, scored on both classes"
         found.append(Row(f"{case}_seen", label, as_it_comes, (site,), f"{case}_pfedsam"))
     return found

@@ -5,7 +5,6 @@ OUT/TASK/ROW/SEED/results.json, as a job through FLARE would; `tables.py` makes 
 """
 
 import argparse
-import csv
 import os
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 import torch
 from suites import NAMES, Row, Sizes, rows_of
 
+from pfedsam.data.datalist import raw_rows
 from pfedsam.federation import Plan, federate
 from pfedsam.jobs import settings_of
 from pfedsam.site import Places
@@ -105,8 +105,7 @@ def data_of(task: str) -> Path:
 
 def sizes(data: Path) -> Sizes:
     """The sites that a task's manifest names, with their training rows."""
-    with (data / "manifest.csv").open() as file:
-        rows = Counter(row["site"] for row in csv.DictReader(file) if row["split"] == "train")
+    rows = Counter(row["site"] for row in raw_rows(data / "manifest.csv") if row["split"] == "train")
     return dict(sorted(rows.items()))
 
 

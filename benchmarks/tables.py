@@ -5,7 +5,6 @@ to the first row is paired by test case; its interval resamples patients (groups
 """
 
 import argparse
-import csv
 import json
 import os
 import statistics as st
@@ -16,7 +15,9 @@ from typing import Any
 from suites import NAMES, Row, rows_of
 from sweep import sizes
 
+from pfedsam.data.datalist import raw_rows
 from pfedsam.report.bootstrap import interval
+from pfedsam.report.cases import of_classes
 from pfedsam.train.metrics import METRICS
 
 ROLES = ("global", "personal")
@@ -68,8 +69,7 @@ def main() -> None:
 
 def read_homes(data: Path) -> dict[str, Home]:
     """Every test case's home, by image name, from the task's manifest."""
-    with (data / "manifest.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
+    rows = [row for row in raw_rows(data / "manifest.csv") if row["split"] == "test"]
     return {Path(row["image"]).name: Home(row["site"], row["group"]) for row in rows}
 
 
@@ -91,13 +91,6 @@ def read(path: Path) -> Found:
     sizes = [st.mean(report[key] for report in reports) / 1e6 for key in ("bytes_sent", "bytes_received")]
     seconds = st.median(entry["seconds"] for entry in record["rounds"])
     return Found(scores, (sizes[0], sizes[1]), seconds, [validation(entry) for entry in record["rounds"]])
-
-
-def of_classes(cases: list[str], scores: list[dict[str, Any]]) -> Scores:
-    """A site's scores by case and class."""
-    each = len(scores) // len(cases)
-    known = [(cases[i // each], row) for i, row in enumerate(scores) if row["dice"] is not None]
-    return {(case, row["cls"]): {m: float(row[m] or 0.0) for m in METRICS} for case, row in known}
 
 
 def validation(entry: dict[str, Any]) -> float:
@@ -125,9 +118,9 @@ def table(found: dict[Row, dict[int, Found]], homes: dict[str, Home]) -> list[st
 def budgets(found: dict[Row, dict[int, Found]]) -> list[str]:
     """A second view: validation Dice after the last round that a budget of bytes allows a site, both directions."""
     lines = ["| validation Dice within | " + " | ".join(f"{size} MB" for size in BUDGETS) + " | all rounds |"]
-    lines.append("|---" * (len(BUDGETS) + 2) + "|")
+    sizes = (*BUDGETS, float("inf"))
+    lines.append("|---" * (len(sizes) + 1) + "|")
     for row, of_seed in found.items():
-        sizes = (*BUDGETS, float("inf"))
         cells = [spread([d for run in of_seed.values() if (d := within(run, size)) is not None]) for size in sizes]
         lines.append(f"| {row.label} | " + " | ".join(cells) + " |")
     return lines

@@ -1,10 +1,20 @@
-"""Damaged files: what a library raises over one becomes a fault that names it."""
+"""Files that can't be opened, and damaged ones: what a library raises over one becomes a fault that names it."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from pfedsam.errors import UserFault
+
+
+def hindrance(path: Path) -> tuple[str, str] | None:
+    """Why a path found in a folder can't be opened as a file, and what to do; None: it can."""
+    if not path.is_file():
+        return "a link that leads nowhere, or no plain file", "put the file itself there"
+    if not os.access(path, os.R_OK):
+        return "the file can't be read (no right to)", "give yourself the right to read it"
+    return None
 
 
 @contextmanager

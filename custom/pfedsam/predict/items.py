@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pfedsam.data.dicom import header, in_order
+from pfedsam.data.readable import hindrance
 from pfedsam.data.volume import NIFTI, PICTURES, Kind, kind_of, stem_of
 from pfedsam.errors import UserFault
 
@@ -70,8 +71,9 @@ def _in_folder(folder: Path, files: list[Path], source: Path) -> Iterator[Item |
     root = source if source.is_dir() else source.parent
     dicom = []
     for file in files:
-        if not (file.is_file() and os.access(file, os.R_OK)):
-            yield _unreadable(file)
+        if hindered := hindrance(file):
+            came, do = hindered
+            yield UserFault(expected=f"a file that can be read at {file}", came=came, do=do)
         elif (kind := kind_of(file)) == "dicom":
             dicom.append(file)
         elif kind:
@@ -94,11 +96,6 @@ def _series(folder: Path, files: list[Path], root: Path) -> Iterator[Item | User
             yield Item("dicom", tuple(in_order(heads)), name)
         except UserFault as fault:
             yield fault
-
-
-def _unreadable(file: Path) -> UserFault:
-    came = "no right to read it" if file.is_file() else "a link that leads nowhere, or no plain file"
-    return UserFault(expected=f"a file that can be read at {file}", came=came, do="correct that, or take it out")
 
 
 def _no_dicom(file: Path) -> UserFault:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pfedsam.data.readable import hindrance
 from pfedsam.data.volume import NIFTI, PICTURES, Kind, kind_of, stem_of
 from pfedsam.prepare.found import Dropped
 
@@ -53,10 +54,8 @@ def files_below(root: Path) -> Iterator[File | Dropped]:
 
 def _classified(path: Path, root: Path) -> File | Dropped:
     name = str(path.relative_to(root))
-    if not path.is_file():
-        return Dropped(name, "a link that leads nowhere, or no plain file", "put the file itself there")
-    if not os.access(path, os.R_OK):
-        return Dropped(name, "the file can't be read (no right to)", "give yourself the right to read it")
+    if hindered := hindrance(path):
+        return Dropped(name, *hindered)
     if path.stat().st_size == 0:
         return Dropped(name, "the file is empty (0 bytes)", "copy it again from where it came")
     kind = kind_of(path)

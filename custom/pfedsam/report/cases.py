@@ -63,10 +63,14 @@ def read_cases(path: Path) -> Cases:
 
 def of_cases(cases: list[str], scores: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Per case the metrics' means over its classes; without cases whose references are all empty."""
+    rows: dict[str, list[dict[str, float]]] = {}
+    for (case, _), row in of_classes(cases, scores).items():
+        rows.setdefault(case, []).append(row)
+    return {case: {m: st.mean(row[m] for row in of_case) for m in METRICS} for case, of_case in rows.items()}
+
+
+def of_classes(cases: list[str], scores: Sequence[dict[str, Any]]) -> dict[tuple[str, int], dict[str, float]]:
+    """The metrics by case and class; without those whose reference is empty."""
     each = len(scores) // len(cases)
-    found = {}
-    for i, case in enumerate(cases):
-        rows = [row for row in scores[i * each : (i + 1) * each] if row["dice"] is not None]
-        if rows:
-            found[case] = {m: st.mean(float(row[m] or 0.0) for row in rows) for m in METRICS}
-    return found
+    known = [(cases[i // each], row) for i, row in enumerate(scores) if row["dice"] is not None]
+    return {(case, row["cls"]): {m: float(row[m] or 0.0) for m in METRICS} for case, row in known}
