@@ -1,6 +1,8 @@
+from pathlib import Path
+
 import pytest
 
-from pfedsam.config import Config, from_dict, to_dict
+from pfedsam.config import Config, from_dict, load, to_dict
 from pfedsam.errors import UserFault
 
 
@@ -48,3 +50,9 @@ def test_a_wrong_setting_is_told_by_name(values: dict, told: str) -> None:
 def test_what_a_single_site_does_otherwise_is_checked(values: dict, named: str) -> None:
     with pytest.raises(UserFault, match=named):
         from_dict(values)
+
+
+def test_a_settings_file_that_is_no_text_is_told(tmp_path: Path) -> None:
+    (tmp_path / "pfedsam.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserFault, match="JSON file at"):
+        load(tmp_path / "pfedsam.json")

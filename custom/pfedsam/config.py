@@ -151,7 +151,7 @@ def load(path: str | Path) -> Config:
     """The configuration in the JSON file at `path`."""
     try:
         values = json.loads(Path(path).read_text())
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserFault(expected=f"a JSON file at {path}", came=str(error), do="correct the file") from None
     return from_dict(values)
 

@@ -63,6 +63,21 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`.
+
+    Raises:
+        UserFault: it can't be read, or holds something else.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as fault:
+        raise UserFault(expected=f"a JSON file at {path}", came=str(fault), do="name another file") from None
+    if not isinstance(found, dict):
+        raise UserFault(expected=f"a JSON object in {path}", came=type(found).__name__, do="name another file")
+    return found
+
+
 def pack(tensors: Tensors, facts: dict[str, str]) -> bytes:
     """safetensors bytes with `facts` and the payload's checksum in the header."""
     body = {k: v.detach().cpu().contiguous() for k, v in sorted(tensors.items())}

@@ -134,6 +134,11 @@ def test_the_verb_says_it_line_by_line_and_by_its_exit_code(
     assert main(["verify", str(tmp_path / "none")]) == 2
 
 
-def test_results_that_cannot_be_read_are_the_user_s_to_mend(model_file: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserFault, match=r"a results\.json"):
-        verify(model_file, tmp_path / "none.json")
+@pytest.mark.parametrize("content", [None, b"\xff\xfe", b"{", b"[]"])
+def test_results_that_cannot_be_read_are_the_user_s_to_mend(
+    model_file: Path, tmp_path: Path, content: bytes | None
+) -> None:
+    if content is not None:
+        (tmp_path / "other.json").write_bytes(content)
+    with pytest.raises(UserFault, match=r"JSON (file|object) .*other\.json"):
+        verify(model_file, tmp_path / "other.json")

@@ -10,7 +10,7 @@ from pfedsam.config import from_dict, text_digest
 from pfedsam.errors import UserFault
 from pfedsam.exchange.store import LAST, Moment, SiteStore
 from pfedsam.export.facts import Facts, Origin, branches
-from pfedsam.files import SETTINGS, Tensors, facts_of, unpack
+from pfedsam.files import SETTINGS, Tensors, facts_of, read_json, unpack
 
 STORE = "PFEDSAM_STORE"
 JOB = "simulate_job"  # FLARE's simulator gives every job this name
@@ -147,7 +147,7 @@ def _stored(
 def _settings(place: Place, facts: dict[str, str], results: dict[str, Any]) -> str:
     """The job's settings as one line of JSON: from the file that is named, a header, or results.json."""
     if place.settings is not None:
-        values = _json(place.settings)
+        values = read_json(place.settings)
         return from_dict(values).text() if "config" not in values else json.dumps(values["config"], sort_keys=True)
     if SETTINGS in facts:
         return facts[SETTINGS]
@@ -186,15 +186,7 @@ def _round(known: dict[str, str], results: dict[str, Any], run: str) -> int | No
 
 def _results(folder: Path) -> dict[str, Any]:
     found = (folder / f / "results.json" for f in SERVER_FOLDERS)
-    return next((_json(path) for path in found if path.is_file()), {})
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        values: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as fault:
-        raise UserFault(expected=f"a JSON file at {path}", came=str(fault), do="name another file") from None
-    return values
+    return next((read_json(path) for path in found if path.is_file()), {})
 
 
 def _site_paths(place: Place, name: str) -> list[Path]:

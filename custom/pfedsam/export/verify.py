@@ -11,7 +11,7 @@ from pfedsam.errors import UserFault
 from pfedsam.exchange.schema import Schema, private_schema, schema_of, shared_schema
 from pfedsam.export.facts import FORMAT, PAYLOAD, SEAL, VERSION, seal
 from pfedsam.export.model import BASE, PRIVATE, SHARED, below
-from pfedsam.files import SETTINGS, Tensors, facts_of, unpack
+from pfedsam.files import SETTINGS, Tensors, facts_of, read_json, unpack
 from pfedsam.model import build
 from pfedsam.model.prepared import assemble
 
@@ -187,10 +187,4 @@ def _tensors(path: Path) -> tuple[Tensors | None, str]:
 
 def _results(path: Path, named: Path | None) -> dict[str, Any]:
     beside = path.resolve().parent.parent / "results.json"  # RUN/models/shared.safetensors
-    if named is None and not beside.is_file():
-        return {}
-    try:
-        found: dict[str, Any] = json.loads((named or beside).read_text())
-    except (OSError, ValueError) as fault:
-        raise UserFault(expected=f"a results.json at {named or beside}", came=str(fault), do="name another") from None
-    return found
+    return {} if named is None and not beside.is_file() else read_json(named or beside)

@@ -12,7 +12,6 @@ from pfedsam.config import Scale
 from pfedsam.data.dataset import fit, unfit
 from pfedsam.data.reader import EIGHT_BIT, levels, rgb, spread, unit
 from pfedsam.data.volume import Volume, oriented, restored
-from pfedsam.errors import UserFault
 from pfedsam.export.model import Predictor
 from pfedsam.train.evaluate import decide, label_map
 
@@ -57,8 +56,7 @@ def segment(model: Predictor, volume: Volume, way: Way) -> Found:
     Raises:
         UserFault: values that are not finite or do not fit `scale`, or a branch that the model file does not hold.
     """
-    if volume.values.dtype.kind == "f" and not np.isfinite(volume.values).all():
-        raise UserFault(expected="finite values", came="NaN or infinite voxels", do="repair the image")
+    volume.whole("the image")
     laid = oriented(volume, way.plane)
     found = [_slice(maps, model.config.model.exclusive, way) for maps in _maps(model, laid, way)]
     masks, labels, probabilities = zip(*found, strict=True)
