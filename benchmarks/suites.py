@@ -74,6 +74,11 @@ SUITES = {
         Row("fast_private", "private part at three times the rate", ("train.lr_private=1e-2",)),
         Row("recopy_05", "personal branch goes half the way back each round", ("train.recopy=0.5",)),
         Row("recopy_02", "personal branch goes a fifth of the way back", ("train.recopy=0.2",)),
+        Row(
+            "recopy_better",
+            "personal branch goes back where the server's validates higher",
+            ("train.recopy_if=better",),
+        ),
         Row("balance_0", "no balance term", ("train.balance_weight=0",)),
         Row("slow_private", "private part at a tenth of the rate", ("train.lr_private=3e-4",)),
     ],

@@ -117,20 +117,63 @@ def test_each_reading_keeps_its_own_things_local(open_site, reading: str) -> Non
         assert all(torch.equal(site.private()[n], target[n.split(".", 2)[2]]) for n in copies)
 
 
+def copies_and_served(site: Site) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The personal branch's tensors that have a twin in the global one, and those twins."""
+    kind, served = kinds(site.model), dict(site.model["global"].named_parameters())
+    own = {n: v.clone() for n, v in site.private().items() if kind[n] is not Kind.EXPERT}
+    return own, {n: served[n.split(".", 2)[2]].detach() for n in own}
+
+
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_the_personal_branch_goes_part_of_the_way_back_to_the_server_s(open_site, share: float) -> None:
     config = tiny(train={"recopy": share})
     shared, _ = initial_shared(config)
     site = open_site(config)
     first = trained(site, shared)
-    own = {n: v.clone() for n, v in site.private().items()}
+    own, _ = copies_and_served(site)
     site.receive({n: t + first.wire[n] for n, t in shared.items()})
-    kind, served = kinds(site.model), dict(site.model["global"].named_parameters())
-    copies = [n for n in own if kind[n] is not Kind.EXPERT]
-    there = {n: served[n.split(".", 2)[2]] for n in copies}
-    assert any(not torch.equal(own[n], there[n]) for n in copies)
-    for n in copies:
-        torch.testing.assert_close(site.private()[n], own[n] + share * (there[n] - own[n]))
+    after, there = copies_and_served(site)
+    assert any(not torch.equal(own[n], there[n]) for n in own)
+    for n in own:
+        torch.testing.assert_close(after[n], own[n] + share * (there[n] - own[n]))
+
+
+@pytest.mark.parametrize(("served", "own", "copied"), [(0.6, 0.5, True), (0.5, 0.5, False), (0.4, 0.5, False)])
+def test_only_a_better_model_of_the_server_s_is_copied(open_site, served: float, own: float, copied: bool) -> None:
+    config = tiny(train={"recopy_if": "better"})
+    shared, _ = initial_shared(config)
+    site = open_site(config)
+    wire = trained(site, shared).wire
+    moved = {n: t + wire[n] for n, t in shared.items()}
+    before, _ = copies_and_served(site)
+    site._load_shared(moved)
+    site.method.merge(site.model, config, {"global": served, "personal": own}.__getitem__)
+    after, there = copies_and_served(site)
+    assert all(torch.equal(after[n], there[n] if copied else before[n]) for n in after)
+
+
+def test_a_site_scores_what_came_against_what_it_has(open_site) -> None:
+    config = tiny(train={"recopy_if": "better", "max_steps": 30, "lr": 1e-2})
+    shared, _ = initial_shared(config)
+    site = open_site(config)
+    trained(site, shared)
+    assert site.summary("val", "personal")["dice"]
+    own, _ = copies_and_served(site)
+    site.receive({n: torch.zeros_like(t) for n, t in shared.items()})
+    kept, _ = copies_and_served(site)
+    assert all(torch.equal(kept[n], v) for n, v in own.items())
+
+
+def test_a_newcomer_s_own_model_is_the_server_s_but_for_its_experts(open_site) -> None:
+    config = tiny(method="newcomer", reading="R1")
+    shared, _ = initial_shared(config)
+    moved = {n: t + 0.01 for n, t in shared.items()}
+    trained(open_site(config), moved)
+    again = open_site(config)
+    again.receive(moved)
+    own, served = (dict(again.model[branch].named_parameters()) for branch in ("personal", "global"))
+    kind = kinds(again.model["global"])
+    assert all(torch.equal(own[n], v) for n, v in served.items() if kind[n] is not Kind.BASE)
 
 
 def test_before_training_both_branches_give_the_pretrained_answer(open_site) -> None:

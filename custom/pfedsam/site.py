@@ -114,7 +114,7 @@ class Site:
         self._owed = _owed(private) if facts.get("run") == self._run else {}
         if facts:
             self._load_private(private, facts)
-        self.method.merge(self.model, self.config, not facts)
+        self.method.merge(self.model, self.config, self._dice if facts else None)
 
     def train(
         self,
@@ -167,7 +167,7 @@ class Site:
             The store's facts of that private part: its run and round; empty if there is none.
         """
         self._load_shared(shared)
-        self.method.merge(self.model, self.config, True)  # what is neither shared nor private follows the shared part
+        self.method.merge(self.model, self.config, None)  # what is neither shared nor private follows the shared part
         private, facts = self.store.load(Moment(run, LAST) if run else None) or ({}, {})
         if facts:
             self._load_private(private, facts)
@@ -183,6 +183,9 @@ class Site:
     def summary(self, split: str, role: str) -> dict[str, float | int | None]:
         """The means of one role on a split."""
         return summary(self.scores(split, (role,))[role])
+
+    def _dice(self, branch: str) -> float:
+        return float(summary(evaluate(self.model, self.data["val"], (branch,), self._source)[branch])["dice"] or 0.0)
 
     @torch.no_grad()
     def _load_shared(self, shared: Tensors) -> None:

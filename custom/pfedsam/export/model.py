@@ -218,7 +218,7 @@ def _assembled(method: Method, parts: Backbone, config: Config, shared: Tensors,
     part = method.partition(model, config)
     for name, target in tensors_of(model, part, Part.SHARED).items():
         target.copy_(shared[wire_name(name)])
-    method.merge(model, config, True)
+    method.merge(model, config, None)
     for name, target in tensors_of(model, part, Part.PRIVATE).items():
         if private:
             target.copy_(private[name])

@@ -16,8 +16,10 @@ from pfedsam.model.partition import Declaration, Kind, Partition, partition
 from pfedsam.model.segmenter import Branches, Segmenter
 from pfedsam.train.loop import LossOf, Phase, always
 
+Dice = Callable[[str], float]  # a branch's mean Dice on the site's validation split, as it stands
 
-def note_received(model: Branches, _config: Config, _first: bool) -> None:
+
+def note_received(model: Branches, _config: Config, _dice: Dice | None) -> None:
     """A `merge` that keeps a copy of what the global branch trains, as the server sent it."""
     live = model["global"].named_parameters()
     model.received = {name: p.detach().clone() for name, p in live if p.requires_grad}
@@ -38,7 +40,7 @@ class Method:
         declare: shared, private or frozen, by branch and kind; may depend on the configuration.
         loss: the local step's losses, summed and minimised together.
         merge: called when a round's shared tensors have been loaded; brings the private part in
-            line with them. Its last argument says whether the site has no private part yet.
+            line with them. Its last argument scores a branch as it is; None: the site has no private part yet.
         personal: the branch this method predicts with at its own site.
         global_: the branch it offers to a site it has never seen.
         adapt: puts adapters into the global branch.
@@ -49,7 +51,7 @@ class Method:
     build: Callable[[Segmenter, Config], Branches]
     declare: Callable[[Config], Declaration]
     loss: LossOf
-    merge: Callable[[Branches, Config, bool], None]
+    merge: Callable[[Branches, Config, Dice | None], None]
     personal: str
     global_: str
     adapt: Adapt = lora

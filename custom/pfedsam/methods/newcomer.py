@@ -9,6 +9,7 @@ from dataclasses import replace
 from pfedsam.config import Config
 from pfedsam.data.dataset import Batch
 from pfedsam.methods import pfedsam
+from pfedsam.methods.base import Dice
 from pfedsam.model.moe import balance_term
 from pfedsam.model.partition import Declaration, Kind, Part
 from pfedsam.model.segmenter import Branches
@@ -29,9 +30,14 @@ def losses(model: Branches, batch: Batch, config: Config) -> Losses:
     return {"personal": segmentation_loss(logits, batch, config.train), "balance": balance}
 
 
+def merge(model: Branches, config: Config, _dice: Dice | None) -> None:
+    """All but the experts is the federation's, in every round and reading."""
+    pfedsam.merge(model, config, None)
+
+
 def phase(_: float) -> frozenset[Part]:
     """The private part alone, in every step."""
     return frozenset({Part.PRIVATE})
 
 
-METHOD = replace(pfedsam.METHOD, declare=declare, loss=losses, phase=phase)
+METHOD = replace(pfedsam.METHOD, declare=declare, loss=losses, merge=merge, phase=phase)

@@ -5,7 +5,7 @@ import torch
 
 from pfedsam.config import Config
 from pfedsam.data.dataset import Batch
-from pfedsam.methods.base import Method
+from pfedsam.methods.base import Dice, Method
 from pfedsam.model import build
 from pfedsam.model.moe import balance_term
 from pfedsam.model.partition import Declaration, Kind, Part, kinds
@@ -45,20 +45,26 @@ def losses(model: Branches, batch: Batch, config: Config) -> Losses:
 
 
 @torch.no_grad()
-def merge(model: Branches, config: Config, first: bool) -> None:
+def merge(model: Branches, config: Config, dice: Dice | None) -> None:
     """R3 and post: A, B and decoder of the personal branch are copied anew from the server's, each round.
 
     R1 copies them once, R2 has nothing to copy; experts always stay as the site left them. With `train.recopy` below 1
-    they go that part of the way only, so that what a site has learned for itself fades over rounds (our switch).
+    they go that part of the way only, so that what a site has learned for itself fades over rounds; with
+    `train.recopy_if=better` they stay where they are at a site that the server's model serves no better (our switches).
     """
-    if config.reading == "R2" or (config.reading == "R1" and not first):
+    if config.reading == "R2" or (dice and stays(config, dice)):
         return
-    share = 1.0 if first else config.train.recopy
+    share = config.train.recopy if dice else 1.0
     target = dict(model["personal"].named_parameters())
     kind = kinds(model["global"])
     for name, source in model["global"].named_parameters():
         if kind[name] is not Kind.BASE:
             target[name].lerp_(source, share)
+
+
+def stays(config: Config, dice: Dice) -> bool:
+    """Whether a site goes on with the personal branch that it has."""
+    return config.reading == "R1" or (config.train.recopy_if == "better" and dice("global") <= dice("personal"))
 
 
 METHOD = Method(branches, declare, losses, merge, personal="personal", global_="global")
