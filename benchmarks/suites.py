@@ -35,7 +35,9 @@ LEAN = ("model.decoder=lean", "train.lr_decoder=null")  # the few it trains take
 INT8 = ("wire.up=int8", "wire.down=int8")
 INT4 = ("wire.up=int4", "wire.down=int8")
 IN_SHORT = {"pfedsam": "pFedSAM", "fedavg": "FedAvg", "local": "local only"}  # where a suite compares three
+ALWAYS = "train.recopy_if=always"
 CACHED = ("train.views=8", "train.cache=memory")
+COPIED = Row("recopy_always", "pFedSAM, personal branch copied anew each round at every site", (ALWAYS,))
 
 SUITES = {
     "methods": [  # the first row is what the others are compared with
@@ -56,6 +58,7 @@ SUITES = {
         Row("ffa_lora", "FFA-LoRA", ("method=ffa_lora",)),
         Row("r1", "pFedSAM, reading R1", ("reading=R1",)),
         Row("r2", "pFedSAM, reading R2", ("reading=R2",)),
+        COPIED,
         Row("post", "pFedSAM, post-encoder", ("reading=post",)),
     ],
     "ablations": [
@@ -72,13 +75,10 @@ SUITES = {
         Row("lean", "lean decoder", LEAN),
         Row("slow", "one rate of 3e-4 for all", at("3e-4", "null")),
         Row("fast_private", "private part at three times the rate", ("train.lr_private=1e-2",)),
-        Row("recopy_05", "personal branch goes half the way back each round", ("train.recopy=0.5",)),
-        Row("recopy_02", "personal branch goes a fifth of the way back", ("train.recopy=0.2",)),
-        Row(
-            "recopy_better",
-            "personal branch goes back where the server's validates higher",
-            ("train.recopy_if=better",),
-        ),
+        COPIED,
+        Row("recopy_05", "goes half the way back each round", (ALWAYS, "train.recopy=0.5")),
+        Row("recopy_02", "goes a fifth of the way back each round", (ALWAYS, "train.recopy=0.2")),
+        Row("r1_distill_05", "reading R1, distillation weight 0.5", ("reading=R1", "train.distill_weight=0.5")),
         Row("balance_0", "no balance term", ("train.balance_weight=0",)),
         Row("slow_private", "private part at a tenth of the rate", ("train.lr_private=3e-4",)),
     ],
@@ -93,6 +93,7 @@ SUITES = {
         Row("local", "local only, 3e-3 / 3e-4", ("method=local",)),
         Row("local_1e-2", "local only, 1e-2 / 3e-4", ("method=local", *at("1e-2"))),
         Row("local_decoder_1e-3", "local only, 3e-3 / 1e-3", ("method=local", *at("3e-3", "1e-3"))),
+        Row("local_3e-4", "local only, 3e-4 / 3e-4", ("method=local", *at("3e-4"))),
         Row("fedmsa", "FedMSA, 3e-3 / 3e-4", ("method=fedmsa",)),
         Row("fedmsa_1e-3", "FedMSA, 1e-3 / 3e-4", ("method=fedmsa", *at("1e-3"))),
         Row("fedmsa_3e-4", "FedMSA, 3e-4 / 3e-4", ("method=fedmsa", *at("3e-4"))),

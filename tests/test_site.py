@@ -1,5 +1,6 @@
 """A site's side of a round, method by method and reading by reading."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -98,7 +99,7 @@ def test_a_store_of_another_model_is_refused_and_kept(open_site) -> None:
 
 @pytest.mark.parametrize("reading", ["R1", "R2", "R3", "post"])
 def test_each_reading_keeps_its_own_things_local(open_site, reading: str) -> None:
-    config = tiny(reading=reading)
+    config = tiny(reading=reading, train={"recopy_if": "always"})
     shared, _ = initial_shared(config)
     site = open_site(config)
     first = trained(site, shared)
@@ -126,7 +127,7 @@ def copies_and_served(site: Site) -> tuple[dict[str, torch.Tensor], dict[str, to
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_the_personal_branch_goes_part_of_the_way_back_to_the_server_s(open_site, share: float) -> None:
-    config = tiny(train={"recopy": share})
+    config = tiny(train={"recopy": share, "recopy_if": "always"})
     shared, _ = initial_shared(config)
     site = open_site(config)
     first = trained(site, shared)
@@ -138,9 +139,11 @@ def test_the_personal_branch_goes_part_of_the_way_back_to_the_server_s(open_site
         torch.testing.assert_close(after[n], own[n] + share * (there[n] - own[n]))
 
 
-@pytest.mark.parametrize(("served", "own", "copied"), [(0.6, 0.5, True), (0.5, 0.5, False), (0.4, 0.5, False)])
+@pytest.mark.parametrize(
+    ("served", "own", "copied"), [(0.6, 0.5, True), (0.5, 0.5, False), (0.4, 0.5, False), (math.nan, math.nan, True)]
+)
 def test_only_a_better_model_of_the_server_s_is_copied(open_site, served: float, own: float, copied: bool) -> None:
-    config = tiny(train={"recopy_if": "better"})
+    config = tiny()
     shared, _ = initial_shared(config)
     site = open_site(config)
     wire = trained(site, shared).wire
@@ -153,7 +156,7 @@ def test_only_a_better_model_of_the_server_s_is_copied(open_site, served: float,
 
 
 def test_a_site_scores_what_came_against_what_it_has(open_site) -> None:
-    config = tiny(train={"recopy_if": "better", "max_steps": 30, "lr": 1e-2})
+    config = tiny(train={"max_steps": 30, "lr": 1e-2})
     shared, _ = initial_shared(config)
     site = open_site(config)
     trained(site, shared)

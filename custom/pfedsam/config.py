@@ -63,7 +63,7 @@ class TrainConfig:
     distill_weight: float = 0.1  # DSFedMed: 0.1 beside 0.9 on the supervised terms
     temperature: float = 1.0  # DSFedMed
     recopy: float = 1.0  # how far R3's personal A, B and decoder go back to the server's each round; our switch
-    recopy_if: Literal["always", "better"] = "always"  # better: only where the server's model validates higher; ours
+    recopy_if: Literal["better", "always"] = "better"  # only where the server's model validates higher; our choice
     balance_weight: float = 0.01  # Conv-LoRA
     prox_weight: float = 0.01  # mu of FedProx, lambda of Ditto; both papers tune it
     orthogonal_weight: float = 0.1  # of IAT's shift-orthogonal regulariser; our choice: its value is not known to us

@@ -1,6 +1,7 @@
 """One hospital's side of a study, without FLARE: model, data, store, one round, one evaluation."""
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,7 +186,8 @@ class Site:
         return summary(self.scores(split, (role,))[role])
 
     def _dice(self, branch: str) -> float:
-        return float(summary(evaluate(self.model, self.data["val"], (branch,), self._source)[branch])["dice"] or 0.0)
+        dice = summary(evaluate(self.model, self.data["val"], (branch,), self._source)[branch])["dice"]
+        return math.nan if dice is None else float(dice)
 
     @torch.no_grad()
     def _load_shared(self, shared: Tensors) -> None:

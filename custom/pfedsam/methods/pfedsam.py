@@ -46,11 +46,11 @@ def losses(model: Branches, batch: Batch, config: Config) -> Losses:
 
 @torch.no_grad()
 def merge(model: Branches, config: Config, dice: Dice | None) -> None:
-    """R3 and post: A, B and decoder of the personal branch are copied anew from the server's, each round.
+    """R3 and post: A, B and decoder of the personal branch are copied anew from the server's, where that is better.
 
-    R1 copies them once, R2 has nothing to copy; experts always stay as the site left them. With `train.recopy` below 1
-    they go that part of the way only, so that what a site has learned for itself fades over rounds; with
-    `train.recopy_if=better` they stay where they are at a site that the server's model serves no better (our switches).
+    Better on the site's own validation split than the branch it has: our choice, because a site unlike the others loses
+    by a copy each round (`train.recopy_if=always`). With `train.recopy` below 1 they go that part of the way only. R1
+    copies once, R2 has nothing to copy; experts always stay as the site left them.
     """
     if config.reading == "R2" or (dice and stays(config, dice)):
         return
@@ -63,7 +63,7 @@ def merge(model: Branches, config: Config, dice: Dice | None) -> None:
 
 
 def stays(config: Config, dice: Dice) -> bool:
-    """Whether a site goes on with the personal branch that it has."""
+    """Whether a site goes on with the personal branch that it has; it does not where nothing could be scored."""
     return config.reading == "R1" or (config.train.recopy_if == "better" and dice("global") <= dice("personal"))
 
 
