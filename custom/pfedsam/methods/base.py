@@ -16,9 +16,8 @@ from pfedsam.model.partition import Declaration, Kind, Partition, partition
 from pfedsam.model.segmenter import Branches, Segmenter
 from pfedsam.train.loop import LossOf, Phase, always
 
-Dice = Callable[
-    [str], float
-]  # a branch's mean Dice on the site's validation split, as it stands; NaN: nothing to score
+# a branch's mean Dice on the site's validation split, as it stands; NaN: nothing to score
+Dice = Callable[[str], float]
 
 
 def note_received(model: Branches, _config: Config, _dice: Dice | None) -> None:
