@@ -8,12 +8,17 @@ import torch
 
 from conftest import tiny
 from pfedsam import methods
+from pfedsam.data.dataset import Dataset
 from pfedsam.errors import UserFault
 from pfedsam.exchange.guard import Accepted, check
 from pfedsam.exchange.schema import shared_schema
 from pfedsam.exchange.store import Moment
 from pfedsam.model.partition import Kind, Part, kinds, tensors_of
+from pfedsam.model.segmenter import Branches
+from pfedsam.service import serve_round
 from pfedsam.site import Places, Site, initial_shared
+from pfedsam.train.evaluate import evaluate
+from pfedsam.train.loop import Source
 
 
 def trained(site: Site, shared: dict[str, torch.Tensor], round_: int = 0):
@@ -165,6 +170,23 @@ def test_a_site_scores_what_came_against_what_it_has(open_site) -> None:
     site.receive({n: torch.zeros_like(t) for n, t in shared.items()})
     kept, _ = copies_and_served(site)
     assert all(torch.equal(kept[n], v) for n, v in own.items())
+
+
+def test_a_round_scores_the_server_s_model_once(open_site, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny()
+    wire, _ = initial_shared(config)
+    site = open_site(config)
+    serve_round(site, wire, Moment("run", 0), 2)
+    scored: list[tuple[str, ...]] = []
+
+    def spied(model: Branches, data: Dataset, branches: tuple[str, ...], source: Source) -> dict:
+        scored.append(branches)
+        return evaluate(model, data, branches, source)
+
+    monkeypatch.setattr("pfedsam.site.evaluate", spied)
+    _, report = serve_round(site, wire, Moment("run", 1), 2)
+    assert scored == [("global",), ("personal",), ("personal",)]
+    assert 0 < report["scoring_seconds"] == site.scoring_seconds
 
 
 def test_a_newcomer_s_own_model_is_the_server_s_but_for_its_experts(open_site) -> None:

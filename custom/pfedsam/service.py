@@ -1,6 +1,5 @@
 """What a site does when it is asked: a round, the final test. FLARE's executor and the in-process runner call it."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,16 +38,15 @@ def serve_round(
         The update, and the numbers that go with it into results.json; none of a round that was stopped.
     """
     site.receive(decode(wire, shared_schema(site.config), site.config.wire.down), at)
-    before, scoring = _timed(lambda: _before(site, at.run))
-    received, more = _timed(lambda: site.summary("val", "global"))
+    before, received = _before(site, at.run), site.as_received()
     update = site.train(at.round, rounds, progress=progress, stop=stop)
     if update.report.stopped:
         return update, {}
-    personal, most = _timed(lambda: site.summary("val", "personal"))
+    personal = site.summary("val", "personal")
     return update, {
         "losses": update.report.losses,
         "seconds": update.report.seconds,
-        "scoring_seconds": scoring + more + most,
+        "scoring_seconds": site.scoring_seconds,
         "samples": update.samples,
         "val": {"global": received, "personal": personal},
         "before": before,
@@ -63,11 +61,6 @@ def serve_test(site: Site, wire: Tensors, run: str, folder: Path) -> dict[str, A
     scores = site.scores("test")
     write_site_files(site, scores, folder, {"run": run, **{k: v for k, v in stored.items() if k == "round"}})
     return {role: summary(cases) for role, cases in scores.items()} | {BEFORE: site.store.remembered(BEFORE, run)}
-
-
-def _timed(act: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], float]:
-    began = time.monotonic()
-    return act(), time.monotonic() - began
 
 
 def _before(site: Site, run: str) -> dict[str, Any]:

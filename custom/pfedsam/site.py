@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,8 @@ class Site:
         self._source = front.batch if front else Dataset.batch
         self.store = SiteStore(places.store, config.study, name)
         self.store.claim()
+        self.scoring_seconds = 0.0  # spent on scoring since the round began
+        self._as_received: dict[str, float | int | None] | None = None
         self._received: Tensors = {}
         self._owed: Tensors = {}  # what rounding took from the last update, to be added to the next
         self._run: str | None = None
@@ -110,6 +113,7 @@ class Site:
             at: the round of the run; what the site once trained in it, or later, is then left aside.
         """
         self._received, self._run = shared, at.run if at else None
+        self._as_received, self.scoring_seconds = None, 0.0
         self._load_shared(shared)
         private, facts = self.store.load(at) or ({}, {})
         self._owed = _owed(private) if facts.get("run") == self._run else {}
@@ -176,17 +180,25 @@ class Site:
 
     def scores(self, split: str, roles: tuple[str, ...] = ROLES) -> dict[str, list[CaseScore]]:
         """Scores of every case of a split, by role; one branch may have both roles."""
+        began = time.monotonic()
         branch = {"global": self.method.global_, "personal": self.method.personal}
         wanted = tuple(dict.fromkeys(branch[role] for role in roles))
         found = evaluate(self.model, self.data[split], wanted, self._source)
+        self.scoring_seconds += time.monotonic() - began
         return {role: found[branch[role]] for role in roles}
 
     def summary(self, split: str, role: str) -> dict[str, float | int | None]:
         """The means of one role on a split."""
         return summary(self.scores(split, (role,))[role])
 
-    def _dice(self, branch: str) -> float:
-        dice = summary(evaluate(self.model, self.data["val"], (branch,), self._source)[branch])["dice"]
+    def as_received(self) -> dict[str, float | int | None]:
+        """The server's model on the validation split, scored once a round and before its training."""
+        if self._as_received is None:
+            self._as_received = self.summary("val", "global")
+        return self._as_received
+
+    def _dice(self, role: str) -> float:
+        dice = (self.as_received() if role == "global" else self.summary("val", role))["dice"]
         return math.nan if dice is None else float(dice)
 
     @torch.no_grad()

@@ -71,7 +71,7 @@ class Trial:
         step_new, step: a training step whose images meet the cache of the frozen front for the first time, and later;
             the same where there is no such cache.
         first: what the first round takes beyond its steps and scores: compiling, first use of memory.
-        before, validation, final: scoring a slice: of the first test, of both branches in a round, of the final test.
+        before, validation, final: scoring a slice: of the first test, of all that a round scores, of the final test.
         round: a round's own work at the site besides training and scoring.
         test: the final test's besides scoring: pictures, private part.
         message: checks, ledger, server's mean and checkpoint of one site's message.
@@ -147,6 +147,8 @@ def rehearse(site: Site, opened: Trial, seconds: float) -> Trial:
         new = old = (new + old) / 2
     val, test = len(site.data["val"]), len(site.data["test"])
     scoring = min(timed.scoring for timed, _ in warm)
+    with clock() as before:
+        site.summary("test", "global")
     with clock() as final:
         site.scores("test")
     with clock() as tested:
@@ -157,7 +159,7 @@ def rehearse(site: Site, opened: Trial, seconds: float) -> Trial:
         step_new=new,
         step=old,
         first=max(0.0, cold.train - cold_steps * new),
-        before=max(0.0, cold.scoring - scoring) / test,
+        before=before() / test,
         validation=scoring / val,
         final=final() / test,
         round=min(timed.rest for timed, _ in warm),

@@ -16,7 +16,7 @@ from pfedsam.model.partition import Declaration, Kind, Partition, partition
 from pfedsam.model.segmenter import Branches, Segmenter
 from pfedsam.train.loop import LossOf, Phase, always
 
-# a branch's mean Dice on the site's validation split, as it stands; NaN: nothing to score
+# a role's (global, personal) mean Dice on the site's validation split, as it stands; NaN: nothing to score
 Dice = Callable[[str], float]
 
 
@@ -41,7 +41,7 @@ class Method:
         declare: shared, private or frozen, by branch and kind; may depend on the configuration.
         loss: the local step's losses, summed and minimised together.
         merge: called when a round's shared tensors have been loaded; brings the private part in
-            line with them. Its last argument scores a branch as it is; None: the site has no private part yet.
+            line with them. Its last argument scores a role's branch as it is; None: the site has no private part yet.
         personal: the branch this method predicts with at its own site.
         global_: the branch it offers to a site it has never seen.
         adapt: puts adapters into the global branch.
