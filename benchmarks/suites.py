@@ -82,6 +82,7 @@ SUITES = {
         Row("top_4", "4 experts selected", ("model.top_k=4",)),
         Row("gate_free", "gate not multiplied", ("model.gate_multiplied=false",)),
         Row("rank_8", "LoRA rank 8", ("model.lora_rank=8", "model.lora_alpha=8")),
+        Row("linear", "LoRA on every linear layer", ("model.lora_on=linear",)),
         Row("lean", "lean decoder", LEAN),
         Row("slow", "one rate of 3e-4 for all", at("3e-4")),
         Row("fast_private", "private part at three times the rate", ("train.lr_private=3e-2",)),

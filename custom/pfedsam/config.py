@@ -17,6 +17,7 @@ Reading = Literal["R1", "R2", "R3", "post"]
 Direction = Literal["none", "global_to_personal", "personal_to_global", "mutual"]
 DecoderMode = Literal["full", "lean", "frozen"]
 Start = Literal["zero", "random"]
+Target = Literal["qkv", "linear"]
 Scale = Literal["uint8", "percentile"]
 Precision = Literal["auto", "fp32", "bf16"]
 Number = Literal["fp32", "bf16", "int8", "int4"]
@@ -33,6 +34,7 @@ class ModelConfig:
     exclusive: bool = False  # True: classes exclude each other (softmax); False: one sigmoid each
     lora_rank: int = 4  # our choice: Conv-LoRA takes 3, SAMed 4
     lora_alpha: float = 4.0  # = rank, so the adapter's scale is 1
+    lora_on: Target = "qkv"  # in a block: its fused qkv, as Conv-LoRA; or all linear layers (projection, MLP too)
     adapter_start: Start = "zero"  # FedMSA's adapters: zero begins at the pretrained model; random as released
     lora_last: int | None = None  # adapters in the last k attention blocks; None: in all
     decoder: DecoderMode = "full"  # what of SAM's decoder is trained: all, tokens and last norms, or the head alone

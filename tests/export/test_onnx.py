@@ -27,6 +27,7 @@ OTHERS: list[dict[str, Any]] = [
     {"method": "fedms_sam"},
     {"method": "iat"},
     {"model": {"route": "window", "image_size": 80}},
+    {"model": {"lora_on": "linear"}},
     {"model": {"gate_multiplied": False, "interpolation": "bicubic"}},
     {"model": {"num_classes": 2, "exclusive": True}, "train": {"loss": "ce"}},
 ]

@@ -1,6 +1,7 @@
 """No private tensor can be in a message, whatever the configuration."""
 
 import hypothesis.strategies as st
+import pytest
 import torch
 from hypothesis import given, settings
 
@@ -14,7 +15,7 @@ from pfedsam.model.partition import Kind, Part, Partition, kinds, tensors_of, wi
 from pfedsam.model.segmenter import Branches
 
 configs = st.builds(
-    lambda method, reading, exclusive, classes, last, rank, experts, backbone, decoder: tiny(
+    lambda method, reading, exclusive, classes, last, on, rank, experts, backbone, decoder: tiny(
         method=method,
         reading=reading,
         model={
@@ -23,6 +24,7 @@ configs = st.builds(
             "exclusive": exclusive,
             "num_classes": classes,
             "lora_last": last,
+            "lora_on": on,
             "lora_rank": rank,
             "experts": experts,
             "top_k": 1,
@@ -34,6 +36,7 @@ configs = st.builds(
     st.booleans(),
     st.integers(1, 3),
     st.sampled_from([None, 1, 3]),
+    st.sampled_from(["qkv", "linear"]),
     st.sampled_from([1, 4]),
     st.integers(1, 4),
     st.sampled_from(["demo", "tiny_vit"]),
@@ -90,11 +93,19 @@ def test_lora_of_vit_b_at_rank_4_has_the_expected_size() -> None:
     assert lora == 36_864 * 4
 
 
-def test_experts_of_vit_b_at_rank_4_have_the_expected_size() -> None:
-    model, part = built(tiny(model={"backbone": "vit_b", "image_size": 256, "experts": 8}))
+def test_lora_of_vit_b_on_every_linear_layer_has_the_expected_size() -> None:
+    schema = shared_schema(tiny(model={"backbone": "vit_b", "image_size": 256, "lora_on": "linear"}))
+    lora = sum(torch.Size(s.shape).numel() for name, s in schema.items() if name.startswith("encoder."))
+    assert lora == 12 * 4 * 768 * (4 + 2 + 5 + 5)  # a block: qkv, projection, the MLP's two
+
+
+@pytest.mark.parametrize("on", ["qkv", "linear"])
+def test_experts_of_vit_b_at_rank_4_have_the_expected_size(on: str) -> None:
+    model, part = built(tiny(model={"backbone": "vit_b", "image_size": 256, "experts": 8, "lora_on": on}))
     kind = kinds(model)
     count = sum(p.numel() for n, p in model.named_parameters() if kind[n] is Kind.EXPERT)
     assert count == 14_976
+    assert all(n.split(".attn.")[1].startswith("qkv.") for n, k in kind.items() if k is Kind.EXPERT)
     assert part.parts
 
 

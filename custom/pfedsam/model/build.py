@@ -52,12 +52,12 @@ def segmenter(config: Config, parts: Backbone, adapters: Adapt) -> Segmenter:
 
 
 def lora(branch: Segmenter, config: Config) -> None:
-    """LoRA on the encoder's fused qkv, or after the encoder."""
+    """LoRA in the encoder's attention blocks, or after the encoder."""
     m = config.model
     if config.reading == "post":
         adapt_after(branch.encoder, rank=m.lora_rank, alpha=m.lora_alpha)
     else:
-        adapt(branch.encoder, rank=m.lora_rank, alpha=m.lora_alpha, last=m.lora_last)
+        adapt(branch.encoder, rank=m.lora_rank, alpha=m.lora_alpha, last=m.lora_last, on=m.lora_on)
 
 
 def outputs(config: ModelConfig) -> int:
@@ -66,9 +66,12 @@ def outputs(config: ModelConfig) -> int:
 
 
 def add_experts(branch: Segmenter, config: ModelConfig) -> None:
-    """Put an L-MoE into every LoRA bottleneck of `branch`; makes it a personal branch."""
+    """Put an L-MoE into the LoRA bottleneck of every unit of `branch`; makes it a personal branch.
+
+    Where a unit has several, into its first, the qkv's: our choice, because more would cost four times as much.
+    """
     for unit in branch.encoder.units:
-        for lora in loras(unit):
+        for lora in loras(unit)[:1]:
             lora.mix = LocalMoE(
                 config.lora_rank,
                 experts=config.experts,

@@ -1,10 +1,10 @@
 """An image encoder as a row of units, so that the frozen front can be run once for all branches."""
 
-from collections.abc import Iterable
-from typing import cast
+from collections.abc import Iterable, Iterator
 
 from torch import Tensor, nn
 
+from pfedsam.config import Target
 from pfedsam.model.lora import LoRALinear, PostAdapter, adapted
 
 
@@ -63,12 +63,20 @@ def _trained(unit: nn.Module) -> bool:
     return any(p.requires_grad for p in unit.parameters())
 
 
-def adapt(encoder: Encoder, *, rank: int, alpha: float, last: int | None) -> None:
-    """Put LoRA on the fused qkv of the encoder's last `last` attention blocks (None: all)."""
+def adapt(encoder: Encoder, *, rank: int, alpha: float, last: int | None, on: Target = "qkv") -> None:
+    """Put LoRA on the layers `on` of the encoder's last `last` attention blocks (None: all)."""
     where = [i for i, unit in enumerate(encoder.units) if hasattr(unit, "attn")]
     for i in where if last is None else where[len(where) - min(last, len(where)) :]:
-        attention = cast(nn.Module, encoder.units[i].attn)
-        attention.qkv = LoRALinear(cast(nn.Linear, attention.qkv), rank=rank, alpha=alpha)
+        for owner, name, layer in list(_layers(encoder.units[i], on)):
+            setattr(owner, name, LoRALinear(layer, rank=rank, alpha=alpha))
+
+
+def _layers(block: nn.Module, on: Target) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
+    """The layers that get LoRA: whose, its name there, the layer."""
+    for owner in block.modules():
+        for name, child in owner.named_children():
+            if isinstance(child, nn.Linear) and (on == "linear" or name == on):
+                yield owner, name, child
 
 
 def adapt_after(encoder: Encoder, *, rank: int, alpha: float) -> None:

@@ -1,4 +1,4 @@
-"""Low-rank adaptation of a fused qkv projection, with room for the L-MoE in its bottleneck.
+"""Low-rank adaptation of a linear layer, with room for the L-MoE in its bottleneck.
 
     h = A x,    out = W0 x + (alpha / r) B mix(h)
 
