@@ -29,6 +29,11 @@ def test_the_digest_changes_with_any_setting() -> None:
         ({"train": {"loss": "ce"}}, "exclusive"),
         ({"train": {"lr": -1}}, "lr > 0"),
         ({"study": "../up"}, "study"),
+        ({"train": {"max_steps": -1}}, "max_steps of 0 or more"),
+        ({"train": {"lr_private": -1e-3}}, "lr_private of 0 or more"),
+        ({"train": {"dice_weight": -1}}, "dice_weight of 0 or more"),
+        ({"train": {"views": 0}}, "views of 1 or more"),
+        ({"model": {"lora_last": 0}}, "lora_last of 1 or more"),
         ({"model": 3}, "config.model"),
     ],
 )
@@ -50,6 +55,20 @@ def test_a_wrong_setting_is_told_by_name(values: dict, told: str) -> None:
 def test_what_a_single_site_does_otherwise_is_checked(values: dict, named: str) -> None:
     with pytest.raises(UserFault, match=named):
         from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"every": {"sight-1": 2}}, "every among site-1, site-2; came sight-1"),
+        ({"data": {"limit": {"sight-1": 2}}}, "data.limit among site-1, site-2; came sight-1"),
+        ({"data": {"unannotated": {"sight-1": [1]}}, "model": {"num_classes": 2}}, "data.unannotated among"),
+        ({"every": {"site-1": 2, "site-2": 2}}, "none in round 1"),
+    ],
+)
+def test_settings_of_single_sites_are_held_against_the_sites_that_there_are(values: dict, told: str) -> None:
+    with pytest.raises(UserFault, match=told):
+        from_dict(values).check_sites(("site-2", "site-1"), 3)
 
 
 def test_a_settings_file_that_is_no_text_is_told(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A run in one process, cut and gone on."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,24 @@ def test_a_run_that_was_cut_goes_on_to_the_same_result(hospital: Path, tmp_path:
     assert found["final"] == whole["final"]
 
 
+def test_a_run_with_other_settings_does_not_go_on_in_the_same_folder(hospital: Path, tmp_path: Path) -> None:
+    federate(plan(hospital, tmp_path))
+    other = replace(plan(hospital, tmp_path), config=tiny(train={"lr": 0.5}, every={"site-2": 2}))
+    with pytest.raises(UserFault, match=r"there: every \{\}, train\.lr 0\.0"):
+        federate(other)
+
+
+def test_sites_that_keep_their_front_on_disk_keep_it_apart(hospital: Path, tmp_path: Path) -> None:
+    kept = tiny(model={"lora_last": 1}, train={"cache": "disk", "views": 1})
+    none = tiny(model={"lora_last": 1}, train={"cache": "memory", "views": 1})
+    scores = []
+    for number, config in enumerate((kept, none)):
+        places = Places(hospital, tmp_path / f"{number}/sites", scratch=tmp_path / f"{number}/scratch")
+        found = federate(Plan(config, dict.fromkeys(("site-1", "site-2"), places), 2, tmp_path / str(number)))
+        scores.append(found["final"]["sites"])
+    assert scores[0] == scores[1]
+
+
 @pytest.mark.parametrize("method", methods.names())
 def test_every_method_runs_its_rounds_and_its_branches_are_tested(hospital: Path, tmp_path: Path, method: str) -> None:
     norms = {"backbone": "tiny_vit", "pretrained": False} if method == "fedbn" else {}
@@ -45,6 +64,7 @@ def test_every_method_runs_its_rounds_and_its_branches_are_tested(hospital: Path
     assert [entry["round"] for entry in found["rounds"]] == [0, 1]
     for site in found["final"]["sites"].values():
         assert {site[role]["scored"] for role in ("before", "global", "personal")} == {3}
+        assert {site["val"][role]["scored"] for role in ("global", "personal")} == {2}
     sent = [report["bytes_sent"] for entry in found["rounds"] for report in entry["sites"].values()]
     assert all(size > 0 for size in sent) != (method == "local")
 

@@ -6,6 +6,7 @@ Where the pFedSAM paper is silent the default is ours; docs/method.md lists whic
 import dataclasses
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
@@ -112,6 +113,30 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     every: dict[str, int] = field(default_factory=dict)  # site: trains in each n-th round alone; 0: never
 
+    def check_sites(self, sites: Collection[str], rounds: int) -> None:
+        """Hold the settings of single sites against the sites that there are.
+
+        Raises:
+            UserFault: a setting names another site, or nobody would train in a round.
+        """
+        named: dict[str, Collection[str]] = {
+            "every": self.every,
+            "data.limit": self.data.limit,
+            "data.unannotated": self.data.unannotated,
+        }
+        for where, of_sites in named.items():
+            if unknown := sorted(set(of_sites) - set(sites)):
+                raise UserFault(
+                    expected=f"sites in {where} among {', '.join(sorted(sites))}",
+                    came=", ".join(unknown),
+                    do="correct the spelling",
+                )
+        idle = [r for r in range(rounds) if not any(self.trains(site, r) for site in sites)]
+        if idle:
+            raise UserFault(
+                expected="a site that trains in each round", came=f"none in round {idle[0]}", do="correct every"
+            )
+
     def __hash__(self) -> int:
         return hash(self.digest())
 
@@ -119,6 +144,11 @@ class Config:
         """Whether a site trains in a round, counted from 0."""
         every = self.every.get(site, 1)
         return every > 0 and round_ % every == 0
+
+    def unlike(self, other: "Config") -> dict[str, Any]:
+        """The other's values of the settings in which it differs, by dotted name."""
+        mine, theirs = _dotted(self), _dotted(other)
+        return {name: value for name, value in theirs.items() if value != mine[name]}
 
     def digest(self) -> str:
         """sha256 of the settings that sites and server must agree on (all of them)."""
@@ -137,6 +167,12 @@ def text_digest(text: str) -> str:
 def to_dict(config: Any) -> dict[str, Any]:
     """The settings as plain JSON values."""
     return dataclasses.asdict(config)
+
+
+def _dotted(config: Config) -> dict[str, Any]:
+    parts = {"": config, **{f"{n}.": p for n, p in vars(config).items() if dataclasses.is_dataclass(p)}}
+    found = {above + name: value for above, part in parts.items() for name, value in vars(part).items()}
+    return {name: value for name, value in found.items() if not dataclasses.is_dataclass(value)}
 
 
 def from_dict(values: dict[str, Any]) -> Config:
@@ -203,6 +239,10 @@ def _check(config: Config) -> None:
     m, t = config.model, config.train
     _positive("model", m, ("image_size", "num_classes", "lora_rank", "experts", "top_k"))
     _positive("train", t, ("epochs", "batch_size", "lr", "temperature", "pos_weight", "cache_gb"))
+    _at_least(1, "model", m, ("lora_last",))
+    _at_least(1, "train", t, ("views",))
+    _at_least(0, "train", t, ("max_steps", "lr_private", "lr_decoder", "weight_decay", "dice_weight"))
+    _at_least(0, "train", t, ("balance_weight", "prox_weight", "orthogonal_weight"))
     if m.image_size % 16:
         raise UserFault(
             expected="model.image_size a multiple of 16", came=str(m.image_size), do="take 256, 512 or 1024"
@@ -221,8 +261,6 @@ def _check(config: Config) -> None:
         raise UserFault(expected="train.distill_weight in [0, 1)", came=str(t.distill_weight), do="0.1 is the default")
     if not 0 <= t.recopy <= 1:
         raise UserFault(expected="train.recopy in [0, 1]", came=str(t.recopy), do="1 copies all, 0 nothing")
-    if t.views is not None and t.views < 1:
-        raise UserFault(expected="train.views at least 1, or null", came=str(t.views), do="correct the value")
     if t.cache != "none" and t.augment and t.views is None:
         raise UserFault(
             expected="train.views with train.cache, so that views come again",
@@ -247,8 +285,18 @@ def _check_sites(config: Config) -> None:
             )
     for where, values, least in (("data.limit", config.data.limit, 1), ("every", config.every, 0)):
         for site, value in values.items():
-            if value < least:
-                raise UserFault(expected=f"{where}.{site} of {least} or more", came=str(value), do="correct the value")
+            _least(least, f"{where}.{site}", value)
+
+
+def _at_least(least: int, where: str, part: Any, names: tuple[str, ...]) -> None:
+    """Null passes where the setting may be null."""
+    for name in names:
+        _least(least, f"{where}.{name}", getattr(part, name))
+
+
+def _least(least: int, name: str, value: float | None) -> None:
+    if value is not None and not value >= least:
+        raise UserFault(expected=f"{name} of {least} or more", came=str(value), do="correct the value")
 
 
 def _positive(where: str, part: Any, names: tuple[str, ...]) -> None:

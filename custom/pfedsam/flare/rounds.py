@@ -33,6 +33,10 @@ class Rounds(ScatterAndGather):  # type: ignore[misc]
     def broadcast_and_wait(self, task: Task, fl_ctx: FLContext, min_responses: int = 1, **options: Any) -> None:
         """As FLARE's, to the sites whose turn it is."""
         targets = due(fl_ctx, self._current_round)
+        if targets == []:
+            reason = f"round {self._current_round}: expected a site whose turn it is among those connected, came none"
+            self.system_panic(f"{reason}; correct every", fl_ctx)
+            return
         fewest = min_responses if targets is None else min(min_responses, len(targets))
         super().broadcast_and_wait(task=task, fl_ctx=fl_ctx, targets=targets, min_responses=fewest, **options)
 
