@@ -12,7 +12,7 @@ from pfedsam.model.partition import Declaration, Kind, Part, kinds
 from pfedsam.model.segmenter import Branches, Segmenter, twin
 from pfedsam.train.distill import distillation, teaches
 from pfedsam.train.loop import Losses
-from pfedsam.train.losses import segmentation_loss
+from pfedsam.train.losses import annotated, segmentation_loss
 
 OTHER = {"global": "personal", "personal": "global"}
 
@@ -38,7 +38,7 @@ def losses(model: Branches, batch: Batch, config: Config) -> Losses:
         out[name] = segmentation_loss(logits[name], batch, config.train)
         if config.train.distill_weight and teaches(teacher, name, config.train.distill):
             weight = config.train.distill_weight
-            pair = logits[name], logits[teacher]
+            pair = annotated(logits[name], batch), annotated(logits[teacher], batch)
             known = distillation(*pair, config.train.temperature, exclusive=config.model.exclusive)
             out[name] = (1 - weight) * out[name] + weight * known
     return out | {"balance": config.train.balance_weight * balance_term(model["personal"])}

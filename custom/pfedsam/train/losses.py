@@ -21,10 +21,14 @@ def segmentation_loss(logits: Tensor, batch: Batch, config: TrainConfig) -> Tens
     label = batch.label
     logits = resize(logits.float(), label.shape[-1])
     target = one_hot(label, logits.shape[1], background=config.loss == "ce")
-    if batch.annotated is not None:
-        logits, target = logits[:, batch.annotated], target[:, batch.annotated]
+    logits, target = annotated(logits, batch), annotated(target, batch)
     loss = F.cross_entropy(logits, label) if config.loss == "ce" else binary(logits, target, config.pos_weight)
     return loss + config.dice_weight * dice(logits, target, config) if config.dice_weight else loss
+
+
+def annotated(channels: Tensor, batch: Batch) -> Tensor:
+    """Of (B, outputs, h, w) the classes that the batch's site annotates."""
+    return channels if batch.annotated is None else channels[:, batch.annotated]
 
 
 def binary(logits: Tensor, target: Tensor, pos_weight: float) -> Tensor:
