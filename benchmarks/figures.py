@@ -1,18 +1,16 @@
 """The pictures of what sweep.py ran: benchmarks/figures.py OUT FOLDER; per task a dumbbell plot and the curves."""
 
 import argparse
-import json
 import os
 import statistics as st
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 from suites import SUITES, Row
-from tables import by_site, read_homes, runs, validation
+from tables import by_site, read_homes, runs
 
 MARKS = {"local": ("local only", "#999999"), "global": ("global", "#0072B2"), "personal": ("personal", "#D55E00")}
-DASHES = ("-", "--")
+DASHES = ("-", "--", ":")
 
 
 def main() -> None:
@@ -56,13 +54,16 @@ def dumbbells(task: str, out: Path, path: Path) -> None:
 
 
 def curves(task: str, out: Path, path: Path) -> None:
-    """Validation Dice of each method's personal branch by round, mean over sites and seeds; early rounds may be cut."""
+    """Validation Dice by round of what each method predicts with, mean over sites and seeds; the start may be cut."""
     lines = {row: means for row in SUITES["methods"] if (means := by_round(row, out / task))}
     if not lines:
         return
     figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
     for number, (row, means) in enumerate(lines.items()):
-        style, width = DASHES[number // 10], 2.5 if row.name == "pfedsam" else 1  # matplotlib has ten colours
+        style, width = (
+            DASHES[number // 10 % len(DASHES)],
+            2.5 if row.name == "pfedsam" else 1,
+        )  # matplotlib has ten colours
         axes.plot(range(1, len(means) + 1), means, label=row.label, linewidth=width, linestyle=style)
     late = [dice for means in lines.values() for dice in means[len(means) // 3 :]]
     axes.set(xlabel="round", ylabel="Dice, validation split", title=task, ylim=(min(late) - 0.05, max(late) + 0.02))
@@ -74,14 +75,9 @@ def curves(task: str, out: Path, path: Path) -> None:
 
 
 def by_round(row: Row, folder: Path) -> list[float]:
-    """A row's validation Dice after each round."""
-    records = [json.loads(path.read_text()) for path in sorted((folder / row.name).glob("*/results.json"))]
-    return [st.mean(validation(record["rounds"][i]) for record in records) for i in rounds_of(records)]
-
-
-def rounds_of(records: list[dict[str, Any]]) -> range:
-    """Rounds that all records have."""
-    return range(min((len(record["rounds"]) for record in records), default=0))
+    """A row's validation Dice after each round that all its runs have."""
+    found = [run.validation for run in runs(folder / row.name).values()]
+    return [st.mean(of_runs) for of_runs in zip(*found, strict=False)]
 
 
 if __name__ == "__main__":

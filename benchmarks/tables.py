@@ -8,23 +8,24 @@ import argparse
 import json
 import os
 import statistics as st
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from suites import NAMES, Row, rows_of
-from sweep import sizes
+from sweep import data_of, sizes
 
+from pfedsam import methods
 from pfedsam.data.datalist import raw_rows
-from pfedsam.report.bootstrap import interval
-from pfedsam.report.cases import of_classes
+from pfedsam.errors import UserFault
+from pfedsam.report.bootstrap import Classes, interval, mean_of
+from pfedsam.report.cases import Scores, gathered, of_classes
 from pfedsam.train.metrics import METRICS
 
 ROLES = ("global", "personal")
 MEASURES = ("mean Dice", "worst", "IoU", "HD95", "ASSD", "MB up / down", "s a round", "less first row")
 BUDGETS = (3, 30, 100, 300)  # MB
-
-Scores = dict[tuple[str, int], dict[str, float]]  # by case name and class, the metrics
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Found:
         scores: by role; classes whose reference is empty in a case are left out there.
         megabytes: a site sends and receives in a round, in MB.
         seconds: of a round, median.
-        validation: after each round, the personal branch's Dice, mean over sites.
+        validation: after each round, of the model that sites would go on with (`validation`).
     """
 
     scores: dict[str, Scores]
@@ -54,13 +55,25 @@ class Found:
 
 def main() -> None:
     """Print a table a task."""
+    try:
+        tables(arguments())
+    except UserFault as fault:
+        sys.exit(f"{fault}")
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--suite", choices=NAMES, required=True)
     parser.add_argument("--tasks", nargs="+", default=["brain_mri", "nuclei", "polyp"])
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def tables(options: argparse.Namespace) -> None:
+    """The table of each task of which something ran."""
     for task in options.tasks:
-        data = Path(os.environ["PFEDSAM_DATA_ROOT"]) / task
+        data = data_of(task)
         homes = read_homes(data)
         found = {row: runs(options.out / task / row.name) for row in rows_of(options.suite, sizes(data))}
         if present := {row: of_seed for row, of_seed in found.items() if of_seed}:
@@ -68,9 +81,9 @@ def main() -> None:
 
 
 def read_homes(data: Path) -> dict[str, Home]:
-    """Every test case's home, by image name, from the task's manifest."""
+    """Every test case's home, by its image, from the task's manifest."""
     rows = [row for row in raw_rows(data / "manifest.csv") if row["split"] == "test"]
-    return {Path(row["image"]).name: Home(row["site"], row["group"]) for row in rows}
+    return {os.path.normpath(row["image"]): Home(row["site"], row["group"]) for row in rows}
 
 
 def runs(folder: Path) -> dict[int, Found]:
@@ -88,14 +101,28 @@ def read(path: Path) -> Found:
         for role in ROLES:
             scores[role] |= of_classes(site["cases"], site["scores"][role])
     reports = [site for entry in record["rounds"] for site in entry["sites"].values()]
-    sizes = [st.mean(report[key] for report in reports) / 1e6 for key in ("bytes_sent", "bytes_received")]
+    alone = len(record["final"]["sites"]) == 1  # one site, as in the pooled row, sends to nobody
+    sizes = [0.0 if alone else st.mean(r[key] for r in reports) / 1e6 for key in ("bytes_sent", "bytes_received")]
     seconds = st.median(entry["seconds"] for entry in record["rounds"])
-    return Found(scores, (sizes[0], sizes[1]), seconds, [validation(entry) for entry in record["rounds"]])
+    return Found(scores, (sizes[0], sizes[1]), seconds, validation(record))
 
 
-def validation(entry: dict[str, Any]) -> float:
-    """Mean over sites of a round's validation Dice, personal branch."""
-    return st.mean(site["val"]["personal"]["dice"] or 0.0 for site in entry["sites"].values())
+def validation(record: dict[str, Any]) -> list[float]:
+    """After each round, mean over sites of the Dice of the model that predicts at home, validation split.
+
+    A method with one branch predicts with the mean of that round, which sites score as they get it in the next; one
+    with a personal branch of its own with that, as it was trained. After the last round: what the final test tested.
+    """
+    method = methods.get(record["config"]["method"])
+    rounds, one = record["rounds"], method.personal == method.global_
+    kept, role = (rounds[1:], "global") if one else (rounds[:-1], "personal")
+    past = [of_sites(entry["sites"], role) for entry in kept]
+    return [*past, of_sites(record["final"]["sites"], "personal")]
+
+
+def of_sites(sites: dict[str, Any], role: str) -> float:
+    """Mean over sites of a role's validation Dice."""
+    return st.mean(site["val"][role]["dice"] or 0.0 for site in sites.values())
 
 
 def table(found: dict[Row, dict[int, Found]], homes: dict[str, Home]) -> list[str]:
@@ -134,11 +161,18 @@ def within(run: Found, budget: float) -> float | None:
 
 
 def by_site(run: Found, role: str, homes: dict[str, Home]) -> dict[str, dict[str, float]]:
-    """Mean metrics over each hospital's test cases and their classes, whichever simulated site held them."""
-    rows: dict[str, list[dict[str, float]]] = {}
-    for (case, _), score in run.scores[role].items():
-        rows.setdefault(homes[case].site, []).append(score)
-    return {site: {m: st.mean(s[m] for s in found) for m in METRICS} for site, found in rows.items()}
+    """Mean metrics of each hospital's test cases, whichever simulated site held them."""
+    found = {m: by_home({key: row[m] for key, row in run.scores[role].items()}, homes) for m in METRICS}
+    return {site: {m: mean_of({site: found[m][site]}) for m in METRICS} for site in found["dice"]}
+
+
+def by_home(values: dict[tuple[str, int], float], homes: dict[str, Home]) -> dict[str, Classes]:
+    """Values of case and class, by hospital, class and patient."""
+    of_site: dict[str, dict[tuple[str, int], float]] = {}
+    for (case, cls), value in values.items():
+        of_site.setdefault(homes[case].site, {})[case, cls] = value
+    groups = {case: home.group for case, home in homes.items()}
+    return {site: gathered(found, groups) for site, found in of_site.items()}
 
 
 def cells(runs: list[dict[str, dict[str, float]]], sites: list[str]) -> list[str]:
@@ -170,18 +204,11 @@ def difference(these: dict[int, Found], those: dict[int, Found], role: str, home
     for one, other in [(these[s].scores[role], those[s].scores[role]) for s in seeds]:
         for key in one.keys() & other.keys():
             found.setdefault(key, []).append(one[key]["dice"] - other[key]["dice"])
-    gaps: dict[str, dict[str, list[float]]] = {}
-    for (case, _), values in sorted(found.items()):
-        gaps.setdefault(homes[case].site, {}).setdefault(homes[case].group, []).append(st.mean(values))
+    gaps = by_home({key: st.mean(values) for key, values in sorted(found.items())}, homes)
     if not gaps:
         return ""
     low, high = interval(gaps)
     return f"{mean_of(gaps):+.3f} ({low:+.3f} to {high:+.3f})"
-
-
-def mean_of(gaps: dict[str, dict[str, list[float]]]) -> float:
-    """Mean over sites of the mean over cases."""
-    return st.mean(st.mean(value for group in of_site.values() for value in group) for of_site in gaps.values())
 
 
 if __name__ == "__main__":

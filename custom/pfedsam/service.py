@@ -56,11 +56,15 @@ def serve_round(
 
 
 def serve_test(site: Site, wire: Tensors, run: str, folder: Path) -> dict[str, Any]:
-    """The final test: metrics by role; the site's own files go to `folder`, and stay there."""
+    """The final test: metrics by role, on both splits that were held back; the site's own files stay in `folder`."""
     stored = site.recall(decode(wire, shared_schema(site.config), site.config.wire.down), run)
-    scores = site.scores("test")
+    scores, val = site.scores("test"), site.scores("val")
     write_site_files(site, scores, folder, {"run": run, **{k: v for k, v in stored.items() if k == "round"}})
-    return {role: summary(cases) for role, cases in scores.items()} | {BEFORE: site.store.remembered(BEFORE, run)}
+    return {
+        **{role: summary(cases) for role, cases in scores.items()},
+        BEFORE: site.store.remembered(BEFORE, run),
+        "val": {role: summary(cases) for role, cases in val.items()},
+    }
 
 
 def _before(site: Site, run: str) -> dict[str, Any]:

@@ -274,7 +274,7 @@ def test_of_a_ledger_with_an_earlier_run_the_last_one_is_told() -> None:
 
 def test_the_interval_draws_patients_not_slices() -> None:
     """Two patients, one of many slices: drawn slice by slice the interval would be a fraction of this."""
-    low, high = interval({"a": {"p1": [1.0] * 50, "p2": [0.0] * 50}})
+    low, high = interval({"a": [{"p1": [1.0] * 50, "p2": [0.0] * 50}]})
     assert (low, high) == (0.0, 1.0)
 
 

@@ -83,6 +83,7 @@ class Dataset:
         std: tuple[float, float, float],
         unannotated: Sequence[int] = (),
     ) -> None:
+        self.root = root
         self.config = config
         self.split = split
         known = [c for c in range(config.model.num_classes) if c + 1 not in unannotated]

@@ -163,7 +163,7 @@ def rehearse(site: Site, opened: Trial, seconds: float) -> Trial:
         validation=scoring / val,
         final=final() / test,
         round=min(timed.rest for timed, _ in warm),
-        test=max(0.0, tested() - final()),
+        test=max(0.0, tested() - final() * (test + val) / test),
         message=message,
         entry=entry,
         private=max((path.stat().st_size for path in store.glob("private.*.safetensors")), default=0),

@@ -1,5 +1,6 @@
 """What a site keeps of a finished job on its own disk: private model, scores per case, pictures."""
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,9 @@ def write_site_files(site: Site, scores: Scores, folder: Path, trained: dict[str
     if shared := site.shared():
         write_atomic(folder / "shared.safetensors", pack(shared, facts | settings | {"part": "shared"}))
         write_atomic(folder / "shared.md", shared_card(site.config, facts).encode())
-    firsts = [site.data["test"].slices[case[0]] for case in site.data["test"].cases()]
-    cases = [first.image.name for first in firsts]
+    data = site.data["test"]
+    firsts = [data.slices[case[0]] for case in data.cases()]
+    cases = [os.path.relpath(first.image, data.root) for first in firsts]
     patients = list(dict.fromkeys(first.group for first in firsts))
     write_json(
         folder / "cases.json",

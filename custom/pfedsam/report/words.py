@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from pfedsam.report.bootstrap import Groups, interval
+from pfedsam.report.bootstrap import Classes, interval
 from pfedsam.report.cases import Cases
 from pfedsam.report.gather import Material
 from pfedsam.report.results import HIGHER_IS_BETTER, ROLES
@@ -48,7 +48,7 @@ def site_rows(material: Material) -> list[SiteRow]:
 def site_row(name: str, roles: dict[str, Any], cases: Cases | None) -> SiteRow:
     """One site's row; intervals where its case scores are given."""
     means = {role: roles.get(role) or {} for role in ROLES}
-    of_gap = cases.gaps("dice") if cases else {}
+    of_gap = cases.gaps("dice") if cases else []
     span = spread(of_gap)
     one, other = means["personal"].get("dice"), means["global"].get("dice")
     gap = None if one is None or other is None else one - other
@@ -58,14 +58,14 @@ def site_row(name: str, roles: dict[str, Any], cases: Cases | None) -> SiteRow:
         spans=spans(cases) if cases else {},
         cases=int(means["personal"].get("scored") or 0),
         empty=int(means["personal"].get("empty") or 0),
-        patients=len(of_gap) if cases and cases.groups else None,
+        patients=patients(of_gap) if cases and cases.groups else None,
         gap=gap,
         gap_span=span,
         helped=helped(
             gap,
             span if cases and cases.groups else None,
             alike=means["personal"] == means["global"],
-            few=len(of_gap) < FEW_PATIENTS,
+            few=patients(of_gap) < FEW_PATIENTS,
         ),
     )
 
@@ -79,9 +79,14 @@ def spans(cases: Cases) -> dict[str, dict[str, Interval]]:
     return found
 
 
-def spread(groups: Groups) -> Interval | None:
+def spread(classes: Classes) -> Interval | None:
     """The 95 % interval of the mean; None of fewer than two patients."""
-    return interval({"": groups}) if len(groups) > 1 else None
+    return interval({"": classes}) if patients(classes) > 1 else None
+
+
+def patients(classes: Classes) -> int:
+    """How many there are."""
+    return len({patient for groups in classes for patient in groups})
 
 
 def helped(gap: float | None, span: Interval | None, *, alike: bool, few: bool = False) -> str:

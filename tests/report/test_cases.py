@@ -1,0 +1,52 @@
+"""What a site keeps of its test cases, and the intervals drawn from it."""
+
+import json
+import statistics as st
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from conftest import tiny
+from pfedsam.exchange.codec import encode
+from pfedsam.report.bootstrap import interval, mean_of
+from pfedsam.report.cases import read_cases
+from pfedsam.service import serve_test
+from pfedsam.train.metrics import CaseScore, summary
+
+
+def row(cls: int, dice: float | None) -> dict[str, float | int | bool | None]:
+    return {"cls": cls, "dice": dice, "iou": dice, "hd95": dice, "assd": dice, "found": True}
+
+
+def test_the_mean_is_over_a_class_s_cases_then_over_classes_as_in_results_json(tmp_path: Path) -> None:
+    """Class 1 is in ten cases, class 2 in two: three ways to a mean, and only one is the metric's."""
+    names = [f"{i}.png" for i in range(10)]
+    rows = [row(cls, (0.9 if cls == 1 else 0.3) if cls == 1 or i < 2 else None) for i in range(10) for cls in (1, 2)]
+    path = tmp_path / "cases.json"
+    path.write_text(json.dumps({"cases": names, "groups": list(range(10)), "scores": dict.fromkeys(ROLES, rows)}))
+    classes = read_cases(path).of_patients("personal", "dice")
+    assert mean_of({"north": classes}) == pytest.approx(0.6)
+    assert summary([CaseScore(**r) for r in rows])["dice"] == pytest.approx(0.6)
+    low, high = interval({"north": classes})
+    assert low == pytest.approx(0.6)
+    assert high == pytest.approx(0.9)  # a draw without the two cases of class 2
+
+
+ROLES = ("global", "personal")
+
+
+def test_cases_of_one_name_in_two_folders_are_two_cases(open_site, tmp_path: Path) -> None:
+    site = open_site(tiny())
+    first, second, third = site.data["test"].slices
+    for slice_, folder in ((first, "p1"), (second, "p2")):
+        (site.data["test"].root / folder).mkdir()
+        (site.data["test"].root / folder / "slice.png").write_bytes(slice_.image.read_bytes())
+    renamed = [replace(s, image=s.image.parents[1] / f / "slice.png") for s, f in ((first, "p1"), (second, "p2"))]
+    site.data["test"].slices = [*renamed, third]
+    tested = serve_test(site, encode(site.shared(), "fp32"), "run", tmp_path)
+    cases = read_cases(tmp_path / "cases.json")
+    assert {case for case, _ in cases.scores["personal"]} >= {"p1/slice.png", "p2/slice.png"}
+    dice = mean_of({"site-1": cases.of_patients("personal", "dice")})
+    assert dice == pytest.approx(tested["personal"]["dice"])
+    assert st.mean(r["dice"] for r in cases.scores["personal"].values()) == pytest.approx(dice)
