@@ -39,11 +39,21 @@ def rates(method: str, label: str, *pairs: tuple[str, str]) -> list[Row]:
     ]
 
 
-LEAN = ("model.decoder=lean", *at("3e-3", "3e-3"))
+def everywhere(method: str, lr: str) -> Row:
+    """A row with LoRA on every linear layer, at that rate."""
+    return Row(
+        f"{method}_linear_{lr}",
+        f"{IN_SHORT[method]}, LoRA on every linear layer, {lr}",
+        (f"method={method}", LINEAR, *at(lr)),
+    )
+
+
+LEAN = ("model.decoder=lean", "train.lr_decoder=3e-3")  # tokens, norms and head: few, they want more than the whole
 INT8 = ("wire.up=int8", "wire.down=int8")
 INT4 = ("wire.up=int4", "wire.down=int8")
 IN_SHORT = {"pfedsam": "pFedSAM", "fedavg": "FedAvg", "local": "local only"}  # where a suite compares three
 ALWAYS = "train.recopy_if=always"
+LINEAR = "model.lora_on=linear"
 CACHED = ("train.views=8", "train.cache=memory")
 COPIED = Row("recopy_always", "pFedSAM, personal branch copied anew each round at every site", (ALWAYS,))
 
@@ -61,10 +71,14 @@ SUITES = {
         ),
         Row("fedms_sam", "FedSAM (FedFMS)", ("method=fedms_sam", *at("3e-4"))),
         Row("fedsa_lora", "FedSA-LoRA", ("method=fedsa_lora",)),
-        Row("iat", "IAT with SOR", ("method=iat", "model.lora_rank=8", "model.lora_alpha=8")),
+        Row(
+            "iat",
+            "IAT with SOR",  # of the decoder it trains what the lean rows train, at their rate
+            ("method=iat", "model.lora_rank=8", "model.lora_alpha=8", "train.lr_decoder=3e-3"),
+        ),
         Row("fedrep", "FedRep", ("method=fedrep",)),
         Row("fedprox", "FedProx", ("method=fedprox",)),
-        Row("fedbn", "FedBN", ("method=fedbn",)),
+        Row("fedbn", "FedBN", ("method=fedbn", "train.lr_private=3e-4")),  # pretrained norms: FedSAM's rate
         Row("ffa_lora", "FFA-LoRA", ("method=ffa_lora",)),
         Row("r1", "pFedSAM, reading R1", ("reading=R1",)),
         Row("r2", "pFedSAM, reading R2", ("reading=R2",)),
@@ -82,7 +96,7 @@ SUITES = {
         Row("top_4", "4 experts selected", ("model.top_k=4",)),
         Row("gate_free", "gate not multiplied", ("model.gate_multiplied=false",)),
         Row("rank_8", "LoRA rank 8", ("model.lora_rank=8", "model.lora_alpha=8")),
-        Row("linear", "LoRA on every linear layer", ("model.lora_on=linear",)),
+        Row("linear", "LoRA on every linear layer", (LINEAR,)),
         Row("lean", "lean decoder", LEAN),
         Row("slow", "one rate of 3e-4 for all", at("3e-4")),
         Row("fast_private", "private part at three times the rate", ("train.lr_private=3e-2",)),
@@ -100,12 +114,15 @@ SUITES = {
         *rates("fedmsa", "FedMSA", ("1e-3", "3e-4"), ("3e-3", "3e-4"), ("1e-2", "3e-4")),
         *rates("fedms_sam", "FedSAM (FedFMS)", ("1e-4", "1e-4"), ("3e-4", "3e-4"), ("1e-3", "1e-3")),
     ],
+    "layers": [  # which get LoRA; to be chosen on the validation split, beside the rows of `rates` at the same rate
+        *(everywhere(method, lr) for lr in ("1e-2", "3e-3") for method in IN_SHORT),
+    ],
     "modes": [
         Row("pfedsam", "default: float32"),
         Row("int8", "int8 both ways", INT8),
         Row("lean", "lean decoder, float32", LEAN),
         Row("lean_int8", "lean decoder, int8 both ways", (*LEAN, *INT8)),
-        Row("post", "post-encoder reading, 8 views cached", ("reading=post", *CACHED)),
+        Row("post_cached", "post-encoder reading, 8 views cached", ("reading=post", *CACHED)),
         Row("last4", "adapters in the last 4 blocks, 8 views cached", ("model.lora_last=4", *CACHED)),
         Row("lean_int4", "lean decoder, int4 up, int8 down", (*LEAN, *INT4)),
         Row("int4", "int4 up, int8 down", INT4),

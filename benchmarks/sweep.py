@@ -16,9 +16,12 @@ from pathlib import Path
 import torch
 from suites import NAMES, Row, Sizes, rows_of
 
+from pfedsam.config import Config
 from pfedsam.data.datalist import raw_rows
-from pfedsam.federation import Plan, federate
+from pfedsam.errors import UserFault
+from pfedsam.federation import Plan, federate, same_settings
 from pfedsam.jobs import settings_of
+from pfedsam.report.gather import read_results
 from pfedsam.site import Places
 
 ROOT = Path(__file__).parent.parent
@@ -36,8 +39,8 @@ class Run:
         """Where its results lie."""
         return out / self.task / self.row.name / str(self.seed)
 
-    def done(self, out: Path) -> bool:
-        """Whether it ended."""
+    def ended(self, out: Path) -> bool:
+        """Whether it left its results."""
         return (self.folder(out) / "results.json").exists()
 
     def begins(self, out: Path) -> Path | None:
@@ -51,16 +54,55 @@ class Run:
 
 
 def main() -> None:
-    """Run what is missing, so many at a time, and tell how long the rest will take."""
-    options = arguments()
+    """Run what is missing, so many at a time, and tell how long the rest will take; 1 if a run failed."""
+    try:
+        sys.exit(int(sweep(arguments()) > 0))
+    except UserFault as fault:
+        sys.exit(f"{fault}")
+
+
+def sweep(options: argparse.Namespace) -> int:
+    """All that the command line asks for; returns how many runs failed.
+
+    Raises:
+        UserFault: the suite has no such row, or what is there was run with other settings.
+    """
     tables = {task: rows_of(options.suite, sizes(data_of(task))) for task in options.tasks}
+    names = {row.name for rows in tables.values() for row in rows}
+    if unknown := sorted(set(options.rows or ()) - names):
+        raise UserFault(expected=f"rows among {', '.join(sorted(names))}", came=", ".join(unknown), do="correct --rows")
     runs = [Run(task, row, seed) for seed in options.seeds for task in options.tasks for row in tables[task]]
     runs = [run for run in runs if not options.rows or run.row.name in options.rows]
     if options.one:
-        return one(runs[0], options.out, options.rounds)
-    missing = [run for run in runs if not run.done(options.out)]
+        one(runs[0], options.out, options.rounds)
+        return 0
+    missing = [run for run in runs if not done(run, options.out, options.rounds)]
     print(f"{len(runs) - len(missing)} of {len(runs)} runs are there", flush=True)
-    work(missing, options)
+    return work(missing, options)
+
+
+def done(run: Run, out: Path, rounds: int | None) -> bool:
+    """Whether a run ended.
+
+    Raises:
+        UserFault: it did with other settings or another number of rounds than are asked for.
+    """
+    folder = run.folder(out)
+    if not run.ended(out):
+        return False
+    config, rounds = settings(run, rounds)
+    record = read_results(folder / "results.json")
+    same_settings(config, record["config"], folder)
+    if len(record["rounds"]) != rounds:
+        came = str(len(record["rounds"]))
+        raise UserFault(expected=f"{rounds} rounds in {folder}", came=came, do="name another folder")
+    return True
+
+
+def settings(run: Run, rounds: int | None) -> tuple[Config, int]:
+    """A run's settings, and how many rounds it has: so many, or as its task's job."""
+    config, usual = settings_of(ROOT / "jobs" / f"pfedsam_{run.task}", [*run.row.changes, f"seed={run.seed}"])
+    return config, rounds or usual
 
 
 def arguments() -> argparse.Namespace:
@@ -80,12 +122,12 @@ def arguments() -> argparse.Namespace:
 def one(run: Run, out: Path, rounds: int | None) -> None:
     """One run, to its end."""
     torch.set_num_threads(int(os.environ.get("PFEDSAM_THREADS", "1")))
-    config, usual = settings_of(ROOT / "jobs" / f"pfedsam_{run.task}", [*run.row.changes, f"seed={run.seed}"])
+    config, rounds = settings(run, rounds)
     data, weights = data_of(run.task), Path(os.environ["PFEDSAM_WEIGHTS"])
     folder = run.folder(out)
     names = ["pooled"] if config.data.pool else run.row.sites or list(sizes(data))
     here = Places(data, folder / "store", weights, cache=out / "prepared", scratch=folder / "scratch")
-    federate(Plan(config, dict.fromkeys(names, here), rounds or usual, folder, run.begins(out)), told)
+    federate(Plan(config, dict.fromkeys(names, here), rounds, folder, run.begins(out)), told)
 
 
 def told(entry: dict[str, object]) -> None:
@@ -99,8 +141,19 @@ def told(entry: dict[str, object]) -> None:
 
 
 def data_of(task: str) -> Path:
-    """The folder of a task's data."""
-    return Path(os.environ["PFEDSAM_DATA_ROOT"]) / task
+    """The folder of a task's data.
+
+    Raises:
+        UserFault: there is none.
+    """
+    root = os.environ.get("PFEDSAM_DATA_ROOT")
+    if not root or not (Path(root) / task / "manifest.csv").is_file():
+        raise UserFault(
+            expected=f"{task}/manifest.csv in PFEDSAM_DATA_ROOT",
+            came=root or "no such setting",
+            do=f"set it, or leave {task} out",
+        )
+    return Path(root) / task
 
 
 def sizes(data: Path) -> Sizes:
@@ -109,9 +162,9 @@ def sizes(data: Path) -> Sizes:
     return dict(sorted(rows.items()))
 
 
-def work(missing: list[Run], options: argparse.Namespace) -> None:
-    """Run all, `lanes` at a time; one that starts from another waits for it."""
-    began, waiting, ended, total = time.monotonic(), list(missing), 0, len(missing)
+def work(missing: list[Run], options: argparse.Namespace) -> int:
+    """Run all, `lanes` at a time; one that starts from another waits for it. Returns how many failed."""
+    began, waiting, ended, failed, total = time.monotonic(), list(missing), 0, 0, len(missing)
     live: list[tuple[Run, subprocess.Popen[bytes]]] = []
     while waiting or live:
         ready = [run for run in waiting if run.ready(options.out)][: options.lanes - len(live)]
@@ -122,10 +175,11 @@ def work(missing: list[Run], options: argparse.Namespace) -> None:
         time.sleep(1)
         for lane in [lane for lane in live if lane[1].poll() is not None]:
             live.remove(lane)
-            ended += 1
+            ended, failed = ended + 1, failed + (lane[1].returncode != 0)
             left = (time.monotonic() - began) / ended * (total - ended)
             how = "done" if lane[1].returncode == 0 else f"FAILED ({lane[1].returncode})"
             print(f"{lane[0].folder(options.out)} {how}; about {left / 60:.0f} min left", flush=True)
+    return failed
 
 
 def begin(run: Run, options: argparse.Namespace) -> subprocess.Popen[bytes]:

@@ -1,6 +1,7 @@
 """The benchmarks' slow reference must be the same model, or the ratios say nothing; the tables must say what ran."""
 
 import json
+from argparse import Namespace
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -8,13 +9,16 @@ from pathlib import Path
 import pytest
 from shards import shards
 from stock import random_state
-from suites import NAMES, Row, rows_of
-from sweep import Run
+from suites import NAMES, SUITES, Row, rows_of
+from sweep import Run, done, settings, sweep
 from tables import Home, difference, read, table, within
 from training_step import ROWS, Case, batch, ours, stock
 
 from conftest import ROOT
+from pfedsam.config import to_dict
 from pfedsam.data.datalist import raw_rows
+from pfedsam.errors import UserFault
+from pfedsam.files import write_json
 from pfedsam.jobs import settings_of
 
 
@@ -31,10 +35,10 @@ HOMES = {"a1": Home("a", "p1"), "a2": Home("a", "p1"), "a3": Home("a", "p2"), "b
 
 
 def val(dice: float) -> dict:
-    return {"val": {"personal": {"dice": dice}}}
+    return {"val": {"global": {"dice": dice}, "personal": {"dice": dice + 0.05}}}
 
 
-def written(folder: Path, lift: float) -> Path:
+def written(folder: Path, lift: float, method: str = "pfedsam") -> Path:
     """A finished run of two sites whose cases score 0.5 plus `lift`; a case of site b has an empty reference."""
     report = {"bytes_sent": 2_000_000, "bytes_received": 4_000_000}
     for site, cases in {"a": ["a1", "a2", "a3"], "b": ["b1", "b2"]}.items():
@@ -45,7 +49,8 @@ def written(folder: Path, lift: float) -> Path:
             json.dumps({"cases": cases, "scores": {"global": rows, "personal": rows}})
         )
     rounds = [{"seconds": 7.0, "sites": {"a": report | val(0.1 * i), "b": report | val(0.3 * i)}} for i in (1, 2)]
-    (folder / "results.json").write_text(json.dumps({"rounds": rounds}))
+    final = {"sites": {"a": val(0.3), "b": val(0.4)}}
+    (folder / "results.json").write_text(json.dumps({"config": {"method": method}, "rounds": rounds, "final": final}))
     return folder / "results.json"
 
 
@@ -62,8 +67,47 @@ def test_a_table_says_what_the_runs_wrote(tmp_path: Path) -> None:
 def test_a_budget_of_bytes_pays_for_whole_rounds(tmp_path: Path) -> None:
     run = read(written(tmp_path, 0.0))
     assert within(run, 5.9) is None
-    assert within(run, 11.9) == pytest.approx(0.2)
+    assert within(run, 11.9) == pytest.approx(0.25)
     assert within(run, 1000) == within(run, float("inf")) == pytest.approx(0.4)
+
+
+def test_validation_is_of_the_model_that_a_site_predicts_with(tmp_path: Path) -> None:
+    """Of one branch: the mean that the next round begins with, not what the site had trained before it was averaged."""
+    assert read(written(tmp_path / "own", 0.0)).validation == pytest.approx([0.25, 0.4])
+    assert read(written(tmp_path / "one", 0.0, "fedavg")).validation == pytest.approx([0.4, 0.4])
+
+
+def test_runs_with_other_settings_or_rounds_are_no_part_of_a_sweep(tmp_path: Path) -> None:
+    run = Run("brain_mri", Row("local", "local", ("method=local",)), 0)
+    config, rounds = settings(run, None)
+    entry = {"round": 0, "sites": {}}
+    record = {"schema": 1, "method": "local", "final": {"sites": {}}, "rounds": [entry] * rounds}
+    assert not done(run, tmp_path, None)
+    write_json(run.folder(tmp_path) / "results.json", record | {"config": to_dict(config)})
+    assert done(run, tmp_path, None)
+    with pytest.raises(UserFault, match=f"expected 8 rounds.*came {rounds}"):
+        done(run, tmp_path, 8)
+    before = to_dict(replace(config, train=replace(config.train, lr=0.5)))
+    write_json(run.folder(tmp_path) / "results.json", record | {"config": before})
+    with pytest.raises(UserFault, match=r"train\.lr 0\.5"):
+        done(run, tmp_path, None)
+
+
+def test_a_row_that_no_suite_has_is_told_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "brain_mri").mkdir()
+    (tmp_path / "brain_mri/manifest.csv").write_text("image,mask,split,group,site\na,b,train,p,north\n")
+    monkeypatch.setenv("PFEDSAM_DATA_ROOT", str(tmp_path))
+    asked = Namespace(suite="methods", tasks=["brain_mri"], rows=["fedavgg"], seeds=[0], out=tmp_path)
+    with pytest.raises(UserFault, match="fedavgg"):
+        sweep(asked)
+
+
+def test_a_name_stands_for_the_same_settings_in_every_suite() -> None:
+    """Suites may have a folder in common."""
+    found: dict[str, tuple[str, ...]] = {}
+    for suite in SUITES:
+        for row in rows_of(suite, SIZES):
+            assert found.setdefault(row.name, row.changes) == row.changes
 
 
 SIZES = {"tcga_cs": 65, "tcga_du": 96, "tcga_ht": 95}
@@ -103,6 +147,9 @@ def test_classes_are_paired_and_one_that_a_site_does_not_annotate_is_left_out(tm
     both = replace(whole, scores={role: scores | second for role, scores in whole.scores.items()})
     assert difference({0: part}, {0: both}, "personal", HOMES) == "+0.100 (+0.100 to +0.100)"
     assert table({Row("both", "both"): {0: both}}, HOMES)[2].startswith("| both | personal | 1 | 0.250 | 0.250 |")
+    seldom = {(case, 2): dict(score, dice=0.0) for (case, _), score in whole.scores["personal"].items() if case == "a1"}
+    rare = replace(whole, scores={role: scores | seldom for role, scores in whole.scores.items()})
+    assert table({Row("rare", "rare"): {0: rare}}, HOMES)[2].startswith("| rare | personal | 1 | 0.250 | 0.500 |")
 
 
 def test_a_hospital_s_parts_are_alike_in_size_and_hold_whole_patients(tmp_path: Path) -> None:
