@@ -39,13 +39,12 @@ def rates(method: str, label: str, *pairs: tuple[str, str]) -> list[Row]:
     ]
 
 
-def everywhere(method: str, lr: str) -> Row:
-    """A row with LoRA on every linear layer, at that rate."""
-    return Row(
-        f"{method}_linear_{lr}",
-        f"{IN_SHORT[method]}, LoRA on every linear layer, {lr}",
-        (f"method={method}", LINEAR, *at(lr)),
-    )
+def everywhere(method: str, lr: str, warmup: int = 0) -> Row:
+    """A row with LoRA on every linear layer, at that rate, reached in so many steps of each round."""
+    name, label = f"{method}_linear_{lr}", f"{IN_SHORT[method]}, LoRA on every linear layer, {lr}"
+    if warmup:
+        name, label = f"{name}_warm", f"{label}, reached in {warmup} steps"
+    return Row(name, label, (f"method={method}", LINEAR, *at(lr), f"train.warmup={warmup}"))
 
 
 LEAN = ("model.decoder=lean", "train.lr_decoder=3e-3")  # tokens, norms and head: few, they want more than the whole
@@ -116,6 +115,7 @@ SUITES = {
     ],
     "layers": [  # which get LoRA; to be chosen on the validation split, beside the rows of `rates` at the same rate
         *(everywhere(method, lr) for lr in ("1e-2", "3e-3") for method in IN_SHORT),
+        *(everywhere(method, "1e-2", warmup=10) for method in IN_SHORT),
     ],
     "modes": [
         Row("pfedsam", "default: float32"),

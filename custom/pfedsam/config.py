@@ -59,6 +59,7 @@ class TrainConfig:
     lr_decoder: float | None = None  # SAM's mask decoder, in whichever part; None: as the part's others
     weight_decay: float = 1e-4  # Conv-LoRA
     schedule: Literal["constant", "cosine"] = "constant"  # over all rounds of the job
+    warmup: int = 0  # steps over which the rate rises at the start of each round, where the optimiser begins anew
     loss: Literal["bce", "ce"] = "bce"  # bce for sigmoid heads, ce for exclusive classes
     pos_weight: float = 2.0  # FedFMS
     dice_weight: float = 1.0  # our choice: small lesions; 0 gives the paper's plain cross-entropy
@@ -241,7 +242,7 @@ def _check(config: Config) -> None:
     _positive("train", t, ("epochs", "batch_size", "lr", "temperature", "pos_weight", "cache_gb"))
     _at_least(1, "model", m, ("lora_last",))
     _at_least(1, "train", t, ("views",))
-    _at_least(0, "train", t, ("max_steps", "lr_private", "lr_decoder", "weight_decay", "dice_weight"))
+    _at_least(0, "train", t, ("max_steps", "warmup", "lr_private", "lr_decoder", "weight_decay", "dice_weight"))
     _at_least(0, "train", t, ("balance_weight", "prox_weight", "orthogonal_weight"))
     if m.image_size % 16:
         raise UserFault(

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
 from conftest import tiny
 from pfedsam.data.dataset import PLAIN, View
 from pfedsam.model.partition import DECODER, Part, kinds
-from pfedsam.site import Places, Site
+from pfedsam.site import Places, Site, initial_shared
 from pfedsam.train.loop import make_optimisers, views_of
 
 
@@ -52,3 +54,12 @@ def test_the_decoder_s_rate_is_its_own_in_both_parts(open_site) -> None:
     for name, of in site.part.parts.items():
         expected = None if of is Part.FROZEN else 1e-3 if of is Part.SHARED else 1e-2
         assert rates.get(id(tensors[name])) == (1e-5 if expected and kind[name] in DECODER else expected)
+
+
+@pytest.mark.parametrize(("warmup", "length"), [(0, 1e-2), (4, 2.5e-3)])
+def test_a_round_s_first_step_is_as_long_as_the_rate_has_risen(open_site, warmup: int, length: float) -> None:
+    config = tiny(train={"lr": 1e-2, "warmup": warmup, "max_steps": 1}, method="fedavg")
+    site = open_site(config)
+    site.receive(initial_shared(config)[0])
+    moved = [tensor for name, tensor in site.train(0, 2).wire.items() if name.endswith("lora.b.weight")]
+    assert max(tensor.abs().max().item() for tensor in moved) == pytest.approx(length, rel=1e-3)

@@ -87,7 +87,7 @@ def train_round(
         batch = source(data, views, augment)
         active = [optimiser for which, optimiser in trained.items() if which in phase(done / steps)]
         for optimiser in active:
-            _set_rate(optimiser, rate(config.train, round_ * steps + done, rounds * steps))
+            _set_rate(optimiser, rate(config.train, round_ * steps + done, rounds * steps) * rise(config.train, done))
         for name, value in step(model, batch, active, loss_of, config).items():
             totals[name] = totals.get(name, 0.0) + value
         done, seen = done + 1, seen + len(batch.image)
@@ -116,6 +116,14 @@ def rate(config: TrainConfig, done: int, total: int) -> float:
     if config.schedule == "constant":
         return 1.0
     return 0.5 * (1 + math.cos(math.pi * min(done / max(total, 1), 1.0)))
+
+
+def rise(config: TrainConfig, done: int) -> float:
+    """The factor on the learning rate after `done` steps of a round: 1 / warmup in the first, then up to 1.
+
+    AdamW's first steps have the whole rate as their length whatever the gradient, and each round begins with them.
+    """
+    return min(1.0, (done + 1) / max(config.warmup, 1))
 
 
 def steps_of(slices: int, config: TrainConfig) -> int:
