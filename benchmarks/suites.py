@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -31,20 +32,16 @@ def at(lr: str, decoder: str = "3e-4") -> tuple[str, ...]:
     return f"train.lr={lr}", f"train.lr_decoder={decoder}"
 
 
-def rates(method: str, label: str, *pairs: tuple[str, str]) -> list[Row]:
+def rates(method: str, label: str, *pairs: tuple[str, str], name: str = "", changes: tuple[str, ...] = ()) -> list[Row]:
     """A row a pair of rates: the adapters' (without any: the encoder's) and the decoder's."""
     return [
-        Row(f"{method}_{lr}_{decoder}", f"{label}, {lr} / {decoder}", (f"method={method}", *at(lr, decoder)))
+        Row(
+            f"{method}{name}_{lr}_{decoder}",
+            f"{label}, {lr} / {decoder}",
+            (f"method={method}", *at(lr, decoder), *changes),
+        )
         for lr, decoder in pairs
     ]
-
-
-def everywhere(method: str, lr: str, warmup: int = 0) -> Row:
-    """A row with LoRA on every linear layer, at that rate, reached in so many steps of each round."""
-    name, label = f"{method}_linear_{lr}", f"{IN_SHORT[method]}, LoRA on every linear layer, {lr}"
-    if warmup:
-        name, label = f"{name}_warm", f"{label}, reached in {warmup} steps"
-    return Row(name, label, (f"method={method}", LINEAR, *at(lr), f"train.warmup={warmup}"))
 
 
 LEAN = ("model.decoder=lean", "train.lr_decoder=3e-3")  # tokens, norms and head: few, they want more than the whole
@@ -53,6 +50,8 @@ INT4 = ("wire.up=int4", "wire.down=int8")
 IN_SHORT = {"pfedsam": "pFedSAM", "fedavg": "FedAvg", "local": "local only"}  # where a suite compares three
 ALWAYS = "train.recopy_if=always"
 LINEAR = "model.lora_on=linear"
+WARM = "train.warmup=10"
+WARM_LINEAR: dict[str, Any] = {"name": "_warm", "changes": (LINEAR, WARM)}
 CACHED = ("train.views=8", "train.cache=memory")
 COPIED = Row("recopy_always", "pFedSAM, personal branch copied anew each round at every site", (ALWAYS,))
 
@@ -113,9 +112,17 @@ SUITES = {
         *rates("fedmsa", "FedMSA", ("1e-3", "3e-4"), ("3e-3", "3e-4"), ("1e-2", "3e-4")),
         *rates("fedms_sam", "FedSAM (FedFMS)", ("1e-4", "1e-4"), ("3e-4", "3e-4"), ("1e-3", "1e-3")),
     ],
-    "layers": [  # which get LoRA; to be chosen on the validation split, beside the rows of `rates` at the same rate
-        *(everywhere(method, lr) for lr in ("1e-2", "3e-3") for method in IN_SHORT),
-        *(everywhere(method, "1e-2", warmup=10) for method in IN_SHORT),
+    "layers": [  # which get LoRA: every linear one; beside the rows of `rates`
+        row
+        for method, label in IN_SHORT.items()
+        for row in rates(method, label, ("1e-2", "3e-4"), ("3e-3", "3e-4"), name="_linear", changes=(LINEAR,))
+    ],
+    "warm": [  # so, and the rates reached in a round's first steps
+        *rates("pfedsam", "pFedSAM", ("1e-2", "3e-4"), ("3e-2", "3e-4"), ("1e-2", "1e-3"), **WARM_LINEAR),
+        *rates("fedavg", "FedAvg", ("1e-2", "3e-4"), ("3e-2", "3e-4"), ("1e-2", "1e-3"), **WARM_LINEAR),
+        *rates("local", "local only", ("1e-2", "3e-4"), ("3e-2", "3e-4"), ("1e-2", "1e-3"), **WARM_LINEAR),
+        *rates("fedmsa", "FedMSA", ("3e-3", "3e-4"), ("1e-2", "3e-4"), name="_warm", changes=(WARM,)),
+        *rates("fedms_sam", "FedSAM (FedFMS)", ("3e-4", "3e-4"), ("1e-3", "1e-3"), name="_warm", changes=(WARM,)),
     ],
     "modes": [
         Row("pfedsam", "default: float32"),
