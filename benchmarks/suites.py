@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -32,14 +31,10 @@ def at(lr: str, decoder: str = "3e-4") -> tuple[str, ...]:
     return f"train.lr={lr}", f"train.lr_decoder={decoder}"
 
 
-def rates(method: str, label: str, *pairs: tuple[str, str], name: str = "", changes: tuple[str, ...] = ()) -> list[Row]:
+def rates(method: str, label: str, *pairs: tuple[str, str]) -> list[Row]:
     """A row a pair of rates: the adapters' (without any: the encoder's) and the decoder's."""
     return [
-        Row(
-            f"{method}{name}_{lr}_{decoder}",
-            f"{label}, {lr} / {decoder}",
-            (f"method={method}", *at(lr, decoder), *changes),
-        )
+        Row(f"{method}_{lr}_{decoder}", f"{label}, {lr} / {decoder}", (f"method={method}", *at(lr, decoder)))
         for lr, decoder in pairs
     ]
 
@@ -49,9 +44,6 @@ INT8 = ("wire.up=int8", "wire.down=int8")
 INT4 = ("wire.up=int4", "wire.down=int8")
 IN_SHORT = {"pfedsam": "pFedSAM", "fedavg": "FedAvg", "local": "local only"}  # where a suite compares three
 ALWAYS = "train.recopy_if=always"
-LINEAR = "model.lora_on=linear"
-WARM = "train.warmup=10"
-WARM_LINEAR: dict[str, Any] = {"name": "_warm", "changes": (LINEAR, WARM)}
 CACHED = ("train.views=8", "train.cache=memory")
 COPIED = Row("recopy_always", "pFedSAM, personal branch copied anew each round at every site", (ALWAYS,))
 
@@ -94,7 +86,9 @@ SUITES = {
         Row("top_4", "4 experts selected", ("model.top_k=4",)),
         Row("gate_free", "gate not multiplied", ("model.gate_multiplied=false",)),
         Row("rank_8", "LoRA rank 8", ("model.lora_rank=8", "model.lora_alpha=8")),
-        Row("linear", "LoRA on every linear layer", (LINEAR,)),
+        Row("qkv", "LoRA on the fused qkv alone", ("model.lora_on=qkv",)),
+        Row("cold", "no warm-up", ("train.warmup=0",)),
+        Row("qkv_cold", "LoRA on the fused qkv alone, no warm-up", ("model.lora_on=qkv", "train.warmup=0")),
         Row("lean", "lean decoder", LEAN),
         Row("slow", "one rate of 3e-4 for all", at("3e-4")),
         Row("fast_private", "private part at three times the rate", ("train.lr_private=3e-2",)),
@@ -111,18 +105,6 @@ SUITES = {
         *rates("local", "local only", ("3e-4", "3e-4"), ("3e-3", "3e-4"), ("1e-2", "3e-4")),
         *rates("fedmsa", "FedMSA", ("1e-3", "3e-4"), ("3e-3", "3e-4"), ("1e-2", "3e-4")),
         *rates("fedms_sam", "FedSAM (FedFMS)", ("1e-4", "1e-4"), ("3e-4", "3e-4"), ("1e-3", "1e-3")),
-    ],
-    "layers": [  # which get LoRA: every linear one; beside the rows of `rates`
-        row
-        for method, label in IN_SHORT.items()
-        for row in rates(method, label, ("1e-2", "3e-4"), ("3e-3", "3e-4"), name="_linear", changes=(LINEAR,))
-    ],
-    "warm": [  # so, and the rates reached in a round's first steps
-        *rates("pfedsam", "pFedSAM", ("1e-2", "3e-4"), ("3e-2", "3e-4"), ("1e-2", "1e-3"), **WARM_LINEAR),
-        *rates("fedavg", "FedAvg", ("1e-2", "3e-4"), ("3e-2", "3e-4"), ("1e-2", "1e-3"), **WARM_LINEAR),
-        *rates("local", "local only", ("1e-2", "3e-4"), ("3e-2", "3e-4"), ("1e-2", "1e-3"), **WARM_LINEAR),
-        *rates("fedmsa", "FedMSA", ("3e-3", "3e-4"), ("1e-2", "3e-4"), name="_warm", changes=(WARM,)),
-        *rates("fedms_sam", "FedSAM (FedFMS)", ("3e-4", "3e-4"), ("1e-3", "1e-3"), name="_warm", changes=(WARM,)),
     ],
     "modes": [
         Row("pfedsam", "default: float32"),
