@@ -56,9 +56,14 @@ def test_the_decoder_s_rate_is_its_own_in_both_parts(open_site) -> None:
         assert rates.get(id(tensors[name])) == (1e-5 if expected and kind[name] in DECODER else expected)
 
 
-@pytest.mark.parametrize(("warmup", "length"), [(0, 1e-2), (4, 2.5e-3)])
-def test_a_round_s_first_step_is_as_long_as_the_rate_has_risen(open_site, warmup: int, length: float) -> None:
-    config = tiny(train={"lr": 1e-2, "warmup": warmup, "max_steps": 1}, method="fedavg")
+@pytest.mark.parametrize(
+    ("method", "steps", "warmup", "length"),
+    [("fedavg", 1, 0, 1e-2), ("fedavg", 1, 4, 2.5e-3), ("fedrep", 2, 4, 2.5e-3)],  # FedRep's LoRA: second half alone
+)
+def test_an_optimiser_s_first_step_is_as_long_as_the_rate_has_risen(
+    open_site, method: str, steps: int, warmup: int, length: float
+) -> None:
+    config = tiny(train={"lr": 1e-2, "warmup": warmup, "max_steps": steps}, method=method)
     site = open_site(config)
     site.receive(initial_shared(config)[0])
     moved = [tensor for name, tensor in site.train(0, 2).wire.items() if name.endswith("lora.b.weight")]

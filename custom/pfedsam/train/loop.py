@@ -3,6 +3,7 @@
 import itertools
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -75,7 +76,7 @@ def train_round(
     """
     seed, round_, rounds = when
     torch.manual_seed(_mix(seed, round_))
-    trained = make_optimisers(model, part, config.train)
+    trained, taken = make_optimisers(model, part, config.train), Counter[Part]()
     steps = steps_of(len(data), config.train)
     totals: dict[str, float] = {}
     began, done, seen = time.monotonic(), 0, 0
@@ -85,10 +86,12 @@ def train_round(
         if stop():
             break
         batch = source(data, views, augment)
-        active = [optimiser for which, optimiser in trained.items() if which in phase(done / steps)]
-        for optimiser in active:
-            _set_rate(optimiser, rate(config.train, round_ * steps + done, rounds * steps) * rise(config.train, done))
-        for name, value in step(model, batch, active, loss_of, config).items():
+        active = [which for which in trained if which in phase(done / steps)]
+        for which in active:
+            risen = rise(config.train, taken[which])
+            _set_rate(trained[which], rate(config.train, round_ * steps + done, rounds * steps) * risen)
+        taken.update(active)
+        for name, value in step(model, batch, [trained[which] for which in active], loss_of, config).items():
             totals[name] = totals.get(name, 0.0) + value
         done, seen = done + 1, seen + len(batch.image)
         progress(Progress(done, steps, _means(totals, done)))
@@ -119,7 +122,7 @@ def rate(config: TrainConfig, done: int, total: int) -> float:
 
 
 def rise(config: TrainConfig, done: int) -> float:
-    """The factor on the learning rate after `done` steps of a round: 1 / warmup in the first, then up to 1.
+    """The factor on the learning rate after an optimiser's `done` steps in a round: 1 / warmup first, then up to 1.
 
     AdamW's first steps have the whole rate as their length whatever the gradient, and each round begins with them.
     """
