@@ -1,12 +1,12 @@
 """The pictures of what sweep.py ran: benchmarks/figures.py OUT FOLDER; per task a dumbbell plot and the curves."""
 
 import argparse
-import os
 import statistics as st
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 from suites import SUITES, Row
+from sweep import data_of
 from tables import by_site, read_homes, runs
 
 MARKS = {"local": ("local only", "#999999"), "global": ("global", "#0072B2"), "personal": ("personal", "#D55E00")}
@@ -29,7 +29,7 @@ def main() -> None:
 
 def dumbbells(task: str, out: Path, path: Path) -> None:
     """Per site: local training, then pFedSAM's two branches; large: mean over seeds, small: each seed."""
-    homes = read_homes(Path(os.environ["PFEDSAM_DATA_ROOT"]) / task)
+    homes = read_homes(data_of(task))
     local = [by_site(run, "personal", homes) for run in runs(out / task / "local").values()]
     ours = runs(out / task / "pfedsam").values()
     both = {role: [by_site(run, role, homes) for run in ours] for role in ("global", "personal")}
@@ -60,10 +60,8 @@ def curves(task: str, out: Path, path: Path) -> None:
         return
     figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
     for number, (row, means) in enumerate(lines.items()):
-        style, width = (
-            DASHES[number // 10 % len(DASHES)],
-            2.5 if row.name == "pfedsam" else 1,
-        )  # matplotlib has ten colours
+        style = DASHES[number // 10 % len(DASHES)]  # matplotlib has ten colours
+        width = 2.5 if row.name == "pfedsam" else 1
         axes.plot(range(1, len(means) + 1), means, label=row.label, linewidth=width, linestyle=style)
     late = [dice for means in lines.values() for dice in means[len(means) // 3 :]]
     axes.set(xlabel="round", ylabel="Dice, validation split", title=task, ylim=(min(late) - 0.05, max(late) + 0.02))

@@ -170,10 +170,11 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def _dotted(config: Config) -> dict[str, Any]:
-    parts = {"": config, **{f"{n}.": p for n, p in vars(config).items() if dataclasses.is_dataclass(p)}}
-    found = {above + name: value for above, part in parts.items() for name, value in vars(part).items()}
-    return {name: value for name, value in found.items() if not dataclasses.is_dataclass(value)}
+def _dotted(part: Any, above: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in vars(part).items():
+        found |= _dotted(value, f"{above}{name}.") if dataclasses.is_dataclass(value) else {above + name: value}
+    return found
 
 
 def from_dict(values: dict[str, Any]) -> Config:

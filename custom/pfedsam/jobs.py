@@ -49,7 +49,7 @@ def render(
     if out.exists():
         raise UserFault(expected="a folder that does not exist yet", came=str(out), do="remove it or name another")
     if sites:
-        config.check_sites(sites, rounds or settings_of(job)[1])
+        config.check_sites(sites, rounds or settings_of(job, changes)[1])
     shutil.copytree(job, out, ignore=shutil.ignore_patterns("custom"))
     (out / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
     _edit(out / "meta.json", "deploy_map", {"app": ["server", *sites] if sites else ["@ALL"]})

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from conftest import tiny
+from pfedsam.data.synthetic import write_site
 from pfedsam.exchange.codec import encode
 from pfedsam.report.bootstrap import interval, mean_of
-from pfedsam.report.cases import read_cases
+from pfedsam.report.cases import ROLES, read_cases
 from pfedsam.service import serve_test
+from pfedsam.site import Places, Site
 from pfedsam.train.metrics import CaseScore, summary
 
 
@@ -33,11 +35,9 @@ def test_the_mean_is_over_a_class_s_cases_then_over_classes_as_in_results_json(t
     assert high == pytest.approx(0.9)  # a draw without the two cases of class 2
 
 
-ROLES = ("global", "personal")
-
-
-def test_cases_of_one_name_in_two_folders_are_two_cases(open_site, tmp_path: Path) -> None:
-    site = open_site(tiny())
+def test_cases_of_one_name_in_two_folders_are_two_cases(tmp_path: Path) -> None:
+    write_site(tmp_path / "data/site-1", "site-1", {"train": 6, "val": 2, "test": 3}, seed=0)
+    site = Site("site-1", tiny(), Places(tmp_path / "data", tmp_path / "store"))
     first, second, third = site.data["test"].slices
     for slice_, folder in ((first, "p1"), (second, "p2")):
         (site.data["test"].root / folder).mkdir()

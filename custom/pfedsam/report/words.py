@@ -49,7 +49,7 @@ def site_row(name: str, roles: dict[str, Any], cases: Cases | None) -> SiteRow:
     """One site's row; intervals where its case scores are given."""
     means = {role: roles.get(role) or {} for role in ROLES}
     of_gap = cases.gaps("dice") if cases else []
-    span = spread(of_gap)
+    span, count = spread(of_gap), patients(of_gap)
     one, other = means["personal"].get("dice"), means["global"].get("dice")
     gap = None if one is None or other is None else one - other
     return SiteRow(
@@ -58,14 +58,14 @@ def site_row(name: str, roles: dict[str, Any], cases: Cases | None) -> SiteRow:
         spans=spans(cases) if cases else {},
         cases=int(means["personal"].get("scored") or 0),
         empty=int(means["personal"].get("empty") or 0),
-        patients=patients(of_gap) if cases and cases.groups else None,
+        patients=count if cases and cases.groups else None,
         gap=gap,
         gap_span=span,
         helped=helped(
             gap,
             span if cases and cases.groups else None,
             alike=means["personal"] == means["global"],
-            few=patients(of_gap) < FEW_PATIENTS,
+            few=count < FEW_PATIENTS,
         ),
     )
 

@@ -3,7 +3,6 @@
 import itertools
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -76,7 +75,7 @@ def train_round(
     """
     seed, round_, rounds = when
     torch.manual_seed(_mix(seed, round_))
-    trained, taken = make_optimisers(model, part, config.train), Counter[Part]()
+    trained = make_optimisers(model, part, config.train)
     steps = steps_of(len(data), config.train)
     totals: dict[str, float] = {}
     began, done, seen = time.monotonic(), 0, 0
@@ -86,12 +85,10 @@ def train_round(
         if stop():
             break
         batch = source(data, views, augment)
-        active = [which for which in trained if which in phase(done / steps)]
-        for which in active:
-            risen = rise(config.train, taken[which])
-            _set_rate(trained[which], rate(config.train, round_ * steps + done, rounds * steps) * risen)
-        taken.update(active)
-        for name, value in step(model, batch, [trained[which] for which in active], loss_of, config).items():
+        active = [optimiser for which, optimiser in trained.items() if which in phase(done / steps)]
+        for optimiser in active:
+            _set_rate(optimiser, rate(config.train, round_ * steps + done, rounds * steps), config.train)
+        for name, value in step(model, batch, active, loss_of, config).items():
             totals[name] = totals.get(name, 0.0) + value
         done, seen = done + 1, seen + len(batch.image)
         progress(Progress(done, steps, _means(totals, done)))
@@ -168,9 +165,12 @@ def _groups(model: Branches, part: Partition, which: Part, lr: float, lr_decoder
     return [group for group in groups if group["params"]]
 
 
-def _set_rate(optimiser: torch.optim.Optimizer, factor: float) -> None:
+def _set_rate(optimiser: torch.optim.Optimizer, factor: float, config: TrainConfig) -> None:
+    """For the optimiser's next step; each group counts the steps that it has taken."""
     for group in optimiser.param_groups:
-        group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+        taken = group.setdefault("taken", 0)
+        group["lr"] = group.setdefault("initial_lr", group["lr"]) * (factor * rise(config, taken))
+        group["taken"] = taken + 1
 
 
 def _means(totals: dict[str, float], count: int) -> dict[str, float]:
