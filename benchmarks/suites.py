@@ -119,17 +119,23 @@ SUITES = {
 }
 
 
+def few(site: str, count: int, size: int) -> tuple[str, ...]:
+    """Settings: a site has so many training cases, and as many images a round as with all `size` of them."""
+    return f'data.limit={{"{site}": {count}}}', f"train.epochs={max(1, size // count)}"
+
+
 def late(sizes: Sizes) -> list[Row]:
     """Each site left out once: how the others' model does there, and what it gains from k cases of its own.
 
     In a `joins` row the global branch is the federation's as it came, the personal branch has the site's own experts.
+    A round has as many images whatever k is: our choice, so that k changes how much there is to see, not for how long.
     """
     found = []
-    for out in sizes:
+    for out, size in sizes.items():
         rest = tuple(site for site in sizes if site != out)
         found.append(Row(f"without_{out}", f"pFedSAM without {out}", sites=rest))
         for count in (5, 20, None):
-            limit = (f'data.limit={{"{out}": {count}}}',) if count else ()
+            limit = few(out, count, size) if count else ()
             cases = f"{count or 'all'} cases"
             joins, alone = ("method=newcomer", *limit), ("method=local", *limit)
             found.append(Row(f"joins_{out}_{count}", f"{out} joins, {cases}", joins, (out,), f"without_{out}"))

@@ -134,6 +134,15 @@ def test_a_site_that_joins_late_was_not_there_before_and_waits_for_the_run_that_
     assert run.ready(tmp_path)
 
 
+@pytest.mark.parametrize("count", [5, 20])
+def test_few_cases_are_trained_on_for_as_many_images_as_all_of_them(count: int) -> None:
+    for row in rows_of("late", SIZES):
+        for site in [site for site in SIZES if row.name in (f"joins_{site}_{count}", f"alone_{site}_{count}")]:
+            config, _ = settings_of(ROOT / "jobs/pfedsam_brain_mri", row.changes)
+            assert config.data.limit == {site: count}
+            assert SIZES[site] - count < config.train.epochs * count <= SIZES[site]
+
+
 def test_a_table_is_about_the_sites_that_took_part(tmp_path: Path) -> None:
     whole = read(written(tmp_path, 0.0))
     part = replace(whole, scores={role: {("b1", 1): cases["b1", 1]} for role, cases in whole.scores.items()})

@@ -59,7 +59,7 @@ class TrainConfig:
     lr_decoder: float | None = None  # SAM's mask decoder, in whichever part; None: as the part's others
     weight_decay: float = 1e-4  # Conv-LoRA
     schedule: Literal["constant", "cosine"] = "constant"  # over all rounds of the job
-    warmup: int = 0  # steps over which the rate rises at the start of each round, where the optimiser begins anew
+    warmup: int = 0  # steps over which an optimiser's rate rises at the start of each round; half a round's at most
     loss: Literal["bce", "ce"] = "bce"  # bce for sigmoid heads, ce for exclusive classes
     pos_weight: float = 2.0  # FedFMS
     dice_weight: float = 1.0  # our choice: small lesions; 0 gives the paper's plain cross-entropy

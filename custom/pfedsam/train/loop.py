@@ -77,6 +77,7 @@ def train_round(
     torch.manual_seed(_mix(seed, round_))
     trained = make_optimisers(model, part, config.train)
     steps = steps_of(len(data), config.train)
+    rising = min(config.train.warmup, steps // 2)
     totals: dict[str, float] = {}
     began, done, seen = time.monotonic(), 0, 0
     model.train()
@@ -87,7 +88,7 @@ def train_round(
         batch = source(data, views, augment)
         active = [optimiser for which, optimiser in trained.items() if which in phase(done / steps)]
         for optimiser in active:
-            _set_rate(optimiser, rate(config.train, round_ * steps + done, rounds * steps), config.train)
+            _set_rate(optimiser, rate(config.train, round_ * steps + done, rounds * steps), rising)
         for name, value in step(model, batch, active, loss_of, config).items():
             totals[name] = totals.get(name, 0.0) + value
         done, seen = done + 1, seen + len(batch.image)
@@ -118,12 +119,12 @@ def rate(config: TrainConfig, done: int, total: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(done / max(total, 1), 1.0)))
 
 
-def rise(config: TrainConfig, done: int) -> float:
-    """The factor on the learning rate after an optimiser's `done` steps in a round: 1 / warmup first, then up to 1.
+def rise(done: int, rising: int) -> float:
+    """The factor on the learning rate after an optimiser's `done` steps in a round: 1 / rising first, then up to 1.
 
     AdamW's first steps have the whole rate as their length whatever the gradient, and each round begins with them.
     """
-    return min(1.0, (done + 1) / max(config.warmup, 1))
+    return min(1.0, (done + 1) / max(rising, 1))
 
 
 def steps_of(slices: int, config: TrainConfig) -> int:
@@ -165,11 +166,11 @@ def _groups(model: Branches, part: Partition, which: Part, lr: float, lr_decoder
     return [group for group in groups if group["params"]]
 
 
-def _set_rate(optimiser: torch.optim.Optimizer, factor: float, config: TrainConfig) -> None:
+def _set_rate(optimiser: torch.optim.Optimizer, factor: float, rising: int) -> None:
     """For the optimiser's next step; each group counts the steps that it has taken."""
     for group in optimiser.param_groups:
         taken = group.setdefault("taken", 0)
-        group["lr"] = group.setdefault("initial_lr", group["lr"]) * (factor * rise(config, taken))
+        group["lr"] = group.setdefault("initial_lr", group["lr"]) * (factor * rise(taken, rising))
         group["taken"] = taken + 1
 
 
