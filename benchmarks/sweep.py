@@ -19,7 +19,8 @@ from suites import NAMES, Row, Sizes, rows_of
 from pfedsam.config import Config
 from pfedsam.data.datalist import raw_rows
 from pfedsam.errors import UserFault
-from pfedsam.federation import Plan, federate, same_settings
+from pfedsam.exchange.checkpoint import same_settings
+from pfedsam.federation import OTHER, Plan, federate
 from pfedsam.jobs import settings_of
 from pfedsam.report.gather import read_results
 from pfedsam.site import Places
@@ -92,7 +93,7 @@ def done(run: Run, out: Path, rounds: int | None) -> bool:
         return False
     config, rounds = settings(run, rounds)
     record = read_results(folder / "results.json")
-    same_settings(config, record["config"], folder)
+    same_settings(config, record["config"], f"the run in {folder}", OTHER)
     if len(record["rounds"]) != rounds:
         came = str(len(record["rounds"]))
         raise UserFault(expected=f"{rounds} rounds in {folder}", came=came, do="name another folder")

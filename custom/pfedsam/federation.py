@@ -13,10 +13,9 @@ from typing import Any
 
 import torch
 
-from pfedsam.config import Config, from_dict, to_dict
-from pfedsam.errors import UserFault
+from pfedsam.config import Config, to_dict
 from pfedsam.exchange.aggregate import weighted_mean
-from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints, first_tensors
+from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints, first_tensors, same_settings
 from pfedsam.exchange.codec import decode, encode
 from pfedsam.exchange.schema import schema_of, shared_schema
 from pfedsam.exchange.store import Moment
@@ -26,6 +25,7 @@ from pfedsam.service import serve_round, serve_test
 from pfedsam.site import Places, Site, initial_shared
 
 RUN = "run"
+OTHER = "name another folder, or remove that one"  # where what lies there was run with other settings
 
 
 @dataclass(frozen=True)
@@ -61,26 +61,12 @@ def federate(plan: Plan, told: Callable[[dict[str, Any]], None] = lambda _: None
     checkpoints = Checkpoints(plan.folder / "store", plan.config.study)
     sites = {name: Site(name, plan.config, places) for name, places in sorted(plan.places.items())}
     point = checkpoints.load(RUN) or _first(plan)
-    same_settings(plan.config, point.results["config"], plan.folder)
+    same_settings(plan.config, point.results["config"], f"the run in {plan.folder}", OTHER)
     for round_ in range(point.done, plan.rounds):
         point = _round(plan, sites, point, round_)
         checkpoints.save(point)
         told(point.results["rounds"][-1])
     return _finish(plan, sites, point)
-
-
-def same_settings(config: Config, began: dict[str, Any], folder: Path) -> None:
-    """Hold the settings of a run against those that it began with; what an older version did not know has its default.
-
-    Raises:
-        UserFault: they differ.
-    """
-    if others := config.unlike(from_dict(began)):
-        raise UserFault(
-            expected=f"the settings with which the run in {folder} began",
-            came="others (there: " + ", ".join(f"{name} {value}" for name, value in others.items()) + ")",
-            do="name another folder, or remove that one",
-        )
 
 
 def _first(plan: Plan) -> Checkpoint:

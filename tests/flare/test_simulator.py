@@ -351,6 +351,7 @@ def test_continuing_a_run_with_other_settings_is_refused(run: tuple[Path, str], 
     )
     log = simulate(tmp_path / "rest", tmp_path / "ws", threads=2, **store)
     assert "[server] expected the settings of run" in log
+    assert "came others (there: train.lr " in log
     assert "Traceback" not in log
 
 

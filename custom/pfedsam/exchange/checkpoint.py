@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pfedsam import log
+from pfedsam.config import Config, from_dict
 from pfedsam.errors import UserFault
 from pfedsam.exchange.claim import Claim
 from pfedsam.exchange.schema import Schema, schema_of
@@ -141,6 +142,20 @@ def first_tensors(root: Path, begin: str, schema: Schema, base: str) -> Tensors:
             do="take the settings of its job for backbone, size, LoRA and decoder",
         )
     return point.tensors
+
+
+def same_settings(config: Config, began: dict[str, Any], run: str, do: str) -> None:
+    """Hold a job's settings against those that a run began with; what an older version did not know has its default.
+
+    Args:
+        run: what began, and `do`: what a user can do about it; for the message.
+
+    Raises:
+        UserFault: they differ.
+    """
+    if others := config.unlike(from_dict(began)):
+        came = "others (there: " + ", ".join(f"{name} {value}" for name, value in others.items()) + ")"
+        raise UserFault(expected=f"the settings of {run}", came=came, do=do)
 
 
 def _read(path: Path) -> Checkpoint:

@@ -13,8 +13,9 @@ from nvflare.app_opt.pt.decomposers import TensorDecomposer
 from nvflare.fuel.utils import fobs
 
 from pfedsam import log
+from pfedsam.config import Config
 from pfedsam.errors import UserFault
-from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints, first_tensors
+from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints, first_tensors, same_settings
 from pfedsam.exchange.schema import schema_of
 from pfedsam.files import SETTINGS, Tensors, pack, write_atomic
 from pfedsam.flare.context import STAMP, cache, job_config, run_dir, setting, simulated, store
@@ -87,7 +88,7 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
         self.point = checkpoints.load(self.run)
         if self.point is None:
             return first_tensors(store(fl_ctx), self.begin, schema_of(fresh), self.base) if self.begin else fresh
-        _same_job(self.point, job_config(fl_ctx).digest(), self.base)
+        _same_job(self.point, job_config(fl_ctx), self.base)
         log.info("[server] run %s goes on after %d finished rounds", self.run, self.done)
         self._write(self.point.tensors, fl_ctx, "shared", {"round": str(self.done - 1)})
         if best := checkpoints.load_best(self.run):
@@ -136,11 +137,8 @@ def _new_run(fl_ctx: FLContext) -> str:
     return f"{job}-{uuid.uuid4().hex[:8]}" if simulated(fl_ctx) else job
 
 
-def _same_job(point: Checkpoint, config: str, base: str) -> None:
-    for what, was, now in (("settings", point.config, config), ("base model", point.base, base)):
-        if was != now:
-            raise UserFault(
-                expected=f"the {what} of run {point.run} ({was[:12]})",
-                came=now[:12],
-                do="continue with the job folder the run began with, or start a new run without --continue",
-            )
+def _same_job(point: Checkpoint, config: Config, base: str) -> None:
+    do = "continue with the job folder the run began with, or start a new run without --continue"
+    same_settings(config, point.results["config"], f"run {point.run}", do)
+    if point.base != base:
+        raise UserFault(expected=f"the base model of run {point.run} ({point.base[:12]})", came=base[:12], do=do)
