@@ -31,10 +31,10 @@ def at(lr: str, decoder: str = "3e-4") -> tuple[str, ...]:
     return f"train.lr={lr}", f"train.lr_decoder={decoder}"
 
 
-def rates(method: str, label: str, *pairs: tuple[str, str]) -> list[Row]:
+def rates(row: Row, *pairs: tuple[str, str]) -> list[Row]:
     """A row a pair of rates: the adapters' (without any: the encoder's) and the decoder's."""
     return [
-        Row(f"{method}_{lr}_{decoder}", f"{label}, {lr} / {decoder}", (f"method={method}", *at(lr, decoder)))
+        Row(f"{row.name}_{lr}_{decoder}", f"{row.label}, {lr} / {decoder}", (*row.changes, *at(lr, decoder)))
         for lr, decoder in pairs
     ]
 
@@ -47,32 +47,35 @@ ALWAYS = "train.recopy_if=always"
 CACHED = ("train.views=8", "train.cache=memory")
 COPIED = Row("recopy_always", "pFedSAM, personal branch copied anew each round at every site", (ALWAYS,))
 
+METHODS = [  # the first row is what the others are compared with
+    Row("pfedsam", "pFedSAM"),
+    Row("local", "local only", ("method=local",)),
+    Row("fedavg", "FedAvg of LoRA and decoder", ("method=fedavg",)),
+    Row("pooled", "pooled: one site holds all", ("method=fedavg", "data.pool=true")),
+    Row("fedper", "FedPer", ("method=fedper",)),
+    Row("ditto", "Ditto", ("method=ditto", "train.prox_weight=0.1")),
+    Row("fedmsa", "FedMSA", ("method=fedmsa",)),
+    Row("fedmsa_released", "FedMSA, begun as released", ("method=fedmsa", "model.adapter_start=random")),
+    Row("fedms_sam", "FedSAM (FedFMS)", ("method=fedms_sam", *at("3e-4"))),
+    Row("fedsa_lora", "FedSA-LoRA", ("method=fedsa_lora",)),
+    Row(
+        "iat",
+        "IAT with SOR",  # of the decoder it trains what the lean rows train, at their rate
+        ("method=iat", "model.lora_rank=8", "model.lora_alpha=8", "train.lr_decoder=3e-3"),
+    ),
+    Row("fedrep", "FedRep", ("method=fedrep",)),
+    Row("fedprox", "FedProx", ("method=fedprox",)),
+    Row("fedbn", "FedBN", ("method=fedbn", "train.lr_private=3e-4")),  # pretrained norms: FedSAM's rate
+    Row("ffa_lora", "FFA-LoRA", ("method=ffa_lora",)),
+    Row("r1", "pFedSAM, reading R1", ("reading=R1",)),
+    Row("r2", "pFedSAM, reading R2", ("reading=R2",)),
+    COPIED,
+    Row("post", "pFedSAM, post-encoder", ("reading=post",)),
+]
+NAMED = {row.name: row for row in METHODS}
+
 SUITES = {
-    "methods": [  # the first row is what the others are compared with
-        Row("pfedsam", "pFedSAM"),
-        Row("local", "local only", ("method=local",)),
-        Row("fedavg", "FedAvg of LoRA and decoder", ("method=fedavg",)),
-        Row("pooled", "pooled: one site holds all", ("method=fedavg", "data.pool=true")),
-        Row("fedper", "FedPer", ("method=fedper",)),
-        Row("ditto", "Ditto", ("method=ditto", "train.prox_weight=0.1")),
-        Row("fedmsa", "FedMSA", ("method=fedmsa",)),
-        Row("fedmsa_released", "FedMSA, begun as released", ("method=fedmsa", "model.adapter_start=random")),
-        Row("fedms_sam", "FedSAM (FedFMS)", ("method=fedms_sam", *at("3e-4"))),
-        Row("fedsa_lora", "FedSA-LoRA", ("method=fedsa_lora",)),
-        Row(
-            "iat",
-            "IAT with SOR",  # of the decoder it trains what the lean rows train, at their rate
-            ("method=iat", "model.lora_rank=8", "model.lora_alpha=8", "train.lr_decoder=3e-3"),
-        ),
-        Row("fedrep", "FedRep", ("method=fedrep",)),
-        Row("fedprox", "FedProx", ("method=fedprox",)),
-        Row("fedbn", "FedBN", ("method=fedbn", "train.lr_private=3e-4")),  # pretrained norms: FedSAM's rate
-        Row("ffa_lora", "FFA-LoRA", ("method=ffa_lora",)),
-        Row("r1", "pFedSAM, reading R1", ("reading=R1",)),
-        Row("r2", "pFedSAM, reading R2", ("reading=R2",)),
-        COPIED,
-        Row("post", "pFedSAM, post-encoder", ("reading=post",)),
-    ],
+    "methods": METHODS,
     "ablations": [
         Row("pfedsam", "pFedSAM, defaults"),
         Row("distill_none", "no distillation", ("train.distill=none",)),
@@ -98,11 +101,12 @@ SUITES = {
         Row("slow_private", "private part at a tenth of the rate", ("train.lr_private=1e-3",)),
     ],
     "rates": [  # to be chosen from on the validation split; a method's own rate is the one of its row in `methods`
-        *rates("pfedsam", "pFedSAM", ("1e-3", "3e-4"), ("3e-3", "3e-4"), ("1e-2", "3e-4"), ("3e-2", "3e-4")),
-        *rates("fedavg", "FedAvg", ("3e-3", "3e-4"), ("1e-2", "3e-4"), ("3e-2", "3e-4"), ("3e-3", "1e-3")),
-        *rates("local", "local only", ("3e-4", "3e-4"), ("3e-3", "3e-4"), ("1e-2", "3e-4")),
-        *rates("fedmsa", "FedMSA", ("1e-3", "3e-4"), ("3e-3", "3e-4"), ("1e-2", "3e-4")),
-        *rates("fedms_sam", "FedSAM (FedFMS)", ("1e-4", "1e-4"), ("3e-4", "3e-4"), ("1e-3", "1e-3")),
+        *rates(NAMED["pfedsam"], ("1e-3", "3e-4"), ("3e-3", "3e-4"), ("1e-2", "3e-4"), ("3e-2", "3e-4")),
+        *rates(NAMED["fedavg"], ("3e-3", "3e-4"), ("1e-2", "3e-4"), ("3e-2", "3e-4"), ("3e-3", "1e-3")),
+        *rates(NAMED["local"], ("3e-4", "3e-4"), ("3e-3", "3e-4"), ("1e-2", "3e-4")),
+        *rates(NAMED["pooled"], ("1e-3", "3e-4"), ("3e-3", "3e-4"), ("1e-2", "3e-4")),
+        *rates(NAMED["fedmsa"], ("1e-3", "3e-4"), ("3e-3", "3e-4"), ("1e-2", "3e-4")),
+        *rates(NAMED["fedms_sam"], ("1e-4", "1e-4"), ("3e-4", "3e-4"), ("1e-3", "1e-3")),
     ],
     "modes": [
         Row("pfedsam", "default: float32"),
