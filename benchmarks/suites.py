@@ -14,6 +14,7 @@ class Row:
         changes: to the settings of the task's job, as for `pfedsam render --set`.
         sites: that take part; empty: all of the task's.
         begins: the row whose last shared tensors it starts from; empty: none's.
+        beside: the row that its Dice is compared with; None: the suite's first; empty: with none.
     """
 
     name: str
@@ -21,6 +22,7 @@ class Row:
     changes: tuple[str, ...] = ()
     sites: tuple[str, ...] = ()
     begins: str = ""
+    beside: str | None = None
 
 
 Sizes = dict[str, int]  # training rows of each site of a task
@@ -131,49 +133,67 @@ def few(site: str, count: int, size: int) -> tuple[str, ...]:
 def late(sizes: Sizes) -> list[Row]:
     """Each site left out once: how the others' model does there, and what it gains from k cases of its own.
 
+    Compared is a site that joins with the same site, trained from the pretrained weights alone.
+
     In a `joins` row the global branch is the federation's as it came, the personal branch has the site's own experts.
     A round has as many images whatever k is: our choice, so that k changes how much there is to see, not for how long.
     """
     found = []
     for out, size in sizes.items():
         rest = tuple(site for site in sizes if site != out)
-        found.append(Row(f"without_{out}", f"pFedSAM without {out}", sites=rest))
+        found.append(Row(f"without_{out}", f"pFedSAM without {out}", sites=rest, beside=""))
         for count in (5, 20, None):
             limit = few(out, count, size) if count else ()
-            cases = f"{count or 'all'} cases"
+            name, cases = f"alone_{out}_{count}", f"{count or 'all'} cases"
             joins, alone = ("method=newcomer", *limit), (*NAMED["local"].changes, *limit)
-            found.append(Row(f"joins_{out}_{count}", f"{out} joins, {cases}", joins, (out,), f"without_{out}"))
-            found.append(Row(f"alone_{out}_{count}", f"{out} alone, {cases}", alone, (out,)))
+            found += [
+                Row(f"joins_{out}_{count}", f"{out} joins, {cases}", joins, (out,), f"without_{out}", name),
+                Row(name, f"{out} alone, {cases}", alone, (out,), beside=""),
+            ]
     return found
 
 
 def unequal(sizes: Sizes) -> list[Row]:
-    """The first site with a tenth of its data, or there in every third round; three methods in each case."""
+    """The first site with a tenth of its data, or there in every third round; three methods in each case, compared."""
     site, size = next(iter(sizes.items()))
     cases = {"tenth": f'data.limit={{"{site}": {max(1, size // 10)}}}', "third": f'every={{"{site}": 3}}'}
     words = {"tenth": f"{site} has a tenth of its data", "third": f"{site} takes part in every third round"}
     return [
-        Row(f"{case}_{method}", f"{label}, {words[case]}", (*NAMED[method].changes, change))
+        Row(
+            f"{case}_{method}",
+            f"{label}, {words[case]}",
+            (*NAMED[method].changes, change),
+            beside="" if method == "pfedsam" else f"{case}_pfedsam",
+        )
         for case, change in cases.items()
         for method, label in IN_SHORT.items()
     ]
 
 
 def partial(sizes: Sizes) -> list[Row]:
-    """The last site's masks lack class 2, on a task with two classes; then the global model there, on both classes."""
+    """The last site's masks lack class 2, on a task with two classes; then the global model there, on both classes.
+
+    Compared is each with the same where masks are whole.
+    """
     *_, site = sizes
     lacks = f'data.unannotated={{"{site}": [2]}}'
     words = {"whole": "whole masks", "partial": f"{site}'s masks lack class 2"}
     changes = {"whole": (), "partial": (lacks,)}
     found = [
-        Row(f"{case}_{method}", f"{label}, {said}", (*NAMED[method].changes, *changes[case]))
+        Row(
+            f"{case}_{method}",
+            f"{label}, {said}",
+            (*NAMED[method].changes, *changes[case]),
+            beside=f"whole_{method}" if changes[case] else "",
+        )
         for case, said in words.items()
         for method, label in IN_SHORT.items()
     ]
     as_it_comes = ("method=newcomer", "train.max_steps=0")
     for case in words:
         label = f"global model of the row '{case}_pfedsam' at {site}, scored on both classes"
-        found.append(Row(f"{case}_seen", label, as_it_comes, (site,), f"{case}_pfedsam"))
+        beside = "whole_seen" if changes[case] else ""
+        found.append(Row(f"{case}_seen", label, as_it_comes, (site,), f"{case}_pfedsam", beside))
     return found
 
 

@@ -1,7 +1,7 @@
 """The tables of what sweep.py ran: benchmarks/tables.py OUT --suite NAME; from results.json and each site's cases.json.
 
 A row's score at a site is the mean over the site's test cases, then over seeds; "mean" is over sites. The difference
-to the first row is paired by test case; its interval resamples patients (groups) within each site.
+to the first row, or to the one named there, is paired by test case; its interval resamples patients (groups) of a site.
 """
 
 import argparse
@@ -128,7 +128,6 @@ def of_sites(sites: dict[str, Any], role: str) -> float:
 def table(found: dict[Row, dict[int, Found]], homes: dict[str, Home]) -> list[str]:
     """The lines of one task's table: two a row where its branches differ."""
     sites = sorted({home.site for home in homes.values()})
-    first = next(iter(found.values()))
     head = ["", "branch", "seeds", *sites, *MEASURES]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for row, of_seed in found.items():
@@ -136,10 +135,18 @@ def table(found: dict[Row, dict[int, Found]], homes: dict[str, Home]) -> list[st
         for role in ROLES if one.scores["global"] != one.scores["personal"] else ("personal",):
             means = [by_site(run, role, homes) for run in of_seed.values()]
             size = f"{one.megabytes[0]:.2f} / {one.megabytes[1]:.2f}"
-            less = "" if of_seed is first else difference(of_seed, first, role, homes)
+            less = compared(row, role, found, homes)
             row_cells = [row.label, role, str(len(means)), *cells(means, sites), size, f"{one.seconds:.0f}", less]
             lines.append("| " + " | ".join(row_cells) + " |")
     return lines
+
+
+def compared(row: Row, role: str, found: dict[Row, dict[int, Found]], homes: dict[str, Home]) -> str:
+    """The difference in Dice to the first row, or to the one that the row wants beside it, then named; else empty."""
+    wanted = next(iter(found)).name if row.beside is None else row.beside
+    other = next((other for other in found if other.name == wanted), row)
+    less = "" if other == row else difference(found[row], found[other], role, homes)
+    return f"{less}, {other.label}" if less and row.beside else less
 
 
 def budgets(found: dict[Row, dict[int, Found]]) -> list[str]:

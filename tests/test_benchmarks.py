@@ -64,6 +64,27 @@ def test_a_table_says_what_the_runs_wrote(tmp_path: Path) -> None:
     assert difference({0: other}, {1: first}, "personal", HOMES) == ""
 
 
+def test_a_row_is_compared_with_the_one_that_it_wants_beside_it(tmp_path: Path) -> None:
+    found = {
+        Row(name, name.upper(), beside=beside): {0: read(written(tmp_path / name, lift))}
+        for name, lift, beside in (("a", 0.0, ""), ("b", 0.25, "c"), ("c", 0.5, ""), ("d", 0.25, "not run"))
+    }
+    assert [line.split(" | ")[-1] for line in table(found, HOMES)[2:]] == [
+        " |",
+        "-0.250 (-0.250 to -0.250), C |",
+        " |",
+        " |",
+    ]
+
+
+@pytest.mark.parametrize("suite", NAMES)
+def test_what_a_row_begins_with_and_is_compared_with_is_of_its_suite(suite: str) -> None:
+    rows = rows_of(suite, SIZES)
+    names = {row.name for row in rows}
+    for row in rows:
+        assert {row.begins, row.beside} - {None, ""} <= names
+
+
 def test_a_budget_of_bytes_pays_for_whole_rounds(tmp_path: Path) -> None:
     run = read(written(tmp_path, 0.0))
     assert within(run, 5.9) is None
