@@ -133,9 +133,8 @@ def few(site: str, count: int, size: int) -> tuple[str, ...]:
 def late(sizes: Sizes) -> list[Row]:
     """Each site left out once: how the others' model does there, and what it gains from k cases of its own.
 
-    Compared is a site that joins with the same site, trained from the pretrained weights alone.
-
-    In a `joins` row the global branch is the federation's as it came, the personal branch has the site's own experts.
+    In a `joins` row the global branch is the federation's as it came, the personal branch has the site's own experts;
+    it is compared with the same site, trained from the pretrained weights alone.
     A round has as many images whatever k is: our choice, so that k changes how much there is to see, not for how long.
     """
     found = []

@@ -20,10 +20,9 @@ from pfedsam import methods
 from pfedsam.data.datalist import raw_rows
 from pfedsam.errors import UserFault
 from pfedsam.report.bootstrap import Classes, interval, mean_of
-from pfedsam.report.cases import Scores, gathered, of_classes
+from pfedsam.report.cases import ROLES, Scores, gathered, of_classes
 from pfedsam.train.metrics import METRICS
 
-ROLES = ("global", "personal")
 MEASURES = ("mean Dice", "worst", "IoU", "HD95", "ASSD", "MB up / down", "s a round", "less first row")
 BUDGETS = (3, 30, 100, 300)  # MB
 
