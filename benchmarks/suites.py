@@ -107,6 +107,7 @@ SUITES = {
         *rates(NAMED["fedavg"], ("3e-3", "3e-4"), ("1e-2", "3e-4"), ("3e-2", "3e-4"), ("3e-3", "1e-3")),
         *rates(NAMED["local"], ("3e-4", "3e-4"), ("3e-3", "3e-4"), ("1e-2", "3e-4")),
         *rates(NAMED["pooled"], ("1e-3", "3e-4"), ("3e-3", "3e-4"), ("1e-2", "3e-4")),
+        Row("ditto_private_3e-3", "Ditto, its own model at 3e-3", (*NAMED["ditto"].changes, "train.lr_private=3e-3")),
         *rates(NAMED["fedmsa"], ("1e-3", "3e-4"), ("3e-3", "3e-4"), ("1e-2", "3e-4")),
         *rates(NAMED["fedms_sam"], ("1e-4", "1e-4"), ("3e-4", "3e-4"), ("1e-3", "1e-3")),
     ],
