@@ -12,7 +12,7 @@ from pfedsam.config import Config
 from pfedsam.data.dataset import PLAIN, View
 from pfedsam.exchange.schema import shared_schema
 from pfedsam.methods.base import distance
-from pfedsam.methods.iat import overlap, proxy
+from pfedsam.methods.iat import overlap
 from pfedsam.model.adapters import TokenAdapter, adapt_blocks
 from pfedsam.model.backbones import BUILDERS
 from pfedsam.model.lora import loras
@@ -164,14 +164,24 @@ def test_iat_shares_b_of_the_encoder_and_a_of_the_decoder() -> None:
     assert [n for n in shared if n.startswith("decoder.") and "lora.a." in n]
 
 
-def test_the_overlap_is_a_squared_cosine_and_harmless_at_zero() -> None:
-    move = torch.randn(2, 5)
-    same = overlap(proxy(move), proxy(3 * move))
-    assert same.item() == pytest.approx(1.0, abs=1e-5)
-    apart = overlap(proxy(torch.tensor([[1.0, 0, 0], [0, 0, 0]])), proxy(torch.tensor([[0.0, 0, 0], [1, 0, 0]])))
-    assert apart.item() == 0.0
-    still = torch.zeros(2, 5, requires_grad=True)
-    overlap(proxy(still), proxy(move)).backward()
+def test_the_overlap_is_the_squared_cosine_of_the_two_updates_in_weight_space() -> None:
+    move_b, a, b, move_a = torch.randn(9, 2), torch.randn(2, 7), torch.randn(9, 2), torch.randn(2, 7)
+    whole = torch.cosine_similarity((move_b @ a).flatten(), (b @ move_a).flatten(), dim=0).square().item()
+    assert overlap(move_b, a, b, move_a).item() == pytest.approx(whole, rel=1e-4)
+    assert overlap(3 * b, a, b, a).item() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_updates_on_other_outputs_and_unrelated_ones_do_not_overlap() -> None:
+    a, move_a = torch.randn(2, 7), torch.randn(2, 7)
+    upper, lower = torch.eye(4)[:, :2], torch.eye(4)[:, 2:]
+    assert overlap(upper, a, lower, move_a).item() == 0.0
+    large = [torch.randn(320, 8), torch.randn(8, 320), torch.randn(320, 8), torch.randn(8, 320)]
+    assert overlap(*large).item() < 1e-2
+
+
+def test_the_overlap_is_harmless_before_anything_has_moved() -> None:
+    still = torch.zeros(9, 2, requires_grad=True)
+    overlap(still, torch.randn(2, 7), torch.zeros(9, 2), torch.zeros(2, 7)).backward()
     assert still.grad is not None
     assert not still.grad.isnan().any()
 
@@ -183,6 +193,5 @@ def test_iat_s_regulariser_holds_the_shared_factor_off_the_private_drift(open_si
     for weight in (0.0, 20.0):
         site = open_site(tiny(method="iat", train={**train, "orthogonal_weight": weight}))
         update(site)
-        pairs = methods.iat.moves(site.model)
-        found.append(torch.stack([overlap(one, other) for one, other in pairs]).mean().item())
+        found.append(torch.stack([overlap(*one) for one in methods.iat.moves(site.model)]).mean().item())
     assert found[1] < found[0]

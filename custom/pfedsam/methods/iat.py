@@ -1,8 +1,9 @@
 """IAT with SOR ("Orthogonal Inverse LoRA", arXiv 2606.08687): LoRA in encoder and decoder; the encoder shares B and
 keeps A, the decoder shares A and keeps B; what the shared factor learns is held orthogonal to the private one's drift.
 
-Built from a description, without the paper's equations. Ours are: the r x r proxies, LoRA on the decoder's
-query and value projections, the rest of the decoder frozen but its tokens and last norms, drift counted within a round.
+Built from a description, without the paper's equations. Ours are: the r x r products that the regulariser is computed
+in, LoRA on the decoder's query and value projections, the rest of the decoder frozen but its tokens and last norms,
+drift counted within a round.
 """
 
 from collections.abc import Iterator
@@ -48,29 +49,42 @@ def declare(_: Config) -> Declaration:
 
 def losses(model: Branches, batch: Batch, config: Config) -> Losses:
     """The supervised loss and the shift-orthogonal regulariser, averaged over the adapters."""
-    overlaps = torch.stack([overlap(shared, drift) for shared, drift in moves(model)])
+    overlaps = torch.stack([overlap(*found) for found in moves(model)])
     return fedavg.losses(model, batch, config) | {"orthogonal": config.train.orthogonal_weight * overlaps.mean()}
 
 
-def moves(model: Branches) -> Iterator[tuple[Tensor, Tensor]]:
-    """Per adapter the proxies of the shared factor's move since the round began and of the private one's drift."""
+def moves(model: Branches) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Per adapter B's move, A, B and A's move, for `overlap`: the shared factor's since the round began, with a
+    gradient, and the private one's drift, a moving average; the rest is held."""
     live, kind = dict(model["global"].named_parameters()), kinds(model["global"])
-    for name in [n for n, k in kind.items() if k in (Kind.LORA_B, Kind.DECODER_LORA_A)]:
-        other = name.replace(".b.weight", ".a.weight") if kind[name] is Kind.LORA_B else name.replace(".a.", ".b.")
-        drift = live[other].detach() - model.received[other]
-        past = model.received.get(f"{other}/drift", torch.zeros_like(drift))
-        model.received[f"{other}/drift"] = DECAY * past + (1 - DECAY) * drift
-        yield proxy(live[name] - model.received[name]), proxy(model.received[f"{other}/drift"])
+    for name in [n for n, k in kind.items() if k in (Kind.LORA_B, Kind.DECODER_LORA_B)]:
+        b, a = live[name], live[other := name.replace(".b.weight", ".a.weight")]
+        if kind[name] is Kind.LORA_B:
+            yield b - model.received[name], a.detach(), b.detach(), drift(model, other, a)
+        else:
+            yield drift(model, name, b), a.detach(), b.detach(), a - model.received[other]
 
 
-def proxy(move: Tensor) -> Tensor:
-    """The Gram matrix over the bottleneck's r channels, whichever side they are on."""
-    return move @ move.T if move.shape[0] < move.shape[1] else move.T @ move
+def drift(model: Branches, name: str, now: Tensor) -> Tensor:
+    """The moving average of a private factor's way from where the round began, a step further."""
+    way = now.detach() - model.received[name]
+    past = model.received.get(f"{name}/drift", torch.zeros_like(way))
+    model.received[f"{name}/drift"] = DECAY * past + (1 - DECAY) * way
+    return model.received[f"{name}/drift"]
 
 
-def overlap(one: Tensor, other: Tensor) -> Tensor:
-    """The squared cosine of two proxies; 0 while one of them is zero."""
-    return (one * other).sum().square() / (one.square().sum() * other.square().sum()).clamp_min(1e-30)
+def overlap(move_b: Tensor, a: Tensor, b: Tensor, move_a: Tensor) -> Tensor:
+    """The squared cosine of the updates (move_b a) and (b move_a) in weight space; 0 while one of them is zero.
+
+    Of r x r products alone: <move_b a, b move_a> = tr((move_b' b)(move_a a')), and so the two norms.
+
+    Args:
+        move_b, b: (out, r).
+        a, move_a: (r, in).
+    """
+    inner = ((move_b.T @ b) * (a @ move_a.T)).sum()
+    one, other = ((move_b.T @ move_b) * (a @ a.T)).sum(), ((b.T @ b) * (move_a @ move_a.T)).sum()
+    return inner.square() / (one * other).clamp_min(1e-30)
 
 
 METHOD = replace(fedavg.METHOD, declare=declare, loss=losses, merge=note_received, adapt=adapters)
