@@ -62,7 +62,8 @@ def test_the_decoder_s_rate_is_its_own_in_both_parts(open_site) -> None:
         ("fedavg", 8, 0, 1e-2),
         ("fedavg", 8, 4, 2.5e-3),
         ("fedavg", 4, 10, 5e-3),  # a short round: half of it
-        ("fedrep", 8, 4, 2.5e-3),  # its LoRA is trained in the second half alone
+        ("fedrep", 8, 2, 5e-3),  # its LoRA is trained in the second half alone
+        ("fedrep", 8, 10, 5e-3),  # and has half of that half to rise in
     ],
 )
 def test_an_optimiser_s_first_step_is_as_long_as_the_rate_has_risen(

@@ -77,7 +77,7 @@ def train_round(
     torch.manual_seed(_mix(seed, round_))
     trained = make_optimisers(model, part, config.train)
     steps = steps_of(len(data), config.train)
-    rising = min(config.train.warmup, steps // 2)
+    rising = {which: min(config.train.warmup, own_steps(which, phase, steps) // 2) for which in trained}
     totals: dict[str, float] = {}
     began, done, seen = time.monotonic(), 0, 0
     model.train()
@@ -86,10 +86,10 @@ def train_round(
         if stop():
             break
         batch = source(data, views, augment)
-        active = [optimiser for which, optimiser in trained.items() if which in phase(done / steps)]
-        for optimiser in active:
-            _set_rate(optimiser, rate(config.train, round_ * steps + done, rounds * steps), rising)
-        for name, value in step(model, batch, active, loss_of, config).items():
+        active = {which: optimiser for which, optimiser in trained.items() if which in phase(done / steps)}
+        for which, optimiser in active.items():
+            _set_rate(optimiser, rate(config.train, round_ * steps + done, rounds * steps), rising[which])
+        for name, value in step(model, batch, list(active.values()), loss_of, config).items():
             totals[name] = totals.get(name, 0.0) + value
         done, seen = done + 1, seen + len(batch.image)
         progress(Progress(done, steps, _means(totals, done)))
@@ -125,6 +125,11 @@ def rise(done: int, rising: int) -> float:
     AdamW's first steps have the whole rate as their length whatever the gradient, and each round begins with them.
     """
     return min(1.0, (done + 1) / max(rising, 1))
+
+
+def own_steps(which: Part, phase: Phase, steps: int) -> int:
+    """In how many steps of a round a part is trained."""
+    return sum(which in phase(done / steps) for done in range(steps))
 
 
 def steps_of(slices: int, config: TrainConfig) -> int:
