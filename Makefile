@@ -40,7 +40,7 @@ bench: .venv/ready  ## speed, memory, rounds, start, growth, scale and the docto
 demo-weights: .venv/ready  ## pretrain the demo backbone anew, about 12 minutes
 	$(BIN)/python scripts/pretrain_demo.py
 
-table: .venv/ready  ## SUITE (methods, ablations, modes) on TASKS with SEEDS, resumed; needs PFEDSAM_DATA_ROOT and PFEDSAM_WEIGHTS
+table: .venv/ready  ## SUITE (of benchmarks/suites.py) on TASKS with SEEDS, resumed; needs PFEDSAM_DATA_ROOT and PFEDSAM_WEIGHTS
 	$(BIN)/python benchmarks/sweep.py runs/sweep --suite $(SUITE) --tasks $(TASKS) --seeds $(SEEDS) --lanes $(or $(LANES),2)
 	$(BIN)/python benchmarks/tables.py runs/sweep --suite $(SUITE) --tasks $(TASKS)
 

@@ -5,7 +5,7 @@ import statistics as st
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-from suites import SUITES, Row
+from suites import NAMED, SUITES, Row
 from sweep import data_of
 from tables import by_site, read_homes, runs
 
@@ -30,8 +30,8 @@ def main() -> None:
 def dumbbells(task: str, out: Path, path: Path) -> None:
     """Per site: local training, then pFedSAM's two branches; large: mean over seeds, small: each seed."""
     homes = read_homes(data_of(task))
-    local = [by_site(run, "personal", homes) for run in runs(out / task / "local").values()]
-    ours = runs(out / task / "pfedsam").values()
+    local = [by_site(run, "personal", homes) for run in runs(out, task, NAMED["local"]).values()]
+    ours = runs(out, task, NAMED["pfedsam"]).values()
     both = {role: [by_site(run, role, homes) for run in ours] for role in ("global", "personal")}
     found = {"local": local, **both}
     if not any(found.values()):
@@ -55,7 +55,7 @@ def dumbbells(task: str, out: Path, path: Path) -> None:
 
 def curves(task: str, out: Path, path: Path) -> None:
     """Validation Dice by round of what each method predicts with, mean over sites and seeds; the start may be cut."""
-    lines = {row: means for row in SUITES["methods"] if (means := by_round(row, out / task))}
+    lines = {row: means for row in SUITES["methods"] if (means := by_round(row, task, out))}
     if not lines:
         return
     figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
@@ -72,9 +72,9 @@ def curves(task: str, out: Path, path: Path) -> None:
     plt.close(figure)
 
 
-def by_round(row: Row, folder: Path) -> list[float]:
+def by_round(row: Row, task: str, out: Path) -> list[float]:
     """A row's validation Dice after each round that all its runs have."""
-    found = [run.validation for run in runs(folder / row.name).values()]
+    found = [run.validation for run in runs(out, task, row).values()]
     return [st.mean(of_runs) for of_runs in zip(*found, strict=False)]
 
 

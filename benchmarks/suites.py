@@ -1,7 +1,7 @@
 """The rows that sweep.py runs: each a change to a task's job, by name."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,7 @@ class Row:
         sites: that take part; empty: all of the task's.
         begins: the row whose last shared tensors it starts from; empty: none's.
         beside: the row that its Dice is compared with; None: the suite's first; empty: with none.
+        rounds: of the run; None: as the task's job has.
     """
 
     name: str
@@ -23,6 +24,7 @@ class Row:
     sites: tuple[str, ...] = ()
     begins: str = ""
     beside: str | None = None
+    rounds: int | None = None
 
 
 Sizes = dict[str, int]  # training rows of each site of a task
@@ -41,7 +43,16 @@ def rates(row: Row, *pairs: tuple[str, str]) -> list[Row]:
     ]
 
 
-LEAN = ("model.decoder=lean", "train.lr_decoder=3e-3")  # tokens, norms and head: few, they want more than the whole
+def once(row: Row, *lrs: str) -> list[Row]:
+    """A row a rate, with one optimiser and one warm-up throughout: all epochs of the tasks' jobs in one round."""
+    return [
+        replace(found, name=f"{found.name}_once", label=f"{found.label}, one optimiser throughout", rounds=1)
+        for found in rates(replace(row, changes=(*row.changes, "train.epochs=15")), *((lr, "3e-4") for lr in lrs))
+    ]
+
+
+LEAN = ("model.decoder=lean", "train.lr_decoder=3e-3")  # tokens and last norms: few, they want more than the whole
+RANK_8 = ("model.lora_rank=8", "model.lora_alpha=8")
 INT8 = ("wire.up=int8", "wire.down=int8")
 INT4 = ("wire.up=int4", "wire.down=int8")
 IN_SHORT = {"pfedsam": "pFedSAM", "fedavg": "FedAvg", "local": "local only"}  # where a suite compares three
@@ -60,10 +71,11 @@ METHODS = [  # the first row is what the others are compared with
     Row("fedmsa_released", "FedMSA, begun as released", ("method=fedmsa", "model.adapter_start=random")),
     Row("fedms_sam", "FedSAM (FedFMS)", ("method=fedms_sam", *at("3e-4"))),
     Row("fedsa_lora", "FedSA-LoRA", ("method=fedsa_lora",)),
+    Row("fedsa_lora_8", "FedSA-LoRA, rank 8, lean decoder: as IAT", ("method=fedsa_lora", *RANK_8, *LEAN)),
     Row(
         "iat",
-        "IAT with SOR",  # of the decoder it trains what the lean rows train, at their rate
-        ("method=iat", "model.lora_rank=8", "model.lora_alpha=8", "train.lr_decoder=3e-3"),
+        "IAT with SOR",  # of the decoder it trains its LoRA and what the lean rows train, at their rate
+        ("method=iat", *RANK_8, LEAN[1]),
     ),
     Row("fedrep", "FedRep", ("method=fedrep",)),
     Row("fedprox", "FedProx", ("method=fedprox",)),
@@ -88,7 +100,7 @@ SUITES = {
         Row("top_1", "1 expert selected", ("model.top_k=1",)),
         Row("top_4", "4 experts selected", ("model.top_k=4",)),
         Row("gate_free", "gate not multiplied", ("model.gate_multiplied=false",)),
-        Row("rank_8", "LoRA rank 8", ("model.lora_rank=8", "model.lora_alpha=8")),
+        Row("rank_8", "LoRA rank 8", RANK_8),
         Row("qkv", "LoRA on the fused qkv alone", ("model.lora_on=qkv",)),
         Row("cold", "no warm-up", ("train.warmup=0",)),
         Row("qkv_cold", "LoRA on the fused qkv alone, no warm-up", ("model.lora_on=qkv", "train.warmup=0")),
@@ -106,7 +118,9 @@ SUITES = {
         *rates(NAMED["pfedsam"], ("1e-3", "3e-4"), ("3e-3", "3e-4"), ("1e-2", "3e-4"), ("3e-2", "3e-4")),
         *rates(NAMED["fedavg"], ("3e-3", "3e-4"), ("1e-2", "3e-4"), ("3e-2", "3e-4"), ("3e-3", "1e-3")),
         *rates(NAMED["local"], ("3e-4", "3e-4"), ("3e-3", "3e-4"), ("1e-2", "3e-4")),
+        *once(NAMED["local"], "3e-3", "1e-2"),
         *rates(NAMED["pooled"], ("1e-3", "3e-4"), ("3e-3", "3e-4"), ("1e-2", "3e-4")),
+        *once(NAMED["pooled"], "3e-3", "1e-2"),
         Row("ditto_private_3e-3", "Ditto, its own model at 3e-3", (*NAMED["ditto"].changes, "train.lr_private=3e-3")),
         *rates(NAMED["fedmsa"], ("1e-3", "3e-4"), ("3e-3", "3e-4"), ("1e-2", "3e-4")),
         *rates(NAMED["fedms_sam"], ("1e-4", "1e-4"), ("3e-4", "3e-4"), ("1e-3", "1e-3")),

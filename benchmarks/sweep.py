@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from suites import NAMES, Row, Sizes, rows_of
@@ -83,27 +84,30 @@ def sweep(options: argparse.Namespace) -> int:
 
 
 def done(run: Run, out: Path, rounds: int | None) -> bool:
-    """Whether a run ended.
+    """Whether a run ended; raises as `record_of`."""
+    return run.ended(out) and bool(record_of(run, out, rounds))
+
+
+def record_of(run: Run, out: Path, rounds: int | None) -> dict[str, Any]:
+    """What an ended run's results.json holds.
 
     Raises:
-        UserFault: it did with other settings or another number of rounds than are asked for.
+        UserFault: it ran with other settings or another number of rounds than are asked for.
     """
     folder = run.folder(out)
-    if not run.ended(out):
-        return False
     config, rounds = settings(run, rounds)
     record = read_results(folder / "results.json")
     same_settings(config, record["config"], f"the run in {folder}", OTHER)
     if len(record["rounds"]) != rounds:
         came = str(len(record["rounds"]))
         raise UserFault(expected=f"{rounds} rounds in {folder}", came=came, do="name another folder")
-    return True
+    return record
 
 
 def settings(run: Run, rounds: int | None) -> tuple[Config, int]:
-    """A run's settings, and how many rounds it has: so many, or as its task's job."""
+    """A run's settings, and how many rounds it has: so many, or as its row or its task's job has."""
     config, usual = settings_of(ROOT / "jobs" / f"pfedsam_{run.task}", [*run.row.changes, f"seed={run.seed}"])
-    return config, rounds or usual
+    return config, rounds or run.row.rounds or usual
 
 
 def arguments() -> argparse.Namespace:

@@ -1,7 +1,8 @@
 """The tables of what sweep.py ran: benchmarks/tables.py OUT --suite NAME; from results.json and each site's cases.json.
 
-A row's score at a site is the mean over the site's test cases, then over seeds; "mean" is over sites. The difference
-to the first row, or to the one named there, is paired by test case; its interval resamples patients (groups) of a site.
+A row's score at a site is the mean over the site's test cases, then over seeds; "mean" is over sites. In brackets: a
+site's test patients. The difference to the first row, or to the one named there, is paired by test case; its interval
+draws the patients (groups) of a site anew, and the seeds where there are several.
 """
 
 import argparse
@@ -9,12 +10,13 @@ import json
 import os
 import statistics as st
 import sys
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from suites import NAMES, Row, rows_of
-from sweep import data_of, sizes
+from sweep import Run, data_of, record_of, sizes
 
 from pfedsam import methods
 from pfedsam.data.datalist import raw_rows
@@ -44,12 +46,14 @@ class Found:
         megabytes: a site sends and receives in a round, in MB.
         seconds: of a round, median.
         validation: after each round, of the model that sites would go on with (`validation`).
+        last: by site, of the model that the final test tested.
     """
 
     scores: dict[str, Scores]
     megabytes: tuple[float, float]
     seconds: float
     validation: list[float]
+    last: dict[str, float]
 
 
 def main() -> None:
@@ -66,17 +70,25 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("out", type=Path)
     parser.add_argument("--suite", choices=NAMES, required=True)
     parser.add_argument("--tasks", nargs="+", default=["brain_mri", "nuclei", "polyp"])
+    parser.add_argument("--rounds", type=int, help="that the runs have; another number than the task's job")
     return parser.parse_args()
 
 
 def tables(options: argparse.Namespace) -> None:
-    """The table of each task of which something ran."""
+    """The table of each task of which something ran.
+
+    Raises:
+        UserFault: a run has other settings, or another number of rounds, than its row.
+    """
     for task in options.tasks:
         data = data_of(task)
         homes = read_homes(data)
-        found = {row: runs(options.out / task / row.name) for row in rows_of(options.suite, sizes(data))}
+        rows = rows_of(options.suite, sizes(data))
+        found = {row: runs(options.out, task, row, options.rounds) for row in rows}
         if present := {row: of_seed for row, of_seed in found.items() if of_seed}:
-            print(f"\n### {task}\n\n" + "\n".join([*table(present, homes), "", *budgets(present)]))
+            print(
+                f"\n### {task}\n\n" + "\n".join([*table(present | rival(present, homes), homes), "", *budgets(present)])
+            )
 
 
 def read_homes(data: Path) -> dict[str, Home]:
@@ -85,25 +97,25 @@ def read_homes(data: Path) -> dict[str, Home]:
     return {os.path.normpath(row["image"]): Home(row["site"], row["group"]) for row in rows}
 
 
-def runs(folder: Path) -> dict[int, Found]:
-    """A row's finished runs by seed."""
-    paths = sorted(folder.glob("*/results.json"))
-    return {int(path.parent.name): read(path) for path in paths}
+def runs(out: Path, task: str, row: Row, rounds: int | None = None) -> dict[int, Found]:
+    """A row's finished runs by seed; raises as `record_of`."""
+    seeds = sorted(int(path.parent.name) for path in (out / task / row.name).glob("*/results.json"))
+    every = [Run(task, row, seed) for seed in seeds]
+    return {run.seed: read(run.folder(out), record_of(run, out, rounds)) for run in every}
 
 
-def read(path: Path) -> Found:
-    """One run's numbers."""
-    record = json.loads(path.read_text())
+def read(folder: Path, record: dict[str, Any]) -> Found:
+    """One run's numbers: its results.json is `record`, the sites' case scores lie below `folder`."""
     scores: dict[str, Scores] = {role: {} for role in ROLES}
-    for cases in path.parent.glob("*/cases.json"):
+    for cases in folder.glob("*/cases.json"):
         site = json.loads(cases.read_text())
         for role in ROLES:
             scores[role] |= of_classes(site["cases"], site["scores"][role])
     reports = [site for entry in record["rounds"] for site in entry["sites"].values()]
-    alone = len(record["final"]["sites"]) == 1  # one site, as in the pooled row, sends to nobody
-    sizes = [0.0 if alone else st.mean(r[key] for r in reports) / 1e6 for key in ("bytes_sent", "bytes_received")]
+    sent = 0.0 if record["config"]["data"]["pool"] else 1e-6  # pooled data's one site would send to nobody
+    up, down = (sent * st.mean(report[key] for report in reports) for key in ("bytes_sent", "bytes_received"))
     seconds = st.median(entry["seconds"] for entry in record["rounds"])
-    return Found(scores, (sizes[0], sizes[1]), seconds, validation(record))
+    return Found(scores, (up, down), seconds, validation(record), of_sites(record["final"]["sites"], "personal"))
 
 
 def validation(record: dict[str, Any]) -> list[float]:
@@ -111,23 +123,53 @@ def validation(record: dict[str, Any]) -> list[float]:
 
     A method with one branch predicts with the mean of that round, which sites score as they get it in the next; one
     with a personal branch of its own with that, as it was trained. After the last round: what the final test tested.
+    A site that took no part in a round counts with what it had last.
     """
     method = methods.get(record["config"]["method"])
     rounds, one = record["rounds"], method.personal == method.global_
     kept, role = (rounds[1:], "global") if one else (rounds[:-1], "personal")
-    past = [of_sites(entry["sites"], role) for entry in kept]
-    return [*past, of_sites(record["final"]["sites"], "personal")]
+    known: dict[str, float] = {}
+    past = [st.mean((known := known | of_sites(entry["sites"], role)).values()) for entry in kept]
+    return [*past, st.mean(of_sites(record["final"]["sites"], "personal").values())]
 
 
-def of_sites(sites: dict[str, Any], role: str) -> float:
-    """Mean over sites of a role's validation Dice."""
-    return st.mean(site["val"][role]["dice"] or 0.0 for site in sites.values())
+def rival(found: dict[Row, dict[int, Found]], homes: dict[str, Home]) -> dict[Row, dict[int, Found]]:
+    """The row of what pFedSAM has to beat: of FedAvg and local training, at each site what validates higher there.
+
+    Of their runs alone, nothing else is trained; {} where one of the two did not run.
+    """
+    named = {row.name: of_seed for row, of_seed in found.items()}
+    fedavg, local = named.get("fedavg", {}), named.get("local", {})
+    both = {seed: better(fedavg[seed], local[seed], homes) for seed in sorted(fedavg.keys() & local.keys())}
+    return {Row("better", "FedAvg or local, by the site's validation split"): both} if both else {}
+
+
+def better(one: Found, other: Found, homes: dict[str, Home]) -> Found:
+    """At each site the scores of that run which validates higher there; bytes and seconds are of `one`."""
+    take = {site: max((one, other), key=lambda run: run.last[site]) for site in one.last}
+    scores = {
+        role: {key: row for site, run in take.items() for key, row in run.scores[role].items() if at(key, site, homes)}
+        for role in ROLES
+    }
+    last = {site: run.last[site] for site, run in take.items()}
+    return replace(one, scores=scores, validation=[st.mean(last.values())], last=last)
+
+
+def at(key: tuple[str, int], site: str, homes: dict[str, Home]) -> bool:
+    """Whether the case of a case and class is a site's."""
+    return homes[key[0]].site == site
+
+
+def of_sites(sites: dict[str, Any], role: str) -> dict[str, float]:
+    """A role's validation Dice by site."""
+    return {name: site["val"][role]["dice"] or 0.0 for name, site in sites.items()}
 
 
 def table(found: dict[Row, dict[int, Found]], homes: dict[str, Home]) -> list[str]:
     """The lines of one task's table: two a row where its branches differ."""
-    sites = sorted({home.site for home in homes.values()})
-    head = ["", "branch", "seeds", *sites, *MEASURES]
+    patients = Counter(home.site for home in set(homes.values()))
+    sites = sorted(patients)
+    head = ["", "branch", "seeds", *(f"{site} ({patients[site]})" for site in sites), *MEASURES]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for row, of_seed in found.items():
         one = next(iter(of_seed.values()))
@@ -203,18 +245,17 @@ def difference(these: dict[int, Found], those: dict[int, Found], role: str, home
 
     Paired by case and class: a class that one row's site does not annotate is left out.
     """
-    seeds = sorted(these.keys() & those.keys())
-    if not seeds:
+    found = [gaps(these[seed].scores[role], those[seed].scores[role], homes) for seed in these.keys() & those.keys()]
+    runs = [run for run in found if run]
+    if not runs:
         return ""
-    found: dict[tuple[str, int], list[float]] = {}
-    for one, other in [(these[s].scores[role], those[s].scores[role]) for s in seeds]:
-        for key in one.keys() & other.keys():
-            found.setdefault(key, []).append(one[key]["dice"] - other[key]["dice"])
-    gaps = by_home({key: st.mean(values) for key, values in sorted(found.items())}, homes)
-    if not gaps:
-        return ""
-    low, high = interval(gaps)
-    return f"{mean_of(gaps):+.3f} ({low:+.3f} to {high:+.3f})"
+    low, high = interval(runs)
+    return f"{st.mean(map(mean_of, runs)):+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+def gaps(one: Scores, other: Scores, homes: dict[str, Home]) -> dict[str, Classes]:
+    """One run's Dice less another's, of each case and class that both have."""
+    return by_home({key: row["dice"] - other[key]["dice"] for key, row in one.items() if key in other}, homes)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from shards import shards
 from stock import random_state
 from suites import NAMES, SUITES, Row, rows_of
 from sweep import Run, done, settings, sweep
-from tables import Home, difference, read, table, within
+from tables import Found, Home, difference, read, rival, runs, table, validation, within
 from training_step import ROWS, Case, batch, ours, stock
 
 from conftest import ROOT
@@ -38,7 +38,7 @@ def val(dice: float) -> dict:
     return {"val": {"global": {"dice": dice}, "personal": {"dice": dice + 0.05}}}
 
 
-def written(folder: Path, lift: float, method: str = "pfedsam") -> Path:
+def ran(folder: Path, lift: float, method: str = "pfedsam") -> Found:
     """A finished run of two sites whose cases score 0.5 plus `lift`; a case of site b has an empty reference."""
     report = {"bytes_sent": 2_000_000, "bytes_received": 4_000_000}
     for site, cases in {"a": ["a1", "a2", "a3"], "b": ["b1", "b2"]}.items():
@@ -50,12 +50,12 @@ def written(folder: Path, lift: float, method: str = "pfedsam") -> Path:
         )
     rounds = [{"seconds": 7.0, "sites": {"a": report | val(0.1 * i), "b": report | val(0.3 * i)}} for i in (1, 2)]
     final = {"sites": {"a": val(0.3), "b": val(0.4)}}
-    (folder / "results.json").write_text(json.dumps({"config": {"method": method}, "rounds": rounds, "final": final}))
-    return folder / "results.json"
+    settings = {"method": method, "data": {"pool": False}}
+    return read(folder, {"config": settings, "rounds": rounds, "final": final})
 
 
 def test_a_table_says_what_the_runs_wrote(tmp_path: Path) -> None:
-    first, other = read(written(tmp_path / "first", 0.0)), read(written(tmp_path / "other", 0.25))
+    first, other = ran(tmp_path / "first", 0.0), ran(tmp_path / "other", 0.25)
     rows = table({Row("first", "first"): {0: first}, Row("other", "other"): {0: other}}, HOMES)
     assert rows[2].startswith(
         "| first | personal | 1 | 0.500 | 0.500 | 0.500 | 0.500 | 0.400 | 3.0 | 1.0 | 2.00 / 4.00 | 7 |"
@@ -66,7 +66,7 @@ def test_a_table_says_what_the_runs_wrote(tmp_path: Path) -> None:
 
 def test_a_row_is_compared_with_the_one_that_it_wants_beside_it(tmp_path: Path) -> None:
     found = {
-        Row(name, name.upper(), beside=beside): {0: read(written(tmp_path / name, lift))}
+        Row(name, name.upper(), beside=beside): {0: ran(tmp_path / name, lift)}
         for name, lift, beside in (("a", 0.0, ""), ("b", 0.25, "c"), ("c", 0.5, ""), ("d", 0.25, "not run"))
     }
     assert [line.split(" | ")[-1] for line in table(found, HOMES)[2:]] == [
@@ -86,7 +86,7 @@ def test_what_a_row_begins_with_and_is_compared_with_is_of_its_suite(suite: str)
 
 
 def test_a_budget_of_bytes_pays_for_whole_rounds(tmp_path: Path) -> None:
-    run = read(written(tmp_path, 0.0))
+    run = ran(tmp_path, 0.0)
     assert within(run, 5.9) is None
     assert within(run, 11.9) == pytest.approx(0.25)
     assert within(run, 1000) == within(run, float("inf")) == pytest.approx(0.4)
@@ -94,8 +94,31 @@ def test_a_budget_of_bytes_pays_for_whole_rounds(tmp_path: Path) -> None:
 
 def test_validation_is_of_the_model_that_a_site_predicts_with(tmp_path: Path) -> None:
     """Of one branch: the mean that the next round begins with, not what the site had trained before it was averaged."""
-    assert read(written(tmp_path / "own", 0.0)).validation == pytest.approx([0.25, 0.4])
-    assert read(written(tmp_path / "one", 0.0, "fedavg")).validation == pytest.approx([0.4, 0.4])
+    assert ran(tmp_path / "own", 0.0).validation == pytest.approx([0.25, 0.4])
+    assert ran(tmp_path / "one", 0.0, "fedavg").validation == pytest.approx([0.4, 0.4])
+
+
+def test_a_site_that_sat_a_round_out_counts_with_what_it_had() -> None:
+    rounds = [{"sites": {"a": val(0.1), "b": val(0.3)}}, {"sites": {"a": val(0.5)}}, {"sites": {}}]
+    record = {"config": {"method": "pfedsam"}, "rounds": rounds, "final": {"sites": {"a": val(0.6), "b": val(0.4)}}}
+    assert validation(record) == pytest.approx([0.25, 0.45, 0.55])
+
+
+def test_the_rival_has_at_each_site_what_validates_higher_there(tmp_path: Path) -> None:
+    fedavg, local = ran(tmp_path / "fedavg", 0.0, "fedavg"), ran(tmp_path / "local", 0.3, "local")
+    local = replace(local, last={"a": fedavg.last["a"] - 0.1, "b": fedavg.last["b"] + 0.1})
+    both = {Row("fedavg", "FedAvg"): {0: fedavg}, Row("local", "local"): {0: local, 1: local}}
+    (rows,) = rival(both, HOMES).values()
+    assert rows.keys() == {0}
+    dice = {case: score["dice"] for (case, _), score in rows[0].scores["personal"].items()}
+    assert dice == {"a1": 0.5, "a2": 0.5, "a3": 0.5, "b1": 0.8}
+    assert rival({Row("fedavg", "FedAvg"): {0: fedavg}}, HOMES) == {}
+
+
+def test_seeds_that_differ_widen_the_interval(tmp_path: Path) -> None:
+    first, same, other = (ran(tmp_path / name, lift) for name, lift in (("0", 0.0), ("1", 0.0), ("2", 0.2)))
+    assert difference({0: same, 1: same}, {0: first, 1: first}, "personal", HOMES) == "+0.000 (+0.000 to +0.000)"
+    assert difference({0: same, 1: other}, {0: first, 1: first}, "personal", HOMES) == "+0.100 (+0.000 to +0.200)"
 
 
 def test_runs_with_other_settings_or_rounds_are_no_part_of_a_sweep(tmp_path: Path) -> None:
@@ -112,6 +135,8 @@ def test_runs_with_other_settings_or_rounds_are_no_part_of_a_sweep(tmp_path: Pat
     write_json(run.folder(tmp_path) / "results.json", record | {"config": before})
     with pytest.raises(UserFault, match=r"train\.lr 0\.5"):
         done(run, tmp_path, None)
+    with pytest.raises(UserFault, match=r"train\.lr 0\.5"):
+        runs(tmp_path, run.task, run.row)
 
 
 def test_a_row_that_no_suite_has_is_told_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +165,8 @@ def test_rows_of_a_suite_have_names_of_their_own_and_settings_that_are_known(sui
     assert len({row.name for row in rows}) == len(rows)
     job = "pfedsam_fundus" if suite == "partial" else "pfedsam_brain_mri"
     for row in rows:
-        settings_of(ROOT / "jobs" / job, row.changes)
+        config, rounds = settings_of(ROOT / "jobs" / job, row.changes)
+        assert suite == "late" or config.train.epochs * (row.rounds or rounds) == 15  # one budget
 
 
 def test_a_site_that_joins_late_was_not_there_before_and_waits_for_the_run_that_it_starts_from(tmp_path: Path) -> None:
@@ -165,14 +191,14 @@ def test_few_cases_are_trained_on_for_as_many_images_as_all_of_them(count: int) 
 
 
 def test_a_table_is_about_the_sites_that_took_part(tmp_path: Path) -> None:
-    whole = read(written(tmp_path, 0.0))
+    whole = ran(tmp_path, 0.0)
     part = replace(whole, scores={role: {("b1", 1): cases["b1", 1]} for role, cases in whole.scores.items()})
     line = table({Row("part", "part"): {0: part}}, HOMES)[2]
     assert line.startswith("| part | personal | 1 |  | 0.500 | 0.500 | 0.500 |")
 
 
 def test_classes_are_paired_and_one_that_a_site_does_not_annotate_is_left_out(tmp_path: Path) -> None:
-    whole, part = read(written(tmp_path / "whole", 0.0)), read(written(tmp_path / "part", 0.1))
+    whole, part = ran(tmp_path / "whole", 0.0), ran(tmp_path / "part", 0.1)
     second = {(case, 2): dict(score, dice=0.0) for (case, _), score in whole.scores["personal"].items()}
     both = replace(whole, scores={role: scores | second for role, scores in whole.scores.items()})
     assert difference({0: part}, {0: both}, "personal", HOMES) == "+0.100 (+0.100 to +0.100)"

@@ -30,7 +30,7 @@ def test_the_mean_is_over_a_class_s_cases_then_over_classes_as_in_results_json(t
     classes = read_cases(path).of_patients("personal", "dice")
     assert mean_of({"north": classes}) == pytest.approx(0.6)
     assert summary([CaseScore(**r) for r in rows])["dice"] == pytest.approx(0.6)
-    low, high = interval({"north": classes})
+    low, high = interval([{"north": classes}])
     assert low == pytest.approx(0.6)
     assert high == pytest.approx(0.9)  # a draw without the two cases of class 2
 

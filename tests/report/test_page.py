@@ -4,6 +4,7 @@ import copy
 import json
 import re
 import shutil
+import statistics
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
@@ -274,8 +275,16 @@ def test_of_a_ledger_with_an_earlier_run_the_last_one_is_told() -> None:
 
 def test_the_interval_draws_patients_not_slices() -> None:
     """Two patients, one of many slices: drawn slice by slice the interval would be a fraction of this."""
-    low, high = interval({"a": [{"p1": [1.0] * 50, "p2": [0.0] * 50}]})
+    low, high = interval([{"a": [{"p1": [1.0] * 50, "p2": [0.0] * 50}]}])
     assert (low, high) == (0.0, 1.0)
+
+
+def test_the_interval_s_variance_is_that_of_the_mean_of_few_patients() -> None:
+    """Of n values s^2 / n, where drawing n of them has (n - 1) / n of it."""
+    values = [0.1, 0.5, 0.6, 0.7, 0.9]
+    low, high = interval([{"a": [{str(i): [value] for i, value in enumerate(values)}]}])
+    deviation = statistics.stdev(values) / len(values) ** 0.5
+    assert high - low == pytest.approx(2 * 1.96 * deviation, rel=0.1)
 
 
 @pytest.mark.long

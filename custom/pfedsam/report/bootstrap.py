@@ -1,6 +1,7 @@
-"""Intervals by drawing patients anew."""
+"""Intervals by drawing patients anew, and seeds where there are several."""
 
 import statistics as st
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
@@ -17,19 +18,31 @@ def mean_of(sites: dict[str, Classes]) -> float:
     return st.mean(st.mean(st.mean(chain(*groups.values())) for groups in classes) for classes in sites.values())
 
 
-def interval(sites: dict[str, Classes], seed: int = 0) -> tuple[float, float]:
-    """The 2.5 and 97.5 percentiles of `mean_of` when each site's patients are drawn anew.
+def interval(runs: Sequence[dict[str, Classes]], seed: int = 0) -> tuple[float, float]:
+    """The 2.5 and 97.5 percentiles of `mean_of`, averaged over runs, when patients and runs are drawn anew.
 
+    Each site's patients are drawn, the same for all runs, and then the runs: one less of either than there are, so
+    that the variance is that of the mean (McCarthy and Snowden 1985) and not (n - 1) / n of it, which at a site with
+    two patients is half. A site with one patient, or one run, adds no width: what it would be is not known.
     A class that none of a draw's patients has is left out of that draw's mean.
+
+    Args:
+        runs: one a seed, of the same sites.
     """
     rng = np.random.default_rng(seed)
-    total = np.zeros(DRAWS)
-    for classes in sites.values():
-        patients = list(dict.fromkeys(patient for groups in classes for patient in groups))
-        picks = rng.integers(0, len(patients), (DRAWS, len(patients)))
-        total += np.nanmean([_drawn(groups, patients, picks) for groups in classes], 0)
-    low, high = np.percentile(total / len(sites), [2.5, 97.5])
+    means = np.zeros((len(runs), DRAWS))
+    for site in runs[0]:
+        patients = list(dict.fromkeys(patient for run in runs for groups in run[site] for patient in groups))
+        picks = _picks(rng, len(patients))
+        means += [np.nanmean([_drawn(groups, patients, picks) for groups in run[site]], 0) for run in runs]
+    drawn = np.take_along_axis(means.T / len(runs[0]), _picks(rng, len(runs)), 1).mean(1)
+    low, high = np.percentile(drawn, [2.5, 97.5])
     return float(low), float(high)
+
+
+def _picks(rng: np.random.Generator, count: int) -> npt.NDArray[np.int64]:
+    """Which of `count` are in each draw, (DRAWS, one less)."""
+    return rng.integers(0, count, (DRAWS, max(1, count - 1)))
 
 
 def _drawn(groups: Groups, patients: list[str], picks: npt.NDArray[np.int64]) -> Any:

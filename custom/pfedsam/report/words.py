@@ -81,7 +81,7 @@ def spans(cases: Cases) -> dict[str, dict[str, Interval]]:
 
 def spread(classes: Classes) -> Interval | None:
     """The 95 % interval of the mean; None of fewer than two patients."""
-    return interval({"": classes}) if patients(classes) > 1 else None
+    return interval([{"": classes}]) if patients(classes) > 1 else None
 
 
 def patients(classes: Classes) -> int:
