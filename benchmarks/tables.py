@@ -94,7 +94,7 @@ def tables(options: argparse.Namespace) -> None:
 def read_homes(data: Path) -> dict[str, Home]:
     """Every test case's home, by its image, from the task's manifest."""
     rows = [row for row in raw_rows(data / "manifest.csv") if row["split"] == "test"]
-    return {os.path.normpath(row["image"]): Home(row["site"], row["group"]) for row in rows}
+    return {os.path.relpath(data / row["image"], data): Home(row["site"], row["group"]) for row in rows}
 
 
 def runs(out: Path, task: str, row: Row, rounds: int | None = None) -> dict[int, Found]:

@@ -36,6 +36,7 @@ def test_a_job_is_one_flare_accepts_and_every_class_in_it_exists(job: Path) -> N
         module, name = path.rsplit(".", 1)
         assert hasattr(importlib.import_module(module), name), path
     load(job / "app/config/pfedsam.json")
+    assert json.loads((job / "meta.json").read_text())["name"] == job.name
 
 
 @pytest.mark.parametrize("job", JOBS, ids=lambda j: j.name)

@@ -26,9 +26,6 @@ def trained(site: Site, shared: dict[str, torch.Tensor], round_: int = 0):
     return site.train(round_, 2)
 
 
-ALL_SHARED = {"fedavg", "fedprox", "ffa_lora", "fedms_sam", "fedmsa"}
-
-
 @pytest.mark.parametrize("method", methods.names())
 def test_an_update_is_legal_and_moves_what_it_trains(open_site, method: str) -> None:
     norms = {"backbone": "tiny_vit", "pretrained": False} if method == "fedbn" else {}
@@ -42,8 +39,7 @@ def test_an_update_is_legal_and_moves_what_it_trains(open_site, method: str) -> 
     assert update.samples == 6
     moved = {bool(t.any()) for n, t in update.wire.items() if n.endswith("lora.b.weight")}
     assert moved <= {method != "newcomer"}
-    private = site.private()
-    assert bool(private) == (method not in ALL_SHARED)
+    assert site.private().keys() == set(site.part.names(Part.PRIVATE))
 
 
 def test_the_same_seed_gives_the_same_bits(open_site, tmp_path: Path) -> None:

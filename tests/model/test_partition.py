@@ -14,34 +14,38 @@ from pfedsam.model.moe import LocalMoE
 from pfedsam.model.partition import Kind, Part, Partition, kinds, tensors_of, wire_name
 from pfedsam.model.segmenter import Branches
 
-configs = st.builds(
-    lambda method, reading, exclusive, classes, last, on, rank, experts, backbone, decoder: tiny(
-        method=method,
-        reading=reading,
-        model={
-            "backbone": backbone,
-            "decoder": decoder,
-            "exclusive": exclusive,
-            "num_classes": classes,
-            "lora_last": last,
-            "lora_on": on,
-            "lora_rank": rank,
-            "experts": experts,
-            "top_k": 1,
-        },
-        train={"loss": "ce" if exclusive else "bce"},
-    ),
-    st.sampled_from(methods.names()),
-    st.sampled_from(["R1", "R2", "R3", "post"]),
-    st.booleans(),
-    st.integers(1, 3),
-    st.sampled_from([None, 1, 3]),
-    st.sampled_from(["qkv", "linear"]),
-    st.sampled_from([1, 4]),
-    st.integers(1, 4),
-    st.sampled_from(["demo", "tiny_vit"]),
-    st.sampled_from(["full", "lean", "frozen"]),
-).filter(lambda config: config.method != "fedbn" or config.model.backbone == "tiny_vit")
+every_method = pytest.mark.parametrize("method", methods.names())
+
+
+def configs(method: str) -> st.SearchStrategy[Config]:
+    """A method's settings."""
+    return st.builds(
+        lambda reading, exclusive, classes, last, on, rank, experts, backbone, decoder: tiny(
+            method=method,
+            reading=reading,
+            model={
+                "backbone": backbone,
+                "decoder": decoder,
+                "exclusive": exclusive,
+                "num_classes": classes,
+                "lora_last": last,
+                "lora_on": on,
+                "lora_rank": rank,
+                "experts": experts,
+                "top_k": 1,
+            },
+            train={"loss": "ce" if exclusive else "bce"},
+        ),
+        st.sampled_from(["R1", "R2", "R3", "post"]),
+        st.booleans(),
+        st.integers(1, 3),
+        st.sampled_from([None, 1, 3]),
+        st.sampled_from(["qkv", "linear"]),
+        st.sampled_from([1, 4]),
+        st.integers(1, 4),
+        st.sampled_from(["tiny_vit"] if method == "fedbn" else ["demo", "tiny_vit"]),
+        st.sampled_from(["full", "lean", "frozen"]),
+    )
 
 
 def built(config: Config) -> tuple[Branches, Partition]:
@@ -52,9 +56,11 @@ def built(config: Config) -> tuple[Branches, Partition]:
     return model, method.partition(model, config)
 
 
-@settings(max_examples=40, deadline=None)
-@given(configs)
-def test_every_parameter_is_exactly_one_of_shared_private_frozen(config: Config) -> None:
+@every_method
+@settings(max_examples=5, deadline=None)
+@given(st.data())
+def test_every_parameter_is_exactly_one_of_shared_private_frozen(method: str, data: st.DataObject) -> None:
+    config = data.draw(configs(method))
     model, part = built(config)
     counted = [name for which in Part for name in part.names(which)]
     assert sorted(counted) == sorted(name for name, _ in model.named_parameters())
@@ -62,9 +68,11 @@ def test_every_parameter_is_exactly_one_of_shared_private_frozen(config: Config)
     assert trained == {*part.names(Part.SHARED), *part.names(Part.PRIVATE)}
 
 
-@settings(max_examples=40, deadline=None)
-@given(configs)
-def test_no_private_tensor_can_be_in_a_message(config: Config) -> None:
+@every_method
+@settings(max_examples=5, deadline=None)
+@given(st.data())
+def test_no_private_tensor_can_be_in_a_message(method: str, data: st.DataObject) -> None:
+    config = data.draw(configs(method))
     model, part = built(config)
     shared = tensors_of(model, part, Part.SHARED)
     experts = {id(p) for m in model.modules() if isinstance(m, LocalMoE) for p in m.parameters()}
@@ -76,9 +84,11 @@ def test_no_private_tensor_can_be_in_a_message(config: Config) -> None:
         assert all(name.startswith("branch.global.") for name in shared)
 
 
-@settings(max_examples=20, deadline=None)
-@given(configs)
-def test_the_base_is_frozen_and_held_once(config: Config) -> None:
+@every_method
+@settings(max_examples=2, deadline=None)
+@given(st.data())
+def test_the_base_is_frozen_and_held_once(method: str, data: st.DataObject) -> None:
+    config = data.draw(configs(method))
     model, part = built(config)
     kind = kinds(model)
     base = [name for name in part.parts if kind[name] is Kind.BASE]
