@@ -111,7 +111,7 @@ def test_the_facts_are_read_without_the_tensors(model_file: Path) -> None:
     assert (facts.origin.site, facts.origin.run, facts.origin.round) == ("site-1", "run", 1)
     assert facts.config == tiny()
     assert facts.config_hash == tiny().digest()
-    assert facts.versions.keys() == {"pfedsam", "torch", "python"}
+    assert facts.versions.keys() == {"pfedsam", "code", "torch", "python"}
 
 
 def torn(model_file: Path, folder: Path) -> Path:

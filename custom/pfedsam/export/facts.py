@@ -2,18 +2,15 @@
 
 import hashlib
 import json
-import platform
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
-import pfedsam
 from pfedsam import methods
 from pfedsam.config import Config, from_dict, text_digest
 from pfedsam.errors import UserFault
 from pfedsam.exchange.schema import private_schema
 from pfedsam.files import SETTINGS, facts_of
+from pfedsam.report.results import versions
 
 FORMAT = "pfedsam.model"
 VERSION = 1
@@ -154,11 +151,6 @@ def facts_in(lines: dict[str, str]) -> Facts:
 def seal(lines: dict[str, str], payload: str) -> str:
     """sha256 over a header's lines and the payload's digest; finds an accident, not a forger."""
     return hashlib.sha256(json.dumps([sorted(lines.items()), payload]).encode()).hexdigest()
-
-
-def versions() -> dict[str, str]:
-    """Of this package, torch and Python."""
-    return {"pfedsam": pfedsam.__version__, "torch": torch.__version__, "python": platform.python_version()}
 
 
 def settings_fit(lines: dict[str, str]) -> bool:

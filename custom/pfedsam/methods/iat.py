@@ -23,13 +23,7 @@ from pfedsam.model.partition import Declaration, Kind, Part, kinds
 from pfedsam.model.segmenter import Branches, Segmenter
 from pfedsam.train.loop import Losses
 
-PARTS = {
-    Kind.LORA_A: Part.PRIVATE,
-    Kind.LORA_B: Part.SHARED,
-    Kind.DECODER_LORA_A: Part.SHARED,
-    Kind.DECODER_LORA_B: Part.PRIVATE,
-    Kind.DECODER: Part.FROZEN,
-}
+PARTS = {Kind.LORA_A: Part.PRIVATE, Kind.DECODER_LORA_B: Part.PRIVATE, Kind.DECODER: Part.FROZEN}  # others: shared
 DECAY = 0.9  # of the drift's moving average, a step
 
 
@@ -67,20 +61,15 @@ def moves(model: Branches) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
 
 def drift(model: Branches, name: str, now: Tensor) -> Tensor:
     """The moving average of a private factor's way from where the round began, a step further."""
-    way = now.detach() - model.received[name]
-    past = model.received.get(f"{name}/drift", torch.zeros_like(way))
-    model.received[f"{name}/drift"] = DECAY * past + (1 - DECAY) * way
-    return model.received[f"{name}/drift"]
+    key, way = f"{name}/drift", now.detach() - model.received[name]
+    model.received[key] = model.received.get(key, torch.zeros_like(way)).lerp(way, 1 - DECAY)
+    return model.received[key]
 
 
 def overlap(move_b: Tensor, a: Tensor, b: Tensor, move_a: Tensor) -> Tensor:
     """The squared cosine of the updates (move_b a) and (b move_a) in weight space; 0 while one of them is zero.
 
-    Of r x r products alone: <move_b a, b move_a> = tr((move_b' b)(move_a a')), and so the two norms.
-
-    Args:
-        move_b, b: (out, r).
-        a, move_a: (r, in).
+    <move_b a, b move_a> = tr((move_b' b)(move_a a')), r x r, and so the norms. B: (out, r), A: (r, in).
     """
     inner = ((move_b.T @ b) * (a @ move_a.T)).sum()
     one, other = ((move_b.T @ move_b) * (a @ a.T)).sum(), ((b.T @ b) * (move_a @ move_a.T)).sum()

@@ -1,6 +1,8 @@
 """results.json: its shape, and the means in it. docs/results.md describes each key."""
 
+import hashlib
 import platform
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,9 +23,23 @@ def start(config: dict[str, Any], digest: str, base: str) -> dict[str, Any]:
         "config": config,
         "config_hash": digest,
         "base_hash": base,
-        "versions": {"pfedsam": pfedsam.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "versions": versions(),
         "rounds": [],
         "final": {"sites": {}, "mean": {}, "worst": {}},
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of this package, torch and Python; "code": a digest of its modules, as several may share a version."""
+    found = hashlib.sha256()
+    here = Path(pfedsam.__file__).parent
+    for path in sorted(here.rglob("*.py")):
+        found.update(f"{path.relative_to(here).as_posix()}\0".encode() + path.read_bytes())
+    return {
+        "pfedsam": pfedsam.__version__,
+        "code": found.hexdigest()[:12],
+        "torch": torch.__version__,
+        "python": platform.python_version(),
     }
 
 
