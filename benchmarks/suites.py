@@ -118,7 +118,7 @@ SUITES = {
         *rates(NAMED["pfedsam"], ("1e-3", "3e-4"), ("3e-3", "3e-4"), ("1e-2", "3e-4"), ("3e-2", "3e-4")),
         *rates(NAMED["fedavg"], ("3e-3", "3e-4"), ("1e-2", "3e-4"), ("3e-2", "3e-4"), ("3e-3", "1e-3")),
         *rates(NAMED["local"], ("3e-4", "3e-4"), ("3e-3", "3e-4"), ("1e-2", "3e-4")),
-        *once(NAMED["local"], "3e-3", "1e-2"),
+        *once(NAMED["local"], "3e-3"),
         *rates(NAMED["pooled"], ("1e-3", "3e-4"), ("3e-3", "3e-4"), ("1e-2", "3e-4")),
         *once(NAMED["pooled"], "3e-3", "1e-2"),
         Row("ditto_private_3e-3", "Ditto, its own model at 3e-3", (*NAMED["ditto"].changes, "train.lr_private=3e-3")),
