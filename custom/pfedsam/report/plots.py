@@ -1,5 +1,6 @@
 """Pictures of a run: curves per round, and masks over images."""
 
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 TRUTH, FOUND = "#0072B2", "#D55E00"  # Okabe-Ito: distinct for colour-blind eyes
+LINES = ("solid", "dashed", "dotted", "dashdot")  # of the classes, by their number
 STYLES = {"global": "--", "personal": "-"}
 
 
@@ -38,10 +40,10 @@ def plot_curves(results: dict[str, Any], path: Path) -> None:
 
 
 def plot_overlays(rows: list[dict[str, Any]], path: Path, title: str) -> None:
-    """Images with the reference's outline and the found one, a column a case.
+    """Images with the reference's outlines and the found ones, a column a case, a line style a class.
 
     Args:
-        rows: per case `image` (H, W, 3) of 0..1, `truth` (H, W) bool, `found` {role: (H, W) bool},
+        rows: per case `image` (H, W, 3) of 0..1, `truth` (classes, H, W) bool, `found` {role: (classes, H, W) bool},
             and `label`, the text above it.
     """
     roles = list(rows[0]["found"])
@@ -53,13 +55,13 @@ def plot_overlays(rows: list[dict[str, Any]], path: Path, title: str) -> None:
         for line, role in enumerate(roles):
             axes = grid[line][column]
             axes.imshow(row["image"])
-            _outline(axes, row["truth"], TRUTH)
-            _outline(axes, row["found"][role], FOUND)
+            _outlines(axes, row["truth"], TRUTH)
+            _outlines(axes, row["found"][role], FOUND)
             axes.set_xticks([])
             axes.set_yticks([])
             axes.set_title(row["label"] if line == 0 else "", fontsize=8)
             axes.set_ylabel(role if column == 0 else "", fontsize=9)
-    figure.suptitle(f"{title}: blue reference, orange found", fontsize=10)
+    figure.suptitle(f"{title}: blue reference, orange found{_classes(len(rows[0]['truth']))}", fontsize=10)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -68,6 +70,13 @@ def _number(value: float | None) -> float:
     return float("nan") if value is None else value
 
 
-def _outline(axes: Any, mask: NDArray[np.bool_], colour: str) -> None:
-    if mask.any() and not mask.all():
-        axes.contour(mask, levels=[0.5], colors=[colour], linewidths=1.2)
+def _outlines(axes: Any, masks: NDArray[np.bool_], colour: str) -> None:
+    for mask, line in zip(masks, cycle(LINES)):
+        if mask.any() and not mask.all():
+            axes.contour(mask, levels=[0.5], colors=[colour], linewidths=1.2, linestyles=line)
+
+
+def _classes(count: int) -> str:
+    """Which line is which class; empty where there is one."""
+    named = [f"{number} {line}" for number, line in zip(range(1, count + 1), cycle(LINES))]
+    return f"; class {', '.join(named)}" if count > 1 else ""

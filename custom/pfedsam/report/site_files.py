@@ -3,13 +3,14 @@
 import os
 from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from pfedsam.files import SETTINGS, pack, write_atomic, write_json
 from pfedsam.report.cards import private_card, shared_card
 from pfedsam.report.plots import plot_overlays
 from pfedsam.site import Site
-from pfedsam.train.evaluate import find
+from pfedsam.train.evaluate import find, reference
 from pfedsam.train.metrics import CaseScore
 
 Scores = dict[str, list[CaseScore]]
@@ -45,12 +46,20 @@ def write_site_files(site: Site, scores: Scores, folder: Path, trained: dict[str
             "scores": {role: [asdict(s) for s in rows] for role, rows in scores.items()},
         },
     )
-    picked = pick([s.dice for s in scores["personal"]][:: len(scores["personal"]) // len(cases)])
+    picked = pick(by_case(scores["personal"], len(cases)))
     if picked:
         rows = [_row(site, index, label) for label, index in picked.items()]
         note = " (synthetic data)" if site.config.data.source == "synthetic" else ""
         plot_overlays(rows, folder / "overlays.png", f"{site.name}, test{note}")
     return folder
+
+
+def by_case(scores: list[CaseScore], cases: int) -> list[float | None]:
+    """Each case's Dice, mean over its classes; None where all references are empty."""
+    each = len(scores) // cases
+    of_case = [scores[start : start + each] for start in range(0, len(scores), each)]
+    known = [[score.dice for score in rows if score.dice is not None] for rows in of_case]
+    return [fmean(values) if values else None for values in known]
 
 
 def pick(dice: list[float | None]) -> dict[str, int]:
@@ -73,7 +82,7 @@ def _row(site: Site, case: int, label: str) -> dict[str, Any]:
     branches = find(site.model, data, [index], tuple(dict.fromkeys(roles.values())))
     return {
         "image": data.picture(index).permute(1, 2, 0).numpy(),
-        "truth": (data.labels(index) > 0).numpy(),
-        "found": {role: branches[name].any(0)[..., 0].numpy() for role, name in roles.items()},
+        "truth": reference(data, index).numpy(),
+        "found": {role: branches[name][..., 0].numpy() for role, name in roles.items()},
         "label": label,
     }

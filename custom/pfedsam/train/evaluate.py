@@ -21,7 +21,7 @@ def evaluate(
     """Scores of every case and annotated class, by branch; `source` as for `train_round`."""
     scores: dict[str, list[CaseScore]] = {name: [] for name in branches}
     for case in data.cases():
-        truth = torch.stack([_truth(data, i) for i in case], dim=-1)
+        truth = torch.stack([reference(data, i) for i in case], dim=-1)
         spacing = data.slices[case[0]].spacing
         for name, found in find(model, data, case, branches, source).items():
             flat = truth.shape[-1] == 1
@@ -80,5 +80,6 @@ def _predict(
             yield i, {name: maps[row] for name, maps in logits.items()}
 
 
-def _truth(data: Dataset, i: int) -> Tensor:
+def reference(data: Dataset, i: int) -> Tensor:
+    """A slice's mask at its own size, (classes, H, W) of bool."""
     return one_hot(data.labels(i)[None].long(), data.config.model.num_classes, background=False)[0].bool()
