@@ -6,7 +6,6 @@ draws the patients (groups) of a site anew, and the seeds where there are severa
 """
 
 import argparse
-import json
 import os
 import statistics as st
 import sys
@@ -22,7 +21,7 @@ from pfedsam import methods
 from pfedsam.data.datalist import raw_rows
 from pfedsam.errors import UserFault
 from pfedsam.report.bootstrap import Classes, interval, mean_of
-from pfedsam.report.cases import ROLES, Scores, gathered, of_classes
+from pfedsam.report.cases import ROLES, Scores, gathered, less, read_cases
 from pfedsam.train.metrics import METRICS
 
 MEASURES = ("mean Dice", "worst", "IoU", "HD95", "ASSD", "MB up / down", "s a round", "less first row")
@@ -107,10 +106,10 @@ def runs(out: Path, task: str, row: Row, rounds: int | None = None) -> dict[int,
 def read(folder: Path, record: dict[str, Any]) -> Found:
     """One run's numbers: its results.json is `record`, the sites' case scores lie below `folder`."""
     scores: dict[str, Scores] = {role: {} for role in ROLES}
-    for cases in folder.glob("*/cases.json"):
-        site = json.loads(cases.read_text())
+    for path in sorted(folder.glob("*/cases.json")):  # an order, so that draws come again
+        site = read_cases(path)
         for role in ROLES:
-            scores[role] |= of_classes(site["cases"], site["scores"][role])
+            scores[role] |= site.scores[role]
     reports = [site for entry in record["rounds"] for site in entry["sites"].values()]
     sent = 0.0 if record["config"]["data"]["pool"] else 1e-6  # pooled data's one site would send to nobody
     up, down = (sent * st.mean(report[key] for report in reports) for key in ("bytes_sent", "bytes_received"))
@@ -147,17 +146,9 @@ def rival(found: dict[Row, dict[int, Found]], homes: dict[str, Home]) -> dict[Ro
 def better(one: Found, other: Found, homes: dict[str, Home]) -> Found:
     """At each site the scores of that run which validates higher there; bytes and seconds are of `one`."""
     take = {site: max((one, other), key=lambda run: run.last[site]) for site in one.last}
-    scores = {
-        role: {key: row for site, run in take.items() for key, row in run.scores[role].items() if at(key, site, homes)}
-        for role in ROLES
-    }
+    scores = {role: {key: take[homes[key[0]].site].scores[role][key] for key in one.scores[role]} for role in ROLES}
     last = {site: run.last[site] for site, run in take.items()}
     return replace(one, scores=scores, validation=[st.mean(last.values())], last=last)
-
-
-def at(key: tuple[str, int], site: str, homes: dict[str, Home]) -> bool:
-    """Whether the case of a case and class is a site's."""
-    return homes[key[0]].site == site
 
 
 def of_sites(sites: dict[str, Any], role: str) -> dict[str, float]:
@@ -245,17 +236,12 @@ def difference(these: dict[int, Found], those: dict[int, Found], role: str, home
 
     Paired by case and class: a class that one row's site does not annotate is left out.
     """
-    found = [gaps(these[seed].scores[role], those[seed].scores[role], homes) for seed in these.keys() & those.keys()]
-    runs = [run for run in found if run]
+    pairs = [(these[seed].scores[role], those[seed].scores[role]) for seed in these.keys() & those.keys()]
+    runs = [gaps for one, other in pairs if (gaps := by_home(less(one, other, "dice"), homes))]
     if not runs:
         return ""
     low, high = interval(runs)
     return f"{st.mean(map(mean_of, runs)):+.3f} ({low:+.3f} to {high:+.3f})"
-
-
-def gaps(one: Scores, other: Scores, homes: dict[str, Home]) -> dict[str, Classes]:
-    """One run's Dice less another's, of each case and class that both have."""
-    return by_home({key: row["dice"] - other[key]["dice"] for key, row in one.items() if key in other}, homes)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,10 @@ def trained(site: Site, shared: dict[str, torch.Tensor], round_: int = 0):
     return site.train(round_, 2)
 
 
+ALL_SHARED = {"fedavg", "fedprox", "ffa_lora", "fedms_sam", "fedmsa"}
+KEEPS = {"pfedsam", "newcomer", "local", "fedper", "fedrep", "fedbn", "ditto", "fedsa_lora", "iat"}
+
+
 @pytest.mark.parametrize("method", methods.names())
 def test_an_update_is_legal_and_moves_what_it_trains(open_site, method: str) -> None:
     norms = {"backbone": "tiny_vit", "pretrained": False} if method == "fedbn" else {}
@@ -39,7 +43,10 @@ def test_an_update_is_legal_and_moves_what_it_trains(open_site, method: str) -> 
     assert update.samples == 6
     moved = {bool(t.any()) for n, t in update.wire.items() if n.endswith("lora.b.weight")}
     assert moved <= {method != "newcomer"}
-    assert site.private().keys() == set(site.part.names(Part.PRIVATE))
+    private = site.private()
+    assert private.keys() == set(site.part.names(Part.PRIVATE))
+    assert not private or method not in ALL_SHARED
+    assert private or method not in KEEPS
 
 
 def test_the_same_seed_gives_the_same_bits(open_site, tmp_path: Path) -> None:

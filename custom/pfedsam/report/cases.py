@@ -32,10 +32,12 @@ class Cases:
 
     def gaps(self, metric: str) -> Classes:
         """Personal less global of each case and class, by class and patient."""
-        one, other = self.scores["personal"], self.scores["global"]
-        return gathered(
-            {key: row[metric] - other[key][metric] for key, row in one.items() if key in other}, self.groups
-        )
+        return gathered(less(self.scores["personal"], self.scores["global"], metric), self.groups)
+
+
+def less(one: Scores, other: Scores, metric: str) -> dict[tuple[str, int], float]:
+    """One's values less the other's, of each case and class that both have."""
+    return {key: row[metric] - other[key][metric] for key, row in one.items() if key in other}
 
 
 def gathered(values: dict[tuple[str, int], float], groups: dict[str, str]) -> Classes:
