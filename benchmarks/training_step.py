@@ -19,8 +19,9 @@ from pfedsam.model import weights
 from pfedsam.model.backbones import BUILDERS, Backbone
 from pfedsam.model.prepared import round_matrices
 from pfedsam.model.segmenter import Branches
-from pfedsam.train.loop import make_optimisers, step
+from pfedsam.train.loop import make_optimisers
 from pfedsam.train.precision import autocast
+from pfedsam.train.step import step
 
 Stepper = Callable[[Batch], float]
 
@@ -136,7 +137,7 @@ def stepper_of(parts: Backbone, config: Config, *, cached: bool = False) -> Step
         if cached and id(batch) not in kept:
             with autocast(torch.device("cpu"), config.train.precision):
                 kept[id(batch)] = Batch(model.stem(batch.image).bfloat16().float(), batch.label, stemmed=True)
-        return step(model, kept.get(id(batch), batch), both, method.loss, config)["global"]
+        return step(model, kept.get(id(batch), batch), both, method.loss, config)["global"].item()
 
     return one
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pfedsam.model.lora import LoRA, LoRALinear
-from pfedsam.model.moe import LocalMoE, by_window, route
+from pfedsam.model.moe import LocalMoE, by_window, mix_all, route
 from pfedsam.model.segmenter import Segmenter
 
 
@@ -30,10 +30,7 @@ class Whole(nn.Module):
 
 
 class Dense(nn.Module):
-    """A `LocalMoE` in evaluation, every expert run on every image and weighted, by zero where it is not chosen.
-
-    The same sum in a graph that does not depend on the data; it costs M experts where K were chosen.
-    """
+    """A `LocalMoE` in evaluation, as a graph that does not depend on the data (`mix_all`)."""
 
     def __init__(self, moe: LocalMoE) -> None:
         super().__init__()
@@ -47,10 +44,7 @@ class Dense(nn.Module):
     def _mixture(self, h: Tensor) -> Tensor:
         gates, chosen = route(self.score(h.mean((2, 3))), self.top_k)
         weights = gates * chosen if self.multiplied else chosen
-        out = h
-        for i, expert in enumerate(self.experts):
-            out = out + weights[:, i, None, None, None] * expert(h)
-        return out
+        return mix_all(h, self.experts, weights)
 
 
 @torch.no_grad()

@@ -14,7 +14,8 @@ from pfedsam.model.backbones import Backbone
 from pfedsam.model.build import Adapt, lora, segmenter
 from pfedsam.model.partition import Declaration, Kind, Partition, partition
 from pfedsam.model.segmenter import Branches, Segmenter
-from pfedsam.train.loop import LossOf, Phase, always
+from pfedsam.train.loop import Phase, always
+from pfedsam.train.step import LossOf
 
 # a role's (global, personal) mean Dice on the site's validation split, as it stands; NaN: nothing to score
 Dice = Callable[[str], float]

@@ -6,8 +6,8 @@ from pfedsam.data.dataset import Batch
 from pfedsam.methods.base import Method, distance, note_received
 from pfedsam.model.partition import Declaration, Part
 from pfedsam.model.segmenter import Branches, Segmenter, twin
-from pfedsam.train.loop import Losses
 from pfedsam.train.losses import segmentation_loss
+from pfedsam.train.step import Losses
 
 
 def branches(segmenter: Segmenter, _: Config) -> Branches:

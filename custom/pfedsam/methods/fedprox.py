@@ -7,7 +7,7 @@ from pfedsam.data.dataset import Batch
 from pfedsam.methods import fedavg
 from pfedsam.methods.base import distance, note_received
 from pfedsam.model.segmenter import Branches
-from pfedsam.train.loop import Losses
+from pfedsam.train.step import Losses
 
 
 def losses(model: Branches, batch: Batch, config: Config) -> Losses:

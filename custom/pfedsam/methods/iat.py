@@ -21,7 +21,7 @@ from pfedsam.model.build import lora
 from pfedsam.model.lora import LoRALinear
 from pfedsam.model.partition import Declaration, Kind, Part, kinds
 from pfedsam.model.segmenter import Branches, Segmenter
-from pfedsam.train.loop import Losses
+from pfedsam.train.step import Losses
 
 PARTS = {Kind.LORA_A: Part.PRIVATE, Kind.DECODER_LORA_B: Part.PRIVATE, Kind.DECODER: Part.FROZEN}  # others: shared
 DECAY = 0.9  # of the drift's moving average, a step
@@ -62,8 +62,7 @@ def moves(model: Branches) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
 def drift(model: Branches, name: str, now: Tensor) -> Tensor:
     """The moving average of a private factor's way from where the round began, a step further."""
     key, way = f"{name}/drift", now.detach() - model.received[name]
-    model.received[key] = model.received.get(key, torch.zeros_like(way)).lerp(way, 1 - DECAY)
-    return model.received[key]
+    return model.received.setdefault(key, torch.zeros_like(way)).lerp_(way, 1 - DECAY)
 
 
 def overlap(move_b: Tensor, a: Tensor, b: Tensor, move_a: Tensor) -> Tensor:

@@ -6,8 +6,8 @@ from pfedsam.methods.base import Method
 from pfedsam.methods.fedavg import merge
 from pfedsam.model.partition import Declaration, Part
 from pfedsam.model.segmenter import Branches, Segmenter
-from pfedsam.train.loop import Losses
 from pfedsam.train.losses import segmentation_loss
+from pfedsam.train.step import Losses
 
 
 def branches(segmenter: Segmenter, _: Config) -> Branches:

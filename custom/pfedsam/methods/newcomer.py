@@ -13,8 +13,8 @@ from pfedsam.methods.base import Dice
 from pfedsam.model.moe import balance_term
 from pfedsam.model.partition import Declaration, Kind, Part
 from pfedsam.model.segmenter import Branches
-from pfedsam.train.loop import Losses
 from pfedsam.train.losses import segmentation_loss
+from pfedsam.train.step import Losses
 
 
 def declare(_: Config) -> Declaration:

@@ -11,8 +11,8 @@ from pfedsam.model.moe import balance_term
 from pfedsam.model.partition import Declaration, Kind, Part, kinds
 from pfedsam.model.segmenter import Branches, Segmenter, twin
 from pfedsam.train.distill import distillation, teaches
-from pfedsam.train.loop import Losses
 from pfedsam.train.losses import annotated, segmentation_loss
+from pfedsam.train.step import Losses
 
 OTHER = {"global": "personal", "personal": "global"}
 

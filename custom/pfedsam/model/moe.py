@@ -5,7 +5,7 @@
 Every parameter in here is private: it never leaves the site.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import cast
 
 import torch
@@ -129,8 +129,8 @@ def route(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return gates, chosen
 
 
-def mix(h: Tensor, experts: nn.ModuleList, weights: Tensor, chosen: Tensor) -> Tensor:
-    """h + sum_i weights_i E_i(h), each expert run only on the images that chose it.
+def mix(h: Tensor, experts: Iterable[nn.Module], weights: Tensor, chosen: Tensor) -> Tensor:
+    """h + sum_i weights_i E_i(h), each expert run only on the images that chose it; on a GPU `mix_all`.
 
     Args:
         h: (B, r, H, W).
@@ -138,6 +138,9 @@ def mix(h: Tensor, experts: nn.ModuleList, weights: Tensor, chosen: Tensor) -> T
         weights: (B, M), zero where not chosen.
         chosen: (B, M) of 0 and 1.
     """
+    if h.is_cuda:  # it would have to be waited for at every layer to know who chose whom
+        with torch.autocast(h.device.type, enabled=False):  # maps of few channels gain nothing by bf16, only casts
+            return mix_all(h.float(), experts, weights).to(h.dtype)
     out = h
     for i, expert in enumerate(experts):
         rows = chosen[:, i].nonzero().squeeze(1)
@@ -145,6 +148,15 @@ def mix(h: Tensor, experts: nn.ModuleList, weights: Tensor, chosen: Tensor) -> T
             scaled = weights[rows, i, None, None, None].to(h.dtype) * cast(Tensor, expert(h[rows])).to(h.dtype)
             out = out.index_add(0, rows, scaled)
     return out
+
+
+def mix_all(h: Tensor, experts: Iterable[nn.Module], weights: Tensor) -> Tensor:
+    """`mix` by running every expert on every image, weighted by zero where it is not chosen.
+
+    The same sum in a graph that does not depend on the data; it costs M experts where K were chosen.
+    """
+    found = torch.stack([expert(h) for expert in experts], 1)
+    return h + torch.einsum("bm,bmrhw->brhw", weights, found)
 
 
 def load(clean: Tensor, scores: Tensor, deviation: Tensor | None, k: int) -> Tensor:

@@ -1,6 +1,7 @@
 """Scoring branches on a split, and the masks they find."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 
 import torch
 from torch import Tensor
@@ -20,10 +21,12 @@ def evaluate(
 ) -> dict[str, list[CaseScore]]:
     """Scores of every case and annotated class, by branch; `source` as for `train_round`."""
     scores: dict[str, list[CaseScore]] = {name: [] for name in branches}
-    for case in data.cases():
+    cases = list(data.cases())
+    maps = _predict(model, data, _passes(model, data, cases), branches, source)
+    for case in cases:
         truth = torch.stack([reference(data, i) for i in case], dim=-1)
         spacing = data.slices[case[0]].spacing
-        for name, found in find(model, data, case, branches, source).items():
+        for name, found in _stacked(islice(maps, len(case)), data, branches).items():
             flat = truth.shape[-1] == 1
             pair = (found[..., 0], truth[..., 0]) if flat else (found, truth)
             found_scores = score(*pair, spacing[:2] if flat else spacing)
@@ -35,11 +38,29 @@ def find(
     model: Branches, data: Dataset, indices: list[int], branches: tuple[str, ...], source: Source = Dataset.batch
 ) -> dict[str, Tensor]:
     """What each branch finds on slices `indices` at their own size: (classes, H, W, slices) of bool."""
+    maps = _predict(model, data, _passes(model, data, [indices]), branches, source)
+    return _stacked(maps, data, branches)
+
+
+def _passes(model: Branches, data: Dataset, cases: list[list[int]]) -> list[list[int]]:
+    """The slices of each forward pass: a case's, a batch at a time; on a GPU several cases' and four batches together.
+
+    No gradient is kept, so there is room, and many small passes would spend their time on launches.
+    """
+    size = data.config.train.batch_size
+    if next(model.parameters()).is_cuda:
+        cases, size = [list(chain.from_iterable(cases))], 4 * size
+    return [case[start : start + size] for case in cases for start in range(0, len(case), size)]
+
+
+def _stacked(
+    maps: Iterable[tuple[int, dict[str, Tensor]]], data: Dataset, branches: tuple[str, ...]
+) -> dict[str, Tensor]:
     found: dict[str, list[Tensor]] = {name: [] for name in branches}
-    for i, logits in _predict(model, data, indices, branches, source):
-        for name, maps in logits.items():
-            found[name].append(masks(maps, data, i))
-    return {name: torch.stack(maps, dim=-1) for name, maps in found.items()}
+    for i, logits in maps:
+        for name in branches:
+            found[name].append(masks(logits[name], data, i))
+    return {name: torch.stack(of_slices, dim=-1) for name, of_slices in found.items()}
 
 
 def masks(logits: Tensor, data: Dataset, i: int) -> Tensor:
@@ -65,13 +86,11 @@ def label_map(maps: Tensor, *, exclusive: bool) -> Tensor:
 
 @torch.no_grad()
 def _predict(
-    model: Branches, data: Dataset, indices: list[int], branches: tuple[str, ...], source: Source
+    model: Branches, data: Dataset, passes: list[list[int]], branches: tuple[str, ...], source: Source
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
     model.eval()
     device = next(model.parameters()).device
-    size = data.config.train.batch_size
-    for start in range(0, len(indices), size):
-        part = indices[start : start + size]
+    for part in passes:
         batch = source(data, [View(i) for i in part], None)
         with autocast(device, data.config.train.precision):
             found = model(batch.image.to(device), branches, stemmed=batch.stemmed)

@@ -1,10 +1,10 @@
-"""One site, one round: the step, and the loop around it."""
+"""One site, one round: the loop around the step."""
 
 import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,10 +15,8 @@ from pfedsam.data.augment import augmentation
 from pfedsam.data.dataset import PLAIN, Augment, Batch, Dataset, View
 from pfedsam.model.partition import DECODER, Part, Partition, kinds, tensors_of
 from pfedsam.model.segmenter import Branches
-from pfedsam.train.precision import autocast
+from pfedsam.train.step import Losses, LossOf, Optimisers, Steps
 
-Losses = dict[str, Tensor]
-LossOf = Callable[[Branches, Batch, Config], Losses]
 Source = Callable[[Dataset, list[View], Augment | None], Batch]
 Phase = Callable[[float], frozenset[Part]]
 
@@ -30,11 +28,16 @@ def always(_: float) -> frozenset[Part]:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a round stands: step of steps, and the mean loss so far by name."""
+    """Where a round stands: step of steps, and the losses' sums so far by name."""
 
     step: int
     steps: int
-    losses: dict[str, float]
+    sums: Losses
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """The mean losses so far; asking a GPU waits for it."""
+        return {name: value.item() / self.step for name, value in self.sums.items()}
 
 
 @dataclass(frozen=True)
@@ -78,38 +81,23 @@ def train_round(
     trained = make_optimisers(model, part, config.train)
     steps = steps_of(len(data), config.train)
     rising = {which: min(config.train.warmup, own_steps(which, phase, steps) // 2) for which in trained}
-    totals: dict[str, float] = {}
-    began, done, seen = time.monotonic(), 0, 0
+    now, began, seen = Progress(0, steps, {}), time.monotonic(), 0
     model.train()
     augment = augmentation(seed) if config.train.augment else None
-    for views in views_of(data, config.train, seed, round_, steps):
-        if stop():
-            break
-        batch = source(data, views, augment)
-        active = {which: optimiser for which, optimiser in trained.items() if which in phase(done / steps)}
-        for which, optimiser in active.items():
-            _set_rate(optimiser, rate(config.train, round_ * steps + done, rounds * steps), rising[which])
-        for name, value in step(model, batch, list(active.values()), loss_of, config).items():
-            totals[name] = totals.get(name, 0.0) + value
-        done, seen = done + 1, seen + len(batch.image)
-        progress(Progress(done, steps, _means(totals, done)))
-    return RoundReport(_means(totals, max(done, 1)), time.monotonic() - began, seen, done < steps)
-
-
-def step(
-    model: Branches, batch: Batch, optimisers: list[torch.optim.Optimizer], loss_of: LossOf, config: Config
-) -> dict[str, float]:
-    """One step of all optimisers on the sum of the method's losses; returns the losses' values."""
-    device = next(model.parameters()).device
-    batch = replace(batch, image=batch.image.to(device), label=batch.label.to(device))
-    with autocast(device, config.train.precision):
-        losses = loss_of(model, batch, config)
-    for optimiser in optimisers:
-        optimiser.zero_grad(set_to_none=True)
-    torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
-    for optimiser in optimisers:
-        optimiser.step()
-    return {name: value.item() for name, value in losses.items()}
+    take = Steps(model, loss_of, config)
+    with take.stream():
+        for views in views_of(data, config.train, seed, round_, steps):
+            if stop():
+                break
+            batch, done = source(data, views, augment), now.step
+            active = {which: optimiser for which, optimiser in trained.items() if which in phase(done / steps)}
+            for which, optimiser in active.items():
+                _set_rate(optimiser, rate(config.train, round_ * steps + done, rounds * steps), rising[which])
+            now = Progress(done + 1, steps, _added(now.sums, take(batch, active)))
+            seen += len(batch.image)
+            progress(now)
+        losses = now.losses
+    return RoundReport(losses, time.monotonic() - began, seen, now.step < steps)
 
 
 def rate(config: TrainConfig, done: int, total: int) -> float:
@@ -150,11 +138,12 @@ def views_of(data: Dataset, config: TrainConfig, seed: int, round_: int, steps: 
             yield [View(i, number) for i in slices]
 
 
-def make_optimisers(model: Branches, part: Partition, config: TrainConfig) -> dict[Part, torch.optim.Optimizer]:
+def make_optimisers(model: Branches, part: Partition, config: TrainConfig) -> Optimisers:
     """AdamW for the shared part and another for the private one, each where there is something to train."""
     private_rate = config.lr if config.lr_private is None else config.lr_private
+    options: dict[str, Any] = {"fused": True, "capturable": next(model.parameters()).is_cuda}  # a step can be recorded
     return {
-        which: torch.optim.AdamW(groups, weight_decay=config.weight_decay, betas=(0.9, 0.999), fused=True)
+        which: torch.optim.AdamW(groups, weight_decay=config.weight_decay, betas=(0.9, 0.999), **options)
         for which, lr in {Part.SHARED: config.lr, Part.PRIVATE: private_rate}.items()
         if (groups := _groups(model, part, which, lr, config.lr_decoder))
     }
@@ -175,12 +164,24 @@ def _set_rate(optimiser: torch.optim.Optimizer, factor: float, rising: int) -> N
     """For the optimiser's next step; each group counts the steps that it has taken."""
     for group in optimiser.param_groups:
         taken = group.setdefault("taken", 0)
-        group["lr"] = group.setdefault("initial_lr", group["lr"]) * (factor * rise(taken, rising))
+        _put_rate(group, group.setdefault("initial_lr", group["lr"]) * (factor * rise(taken, rising)))
         group["taken"] = taken + 1
 
 
-def _means(totals: dict[str, float], count: int) -> dict[str, float]:
-    return {name: total / count for name, total in totals.items()}
+def _put_rate(group: dict[str, Any], value: float) -> None:
+    """On a GPU as a tensor that stays where it is: a recorded step reads it there."""
+    weight: Tensor = group["params"][0]
+    if not weight.is_cuda:
+        group["lr"] = value
+    elif isinstance(group["lr"], Tensor):
+        group["lr"].fill_(value)
+    else:
+        group["lr"] = weight.new_full((), value)
+
+
+def _added(sums: Losses, losses: Losses) -> Losses:
+    """In double precision, where the losses are: a GPU is not waited for."""
+    return sums | {name: sums.get(name, 0.0) + value.double() for name, value in losses.items()}
 
 
 def _mix(seed: int, round_: int) -> int:

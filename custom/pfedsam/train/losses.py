@@ -28,12 +28,12 @@ def segmentation_loss(logits: Tensor, batch: Batch, config: TrainConfig) -> Tens
 
 def annotated(channels: Tensor, batch: Batch) -> Tensor:
     """Of (B, outputs, h, w) the classes that the batch's site annotates."""
-    return channels if batch.annotated is None else channels[:, batch.annotated]
+    return channels if batch.annotated is None else torch.stack([channels[:, i] for i in batch.annotated], 1)
 
 
 def binary(logits: Tensor, target: Tensor, pos_weight: float) -> Tensor:
     """Mean binary cross-entropy per pixel and class, positives weighted (FedFMS: 2)."""
-    return F.binary_cross_entropy_with_logits(logits, target, pos_weight=logits.new_tensor(pos_weight))
+    return F.binary_cross_entropy_with_logits(logits, target, pos_weight=logits.new_full((), pos_weight))
 
 
 def dice(logits: Tensor, target: Tensor, config: TrainConfig) -> Tensor:

@@ -1,0 +1,101 @@
+"""Seconds of a step on a GPU, as it stands and as a recording: benchmarks/recording.py --help; needs a GPU."""
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from machine import heading, publish
+from training_step import batch, branches
+
+from pfedsam import methods
+from pfedsam.config import Config, from_dict
+from pfedsam.data.dataset import Batch
+from pfedsam.model import weights
+from pfedsam.model.backbones import BUILDERS
+from pfedsam.model.prepared import round_matrices
+from pfedsam.train.loop import make_optimisers
+from pfedsam.train.step import Steps
+
+STEPS, WARM = 20, 3
+EVEN = {"gate_noise": False}  # a recording draws other noise, and the losses are to be compared
+TINY = {"backbone": "tiny_vit", "image_size": 256, "lora_on": "linear", **EVEN}  # as the real jobs
+VIT_B = {"backbone": "vit_b", "image_size": 1024, **EVEN}
+CASES = [
+    ("fedavg", TINY, 2),
+    ("pfedsam", TINY, 2),
+    ("pfedsam", TINY, 8),
+    ("fedavg", VIT_B, 2),
+    ("pfedsam", VIT_B, 2),
+    ("fedms_sam", TINY, 2),
+    ("iat", TINY, 2),
+]
+
+
+def main() -> None:
+    """Measure, print one table, append it where asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--append", type=Path, help="a file that the table is added to")
+    options = parser.parse_args()
+    if not torch.cuda.is_available():
+        raise SystemExit("expected a GPU; came none; run this where torch.cuda.is_available()")
+    head = [
+        "| method | model | batch | as it stands, ms | recorded, ms | times as fast | losses apart |",
+        "|---" * 7 + "|",
+    ]
+    lines = [line(method, model, size) for method, model, size in CASES]
+    title = f"A recorded step: {torch.cuda.get_device_name()}"
+    publish("\n".join([heading(title), *head, *lines]), options.append)
+
+
+def line(method: str, model: dict[str, object], size: int) -> str:
+    """One row: median of the steps after the first few, and the greatest relative difference of their losses."""
+    shape = f"{model['backbone']}, {model['image_size']} px"
+    batches = [batch(int(str(model["image_size"])), size, seed) for seed in range(STEPS)]
+    found = {}
+    for record in (False, True):
+        train = {"batch_size": size, "record": record, "lr": 1e-3, "lr_decoder": 1e-4}
+        found[record] = run(from_dict({"method": method, "model": model, "train": train}), batches)
+        torch.cuda.empty_cache()
+    (slow, expected), (fast, came) = found[False], found[True]
+    apart = max(abs(a / b - 1) for a, b in zip(came, expected, strict=True))
+    return f"| {method} | {shape} | {size} | {slow * 1e3:.1f} | {fast * 1e3:.1f} | {slow / fast:.2f} | {apart:.1e} |"
+
+
+def run(config: Config, batches: list[Batch]) -> tuple[float, list[float]]:
+    """Median seconds of a step after the first few, and all steps' losses."""
+    take, seconds, losses = steps(config), [], []
+    for one in batches:
+        began = time.perf_counter()
+        losses.append(take(one))
+        seconds.append(time.perf_counter() - began)
+    return sorted(seconds[WARM:])[len(seconds[WARM:]) // 2], losses
+
+
+def steps(config: Config) -> Callable[[Batch], float]:
+    """A method's step with a fresh model, on the GPU; returns the sum of its losses."""
+    torch.manual_seed(0)
+    state = weights.read("tiny_vit") if config.model.backbone == "tiny_vit" else None
+    parts = BUILDERS[config.model.backbone](config.model.image_size, state)
+    method = methods.get(config.method)
+    if not method.trains:
+        round_matrices(parts.encoder)
+    model = branches(parts, config)
+    part = method.partition(model, config)
+    model.cuda().train()
+    method.merge(model, config, None)
+    take, optimisers = Steps(model, method.loss, config), make_optimisers(model, part, config.train)
+    for optimiser in optimisers.values():
+        for group in optimiser.param_groups:
+            group["lr"] = group["params"][0].new_full((), group["lr"])  # as the loop does
+
+    def one(batch: Batch) -> float:
+        with take.stream():
+            return sum(value.item() for value in take(batch, optimisers).values())
+
+    return one
+
+
+if __name__ == "__main__":
+    main()
