@@ -57,6 +57,8 @@ INT8 = ("wire.up=int8", "wire.down=int8")
 INT4 = ("wire.up=int4", "wire.down=int8")
 IN_SHORT = {"pfedsam": "pFedSAM", "fedavg": "FedAvg", "local": "local only"}  # where a suite compares three
 ALWAYS = "train.recopy_if=always"
+LOWER = ("3e-3", "3e-4")  # than the real jobs' rates
+UNTUNED = ("fedper", "fedrep", "fedprox", "fedsa_lora", "ffa_lora")  # at pFedSAM's rates; what else is tried
 CACHED = ("train.views=8", "train.cache=memory")
 COPIED = Row("recopy_always", "pFedSAM, personal branch copied anew each round at every site", (ALWAYS,))
 
@@ -121,6 +123,7 @@ SUITES = {
         *once(NAMED["local"], "3e-3"),
         *rates(NAMED["pooled"], ("1e-3", "3e-4"), ("3e-3", "3e-4"), ("1e-2", "3e-4")),
         *once(NAMED["pooled"], "3e-3", "1e-2"),
+        *(row for name in UNTUNED for row in rates(NAMED[name], LOWER)),
         Row("ditto_private_3e-3", "Ditto, its own model at 3e-3", (*NAMED["ditto"].changes, "train.lr_private=3e-3")),
         *rates(NAMED["fedmsa"], ("1e-3", "3e-4"), ("3e-3", "3e-4"), ("1e-2", "3e-4")),
         *rates(NAMED["fedms_sam"], ("1e-4", "1e-4"), ("3e-4", "3e-4"), ("1e-3", "1e-3")),

@@ -1,16 +1,19 @@
 """Rows x tasks x seeds, in one process a run: benchmarks/sweep.py OUT --suite NAME ...; resumes where it stopped.
 
+On a GPU many runs fit side by side (`--lanes`): each is bound by the CPU that reads its images.
+
 Needs PFEDSAM_DATA_ROOT (a folder a task, each with manifest.csv) and PFEDSAM_WEIGHTS. Each run writes
 OUT/TASK/ROW/SEED/results.json, as a job through FLARE would; `tables.py` makes the tables of them.
 """
 
 import argparse
 import os
-import subprocess
 import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
@@ -69,18 +72,21 @@ def sweep(options: argparse.Namespace) -> int:
     Raises:
         UserFault: the suite has no such row, or what is there was run with other settings.
     """
-    tables = {task: rows_of(options.suite, sizes(data_of(task))) for task in options.tasks}
+    tables = {task: rows(options.suite, task) for task in options.tasks}
     names = {row.name for rows in tables.values() for row in rows}
     if unknown := sorted(set(options.rows or ()) - names):
         raise UserFault(expected=f"rows among {', '.join(sorted(names))}", came=", ".join(unknown), do="correct --rows")
     runs = [Run(task, row, seed) for seed in options.seeds for task in options.tasks for row in tables[task]]
     runs = [run for run in runs if not options.rows or run.row.name in options.rows]
-    if options.one:
-        one(runs[0], options.out, options.rounds)
-        return 0
     missing = [run for run in runs if not done(run, options.out, options.rounds)]
     print(f"{len(runs) - len(missing)} of {len(runs)} runs are there", flush=True)
     return work(missing, options)
+
+
+def rows(suites: list[str], task: str) -> list[Row]:
+    """The rows of all suites; one that several have is run once."""
+    found = [row for suite in suites for row in rows_of(suite, sizes(data_of(task)))]
+    return list({row.name: row for row in found}.values())
 
 
 def done(run: Run, out: Path, rounds: int | None) -> bool:
@@ -114,25 +120,30 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--suite", choices=NAMES, required=True)
+    parser.add_argument("--suite", nargs="+", choices=NAMES, required=True)
     parser.add_argument("--tasks", nargs="+", default=["brain_mri"])
-    parser.add_argument("--rows", nargs="+", help="these rows of the suite alone")
+    parser.add_argument("--rows", nargs="+", help="these rows of the suites alone")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--rounds", type=int, help="another number than the task's job has")
     parser.add_argument("--lanes", type=int, default=1, help="runs at a time, a thread each")
-    parser.add_argument("--one", action="store_true", help="the first run, in this process")
     return parser.parse_args()
 
 
 def one(run: Run, out: Path, rounds: int | None) -> None:
-    """One run, to its end."""
+    """One run, to its end; what it says goes to the log in its folder."""
+    with (run.folder(out) / "log.txt").open("ab") as log:
+        os.dup2(log.fileno(), sys.stdout.fileno())
+        os.dup2(log.fileno(), sys.stderr.fileno())
     torch.set_num_threads(int(os.environ.get("PFEDSAM_THREADS", "1")))
     config, rounds = settings(run, rounds)
     data, weights = data_of(run.task), Path(os.environ["PFEDSAM_WEIGHTS"])
     folder = run.folder(out)
     names = ["pooled"] if config.data.pool else run.row.sites or list(sizes(data))
     here = Places(data, folder / "store", weights, cache=out / "prepared", scratch=folder / "scratch")
-    federate(Plan(config, dict.fromkeys(names, here), rounds, folder, run.begins(out)), told)
+    try:
+        federate(Plan(config, dict.fromkeys(names, here), rounds, folder, run.begins(out)), told)
+    except UserFault as fault:
+        sys.exit(f"{fault}")
 
 
 def told(entry: dict[str, object]) -> None:
@@ -170,7 +181,7 @@ def sizes(data: Path) -> Sizes:
 def work(missing: list[Run], options: argparse.Namespace) -> int:
     """Run all, `lanes` at a time; one that starts from another waits for it. Returns how many failed."""
     began, waiting, ended, failed, total = time.monotonic(), list(missing), 0, 0, len(missing)
-    live: list[tuple[Run, subprocess.Popen[bytes]]] = []
+    live: list[tuple[Run, ForkProcess]] = []
     while waiting or live:
         ready = [run for run in waiting if run.ready(options.out)][: options.lanes - len(live)]
         live += [(run, begin(run, options)) for run in ready]
@@ -178,24 +189,21 @@ def work(missing: list[Run], options: argparse.Namespace) -> int:
         if not live:
             raise SystemExit(f"{len(waiting)} runs start from runs that are not there: leave --rows out, or add those")
         time.sleep(1)
-        for lane in [lane for lane in live if lane[1].poll() is not None]:
+        for lane in [lane for lane in live if lane[1].exitcode is not None]:
             live.remove(lane)
-            ended, failed = ended + 1, failed + (lane[1].returncode != 0)
+            ended, failed = ended + 1, failed + (lane[1].exitcode != 0)
             left = (time.monotonic() - began) / ended * (total - ended)
-            how = "done" if lane[1].returncode == 0 else f"FAILED ({lane[1].returncode})"
+            how = "done" if lane[1].exitcode == 0 else f"FAILED ({lane[1].exitcode})"
             print(f"{lane[0].folder(options.out)} {how}; about {left / 60:.0f} min left", flush=True)
     return failed
 
 
-def begin(run: Run, options: argparse.Namespace) -> subprocess.Popen[bytes]:
-    """A run in a process of its own, its lines in its folder."""
-    folder = run.folder(options.out)
-    folder.mkdir(parents=True, exist_ok=True)
-    which = ["--suite", options.suite, "--tasks", run.task, "--rows", run.row.name, "--seeds", str(run.seed)]
-    rounds = ["--rounds", str(options.rounds)] if options.rounds else []
-    command = [sys.executable, __file__, str(options.out), "--one", *which, *rounds]
-    with (folder / "log.txt").open("ab") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log)
+def begin(run: Run, options: argparse.Namespace) -> ForkProcess:
+    """A run in a process of its own, forked off this one: what is imported need not be imported again."""
+    run.folder(options.out).mkdir(parents=True, exist_ok=True)
+    lane = get_context("fork").Process(target=one, args=(run, options.out, options.rounds))
+    lane.start()
+    return lane
 
 
 if __name__ == "__main__":

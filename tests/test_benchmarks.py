@@ -143,7 +143,7 @@ def test_a_row_that_no_suite_has_is_told_in_a_line(tmp_path: Path, monkeypatch: 
     (tmp_path / "brain_mri").mkdir()
     (tmp_path / "brain_mri/manifest.csv").write_text("image,mask,split,group,site\na,b,train,p,north\n")
     monkeypatch.setenv("PFEDSAM_DATA_ROOT", str(tmp_path))
-    asked = Namespace(suite="methods", tasks=["brain_mri"], rows=["fedavgg"], seeds=[0], out=tmp_path)
+    asked = Namespace(suite=["methods"], tasks=["brain_mri"], rows=["fedavgg"], seeds=[0], out=tmp_path)
     with pytest.raises(UserFault, match="fedavgg"):
         sweep(asked)
 
