@@ -54,7 +54,10 @@ def dumbbells(task: str, out: Path, path: Path) -> None:
 
 
 def curves(task: str, out: Path, path: Path) -> None:
-    """Validation Dice by round of what each method predicts with, mean over sites and seeds; the start may be cut."""
+    """Validation Dice by round of what each method predicts with, mean over sites and seeds.
+
+    The start may be cut, and what stays far below all others.
+    """
     lines = {row: means for row in SUITES["methods"] if (means := by_round(row, task, out))}
     if not lines:
         return
@@ -63,8 +66,9 @@ def curves(task: str, out: Path, path: Path) -> None:
         style = DASHES[number // 10 % len(DASHES)]  # matplotlib has ten colours
         width = 2.5 if row.name == "pfedsam" else 1
         axes.plot(range(1, len(means) + 1), means, label=row.label, linewidth=width, linestyle=style)
-    late = [dice for means in lines.values() for dice in means[len(means) // 3 :]]
-    axes.set(xlabel="round", ylabel="Dice, validation split", title=task, ylim=(min(late) - 0.05, max(late) + 0.02))
+    late = sorted(dice for means in lines.values() for dice in means[len(means) // 3 :])
+    bottom, top = late[len(late) // 10] - 0.05, late[-1] + 0.02
+    axes.set(xlabel="round", ylabel="Dice, validation split", title=task, ylim=(bottom, top))
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     figure.legend(fontsize=8, loc="outside right upper")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from evidence import HERE, pack, unpack
 from shards import shards
 from stock import random_state
 from suites import NAMES, SUITES, Row, rows_of
@@ -137,6 +138,32 @@ def test_runs_with_other_settings_or_rounds_are_no_part_of_a_sweep(tmp_path: Pat
         done(run, tmp_path, None)
     with pytest.raises(UserFault, match=r"train\.lr 0\.5"):
         runs(tmp_path, run.task, run.row)
+
+
+@pytest.mark.parametrize("archive", sorted(HERE.glob("*.tar.xz")), ids=lambda path: path.name.split(".")[0])
+def test_what_is_kept_of_the_runs_behind_the_tables_has_the_settings_of_its_rows(tmp_path: Path, archive: Path) -> None:
+    unpack(tmp_path)
+    task = archive.name.split(".")[0]
+    suites = NAMES if task == "brain_mri" else SUITES
+    rows = {row.name: row for suite in suites for row in rows_of(suite, SIZES)}
+    found = [path.parent for path in (tmp_path / task).glob("*/*/results.json")]
+    assert found
+    for folder in found:
+        assert done(Run(task, rows[folder.parent.name], int(folder.name)), tmp_path, None)
+
+
+def test_runs_are_packed_alike_each_time_and_come_back_whole(tmp_path: Path) -> None:
+    ran(tmp_path / "out/task/row/0", 0.0)
+    write_json(tmp_path / "out/task/row/0/results.json", {"schema": 1})
+    (tmp_path / "out/task/row/0/a/overlays.png").touch()
+    pack(tmp_path / "out/task", tmp_path / "kept/task.tar.xz")
+    first = (tmp_path / "kept/task.tar.xz").read_bytes()
+    unpack(tmp_path / "again", tmp_path / "kept")
+    there = sorted(str(path.relative_to(tmp_path / "again")) for path in (tmp_path / "again").rglob("*.json"))
+    assert there == [f"task/row/0/{name}" for name in ("a/cases.json", "b/cases.json", "results.json")]
+    assert not list((tmp_path / "again").rglob("*.png"))
+    pack(tmp_path / "again/task", tmp_path / "kept/task.tar.xz")
+    assert (tmp_path / "kept/task.tar.xz").read_bytes() == first
 
 
 def test_a_row_that_no_suite_has_is_told_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,63 @@
+"""What is kept of the runs behind RESULTS.md: benchmarks/evidence.py pack OUT | unpack OUT.
+
+An archive a task: results.json and the sites' cases.json of every run, as `sweep.py` wrote them; no image, no tensor.
+Unpacked, `make table` goes on from there.
+"""
+
+import argparse
+import io
+import sys
+import tarfile
+from pathlib import Path
+
+HERE = Path(__file__).parent / "evidence"
+KEPT = ("results.json", "*/cases.json")
+
+
+def main() -> None:
+    """Pack what ended below OUT, or unpack all archives there."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("verb", choices=("pack", "unpack"))
+    parser.add_argument("out", type=Path)
+    options = parser.parse_args()
+    if options.verb == "unpack":
+        unpack(options.out)
+    elif not (tasks := sorted({path.parents[2] for path in options.out.glob("*/*/*/results.json")})):
+        sys.exit(f"expected ended runs below {options.out}; came none; name the folder of sweep.py")
+    else:
+        for task in tasks:
+            pack(task, HERE / f"{task.name}.tar.xz")
+
+
+def pack(task: Path, archive: Path) -> None:
+    """Put a task's ended runs into `archive`, alike each time; runs that are in it already stay."""
+    found = dict(_held(archive)) if archive.exists() else {}
+    for run in sorted(path.parent for path in task.glob("*/*/results.json")):
+        files = sorted(path for kind in KEPT for path in run.glob(kind))
+        found |= {str(path.relative_to(task.parent)): path.read_bytes() for path in files}
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(archive, "w:xz", preset=9) as tar:
+        for name, data in sorted(found.items()):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+
+
+def unpack(out: Path, here: Path = HERE) -> None:
+    """Lay the runs of all archives below `out`; one that is there already is left as it is."""
+    for archive in sorted(here.glob("*.tar.xz")):
+        for name, data in _held(archive):
+            path = out / name
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
+
+
+def _held(archive: Path) -> list[tuple[str, bytes]]:
+    with tarfile.open(archive) as tar:
+        files = [(entry, tar.extractfile(entry)) for entry in tar.getmembers()]
+        return [(entry.name, file.read()) for entry, file in files if file is not None]
+
+
+if __name__ == "__main__":
+    main()
