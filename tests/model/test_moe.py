@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pfedsam.model.moe import LocalMoE, balance, load, mix, route, squared_variation
+from pfedsam.model.moe import LocalMoE, balance, load, mix, mix_all, route, squared_variation
 
 
 def literal(moe: LocalMoE, h: torch.Tensor) -> torch.Tensor:
@@ -59,6 +59,24 @@ def test_an_expert_runs_only_on_the_images_that_chose_it() -> None:
     chosen = torch.tensor([[1.0, 0, 1], [1, 0, 0]])
     mix(torch.randn(2, 3, 4, 4), torch.nn.ModuleList(Counting() for _ in range(3)), chosen, chosen)
     assert counts == [2, 1]
+
+
+def test_running_every_expert_on_every_image_gives_the_same_sum_and_gradients() -> None:
+    experts = LocalMoE(3, experts=4, top_k=2).experts
+    h, weights = torch.randn(2, 3, 6, 6, requires_grad=True), torch.rand(2, 4)
+    chosen = torch.tensor([[1.0, 0, 1, 0], [0, 0, 1, 1]])
+    weights = (weights * chosen).requires_grad_()
+    wanted = [h, weights, *experts.parameters()]
+
+    def gradients(out: torch.Tensor) -> list[torch.Tensor]:
+        found = torch.autograd.grad(out.square().sum(), wanted, allow_unused=True)
+        return [torch.zeros_like(t) if g is None else g for g, t in zip(found, wanted, strict=True)]
+
+    few, every = mix(h, experts, weights, chosen), mix_all(h, experts, weights)
+    assert torch.allclose(few, every, atol=1e-6)
+    for name, (a, b) in enumerate(zip(gradients(few), gradients(every), strict=True)):
+        reached = chosen.bool() if name == 1 else slice(None)  # of a weight that is zero, the gradient is not asked for
+        assert torch.allclose(a[reached], b[reached], atol=1e-4)
 
 
 def test_load_is_the_chance_of_being_chosen_under_fresh_noise_for_one_expert() -> None:
