@@ -111,10 +111,15 @@ class Steps:
         except RuntimeError as error:
             raise UserFault(
                 expected=f"a step of {self._config.method} that can be recorded: it never asks the GPU for a value",
-                came=str(error).splitlines()[0],
+                came=str(_first(error)).splitlines()[0],
                 do="set train.record false, or leave .item(), nonzero() and the like out of the method's losses",
             ) from error
         return Recording(graph, held, losses)
+
+
+def _first(error: BaseException) -> BaseException:
+    """What went wrong first: ending a recording that failed fails once more."""
+    return error if error.__context__ is None else _first(error.__context__)
 
 
 @cache
