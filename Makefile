@@ -35,6 +35,7 @@ chaos: .venv/ready  ## N random kills of a provisioned federation's processes; p
 bench: .venv/ready  ## speed, memory, rounds, start, growth, scale and the doctor; appends to benchmarks/RESULTS.md; about an hour
 	for batch in 1 4; do $(BIN)/python benchmarks/training_step.py --batch $$batch --append benchmarks/RESULTS.md; done
 	$(BIN)/python benchmarks/training_step.py --size 512 --append benchmarks/RESULTS.md
+	if [ -e /dev/nvidiactl ]; then $(BIN)/python benchmarks/recording.py --append benchmarks/RESULTS.md; fi
 	for work in memory rounds startup growth scale doctor; do $(BIN)/python benchmarks/$$work.py --append benchmarks/RESULTS.md; done
 
 demo-weights: .venv/ready  ## pretrain the demo backbone anew, about 12 minutes

@@ -10,6 +10,8 @@ import sys
 import tarfile
 from pathlib import Path
 
+from pfedsam.files import write_atomic
+
 HERE = Path(__file__).parent / "evidence"
 KEPT = ("results.json", "*/cases.json")
 
@@ -35,12 +37,13 @@ def pack(task: Path, archive: Path) -> None:
     for run in sorted(path.parent for path in task.glob("*/*/results.json")):
         files = sorted(path for kind in KEPT for path in run.glob(kind))
         found |= {str(path.relative_to(task.parent)): path.read_bytes() for path in files}
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(archive, "w:xz", preset=9) as tar:
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w:xz", preset=9) as tar:
         for name, data in sorted(found.items()):
             entry = tarfile.TarInfo(name)
             entry.size = len(data)
             tar.addfile(entry, io.BytesIO(data))
+    write_atomic(archive, whole.getvalue())
 
 
 def unpack(out: Path, here: Path = HERE) -> None:
@@ -55,7 +58,8 @@ def unpack(out: Path, here: Path = HERE) -> None:
 
 def _held(archive: Path) -> list[tuple[str, bytes]]:
     with tarfile.open(archive) as tar:
-        files = [(entry, tar.extractfile(entry)) for entry in tar.getmembers()]
+        members = [tarfile.data_filter(entry, "") for entry in tar.getmembers()]  # no name may lead elsewhere
+        files = [(entry, tar.extractfile(entry)) for entry in members]
         return [(entry.name, file.read()) for entry, file in files if file is not None]
 
 

@@ -15,7 +15,7 @@ from pfedsam.data.dataset import Batch
 from pfedsam.model import weights
 from pfedsam.model.backbones import BUILDERS
 from pfedsam.model.prepared import round_matrices
-from pfedsam.train.loop import make_optimisers
+from pfedsam.train.loop import make_optimisers, set_rate
 from pfedsam.train.step import Steps
 
 STEPS, WARM = 20, 3
@@ -87,8 +87,7 @@ def steps(config: Config) -> Callable[[Batch], float]:
     method.merge(model, config, None)
     take, optimisers = Steps(model, method.loss, config), make_optimisers(model, part, config.train)
     for optimiser in optimisers.values():
-        for group in optimiser.param_groups:
-            group["lr"] = group["params"][0].new_full((), group["lr"])  # as the loop does
+        set_rate(optimiser, 1.0, 0)
 
     def one(batch: Batch) -> float:
         with take.stream():

@@ -53,9 +53,9 @@ class Run:
         return out / self.task / self.row.begins / str(self.seed) if self.row.begins else None
 
     def ready(self, out: Path) -> bool:
-        """Whether the run that it starts from has ended."""
+        """Whether the run that it starts from has ended, and its tensors are still there."""
         source = self.begins(out)
-        return source is None or (source / "results.json").exists()
+        return source is None or ((source / "results.json").exists() and (source / "store").exists())
 
 
 def main() -> None:
@@ -73,7 +73,7 @@ def sweep(options: argparse.Namespace) -> int:
         UserFault: the suite has no such row, or what is there was run with other settings.
     """
     tables = {task: rows(options.suite, task) for task in options.tasks}
-    names = {row.name for rows in tables.values() for row in rows}
+    names = {row.name for of_task in tables.values() for row in of_task}
     if unknown := sorted(set(options.rows or ()) - names):
         raise UserFault(expected=f"rows among {', '.join(sorted(names))}", came=", ".join(unknown), do="correct --rows")
     runs = [Run(task, row, seed) for seed in options.seeds for task in options.tasks for row in tables[task]]

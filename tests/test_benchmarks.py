@@ -205,6 +205,8 @@ def test_a_site_that_joins_late_was_not_there_before_and_waits_for_the_run_that_
     assert not run.ready(tmp_path)
     (tmp_path / "brain_mri/without_tcga_cs/0").mkdir(parents=True)
     (tmp_path / "brain_mri/without_tcga_cs/0/results.json").touch()
+    assert not run.ready(tmp_path)  # of kept results alone nothing can begin
+    (tmp_path / "brain_mri/without_tcga_cs/0/store").mkdir()
     assert run.ready(tmp_path)
 
 

@@ -60,7 +60,8 @@ def moves(model: Branches) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
 
 
 def drift(model: Branches, name: str, now: Tensor) -> Tensor:
-    """The moving average of a private factor's way from where the round began, a step further."""
+    """The moving average of a private factor's way from where the round began, a step further; changed in place, so
+    that a step that is replayed goes on with it."""
     key, way = f"{name}/drift", now.detach() - model.received[name]
     return model.received.setdefault(key, torch.zeros_like(way)).lerp_(way, 1 - DECAY)
 

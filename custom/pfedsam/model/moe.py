@@ -139,7 +139,7 @@ def mix(h: Tensor, experts: Iterable[nn.Module], weights: Tensor, chosen: Tensor
         chosen: (B, M) of 0 and 1.
     """
     if h.is_cuda:  # it would have to be waited for at every layer to know who chose whom
-        with torch.autocast(h.device.type, enabled=False):  # maps of few channels gain nothing by bf16, only casts
+        with torch.autocast(h.device.type, enabled=False):  # our choice: casts would outnumber the convolutions
             return mix_all(h.float(), experts, weights).to(h.dtype)
     out = h
     for i, expert in enumerate(experts):

@@ -92,7 +92,7 @@ def train_round(
             batch, done = source(data, views, augment), now.step
             active = {which: optimiser for which, optimiser in trained.items() if which in phase(done / steps)}
             for which, optimiser in active.items():
-                _set_rate(optimiser, rate(config.train, round_ * steps + done, rounds * steps), rising[which])
+                set_rate(optimiser, rate(config.train, round_ * steps + done, rounds * steps), rising[which])
             now = Progress(done + 1, steps, _added(now.sums, take(batch, active)))
             seen += len(batch.image)
             progress(now)
@@ -160,7 +160,7 @@ def _groups(model: Branches, part: Partition, which: Part, lr: float, lr_decoder
     return [group for group in groups if group["params"]]
 
 
-def _set_rate(optimiser: torch.optim.Optimizer, factor: float, rising: int) -> None:
+def set_rate(optimiser: torch.optim.Optimizer, factor: float, rising: int) -> None:
     """For the optimiser's next step; each group counts the steps that it has taken."""
     for group in optimiser.param_groups:
         taken = group.setdefault("taken", 0)

@@ -27,7 +27,10 @@ def segmentation_loss(logits: Tensor, batch: Batch, config: TrainConfig) -> Tens
 
 
 def annotated(channels: Tensor, batch: Batch) -> Tensor:
-    """Of (B, outputs, h, w) the classes that the batch's site annotates."""
+    """Of (B, outputs, h, w) the classes that the batch's site annotates.
+
+    Channel by channel: a list as index would have a GPU wait for it, and a step could not be recorded (`train.step`).
+    """
     return channels if batch.annotated is None else torch.stack([channels[:, i] for i in batch.annotated], 1)
 
 

@@ -25,8 +25,8 @@ def step(
 ) -> Losses:
     """One step of all optimisers on the sum of the method's losses; returns the losses, without a gradient.
 
-    An expert that no image chose has a gradient of zero, not none: AdamW then does with it what it does on a GPU, where
-    all experts are run (`model.moe.mix`), and as in Conv-LoRA's release.
+    What is optimised and was not reached, as an expert that no image chose, has a gradient of zero, not none: AdamW
+    then does with it what it does on a GPU, where all experts are run (`model.moe.mix`); our choice.
     """
     device = next(model.parameters()).device
     batch = replace(batch, image=batch.image.to(device), label=batch.label.to(device))
@@ -80,11 +80,13 @@ class Steps:
         if not self._records:
             yield
             return
-        own = _own_stream(self._device)
-        own.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(own):
-            yield
-        torch.cuda.current_stream(self._device).wait_stream(own)
+        own, outer = _own_stream(self._device), torch.cuda.current_stream(self._device)
+        own.wait_stream(outer)
+        try:
+            with torch.cuda.stream(own):
+                yield
+        finally:
+            outer.wait_stream(own)
 
     def __call__(self, batch: Batch, optimisers: Optimisers) -> Losses:
         """One step of the optimisers; the losses as they are until the next step."""
@@ -106,20 +108,20 @@ class Steps:
         try:
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 losses = self._run(held, optimisers)
-        except torch.cuda.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            if isinstance(cause := _first(error), torch.cuda.OutOfMemoryError):
+                raise cause from None
             raise UserFault(
                 expected=f"a step of {self._config.method} that can be recorded: it never asks the GPU for a value",
-                came=str(_first(error)).splitlines()[0],
-                do="set train.record false, or leave .item(), nonzero() and the like out of the method's losses",
+                came=str(cause).splitlines()[0],
+                do="start anew with train.record false, or leave .item(), nonzero() and the like out of the losses",
             ) from error
         return Recording(graph, held, losses)
 
 
-def _first(error: BaseException) -> BaseException:
-    """What went wrong first: ending a recording that failed fails once more."""
-    return error if error.__context__ is None else _first(error.__context__)
+def _first(error: RuntimeError) -> BaseException:
+    """What went wrong: ending a recording that failed fails once more."""
+    return error.__context__ or error
 
 
 @cache
