@@ -1,6 +1,7 @@
 """Seconds of a step on a GPU, as it stands and as a recording: benchmarks/recording.py --help; needs a GPU."""
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -44,7 +45,10 @@ def main() -> None:
         "| method | model | batch | as it stands, ms | recorded, ms | times as fast | losses apart |",
         "|---" * 7 + "|",
     ]
-    lines = [line(method, model, size) for method, model, size in CASES]
+    lines = []
+    for case in CASES:
+        lines.append(line(*case))
+        print(lines[-1], file=sys.stderr, flush=True)  # as they come: a GPU may be lent for minutes
     title = f"A recorded step: {torch.cuda.get_device_name()}"
     publish("\n".join([heading(title), *head, *lines]), options.append)
 
