@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from machine import heading, publish
-from training_step import batch, branches
+from training_step import batch, made
 
 from pfedsam import methods
 from pfedsam.config import Config, from_dict
@@ -16,7 +16,7 @@ from pfedsam.data.dataset import Batch
 from pfedsam.model import weights
 from pfedsam.model.backbones import BUILDERS
 from pfedsam.model.prepared import round_matrices
-from pfedsam.train.loop import make_optimisers, set_rate
+from pfedsam.train.loop import set_rate
 from pfedsam.train.step import Steps
 
 STEPS, WARM = 20, 3
@@ -85,11 +85,8 @@ def steps(config: Config) -> Callable[[Batch], float]:
     method = methods.get(config.method)
     if not method.trains:
         round_matrices(parts.encoder)
-    model = branches(parts, config)
-    part = method.partition(model, config)
-    model.cuda().train()
-    method.merge(model, config, None)
-    take, optimisers = Steps(model, method.loss, config), make_optimisers(model, part, config.train)
+    model, optimisers = made(parts, config, "cuda")
+    take = Steps(model, method.loss, config)
     for optimiser in optimisers.values():
         set_rate(optimiser, 1.0, 0)
 

@@ -21,7 +21,7 @@ from pfedsam.model.prepared import round_matrices
 from pfedsam.model.segmenter import Branches
 from pfedsam.train.loop import make_optimisers
 from pfedsam.train.precision import autocast
-from pfedsam.train.step import step
+from pfedsam.train.step import Optimisers, step
 
 Stepper = Callable[[Batch], float]
 
@@ -127,19 +127,26 @@ def ours(case: Case, row: Row) -> Stepper:
 
 def stepper_of(parts: Backbone, config: Config, *, cached: bool = False) -> Stepper:
     """One training step of the method on a batch; returns the global branch's loss before it."""
-    method, model = methods.get(config.method), branches(parts, config)
-    part = method.partition(model, config)
-    model.train()
-    both = list(make_optimisers(model, part, config.train).values())
+    model, optimisers = made(parts, config)
+    loss, both = methods.get(config.method).loss, list(optimisers.values())
     kept: dict[int, Batch] = {}
 
     def one(batch: Batch) -> float:
         if cached and id(batch) not in kept:
             with autocast(torch.device("cpu"), config.train.precision):
                 kept[id(batch)] = Batch(model.stem(batch.image).bfloat16().float(), batch.label, stemmed=True)
-        return step(model, kept.get(id(batch), batch), both, method.loss, config)["global"].item()
+        return step(model, kept.get(id(batch), batch), both, loss, config)["global"].item()
 
     return one
+
+
+def made(parts: Backbone, config: Config, device: str = "cpu") -> tuple[Branches, Optimisers]:
+    """The method's branches on a device, as its first round begins with them, and their optimisers."""
+    method, model = methods.get(config.method), branches(parts, config)
+    part = method.partition(model, config)
+    model.to(device).train()
+    method.merge(model, config, None)
+    return model, make_optimisers(model, part, config.train)
 
 
 def branches(parts: Backbone, config: Config) -> Branches:
