@@ -5,8 +5,8 @@ import statistics as st
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-from suites import NAMED, SUITES, Row
-from sweep import data_of
+from suites import Row
+from sweep import data_of, rows
 from tables import by_site, read_homes, runs
 
 MARKS = {"local": ("local only", "#999999"), "global": ("global", "#0072B2"), "personal": ("personal", "#D55E00")}
@@ -23,16 +23,17 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     for task in options.tasks:
         if (options.out / task).is_dir():
-            dumbbells(task, options.out, options.folder / f"{task}_sites.png")
-            curves(task, options.out, options.folder / f"{task}_curves.png")
+            methods = rows(["methods"], task)
+            dumbbells(task, methods, options.out, options.folder / f"{task}_sites.png")
+            curves(task, methods, options.out, options.folder / f"{task}_curves.png")
 
 
-def dumbbells(task: str, out: Path, path: Path) -> None:
+def dumbbells(task: str, methods: list[Row], out: Path, path: Path) -> None:
     """Per site: local training, then pFedSAM's two branches; large: mean over seeds, small: each seed."""
     homes = read_homes(data_of(task))
-    local = [by_site(run, "personal", homes) for run in runs(out, task, NAMED["local"]).values()]
-    ours = runs(out, task, NAMED["pfedsam"]).values()
-    both = {role: [by_site(run, role, homes) for run in ours] for role in ("global", "personal")}
+    named = {row.name: runs(out, task, row).values() for row in methods if row.name in ("local", "pfedsam")}
+    local = [by_site(run, "personal", homes) for run in named["local"]]
+    both = {role: [by_site(run, role, homes) for run in named["pfedsam"]] for role in ("global", "personal")}
     found = {"local": local, **both}
     if not any(found.values()):
         return
@@ -53,12 +54,12 @@ def dumbbells(task: str, out: Path, path: Path) -> None:
     plt.close(figure)
 
 
-def curves(task: str, out: Path, path: Path) -> None:
+def curves(task: str, methods: list[Row], out: Path, path: Path) -> None:
     """Validation Dice by round of what each method predicts with, mean over sites and seeds.
 
     The start may be cut, and what stays far below all others.
     """
-    lines = {row: means for row in SUITES["methods"] if (means := by_round(row, task, out))}
+    lines = {row: means for row in methods if (means := by_round(row, task, out))}
     if not lines:
         return
     figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")

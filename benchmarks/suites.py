@@ -89,6 +89,7 @@ METHODS = [  # the first row is what the others are compared with
     Row("post", "pFedSAM, post-encoder", ("reading=post",)),
 ]
 NAMED = {row.name: row for row in METHODS}
+OWN = {"nuclei": {"local": at("1e-2")}}  # by task and row: rates that validate better there than the row's
 
 SUITES = {
     "methods": METHODS,
@@ -148,7 +149,7 @@ def few(site: str, count: int, size: int) -> tuple[str, ...]:
     return f'data.limit={{"{site}": {count}}}', f"train.epochs={max(1, size // count)}"
 
 
-def late(sizes: Sizes) -> list[Row]:
+def late(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
     """Each site left out once: how the others' model does there, and what it gains from k cases of its own.
 
     In a `joins` row the global branch is the federation's as it came, the personal branch has the site's own experts;
@@ -162,7 +163,7 @@ def late(sizes: Sizes) -> list[Row]:
         for count in (5, 20, None):
             limit = few(out, count, size) if count else ()
             name, cases = f"alone_{out}_{count}", f"{count or 'all'} cases"
-            joins, alone = ("method=newcomer", *limit), (*NAMED["local"].changes, *limit)
+            joins, alone = ("method=newcomer", *limit), (*named["local"].changes, *limit)
             found += [
                 Row(f"joins_{out}_{count}", f"{out} joins, {cases}", joins, (out,), f"without_{out}", name),
                 Row(name, f"{out} alone, {cases}", alone, (out,), beside=""),
@@ -170,7 +171,7 @@ def late(sizes: Sizes) -> list[Row]:
     return found
 
 
-def unequal(sizes: Sizes) -> list[Row]:
+def unequal(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
     """The first site with a tenth of its data, or there in every third round; three methods in each case, compared."""
     site, size = next(iter(sizes.items()))
     cases = {"tenth": f'data.limit={{"{site}": {max(1, size // 10)}}}', "third": f'every={{"{site}": 3}}'}
@@ -179,7 +180,7 @@ def unequal(sizes: Sizes) -> list[Row]:
         Row(
             f"{case}_{method}",
             f"{label}, {words[case]}",
-            (*NAMED[method].changes, change),
+            (*named[method].changes, change),
             beside="" if method == "pfedsam" else f"{case}_pfedsam",
         )
         for case, change in cases.items()
@@ -187,7 +188,7 @@ def unequal(sizes: Sizes) -> list[Row]:
     ]
 
 
-def partial(sizes: Sizes) -> list[Row]:
+def partial(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
     """The last site's masks lack class 2, on a task with two classes; then the global model there, on both classes.
 
     Compared is each with the same where masks are whole.
@@ -200,7 +201,7 @@ def partial(sizes: Sizes) -> list[Row]:
         Row(
             f"{case}_{method}",
             f"{label}, {said}",
-            (*NAMED[method].changes, *changes[case]),
+            (*named[method].changes, *changes[case]),
             beside=f"whole_{method}" if changes[case] else "",
         )
         for case, said in words.items()
@@ -214,10 +215,21 @@ def partial(sizes: Sizes) -> list[Row]:
     return found
 
 
-BY_SITES: dict[str, Callable[[Sizes], list[Row]]] = {"late": late, "unequal": unequal, "partial": partial}
+BY_SITES: dict[str, Callable[[Sizes, dict[str, Row]], list[Row]]] = {
+    "late": late,
+    "unequal": unequal,
+    "partial": partial,
+}
 NAMES = (*SUITES, *BY_SITES)
 
 
-def rows_of(suite: str, sizes: Sizes) -> list[Row]:
-    """The rows of a suite on a task whose sites have so many training rows."""
-    return BY_SITES[suite](sizes) if suite in BY_SITES else SUITES[suite]
+def rows_of(suite: str, task: str, sizes: Sizes) -> list[Row]:
+    """The rows of a suite on a task whose sites have so many training rows; with the task's own rates."""
+    if suite in BY_SITES:
+        return BY_SITES[suite](sizes, {row.name: at_own(row, task) for row in METHODS})
+    return [at_own(row, task) for row in SUITES[suite]]
+
+
+def at_own(row: Row, task: str) -> Row:
+    """The row with what `OWN` has for it on a task."""
+    return replace(row, changes=(*row.changes, *OWN.get(task, {}).get(row.name, ())))

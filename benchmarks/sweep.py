@@ -85,7 +85,7 @@ def sweep(options: argparse.Namespace) -> int:
 
 def rows(suites: list[str], task: str) -> list[Row]:
     """The rows of all suites; one that several have is run once."""
-    found = [row for suite in suites for row in rows_of(suite, sizes(data_of(task)))]
+    found = [row for suite in suites for row in rows_of(suite, task, sizes(data_of(task)))]
     return list({row.name: row for row in found}.values())
 
 

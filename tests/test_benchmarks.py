@@ -80,7 +80,7 @@ def test_a_row_is_compared_with_the_one_that_it_wants_beside_it(tmp_path: Path) 
 
 @pytest.mark.parametrize("suite", NAMES)
 def test_what_a_row_begins_with_and_is_compared_with_is_of_its_suite(suite: str) -> None:
-    rows = rows_of(suite, SIZES)
+    rows = rows_of(suite, "brain_mri", SIZES)
     names = {row.name for row in rows}
     for row in rows:
         assert {row.begins, row.beside} - {None, ""} <= names
@@ -145,7 +145,7 @@ def test_what_is_kept_of_the_runs_behind_the_tables_has_the_settings_of_its_rows
     unpack(tmp_path)
     task = archive.name.split(".")[0]
     suites = NAMES if task == "brain_mri" else SUITES
-    rows = {row.name: row for suite in suites for row in rows_of(suite, SIZES)}
+    rows = {row.name: row for suite in suites for row in rows_of(suite, task, SIZES)}
     found = [path.parent for path in (tmp_path / task).glob("*/*/results.json")]
     assert found
     for folder in found:
@@ -175,12 +175,24 @@ def test_a_row_that_no_suite_has_is_told_in_a_line(tmp_path: Path, monkeypatch: 
         sweep(asked)
 
 
-def test_a_name_stands_for_the_same_settings_in_every_suite() -> None:
+@pytest.mark.parametrize("task", ["brain_mri", "nuclei"])
+def test_a_name_stands_for_the_same_settings_in_every_suite(task: str) -> None:
     """Suites may have a folder in common."""
     found: dict[str, tuple[str, ...]] = {}
     for suite in SUITES:
-        for row in rows_of(suite, SIZES):
+        for row in rows_of(suite, task, SIZES):
             assert found.setdefault(row.name, row.changes) == row.changes
+
+
+def test_a_task_has_its_own_rates_in_every_suite() -> None:
+    def rate(task: str, suite: str, name: str) -> float:
+        (row,) = [row for row in rows_of(suite, task, SIZES) if row.name == name]
+        return settings(Run(task, row, 0), None)[0].train.lr
+
+    for suite, name in (("methods", "local"), ("unequal", "third_local"), ("late", "alone_tcga_cs_5")):
+        assert rate("brain_mri", suite, name) == 3e-3
+        assert rate("nuclei", suite, name) == 1e-2
+    assert rate("nuclei", "rates", "local_3e-3_3e-4") == 3e-3
 
 
 SIZES = {"tcga_cs": 65, "tcga_du": 96, "tcga_ht": 95}
@@ -188,7 +200,7 @@ SIZES = {"tcga_cs": 65, "tcga_du": 96, "tcga_ht": 95}
 
 @pytest.mark.parametrize("suite", NAMES)
 def test_rows_of_a_suite_have_names_of_their_own_and_settings_that_are_known(suite: str) -> None:
-    rows = rows_of(suite, SIZES)
+    rows = rows_of(suite, "brain_mri", SIZES)
     assert len({row.name for row in rows}) == len(rows)
     job = "pfedsam_fundus" if suite == "partial" else "pfedsam_brain_mri"
     for row in rows:
@@ -197,7 +209,7 @@ def test_rows_of_a_suite_have_names_of_their_own_and_settings_that_are_known(sui
 
 
 def test_a_site_that_joins_late_was_not_there_before_and_waits_for_the_run_that_it_starts_from(tmp_path: Path) -> None:
-    rows = {row.name: row for row in rows_of("late", SIZES)}
+    rows = {row.name: row for row in rows_of("late", "brain_mri", SIZES)}
     joins = rows["joins_tcga_cs_5"]
     assert joins.sites == ("tcga_cs",)
     assert rows[joins.begins].sites == ("tcga_du", "tcga_ht")
@@ -212,7 +224,7 @@ def test_a_site_that_joins_late_was_not_there_before_and_waits_for_the_run_that_
 
 @pytest.mark.parametrize("count", [5, 20])
 def test_few_cases_are_trained_on_for_as_many_images_as_all_of_them(count: int) -> None:
-    for row in rows_of("late", SIZES):
+    for row in rows_of("late", "brain_mri", SIZES):
         for site in [site for site in SIZES if row.name in (f"joins_{site}_{count}", f"alone_{site}_{count}")]:
             config, _ = settings_of(ROOT / "jobs/pfedsam_brain_mri", row.changes)
             assert config.data.limit == {site: count}
