@@ -11,7 +11,7 @@ from conftest import tiny
 from pfedsam.data import dataset, reader
 from pfedsam.data.augment import augmentation
 from pfedsam.data.datalist import Row
-from pfedsam.data.dataset import PLAIN, Dataset, View, fit, open_site, unfit
+from pfedsam.data.dataset import PLAIN, Dataset, View, fit, fit_labels, open_site, unfit
 from pfedsam.errors import UserFault
 
 SAM = {"split": "train", "mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
@@ -37,6 +37,21 @@ def test_what_is_fitted_comes_back_at_its_own_size_and_place(shape: tuple[int, i
     assert fitted.shape == (1, 128, 128)
     back = unfit(fitted, shape, 128)
     assert ((back > 0.5) != (image > 0.5)).float().mean() < 0.03
+
+
+@pytest.mark.parametrize(("side", "size"), [(300, 128), (1536, 256), (2000, 1024)])
+def test_a_label_lies_where_its_lesion_lies_in_the_image(tmp_path: Path, side: int, size: int) -> None:
+    """What a perfect learner of the label predicts has the middle of the mask."""
+    rows, columns = np.ogrid[:side, :side]
+    mask = ((rows - 0.4 * side) ** 2 + (columns - 0.6 * side) ** 2 < (0.1 * side) ** 2).astype(np.uint8)
+    Image.fromarray(mask * 255).save(tmp_path / "a.png")
+    Image.fromarray(mask).save(tmp_path / "a_m.png")
+    data = Dataset(tmp_path, [Row("a.png", "a_m.png", "train", "a")], tiny(model={"image_size": size}), **SAM)
+    learned = unfit(data.batch([View(0, PLAIN)]).label.float(), (side, side), size)[0] > 0.5
+    shift = learned.nonzero().double().mean(0) - torch.from_numpy(mask).nonzero().double().mean(0)
+    assert shift.abs().max() < 0.3
+    again = data.labels(0)
+    assert torch.equal(fit_labels(again, side), again.long())
 
 
 def test_slices_of_a_volume_are_one_case(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ class Dataset:
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
         """Image (3, S, S) of 0..1 before normalisation, and mask (S, S) of class numbers."""
         size = self.config.model.image_size
-        return fit(self.picture(i), size), fit(self.labels(i)[None].float(), size, "nearest")[0].long()
+        return fit(self.picture(i), size), fit_labels(self.labels(i), size)
 
     def picture(self, i: int) -> Tensor:
         """The slice itself, (3, H, W), scaled to 0..1."""
@@ -169,13 +169,18 @@ def label_size(config: Config) -> int:
     return min(config.model.image_size, 256)
 
 
-def fit(image: Tensor, size: int, mode: str = "bilinear") -> Tensor:
-    """(C, H, W) to (C, size, size): longest side to `size`, zeros right and below (SAM's convention)."""
+def fit(image: Tensor, size: int) -> Tensor:
+    """(C, H, W) to (C, size, size): longest side to `size`, the rest, right and below, black."""
     height, width = scaled(image.shape[-2:], size)
-    smooth = {"align_corners": False, "antialias": True} if mode == "bilinear" else {}
     if (height, width) != tuple(image.shape[-2:]):
-        image = F.interpolate(image[None], size=(height, width), mode=mode, **smooth)[0]
+        image = _smooth(image[None], (height, width))[0]
     return F.pad(image, (0, size - width, 0, size - height))
+
+
+def fit_labels(labels: Tensor, size: int) -> Tensor:
+    """`fit` for (H, W) of class numbers, which lie where the image's pixels come to lie."""
+    height, width = scaled(labels.shape, size)
+    return F.pad(_relabelled(labels[None], (height, width))[0], (0, size - width, 0, size - height))
 
 
 def unfit(maps: Tensor, shape: tuple[int, int], size: int) -> Tensor:
@@ -192,10 +197,20 @@ def scaled(shape: tuple[int, ...] | torch.Size, size: int) -> tuple[int, int]:
 
 
 def shrink(masks: Tensor, size: int) -> Tensor:
-    """(B, S, S) class numbers at side `size`, nearest."""
-    if masks.shape[-1] == size:
-        return masks
-    return F.interpolate(masks[:, None].float(), size=(size, size), mode="nearest")[:, 0].long()
+    """(B, S, S) class numbers at side `size`."""
+    return _relabelled(masks, (size, size))
+
+
+def _relabelled(masks: Tensor, shape: tuple[int, int]) -> Tensor:
+    """(B, H, W) class numbers at another size: each pixel has the class with the greatest share of it."""
+    if tuple(masks.shape[-2:]) == shape:
+        return masks.long()
+    classes = torch.arange(int(masks.max()) + 1).view(-1, 1, 1)
+    return _smooth((masks[:, None] == classes).float(), shape).argmax(1)
+
+
+def _smooth(maps: Tensor, shape: tuple[int, int]) -> Tensor:
+    return F.interpolate(maps, size=shape, mode="bilinear", align_corners=False, antialias=True)
 
 
 def _slices(root: Path, row: Row) -> list[Slice]:
