@@ -252,6 +252,26 @@ def test_a_stopped_round_leaves_the_store_alone(open_site) -> None:
     assert site.store.load() is None
 
 
+@pytest.mark.parametrize("number", ["fp32", "int8"])
+def test_a_round_that_diverged_leaves_nothing_behind_and_is_told(open_site, tmp_path: Path, number: str) -> None:
+    """Neither in the store, nor in the process that goes on with a lower rate, nor in what is owed."""
+    wire = {"up": number, "down": "fp32"}
+    wild = tiny(train={"lr": 1e30, "lr_decoder": 1e30}, wire=wire)
+    shared, _ = initial_shared(wild)
+    site = open_site(wild)
+    for _ in range(2):
+        site.receive(shared)
+        site.config = wild
+        with pytest.raises(UserFault, match=r"finite weights after the training of round 1.*lower train\.lr"):
+            site.train(0, 2)
+        assert site.store.load() is None
+    site.config = tiny(wire=wire)
+    update = trained(site, shared)
+    data = site.data["train"].slices[0].image.parents[2]
+    calm = trained(Site("site-1", site.config, Places(data, tmp_path / "fresh")), shared)
+    assert all(torch.equal(update.wire[name], calm.wire[name]) for name in calm.wire)
+
+
 def test_training_lowers_the_loss(open_site) -> None:
     config = tiny(train={"max_steps": None, "epochs": 6, "augment": False})
     site = open_site(config, "site-2")

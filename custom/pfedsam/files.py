@@ -4,9 +4,11 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -15,6 +17,22 @@ from pfedsam.errors import UserFault
 
 Tensors = dict[str, Tensor]
 SETTINGS = "settings"  # a fact that holds the job's whole configuration, as `Config.text` writes it
+
+
+def one_name(text: str, what: str) -> str:
+    """`text`, where it names one file or folder and leads nowhere else: it may come from a job or a message.
+
+    Raises:
+        UserFault: it is no such name; the message says of what.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", text):
+        raise UserFault(expected=f"a {what}'s name of letters, digits, . - and _", came=repr(text), do="rename it")
+    return text
+
+
+def not_finite(tensors: Tensors) -> str | None:
+    """The first name whose values are not all finite; None if all are."""
+    return next((name for name in sorted(tensors) if not bool(torch.isfinite(tensors[name]).all())), None)
 
 
 def write_atomic(path: Path, data: bytes) -> None:

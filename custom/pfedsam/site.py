@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -17,7 +16,7 @@ from pfedsam.errors import UserFault
 from pfedsam.exchange.codec import with_feedback
 from pfedsam.exchange.schema import Stamp
 from pfedsam.exchange.store import LAST, Moment, SiteStore
-from pfedsam.files import Tensors
+from pfedsam.files import Tensors, not_finite
 from pfedsam.methods.base import Method
 from pfedsam.model import build
 from pfedsam.model.backbones import Backbone
@@ -98,6 +97,7 @@ class Site:
         self.store.claim()
         self.scoring_seconds = 0.0  # spent on scoring since the round began
         self._as_received: dict[str, float | int | None] | None = None
+        self._first = {name: tensor.clone() for name, tensor in self.private().items()}  # until something is stored
         self._received: Tensors = {}
         self._owed: Tensors = {}  # what rounding took from the last update, to be added to the next
         self._run: str | None = None
@@ -115,10 +115,7 @@ class Site:
         self._received, self._run = shared, at.run if at else None
         self._as_received, self.scoring_seconds = None, 0.0
         self._load_shared(shared)
-        private, facts = self.store.load(at) or ({}, {})
-        self._owed = _owed(private) if facts.get("run") == self._run else {}
-        if facts:
-            self._load_private(private, facts)
+        facts, self._owed = self._load_private(at)
         self.method.merge(self.model, self.config, self._dice if facts else None)
 
     def train(
@@ -129,7 +126,11 @@ class Site:
         progress: Callable[[Progress], None] = lambda _: None,
         stop: Callable[[], bool] = lambda: False,
     ) -> Update:
-        """Train from what was received, keep the private part, return the difference in the shared part."""
+        """Train from what was received, keep the private part, return the difference in the shared part.
+
+        Raises:
+            UserFault: the training diverged; nothing of the round is kept.
+        """
         when = (_site_seed(self.config.seed, self.name), round_, rounds)
         report = train_round(
             self.model,
@@ -145,8 +146,10 @@ class Site:
         )
         now = self.shared()
         difference = {name: now[name] - tensor for name, tensor in self._received.items()}
-        wire, self._owed = with_feedback(difference, self._owed, self.config.wire.up)
+        wire, owed = with_feedback(difference, self._owed, self.config.wire.up)
         if not report.stopped:
+            _demand_finite(now | self.private(), round_)
+            self._owed = owed
             self.save_private(round_)
         return Update(wire, len(self.data["train"]), report)
 
@@ -173,10 +176,7 @@ class Site:
         """
         self._load_shared(shared)
         self.method.merge(self.model, self.config, None)  # what is neither shared nor private follows the shared part
-        private, facts = self.store.load(Moment(run, LAST) if run else None) or ({}, {})
-        if facts:
-            self._load_private(private, facts)
-        return facts
+        return self._load_private(Moment(run, LAST) if run else None)[0]
 
     def scores(self, split: str, roles: tuple[str, ...] = ROLES) -> dict[str, list[CaseScore]]:
         """Scores of every case of a split, by role; one branch may have both roles."""
@@ -207,9 +207,18 @@ class Site:
             target.copy_(shared[wire_name(name)])
 
     @torch.no_grad()
-    def _load_private(self, stored: Tensors, facts: dict[str, Any]) -> None:
+    def _load_private(self, at: Moment | None) -> tuple[dict[str, str], Tensors]:
+        """Put the stored private part into the model, or what it began with; its facts, and what is owed."""
+        stored, facts = self.store.load(at) or (self._first, {})
+        private = {name: tensor for name, tensor in stored.items() if not name.startswith(OWED)}
         target = tensors_of(self.model, self.part, Part.PRIVATE)
-        stored = {name: tensor for name, tensor in stored.items() if not name.startswith(OWED)}
+        if facts:
+            self._demand_fit(private, target, facts)
+        for name, tensor in target.items():
+            tensor.copy_(private[name])
+        return facts, _owed(stored) if facts.get("run") == self._run else {}
+
+    def _demand_fit(self, stored: Tensors, target: Tensors, facts: dict[str, str]) -> None:
         misfit = sorted(target.keys() ^ stored.keys()) or [n for n, t in target.items() if t.shape != stored[n].shape]
         if misfit or facts.get("base") != self.base:
             raise UserFault(
@@ -217,8 +226,6 @@ class Site:
                 came=f"another model ({misfit[0]})" if misfit else "one trained on another base model",
                 do="give the new job a study name of its own, or move the old entry away",
             )
-        for name, tensor in target.items():
-            tensor.copy_(stored[name])
 
 
 def initial_shared(config: Config, weights: Path | None = None, cache: Path | None = None) -> tuple[Tensors, str]:
@@ -245,6 +252,15 @@ def _base(config: Config, method: Method, weights: Path | None, cache: Path | No
         return prepared(config.model, weights, cache, rounded=rounded(method, torch.device("cpu"), config))
     parts = build.backbone(config.model, weights)
     return parts, build.base_digest(parts)
+
+
+def _demand_finite(trained: Tensors, round_: int) -> None:
+    if name := not_finite(trained):
+        raise UserFault(
+            expected=f"finite weights after the training of round {round_ + 1}",
+            came=f"NaN or infinite values at {name}",
+            do="lower train.lr, or look at the images' values (data.scale); the store has what it had before the round",
+        )
 
 
 def _owed(stored: Tensors) -> Tensors:

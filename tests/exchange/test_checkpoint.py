@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from pfedsam.errors import UserFault
-from pfedsam.exchange.checkpoint import KEEP, Checkpoint, Checkpoints
+from pfedsam.exchange.checkpoint import KEEP, Checkpoint, Checkpoints, first_tensors
+from pfedsam.exchange.schema import schema_of
 
 
 def point(done: int, run: str = "run") -> Checkpoint:
@@ -70,6 +71,19 @@ def test_a_run_s_name_leads_nowhere_else(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserFault, match="a run's name"):
         Checkpoints(tmp_path, "study").begin(name)
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_the_latest_run_to_begin_from_is_one_that_has_trained(tmp_path: Path) -> None:
+    """Not the run that asks, nor one that died before its first round."""
+    checkpoints = Checkpoints(tmp_path, "study")
+    checkpoints.save(point(1))
+    checkpoints.begin("later")
+    assert checkpoints.find("latest") == "later"
+    assert checkpoints.find("latest", trained=True) == point(1).run
+    base, schema = point(1).base, schema_of(point(1).tensors)
+    assert first_tensors(tmp_path, "study/latest", schema, base).keys() == point(1).tensors.keys()
+    with pytest.raises(UserFault, match="study's name"):
+        first_tensors(tmp_path, "../study/latest", schema, base)
 
 
 def test_a_server_process_left_behind_cannot_write_into_a_run_that_went_on(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import itertools
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -58,6 +59,25 @@ def test_a_damaged_generation_is_noticed_and_the_one_before_used(tmp_path: Path,
     path.write_bytes({"torn": data[:-5], "flipped": data, "emptied": b"", "garbage": b"\xff" * 40}[harm])
     tensors, _ = store.load()
     assert torch.equal(tensors["gate"], OLD["gate"])
+
+
+def test_a_generation_with_nan_is_passed_over(tmp_path: Path) -> None:
+    """Every later round would begin with it, and none would lose it."""
+    store = filled(tmp_path)
+    store.save({"gate": torch.tensor([1.0, math.nan, 1.0])}, {"round": "2"})
+    tensors, facts = store.load()
+    assert torch.equal(tensors["gate"], NEW["gate"])
+    assert facts == {"round": "1"}
+
+
+@pytest.mark.parametrize("run", ["x/../../../../outside", "../run", "a/b", "", ".hidden"])
+def test_a_run_s_name_in_a_message_leads_out_of_no_store(tmp_path: Path, run: str) -> None:
+    store = SiteStore(tmp_path / "store", "study", "site")
+    (tmp_path / "store/study/site/before.x").mkdir(parents=True)
+    (tmp_path / "outside.json").write_text('{"name": "of a patient"}')
+    for use in (lambda: store.remembered("before", run), lambda: store.remember("before", run, {})):
+        with pytest.raises(UserFault, match="a run's name"):
+            use()
 
 
 def test_a_crash_while_writing_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,6 @@
 """The server's memory of a run: after each round one safetensors and one JSON, two generations."""
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from pfedsam.config import Config, from_dict
 from pfedsam.errors import UserFault
 from pfedsam.exchange.claim import Claim
 from pfedsam.exchange.schema import Schema, schema_of
-from pfedsam.files import Tensors, digest, pack, unpack, write_atomic, write_json
+from pfedsam.files import Tensors, digest, one_name, pack, unpack, write_atomic, write_json
 
 KEEP = 2
 BEST = "best.safetensors"
@@ -73,13 +72,16 @@ class Checkpoints:
                 log.warning("checkpoint %s is damaged (%s); trying the one before", path.name, fault)
         return None
 
-    def find(self, run: str) -> str:
+    def find(self, run: str, *, trained: bool = False) -> str:
         """The name of a run that has begun; "latest" is the one that wrote last.
+
+        Args:
+            trained: "latest" is the last of those that have finished a round.
 
         Raises:
             UserFault: the study has no such run.
         """
-        name = self._latest() if run == "latest" else run
+        name = self._latest(trained) if run == "latest" else run
         if name is None or not self._of(name).is_dir():
             raise UserFault(
                 expected=f"a run to continue in {self.folder}",
@@ -107,15 +109,13 @@ class Checkpoints:
 
     def _of(self, run: str) -> Path:
         """The run's folder; its name comes from a job, so it may not lead elsewhere."""
-        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", run):
-            raise UserFault(expected="a run's name of letters, digits, . - and _", came=repr(run), do="rename the run")
-        return self.folder / run
+        return self.folder / one_name(run, "run")
 
     def _newest_first(self, run: str) -> list[Path]:
         return sorted(self._of(run).glob("round.*.json"), reverse=True)
 
-    def _latest(self) -> str | None:
-        runs = [path for path in self.folder.glob("*") if path.is_dir()]
+    def _latest(self, trained: bool) -> str | None:
+        runs = {path.parent for path in self.folder.glob("*/round.*.json" if trained else "*/*")}
         return max(runs, key=lambda path: path.stat().st_mtime_ns).name if runs else None
 
 
@@ -131,8 +131,8 @@ def first_tensors(root: Path, begin: str, schema: Schema, base: str) -> Tensors:
         UserFault: there is no such run, or it trained another model.
     """
     study, _, run = begin.partition("/")
-    checkpoints = Checkpoints(root, study)
-    point = checkpoints.load(checkpoints.find(run))
+    checkpoints = Checkpoints(root, one_name(study, "study"))
+    point = checkpoints.load(checkpoints.find(run, trained=True))
     if point is None:
         raise UserFault(expected=f"a finished round of {begin}", came="none", do="name a run that has trained")
     if point.base != base or schema_of(point.tensors) != schema:

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pfedsam.config import Number
 from pfedsam.exchange.codec import decode, wire_schema
 from pfedsam.exchange.schema import Schema, Spec, Stamp
+from pfedsam.files import not_finite
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,7 @@ def tensor_fault(name: str, tensor: Any, spec: Spec) -> str | None:
 
 def value_fault(name: str, tensor: Tensor) -> str | None:
     """Why the values cannot be averaged; None if they can."""
-    if not bool(torch.isfinite(tensor).all()):
-        return f"expected finite values at {name}, came NaN or infinite"
-    return None
+    return f"expected finite values at {name}, came NaN or infinite" if not_finite({name: tensor}) else None
 
 
 def _short(value: Any) -> str:

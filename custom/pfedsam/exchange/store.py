@@ -7,7 +7,7 @@ from typing import Any
 
 from pfedsam import log
 from pfedsam.exchange.claim import Claim
-from pfedsam.files import Tensors, facts_of, pack, unpack, write_atomic, write_json
+from pfedsam.files import Tensors, facts_of, not_finite, one_name, pack, unpack, write_atomic, write_json
 
 KEEP = 3  # of a run: one to redo the round in flight, one more should the server fall back a round, and the newest
 LAST = 10**9  # a round after every other
@@ -22,7 +22,7 @@ class Moment:
 
 
 class SiteStore:
-    """Private tensors of one site in one study: the last generations, each whole or skipped when read.
+    """Private tensors of one site in one study: the last generations, each whole and finite or skipped when read.
 
     A generation is a file `private.NUMBER.safetensors`, the highest number the newest, labelled with
     run and round. A new run of the study begins with the newest there is. A run that does a round
@@ -73,7 +73,7 @@ class SiteStore:
             files.sort(key=lambda path: facts_of(path).get("run") != before.run)  # stable: newest first in each
         for path in files:
             try:
-                tensors, facts = unpack(path.read_bytes())
+                tensors, facts = _sound(path)
             except ValueError as fault:
                 log.warning("site store: %s is damaged (%s); trying the generation before", path.name, fault)
                 continue
@@ -84,17 +84,30 @@ class SiteStore:
 
     def remember(self, name: str, run: str, value: Any) -> None:
         """Keep a small fact of a run beside the tensors."""
-        write_json(self.folder / f"{name}.{run}.json", value)
+        write_json(self._note(name, run), value)
 
     def remembered(self, name: str, run: str) -> Any:
         """What was kept of this run under `name`; None if nothing whole was."""
+        path = self._note(name, run)
         try:
-            return json.loads((self.folder / f"{name}.{run}.json").read_text())
+            return json.loads(path.read_text())
         except (OSError, ValueError):
             return None
 
+    def _note(self, name: str, run: str) -> Path:
+        """Where a fact of a run lies; the run's name comes in a message."""
+        return self.folder / f"{name}.{one_name(run, 'run')}.json"
+
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("private.*.safetensors"), key=_number, reverse=True)
+
+
+def _sound(path: Path) -> tuple[Tensors, dict[str, str]]:
+    """A generation's tensors and facts; ValueError if it is torn or holds NaN, which no later round would lose."""
+    tensors, facts = unpack(path.read_bytes())
+    if name := not_finite(tensors):
+        raise ValueError(f"NaN or infinite values at {name}")
+    return tensors, facts
 
 
 def _too_old(files: list[Path], run: str | None) -> list[Path]:
