@@ -43,6 +43,14 @@ def write_series(
     return files
 
 
+def several_frames(files: list[Path], which: int) -> list[Path]:
+    """The files of a series, one of them now with three frames."""
+    data = pydicom.dcmread(files[which])
+    data.NumberOfFrames, data.PixelData = 3, 3 * data.PixelData
+    data.save_as(files[which])
+    return files
+
+
 def write_seg(path: Path, sources: list[Path], labels: NDArray[np.uint8], names: list[str]) -> Path:
     """A DICOM-SEG of `labels` (H, W, N) over the series' files in the order of its slices."""
     code = CodedConcept("108369006", "SCT", "Neoplasm")

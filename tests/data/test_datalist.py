@@ -71,3 +71,89 @@ def test_a_bad_row_is_told_with_file_and_cause(tmp_path: Path, rows: list[Row], 
 def test_no_datalist_at_all_says_where_it_looked(tmp_path: Path) -> None:
     with pytest.raises(UserFault, match="PFEDSAM_DATA"):
         datalist.find(tmp_path, "site-9")
+
+
+def listed(folder: Path, records: list[dict[str, object]], kind: str) -> Path:
+    """`records` as a CSV or JSON datalist, with the files they name."""
+    site(folder, GOOD)
+    path = folder / f"datalist.{kind}"
+    if kind == "json":
+        path.write_text(json.dumps(records))
+    else:
+        lines = [list(records[0]), *(list(record.values()) for record in records)]
+        path.write_text("\n".join(",".join(map(str, line)) for line in lines))
+    return path
+
+
+def of_sites(site_column: str, *, blank: str = "") -> list[dict[str, object]]:
+    """Rows of sites a and b, with another name for the column `site`, and blanks around values."""
+    return [
+        {
+            site_column: s + blank,
+            "Image": r.image,
+            " mask": r.mask,
+            "Split ": r.split + blank,
+            "GROUP": f"{s} {r.group}",
+        }
+        for s in ("a", "b")
+        for r in GOOD
+    ]
+
+
+@pytest.mark.parametrize("kind", ["csv", "json"])
+@pytest.mark.parametrize("column", ["Site", " site ", "SITE"])
+def test_a_site_column_is_known_whatever_its_case_and_blanks(tmp_path: Path, kind: str, column: str) -> None:
+    path = listed(tmp_path, of_sites(column, blank=" "), kind)
+    assert [r.group for r in datalist.read(path, "b")["test"]] == ["b patient test"]
+    assert datalist.sites(path) == ["a", "b"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "json"])
+@pytest.mark.parametrize("row", [0, 5])
+def test_a_row_without_a_site_among_rows_with_one_is_told(tmp_path: Path, kind: str, row: int) -> None:
+    records = of_sites("site")
+    records[row]["site"] = " "
+    if kind == "json":
+        del records[row]["site"]
+    path = listed(tmp_path, records, kind)
+    with pytest.raises(UserFault, match=rf"site in row {row + 1} of .*datalist\.{kind}"):
+        datalist.read(path, "b")
+
+
+def test_a_site_s_faulty_row_is_told_by_its_place_in_the_file(tmp_path: Path) -> None:
+    records = of_sites("site")
+    records[4]["GROUP"] = ""
+    with pytest.raises(UserFault, match="in row 5 of"):
+        datalist.read(listed(tmp_path, records, "csv"), "b")
+
+
+def test_an_empty_site_column_is_none(tmp_path: Path) -> None:
+    path = listed(tmp_path, [{"site": "", **row.__dict__} for row in GOOD], "csv")
+    assert len(datalist.read(path, "b")["test"]) == 1
+
+
+def test_two_columns_of_one_name_are_not_chosen_from(tmp_path: Path) -> None:
+    path = listed(tmp_path, [{"site": "a", "Site ": "b", **row.__dict__} for row in GOOD], "json")
+    with pytest.raises(UserFault, match=r"one column site .*came 2"):
+        datalist.read(path, "b")
+
+
+def test_a_group_with_a_blank_behind_it_is_the_same_group(tmp_path: Path) -> None:
+    rows = [
+        Row(f"{i}.png", f"{i}_m.png", split, group)
+        for i, (split, group) in enumerate([("train", "1"), ("val", "2"), ("test", "1 ")])
+    ]
+    with pytest.raises(UserFault, match=r"each group .*1 in test and train"):
+        datalist.read(site(tmp_path, rows))
+
+
+@pytest.mark.parametrize("again", ["train.png", "./train.png"])
+def test_one_image_in_two_splits_is_refused(tmp_path: Path, again: str) -> None:
+    path = site(tmp_path, [*GOOD, Row(again, "x_m.png", "test", "another patient")])
+    with pytest.raises(UserFault, match=r"each image of .*datalist\.csv in one split; .*train\.png in test and train"):
+        datalist.read(path)
+
+
+def test_two_masks_of_one_image_in_one_split_are_two_rows(tmp_path: Path) -> None:
+    path = site(tmp_path, [*GOOD, Row("test.png", "second_m.png", "test", "patient test")])
+    assert [row.mask for row in datalist.read(path)["test"]] == ["test_m.png", "second_m.png"]

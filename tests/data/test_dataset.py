@@ -59,6 +59,15 @@ def test_slices_of_a_volume_are_one_case(tmp_path: Path) -> None:
     assert list(data.cases()) == [[0, 1, 2], [3, 4, 5]]
 
 
+def test_two_annotators_masks_of_one_image_are_two_cases(tmp_path: Path) -> None:
+    (row,) = volumes(tmp_path, 1, 3)
+    shutil.copy(tmp_path / row.mask, tmp_path / "second_m.nii")
+    Image.fromarray(np.zeros((20, 30), np.uint8)).save(tmp_path / "a.png")
+    rows = [row, Row(row.image, "second_m.nii", "train", "0"), *2 * [Row("a.png", "a.png", "train", "a")]]
+    data = Dataset(tmp_path, rows, tiny(), **SAM)
+    assert list(data.cases()) == [[0, 1, 2], [3, 4, 5], [6], [7]]
+
+
 def test_images_are_normalised_as_the_backbone_was_trained(tmp_path: Path) -> None:
     data = Dataset(tmp_path, volumes(tmp_path, 1, 2), tiny(), **SAM)
     grey = torch.full((3, 4, 4), 0.5)
@@ -80,6 +89,50 @@ def test_a_thousand_slices_are_opened_without_reading_one(tmp_path: Path, monkey
 def test_a_mask_of_another_size_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserFault, match=r"0_m\.nii of the size of its image"):
         Dataset(tmp_path, volumes(tmp_path, 1, 3, mask_slices=2), tiny(), **SAM)
+
+
+def stored(folder: Path, image: np.ndarray, mask: np.ndarray, *, unset: bool = False) -> list[Row]:
+    """A row of an image and a mask with these affines, their voxels cut off; `unset`: the mask says no place."""
+    for name, affine in {"a.nii": image, "a_m.nii": mask}.items():
+        file = nibabel.Nifti1Image(np.zeros((20, 30, 4), np.uint8), affine)
+        if unset and name == "a_m.nii":
+            file.set_sform(None, 0)
+            file.set_qform(None, 0)
+        file.to_filename(folder / name)
+        (folder / name).write_bytes((folder / name).read_bytes()[:352])
+    return [Row("a.nii", "a_m.nii", "train", "a")]
+
+
+def moved(affine: np.ndarray, along_x: float) -> np.ndarray:
+    return affine + np.outer([along_x, 0, 0, 0], [0, 0, 0, 1])
+
+
+RAS, LAS = np.diag([0.5, 0.5, 3, 1]), np.diag([-0.5, 0.5, 3, 1])
+
+
+@pytest.mark.parametrize("mask", [LAS, np.eye(4), moved(RAS, 0.3)], ids=["LAS", "identity", "moved"])
+def test_a_volume_and_a_mask_that_lie_apart_are_refused_by_their_headers_alone(
+    tmp_path: Path, mask: np.ndarray
+) -> None:
+    with pytest.raises(UserFault, match=r"mm away .*pfedsam prepare") as fault:
+        Dataset(tmp_path, stored(tmp_path, RAS, mask), tiny(), **SAM)
+    assert all(str(tmp_path / name) in str(fault.value) for name in ("a.nii", "a_m.nii"))
+
+
+def test_a_mask_that_does_not_say_where_it_lies_is_refused_beside_a_volume_that_does(tmp_path: Path) -> None:
+    with pytest.raises(UserFault, match="mm away"):
+        Dataset(tmp_path, stored(tmp_path, RAS, RAS, unset=True), tiny(), **SAM)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.2])
+def test_a_volume_and_a_mask_less_than_half_a_voxel_apart_are_a_pair(tmp_path: Path, shift: float) -> None:
+    assert len(Dataset(tmp_path, stored(tmp_path, RAS, moved(RAS, shift)), tiny(), **SAM)) == 4
+
+
+def test_a_picture_is_a_mask_of_a_volume_s_only_slice_wherever_that_lies(tmp_path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(np.zeros((20, 30, 1), np.uint8), LAS), tmp_path / "a.nii")
+    Image.fromarray(np.zeros((20, 30), np.uint8)).save(tmp_path / "a.png")
+    assert len(Dataset(tmp_path, [Row("a.nii", "a.png", "train", "a")], tiny(), **SAM)) == 1
 
 
 def test_an_epoch_gives_every_slice_once_in_an_order_of_its_seed(tmp_path: Path) -> None:

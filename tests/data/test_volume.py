@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-from data.dicoms import SAGITTAL, write_series
+from data.dicoms import SAGITTAL, several_frames, write_series
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
@@ -95,6 +95,48 @@ def test_intensities_are_rescaled_and_monochrome1_is_turned(tmp_path: Path) -> N
     assert np.array_equal(read_dicom(tmp_path / "dark").values, 255 - values)
     write_series(tmp_path / "signed", values.astype(np.int16), tags={"PhotometricInterpretation": "MONOCHROME1"})
     assert np.array_equal(read_dicom(tmp_path / "signed").values, -1 - values.astype(int))
+
+
+@pytest.mark.parametrize("empty", ["RescaleSlope", "RescaleIntercept"])
+def test_an_empty_rescaling_is_none(tmp_path: Path, empty: str) -> None:
+    values = np.arange(24).reshape(2, 3, 4).astype(np.uint8)
+    rescaling = {"RescaleSlope": 2, "RescaleIntercept": -10, empty: ""}
+    write_series(tmp_path, values, tags=rescaling)
+    expected = values - 10.0 if empty == "RescaleSlope" else values * 2.0
+    assert np.array_equal(read_dicom(tmp_path).values, expected)
+    write_series(tmp_path / "both", values, tags={"RescaleSlope": "", "RescaleIntercept": ""})
+    assert read_dicom(tmp_path / "both").values.dtype == np.uint8
+
+
+def looked_up(table: np.ndarray, first: int) -> pydicom.Sequence:
+    """A ModalityLUTSequence that maps `first` and what follows to the table's values."""
+    item = pydicom.Dataset()
+    item.LUTDescriptor, item.ModalityLUTType = [len(table), first, 16], "US"
+    item.add_new("LUTData", "US", table.tolist())
+    return pydicom.Sequence([item])
+
+
+@pytest.mark.parametrize("interpretation", ["MONOCHROME2", "MONOCHROME1"])
+def test_a_table_of_intensities_is_looked_up(tmp_path: Path, interpretation: str) -> None:
+    values = np.arange(24).reshape(2, 3, 4).astype(np.uint8)
+    table = (np.arange(5000) ** 2 % 1009).astype(np.uint16)
+    tags = {"ModalityLUTSequence": looked_up(table, 0), "PhotometricInterpretation": interpretation}
+    write_series(tmp_path, values, tags=tags)
+    expected = table[values] if interpretation == "MONOCHROME2" else 65535 - table[values]
+    assert np.array_equal(read_dicom(tmp_path).values, expected)
+
+
+def test_an_empty_table_of_intensities_is_none(tmp_path: Path) -> None:
+    values = np.arange(24).reshape(2, 3, 4).astype(np.uint8)
+    write_series(tmp_path, values, tags={"ModalityLUTSequence": pydicom.Sequence([]), "RescaleSlope": 2})
+    assert np.array_equal(read_dicom(tmp_path).values, values * 2.0)
+
+
+@pytest.mark.parametrize("which", [0, 2, 3])
+def test_a_file_of_several_frames_among_files_of_one_is_named(tmp_path: Path, which: int) -> None:
+    files = several_frames(write_series(tmp_path, np.zeros((4, 4, 4), np.uint8)), which)
+    with pytest.raises(UserFault, match=rf"came 3 frames in .*{files[which].name}"):
+        read_dicom(tmp_path)
 
 
 def test_a_colour_series_keeps_its_colours(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-from data.dicoms import SAGITTAL, write_series
+from data.dicoms import SAGITTAL, several_frames, write_series
 from nibabel import orientations
 from numpy.typing import NDArray
 from PIL import Image
@@ -216,6 +216,35 @@ def test_a_faulty_file_is_named_and_the_others_come_out(
     assert all(name in faults for name in ("holes.nii.gz", "cut.nii.gz", "empty.png", "odd.dcm", "link.png"))
     assert len(done) == 6
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["good.nii.gz"]
+
+
+def test_a_series_with_a_file_of_several_frames_is_named_and_the_others_come_out(
+    model: Predictor, volume: NDArray[np.float32], tmp_path: Path
+) -> None:
+    files = several_frames(write_series(tmp_path / "in/bad", volume.astype(np.uint16)), 2)
+    write_series(tmp_path / "in/good", volume.astype(np.uint16))
+    bad, good = run(model, tmp_path / "in", tmp_path / "out")
+    assert f"3 frames in {files[2]}" in str(bad.fault)
+    assert [file.name for file in good.files] == ["good.seg.dcm"]
+
+
+def test_files_whose_masks_would_be_one_file_are_refused_and_named_before_anything_is_written(
+    model: Predictor, volume: NDArray[np.float32], tmp_path: Path
+) -> None:
+    (tmp_path / "in/below").mkdir(parents=True)
+    for name in ("a.jpg", "a.png", "b.png", "below/a.png", "c.tif", "c.png"):
+        Image.fromarray(volume[..., 0].astype(np.uint8)).save(tmp_path / "in" / name)
+    done = run(model, tmp_path / "in", tmp_path / "out")
+    faults = [str(d.fault) for d in done if d.fault]
+    assert len(faults) == 2
+    assert all(str(tmp_path / "in" / name) in fault for fault in faults for name in ("a.jpg", "a.png"))
+    assert sorted(str(d.files[0].relative_to(tmp_path / "out")) for d in done if d.files) == [
+        "b.png",
+        "below/a.png",
+        "c.png",
+        "c.tif",
+    ]
+    assert not (tmp_path / "out/a.png").exists()
 
 
 def test_two_series_in_one_folder_are_two_masks(model: Predictor, volume: NDArray[np.float32], tmp_path: Path) -> None:

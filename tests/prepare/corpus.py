@@ -6,7 +6,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-from data.dicoms import write_seg, write_series
+from data.dicoms import several_frames, write_seg, write_series
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -159,6 +159,12 @@ def _slice_missing(folder: Path) -> None:
     files[2].unlink()
 
 
+def _several_frames(folder: Path) -> None:
+    files = write_series(folder / "bad", scan(1).astype(np.uint16))
+    write_seg(folder / "of_bad.dcm", files_of(folder / "bad"), lesion(1), ["Tumour"])
+    several_frames(files, 2)
+
+
 BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {  # what is done to the folder, and what the report must say
     "truncated": (_truncated, r"readable file"),
     "four dimensions": (lambda f: _damaged(f, "bad", scan(1, (6, 6, 4, 3))), r"3-D volume .* shape \(6, 6, 4, 3\)"),
@@ -183,5 +189,6 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {  # what is done to the
     "DICOM without image": (_no_pixels, r"without an image"),
     "segmentation of nothing": (_lost_segmentation, r"DICOM-SEG whose series is not in the folder"),
     "slice missing": (_slice_missing, r"drawn on 1 slice\(s\) of its series"),
+    "several frames in a file of a series": (_several_frames, r"came 3 frames in .*_2\.dcm"),
     "another kind of file": (lambda f: (f / "bad.docx").write_text("notes") and None, r"not read here"),
 }

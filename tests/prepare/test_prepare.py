@@ -67,6 +67,25 @@ def test_training_reads_a_prepared_dicom_site_with_the_source_s_labels(tmp_path:
         assert np.corrcoef(picture_[0].ravel(), scan(number)[..., index].ravel())[0, 1] > 0.99
 
 
+def test_prepare_lays_a_mask_on_its_image_where_training_refuses_the_two_as_stored(tmp_path: Path) -> None:
+    ras = np.diag([0.8, 0.9, 3, 1])
+    for i in range(3):
+        nifti(tmp_path / f"in/images/p{i}.nii", scan(i), ras)
+        turned = nibabel.Nifti1Image(lesion(i), ras).as_reoriented(np.array([[0, -1], [1, 1], [2, 1]]))
+        (tmp_path / "in/labels").mkdir(exist_ok=True)
+        nibabel.save(turned, tmp_path / f"in/labels/p{i}.nii")
+    rows = [datalist.Row(f"images/p{i}.nii", f"labels/p{i}.nii", s, str(i)) for i, s in enumerate(datalist.SPLITS)]
+    datalist.write_csv(tmp_path / "in/datalist.csv", rows)
+    with pytest.raises(UserFault, match="pfedsam prepare"):
+        open_site(tmp_path / "in", "a", tiny(), **SAM)
+    assert prepare([tmp_path / "in"], tmp_path / "out", Wish())["dropped"] == []
+    known = names(tmp_path / "out")
+    for case, index, _, labels in labels_by_slice(tmp_path / "out", tiny(data={"scale": "percentile"})):
+        drawn = nibabel.Nifti1Image(lesion(int(Path(known[case]["image"]).stem[1:])), ras)
+        nibabel.save(drawn, tmp_path / "drawn.nii")
+        assert np.array_equal(labels, oriented(read_nifti(tmp_path / "drawn.nii"), "axial").values[..., index])
+
+
 def test_one_head_as_nifti_and_as_dicom_gives_the_same_files(tmp_path: Path) -> None:
     dicom_site(tmp_path / "dicom", 3)
     for i in range(3):

@@ -1,11 +1,13 @@
 """A site's datalist: which image has which mask, in which split, of which patient.
 
 CSV with a header, or JSON (a list of objects), columns `image`, `mask`, `split`, `group`; paths
-are relative to the file. A column `site` is optional and lets one file serve several sites.
+are relative to the file. A column `site` is optional and lets one file serve several sites. Names of columns are
+known whatever their case, and blanks around them, and around split, group and site, mean nothing.
 """
 
 import csv
 import json
+import os
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -16,6 +18,8 @@ from pfedsam.errors import UserFault
 
 NAMES = ("datalist.csv", "datalist.json", "manifest.csv")
 SPLITS = ("train", "val", "test")
+COLUMNS = ("image", "mask", "split", "group")
+WORDS = ("split", "group", "site")  # columns that hold words; the others hold paths, where a blank may mean something
 
 
 @dataclass(frozen=True)
@@ -49,14 +53,11 @@ def read(path: Path, site: str | None = None) -> dict[str, list[Row]]:
     """The rows of each split, those of `site` alone where the file has a `site` column.
 
     Raises:
-        UserFault: a column is missing, a split is unknown or empty, a file does not exist, or a
-            group lies in two splits. Each message names the file and the row.
+        UserFault: a column is missing, a split is unknown or empty, a file does not exist, some rows alone have a
+            site, or a group or an image lies in two splits. Each message names the file and the row.
     """
-    records = raw_rows(path)
-    if site is not None and records and "site" in records[0]:
-        records = [r for r in records if r["site"] == site]
-    rows = [_row(path, i, record) for i, record in enumerate(records)]
-    _check_groups(path, rows)
+    rows = [_row(path, number, record) for number, record in _of_site(path, raw_rows(path), site)]
+    _check_splits(path, rows)
     _check_files(path, rows)
     splits = {split: [row for row in rows if row.split == split] for split in SPLITS}
     for split, found in splits.items():
@@ -83,7 +84,11 @@ def write_csv(path: Path, rows: Iterable[Row]) -> Path:
 
 
 def raw_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a datalist as they stand, unchecked."""
+    """The rows of a datalist, columns by their plain names, words without blanks around them; otherwise unchecked.
+
+    Raises:
+        UserFault: no list of objects, or a column twice.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
         records = json.loads(text) if path.suffix == ".json" else list(csv.DictReader(text.splitlines()))
@@ -91,36 +96,72 @@ def raw_rows(path: Path) -> list[dict[str, Any]]:
         raise UserFault(expected=f"a readable datalist at {path}", came=str(error), do="correct it") from None
     if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
         raise UserFault(expected=f"a list of objects in {path}", came="something else", do="see docs/data.md")
-    return records
+    return [_plain(path, record) for record in records]
 
 
-def _row(path: Path, index: int, record: dict[str, Any]) -> Row:
-    missing = [key for key in ("image", "mask", "split", "group") if not record.get(key)]
+def _plain(path: Path, record: dict[str, Any]) -> dict[str, Any]:
+    plain = {str(key).strip().casefold(): value for key, value in record.items()}
+    if len(plain) < len(record):
+        names = [str(key).strip().casefold() for key in record]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserFault(
+            expected=f"one column {twice} in {path}", came=f"{names.count(twice)}", do="keep the one that counts"
+        )
+    return plain | {key: "" if plain[key] is None else str(plain[key]).strip() for key in WORDS if key in plain}
+
+
+def _of_site(path: Path, records: list[dict[str, Any]], site: str | None) -> list[tuple[int, dict[str, Any]]]:
+    """The records of `site` with their numbers; all of them where none is named, or the file names none."""
+    numbered = list(enumerate(records, 1))
+    if not any(record.get("site") for record in records):
+        return numbered
+    if bare := next((number for number, record in numbered if not record.get("site")), None):
+        raise UserFault(
+            expected=f"a site in row {bare} of {path}, as in others", came="none", do="fill it in, or drop the column"
+        )
+    return [(number, record) for number, record in numbered if site in (None, record["site"])]
+
+
+def _row(path: Path, number: int, record: dict[str, Any]) -> Row:
+    missing = [key for key in COLUMNS if not record.get(key)]
     if missing:
         raise UserFault(
-            expected=f"columns image, mask, split, group in row {index + 1} of {path}",
+            expected=f"columns image, mask, split, group in row {number} of {path}",
             came="nothing at " + ", ".join(missing),
             do="fill them; group is the patient",
         )
     if record["split"] not in SPLITS:
         raise UserFault(
-            expected=f"split train, val or test in row {index + 1} of {path}", came=record["split"], do="correct it"
+            expected=f"split train, val or test in row {number} of {path}", came=record["split"], do="correct it"
         )
-    return Row(*(str(record[key]) for key in ("image", "mask", "split", "group")))
+    return Row(*(str(record[key]) for key in COLUMNS))
 
 
-def _check_groups(path: Path, rows: list[Row]) -> None:
-    homes: dict[str, set[str]] = defaultdict(set)
-    for row in rows:
-        homes[row.group].add(row.split)
-    torn = {group: splits for group, splits in homes.items() if len(splits) > 1}
-    if torn:
-        group, splits = next(iter(torn.items()))
+def _check_splits(path: Path, rows: list[Row]) -> None:
+    group = _torn([(row.group, row.split) for row in rows])
+    if group:
         raise UserFault(
             expected=f"each group of {path} in one split",
-            came=f"{len(torn)} in several, e.g. {group} in {' and '.join(sorted(splits))}",
+            came=group,
             do="put all of a patient's images into one split",
         )
+    image = _torn([(os.path.normpath(row.image), row.split) for row in rows])
+    if image:
+        raise UserFault(
+            expected=f"each image of {path} in one split", came=image, do="keep it in the split of its patient"
+        )
+
+
+def _torn(things: list[tuple[str, str]]) -> str | None:
+    """Of things and their splits: how many lie in several, with an example; None where none does."""
+    homes: dict[str, set[str]] = defaultdict(set)
+    for thing, split in things:
+        homes[thing].add(split)
+    torn = {thing: splits for thing, splits in homes.items() if len(splits) > 1}
+    if not torn:
+        return None
+    thing, splits = next(iter(torn.items()))
+    return f"{len(torn)} in several, e.g. {thing} in {' and '.join(sorted(splits))}"
 
 
 def _check_files(path: Path, rows: list[Row]) -> None:

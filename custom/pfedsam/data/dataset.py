@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from pfedsam.config import Config
 from pfedsam.data import datalist, reader
 from pfedsam.data.datalist import Row
+from pfedsam.data.geometry import strayed
 from pfedsam.errors import UserFault
 
 PLAIN = -1  # the number of a view without augmentation
@@ -69,7 +71,7 @@ class Dataset:
         mean, std: the backbone's normalisation, for RGB of 0..255.
 
     Raises:
-        UserFault: a mask's size or slice count differs from its image's.
+        UserFault: a mask's size, slice count or place differs from its image's.
     """
 
     def __init__(
@@ -134,12 +136,9 @@ class Dataset:
         return pair if augment is None or view.number == PLAIN else augment(*pair, view)
 
     def cases(self) -> Iterator[list[int]]:
-        """Indices that belong together: one slice each for pictures, all slices of a volume."""
-        start = 0
-        for i in range(1, len(self) + 1):
-            if i == len(self) or self.slices[i].image != self.slices[start].image:
-                yield list(range(start, i))
-                start = i
+        """Indices that belong together: one slice each for pictures, all slices of a volume; anew for another mask."""
+        starts = [i for i, s in enumerate(self.slices) if s.index == 0]
+        yield from (list(range(start, end)) for start, end in pairwise([*starts, len(self)]))
 
 
 def open_site(
@@ -220,6 +219,12 @@ def _slices(root: Path, row: Row) -> list[Slice]:
         raise UserFault(
             expected=f"{mask} of the size of its image, {head.shape} x {head.slices}",
             came=f"{other.shape} x {other.slices}",
-            do="pair the right files, or resample the mask",
+            do="pair the right files, or resample the mask (EXIF turns pictures, each as its own says)",
+        )
+    if (far := strayed(head.affine, other.affine, (*head.shape, head.slices))) is not None:
+        raise UserFault(
+            expected=f"the mask {mask} stored as its image {image} is, at the same place",
+            came=far,
+            do="run pfedsam prepare, which lays the mask on its image and says where that can't be",
         )
     return [Slice(image, mask, i, head.shape, head.spacing, row.group) for i in range(head.slices)]

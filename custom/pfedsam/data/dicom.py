@@ -8,7 +8,7 @@ import highdicom
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom.pixels import apply_color_lut, apply_rescale, get_decoder, pixel_array
+from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, pixel_array
 
 from pfedsam.data.geometry import Affine, Volume, spacing_of
 from pfedsam.data.readable import readable
@@ -61,14 +61,14 @@ def read_series(files: Sequence[Path]) -> Volume:
     """The volume of one series' files, in any order; see `read_dicom`."""
     with readable(files[0]):
         first = pydicom.dcmread(files[0], stop_before_pixels=True)
-        if int(first.get("NumberOfFrames") or 1) > 1:
-            return _enhanced(files)
-    heads = {file: head for file in files if (head := header(file)) is not None}
-    _check_alike(heads, files)
-    ordered = in_order(heads)
-    affine = _affine([heads[file] for file in ordered], ordered)
-    values = np.stack([_pixels(file) for file in ordered], axis=2)
-    return Volume(values, affine, _flat_spacing(first) if affine is None else spacing_of(affine))
+        if _frames(first) > 1 and len(files) == 1:
+            return _enhanced(files[0])
+        heads = {file: head for file in files if (head := header(file)) is not None}
+        _check_alike(heads, files)
+        ordered = in_order(heads)
+        affine = _affine([heads[file] for file in ordered], ordered)
+        values = np.stack([_pixels(file) for file in ordered], axis=2)
+        return Volume(values, affine, _flat_spacing(first) if affine is None else spacing_of(affine))
 
 
 def in_order(heads: dict[Path, Any]) -> list[Path]:
@@ -95,6 +95,12 @@ def _check_alike(heads: dict[Path, Any], files: Iterable[Path]) -> None:
     for file in files:
         if file not in heads:
             raise UserFault(expected=f"a readable DICOM file at {file}", came="none", do="export the series again")
+    if several := next((file for file, head in heads.items() if _frames(head) > 1), None):
+        raise UserFault(
+            expected=f"one frame in each of a series' {len(heads)} files, or all frames in one file",
+            came=f"{_frames(heads[several])} frames in {several}",
+            do="put that file into a folder of its own, or leave it out",
+        )
     kinds = {_kind(head): file for file, head in heads.items()}
     if len(kinds) > 1:
         raise UserFault(
@@ -102,6 +108,10 @@ def _check_alike(heads: dict[Path, Any], files: Iterable[Path]) -> None:
             came=f"{len(kinds)} kinds, such as {' and '.join(sorted(f.name for f in kinds.values())[:2])}",
             do="put each kind into a folder of its own (localisers are often the odd ones)",
         )
+
+
+def _frames(head: Any) -> int:
+    return int(head.get("NumberOfFrames") or 1)
 
 
 def _kind(head: Any) -> tuple[Any, ...]:
@@ -151,7 +161,7 @@ def _step(heads: list[Any], files: list[Path]) -> NDArray[np.float64]:
 
 
 def _pixels(file: Path) -> NDArray[Any]:
-    """(H, W), or (H, W, 3) of colours; float32 where the file rescales."""
+    """(H, W), or (H, W, 3) of colours."""
     with readable(file):
         data = pydicom.dcmread(file)
         _check_plugin(file, data.file_meta.TransferSyntaxUID)
@@ -159,10 +169,24 @@ def _pixels(file: Path) -> NDArray[Any]:
         if data.PhotometricInterpretation == "PALETTE COLOR":
             wide = apply_color_lut(stored, data)
             return np.asarray(wide if wide.dtype == np.uint8 else (wide >> 8).astype(np.uint8))
-        if data.PhotometricInterpretation == "MONOCHROME1":
-            stored = _inverted(stored, data)
-        slope, shift = float(data.get("RescaleSlope", 1)), float(data.get("RescaleIntercept", 0))
-        return stored if (slope, shift) == (1, 0) else np.asarray(apply_rescale(stored, data), dtype=np.float32)
+        return _intensities(stored, data)
+
+
+def _intensities(stored: NDArray[Any], data: Any) -> NDArray[Any]:
+    """Bright is high; whole numbers as stored or as the file's table has them, float32 where it rescales."""
+    dark = data.PhotometricInterpretation == "MONOCHROME1"
+    if data.get("ModalityLUTSequence"):
+        looked_up = apply_modality_lut(stored.astype(np.int32), data)  # as int32 any length of table can be counted
+        return np.asarray(np.iinfo(looked_up.dtype).max - looked_up if dark else looked_up)
+    values = _inverted(stored, data) if dark else stored
+    slope, shift = _number(data, "RescaleSlope", 1), _number(data, "RescaleIntercept", 0)
+    return values if (slope, shift) == (1, 0) else (values.astype(np.float64) * slope + shift).astype(np.float32)
+
+
+def _number(data: Any, tag: str, absent: float) -> float:
+    """A tag's number; an empty tag is an absent one."""
+    value = data.get(tag)
+    return absent if value in (None, "") else float(value)
 
 
 def _check_plugin(file: Path, syntax: Any) -> None:
@@ -181,14 +205,8 @@ def _inverted(stored: NDArray[Any], data: Any) -> NDArray[Any]:
     return np.asarray(ends - stored.astype(np.int32)).astype(stored.dtype)
 
 
-def _enhanced(files: Sequence[Path]) -> Volume:
-    if len(files) > 1:
-        raise UserFault(
-            expected=f"one multi-frame file a series in {files[0].parent}",
-            came=f"{len(files)} files",
-            do="put each into a folder of its own",
-        )
-    values, affine = slices_last(highdicom.imread(files[0]).get_volume(dtype=np.float32))
+def _enhanced(file: Path) -> Volume:
+    values, affine = slices_last(highdicom.imread(file).get_volume(dtype=np.float32))
     return Volume(values, affine, spacing_of(affine))
 
 

@@ -86,13 +86,19 @@ def spacing_of(affine: Affine) -> tuple[float, float, float]:
     return row, column, depth
 
 
-def apart(one: Volume, other: Volume) -> float:
-    """How many mm the corners of two volumes of one shape lie apart at most; 0 where one does not say where it lies."""
-    if one.affine is None or other.affine is None:
-        return 0.0
-    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(one.values.shape[:3]) - 1)
-    places = [nibabel.affines.apply_affine(v.affine, corners) for v in (one, other)]
-    return float(np.linalg.norm(places[0] - places[1], axis=1).max())
+def strayed(image: Affine | None, mask: Affine | None, shape: tuple[int, ...]) -> str | None:
+    """How far off its image a mask of the same `shape` lies, in words.
+
+    None: each corner within half of the image's smallest voxel side, or one does not say where it lies.
+    """
+    if image is None or mask is None:
+        return None
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(shape) - 1)
+    places = [nibabel.affines.apply_affine(affine, corners) for affine in (image, mask)]
+    far = float(np.linalg.norm(places[0] - places[1], axis=1).max())
+    if far <= min(spacing_of(image)) / 2:
+        return None
+    return f"the same size, but up to {far:.1f} mm away by the headers (affine)"
 
 
 def _change(affine: Affine | None, plane: str, *, back: bool = False) -> NDArray[Any] | None:

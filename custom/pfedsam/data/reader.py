@@ -1,11 +1,11 @@
-"""Reading one 2-D image or mask out of a file: PNG, JPEG or TIFF by Pillow, NIfTI by nibabel.
+"""Reading one 2-D image or mask out of a file: a picture as `picture` reads it, NIfTI by nibabel.
 
 A NIfTI volume is read slice by slice along its last axis, so memory stays flat. DICOM comes as NIfTI out of
 `pfedsam prepare`; another format joins as one more `Reader` in `READERS`.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ from typing import Any
 import nibabel
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
+from pfedsam.data import picture
+from pfedsam.data.geometry import Affine
+from pfedsam.data.readable import readable
 from pfedsam.errors import UserFault
 
 Pixels = NDArray[np.float32]
@@ -23,22 +25,24 @@ EIGHT_BIT = (0.0, 255.0)
 
 @dataclass(frozen=True)
 class Header:
-    """What a file holds: slice shape (H, W), number of slices, spacing (row, column, slice) in mm.
+    """What a file holds: slice shape (H, W), number of slices, spacing (row, column, slice) in mm, its place.
 
-    `spacing` is (1, 1, 1), that is pixels, for formats that do not know millimetres.
+    For formats that do not know millimetres `spacing` is (1, 1, 1), that is pixels, and there is no `affine`.
     """
 
     shape: tuple[int, int]
     slices: int
     spacing: tuple[float, float, float]
+    affine: Affine | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
 class Reader:
-    """One format: its header, and one slice as (H, W) or (H, W, channels)."""
+    """One format: its header, and one slice as (H, W) or (H, W, channels), as an image's and as a label map's."""
 
     header: Callable[[Path], Header]
     pixels: Callable[[Path, int], NDArray[Any]]
+    labels: Callable[[Path, int], NDArray[Any]]
 
 
 def header(path: Path) -> Header:
@@ -79,7 +83,7 @@ def read_mask(path: Path, index: int, classes: int) -> NDArray[np.uint8]:
     Raises:
         UserFault: more than one channel, or a label out of range.
     """
-    labels = np.asarray(_guarded(path, lambda reader: reader.pixels(path, index)))
+    labels = np.asarray(_guarded(path, lambda reader: reader.labels(path, index)))
     if labels.ndim != 2:
         raise UserFault(
             expected=f"a mask with one channel in {path}", came=f"{labels.shape[-1]} channels", do="save label numbers"
@@ -127,25 +131,26 @@ def spread(count: int) -> range:
 
 
 def _picture_header(path: Path) -> Header:
-    with Image.open(path) as image:
-        return Header((image.height, image.width), 1, (1.0, 1.0, 1.0))
+    return Header(picture.shape(path), 1, (1.0, 1.0, 1.0))
 
 
-def _picture_pixels(path: Path, index: int) -> NDArray[Any]:
-    with Image.open(path) as image:
-        if image.mode == "P":
-            return np.asarray(image) if image.getcolors(256) else np.asarray(image.convert("RGB"))
-        return np.asarray(image.convert("RGB") if image.mode in ("CMYK", "YCbCr") else image)
+def _picture_pixels(path: Path, _: int) -> NDArray[Any]:
+    return picture.pixels(path)
+
+
+def _picture_labels(path: Path, _: int) -> NDArray[Any]:
+    return picture.pixels(path, labels=True)
 
 
 def _nifti_header(path: Path) -> Header:
     volume: Any = nibabel.load(path)
-    if len(volume.shape) != 3:
+    if len(volume.shape) != 3 or min(volume.shape) < 1:
         raise UserFault(
             expected=f"a 3-D volume in {path}", came=f"shape {volume.shape}", do="split it into 3-D volumes"
         )
     spacing = tuple(float(z) for z in volume.header.get_zooms()[:3])
-    return Header((volume.shape[0], volume.shape[1]), volume.shape[2], (spacing[0], spacing[1], spacing[2]))
+    height, width, slices = volume.shape
+    return Header((height, width), slices, (spacing[0], spacing[1], spacing[2]), volume.affine)
 
 
 def _nifti_pixels(path: Path, index: int) -> NDArray[Any]:
@@ -158,10 +163,10 @@ def _volume(path: Path) -> Any:
     return nibabel.load(path)
 
 
-PICTURE = Reader(_picture_header, _picture_pixels)
-NIFTI = Reader(_nifti_header, _nifti_pixels)
+PICTURE = Reader(_picture_header, _picture_pixels, _picture_labels)
+NIFTI = Reader(_nifti_header, _nifti_pixels, _nifti_pixels)
 READERS = {
-    **dict.fromkeys((".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"), PICTURE),
+    **dict.fromkeys(picture.PICTURES, PICTURE),
     **dict.fromkeys((".nii", ".nii.gz"), NIFTI),
 }
 
@@ -173,9 +178,5 @@ def _guarded(path: Path, use: Callable[[Reader], Any]) -> Any:
         raise UserFault(
             expected="a file ending in " + ", ".join(READERS), came=str(path), do="convert it to one of these"
         )
-    try:
+    with readable(path):
         return use(reader)
-    except (OSError, UnidentifiedImageError, EOFError, nibabel.filebasedimages.ImageFileError) as error:
-        raise UserFault(
-            expected=f"a readable image at {path}", came=str(error) or type(error).__name__, do="repair or drop it"
-        ) from None

@@ -6,14 +6,16 @@ from typing import Any, Literal
 import nibabel
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
+from pfedsam.data import picture
 from pfedsam.data.dicom import read_dicom
 from pfedsam.data.geometry import Affine, Volume, oriented, restored, spacing_of
+from pfedsam.data.picture import PICTURES
 from pfedsam.data.readable import readable
 from pfedsam.errors import UserFault
 
 __all__ = [
+    "PICTURES",
     "Affine",
     "Kind",
     "Volume",
@@ -30,7 +32,6 @@ __all__ = [
 Kind = Literal["nifti", "picture", "dicom"]
 
 NIFTI = (".nii", ".nii.gz")
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 ENDINGS: dict[Kind, tuple[str, ...]] = {"nifti": NIFTI, "picture": PICTURES, "dicom": (".dcm", ".dicom", ".ima")}
 
 
@@ -99,14 +100,8 @@ def read_picture(path: Path, *, labels: bool = False) -> Volume:
     Raises:
         UserFault: unreadable, or several pages.
     """
-    with readable(path), Image.open(path) as file:
-        if getattr(file, "n_frames", 1) > 1:
-            raise UserFault(
-                expected=f"one picture in {path}",
-                came=f"{getattr(file, 'n_frames', 1)} pages",
-                do="save each by itself",
-            )
-        values = _channels(ImageOps.exif_transpose(file), labels)
+    with readable(path):
+        values = picture.pixels(path, labels=labels)
     return Volume(values[:, :, None])
 
 
@@ -131,13 +126,3 @@ def _three_axes(path: Path, values: NDArray[Any]) -> NDArray[Any]:
             expected=f"a 3-D volume in {path}", came=f"shape {values.shape}", do="split it into 3-D volumes"
         )
     return space
-
-
-def _channels(image: Image.Image, labels: bool) -> NDArray[Any]:
-    """(H, W) or (H, W, 3)."""
-    if (image.mode == "P" and not labels) or image.mode in ("CMYK", "YCbCr", "HSV", "LAB"):
-        return np.asarray(image.convert("RGB"))
-    values = np.asarray(image)
-    if values.ndim == 2:
-        return values.astype(np.uint8) if values.dtype == bool else values
-    return values[..., 0] if values.shape[-1] < 3 else values[..., :3]

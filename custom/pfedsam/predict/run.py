@@ -1,5 +1,6 @@
 """A folder of files through a model, one item in memory at a time."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,23 +34,48 @@ def predict(
 ) -> Iterator[Done]:
     """Write the masks of every item below `out`; a faulty item is told and passed over.
 
+    Items whose masks would be one file are faulty, all of them.
+
     Args:
         names: of the classes, in order.
         again: write anew what is there already.
     """
-    for item in items:
+    every = list(items)
+    rivals = _rivals([item for item in every if isinstance(item, Item)], out)
+    for item in every:
         if isinstance(item, UserFault):
             yield Done(None, fault=item)
             continue
         try:
+            _check_alone(_target(out, item), rivals[_target(out, item)])
             yield _one(model, item, out, way, names, again)
         except UserFault as fault:
             yield Done(item, fault=_named(fault, item))
 
 
+def _rivals(items: list[Item], out: Path) -> dict[Path, list[Path]]:
+    """The first file of each item, by the mask's file."""
+    rivals: dict[Path, list[Path]] = defaultdict(list)
+    for item in items:
+        rivals[_target(out, item)].append(item.files[0])
+    return rivals
+
+
+def _check_alone(target: Path, files: list[Path]) -> None:
+    if len(files) > 1:
+        raise UserFault(
+            expected=f"one image whose mask is {target}",
+            came=" and ".join(map(str, files)),
+            do="rename them, or predict each by itself into a folder of its own",
+        )
+
+
+def _target(out: Path, item: Item) -> Path:
+    return FORMATS[item.kind].target(out, item)
+
+
 def _one(model: Predictor, item: Item, out: Path, way: Way, names: list[str], again: bool) -> Done:
-    form = FORMATS[item.kind]
-    target = form.target(out, item)
+    form, target = FORMATS[item.kind], _target(out, item)
     if target.exists() and not again:
         return Done(item)
     if target in item.files:

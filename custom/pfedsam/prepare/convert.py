@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pfedsam.data.dicom import header, in_order, read_series
-from pfedsam.data.geometry import Volume, apart, oriented
+from pfedsam.data.geometry import Volume, oriented, strayed
 from pfedsam.data.volume import kind_of, read_volume
 from pfedsam.errors import UserFault
 from pfedsam.prepare.dicomseg import read_segmentation
@@ -117,10 +117,10 @@ def _check_fit(case: Case, image: Volume, mask: Volume) -> None:
             came=_size(shapes[1]),
             do="pair the right files, or resample the mask onto the image",
         )
-    if (far := apart(image, mask)) > min(image.spacing) / 2:
+    if (far := strayed(image.affine, mask.affine, shapes[0])) is not None:
         raise UserFault(
             expected=f"the mask {case.mask} where its image lies",
-            came=f"the same size, but up to {far:.1f} mm away by the headers (affine)",
+            came=far,
             do="give the mask its image's header if it was drawn on it, else resample it onto the image",
         )
 
