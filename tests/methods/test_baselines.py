@@ -69,11 +69,20 @@ def test_the_decoder_stays_with_its_site(method: str) -> None:
     assert names(config, "lora.") == list(shared_schema(config))
 
 
-def test_fedrep_trains_the_head_first_and_then_the_body(open_site) -> None:
+def test_fedrep_trains_the_head_first_and_then_the_body() -> None:
     phase = methods.get("fedrep").phase
-    assert [phase(share) for share in (0.0, 0.49, 0.5, 0.99)] == [{Part.PRIVATE}] * 2 + [{Part.SHARED}] * 2
-    head_alone = open_site(tiny(method="fedrep", train={"max_steps": 1}))
-    assert all(not tensor.any() for tensor in update(head_alone).values())
+    head, body = {Part.PRIVATE}, {Part.SHARED}
+    assert [phase(done, 4) for done in range(4)] == [head, head, body, body]
+    assert [phase(done, 3) for done in range(3)] == [head, head, body]
+    assert [phase(done, 2) for done in range(2)] == [head, body]
+
+
+def test_fedrep_s_only_step_of_a_round_trains_head_and_body(open_site) -> None:
+    site = open_site(tiny(method="fedrep", train={"max_steps": 1}))
+    site.receive(initial_shared(site.config)[0])
+    head = {name: tensor.clone() for name, tensor in site.private().items()}
+    assert any(tensor.any() for tensor in site.train(0, 2).wire.values())
+    assert any(not torch.equal(site.private()[name], tensor) for name, tensor in head.items())
 
 
 def test_ffa_shares_b_alone_and_a_is_the_same_at_every_site(open_site) -> None:

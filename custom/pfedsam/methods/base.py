@@ -47,7 +47,7 @@ class Method:
         global_: the branch it offers to a site it has never seen.
         adapt: puts adapters into the global branch.
         trains: kinds of the pretrained model that it trains; all others stay frozen.
-        phase: which parts are trained when so much of a round is done, 0 to 1.
+        phase: which parts the next step trains, when so many of a round's steps are done.
     """
 
     build: Callable[[Segmenter, Config], Branches]

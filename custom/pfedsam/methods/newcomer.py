@@ -35,7 +35,7 @@ def merge(model: Branches, config: Config, _dice: Dice | None) -> None:
     pfedsam.merge(model, config, None)
 
 
-def phase(_: float) -> frozenset[Part]:
+def phase(_done: int, _steps: int) -> frozenset[Part]:
     """The private part alone, in every step."""
     return frozenset({Part.PRIVATE})
 

@@ -18,10 +18,10 @@ from pfedsam.model.segmenter import Branches
 from pfedsam.train.step import Losses, LossOf, Optimisers, Steps
 
 Source = Callable[[Dataset, list[View], Augment | None], Batch]
-Phase = Callable[[float], frozenset[Part]]
+Phase = Callable[[int, int], frozenset[Part]]
 
 
-def always(_: float) -> frozenset[Part]:
+def always(_done: int, _steps: int) -> frozenset[Part]:
     """Shared and private part are trained in every step."""
     return frozenset({Part.SHARED, Part.PRIVATE})
 
@@ -71,7 +71,7 @@ def train_round(
     Args:
         loss_of: the method's losses; their sum is minimised.
         when: (seed, round, rounds); order, augmentation and noise follow from seed and round.
-        phase: which parts are trained when so much of the round is done.
+        phase: which parts are trained in the next step, when so many of the round's steps are done.
         source: makes a batch of views; another than the data set's own keeps what can be kept.
         progress: told after each step.
         stop: asked before each step; True ends the round early.
@@ -90,7 +90,7 @@ def train_round(
             if stop():
                 break
             batch, done = source(data, views, augment), now.step
-            active = {which: optimiser for which, optimiser in trained.items() if which in phase(done / steps)}
+            active = {which: optimiser for which, optimiser in trained.items() if which in phase(done, steps)}
             for which, optimiser in active.items():
                 set_rate(optimiser, rate(config.train, round_ * steps + done, rounds * steps), rising[which])
             now = Progress(done + 1, steps, _added(now.sums, take(batch, active)))
@@ -117,7 +117,7 @@ def rise(done: int, rising: int) -> float:
 
 def own_steps(which: Part, phase: Phase, steps: int) -> int:
     """In how many steps of a round a part is trained."""
-    return sum(which in phase(done / steps) for done in range(steps))
+    return sum(which in phase(done, steps) for done in range(steps))
 
 
 def steps_of(slices: int, config: TrainConfig) -> int:
