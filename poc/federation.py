@@ -142,11 +142,13 @@ class Federation:
         shutil.rmtree(self.home)
 
     def processes(self, party: str, word: str = "") -> list[psutil.Process]:
-        """A party's processes, by the kit in their command line; `word` picks some of them."""
+        """A party's processes of FLARE's, by the kit in their command line; `word` picks some of them."""
         kit, found = str(self.kit(party)), []
         for process in psutil.process_iter(["cmdline"]):
             line = process.info["cmdline"] or []
-            if any(part == kit or part.startswith(f"{kit}/") for part in line) and word in " ".join(line):
+            theirs = any(part == kit or part.startswith(f"{kit}/") for part in line)
+            flares = any(part.startswith("nvflare.") or part.endswith("start.sh") for part in line)
+            if theirs and flares and word in " ".join(line):
                 found.append(process)
         return found
 

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,16 @@ def test_a_rendered_job_brings_its_code_and_its_changes(tmp_path: Path) -> None:
     assert valid, error
 
 
+def torn(folder: Path) -> Path:
+    """Job folders, each with one file that is not what it should be."""
+    for name in ("settings", "server", "meta"):
+        shutil.copytree(ROOT / "jobs/pfedsam", folder / "torn" / name)
+    (folder / "torn/settings/app/config/pfedsam.json").write_text('{"seed": ')
+    (folder / "torn/server/app/config/config_fed_server.json").write_text('{"workflows": []}')
+    (folder / "torn/meta/meta.json").unlink()
+    return folder / "torn"
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -88,13 +99,19 @@ def test_a_rendered_job_brings_its_code_and_its_changes(tmp_path: Path) -> None:
         (["render", "{job}", "{job}"], "does not exist yet"),
         (["render", "{job}", "{out}", "--set", "train.speed=9"], "speed"),
         (["render", "{job}", "{out}", "--set", "nonsense"], "KEY=VALUE"),
+        (["render", "{job}", "{out}", "--set", "train.lr.x=3"], "settings below lr"),
+        (["render", "{job}", "{out}", "--rounds", "-3"], "1 round or more"),
+        (["render", "{job}", "{out}", "--continue", "../else"], "a run's name"),
+        (["render", "{torn}/settings", "{out}"], "a JSON file"),
+        (["render", "{torn}/server", "{out}"], "rounds among the workflows"),
+        (["render", "{torn}/meta", "{out}"], "a JSON file at"),
         (["convert", "{job}/meta.json"], "a published SAM file"),
     ],
 )
 def test_a_wrong_command_is_told_without_a_traceback(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
 ) -> None:
-    names = {"job": str(ROOT / "jobs/pfedsam"), "out": str(tmp_path / "out")}
+    names = {"job": str(ROOT / "jobs/pfedsam"), "out": str(tmp_path / "out"), "torn": str(torn(tmp_path))}
     assert main([a.format(**names) for a in arguments]) == 2
     shown = capsys.readouterr().err
     assert told in shown

@@ -291,6 +291,19 @@ def _check_sites(config: Config) -> None:
             _least(least, f"{where}.{site}", value)
 
 
+def whole(text: str, what: str) -> int:
+    """A whole number of 1 or more out of a text, as an environment's variable has it.
+
+    Raises:
+        UserFault: it is none; the message says of what.
+    """
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise UserFault(
+            expected=f"a whole number of {what}, 1 or more", came=repr(text), do="correct it or leave it out"
+        )
+    return int(text)
+
+
 def _at_least(least: int, where: str, part: Any, names: tuple[str, ...]) -> None:
     """Null passes where the setting may be null."""
     for name in names:

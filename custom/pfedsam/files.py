@@ -49,15 +49,42 @@ def write_atomic(path: Path, data: bytes) -> None:
         _sync_folder(path.parent)
     except OSError as error:
         _forget(beside)
-        raise UserFault(
-            expected=f"to write {len(data)} bytes to {path}",
-            came=f"{error.strerror or error}",
-            do="free space or mend the folder's rights, then run again; what was there before is untouched",
-        ) from None
+        raise _unwritten(path, data, error) from None
 
 
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
+def append_line(path: Path, line: str) -> None:
+    """`line` at the end of a text file, on the disk once this returns; one that a crash tore before it stays alone.
+
+    Raises:
+        UserFault: the disk is full or forbids writing.
+    """
+    data = line.encode() + b"\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_synced(path, data if _ends_whole(path) else b"\n" + data, "ab")
+    except OSError as error:
+        raise _unwritten(path, data, error) from None
+
+
+def _unwritten(path: Path, data: bytes, error: OSError) -> UserFault:
+    return UserFault(
+        expected=f"to write {len(data)} bytes to {path}",
+        came=f"{error.strerror or error}",
+        do="free space or mend the folder's rights, then run again; what was there before is untouched",
+    )
+
+
+def _ends_whole(path: Path) -> bool:
+    """Whether a text file is absent, empty or ends with a line's end."""
+    if not path.exists() or not path.stat().st_size:
+        return True
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def _write_synced(path: Path, data: bytes, mode: str = "wb") -> None:
+    with path.open(mode) as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

@@ -9,6 +9,7 @@ from typing import Any
 import pfedsam
 from pfedsam.config import Config, from_dict, load, to_dict
 from pfedsam.errors import UserFault
+from pfedsam.files import one_name, read_json
 
 SETTINGS = Path("app/config/pfedsam.json")
 SERVER = Path("app/config/config_fed_server.json")
@@ -44,27 +45,36 @@ def render(
     Raises:
         UserFault: no such job, `out` exists, or a setting is unknown.
     """
-    settings = _changed(job, changes)
-    config = from_dict(settings)
+    config, usual = settings_of(job, changes)
+    if rounds is not None and rounds < 1:
+        raise UserFault(expected="1 round or more", came=str(rounds), do="correct --rounds")
     if out.exists():
         raise UserFault(expected="a folder that does not exist yet", came=str(out), do="remove it or name another")
     if sites:
-        config.check_sites(sites, rounds or settings_of(job, changes)[1])
+        config.check_sites(sites, rounds or usual)
     shutil.copytree(job, out, ignore=shutil.ignore_patterns("custom"))
-    (out / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
-    _edit(out / "meta.json", "deploy_map", {"app": ["server", *sites] if sites else ["@ALL"]})
-    _edit_server(out, rounds, len(sites) if sites else None)
-    if run:
-        name_run(out, run, must_exist=continues)
-    if begin:
-        _edit_persistor(out, begin=begin)
+    try:
+        (out / SETTINGS).write_text(json.dumps(_changed(job, changes), indent=2) + "\n")
+        _edit(out / "meta.json", "deploy_map", {"app": ["server", *sites] if sites else ["@ALL"]})
+        _edit_server(out, rounds, len(sites) if sites else None)
+        if run:
+            name_run(out, run, must_exist=continues)
+        if begin:
+            _edit_persistor(out, begin=begin)
+    except UserFault:
+        shutil.rmtree(out)
+        raise
     if code:
-        leave = ["__pycache__"] if config.model.backbone == "demo" else ["__pycache__", "*.safetensors"]
-        source = Path(pfedsam.__file__).parent
-        shutil.copytree(source, out / "app/custom/pfedsam", ignore=shutil.ignore_patterns(*leave))
+        _copy_code(out, config)
     elif sites:
         (out / "app/custom").mkdir()
         (out / "app/custom/README.md").write_text(SIGN)
+
+
+def _copy_code(out: Path, config: Config) -> None:
+    leave = ["__pycache__"] if config.model.backbone == "demo" else ["__pycache__", "*.safetensors"]
+    source = Path(pfedsam.__file__).parent
+    shutil.copytree(source, out / "app/custom/pfedsam", ignore=shutil.ignore_patterns(*leave))
 
 
 def settings_of(job: Path, changes: Sequence[str] = ()) -> tuple[Config, int]:
@@ -74,7 +84,7 @@ def settings_of(job: Path, changes: Sequence[str] = ()) -> tuple[Config, int]:
         UserFault: no such job, or a setting is unknown.
     """
     config = from_dict(_changed(job, changes))
-    return config, int(_loop(json.loads((job / SERVER).read_text()))["num_rounds"])
+    return config, int(loop_of(job)["num_rounds"])
 
 
 def read_job(path: Path, changes: Sequence[str] = ()) -> tuple[Config, int]:
@@ -95,7 +105,7 @@ def read_job(path: Path, changes: Sequence[str] = ()) -> tuple[Config, int]:
 def named_sites(path: Path) -> tuple[str, ...]:
     """The sites that a job names (by its folder, or by the settings' file in it); none where it is for all."""
     job = path.resolve().parents[2] if path.is_file() and len(path.resolve().parents) > 2 else path
-    meta = json.loads((job / "meta.json").read_text()) if (job / "meta.json").is_file() else {}
+    meta = read_json(job / "meta.json") if (job / "meta.json").is_file() else {}
     names = [name for app in meta.get("deploy_map", {}).values() for name in app]
     return tuple(name for name in names if name not in ("server", "@ALL"))
 
@@ -103,15 +113,29 @@ def named_sites(path: Path) -> tuple[str, ...]:
 def _changed(job: Path, changes: Sequence[str]) -> dict[str, Any]:
     if not (job / SETTINGS).is_file():
         raise UserFault(expected=f"a job folder with {SETTINGS}", came=str(job), do="name a folder of jobs/")
-    settings: dict[str, Any] = json.loads((job / SETTINGS).read_text())
+    settings = read_json(job / SETTINGS)
     for change in changes:
         _change(settings, change)
     return settings
 
 
-def _loop(server: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of the rounds in a server's configuration."""
-    arguments: dict[str, Any] = next(w["args"] for w in server["workflows"] if w["id"] == "rounds")
+def loop_of(job: Path) -> dict[str, Any]:
+    """The arguments of the rounds in a job folder: their number, the quorum, the deadline.
+
+    Raises:
+        UserFault: it has no such server configuration.
+    """
+    return _arguments(read_json(job / SERVER), "workflows", "rounds", job)
+
+
+def _arguments(server: dict[str, Any], kind: str, name: str, job: Path) -> dict[str, Any]:
+    """Those of a workflow or component of a server's configuration, to be changed in place."""
+    found = [part for part in server.get(kind, []) if part.get("id") == name]
+    if not found:
+        raise UserFault(
+            expected=f"{name} among the {kind} of {job / SERVER}", came="none", do="begin with a folder of jobs/"
+        )
+    arguments: dict[str, Any] = found[0].setdefault("args", {})
     return arguments
 
 
@@ -126,15 +150,16 @@ def _change(settings: dict[str, Any], change: str) -> None:
     *path, last = key.split(".")
     for name in path:
         settings = settings.setdefault(name, {})
+        if not isinstance(settings, dict):
+            raise UserFault(expected=f"settings below {name}", came=f"a value, in {key}", do="name the setting itself")
     settings[last] = value
 
 
 def _edit_server(out: Path, rounds: int | None, sites: int | None) -> None:
     """Set the number of rounds, and lower what a round needs to the number of named sites."""
     path = out / SERVER
-    server = json.loads(path.read_text())
-    loop = _loop(server)
-    mean = next(c["args"] for c in server["components"] if c["id"] == "aggregator")
+    server = read_json(path)
+    loop, mean = _arguments(server, "workflows", "rounds", out), _arguments(server, "components", "aggregator", out)
     loop["num_rounds"] = loop["num_rounds"] if rounds is None else rounds
     if sites is not None:
         loop["min_clients"] = mean["min_sites"] = min(loop["min_clients"], sites)
@@ -144,19 +169,18 @@ def _edit_server(out: Path, rounds: int | None, sites: int | None) -> None:
 
 def name_run(job: Path, run: str, *, must_exist: bool) -> None:
     """Write into a rendered job which run it belongs to; the job takes the run's name, for people to see."""
-    _edit_persistor(job, run=run, continues=must_exist)
+    _edit_persistor(job, run=one_name(run, "run"), continues=must_exist)
     if run != "latest":
         _edit(job / "meta.json", "name", run)
 
 
 def _edit_persistor(job: Path, **arguments: Any) -> None:
     path = job / SERVER
-    server = json.loads(path.read_text())
-    persistor = next(c for c in server["components"] if c["id"] == "persistor")
-    persistor["args"] = {**persistor["args"], **arguments}
+    server = read_json(path)
+    _arguments(server, "components", "persistor", job).update(arguments)
     path.write_text(json.dumps(server, indent=2) + "\n")
 
 
 def _edit(path: Path, key: str, value: Any) -> None:
-    content = json.loads(path.read_text())
+    content = read_json(path)
     path.write_text(json.dumps({**content, key: value}, indent=2) + "\n")

@@ -217,6 +217,15 @@ def test_what_is_packed_comes_back_with_its_facts() -> None:
     assert facts == {"base": "abc"}
 
 
+def test_a_ledger_s_line_that_a_crash_tore_spoils_no_other(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.note("out", OLD, task="train", round_=0, facts={})
+    with ledger.path.open("a") as file:
+        file.write('{"time": 1, "dir')
+    ledger.note("out", NEW, task="train", round_=1, facts={})
+    assert [line["round"] for line in ledger.lines()] == [0, 1]
+
+
 def test_a_ledger_line_can_be_computed_again_from_the_tensors(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.jsonl", clock=lambda: 5.0)
     ledger.note("out", NEW, task="train", round_=2, facts={"samples": 4})

@@ -3,14 +3,16 @@
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
 from nvflare.apis.event_type import EventType
-from nvflare.apis.fl_constant import FLContextKey, ReservedKey
+from nvflare.apis.filter import ContentBlockedException
+from nvflare.apis.fl_constant import FLContextKey, ReservedKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
-from nvflare.apis.shareable import Shareable
+from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.workspace import Workspace
 from nvflare.app_common.abstract.model import make_model_learnable
 from nvflare.app_common.app_constant import AppConstants
@@ -18,7 +20,9 @@ from nvflare.app_common.app_constant import AppConstants
 from pfedsam.config import from_dict
 from pfedsam.exchange.schema import shared_schema
 from pfedsam.flare.aggregator import MeanOfSites
-from pfedsam.flare.context import STAMP
+from pfedsam.flare.context import REJECTED, REPORT, STAMP
+from pfedsam.flare.filters import UpdateGuard
+from pfedsam.flare.rounds import Rounds
 
 SETTINGS = {"model": {"image_size": 64, "experts": 2}}
 
@@ -47,11 +51,16 @@ def fl_ctx(tmp_path: Path, events: list[str]) -> FLContext:
     return context
 
 
-def update(site: str, value: float, *, round_: int = 2, samples: int = 4) -> Shareable:
+ROW = {"dice": 0.5, "iou": 0.4, "hd95": 9.0, "assd": None}
+TOLD = {"losses": {"global": 0.7}, "seconds": 2.5, "val": {"global": ROW, "personal": ROW}, "before": ROW}
+
+
+def update(site: str, value: float, *, round_: int = 2, samples: int = 4, **said: Any) -> Shareable:
     config = from_dict(SETTINGS)
     tensors = {n: torch.full(s.shape, value, dtype=s.dtype) for n, s in shared_schema(config).items()}
     stamp = {"round": round_, "config": config.digest(), "base": "base"}
-    meta = {STAMP: stamp, MetaKey.NUM_STEPS_CURRENT_ROUND: samples}
+    chosen_by = {MetaKey.INITIAL_METRICS: {"val_dice": 0.5}}
+    meta = {STAMP: stamp, MetaKey.NUM_STEPS_CURRENT_ROUND: samples, REPORT: TOLD, **chosen_by, **said}
     message = DXO(DataKind.WEIGHT_DIFF, data=tensors, meta=meta).to_shareable()
     message.set_peer_props({ReservedKey.IDENTITY_NAME: site})
     return message
@@ -73,6 +82,62 @@ def test_a_second_update_of_a_site_does_not_count(fl_ctx: FLContext) -> None:
 
 def test_an_update_of_an_old_round_does_not_count(fl_ctx: FLContext) -> None:
     assert not MeanOfSites().accept(update("a", 1.0, round_=1), fl_ctx)
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({REPORT: {**TOLD, "picture": torch.ones(3)}}, "numbers and texts"),
+        ({REPORT: {**TOLD, "note": "x" * 300}}, "at most 200 characters"),
+        ({REPORT: None}, "dice of val global"),
+        ({REPORT: {**TOLD, "val": {"global": ROW}}}, "dice of val personal"),
+        ({REPORT: {**TOLD, "before": {k: v for k, v in ROW.items() if k != "iou"}}}, "iou of before from 0 to 1"),
+        ({REPORT: {**TOLD, "before": {**ROW, "hd95": float("inf")}}}, "hd95 of before"),
+        ({REPORT: {**TOLD, "losses": {"global": float("nan")}}}, "numbers as losses"),
+        ({REPORT: {**TOLD, "seconds": "long"}}, "numbers as losses and seconds"),
+        ({MetaKey.INITIAL_METRICS: {"val_dice": 1e9}}, "best model is chosen by"),
+    ],
+)
+def test_an_update_that_says_nonsense_beside_its_tensors_does_not_count(
+    fl_ctx: FLContext, caplog: pytest.LogCaptureFixture, said: dict[str, Any], reason: str
+) -> None:
+    assert not MeanOfSites().accept(update("a", 1.0, **said), fl_ctx)
+    assert reason in caplog.text
+    with pytest.raises(ContentBlockedException, match=reason):
+        UpdateGuard().process(update("a", 1.0, **said), fl_ctx)
+    assert UpdateGuard().process(update("a", 1.0), fl_ctx)
+
+
+def rounds() -> Rounds:
+    """The controller in its third round, waiting for two sites."""
+    controller = Rounds(num_rounds=3)
+    controller.aggregator, controller._current_round = MeanOfSites(), 2
+    controller.ignore_result_error = True
+    return controller
+
+
+def test_an_update_is_booked_under_the_name_of_the_certificate(fl_ctx: FLContext) -> None:
+    controller = rounds()
+    assert controller._accept_train_result("a", update("b", 1.0), fl_ctx)
+    assert not controller._accept_train_result("a", update("c", 1.0), fl_ctx)
+    assert controller._accept_train_result("b", update("b", 1.0), fl_ctx)
+    assert set(controller.aggregator._updates) == {"a", "b"}
+
+
+def test_a_site_without_an_update_stands_in_the_record_with_the_reason(fl_ctx: FLContext) -> None:
+    controller, told = rounds(), {}
+
+    def book(event: str, context: FLContext) -> None:
+        if event == REJECTED:
+            told[context.get_prop(REJECTED)["site"]] = context.get_prop(REJECTED)["reason"]
+
+    fl_ctx.get_engine().fire_event = book
+    assert not controller._accept_train_result("a", make_reply(ReturnCode.EXECUTION_EXCEPTION), fl_ctx)
+    assert "EXECUTION_EXCEPTION; the site's own log" in told["a"]
+    with pytest.raises(ContentBlockedException):
+        UpdateGuard().process(update("b", float("nan")), fl_ctx)
+    assert not controller._accept_train_result("b", make_reply(ReturnCode.TASK_RESULT_FILTER_ERROR), fl_ctx)
+    assert "NaN or infinite" in told["b"]
 
 
 def test_a_round_without_enough_valid_updates_stops_the_job(fl_ctx: FLContext, events: list[str]) -> None:

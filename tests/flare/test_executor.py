@@ -15,7 +15,8 @@ from nvflare.apis.workspace import Workspace
 
 from pfedsam.config import from_dict
 from pfedsam.errors import UserFault
-from pfedsam.flare.context import STAMP, places, setting
+from pfedsam.files import digest
+from pfedsam.flare.context import REPORT, RUN, STAMP, ledger, places, setting
 from pfedsam.flare.executor import PFedSAMExecutor
 from pfedsam.flare.filters import OnlyDeclaredEnters, OnlySharedLeaves
 from pfedsam.flare.policy import SitePolicy
@@ -143,7 +144,56 @@ def test_the_fence_lets_nothing_out_beside_what_it_has_checked(fl_ctx: FLContext
         SitePolicy().process(smuggled, fl_ctx)
 
 
-def test_metrics_that_carry_a_picture_s_bytes_are_too_big(fl_ctx: FLContext) -> None:
-    smuggled = DXO(DataKind.METRICS, data={"dice": "x" * 70_000_000}).to_shareable()
-    with pytest.raises(Exception, match="at most 64 MB"):
-        SitePolicy().process(smuggled, fl_ctx)
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        ({"dice": "x" * 201}, "texts of at most 200 characters"),
+        ({"x" * 201: 0.5}, "texts of at most 200 characters"),
+        ({"dice": ["x" * 100] * 400}, "characters beside the tensors"),
+        ({"dice": [0.123456789] * 4000}, "characters beside the tensors"),
+    ],
+)
+@pytest.mark.parametrize("fence", [SitePolicy, OnlySharedLeaves])
+def test_metrics_that_carry_a_picture_s_bytes_do_not_leave(fl_ctx: FLContext, fence: type, data: dict, reason: str):
+    with pytest.raises(Exception, match=reason):
+        fence().process(DXO(DataKind.METRICS, data=data).to_shareable(), fl_ctx)
+
+
+def ledger_lines(fl_ctx: FLContext) -> list[dict]:
+    return list(ledger(fl_ctx, from_dict(SETTINGS)).lines())
+
+
+def test_the_hospital_s_fence_writes_the_ledger_whatever_the_job_s_filters_and_each_message_once(
+    fl_ctx: FLContext,
+) -> None:
+    reply = PFedSAMExecutor().execute("train", message(), fl_ctx, Signal())
+    sent = SitePolicy().process(reply, fl_ctx)
+    (line,) = ledger_lines(fl_ctx)
+    assert (line["direction"], line["round"]) == ("out", 0)
+    assert line["sha256"] == digest(from_shareable(sent).data)
+    assert "samples" in line["facts"][REPORT]
+    OnlySharedLeaves().process(sent, fl_ctx)
+    assert len(ledger_lines(fl_ctx)) == 1
+    OnlySharedLeaves().process(reply, fl_ctx)
+    assert len(ledger_lines(fl_ctx)) == 2
+
+
+def test_what_cannot_be_noted_does_not_leave(fl_ctx: FLContext, caplog: pytest.LogCaptureFixture) -> None:
+    reply = PFedSAMExecutor().execute("train", message(), fl_ctx, Signal())
+    path = ledger(fl_ctx, from_dict(SETTINGS)).path
+    path.symlink_to("/dev/full")
+    for fence in (SitePolicy(), OnlySharedLeaves()):
+        blocked = fence.process(reply, fl_ctx)
+        assert blocked.get_return_code() == ReturnCode.TASK_RESULT_FILTER_ERROR
+        assert "DXO" not in blocked
+    with pytest.raises(Exception, match="free space"):
+        OnlyDeclaredEnters().process(message(), fl_ctx)
+    assert caplog.text.count("free space") == 3
+
+
+@pytest.mark.parametrize("task", ["train", "validate"])
+def test_a_message_of_a_run_whose_name_leads_elsewhere_is_not_served(fl_ctx: FLContext, task: str) -> None:
+    harmful = message()
+    harmful.set_header(RUN, "x/../../../../outside")
+    reply = PFedSAMExecutor().execute(task, harmful, fl_ctx, Signal())
+    assert reply.get_return_code() == ReturnCode.EXECUTION_EXCEPTION

@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -40,12 +41,10 @@ def test_roles_are_narrowed_at_the_sites(kits: dict[bool, Federation]) -> None:
         assert permissions["org_admin"]["submit_job"] == "none"
 
 
-def test_every_party_allows_the_installed_package_and_flare_s_own_classes(kits: dict[bool, Federation]) -> None:
+def test_every_party_allows_the_classes_that_our_jobs_are_made_of_and_no_other(kits: dict[bool, Federation]) -> None:
+    """FLARE's default list holds controllers that send a site's result to other sites as a task, round its filters."""
     for party in kits[False].parties:
-        allowed = local(kits[False], party, "resources.json")["class_allow_list"]
-        assert set(CLASSES) <= set(allowed)
-        assert not any(name.endswith(".") or name == "*" for name in allowed)
-        assert "nvflare.app_common.widgets.intime_model_selector.IntimeModelSelector" in allowed
+        assert local(kits[False], party, "resources.json")["class_allow_list"] == list(CLASSES)
 
 
 def test_a_site_s_logs_stay_and_the_fence_is_the_default_scope(kits: dict[bool, Federation]) -> None:
@@ -53,13 +52,27 @@ def test_a_site_s_logs_stay_and_the_fence_is_the_default_scope(kits: dict[bool, 
     policy = local(kits[False], "hospital-b", "privacy.json")
     (scope,) = policy["scopes"]
     assert policy["default_scope"] == scope["name"]
-    assert [f["path"] for f in scope["task_result_filters"]] == ["pfedsam.flare.policy.SitePolicy"]
+    for filters in ("task_result_filters", "task_data_filters"):
+        ((path, way),) = [(f["path"], f["direction"]) for f in scope[filters]]
+        assert (path, way) == ("pfedsam.flare.policy.SitePolicy", "out")
 
 
 def test_the_server_s_jobs_lie_where_a_restart_leaves_them(kits: dict[bool, Federation]) -> None:
     text = json.dumps(local(kits[False], "fl-server", "resources.json"))
     assert str(kits[False].home / "server-storage/jobs") in text
     assert "/tmp/nvflare" not in text
+
+
+def test_who_reads_a_kit_s_file_is_none_of_its_processes(kits: dict[bool, Federation]) -> None:
+    """`stop` ends a party's processes."""
+    reader = subprocess.Popen(
+        ["tail", "-f", kits[False].kit("hospital-a") / "local/privacy.json"], stdout=subprocess.DEVNULL
+    )
+    try:
+        assert kits[False].processes("hospital-a") == []
+    finally:
+        reader.kill()
+        reader.wait()
 
 
 def test_a_second_federation_in_the_same_folder_is_refused(
@@ -95,7 +108,7 @@ def test_the_classes_that_sites_allow_are_those_that_our_jobs_name() -> None:
     """A prefix would do more: FLARE calls whatever a job names, a function too."""
     named = set()
     for file in (ROOT / "jobs").rglob("config_fed_*.json"):
-        named |= set(re.findall(r'"(pfedsam\.[\w.]+)"', file.read_text()))
+        named |= set(re.findall(r'"((?:pfedsam|nvflare)\.[\w.]+)"', file.read_text()))
     assert named <= set(CLASSES)
     assert set(CLASSES) - named == {"pfedsam.flare.policy.SitePolicy"}
 

@@ -1,6 +1,7 @@
 """The page of a run: what it must show, and what must not break it."""
 
 import copy
+import itertools
 import json
 import re
 import shutil
@@ -18,6 +19,7 @@ from pfedsam.exchange.ledger import Ledger
 from pfedsam.report.bootstrap import interval
 from pfedsam.report.gather import gather, rounds_of
 from pfedsam.report.page import write_report
+from pfedsam.report.site_files import names
 
 EMPTY = {"area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source", "use"}
 PIXEL = bytes.fromhex(
@@ -84,19 +86,17 @@ def written(folder: Path, results: dict[str, Any]) -> Path:
     return folder
 
 
-def with_cases(folder: Path, site: str, gap: float) -> None:
+def with_cases(folder: Path, site: str, gap: float, run: str = "") -> None:
     """Six patients of two cases each; the personal branch lies `gap` above the global one."""
     cases = [f"SMITH_{i}.png" for i in range(12)]
     scores = [
         {"cls": 1, "dice": 0.4 + 0.03 * i, "iou": 0.4, "hd95": 3.0, "assd": 1.0, "found": True} for i in range(12)
     ]
     lifted = [{**score, "dice": score["dice"] + gap * (0.8 + 0.1 * (i % 3))} for i, score in enumerate(scores)]
-    (folder / site).mkdir()
-    (folder / site / "cases.json").write_text(
-        json.dumps(
-            {"cases": cases, "groups": [i // 2 for i in range(12)], "scores": {"global": scores, "personal": lifted}}
-        )
-    )
+    (folder / site).mkdir(parents=True)
+    groups = [i // 2 for i in range(12)]
+    found = {"run": run, "cases": cases, "groups": groups, "scores": {"global": scores, "personal": lifted}}
+    (folder / site / "cases.json").write_text(json.dumps(found))
     (folder / site / "overlays.png").write_bytes(PIXEL)
 
 
@@ -266,6 +266,39 @@ def test_a_hospitals_own_folder_tells_its_own_rounds_from_its_ledger(tmp_path: P
     assert "site north&#39;s own view" in text
     assert "2 rounds" in text
     assert "Dice on the test split: 0.100 before training, 0.600 global, 0.700 personal." in text
+
+
+def worked(ledger: Ledger, run: str, dice: float, *, tested: bool) -> None:
+    """A run's one round in a site's ledger, and its final test."""
+    report = report_of(0, 0.0) | {"val": {"global": row(dice), "personal": row(dice)}}
+    ledger.note("out", {}, task="train", round_=0, facts={"pfedsam_report": report}, run=run)
+    if tested:
+        metrics = {"before": row(0.1), "global": row(dice), "personal": row(dice)}
+        ledger.note("out", {}, task="validate", round_=-1, facts={"metrics": metrics}, run=run)
+
+
+def test_a_hospitals_own_page_tells_one_run_though_it_has_had_several(tmp_path: Path) -> None:
+    """Of two studies and of two runs: the last, whose final test has not been done."""
+    clock = itertools.count().__next__
+    kit = tmp_path / "kit"
+    old, new = (Ledger(kit / f"pfedsam_store/{study}/north/ledger.jsonl", clock) for study in ("zebra", "brain"))
+    worked(old, "zebra-1", 0.5, tested=True)
+    worked(new, "brain-1", 0.9, tested=True)
+    with_cases(kit / "first", "north", 0.1, run="brain-1")
+    assert "0.900 personal" in page_of(kit)
+    assert gather(kit).cases.keys() == {"north"}
+    worked(new, "brain-2", 0.2, tested=False)
+    text = page_of(kit)
+    assert "0.900" not in text
+    assert "has not been done" in text
+    assert gather(kit).cases == {}
+    (entry,) = gather(kit).results["rounds"]
+    assert entry["sites"]["north"]["val"]["personal"]["dice"] == 0.2
+
+
+def test_an_image_with_two_masks_is_two_cases_by_name() -> None:
+    pairs = [("a.png", "one.png"), ("b.png", "one.png"), ("a.png", "two.png")]
+    assert names(pairs) == ["a.png (one.png)", "b.png", "a.png (two.png)"]
 
 
 def test_of_a_ledger_with_an_earlier_run_the_last_one_is_told() -> None:

@@ -1,5 +1,7 @@
 """The guard: accepts or rejects a message, with a reason. Pure; site and server call the same function."""
 
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +26,9 @@ class Rejected:
 
 
 Verdict = Accepted | Rejected
+
+FACTS = 32_768  # characters of all that a message says beside its tensors; ours say under 1 000
+TEXT = 200  # characters of one text in it; ours are digests and names
 
 
 def check(
@@ -51,6 +56,30 @@ def check_samples(samples: Any, most: int = 10_000_000) -> Verdict:
     if whole and 1 <= samples <= most:
         return Accepted()
     return Rejected(f"expected a number of samples in 1..{most}, came {samples!r}")
+
+
+def facts_fault(facts: Any) -> str | None:
+    """Why facts beside the tensors may not travel; None if they are numbers and short texts, and few."""
+    try:
+        size = len(json.dumps(facts))
+    except (TypeError, ValueError, RecursionError) as fault:
+        return f"expected numbers and texts beside the tensors: {fault}"
+    if size > FACTS:
+        return f"expected at most {FACTS} characters beside the tensors, came {size}"
+    longest = max((len(text) for text in _texts(facts)), default=0)
+    return f"expected texts of at most {TEXT} characters, came one of {longest}" if longest > TEXT else None
+
+
+def _texts(facts: Any) -> Iterator[str]:
+    if isinstance(facts, str):
+        yield facts
+    elif isinstance(facts, dict):
+        for key, value in facts.items():
+            yield str(key)
+            yield from _texts(value)
+    elif isinstance(facts, list | tuple):
+        for value in facts:
+            yield from _texts(value)
 
 
 def stamp_fault(stamp: Stamp, expected: Stamp) -> str | None:

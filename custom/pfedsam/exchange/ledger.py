@@ -3,16 +3,17 @@
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from pfedsam.files import Tensors, digest
+from pfedsam.files import Tensors, append_line, digest
 
 
 class Ledger:
     """An append-only JSON-lines file at the site.
 
-    A line holds time, direction, task, round, tensor names, payload bytes (4 per float32 value)
+    A line holds time, direction, task, run, round, tensor names, payload bytes (4 per float32 value)
     and the payload's sha256, which an auditor can compute again from the tensors.
     """
 
@@ -21,33 +22,44 @@ class Ledger:
         self._clock = clock
 
     def note(
-        self, direction: Literal["out", "in"], tensors: Tensors, *, task: str, round_: int, facts: dict[str, Any]
+        self,
+        direction: Literal["out", "in"],
+        tensors: Tensors,
+        *,
+        task: str,
+        round_: int,
+        facts: dict[str, Any],
+        run: str = "",
     ) -> int:
         """Append the line of one message; returns its payload bytes.
 
         Args:
+            run: the run that the message belongs to, as the server names it; empty where it does not.
             facts: what else the message says, e.g. sample count and metrics; written as it is.
+
+        Raises:
+            UserFault: the disk is full or forbids writing.
         """
         size = payload_bytes(tensors)
         line = {
             "time": self._clock(),
             "direction": direction,
             "task": task,
+            "run": run,
             "round": round_,
             "bytes": size,
             "sha256": digest(tensors),
             "tensors": sorted(tensors),
             "facts": facts,
         }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(self.path, json.dumps(line))
         return size
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """The lines, oldest first."""
-        if self.path.exists():
-            yield from map(json.loads, self.path.read_text().splitlines())
+        """The whole lines, oldest first; one that a crash has torn is left out."""
+        for text in self.path.read_text().splitlines() if self.path.exists() else ():
+            with suppress(ValueError):
+                yield json.loads(text)
 
 
 def payload_bytes(tensors: Tensors) -> int:

@@ -23,6 +23,7 @@ CONFIG_FILE = "pfedsam.json"
 STAMP = "pfedsam_stamp"
 REPORT = "pfedsam_report"
 REJECTED = "pfedsam_rejected"
+REASON = "pfedsam_reason"  # in the server's context: why the guard refused the update at hand
 RUN = "pfedsam_run"
 
 
@@ -44,8 +45,8 @@ def setting(fl_ctx: FLContext, name: str) -> str | None:
         UserFault: FLARE left a variable of it unresolved, e.g. "{$HOME}/x".
     """
     scope = fl_ctx.get_prop(FLContextKey.SCOPE_PROPERTIES) or {}
-    value = scope.get(name) or os.environ.get(f"PFEDSAM_{name.upper()}")
-    if value and "{" in value:
+    value = str(scope.get(name) or os.environ.get(f"PFEDSAM_{name.upper()}", ""))
+    if "{" in value:
         raise UserFault(expected=f"a value for {name}", came=value, do="set the variable named in it")
     return value or None
 
@@ -80,6 +81,11 @@ def stamp_of(dxo: DXO, round_: int) -> Stamp:
 def stamp_values(stamp: Stamp) -> dict[str, Any]:
     """A stamp as a message's metadata."""
     return {"round": stamp.round, "config": stamp.config, "base": stamp.base}
+
+
+def selected_by(report: dict[str, Any]) -> dict[str, float]:
+    """What FLARE's selector chooses the best model by: the server's model on the site's validation split."""
+    return {"val_dice": report["val"]["global"]["dice"] or 0.0}
 
 
 def simulated(fl_ctx: FLContext) -> bool:

@@ -19,11 +19,23 @@ from nvflare.app_opt.pt.decomposers import TensorDecomposer
 from nvflare.fuel.utils import fobs
 
 from pfedsam import log
+from pfedsam.config import whole
 from pfedsam.errors import UserFault
 from pfedsam.exchange.codec import encode
 from pfedsam.exchange.store import Moment
-from pfedsam.files import pack, unpack, write_atomic
-from pfedsam.flare.context import REPORT, RUN, STAMP, job_config, places, run_dir, setting, simulated, stamp_values
+from pfedsam.files import one_name, pack, unpack, write_atomic
+from pfedsam.flare.context import (
+    REPORT,
+    RUN,
+    STAMP,
+    job_config,
+    places,
+    run_dir,
+    selected_by,
+    setting,
+    simulated,
+    stamp_values,
+)
 from pfedsam.service import serve_round, serve_test
 from pfedsam.site import Site, Update
 from pfedsam.train.loop import Progress
@@ -130,7 +142,7 @@ class _Progress:
 def _update_message(site: Site, update: Update, report: dict[str, Any], round_: int) -> Shareable:
     meta = {
         MetaKey.NUM_STEPS_CURRENT_ROUND: update.samples,
-        MetaKey.INITIAL_METRICS: {"val_dice": report["val"]["global"]["dice"] or 0.0},
+        MetaKey.INITIAL_METRICS: selected_by(report),
         STAMP: stamp_values(site.stamp(round_)),
         REPORT: report,
     }
@@ -139,7 +151,9 @@ def _update_message(site: Site, update: Update, report: dict[str, Any], round_: 
 
 def _run(shareable: Shareable, fl_ctx: FLContext) -> str:
     """The run that a task belongs to; a workflow of FLARE's own knows none, then each job is one."""
-    return str(shareable.get_header(RUN) or fl_ctx.get_job_id())
+    run = one_name(str(shareable.get_header(RUN) or fl_ctx.get_job_id()), "run")
+    fl_ctx.set_prop(RUN, run, private=True, sticky=False)  # for the ledger
+    return run
 
 
 def _started(folder: Path, round_: int) -> tuple[float, int]:
@@ -158,4 +172,4 @@ def _threads(fl_ctx: FLContext) -> int:
     OpenMP barriers spin); one thread each also makes results independent of the simulator's -t.
     """
     chosen = setting(fl_ctx, "threads")
-    return int(chosen) if chosen else 1 if simulated(fl_ctx) else os.cpu_count() or 1
+    return whole(chosen, "threads") if chosen else 1 if simulated(fl_ctx) else os.cpu_count() or 1

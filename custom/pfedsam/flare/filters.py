@@ -1,43 +1,53 @@
 """The fences: what may leave a site, what may enter it, what may enter the server."""
 
+import json
 from typing import Any
 
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
 from nvflare.apis.filter import ContentBlockedException, Filter
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.fl_context import FLContext
-from nvflare.apis.shareable import ReservedHeaderKey, Shareable
+from nvflare.apis.shareable import ReservedHeaderKey, Shareable, make_reply
 from nvflare.app_common.app_constant import AppConstants
 
 from pfedsam import log
 from pfedsam.config import Config
-from pfedsam.exchange.guard import Accepted, Rejected, Verdict, check, check_samples
+from pfedsam.errors import UserFault
+from pfedsam.exchange.guard import Accepted, Rejected, Verdict, check, check_samples, facts_fault
 from pfedsam.exchange.schema import Stamp, shared_schema
-from pfedsam.flare.context import REJECTED, REPORT, STAMP, job_config, ledger, stamp_of
+from pfedsam.files import Tensors
+from pfedsam.flare.context import REASON, REPORT, RUN, STAMP, job_config, ledger, selected_by, stamp_of
+from pfedsam.report.results import report_fault
 
 TENSORS = (DataKind.WEIGHTS, DataKind.WEIGHT_DIFF)
+NOTED = "pfedsam_noted"  # in FLARE's context: the message that stands in the ledger already
 
 
 class OnlySharedLeaves(Filter):  # type: ignore[misc]
     """At the site, on results: exactly the declared shared tensors, or metrics, leave; each is in the ledger.
 
-    Fails closed: anything else is blocked. The schema is built here from the job's settings, not
-    taken from the executor, so a mistake there cannot let a private tensor out.
+    Fails closed: anything else is blocked, and what leaves is put together anew from what was checked. The schema is
+    built here from the job's settings, not taken from the executor, so a mistake there cannot let a private tensor out.
     """
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
-        """The same message, or a blocked one with the reason in the log."""
+        """A message of the checked parts; raises where there is anything else, and sends nothing it cannot note."""
         if shareable.get_return_code() != ReturnCode.OK:
-            return shareable
-        config, dxo = job_config(fl_ctx), leaving(shareable)
-        tensors = dxo.data if dxo.data_kind in TENSORS else {}
-        stamp = stamp_of(dxo, -1)
-        if dxo.data_kind in TENSORS:
-            demand(well_formed(dxo, stamp, config))
-        facts = {"metrics": dxo.data} if dxo.data_kind == DataKind.METRICS else _facts(dxo)
-        task = str(fl_ctx.get_prop("__task_name__") or dxo.data_kind)
-        ledger(fl_ctx, config).note("out", tensors, task=task, round_=stamp.round, facts=facts)
-        return shareable
+            return make_reply(shareable.get_return_code())
+        dxo = sealed(shareable, job_config(fl_ctx))
+        self._allow(dxo)
+        out = dxo.to_shareable()
+        try:
+            if fl_ctx.get_prop(NOTED) is not shareable:
+                _note_leaving(dxo, fl_ctx)
+        except UserFault as fault:
+            log.error("[%s] nothing was sent: %s", fl_ctx.get_identity_name(), fault)
+            return make_reply(ReturnCode.TASK_RESULT_FILTER_ERROR)
+        fl_ctx.set_prop(NOTED, out, private=True, sticky=False)
+        return out
+
+    def _allow(self, dxo: DXO) -> None:
+        """Raises if the site does not want this message out, however well formed."""
 
 
 class OnlyDeclaredEnters(Filter):  # type: ignore[misc]
@@ -53,15 +63,21 @@ class OnlyDeclaredEnters(Filter):  # type: ignore[misc]
         expected = Stamp(stamp.round, config.digest(), stamp.base)
         demand(check(dxo.data, stamp, schema=shared_schema(config), expected=expected, number=config.wire.down))
         task = str(fl_ctx.get_prop("__task_name__") or "task")
-        ledger(fl_ctx, config).note("in", dxo.data, task=task, round_=round_, facts={})
+        try:
+            ledger(fl_ctx, config).note(
+                "in", dxo.data, task=task, round_=round_, facts={}, run=str(shareable.get_header(RUN) or "")
+            )
+        except UserFault as fault:
+            log.error("[%s] what came is not used: %s", fl_ctx.get_identity_name(), fault)
+            raise ContentBlockedException(str(fault)) from None
         return shareable
 
 
 class UpdateGuard(Filter):  # type: ignore[misc]
     """At the server, on results: refuses an update that is not exactly what was declared.
 
-    A refused site is out for this round; FLARE goes on while enough remain. The reason is logged
-    and stands in results.json.
+    A refused site is out for this round; FLARE goes on while enough remain. `Rounds` books the reason, under the
+    name that FLARE knows the site by.
     """
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
@@ -70,10 +86,8 @@ class UpdateGuard(Filter):  # type: ignore[misc]
             return shareable
         verdict = judge(shareable, fl_ctx)
         if isinstance(verdict, Rejected):
-            site = shareable.get_peer_prop("__identity_name__", "?")
-            log.error("update of %s refused: %s", site, verdict.reason)
-            self.fire_event_with_data(REJECTED, fl_ctx, REJECTED, {"site": site, "reason": verdict.reason})
-            raise ContentBlockedException(f"update of {site} refused: {verdict.reason}")
+            fl_ctx.set_prop(REASON, verdict.reason, private=True, sticky=False)
+            raise ContentBlockedException(f"update refused: {verdict.reason}")
         return shareable
 
 
@@ -91,8 +105,20 @@ def judge(shareable: Shareable, fl_ctx: FLContext) -> Verdict:
     schema = shared_schema(config)
     verdict = check(dxo.data, stamp_of(dxo, -1), schema=schema, expected=expected, number=config.wire.up)
     if isinstance(verdict, Accepted):
-        return check_samples(dxo.get_meta_prop(MetaKey.NUM_STEPS_CURRENT_ROUND))
+        verdict = check_samples(dxo.get_meta_prop(MetaKey.NUM_STEPS_CURRENT_ROUND))
+    if isinstance(verdict, Accepted) and (told := _said_fault(dxo)):
+        return Rejected(told)
     return verdict
+
+
+def _said_fault(dxo: DXO) -> str | None:
+    """Why what an update says beside its tensors cannot stand in the record, or choose the best model."""
+    report, metrics = dxo.get_meta_prop(REPORT), dxo.get_meta_prop(MetaKey.INITIAL_METRICS)
+    if fault := report_fault(report):
+        return fault
+    if metrics != (wanted := selected_by(report)):
+        return f"expected {wanted} as what the best model is chosen by, came {str(metrics)[:80]}"
+    return None
 
 
 def _dxo(shareable: Shareable) -> DXO:
@@ -102,12 +128,15 @@ def _dxo(shareable: Shareable) -> DXO:
         raise ContentBlockedException(f"expected a DXO, came something else: {fault}") from None
 
 
-def leaving(shareable: Shareable) -> DXO:
-    """What a site's result holds, if it is of a kind that may leave: tensors or metrics."""
+def sealed(shareable: Shareable, config: Config) -> DXO:
+    """What may leave of a site's result, put together anew: declared tensors or metrics, numbers and short texts."""
     dxo = _dxo(shareable)
-    if dxo.data_kind not in (*TENSORS, DataKind.METRICS):
+    if dxo.data_kind == DataKind.METRICS:
+        return DXO(DataKind.METRICS, data=_plain(dxo.data))
+    if dxo.data_kind not in TENSORS:
         raise ContentBlockedException(f"expected tensors or metrics to leave, came {dxo.data_kind}")
-    return dxo
+    demand(well_formed(dxo, stamp_of(dxo, -1), config))
+    return DXO(dxo.data_kind, data=dict(dxo.data), meta=_plain(dxo.get_meta_props()))
 
 
 def well_formed(dxo: DXO, stamp: Stamp, config: Config) -> Verdict:
@@ -122,6 +151,25 @@ def demand(verdict: Verdict) -> None:
         raise ContentBlockedException(verdict.reason)
 
 
-def _facts(dxo: DXO) -> dict[str, Any]:
+def parts(dxo: DXO) -> tuple[Tensors, dict[str, Any]]:
+    """A sealed message's tensors, and what it says beside them."""
+    if dxo.data_kind == DataKind.METRICS:
+        return {}, {"metrics": dxo.data}
     meta = dxo.get_meta_props() or {}
-    return {key: meta[key] for key in (MetaKey.NUM_STEPS_CURRENT_ROUND, STAMP, REPORT) if key in meta}
+    return dxo.data, {key: meta[key] for key in (MetaKey.NUM_STEPS_CURRENT_ROUND, STAMP, REPORT) if key in meta}
+
+
+def _plain(facts: Any) -> Any:
+    """Facts as plain JSON values; blocks tensors, arrays, long texts and anything else."""
+    if fault := facts_fault(facts):
+        raise ContentBlockedException(fault)
+    return json.loads(json.dumps(facts))
+
+
+def _note_leaving(dxo: DXO, fl_ctx: FLContext) -> None:
+    """The message's line in the site's ledger."""
+    tensors, facts = parts(dxo)
+    task = str(fl_ctx.get_prop("__task_name__") or dxo.data_kind)
+    run = str(fl_ctx.get_prop(RUN) or "")
+    to = ledger(fl_ctx, job_config(fl_ctx))
+    to.note("out", tensors, task=task, round_=stamp_of(dxo, -1).round, facts=facts, run=run)

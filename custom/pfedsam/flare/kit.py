@@ -7,7 +7,7 @@ from typing import Any
 from nvflare.lighter.entity import Project
 from nvflare.lighter.spec import Builder, ProvisionContext
 
-CLASSES = tuple(  # what a job without code may name; not the package as a whole: FLARE would call any function of it
+OURS = tuple(  # what a job without code may name; not the package as a whole: FLARE would call any function of it
     f"pfedsam.flare.{name}"
     for name in (
         "aggregator.MeanOfSites",
@@ -23,6 +23,14 @@ CLASSES = tuple(  # what a job without code may name; not the package as a whole
         "rounds.Rounds",
     )
 )
+FLARES = (  # and not FLARE's own list: its swarm and cyclic controllers send results round the fence, to other sites
+    "nvflare.app_common.widgets.convert_to_fed_event.ConvertToFedEvent",
+    "nvflare.app_common.widgets.intime_model_selector.IntimeModelSelector",
+    "nvflare.app_common.widgets.metrics_artifact_writer.MetricsArtifactWriter",
+    "nvflare.app_opt.tracking.tb.tb_receiver.TBAnalyticsReceiver",
+    "nvflare.app_opt.tracking.tb.tb_writer.TBWriter",
+)
+CLASSES = (*OURS, *FLARES)
 RESOURCES, AUTHORIZATION, PRIVACY = "resources.json", "authorization.json", "privacy.json"
 
 
@@ -73,19 +81,19 @@ def roles(default: dict[str, Any], *, byoc: bool) -> dict[str, Any]:
 
 def privacy(max_megabytes: float) -> dict[str, Any]:
     """One scope that every job falls into: the site's places (empty: the environment's) and the fence."""
-    fence = {"path": "pfedsam.flare.policy.SitePolicy", "args": {"max_megabytes": max_megabytes}}
+    fence = {"path": "pfedsam.flare.policy.SitePolicy", "direction": "out", "args": {"max_megabytes": max_megabytes}}
     scope = {
         "name": "pfedsam",
         "properties": {"data": "", "weights": "", "store": "", "threads": ""},
         "task_result_filters": [fence],
-        "task_data_filters": [],
+        "task_data_filters": [fence],  # of tasks that a site would give to others
     }
     return {"scopes": [scope], "default_scope": "pfedsam"}
 
 
 def _allow_package(resources: dict[str, Any]) -> dict[str, Any]:
-    """Let jobs without code name the parts of the installed pfedsam that are made for it."""
-    return {**resources, "class_allow_list": [*resources["class_allow_list"], *CLASSES]}
+    """Let jobs without code name the parts of the installed pfedsam and of FLARE that our jobs are made of."""
+    return {**resources, "class_allow_list": list(CLASSES)}
 
 
 def _stored(resources: dict[str, Any], storage: str | None) -> dict[str, Any]:

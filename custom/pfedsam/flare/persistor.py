@@ -17,7 +17,7 @@ from pfedsam.config import Config
 from pfedsam.errors import UserFault
 from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints, first_tensors, same_settings
 from pfedsam.exchange.schema import schema_of
-from pfedsam.files import SETTINGS, Tensors, pack, write_atomic
+from pfedsam.files import SETTINGS, Tensors, not_finite, pack, write_atomic
 from pfedsam.flare.context import STAMP, cache, job_config, run_dir, setting, simulated, store
 from pfedsam.report.cards import shared_card
 from pfedsam.site import initial_shared
@@ -72,6 +72,7 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
     def save_model(self, model: ModelLearnable, fl_ctx: FLContext) -> None:
         """Write the round's shared tensors, their card and the checkpoint; stops the job where it cannot."""
         try:
+            _demand_finite(model[ModelLearnableKey.WEIGHTS])
             self._write(model[ModelLearnableKey.WEIGHTS], fl_ctx, "shared")
             self._store(fl_ctx).save(self._point(model, fl_ctx))
             self._save_best(fl_ctx)
@@ -129,6 +130,16 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
         folder = run_dir(fl_ctx) / "models"
         write_atomic(folder / f"{name}.safetensors", pack(tensors, facts | {SETTINGS: config.text()}))
         write_atomic(folder / f"{name}.md", shared_card(config, facts).encode())
+
+
+def _demand_finite(shared: Tensors) -> None:
+    """Updates that are finite each may still add up to a model that is not."""
+    if name := not_finite(shared):
+        raise UserFault(
+            expected="a finite model after the round",
+            came=f"NaN or infinite values at {name}",
+            do="look at the sites' losses in results.json; the checkpoint of the round before can be continued from",
+        )
 
 
 def _new_run(fl_ctx: FLContext) -> str:

@@ -16,7 +16,7 @@ from pfedsam.errors import UserFault
 from pfedsam.files import write_json
 from pfedsam.flare.context import REJECTED, REPORT, job_config, run_dir
 from pfedsam.report.plots import plot_curves
-from pfedsam.report.results import finish, start
+from pfedsam.report.results import finish, start, tested_fault
 from pfedsam.report.table import final_table
 
 
@@ -93,7 +93,11 @@ class ResultsWriter(Widget):  # type: ignore[misc]
 
     def _final(self, fl_ctx: FLContext) -> None:
         site = fl_ctx.get_prop(AppConstants.DATA_CLIENT)
-        self.results["final"]["sites"][site] = from_shareable(fl_ctx.get_prop(AppConstants.VALIDATION_RESULT)).data
+        tested = from_shareable(fl_ctx.get_prop(AppConstants.VALIDATION_RESULT)).data
+        if fault := tested_fault(tested):
+            log.error("final test of %s left out: %s", site, fault)
+        else:
+            self.results["final"]["sites"][site] = tested
 
     def _end(self, fl_ctx: FLContext) -> None:
         if not self.results.get("rounds"):

@@ -3,11 +3,14 @@
 from typing import Any
 
 from nvflare.apis.controller_spec import ClientTask, Task
+from nvflare.apis.fl_constant import ReservedKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
 
-from pfedsam.flare.context import RUN, due
+from pfedsam import log
+from pfedsam.flare.context import REASON, REJECTED, RUN, due
 
 
 class Rounds(ScatterAndGather):  # type: ignore[misc]
@@ -39,6 +42,21 @@ class Rounds(ScatterAndGather):  # type: ignore[misc]
             return
         fewest = min_responses if targets is None else min(min_responses, len(targets))
         super().broadcast_and_wait(task=task, fl_ctx=fl_ctx, targets=targets, min_responses=fewest, **options)
+
+    def _accept_train_result(
+        self, client_name: str, result: Shareable, fl_ctx: FLContext, is_unknown_task: bool = False
+    ) -> bool:
+        """As FLARE's; booked under the name that the site's certificate gives it, whatever name its message says.
+
+        A site that was refused, or answered without an update, stands in results.json with the reason.
+        """
+        result.set_peer_props({**(result.get_peer_props() or {}), ReservedKey.IDENTITY_NAME: client_name})
+        code = result.get_return_code()
+        if code != ReturnCode.OK and not is_unknown_task:
+            reason = fl_ctx.get_prop(REASON) or f"no update came: {code}; the site's own log says why"
+            log.error("update of %s not counted: %s", client_name, reason)
+            self.fire_event_with_data(REJECTED, fl_ctx, REJECTED, {"site": client_name, "reason": reason})
+        return bool(super()._accept_train_result(client_name, result, fl_ctx, is_unknown_task))
 
     def _prepare_train_task_data(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
         client_task.task.data.set_header(AppConstants.NUM_ROUNDS, self._all_rounds)

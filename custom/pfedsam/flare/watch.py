@@ -19,7 +19,7 @@ from typing import Any
 from pfedsam import log
 from pfedsam.errors import UserFault
 from pfedsam.flare.admin import GONE, Admin
-from pfedsam.jobs import SERVER, SETTINGS, name_run
+from pfedsam.jobs import SETTINGS, loop_of, name_run
 
 FINISHED, ABORTED, UNSCHEDULED = "FINISHED", "FINISHED:ABORTED", "FINISHED:CAN_NOT_SCHEDULE"
 STARTED = ("DISPATCHED", "RUNNING", "GONE")  # states of a job that a running server should know
@@ -101,7 +101,9 @@ def watch(
     Raises:
         UserFault: the job was refused, aborted by a person, or makes no more progress.
     """
-    loop = _loop_of(job)
+    if not (job / SETTINGS).is_file():
+        raise UserFault(expected=f"a job folder with {SETTINGS}", came=str(job), do="render one: pfedsam render")
+    loop = loop_of(job)
     run = _Run(continues or f"{job.name}-{uuid.uuid4().hex[:8]}", quorum=int(loop["min_clients"]))
     with tempfile.TemporaryDirectory() as place:
         named = Path(place) / job.name
@@ -278,14 +280,6 @@ def _results(folder: Path | None) -> dict[str, Any]:
     found = sorted(folder.rglob("results.json")) if folder else []
     results: dict[str, Any] = json.loads(found[0].read_text()) if found else {}
     return results
-
-
-def _loop_of(job: Path) -> dict[str, Any]:
-    if not (job / SETTINGS).is_file():
-        raise UserFault(expected=f"a job folder with {SETTINGS}", came=str(job), do="render one: pfedsam render")
-    server = json.loads((job / SERVER).read_text())
-    loop: dict[str, Any] = next(w["args"] for w in server["workflows"] if w["id"] == "rounds")
-    return loop
 
 
 class _Since:

@@ -21,10 +21,12 @@ class Cases:
     Attributes:
         scores: by role; classes whose reference is empty in a case are left out there.
         groups: by case, the patient's number; empty where the file does not know.
+        run: whose final test it was; empty where the file does not know.
     """
 
     scores: dict[str, Scores]
     groups: dict[str, str]
+    run: str = ""
 
     def of_patients(self, role: str, metric: str) -> Classes:
         """A role's values by class and patient; by case where patients are not known."""
@@ -64,7 +66,7 @@ def read_cases(path: Path) -> Cases:
             came=f"a damaged file ({type(fault).__name__})",
             do="take the folder that the site's last job left",
         ) from None
-    return Cases(scores, groups)
+    return Cases(scores, groups, str(site.get("run", "")))
 
 
 def of_classes(cases: list[str], scores: Sequence[dict[str, Any]]) -> Scores:

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pfedsam.config import from_dict
 from pfedsam.errors import UserFault
+from pfedsam.files import read_json
 from pfedsam.report.cases import Cases, read_cases
 
 RESULTS, CASES, PICTURES, LEDGER = "results.json", "cases.json", "overlays.png", "ledger.jsonl"
@@ -55,7 +57,6 @@ def gather(run: Path) -> Material:
     if run.is_file():
         return Material(read_results(run))
     files = sorted(_files(run))
-    ledgers = {path.parent.name: _lines(path) for path in files if path.name == LEDGER}
     found = [path for path in files if path.name == RESULTS]
     if len(found) > 1:
         raise UserFault(
@@ -63,17 +64,48 @@ def gather(run: Path) -> Material:
             came=f"{len(found)}, e.g. {found[0].relative_to(run)} and {found[1].relative_to(run)}",
             do="name the folder of one of them",
         )
-    sites = {_site(path, run): path for path in sorted(files, key=_age) if path.name == CASES}
-    results, own = (read_results(found[0]), "") if found else _own(run, files, ledgers, sites)
-    names = set(ledgers) | set(sites) if own else set(_sites(results))
-    pictures = {name: path.with_name(PICTURES) for name, path in sites.items() if name in names}
+    record = read_results(found[0]) if found else {}
+    ledgers = _ledgers(files, record.get("run", ""))
+    tested = _tested(files, run, record.get("run", "") or _run_of(ledgers))
+    results, own = (record, "") if found else _own(run, files, ledgers, set(tested))
+    names = set(ledgers) | set(tested) if own else set(_sites(results))
+    pictures = {name: path.with_name(PICTURES) for name, (path, _) in tested.items() if name in names}
     return Material(
         results,
         own,
-        cases={name: read_cases(path) for name, path in sites.items() if name in names},
+        cases={name: cases for name, (_, cases) in tested.items() if name in names},
         pictures={name: path.read_bytes() for name, path in pictures.items() if path.is_file()},
         sent={name: _sent(lines) for name, lines in ledgers.items() if lines and name in names},
     )
+
+
+def _ledgers(files: list[Path], run: str) -> dict[str, list[dict[str, Any]]]:
+    """By site, the lines of `run`, else of the last run that any study's ledger tells of."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in files:
+        lines = _lines(path) if path.name == LEDGER else []
+        last = run or next((line["run"] for line in reversed(lines) if line.get("run")), "")
+        lines = [line for line in lines if line.get("run", last) in ("", last)]
+        name, known = path.parent.name, found.get(path.parent.name)
+        if lines and (not known or lines[-1]["time"] > known[-1]["time"]):
+            found[name] = lines
+    return found
+
+
+def _run_of(ledgers: dict[str, list[dict[str, Any]]]) -> str:
+    """The run that one site's ledger tells of; empty where several sites', or none, do."""
+    runs = {line["run"] for lines in ledgers.values() for line in lines if line.get("run")}
+    return runs.pop() if len(runs) == 1 else ""
+
+
+def _tested(files: list[Path], folder: Path, run: str) -> dict[str, tuple[Path, Cases]]:
+    """By site, the newest cases.json of `run`, or of a file that does not say whose it is."""
+    found = {}
+    for path in sorted((path for path in files if path.name == CASES), key=_age):
+        cases = read_cases(path)
+        if not run or cases.run in ("", run):
+            found[_site(path, folder)] = path, cases
+    return found
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -107,10 +139,10 @@ def rounds_of(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _own(
-    run: Path, files: list[Path], ledgers: dict[str, list[dict[str, Any]]], sites: dict[str, Path]
+    run: Path, files: list[Path], ledgers: dict[str, list[dict[str, Any]]], tested: set[str]
 ) -> tuple[dict[str, Any], str]:
     """A site's own record, from its ledger, in the shape of results.json; and the site's name."""
-    names = sorted(set(ledgers) | set(sites))
+    names = sorted(set(ledgers) | tested)
     if not names:
         raise UserFault(
             expected=f"a run in {run}: {RESULTS}, or a site's {CASES} or {LEDGER}",
@@ -126,10 +158,10 @@ def _own(
     name = names[0]
     lines = ledgers.get(name, [])
     entries = rounds_of(lines)
-    tests = [line["facts"]["metrics"] for line in lines if line["direction"] == "out" and "metrics" in line["facts"]]
-    settings = [json.loads(path.read_text()) for path in sorted(files, key=_age) if path.name == "pfedsam.json"]
+    since = lines[lines.index(entries[-1]) :] if entries else lines
+    tests = [line["facts"]["metrics"] for line in since if line["direction"] == "out" and "metrics" in line["facts"]]
     stamp = entries[-1]["facts"].get(STAMP, {}) if entries else {}
-    config = settings[-1] if settings else {}
+    config = _settings(files, stamp.get("config", ""))
     return {
         "schema": 1,
         "method": str(config.get("method", "pfedsam" if config else "unknown method")),
@@ -143,6 +175,20 @@ def _own(
         ],
         "final": {"sites": {name: tests[-1]} if tests else {}, "mean": {}, "worst": {}},
     }, name
+
+
+def _settings(files: list[Path], digest: str) -> dict[str, Any]:
+    """The settings with that digest, else the newest: a site keeps those of all its jobs."""
+    found: list[dict[str, Any]] = [read_json(path) for path in sorted(files, key=_age) if path.name == "pfedsam.json"]
+    return next((one for one in reversed(found) if _digest(one) == digest), found[-1] if found else {})
+
+
+def _digest(settings: dict[str, Any]) -> str:
+    """Empty for settings that this version does not know."""
+    try:
+        return from_dict(settings).digest()
+    except UserFault:
+        return ""
 
 
 def _files(run: Path) -> Iterator[Path]:

@@ -1,6 +1,7 @@
 """results.json: its shape, and the means in it. docs/results.md describes each key."""
 
 import hashlib
+import math
 import platform
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 
 import pfedsam
+from pfedsam.exchange.guard import facts_fault
 from pfedsam.train.metrics import METRICS
 
 ROLES = ("before", "global", "personal")
@@ -49,6 +51,45 @@ def finish(results: dict[str, Any], seconds: float) -> dict[str, Any]:
     means = {role: _over_sites(final["sites"], role, worst=False) for role in ROLES}
     worst = {role: _over_sites(final["sites"], role, worst=True) for role in ROLES}
     return {**results, "seconds": seconds, "final": {**final, "mean": means, "worst": worst}}
+
+
+def report_fault(report: Any) -> str | None:
+    """Why what a site says of its round cannot stand in the record; None if it can."""
+    if fault := facts_fault(report):
+        return fault
+    told = report if isinstance(report, dict) else {}
+    val, losses = told.get("val"), told.get("losses")
+    rows = {f"val {role}": val.get(role) if isinstance(val, dict) else None for role in ("global", "personal")}
+    faults = [_metrics_fault(name, row) for name, row in (rows | {"before": told.get("before")}).items()]
+    if not isinstance(losses, dict) or not all(map(_is_number, [*losses.values(), told.get("seconds")])):
+        faults.append(
+            f"expected numbers as losses and seconds, came {str(losses)[:80]} and {str(told.get('seconds'))[:20]}"
+        )
+    return next(filter(None, faults), None)
+
+
+def tested_fault(tested: Any) -> str | None:
+    """Why what a site says of its final test cannot stand in the record; None if it can."""
+    told = tested if isinstance(tested, dict) else {}
+    faults = [_metrics_fault(role, told.get(role)) for role in ("global", "personal")]
+    if told.get("before") is not None:  # a site that never trained has none
+        faults.append(_metrics_fault("before", told["before"]))
+    return facts_fault(tested) or next(filter(None, faults), None)
+
+
+def _metrics_fault(name: str, row: Any) -> str | None:
+    """Why these are not the metrics of a branch: each a number in its bounds, or nothing where no case was scored."""
+    for metric in METRICS:
+        value = row.get(metric, "nothing") if isinstance(row, dict) else "nothing"
+        most = 1.0 if HIGHER_IS_BETTER[metric] else math.inf
+        if value is not None and not _is_number(value, 0, most):
+            return f"expected {metric} of {name} from 0 to {most:g}, came {str(value)[:40]}"
+    return None
+
+
+def _is_number(value: Any, least: float = -math.inf, most: float = math.inf) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value) and least <= value <= most
 
 
 def _over_sites(sites: dict[str, Any], role: str, *, worst: bool) -> dict[str, float | None]:

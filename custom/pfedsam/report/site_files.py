@@ -36,11 +36,12 @@ def write_site_files(site: Site, scores: Scores, folder: Path, trained: dict[str
         write_atomic(folder / "shared.md", shared_card(site.config, facts).encode())
     data = site.data["test"]
     firsts = [data.slices[case[0]] for case in data.cases()]
-    cases = [os.path.relpath(first.image, data.root) for first in firsts]
+    cases = names([(os.path.relpath(first.image, data.root), first.mask.name) for first in firsts])
     patients = list(dict.fromkeys(first.group for first in firsts))
     write_json(
         folder / "cases.json",
         {
+            "run": trained["run"],
             "cases": cases,
             "groups": [patients.index(first.group) for first in firsts],
             "scores": {role: [asdict(s) for s in rows] for role, rows in scores.items()},
@@ -52,6 +53,12 @@ def write_site_files(site: Site, scores: Scores, folder: Path, trained: dict[str
         note = " (synthetic data)" if site.config.data.source == "synthetic" else ""
         plot_overlays(rows, folder / "overlays.png", f"{site.name}, test{note}")
     return folder
+
+
+def names(pairs: list[tuple[str, str]]) -> list[str]:
+    """Of cases, their images; with the mask where an image has several."""
+    images = [image for image, _ in pairs]
+    return [f"{image} ({mask})" if images.count(image) > 1 else image for image, mask in pairs]
 
 
 def by_case(scores: list[CaseScore], cases: int) -> list[float | None]:

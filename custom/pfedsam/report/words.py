@@ -167,7 +167,7 @@ def doubts(material: Material, rows: list[SiteRow]) -> list[str]:
         (f"{hidden} The site's own report has it.", no_cases),
         (f"{narrow} too narrow where a patient has several.", by_image),
         (f"The final test lacks {', '.join(untested)}.", untested),
-        (f"The guard refused {refused} update(s): see below.", refused),
+        (f"{refused} update(s) were refused or did not come: see below.", refused),
     ]
     return [text for text, holds in found if holds]
 
