@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from ceiling import perfect
 from evidence import HERE, pack, unpack
 from shards import shards
 from stock import random_state
@@ -15,12 +16,14 @@ from sweep import Run, done, settings, sweep
 from tables import Found, Home, difference, read, rival, runs, table, validation, within
 from training_step import ROWS, Case, batch, ours, stock
 
-from conftest import ROOT
+from conftest import ROOT, tiny
 from pfedsam.config import to_dict
 from pfedsam.data.datalist import raw_rows
+from pfedsam.data.dataset import open_site
 from pfedsam.errors import UserFault
 from pfedsam.files import write_json
 from pfedsam.jobs import settings_of
+from pfedsam.train.metrics import summary
 
 
 def test_our_step_takes_the_same_steps_as_sam_as_published() -> None:
@@ -150,6 +153,15 @@ def test_what_is_kept_of_the_runs_behind_the_tables_has_the_settings_of_its_rows
     assert found
     for folder in found:
         assert done(Run(task, rows[folder.parent.name], int(folder.name)), tmp_path, None)
+
+
+@pytest.mark.parametrize(("size", "least"), [(64, 0.9), (128, 1.0)])
+def test_a_perfect_learner_loses_what_scaling_takes_and_no_more(hospital: Path, size: int, least: float) -> None:
+    config = tiny(model={"image_size": size})
+    data = open_site(hospital / "site-1", "site-1", config, mean=(0.0,) * 3, std=(1.0,) * 3)["test"]
+    assert data.slices[0].shape == (128, 128)
+    dice = summary(perfect(data, config))["dice"]
+    assert dice == 1.0 if least == 1.0 else least < dice < 1.0
 
 
 def test_runs_are_packed_alike_each_time_and_come_back_whole(tmp_path: Path) -> None:
