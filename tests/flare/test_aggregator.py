@@ -132,12 +132,17 @@ def test_a_site_without_an_update_stands_in_the_record_with_the_reason(fl_ctx: F
             told[context.get_prop(REJECTED)["site"]] = context.get_prop(REJECTED)["reason"]
 
     fl_ctx.get_engine().fire_event = book
+    controller._accept_train_result("late", make_reply(ReturnCode.TASK_ABORTED), fl_ctx, is_unknown_task=True)
+    assert told == {}
     assert not controller._accept_train_result("a", make_reply(ReturnCode.EXECUTION_EXCEPTION), fl_ctx)
     assert "EXECUTION_EXCEPTION; the site's own log" in told["a"]
     with pytest.raises(ContentBlockedException):
         UpdateGuard().process(update("b", float("nan")), fl_ctx)
     assert not controller._accept_train_result("b", make_reply(ReturnCode.TASK_RESULT_FILTER_ERROR), fl_ctx)
     assert "NaN or infinite" in told["b"]
+    refused = make_reply(ReturnCode.TASK_RESULT_FILTER_ERROR)
+    assert not controller._accept_train_result("late", refused, fl_ctx, is_unknown_task=True)
+    assert "late" in told
 
 
 def test_a_round_without_enough_valid_updates_stops_the_job(fl_ctx: FLContext, events: list[str]) -> None:

@@ -51,9 +51,9 @@ class Rounds(ScatterAndGather):  # type: ignore[misc]
         A site that was refused, or answered without an update, stands in results.json with the reason.
         """
         result.set_peer_props({**(result.get_peer_props() or {}), ReservedKey.IDENTITY_NAME: client_name})
-        code = result.get_return_code()
-        if code != ReturnCode.OK and not is_unknown_task:
-            reason = fl_ctx.get_prop(REASON) or f"no update came: {code}; the site's own log says why"
+        code, reason = result.get_return_code(), fl_ctx.get_prop(REASON)
+        if code != ReturnCode.OK and (reason or not is_unknown_task):  # a late update is refused by the guard
+            reason = reason or f"no update came: {code}; the site's own log says why"
             log.error("update of %s not counted: %s", client_name, reason)
             self.fire_event_with_data(REJECTED, fl_ctx, REJECTED, {"site": client_name, "reason": reason})
         return bool(super()._accept_train_result(client_name, result, fl_ctx, is_unknown_task))
