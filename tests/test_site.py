@@ -8,7 +8,7 @@ import torch
 
 from conftest import tiny
 from pfedsam import methods
-from pfedsam.data.dataset import Dataset
+from pfedsam.data.dataset import PLAIN, Dataset, View
 from pfedsam.errors import UserFault
 from pfedsam.exchange.guard import Accepted, check
 from pfedsam.exchange.schema import shared_schema
@@ -190,6 +190,26 @@ def test_a_round_scores_the_server_s_model_once(open_site, monkeypatch: pytest.M
     _, report = serve_round(site, wire, Moment("run", 1), 2)
     assert scored == [("global",), ("personal",), ("personal",)]
     assert 0 < report["scoring_seconds"] == site.scoring_seconds
+
+
+@pytest.mark.parametrize("reading", ["R1", "R2", "R3", "post"])
+def test_a_site_that_never_trained_predicts_with_the_server_s_model(open_site, reading: str) -> None:
+    """Also where its only round diverged."""
+    config = tiny(reading=reading)
+    shared, _ = initial_shared(config)
+    learned = {name: tensor + 0.01 for name, tensor in shared.items()}
+    site = open_site(config)
+    site.recall(learned)
+    batch = site.data["val"].batch([View(0, PLAIN)])
+    site.model.eval()
+    fresh = {name: maps.detach().clone() for name, maps in site.model(batch.image, ("global", "personal")).items()}
+    assert torch.allclose(fresh["global"], fresh["personal"], atol=0.1)  # untrained experts add next to nothing
+    for tensor in tensors_of(site.model, site.part, Part.PRIVATE).values():
+        tensor.data.fill_(math.nan)
+    site.recall(learned)
+    site.model.eval()
+    again = site.model(batch.image, ("global", "personal"))
+    assert all(torch.equal(fresh[name], again[name]) for name in fresh)
 
 
 def test_a_newcomer_s_own_model_is_the_server_s_but_for_its_experts(open_site) -> None:

@@ -6,6 +6,7 @@ Where the pFedSAM paper is silent the default is ours; docs/method.md lists whic
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -271,8 +272,7 @@ def _check(config: Config) -> None:
             do="set train.views, e.g. 8, or train.augment false",
         )
     _check_sites(config)
-    if not config.study.replace("-", "").replace("_", "").isalnum():
-        raise UserFault(expected="study to be letters, digits, - and _", came=repr(config.study), do="rename the study")
+    one_name(config.study, "study")
 
 
 def _check_sites(config: Config) -> None:
@@ -289,6 +289,17 @@ def _check_sites(config: Config) -> None:
     for where, values, least in (("data.limit", config.data.limit, 1), ("every", config.every, 0)):
         for site, value in values.items():
             _least(least, f"{where}.{site}", value)
+
+
+def one_name(text: str, what: str) -> str:
+    """`text`, where it names one file or folder and leads nowhere else: it may come from a job or a message.
+
+    Raises:
+        UserFault: it is no such name; the message says of what.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", text):
+        raise UserFault(expected=f"a {what}'s name of letters, digits, . - and _", came=repr(text), do="rename it")
+    return text
 
 
 def whole(text: str, what: str) -> int:

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,6 @@ from pfedsam.errors import UserFault
 
 Tensors = dict[str, Tensor]
 SETTINGS = "settings"  # a fact that holds the job's whole configuration, as `Config.text` writes it
-
-
-def one_name(text: str, what: str) -> str:
-    """`text`, where it names one file or folder and leads nowhere else: it may come from a job or a message.
-
-    Raises:
-        UserFault: it is no such name; the message says of what.
-    """
-    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", text):
-        raise UserFault(expected=f"a {what}'s name of letters, digits, . - and _", came=repr(text), do="rename it")
-    return text
 
 
 def not_finite(tensors: Tensors) -> str | None:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pfedsam
-from pfedsam.config import Config, from_dict, load, to_dict
+from pfedsam.config import Config, from_dict, load, one_name, to_dict
 from pfedsam.errors import UserFault
-from pfedsam.files import one_name, read_json
+from pfedsam.files import read_json
 
 SETTINGS = Path("app/config/pfedsam.json")
 SERVER = Path("app/config/config_fed_server.json")

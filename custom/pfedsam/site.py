@@ -115,7 +115,9 @@ class Site:
         self._received, self._run = shared, at.run if at else None
         self._as_received, self.scoring_seconds = None, 0.0
         self._load_shared(shared)
-        facts, self._owed = self._load_private(at)
+        stored, facts = self.store.load(at) or (self._first, {})
+        self._owed = _owed(stored) if facts.get("run") == self._run else {}
+        self._put_private(stored, facts)
         self.method.merge(self.model, self.config, self._dice if facts else None)
 
     def train(
@@ -175,8 +177,12 @@ class Site:
             The store's facts of that private part: its run and round; empty if there is none.
         """
         self._load_shared(shared)
-        self.method.merge(self.model, self.config, None)  # what is neither shared nor private follows the shared part
-        return self._load_private(Moment(run, LAST) if run else None)[0]
+        self._put_private(self._first, {})
+        self.method.merge(self.model, self.config, None)  # what follows the shared part where nothing is stored
+        stored, facts = self.store.load(Moment(run, LAST) if run else None) or ({}, {})
+        if facts:
+            self._put_private(stored, facts)
+        return facts
 
     def scores(self, split: str, roles: tuple[str, ...] = ROLES) -> dict[str, list[CaseScore]]:
         """Scores of every case of a split, by role; one branch may have both roles."""
@@ -207,16 +213,14 @@ class Site:
             target.copy_(shared[wire_name(name)])
 
     @torch.no_grad()
-    def _load_private(self, at: Moment | None) -> tuple[dict[str, str], Tensors]:
-        """Put the stored private part into the model, or what it began with; its facts, and what is owed."""
-        stored, facts = self.store.load(at) or (self._first, {})
+    def _put_private(self, stored: Tensors, facts: dict[str, str]) -> None:
+        """Into the model, if it fits: what the store had, with its facts; or what the model began with, without."""
         private = {name: tensor for name, tensor in stored.items() if not name.startswith(OWED)}
         target = tensors_of(self.model, self.part, Part.PRIVATE)
         if facts:
             self._demand_fit(private, target, facts)
         for name, tensor in target.items():
             tensor.copy_(private[name])
-        return facts, _owed(stored) if facts.get("run") == self._run else {}
 
     def _demand_fit(self, stored: Tensors, target: Tensors, facts: dict[str, str]) -> None:
         misfit = sorted(target.keys() ^ stored.keys()) or [n for n, t in target.items() if t.shape != stored[n].shape]

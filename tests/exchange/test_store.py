@@ -228,12 +228,13 @@ def test_a_ledger_s_line_that_a_crash_tore_spoils_no_other(tmp_path: Path) -> No
 
 def test_a_ledger_line_can_be_computed_again_from_the_tensors(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.jsonl", clock=lambda: 5.0)
-    ledger.note("out", NEW, task="train", round_=2, facts={"samples": 4})
+    ledger.note("out", NEW, task="train", round_=2, facts={"samples": 4}, run="a run")
     ledger.note("in", OLD, task="train", round_=3, facts={})
     first, second = ledger.lines()
     assert first == {
         "time": 5.0,
         "direction": "out",
+        "run": "a run",
         "task": "train",
         "round": 2,
         "bytes": 12,

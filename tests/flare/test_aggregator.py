@@ -52,7 +52,10 @@ def fl_ctx(tmp_path: Path, events: list[str]) -> FLContext:
 
 
 ROW = {"dice": 0.5, "iou": 0.4, "hd95": 9.0, "assd": None}
-TOLD = {"losses": {"global": 0.7}, "seconds": 2.5, "val": {"global": ROW, "personal": ROW}, "before": ROW}
+TOLD = {
+    **{"losses": {"global": 0.7}, "seconds": 2.5, "scoring_seconds": 0.5, "samples": 4},
+    **{"bytes_sent": 9, "bytes_received": 9, "val": {"global": ROW, "personal": ROW}, "before": ROW},
+}
 
 
 def update(site: str, value: float, *, round_: int = 2, samples: int = 4, **said: Any) -> Shareable:
@@ -94,6 +97,8 @@ def test_an_update_of_an_old_round_does_not_count(fl_ctx: FLContext) -> None:
         ({REPORT: {**TOLD, "before": {k: v for k, v in ROW.items() if k != "iou"}}}, "iou of before from 0 to 1"),
         ({REPORT: {**TOLD, "before": {**ROW, "hd95": float("inf")}}}, "hd95 of before"),
         ({REPORT: {**TOLD, "losses": {"global": float("nan")}}}, "numbers as losses"),
+        ({REPORT: {**TOLD, "samples": "many"}}, "a number as samples"),
+        ({REPORT: {k: v for k, v in TOLD.items() if k != "bytes_sent"}}, "a number as bytes_sent"),
         ({REPORT: {**TOLD, "seconds": "long"}}, "numbers as losses and seconds"),
         ({MetaKey.INITIAL_METRICS: {"val_dice": 1e9}}, "best model is chosen by"),
     ],

@@ -297,8 +297,8 @@ def test_a_hospitals_own_page_tells_one_run_though_it_has_had_several(tmp_path: 
 
 
 def test_an_image_with_two_masks_is_two_cases_by_name() -> None:
-    pairs = [("a.png", "one.png"), ("b.png", "one.png"), ("a.png", "two.png")]
-    assert names(pairs) == ["a.png (one.png)", "b.png", "a.png (two.png)"]
+    pairs = [("a.png", "one/a.png"), ("b.png", "one/b.png"), ("a.png", "two/a.png")]
+    assert names(pairs) == ["a.png (one/a.png)", "b.png", "a.png (two/a.png)"]
 
 
 def test_of_a_ledger_with_an_earlier_run_the_last_one_is_told() -> None:

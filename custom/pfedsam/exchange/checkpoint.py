@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from pfedsam import log
-from pfedsam.config import Config, from_dict
+from pfedsam.config import Config, from_dict, one_name
 from pfedsam.errors import UserFault
 from pfedsam.exchange.claim import Claim
 from pfedsam.exchange.schema import Schema, schema_of
-from pfedsam.files import Tensors, digest, one_name, pack, unpack, write_atomic, write_json
+from pfedsam.files import Tensors, digest, pack, unpack, write_atomic, write_json
 
 KEEP = 2
 BEST = "best.safetensors"

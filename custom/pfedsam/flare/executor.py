@@ -19,11 +19,11 @@ from nvflare.app_opt.pt.decomposers import TensorDecomposer
 from nvflare.fuel.utils import fobs
 
 from pfedsam import log
-from pfedsam.config import whole
+from pfedsam.config import one_name, whole
 from pfedsam.errors import UserFault
 from pfedsam.exchange.codec import encode
 from pfedsam.exchange.store import Moment
-from pfedsam.files import one_name, pack, unpack, write_atomic
+from pfedsam.files import pack, unpack, write_atomic
 from pfedsam.flare.context import (
     REPORT,
     RUN,

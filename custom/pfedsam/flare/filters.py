@@ -16,7 +16,7 @@ from pfedsam.errors import UserFault
 from pfedsam.exchange.guard import Accepted, Rejected, Verdict, check, check_samples, facts_fault
 from pfedsam.exchange.schema import Stamp, shared_schema
 from pfedsam.files import Tensors
-from pfedsam.flare.context import REASON, REPORT, RUN, STAMP, job_config, ledger, selected_by, stamp_of
+from pfedsam.flare.context import REASON, REPORT, RUN, job_config, ledger, selected_by, stamp_of
 from pfedsam.report.results import report_fault
 
 TENSORS = (DataKind.WEIGHTS, DataKind.WEIGHT_DIFF)
@@ -155,8 +155,7 @@ def parts(dxo: DXO) -> tuple[Tensors, dict[str, Any]]:
     """A sealed message's tensors, and what it says beside them."""
     if dxo.data_kind == DataKind.METRICS:
         return {}, {"metrics": dxo.data}
-    meta = dxo.get_meta_props() or {}
-    return dxo.data, {key: meta[key] for key in (MetaKey.NUM_STEPS_CURRENT_ROUND, STAMP, REPORT) if key in meta}
+    return dxo.data, dxo.get_meta_props() or {}
 
 
 def _plain(facts: Any) -> Any:

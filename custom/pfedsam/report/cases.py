@@ -62,7 +62,7 @@ def read_cases(path: Path) -> Cases:
         groups = {case: str(group) for case, group in zip(site["cases"], site.get("groups", []), strict=False)}
     except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as fault:
         raise UserFault(
-            expected="the cases.json that a site's final test writes",
+            expected=f"{path} as a site's final test writes it",
             came=f"a damaged file ({type(fault).__name__})",
             do="take the folder that the site's last job left",
         ) from None

@@ -100,12 +100,13 @@ def _run_of(ledgers: dict[str, list[dict[str, Any]]]) -> str:
 
 def _tested(files: list[Path], folder: Path, run: str) -> dict[str, tuple[Path, Cases]]:
     """By site, the newest cases.json of `run`, or of a file that does not say whose it is."""
-    found = {}
-    for path in sorted((path for path in files if path.name == CASES), key=_age):
-        cases = read_cases(path)
-        if not run or cases.run in ("", run):
-            found[_site(path, folder)] = path, cases
-    return found
+    found: dict[str, tuple[Path, Cases]] = {}
+    for path in sorted((path for path in files if path.name == CASES), key=_age, reverse=True):
+        if (site := _site(path, folder)) not in found:
+            cases = read_cases(path)
+            if not run or cases.run in ("", run):
+                found[site] = path, cases
+    return dict(sorted(found.items()))
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -180,7 +181,7 @@ def _own(
 def _settings(files: list[Path], digest: str) -> dict[str, Any]:
     """The settings with that digest, else the newest: a site keeps those of all its jobs."""
     found: list[dict[str, Any]] = [read_json(path) for path in sorted(files, key=_age) if path.name == "pfedsam.json"]
-    return next((one for one in reversed(found) if _digest(one) == digest), found[-1] if found else {})
+    return next((one for one in reversed(found) if digest and _digest(one) == digest), found[-1] if found else {})
 
 
 def _digest(settings: dict[str, Any]) -> str:

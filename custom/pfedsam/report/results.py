@@ -61,6 +61,11 @@ def report_fault(report: Any) -> str | None:
     val, losses = told.get("val"), told.get("losses")
     rows = {f"val {role}": val.get(role) if isinstance(val, dict) else None for role in ("global", "personal")}
     faults = [_metrics_fault(name, row) for name, row in (rows | {"before": told.get("before")}).items()]
+    faults += [
+        f"expected a number as {key}, came {str(told.get(key))[:40]}"
+        for key in ("samples", "bytes_sent", "bytes_received", "scoring_seconds")
+        if not _is_number(told.get(key), 0)
+    ]
     if not isinstance(losses, dict) or not all(map(_is_number, [*losses.values(), told.get("seconds")])):
         faults.append(
             f"expected numbers as losses and seconds, came {str(losses)[:80]} and {str(told.get('seconds'))[:20]}"
@@ -71,7 +76,9 @@ def report_fault(report: Any) -> str | None:
 def tested_fault(tested: Any) -> str | None:
     """Why what a site says of its final test cannot stand in the record; None if it can."""
     told = tested if isinstance(tested, dict) else {}
-    faults = [_metrics_fault(role, told.get(role)) for role in ("global", "personal")]
+    val: dict[str, Any] = told["val"] if isinstance(told.get("val"), dict) else {}
+    rows = {f"{where}{role}": of.get(role) for where, of in (("", told), ("val ", val)) for role in ROLES[1:]}
+    faults = [_metrics_fault(name, row) for name, row in rows.items()]
     if told.get("before") is not None:  # a site that never trained has none
         faults.append(_metrics_fault("before", told["before"]))
     return facts_fault(tested) or next(filter(None, faults), None)

@@ -36,7 +36,7 @@ def write_site_files(site: Site, scores: Scores, folder: Path, trained: dict[str
         write_atomic(folder / "shared.md", shared_card(site.config, facts).encode())
     data = site.data["test"]
     firsts = [data.slices[case[0]] for case in data.cases()]
-    cases = names([(os.path.relpath(first.image, data.root), first.mask.name) for first in firsts])
+    cases = names([(os.path.relpath(s.image, data.root), os.path.relpath(s.mask, data.root)) for s in firsts])
     patients = list(dict.fromkeys(first.group for first in firsts))
     write_json(
         folder / "cases.json",
