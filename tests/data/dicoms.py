@@ -51,19 +51,32 @@ def several_frames(files: list[Path], which: int) -> list[Path]:
     return files
 
 
-def write_seg(path: Path, sources: list[Path], labels: NDArray[np.uint8], names: list[str]) -> Path:
-    """A DICOM-SEG of `labels` (H, W, N) over the series' files in the order of its slices."""
+def write_seg(
+    path: Path,
+    sources: list[Path],
+    labels: NDArray[np.uint8],
+    names: list[str],
+    *,
+    kind: str = "BINARY",
+    numbers: list[int] | None = None,
+) -> Path:
+    """A DICOM-SEG of `labels` (H, W, N) over the series' files in the order of its slices.
+
+    Class i + 1 of `labels` is the segment names[i], numbered numbers[i]; a LABELMAP gets a segment 0, Background.
+    """
     code = CodedConcept("108369006", "SCT", "Neoplasm")
     algorithm = highdicom.AlgorithmIdentificationSequence("test", code, "1")
     described = [
-        highdicom.seg.SegmentDescription(i + 1, name, code, code, "AUTOMATIC", algorithm)
-        for i, name in enumerate(names)
+        highdicom.seg.SegmentDescription(number, name, code, code, "AUTOMATIC", algorithm)
+        for number, name in zip(numbers or range(1, len(names) + 1), names, strict=True)
     ]
     planes = np.stack([np.moveaxis(labels == i + 1, 2, 0) for i in range(len(names))], axis=-1).astype(np.uint8)
+    if kind == "LABELMAP":
+        planes = (planes * np.array(numbers or range(1, len(names) + 1), np.uint8)).max(-1)
     segmentation = highdicom.seg.Segmentation(
         [pydicom.dcmread(source) for source in sources],
         planes,
-        "BINARY",
+        kind,
         described,
         series_instance_uid=generate_uid(),
         series_number=2,

@@ -129,10 +129,16 @@ def test_a_volume_and_a_mask_less_than_half_a_voxel_apart_are_a_pair(tmp_path: P
     assert len(Dataset(tmp_path, stored(tmp_path, RAS, moved(RAS, shift)), tiny(), **SAM)) == 4
 
 
-def test_a_picture_is_a_mask_of_a_volume_s_only_slice_wherever_that_lies(tmp_path: Path) -> None:
-    nibabel.save(nibabel.Nifti1Image(np.zeros((20, 30, 1), np.uint8), LAS), tmp_path / "a.nii")
-    Image.fromarray(np.zeros((20, 30), np.uint8)).save(tmp_path / "a.png")
-    assert len(Dataset(tmp_path, [Row("a.nii", "a.png", "train", "a")], tiny(), **SAM)) == 1
+@pytest.mark.parametrize(("image", "mask"), [("a.nii", "a.png"), ("a.png", "a.nii")])
+@pytest.mark.parametrize("shape", [(20, 20), (20, 30)])
+def test_a_picture_and_a_volume_are_no_pair_as_one_counts_rows_and_the_other_x(
+    tmp_path: Path, image: str, mask: str, shape: tuple[int, int]
+) -> None:
+    nibabel.save(nibabel.Nifti1Image(np.zeros((*shape, 1), np.uint8), LAS), tmp_path / "a.nii")
+    Image.fromarray(np.zeros(shape[:: 1 if shape[0] == shape[1] else -1], np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(UserFault, match="save both in one format") as fault:
+        Dataset(tmp_path, [Row(image, mask, "train", "a")], tiny(), **SAM)
+    assert all(str(tmp_path / name) in str(fault.value) for name in (image, mask))
 
 
 def test_an_epoch_gives_every_slice_once_in_an_order_of_its_seed(tmp_path: Path) -> None:

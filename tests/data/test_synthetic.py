@@ -1,9 +1,14 @@
+import errno
 from pathlib import Path
 
 import numpy as np
+import pytest
+from PIL import Image
 
-from pfedsam.data import datalist
+from pfedsam.cli import main
+from pfedsam.data import datalist, synthetic
 from pfedsam.data.synthetic import DEMO_SITES, PRETRAIN_SITES, appearance_of, draw, write_pool, write_site
+from pfedsam.errors import UserFault
 
 
 def test_the_same_seed_draws_the_same_bytes(tmp_path: Path) -> None:
@@ -51,3 +56,52 @@ def test_the_pool_holds_every_demo_site_s_images(tmp_path: Path) -> None:
     assert {split: len(found) for split, found in rows.items()} == {
         split: count * len(DEMO_SITES) for split, count in {"train": 2, "val": 1, "test": 1}.items()
     }
+
+
+def test_synthetic_images_are_not_mixed_into_a_folder_that_holds_something(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/datalist.csv").write_text("image,mask,split,group\n")
+    assert main(["synthetic", str(tmp_path / "mine")]) == 2
+    assert "an empty or no folder" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["datalist.csv"]
+    assert (tmp_path / "mine/datalist.csv").read_text() == "image,mask,split,group\n"
+
+
+def test_a_path_below_a_file_is_told_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("x")
+    assert main(["synthetic", str(tmp_path / "file/site")]) == 2
+    assert f"expected to write {tmp_path / 'file/site'}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("pool", [False, True])
+def test_a_full_disk_is_told_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pool: bool
+) -> None:
+    counts = {"train": 1, "val": 1, "test": 1}
+    real = Image.Image.save
+
+    def full(image: Image.Image, path: Path) -> None:
+        if "_test_" in path.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(image, path)
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(UserFault, match="No space left on device"):
+        write_pool(tmp_path / "out", counts, 0) if pool else write_site(tmp_path / "out", "site-1", counts, 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_an_interruption_left_of_a_pool_does_not_stop_the_next_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    counts = {"train": 1, "val": 1, "test": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(synthetic, "read", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write_pool(tmp_path / "out", counts, seed=0)
+    assert write_pool(tmp_path / "out", counts, seed=0).is_file()

@@ -9,10 +9,12 @@ import pytest
 from data.dicoms import SAGITTAL, write_seg, write_series
 from prepare.corpus import lesion, scan
 
+from pfedsam.data import datalist
 from pfedsam.data.dicom import files_of, read_series
 from pfedsam.errors import UserFault
 from pfedsam.prepare.dicomseg import class_numbers, read_segmentation
 from pfedsam.prepare.discover import discover
+from pfedsam.prepare.site import Wish, prepare
 
 ONE = {"Tumour": 1}
 
@@ -72,6 +74,110 @@ def test_segments_on_one_voxel_are_refused(tmp_path: Path) -> None:
     highdicom.seg.Segmentation(sources, both, "BINARY", described, *about).save_as(path)
     with pytest.raises(UserFault, match="overlap"):
         read_segmentation(path, read_series(files), files, classes={"Tumour": 1, "Oedema": 2})
+
+
+def two(seed: int) -> np.ndarray:
+    """Class numbers of two lesions that do not touch."""
+    return np.asarray(lesion(seed) + 2 * (np.roll(lesion(seed), 9, 0) > lesion(seed)), np.uint8)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize(("names", "numbers"), [(["Tumour"], [1]), (["Tumour", "Oedema"], [3, 7])])
+def test_a_label_map_s_background_is_no_class(tmp_path: Path, names: list[str], numbers: list[int], flat: bool) -> None:
+    write_series(tmp_path / "s", scan(1).astype(np.uint16)[..., 1 : 2 if flat else None])
+    files = files_of(tmp_path / "s")
+    drawn = np.where(two(1) > len(names), 0, two(1))[..., 1 : 2 if flat else None]
+    path = write_seg(tmp_path / "seg.dcm", files, drawn, names, kind="LABELMAP", numbers=numbers)
+    if flat:
+        data = pydicom.dcmread(files[0])
+        del data.ImagePositionPatient, data.ImageOrientationPatient
+        data.save_as(files[0])
+    found = discover([tmp_path], None)
+    assert found.segments == {name: i + 1 for i, name in enumerate(names)}
+    assert np.array_equal(read_segmentation(path, read_series(files), files, classes=found.segments), drawn)
+
+
+@pytest.mark.parametrize("padding", [0, 9, None])
+def test_a_label_map_s_background_is_known_by_its_padding_value_or_its_code(
+    tmp_path: Path, padding: int | None
+) -> None:
+    write_series(tmp_path / "s", scan(1).astype(np.uint16))
+    files = files_of(tmp_path / "s")
+    path = write_seg(tmp_path / "seg.dcm", files, two(1), ["Tumour", "Oedema"], kind="LABELMAP", numbers=[2, 4])
+    data = pydicom.dcmread(path)
+    del data.PixelPaddingValue
+    if padding is not None:
+        data.add_new("PixelPaddingValue", "US", padding)
+        data.SegmentSequence[0].SegmentNumber = padding
+        pixels = data.pixel_array
+        data.PixelData = np.where(pixels == 0, padding, pixels).astype(np.uint8).tobytes()
+    data.SegmentSequence.reverse()
+    data.save_as(path)
+    found = discover([tmp_path], None)
+    assert found.segments == {"Tumour": 1, "Oedema": 2}
+    assert np.array_equal(read_segmentation(path, read_series(files), files, classes=found.segments), two(1))
+
+
+def test_a_label_map_of_background_alone_shows_nothing(tmp_path: Path) -> None:
+    write_series(tmp_path / "s", scan(1).astype(np.uint16))
+    files = files_of(tmp_path / "s")
+    path = write_seg(tmp_path / "seg.dcm", files, lesion(1), ["Tumour"], kind="LABELMAP")
+    data = pydicom.dcmread(path)
+    data.SegmentSequence, data.PixelData = data.SegmentSequence[:1], bytes(len(data.PixelData))
+    data.save_as(path)
+    assert discover([tmp_path], None).segments == {}
+    assert not read_segmentation(path, read_series(files), files, classes={}).any()
+
+
+@pytest.mark.parametrize("tag", ["SegmentNumber", "SegmentedPropertyTypeCodeSequence"])
+def test_a_segment_that_lacks_a_tag_is_a_fault_of_its_file(tmp_path: Path, tag: str) -> None:
+    for i in range(4):
+        write_series(tmp_path / f"in/{i}/s", scan(i).astype(np.uint16), patient=f"ID-{i}")
+        path = write_seg(
+            tmp_path / f"in/{i}/seg.dcm", files_of(tmp_path / f"in/{i}/s"), lesion(i), ["A"], kind="LABELMAP"
+        )
+    data = pydicom.dcmread(path)
+    del data.SegmentSequence[1][tag]
+    data.save_as(path)
+    report = prepare([tmp_path / "in"], tmp_path / "out", Wish())
+    assert (report["cases"], [d["file"] for d in report["dropped"]]) == (3, ["3/s"])
+    assert "seg.dcm" in report["dropped"][0]["why"]
+
+
+def test_a_segment_that_the_site_does_not_number_is_a_fault_of_its_file(tmp_path: Path) -> None:
+    write_series(tmp_path / "s", scan(1).astype(np.uint16))
+    files = files_of(tmp_path / "s")
+    path = write_seg(tmp_path / "seg.dcm", files, two(1), ["Tumour", "Oedema"])
+    with pytest.raises(UserFault, match=r"seg\.dcm"):
+        read_segmentation(path, read_series(files), files, classes=ONE)
+
+
+def test_a_datalist_s_segmentations_have_their_classes(tmp_path: Path) -> None:
+    rows = []
+    for i, split in enumerate(datalist.SPLITS):
+        whole, home = scan(i)[..., :1].astype(np.uint16), tmp_path / f"in/{i}"
+        (image,) = write_series(home / "s", whole)
+        write_seg(home / "seg.dcm", [image], two(i)[..., 1:2], ["Tumour", "Oedema"])
+        rows.append(datalist.Row(str(image.relative_to(tmp_path / "in")), f"{i}/seg.dcm", split, str(i)))
+    datalist.write_csv(tmp_path / "in/datalist.csv", rows)
+    report = prepare([tmp_path / "in"], tmp_path / "out", Wish())
+    assert (report["cases"], report["dropped"], report["classes"]) == (3, [], 2)
+    assert [row["name"] for row in report["labels"]] == ["background", "Tumour", "Oedema"]
+    assert [row["cases"] for row in report["labels"]] == [3, 3, 3]
+
+
+def test_a_datalist_s_mask_that_is_no_segmentation_is_left_out_and_named(tmp_path: Path) -> None:
+    rows = []
+    for i, split in enumerate((*datalist.SPLITS, "train")):
+        (image,) = write_series(tmp_path / f"in/{i}/s", scan(i)[..., :1].astype(np.uint16))
+        write_seg(tmp_path / f"in/{i}/seg.dcm", [image], lesion(i)[..., 1:2], ["Tumour"])
+        name = str(image.relative_to(tmp_path / "in"))
+        rows.append(datalist.Row(name, name if i == 3 else f"{i}/seg.dcm", split, str(i)))
+    datalist.write_csv(tmp_path / "in/datalist.csv", rows)
+    report = prepare([tmp_path / "in"], tmp_path / "out", Wish())
+    assert report["cases"] == 3
+    (left,) = report["dropped"]
+    assert "a readable file" in left["why"]
 
 
 def test_classes_follow_the_labels_whatever_number_a_file_gives_them(tmp_path: Path) -> None:

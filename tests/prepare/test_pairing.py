@@ -1,7 +1,11 @@
 """Images and masks find each other by name; what could be two things is left to the user."""
 
-import pytest
+from pathlib import Path
 
+import pytest
+from prepare.corpus import lesion, nifti, nifti_site, scan
+
+from pfedsam.prepare.discover import discover
 from pfedsam.prepare.pairing import item, paired
 
 
@@ -58,3 +62,48 @@ def test_a_lone_stem_that_two_masks_have_is_not_guessed() -> None:
 def test_a_word_within_a_name_is_no_mark() -> None:
     assert pair("labelled1", "labelled1_mask") == ({("labelled1", "labelled1_mask")}, {})
     assert pair("segovia", "segovia_seg")[0] == {("segovia", "segovia_seg")}
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [("p01/20200101", "p02/20200101_mask"), ("a/x/images/7", "a/y/masks/7"), ("a/images/7", "b/c/masks/7")],
+)
+def test_a_stem_alone_joins_no_files_whose_folders_contradict(image: str, mask: str) -> None:
+    pairs, left = pair(image, mask)
+    assert pairs == set()
+    assert "of its name lies in other folders (" + mask in left[image]
+    assert "of its name lies in other folders (" + image in left[mask]
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [("7", "a/b/masks/7"), ("a/b/7", "masks/7"), ("a/images/7", "a/b/7_seg"), ("x/a/7", "masks/a/7")],
+)
+def test_a_stem_joins_files_where_the_folders_of_one_begin_or_end_those_of_the_other(image: str, mask: str) -> None:
+    assert pair(image, mask) == ({(image, mask)}, {})
+
+
+@pytest.mark.parametrize("above", ["segmentation", "annotations", "manual", "seg"])
+def test_the_nearest_folder_that_names_a_role_decides_it(above: str) -> None:
+    image, mask = f"{above}/p1/images/7", f"{above}/p1/masks/7"
+    assert pair(image, mask) == ({(image, mask)}, {})
+    assert pair("images/masks/7", "images/7")[0] == {("images/7", "images/masks/7")}
+
+
+@pytest.mark.parametrize("own", ["segmentation", "annotations", "manual", "seg", "masks"])
+def test_the_name_of_the_folder_given_and_those_above_it_make_no_file_a_mask(tmp_path: Path, own: str) -> None:
+    home = nifti_site(tmp_path / "labels" / own, 2)
+    nifti(home / "p07.nii", scan(7))
+    nifti(home / "p07_seg.nii", lesion(7))
+    found = discover([home], None)
+    assert [(case.name, case.mask.name) for case in found.cases] == [
+        ("images/p00.nii.gz", "p00_seg.nii.gz"),
+        ("images/p01.nii.gz", "p01_seg.nii.gz"),
+        ("p07.nii", "p07_seg.nii"),
+    ]
+    assert found.dropped == []
+
+
+def test_of_several_folders_given_each_one_s_name_may_say_its_role(tmp_path: Path) -> None:
+    home = nifti_site(tmp_path, 2)
+    assert len(discover([home / "images", home / "labels"], None).cases) == 2

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from data.dicoms import write_seg
+from data.dicoms import AXIAL, SAGITTAL, write_seg, write_series
 from PIL import Image
 from prepare.corpus import BROKEN, dicom_site, lesion, nifti, nifti_site, picture, scan
 
@@ -19,11 +20,14 @@ from pfedsam.cli import main
 from pfedsam.data import datalist
 from pfedsam.data.dataset import open_site
 from pfedsam.data.dicom import files_of
+from pfedsam.data.folder import whole
 from pfedsam.data.volume import oriented, read_dicom, read_nifti
 from pfedsam.errors import UserFault
+from pfedsam.prepare import site
 from pfedsam.prepare.labels import parse_table
 from pfedsam.prepare.site import Wish, prepare
 
+TURNED = (0, 1, 0, 1, 0, 0)  # rows run towards posterior
 SAM = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
 
 
@@ -34,10 +38,10 @@ def names(out: Path) -> dict[str, dict[str, str]]:
 
 def labels_by_slice(out: Path, config: object) -> list[tuple[str, int, torch.Tensor, torch.Tensor]]:
     """Case, index, picture and labels of every slice, as training sees them."""
-    site = open_site(out, "a", config, **SAM)
+    splits = open_site(out, "a", config, **SAM)
     return [
         (s.image.name.split(".")[0], s.index, split.picture(i), split.labels(i))
-        for split in site.values()
+        for split in splits.values()
         for i, s in enumerate(split.slices)
     ]
 
@@ -84,6 +88,24 @@ def test_prepare_lays_a_mask_on_its_image_where_training_refuses_the_two_as_stor
         drawn = nibabel.Nifti1Image(lesion(int(Path(known[case]["image"]).stem[1:])), ras)
         nibabel.save(drawn, tmp_path / "drawn.nii")
         assert np.array_equal(labels, oriented(read_nifti(tmp_path / "drawn.nii"), "axial").values[..., index])
+
+
+def test_a_patient_whose_issuer_some_series_leave_out_sits_in_one_split(tmp_path: Path) -> None:
+    for i in range(3):
+        for which, tags in (("t1", {}), ("t2", {"IssuerOfPatientID": "HOSP"})):
+            home = tmp_path / f"in/{i}{which}"
+            write_series(home / "s", scan(i).astype(np.uint16), patient=f"ID-{i}", tags=tags)
+            write_seg(home / "drawn.dcm", files_of(home / "s"), lesion(i), ["Tumour"])
+    report = prepare([tmp_path / "in"], tmp_path / "out", Wish())
+    assert (report["cases"], report["patients"]) == (6, 3)
+    assert any("3 PatientID(s) have an issuer in some series only" in note for note in report["notes"])
+    assert "issuer in some series only" in (tmp_path / "out/report.html").read_text()
+    known, homes = names(tmp_path / "out"), {}
+    for split, rows in datalist.read(tmp_path / "out/datalist.csv").items():
+        for row in rows:
+            homes.setdefault(known[Path(row.image).stem]["patient"], set()).add(split)
+    assert sorted(homes) == ["ID-0", "ID-1", "ID-2"]
+    assert all(len(splits) == 1 for splits in homes.values())
 
 
 def test_one_head_as_nifti_and_as_dicom_gives_the_same_files(tmp_path: Path) -> None:
@@ -143,6 +165,48 @@ def test_pictures_of_every_kind_come_through(tmp_path: Path) -> None:
     assert (report["cases"], report["dropped"]) == (6, [])
     assert any("mixed" in note for note in report["notes"])
     assert len(labels_by_slice(tmp_path / "out", tiny(data={"scale": "percentile"}))) == 6
+
+
+@pytest.mark.parametrize("square", [True, False])
+def test_a_picture_and_a_volume_are_no_pair_and_named(tmp_path: Path, square: bool) -> None:
+    nifti_site(tmp_path / "in", 3)
+    height, width = (20, 20) if square else (20, 24)
+    nifti(tmp_path / "in/images/a.nii", scan(1, (width, height, 1)))
+    picture(tmp_path / "in/labels/a.png", lesion(1)[:20, :20, 1] if square else lesion(1)[..., 1].T)
+    picture(tmp_path / "in/images/b.png", scan(1, (height, width)).astype(np.uint8))
+    nifti(tmp_path / "in/labels/b.nii", lesion(1, (width, height, 3))[..., 1:2])
+    report = prepare([tmp_path / "in"], tmp_path / "out", Wish())
+    assert report["cases"] == 3
+    assert [d["file"] for d in report["dropped"]] == ["images/a.nii", "images/b.png"]
+    assert all("in the format of its image" in d["why"] for d in report["dropped"])
+    assert all("save both in one format" in d["do"] for d in report["dropped"])
+
+
+@pytest.mark.parametrize("orientation", [AXIAL, SAGITTAL])
+def test_a_picture_drawn_on_a_dicom_slice_lies_on_it_row_for_row(
+    tmp_path: Path, orientation: tuple[float, ...]
+) -> None:
+    for i in range(3):
+        values = scan(i, (20, 20, 1)).astype(np.uint16)
+        write_series(tmp_path / f"in/images/p{i}", values, patient=f"ID-{i}", orientation=orientation)
+        for file in (tmp_path / f"in/images/p{i}").iterdir():
+            file.rename(tmp_path / f"in/images/p{i}.dcm")
+        picture(tmp_path / f"in/masks/p{i}.png", (values[..., 0] > 600).astype(np.uint8))
+    report = prepare([tmp_path / "in"], tmp_path / "out", Wish(plane="axial"))
+    assert (report["cases"], report["dropped"]) == (3, [])
+    for path in (tmp_path / "out/images").iterdir():
+        image, mask = (read_nifti(tmp_path / "out" / kind / path.name).values for kind in ("images", "masks"))
+        assert np.array_equal(image > 600, mask == 1)
+
+
+def test_a_picture_of_another_size_than_its_dicom_slice_is_named_however_the_slice_is_turned(tmp_path: Path) -> None:
+    nifti_site(tmp_path / "in", 3)
+    (file,) = write_series(tmp_path / "in/images", scan(0, (20, 24, 1)).astype(np.uint16), orientation=TURNED)
+    file.rename(tmp_path / "in/images/bad.dcm")
+    picture(tmp_path / "in/labels/bad.png", lesion(0, (24, 20, 3))[..., 1])
+    report = prepare([tmp_path / "in"], tmp_path / "out", Wish(plane="axial"))
+    assert report["cases"] == 3
+    assert ["image's size" in d["why"] for d in report["dropped"]] == [True]
 
 
 def test_masks_of_0_and_255_are_understood_and_said_so(tmp_path: Path) -> None:
@@ -281,6 +345,21 @@ def test_what_is_there_is_not_overwritten(tmp_path: Path, capsys: pytest.Capture
     nifti_site(tmp_path / "in", 3)
     assert main(["prepare", str(tmp_path / "in"), str(tmp_path / "in")]) == 2
     assert "an empty or no folder" in capsys.readouterr().err
+
+
+def test_a_mount_point_or_a_link_is_refused_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == tmp_path / "disk")
+    monkeypatch.setattr(site, "discover", lambda *_: pytest.fail("the work has begun"))
+    for out in ("disk", "link"):
+        with pytest.raises(UserFault, match="name a folder inside it"):
+            prepare([nifti_site(tmp_path / "in", 3)], tmp_path / out, Wish())
+        with pytest.raises(UserFault, match="name a folder inside it"), whole(tmp_path / out):
+            pytest.fail("the work has begun")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "in", "link"]
 
 
 def test_the_verb_says_what_it_did_as_words_and_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

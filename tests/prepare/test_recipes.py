@@ -119,6 +119,17 @@ def test_an_archive_that_leads_elsewhere_is_refused(tmp_path: Path, name: str, k
     assert sorted(p.name for p in tmp_path.iterdir()) == [path.name, "in"]
 
 
+def test_a_tar_of_the_folder_it_was_made_in_is_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/a.txt").write_text("x")
+    (tmp_path / "in").mkdir()
+    with tarfile.open(tmp_path / "set.tar.gz", "w:gz") as rolled:
+        rolled.add(tmp_path / "raw", ".")
+        assert rolled.getnames() == [".", "./a.txt"]
+    unpack(tmp_path / "set.tar.gz", tmp_path / "in")
+    assert [path.name for path in (tmp_path / "in").iterdir()] == ["a.txt"]
+
+
 def test_a_link_in_an_archive_is_refused(tmp_path: Path) -> None:
     link = tarfile.TarInfo("out")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pfedsam.errors import UserFault
 from pfedsam.prepare.found import Case
 from pfedsam.prepare.labels import Rule, halved, parse_table, translated, understood, whole
-from pfedsam.prepare.patients import by_pattern, by_themselves, pseudonym
+from pfedsam.prepare.patients import by_issuer, by_pattern, by_themselves, pseudonym
 from pfedsam.prepare.splits import drawn, parse_shares
 
 HERE = Path("mask.png")
@@ -47,6 +47,20 @@ def test_a_dicom_id_goes_before_the_name() -> None:
     keys, words = patients("a/t1", "a/t2", "b.nii", ids=("ID-1", "ID-1"))
     assert keys == ["ID-1", "ID-1", "b"]
     assert "PatientID" in words
+
+
+def test_an_issuer_tells_patients_apart_only_where_each_series_of_the_id_has_one() -> None:
+    alone, words = by_issuer([("P1", "A"), ("P1", ""), ("P2", "A"), ("P2", "A"), ("P3", "")])
+    assert alone == ["P1", "P1", "P2", "P2", "P3"]
+    assert len(words) == 1
+    assert "1 PatientID(s) have an issuer in some series only" in words[0]
+    apart, words = by_issuer([("P1", "A"), ("P1", "B"), ("P1", "A"), ("P2", "B")])
+    assert apart == ["P1 (A)", "P1 (B)", "P1 (A)", "P2"]
+    assert "each with its issuer is a patient" in words[0]
+    joined, words = by_issuer([("P1", "A"), ("P1", "B"), ("P1", "")])
+    assert joined == ["P1", "P1", "P1"]
+    assert "all series of such an ID are one patient" in words[0]
+    assert by_issuer([("", "A"), ("", "")]) == (["", ""], [])
 
 
 def test_a_pattern_must_catch_something() -> None:

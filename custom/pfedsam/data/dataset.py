@@ -13,7 +13,7 @@ from torch import Tensor
 from pfedsam.config import Config
 from pfedsam.data import datalist, reader
 from pfedsam.data.datalist import Row
-from pfedsam.data.geometry import strayed
+from pfedsam.data.geometry import check_formats, strayed
 from pfedsam.errors import UserFault
 
 PLAIN = -1  # the number of a view without augmentation
@@ -71,7 +71,7 @@ class Dataset:
         mean, std: the backbone's normalisation, for RGB of 0..255.
 
     Raises:
-        UserFault: a mask's size, slice count or place differs from its image's.
+        UserFault: a mask's format, size, slice count or place differs from its image's.
     """
 
     def __init__(
@@ -201,7 +201,7 @@ def shrink(masks: Tensor, size: int) -> Tensor:
 
 
 def _relabelled(masks: Tensor, shape: tuple[int, int]) -> Tensor:
-    """(B, H, W) class numbers at another size: each pixel has the class with the greatest share of it."""
+    """(B, H, W) class numbers at another size: each pixel has the class that weighs most in it."""
     if tuple(masks.shape[-2:]) == shape:
         return masks.long()
     classes = torch.arange(int(masks.max()) + 1).view(-1, 1, 1)
@@ -215,6 +215,7 @@ def _smooth(maps: Tensor, shape: tuple[int, int]) -> Tensor:
 def _slices(root: Path, row: Row) -> list[Slice]:
     image, mask = root / row.image, root / row.mask
     head, other = reader.header(image), reader.header(mask)
+    check_formats(image, mask, (head.affine, other.affine))
     if (head.shape, head.slices) != (other.shape, other.slices):
         raise UserFault(
             expected=f"{mask} of the size of its image, {head.shape} x {head.slices}",

@@ -4,6 +4,7 @@ Axes are permuted and flipped, never resampled: a label volume comes back voxel 
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import nibabel
@@ -86,10 +87,29 @@ def spacing_of(affine: Affine) -> tuple[float, float, float]:
     return row, column, depth
 
 
+def check_formats(image: Path, mask: Path, places: tuple[Affine | None, Affine | None]) -> None:
+    """Refuse a NIfTI file and a picture as a pair: the one counts along x and y, the other rows and columns.
+
+    Which way they were turned is not written anywhere, and on a square image a wrong guess would not show.
+
+    Args:
+        places: of image and mask; None for a picture.
+
+    Raises:
+        UserFault: one alone says where it lies.
+    """
+    if (places[0] is None) != (places[1] is None):
+        raise UserFault(
+            expected=f"the mask {mask} in the format of its image {image}",
+            came="a file that says where its voxels lie (affine), and one that does not",
+            do="save both in one format: both as NIfTI with one affine, or both as pictures",
+        )
+
+
 def strayed(image: Affine | None, mask: Affine | None, shape: tuple[int, ...]) -> str | None:
     """How far off its image a mask of the same `shape` lies, in words.
 
-    None: each corner within half of the image's smallest voxel side, or one does not say where it lies.
+    None: each corner within half of the image's smallest voxel side, or neither says where it lies.
     """
     if image is None or mask is None:
         return None

@@ -14,6 +14,7 @@ from PIL import Image
 from scipy import ndimage
 
 from pfedsam.data.datalist import Row, read, write_csv
+from pfedsam.data.folder import whole
 
 Array = NDArray[np.float64]
 
@@ -89,15 +90,38 @@ def appearance_of(site: str) -> Appearance:
 
 
 def write_site(folder: Path, site: str, counts: dict[str, int], seed: int) -> Path:
-    """Write a site's images, masks and datalist.csv below `folder`; returns the datalist's path.
+    """Write a site's images, masks and datalist.csv into `folder`, whole or not at all; returns the datalist's path.
 
     Args:
         counts: images per split, {"train": n, "val": n, "test": n}.
         seed: another seed draws other anatomy; the same seed draws the same bytes.
+
+    Raises:
+        UserFault: `folder` holds something, or can't be written.
     """
+    with whole(folder) as new:
+        _fill(new, site, counts, seed)
+    return folder / "datalist.csv"
+
+
+def write_pool(folder: Path, counts: dict[str, int], seed: int) -> Path:
+    """Write every demo site below `folder`, and one datalist of them all, as `write_site` does: the pooled baseline."""
+    rows = []
+    with whole(folder) as new:
+        for site in DEMO_SITES:
+            for of_split in read(_fill(new / site, site, counts, seed)).values():
+                rows += [
+                    Row(f"{site}/{row.image}", f"{site}/{row.mask}", row.split, f"{site}/{row.group}")
+                    for row in of_split
+                ]
+        write_csv(new / "datalist.csv", rows)
+    return folder / "datalist.csv"
+
+
+def _fill(folder: Path, site: str, counts: dict[str, int], seed: int) -> Path:
     look, rows = appearance_of(site), []
     for sub in ("images", "masks"):
-        (folder / sub).mkdir(parents=True, exist_ok=True)
+        (folder / sub).mkdir(parents=True)
     for split, count in counts.items():
         for i in range(count):
             name = f"synthetic_{split}_{i:03d}.png"
@@ -105,17 +129,6 @@ def write_site(folder: Path, site: str, counts: dict[str, int], seed: int) -> Pa
             Image.fromarray(image).save(folder / "images" / name)
             Image.fromarray(mask).save(folder / "masks" / name)
             rows.append(Row(f"images/{name}", f"masks/{name}", split, f"synthetic_{split}_{i:03d}"))
-    return write_csv(folder / "datalist.csv", rows)
-
-
-def write_pool(folder: Path, counts: dict[str, int], seed: int) -> Path:
-    """Write every demo site below `folder`, and one datalist of them all: the pooled baseline's data."""
-    rows = []
-    for site in DEMO_SITES:
-        for of_split in read(write_site(folder / site, site, counts, seed)).values():
-            rows += [
-                Row(f"{site}/{row.image}", f"{site}/{row.mask}", row.split, f"{site}/{row.group}") for row in of_split
-            ]
     return write_csv(folder / "datalist.csv", rows)
 
 

@@ -36,8 +36,8 @@ def unpack(path: Path, folder: Path) -> None:
 
 
 def _check(path: Path, name: str, plain: bool) -> None:
-    place = PurePosixPath(name.replace("\\", "/"))
-    if not plain or place.is_absolute() or ".." in place.parts or ":" in place.parts[0]:
+    place = PurePosixPath(name.replace("\\", "/"))  # of no parts for ".", the folder that `tar -czf set.tar.gz .` packs
+    if not plain or place.is_absolute() or ".." in place.parts or ":" in "".join(place.parts[:1]):
         raise UserFault(
             expected=f"plain files below one folder in {path}",
             came=f"the entry {name}, which leads elsewhere",

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pfedsam.data.dicom import header, in_order, read_series
-from pfedsam.data.geometry import Volume, oriented, strayed
+from pfedsam.data.geometry import Volume, check_formats, oriented, strayed
 from pfedsam.data.volume import kind_of, read_volume
 from pfedsam.errors import UserFault
 from pfedsam.prepare.dicomseg import read_segmentation
@@ -55,7 +55,7 @@ def read_pair(case: Case, plan: Plan) -> Pair:
     """A case's image and labels, laid out in the plan's plane.
 
     Raises:
-        UserFault: a damaged file, NaN, a mask of another size or place, or values without a meaning.
+        UserFault: a damaged file, NaN, a mask of another format, size or place, or values without a meaning.
     """
     source, files = _image(case)
     labels, values = _labels(case, source, files, plan)
@@ -96,8 +96,9 @@ def _labels(case: Case, source: Volume, files: Sequence[Path], plan: Plan) -> tu
         return Volume(values, source.affine, source.spacing), set(plan.segments.values())
     own = _own_labels(case.mask, plan.rule.table is not None)
     found = distinct(own.values)
-    drawn_on = own.affine is None and own.values.shape == source.values.shape[:3]
+    drawn_on = own.affine is None and kind_of(case.image[0]) == "dicom"  # both count rows and columns
     affine = source.affine if drawn_on else own.affine
+    check_formats(case.image[0], case.mask, (source.affine, affine))
     return Volume(translated(own.values, plan.rule.mapping(found, case.mask)), affine, own.spacing), found
 
 

@@ -15,12 +15,27 @@ from pfedsam.data.geometry import Affine, Volume
 from pfedsam.data.readable import readable
 from pfedsam.errors import UserFault
 
-STORAGE = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # Segmentation, Label Map Segmentation
+LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
+STORAGE = ("1.2.840.10008.5.1.4.1.1.66.4", LABEL_MAP)  # Segmentation, Label Map Segmentation
+BACKGROUND = ("125040", "DCM")  # what a label map's segment of no tissue is coded as
 
 
 def segment_labels(head: Any) -> dict[int, str]:
-    """Each segment's number and label, as a DICOM-SEG's data set names them."""
-    return {int(s.SegmentNumber): str(s.get("SegmentLabel", "")).strip() for s in head.get("SegmentSequence", [])}
+    """Each segment's number and label, as a DICOM-SEG's data set names them; a label map's background is none."""
+    return {
+        int(s.SegmentNumber): str(s.get("SegmentLabel", "")).strip()
+        for s in head.get("SegmentSequence", [])
+        if s.get("SegmentNumber") is not None and not _is_background(s, head)
+    }
+
+
+def _is_background(segment: Any, head: Any) -> bool:
+    """By the value that the file pads with (0 where it does not say), or by the segment's code."""
+    if str(head.get("SOPClassUID", "")) != LABEL_MAP:
+        return False
+    types = segment.get("SegmentedPropertyTypeCodeSequence") or []
+    codes = {(code.get("CodeValue"), code.get("CodingSchemeDesignator")) for code in types}
+    return int(segment.SegmentNumber) == int(head.get("PixelPaddingValue") or 0) or BACKGROUND in codes
 
 
 def class_numbers(heads: Iterable[dict[int, str]]) -> dict[str, int]:
@@ -47,10 +62,13 @@ def read_segmentation(
     with readable(path):
         file = highdicom.seg.segread(path)
         labels = segment_labels(file)
-        planes = _by_place(path, file, source) if source.affine is not None else _by_reference(file, files)
-    found = planes >= 0.5
-    numbers = np.array([classes[labels[n]] for n in sorted(labels)], dtype=np.uint8)
-    numbered = found * numbers
+        numbers = sorted(labels)
+        if not numbers:
+            return np.zeros(source.values.shape[:3], np.uint8)
+        placed = source.affine is not None
+        planes = _by_place(path, file, source, numbers) if placed else _by_reference(file, files, numbers)
+        found = planes >= 0.5
+        numbered = found * np.array([classes[labels[n]] for n in numbers], dtype=np.uint8)
     if ((found.sum(-1) > 1) & (numbered.max(-1) != np.where(found, numbered, 255).min(-1))).any():
         raise UserFault(
             expected=f"at most one segment on a voxel in {path}", came="segments that overlap", do="export them apart"
@@ -58,9 +76,10 @@ def read_segmentation(
     return np.asarray(numbered.max(-1), dtype=np.uint8)
 
 
-def _by_place(path: Path, file: Any, source: Volume) -> NDArray[Any]:
-    """(H, W, N, segments) on the source's voxels."""
-    values, affine = _turned(*slices_last(file.get_volume(combine_segments=False, dtype=np.float32)), source)
+def _by_place(path: Path, file: Any, source: Volume, numbers: list[int]) -> NDArray[Any]:
+    """(H, W, N, segments) on the source's voxels, the segments in the order of `numbers`."""
+    drawn = file.get_volume(segment_numbers=numbers, combine_segments=False, dtype=np.float32)
+    values, affine = _turned(*slices_last(drawn), source)
     assert source.affine is not None
     relation = np.linalg.inv(source.affine) @ affine
     offset = np.rint(relation[:3, 3]).astype(int)
@@ -96,10 +115,14 @@ def _laid(path: Path, values: NDArray[Any], offset: NDArray[Any], shape: tuple[i
     return whole
 
 
-def _by_reference(file: Any, files: Sequence[Path]) -> NDArray[Any]:
-    """(H, W, N, segments) of the slices that the segmentation says it was drawn on."""
+def _by_reference(file: Any, files: Sequence[Path], numbers: list[int]) -> NDArray[Any]:
+    """(H, W, N, segments) of the slices that the segmentation says it was drawn on, in the order of `numbers`."""
     uids = [str(pydicom.dcmread(f, stop_before_pixels=True).SOPInstanceUID) for f in files]
     planes = file.get_pixels_by_source_instance(
-        uids, combine_segments=False, ignore_spatial_locations=True, assert_missing_frames_are_empty=True
+        uids,
+        segment_numbers=numbers,
+        combine_segments=False,
+        ignore_spatial_locations=True,
+        assert_missing_frames_are_empty=True,
     )
     return np.moveaxis(np.asarray(planes), 0, 2)

@@ -5,10 +5,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pfedsam.data import datalist
+from pfedsam.data.dicom import header
+from pfedsam.data.volume import kind_of
 from pfedsam.errors import UserFault
-from pfedsam.prepare.dicomseg import class_numbers
+from pfedsam.prepare.dicomseg import class_numbers, segment_labels
 from pfedsam.prepare.found import Case, Dropped, Found
-from pfedsam.prepare.pairing import Item, item, paired
+from pfedsam.prepare.pairing import Item, item, paired, role
 from pfedsam.prepare.series import Series, Stack, matched, stacked
 from pfedsam.prepare.walk import File, files_below
 
@@ -36,7 +38,8 @@ def _from_files(folders: Sequence[Path], masks: Path | None) -> Found:
     files, dropped = _files(folders, masks)
     stack = stacked(f for f in files if f.kind == "dicom")
     cases, lone, orphans = matched(stack)
-    pairs, left = paired([*_file_items(files, masks), *_series_items(lone, masks)])
+    roles = frozenset(folders) if len(set(folders)) > 1 else frozenset()
+    pairs, left = paired([*_file_items(files, masks, roles), *_series_items(lone, masks, roles)])
     patients = {series.files[0].path: series.patient for series in lone}
     cases += [Case(i.name, i.files, m.files[0], patients.get(i.files[0], "")) for i, m in pairs if len(m.files) == 1]
     left += [
@@ -66,30 +69,38 @@ def _files(folders: Sequence[Path], masks: Path | None) -> tuple[list[File], lis
     return list(files.values()), list(dict.fromkeys(dropped))
 
 
-def _file_items(files: Iterable[File], masks: Path | None) -> list[Item]:
+def _file_items(files: Iterable[File], masks: Path | None, roles: frozenset[Path]) -> list[Item]:
     return [
-        item(f.name, (f.path,), _parts(f, masks), f.stem, mask=_said(f.path, masks)) for f in files if f.kind != "dicom"
+        item(f.name, (f.path,), _parts(f, masks, roles), f.stem, mask=_said(f.path, masks))
+        for f in files
+        if f.kind != "dicom"
     ]
 
 
-def _series_items(series: Sequence[Series], masks: Path | None) -> list[Item]:
+def _series_items(series: Sequence[Series], masks: Path | None, roles: frozenset[Path]) -> list[Item]:
     """Series by the name of their folder, so that a NIfTI mask of that name finds them; alone in it, else by file."""
     items = []
     several = Counter(one.name for one in series)
     for one in series:
         first, files = one.files[0], tuple(f.path for f in one.files)
-        parts = _parts(first, masks)
+        parts = _parts(first, masks, roles)
         whole = len(files) > 1 and several[one.name] == 1 and parts
         place, stem = (parts[:-1], parts[-1]) if whole else (parts, first.stem)
         items.append(item(one.name, files, place, stem, mask=_said(first.path, masks)))
     return items
 
 
-def _parts(file: File, masks: Path | None) -> tuple[str, ...]:
-    """The folders above a file that its name is made of: the given folder's own name too, where that says its role."""
+def _parts(file: File, masks: Path | None, roles: frozenset[Path]) -> tuple[str, ...]:
+    """The folders above a file that its name is made of.
+
+    Args:
+        roles: given folders whose own name counts where it says a role: those that are given beside others. A
+            folder given alone holds images and masks, whatever it is called.
+    """
     if masks is not None and _said(file.path, masks):
         return file.path.absolute().relative_to(masks.absolute()).parts[:-1]
-    return (file.root.name, *file.parts) if item("", (), (file.root.name,), "").key == ("",) else file.parts
+    own = file.root in roles and role(file.root.name) is not None
+    return (file.root.name, *file.parts) if own else file.parts
 
 
 def _said(path: Path, masks: Path | None) -> bool | None:
@@ -99,7 +110,7 @@ def _said(path: Path, masks: Path | None) -> bool | None:
 
 def _remarks(stack: Stack) -> list[str]:
     nameless = sum(not series.patient for series in stack.series)
-    return [f"{nameless} DICOM series have no PatientID."] if nameless else []
+    return [*stack.notes, *([f"{nameless} DICOM series have no PatientID."] if nameless else [])]
 
 
 def _from_datalist(path: Path, folders: int, site: str | None) -> Found:
@@ -116,4 +127,6 @@ def _from_datalist(path: Path, folders: int, site: str | None) -> Found:
     rows = [row for rows in splits.values() for row in rows]
     cases = [Case(row.image, (path.parent / row.image,), path.parent / row.mask, row.group, row.split) for row in rows]
     note = f"Cases, patients and splits are taken from {path.name}."
-    return Found(2 * len(rows), sorted(cases, key=lambda case: case.name), [], [note])
+    heads = [head for m in sorted({c.mask for c in cases}) if kind_of(m) == "dicom" and (head := header(m)) is not None]
+    segments = class_numbers(segment_labels(head) for head in heads)
+    return Found(2 * len(rows), sorted(cases, key=lambda case: case.name), [], [note], segments)

@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from pfedsam.prepare.found import Dropped
@@ -35,32 +35,48 @@ def item(name: str, files: tuple[Path, ...], parts: tuple[str, ...], stem: str, 
 
     Args:
         parts: the folders that they lie in, outermost first.
-        mask: what it is, where the user has said so; None: by its names.
+        mask: what it is, where the user has said so; None: by the nearest folder that names a role, or its own name.
     """
     folders, stem = [_plain(part) for part in parts], _plain(stem)
     if mask is None:
-        mask = any(MASK_FOLDER.fullmatch(f) for f in folders) or _cut(stem, MASK_END, MASK_START) != stem
+        roles = [told for f in folders if (told := role(f)) is not None]
+        mask = roles[-1:] == [True] or _cut(stem, MASK_END, MASK_START) != stem
     if mask:
         stem = _cut(stem, MASK_END, MASK_START)
     if not mask and any(f in ("imagestr", "imagests") for f in folders):
         stem = _cut(stem, CHANNEL)
     stem = _cut(stem, IMAGE_END)
-    kept = [f for f in folders if not MASK_FOLDER.fullmatch(f) and not IMAGE_FOLDER.fullmatch(f)]
+    kept = [f for f in folders if role(f) is None]
     return Item(name, files, (*kept, stem), mask)
+
+
+def role(folder: str) -> bool | None:
+    """Whether a folder of that name holds masks (True) or images (False); None: the name does not say."""
+    name = _plain(folder)
+    return True if MASK_FOLDER.fullmatch(name) else False if IMAGE_FOLDER.fullmatch(name) else None
 
 
 def paired(items: Iterable[Item]) -> tuple[list[tuple[Item, Item]], list[Dropped]]:
     """Image and mask of each pair, and every item left over with the reason.
 
     A pair has one image and one mask of the same folders and stem; items still alone are paired by the stem
-    where it is theirs alone.
+    where it is theirs alone, and the folders of one begin or end those of the other.
     """
     every = list(items)
     pairs, lone, dropped = _matched(every)
     count = Counter((i.key[-1], i.mask) for i in every)
     unique = [i for i in lone if i.key[-1] and count[i.key[-1], True] < 2 and count[i.key[-1], False] < 2]
-    more, alone, _ = _matched(replace(i, key=i.key[-1:]) for i in unique)
-    return pairs + more, dropped + [_alone(i) for i in [*alone, *(i for i in lone if i not in unique)]]
+    masks = {i.key[-1]: i for i in unique if i.mask}
+    twos = [(i, masks[i.key[-1]]) for i in unique if not i.mask and i.key[-1] in masks]
+    apart = [_apart(*ends) for two in twos if not _agree(*two) for ends in (two, two[::-1])]
+    met = {i for two in twos for i in two}
+    return pairs + [two for two in twos if _agree(*two)], dropped + apart + [_alone(i) for i in lone if i not in met]
+
+
+def _agree(one: Item, other: Item) -> bool:
+    """Whether the folders of one are the first or the last of the other's, or none."""
+    short, long = sorted((one.key[:-1], other.key[:-1]), key=len)
+    return short in (long[: len(short)], long[len(long) - len(short) :])
 
 
 def _matched(items: Iterable[Item]) -> tuple[list[tuple[Item, Item]], list[Item], list[Dropped]]:
@@ -85,6 +101,15 @@ def _ambiguous(one: Item, images: list[Item], masks: list[Item]) -> Dropped:
         one.name,
         f"{len(images)} images and {len(masks)} masks go by the same name ({others})",
         "leave one image and one mask of each name, or rename them",
+    )
+
+
+def _apart(one: Item, other: Item) -> Dropped:
+    what, missing = ("a mask", "image") if one.mask else ("an image", "mask")
+    return Dropped(
+        one.name,
+        f"{what} whose {missing} of its name lies in other folders ({other.name})",
+        "if they are a pair, put both into the same folder, or into images/ and masks/ of one; else rename one",
     )
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import PurePath
@@ -40,6 +41,31 @@ def by_pattern(cases: Sequence[Case], pattern: str) -> tuple[list[Case], list[Dr
         else:
             dropped.append(Dropped(case.name, f"the name does not fit --patient {pattern}", "widen the pattern"))
     return kept, dropped, f"Patients were told apart by what --patient {pattern} catches in the file name."
+
+
+def by_issuer(ids: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
+    """The patient of each (PatientID, issuer), and remarks: by the ID alone, as some series leave the issuer out.
+
+    An ID that two issuers give out is two patients, if each of its series names one; else all of it is one patient,
+    for a series without an issuer may be of either.
+    """
+    issuers: dict[str, set[str]] = defaultdict(set)
+    for one, issuer in ids:
+        issuers[one].add(issuer)
+    several = {one for one, found in issuers.items() if one and len(found) > 1}
+    apart = {one for one in several if "" not in issuers[one]}
+    patients = [f"{one} ({issuer})" if one in apart else one for one, issuer in ids]
+    remarks = []
+    if apart:
+        remarks.append(
+            f"{len(apart)} PatientID(s) come from several issuers: by PatientID, each with its issuer is a patient."
+        )
+    if joined := several - apart:
+        remarks.append(
+            f"{len(joined)} PatientID(s) have an issuer in some series only: by PatientID, all series of such an ID are"
+            " one patient, whatever their issuer; where they are several, write IssuerOfPatientID into each series."
+        )
+    return patients, remarks
 
 
 def by_themselves(cases: Sequence[Case]) -> tuple[list[Case], str]:

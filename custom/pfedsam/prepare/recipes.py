@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pfedsam.data.folder import whole
 from pfedsam.errors import UserFault
 from pfedsam.prepare.archives import is_archive, unpack
-from pfedsam.prepare.folder import whole
 from pfedsam.prepare.site import Watch, Wish, prepare
 from pfedsam.prepare.softmaps import combined, has_softmaps
 

@@ -9,6 +9,7 @@ from typing import Any
 from pfedsam.data.dicom import header
 from pfedsam.prepare.dicomseg import STORAGE, segment_labels
 from pfedsam.prepare.found import Case, Dropped
+from pfedsam.prepare.patients import by_issuer
 from pfedsam.prepare.walk import File
 
 
@@ -21,6 +22,7 @@ class Series:
     instances: set[str]
     frame: str
     patient: str
+    issuer: str
     placed: bool = True
 
     @property
@@ -46,11 +48,12 @@ class Segmentation:
 
 @dataclass(frozen=True)
 class Stack:
-    """All DICOM files of the folders."""
+    """All DICOM files of the folders, and remarks in words."""
 
     series: list[Series] = field(default_factory=list)
     segmentations: list[Segmentation] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def stacked(files: Iterable[File]) -> Stack:
@@ -72,7 +75,9 @@ def stacked(files: Iterable[File]) -> Stack:
             stack.dropped.append(_unplaced(one))
         else:
             stack.series.append(one)
-    return stack
+    patients, notes = by_issuer([(one.patient, one.issuer) for one in stack.series])
+    named = [replace(one, patient=patient) for one, patient in zip(stack.series, patients, strict=True)]
+    return replace(stack, series=named, notes=notes)
 
 
 def matched(stack: Stack) -> tuple[list[Case], list[Series], list[Dropped]]:
@@ -103,21 +108,26 @@ def matched(stack: Stack) -> tuple[list[Case], list[Series], list[Dropped]]:
 
 
 def _series(file: File, head: Any) -> Series:
-    text = {tag: str(head.get(tag) or "").strip() for tag in ("SeriesInstanceUID", "SOPInstanceUID", "PatientID")}
-    issuer = str(head.get("IssuerOfPatientID") or "").strip()
-    patient = f"{text['PatientID']} ({issuer})" if issuer else text["PatientID"]
+    tags = ("SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID", "PatientID", "IssuerOfPatientID")
+    uid, instance, frame, patient, issuer = (str(head.get(tag) or "").strip() for tag in tags)
     return Series(
-        text["SeriesInstanceUID"],
+        uid,
         [file],
-        {text["SOPInstanceUID"]},
-        str(head.get("FrameOfReferenceUID") or ""),
-        patient if text["PatientID"] else "",
+        {instance},
+        frame,
+        patient,
+        issuer,
         placed="ImagePositionPatient" in head or "PerFrameFunctionalGroupsSequence" in head,
     )
 
 
 def _joined(parts: list[Series]) -> Series:
-    return replace(parts[0], files=[p.files[0] for p in parts], instances=set().union(*(p.instances for p in parts)))
+    return replace(
+        parts[0],
+        files=[p.files[0] for p in parts],
+        instances=set().union(*(p.instances for p in parts)),
+        issuer=next((p.issuer for p in parts if p.issuer), ""),
+    )
 
 
 def _segmentation(file: File, head: Any) -> Segmentation:

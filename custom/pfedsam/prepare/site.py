@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from pfedsam.data.datalist import SPLITS
+from pfedsam.data.folder import check_free, whole
 from pfedsam.errors import UserFault
 from pfedsam.prepare import facts as numbers
 from pfedsam.prepare.convert import Plan, mask_values, read_pair, write_pair
 from pfedsam.prepare.discover import discover
 from pfedsam.prepare.facts import facts_of
-from pfedsam.prepare.folder import whole
 from pfedsam.prepare.found import Case, Dropped, Found
 from pfedsam.prepare.labels import REST, understood
 from pfedsam.prepare.outcome import Done, labels_by, names_of, write_down
@@ -57,8 +57,10 @@ def prepare(
     Files that are at fault are left out and named in the report; the rest comes through.
 
     Raises:
-        UserFault: `out` is not empty, no pair came through, or there are too few patients.
+        UserFault: `out` is taken, no pair came through, or there are too few patients.
     """
+    if out is not None:
+        check_free(out)
     found = discover(folders, wish.masks, wish.site)
     if out is None:
         return _prepared(found, None, wish, watch)

@@ -1,0 +1,52 @@
+"""A folder that is there whole, or not at all."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pfedsam.errors import UserFault
+
+
+def check_free(out: Path) -> None:
+    """Refuse an `out` that a new folder could not take the place of.
+
+    Raises:
+        UserFault: it holds something, or is a mount point or a link.
+    """
+    if os.path.ismount(out) or out.is_symlink():
+        raise UserFault(
+            expected=f"a folder at {out} that can be put there whole",
+            came="a link" if out.is_symlink() else "a mount point, which nothing can take the place of",
+            do="name a folder inside it",
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserFault(expected=f"an empty or no folder at {out}", came="one that holds files", do="name another")
+
+
+@contextmanager
+def whole(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that becomes `out` when all has gone well, and is gone when not.
+
+    Raises:
+        UserFault: `out` is taken, or the disk is full or forbids writing.
+    """
+    check_free(out)
+    folder = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = out.parent / f".{out.name}.{os.getpid()}.tmp"
+        folder.mkdir()
+        yield folder
+        os.replace(folder, out)
+        folder = None
+    except OSError as error:
+        raise UserFault(
+            expected=f"to write {out}",
+            came=error.strerror or str(error),
+            do="free space, mend the folder's rights, or name another",
+        ) from None
+    finally:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
