@@ -14,6 +14,7 @@ from conftest import ROOT
 from pfedsam import methods
 from pfedsam.cli import main
 from pfedsam.config import load
+from pfedsam.errors import UserFault
 from pfedsam.jobs import render
 
 JOBS = sorted(p.parent for p in (ROOT / "jobs").glob("*/meta.json"))
@@ -117,6 +118,33 @@ def test_a_wrong_command_is_told_without_a_traceback(
     assert told in shown
     assert "Traceback" not in shown
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("where", ["file/job", "file/deep/job"])
+def test_a_place_where_no_job_can_be_is_told(tmp_path: Path, where: str) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(UserFault, match=where):
+        render(ROOT / "jobs/pfedsam", tmp_path / where)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+def test_a_disk_that_fills_leaves_no_half_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nth: int) -> None:
+    copy, calls = shutil.copytree, []
+
+    def full(source: Path, target: Path, *deeper: object, **how: object) -> object:
+        if deeper:  # copytree's own calls of itself
+            return copy(source, target, *deeper, **how)
+        calls.append(target)
+        copy(source, target, **how)
+        if len(calls) < nth:
+            return target
+        raise shutil.Error([(str(source), str(target), "[Errno 28] No space left on device")])
+
+    monkeypatch.setattr(shutil, "copytree", full)
+    with pytest.raises(UserFault, match="No space left on device"):
+        render(ROOT / "jobs/pfedsam", tmp_path / "job")
+    assert not (tmp_path / "job").exists()
 
 
 def test_a_job_without_code_keeps_the_folder_that_the_simulator_wants_where_it_is_to_be_simulated(

@@ -43,7 +43,7 @@ def render(
         begin: "STUDY/RUN", a finished run whose shared tensors the new one starts from.
 
     Raises:
-        UserFault: no such job, `out` exists, or a setting is unknown.
+        UserFault: no such job, `out` exists, a setting is unknown, or the disk is full; no half job is left.
     """
     config, usual = settings_of(job, changes)
     if rounds is not None and rounds < 1:
@@ -52,8 +52,8 @@ def render(
         raise UserFault(expected="a folder that does not exist yet", came=str(out), do="remove it or name another")
     if sites:
         config.check_sites(sites, rounds or usual)
-    shutil.copytree(job, out, ignore=shutil.ignore_patterns("custom"))
     try:
+        shutil.copytree(job, out, ignore=shutil.ignore_patterns("custom"))
         (out / SETTINGS).write_text(json.dumps(_changed(job, changes), indent=2) + "\n")
         _edit(out / "meta.json", "deploy_map", {"app": ["server", *sites] if sites else ["@ALL"]})
         _edit_server(out, rounds, len(sites) if sites else None)
@@ -61,14 +61,25 @@ def render(
             name_run(out, run, must_exist=continues)
         if begin:
             _edit_persistor(out, begin=begin)
-    except UserFault:
-        shutil.rmtree(out)
-        raise
-    if code:
-        _copy_code(out, config)
-    elif sites:
-        (out / "app/custom").mkdir()
-        (out / "app/custom/README.md").write_text(SIGN)
+        if code:
+            _copy_code(out, config)
+        elif sites:
+            (out / "app/custom").mkdir()
+            (out / "app/custom/README.md").write_text(SIGN)
+    except (UserFault, OSError) as fault:
+        shutil.rmtree(out, ignore_errors=True)
+        if isinstance(fault, UserFault):
+            raise
+        raise UserFault(
+            expected=f"to write a job to {out}", came=_reason(fault), do="free space, or name another folder"
+        ) from None
+
+
+def _reason(error: OSError) -> str:
+    """In short; of many files that could not be copied, of the first."""
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
+        return str(error.args[0][0][-1])
+    return error.strerror or str(error)
 
 
 def _copy_code(out: Path, config: Config) -> None:

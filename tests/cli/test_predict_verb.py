@@ -37,6 +37,30 @@ def test_a_wrong_number_of_names_is_told_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        (["--batch", "0"], "--batch above 0"),
+        (["--batch", "-1"], "--batch above 0"),
+        (["--device", "gpu"], "came gpu"),
+        (["--device", "cuda:77"], "came cuda:77"),
+        (["--device", "meta"], "came meta"),
+    ],
+)
+def test_an_option_that_cannot_be_is_told_before_anything_is_written(
+    trained_site: Site,
+    trained_model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    option: list[str],
+    told: str,
+) -> None:
+    source = str(trained_site.data["test"].slices[0].image)
+    assert main(["predict", source, str(tmp_path / "out"), "--model", str(trained_model), *option]) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.long
 def test_memory_does_not_grow_with_the_number_of_files(trained_model: Path, trained_site: Site, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()

@@ -1,7 +1,9 @@
 """The doctor: what it counts is exact, what it tries is real, what is amiss it names."""
 
+import errno
 import json
 import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +13,11 @@ from conftest import ROOT, TINY, tiny
 from pfedsam.cli import main
 from pfedsam.config import Config, from_dict, to_dict
 from pfedsam.data.synthetic import write_site
-from pfedsam.doctor import checks, needs
-from pfedsam.doctor.examine import Here, examine
+from pfedsam.doctor import checks, memory, needs
+from pfedsam.doctor.examine import Here, answer, examine
 from pfedsam.doctor.needs import Setting
 from pfedsam.doctor.trial import Request, Trial, tried
+from pfedsam.errors import UserFault
 from pfedsam.federation import Plan, federate
 from pfedsam.jobs import read_job, render
 from pfedsam.site import Places
@@ -151,6 +154,48 @@ def test_every_site_that_a_simulated_job_names_must_have_data(
 def test_a_wrong_number_is_told_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", str(ROOT / "jobs/pfedsam"), "--sites", "0"]) == 2
     assert "--sites above 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["no folder", "full"])
+def test_a_temporary_folder_that_takes_nothing_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    if what == "full":
+        (tmp_path / "temporary").mkdir()
+        monkeypatch.setattr("pfedsam.doctor.examine.write_site", full)
+    with pytest.raises(UserFault, match=f"{tmp_path}/temporary.*TMPDIR"):
+        examine(tiny(), Here(None, None, tmp_path, threads=1, seconds=0.5), Setting(2, flare=False))
+
+
+def test_a_trial_that_left_no_word_is_told_with_the_room_that_there_was(tmp_path: Path) -> None:
+    (tmp_path / "request-0.log").write_text("")
+    with pytest.raises(UserFault, match=f"free in {tmp_path}"):
+        answer(tmp_path / "request-0.json")
+
+
+@pytest.mark.parametrize(
+    ("files", "free"),
+    [
+        ({}, 1000),
+        ({"memory.max": "max", "memory.current": "7"}, 1000),
+        ({"memory.max": "900", "memory.current": "300"}, 600),
+        ({"memory.max": "900", "memory.current": "300", "memory.stat": "anon 1\ninactive_file 100\n"}, 700),
+        ({"memory.max": "5000", "memory.current": "300"}, 1000),
+        ({"memory.max": "100", "memory.current": "300"}, 0),
+        ({"memory/memory.limit_in_bytes": "900", "memory/memory.usage_in_bytes": "300"}, 600),
+        ({"memory/memory.limit_in_bytes": "9223372036854771712", "memory/memory.usage_in_bytes": "300"}, 1000),
+        ({"memory.max": "nonsense", "memory.current": "300"}, 1000),
+    ],
+)
+def test_in_a_container_memory_is_what_its_limit_leaves(tmp_path: Path, files: dict[str, str], free: int) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    assert memory.free(1000, tmp_path) == free
 
 
 @pytest.mark.long

@@ -1,6 +1,9 @@
 """MONAI runs the bundle, and its masks are the model's."""
 
+import errno
 import json
+import shutil
+import sys
 from pathlib import Path
 
 import monai.bundle
@@ -9,10 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
+from conftest import tiny
+from pfedsam.cli import main
 from pfedsam.data import reader
 from pfedsam.errors import UserFault
 from pfedsam.export.bundle import Labels, write_bundle
 from pfedsam.export.model import load
+from pfedsam.files import pack
+from pfedsam.site import initial_shared
 
 REQUIRED = (  # what MONAI's schema of metadata asks for, and for each tensor in network_data_format
     *("schema", "version", "monai_version", "pytorch_version", "numpy_version", "required_packages_version"),
@@ -77,3 +84,49 @@ def test_the_likeliest_of_overlapping_classes_is_written() -> None:
 def test_a_folder_that_exists_is_left_alone(model_file: Path, tmp_path: Path) -> None:
     with pytest.raises(UserFault, match="a folder that does not exist yet"):
         write_bundle(model_file, tmp_path, "personal", "")
+
+
+def test_a_disk_that_fills_leaves_no_half_bundle(
+    model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(UserFault, match="No space left"):
+        write_bundle(model_file, tmp_path / "new/bundle", "personal", "")
+    assert not list(tmp_path.rglob("*bundle*"))
+
+
+@pytest.mark.parametrize(
+    ("bundle", "branch", "told"), [("file/bundle", "global", "file/bundle"), ("bundle", "personal", "came personal")]
+)
+def test_a_bundle_that_cannot_be_is_told_before_the_model_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], bundle: str, branch: str, told: str
+) -> None:
+    config = tiny()
+    shared, base = initial_shared(config)
+    facts = {"run": "run", "config": config.digest(), "base": base, "settings": config.text(), "round": "1"}
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/shared.safetensors").write_bytes(pack(shared, facts))
+    (tmp_path / "file").write_text("no folder")
+    out = tmp_path / "model.safetensors"
+    command = ["export", str(tmp_path), "--out", str(out), "--bundle", str(tmp_path / bundle), "--branch", branch]
+    assert main(command) == 2
+    assert told in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "models"]
+
+
+def test_a_bundle_without_monai_is_told_before_the_model_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny()
+    shared, base = initial_shared(config)
+    facts = {"run": "run", "config": config.digest(), "base": base, "settings": config.text(), "round": "1"}
+    (tmp_path / "shared.safetensors").write_bytes(pack(shared, facts))
+    monkeypatch.delitem(sys.modules, "pfedsam.export.bundle")
+    monkeypatch.setitem(sys.modules, "monai", None)
+    command = ["export", str(tmp_path), "--shared", str(tmp_path / "shared.safetensors")]
+    assert main([*command, "--out", str(tmp_path / "m.safetensors"), "--bundle", str(tmp_path / "b")]) == 2
+    assert "pfedsam[bundle]" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["shared.safetensors"]

@@ -1,6 +1,7 @@
 """The verb finds a run's parts where runs leave them, refuses what does not belong together, and writes a card."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,52 @@ def test_a_site_without_results_json_scores_from_its_own_cases(workspace: Path, 
         f"| personal | {record['final']['sites']['site-1']['personal']['dice']:.3f} |"
         in out.with_suffix(".md").read_text()
     )
+
+
+@pytest.mark.parametrize(
+    ("facts", "shown"),
+    [
+        ({"round": "1"}, True),
+        ({"round": "0"}, False),
+        ({"round": "1", "val_dice": "0.5"}, False),
+        ({"run": "b"}, False),
+    ],
+)
+def test_the_card_shows_scores_of_the_tested_shared_part_alone(
+    workspace: Path, tmp_path: Path, facts: dict[str, str], shown: bool
+) -> None:
+    tensors, own = unpack((workspace / "server/simulate_job/models/shared.safetensors").read_bytes())
+    (tmp_path / "other.safetensors").write_bytes(pack(tensors, own | facts))
+    out = tmp_path / "model.safetensors"
+    assert main(["export", str(workspace), "--shared", str(tmp_path / "other.safetensors"), "--out", str(out)]) == 0
+    text = out.with_suffix(".md").read_text()
+    assert ("| global |" in text) is shown
+    assert ("not tested" in text) is not shown
+
+
+def test_a_site_s_own_scores_are_not_those_of_another_file_of_shared_tensors(workspace: Path, tmp_path: Path) -> None:
+    best, own = tmp_path / "best.safetensors", workspace / "site-1/simulate_job/pfedsam"
+    tensors, facts = unpack((workspace / "server/simulate_job/models/shared.safetensors").read_bytes())
+    best.write_bytes(pack(tensors, facts | {"round": "0", "val_dice": "0.5"}))
+    assert main(["export", str(own), "--shared", str(best), "--out", str(tmp_path / "model.safetensors")]) == 0
+    assert "not tested" in (tmp_path / "model.md").read_text()
+
+
+def test_case_scores_of_another_run_are_not_shown(workspace: Path, tmp_path: Path) -> None:
+    own = shutil.copytree(workspace / "site-1/simulate_job/pfedsam", tmp_path / "own")
+    kept = json.loads((own / "cases.json").read_text())
+    (own / "cases.json").write_text(json.dumps(kept | {"run": "another"}))
+    assert main(["export", str(own), "--out", str(tmp_path / "model.safetensors")]) == 0
+    assert "No scores at hand" in (tmp_path / "model.md").read_text()
+
+
+@pytest.mark.parametrize("folder", ["site-1/simulate_job", "site-1/simulate_job/pfedsam"])
+def test_a_hospital_s_own_folder_gives_its_global_branch(workspace: Path, tmp_path: Path, folder: str) -> None:
+    out = tmp_path / "model.safetensors"
+    assert main(["export", str(workspace / folder), "--global-only", "--out", str(out)]) == 0
+    assert read_facts(out).branches == ("global",)
+    assert read_facts(out).origin.site == ""
+    assert "site-1" not in out.with_suffix(".md").read_text() + str(facts_of(out))
 
 
 def test_with_its_base_the_file_says_so(workspace: Path, tmp_path: Path) -> None:

@@ -64,6 +64,18 @@ def test_a_changed_round_is_found_by_the_seal_and_a_resealed_one_by_the_results(
     assert failed(changed(model_file, path, reseal=True, run="another"), results) == ["round"]
 
 
+@pytest.mark.parametrize("round_", ["", "1"])
+def test_another_run_s_results_are_told_whatever_the_round(
+    model_file: Path, tmp_path: Path, results: Path, round_: str
+) -> None:
+    path = changed(model_file, tmp_path / "other.safetensors", reseal=True, run="another", round=round_)
+    assert failed(path, results) == ["round"]
+    record = json.loads(results.read_text())
+    results.write_text(json.dumps(record | {"base_hash": "0" * 64}))
+    path = changed(model_file, tmp_path / "base.safetensors", reseal=True, round=round_)
+    assert failed(path, results) == ["base"]
+
+
 def test_swapped_settings_are_found(model_file: Path, tmp_path: Path, results: Path) -> None:
     path, other = tmp_path / "settings.safetensors", tiny(reading="R2")
     assert failed(changed(model_file, path, reseal=True, settings=other.text())) == ["settings", "names and shapes"]

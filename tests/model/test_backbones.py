@@ -1,7 +1,10 @@
+import errno
+import os
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from segment_anything.modeling import ImageEncoderViT
 
 from pfedsam.errors import UserFault
@@ -103,6 +106,56 @@ def test_a_known_file_is_converted_once_and_then_preferred(tmp_path: Path, monke
     source.unlink()
     assert weights.locate("vit_b", tmp_path) == target
     assert torch.equal(weights.read("vit_b", tmp_path)["x"], torch.arange(3.0))
+
+
+@pytest.fixture
+def converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A known file's conversion, the file itself gone."""
+    source = tmp_path / "sam_vit_b_01ec64.pth"
+    torch.save({"x": torch.arange(300.0)}, source)
+    known = weights.WeightFile(source.name, weights.sha256(source), weights.SAM)
+    monkeypatch.setitem(weights.KNOWN, "vit_b", (known,))
+    target = weights.convert(source)
+    source.unlink()
+    return target
+
+
+@pytest.mark.parametrize("size", [0, 6, 40, 600])
+def test_a_cut_conversion_is_to_be_converted_again(converted: Path, size: int) -> None:
+    converted.write_bytes(converted.read_bytes()[:size])
+    with pytest.raises(UserFault, match="delete it and run: pfedsam convert"):
+        weights.locate("vit_b", converted.parent)
+    with pytest.raises(UserFault, match="delete it and run: pfedsam convert"):
+        weights.read("vit_b", converted.parent)
+
+
+def test_a_changed_value_in_a_conversion_is_found_when_it_is_read(converted: Path) -> None:
+    data = bytearray(converted.read_bytes())
+    data[-2] ^= 1
+    converted.write_bytes(data)
+    assert weights.locate("vit_b", converted.parent) == converted
+    with pytest.raises(UserFault, match="delete it and run: pfedsam convert"):
+        weights.read("vit_b", converted.parent)
+
+
+def test_a_conversion_of_an_earlier_version_is_still_read(converted: Path) -> None:
+    known = weights.KNOWN["vit_b"][0]
+    facts = {"source": known.name, "source_sha256": known.sha256}
+    save_file({"x": torch.arange(3.0)}, converted, metadata=facts)
+    assert torch.equal(weights.read("vit_b", converted.parent)["x"], torch.arange(3.0))
+
+
+def test_a_conversion_that_finds_the_disk_full_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    source = tmp_path / "sam_vit_b_01ec64.pth"
+    torch.save({"x": torch.arange(3.0)}, source)
+    monkeypatch.setitem(weights.KNOWN, "vit_b", (weights.WeightFile(source.name, weights.sha256(source), ""),))
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserFault, match="No space left"):
+        weights.convert(source)
+    assert list(tmp_path.iterdir()) == [source]
 
 
 @pytest.mark.parametrize("size", [256, 512, 1024])

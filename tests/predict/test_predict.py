@@ -1,5 +1,6 @@
 """Masks come in the format, size and place of what was given, and are those of the final test."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,14 +14,16 @@ from data.dicoms import SAGITTAL, several_frames, write_series
 from nibabel import orientations
 from numpy.typing import NDArray
 from PIL import Image
+from pydicom.uid import DigitalXRayImageStorageForPresentation
 
 from pfedsam.data.dicom import read_series
 from pfedsam.data.volume import read_nifti
 from pfedsam.errors import UserFault
 from pfedsam.export.model import Predictor, load
-from pfedsam.predict.items import find
-from pfedsam.predict.masks import Way, segment
+from pfedsam.predict.items import Item, find
+from pfedsam.predict.masks import Found, Way, segment
 from pfedsam.predict.run import Done, predict
+from pfedsam.predict.written import write
 from pfedsam.site import Site
 from pfedsam.train.evaluate import find as found_in_the_test
 
@@ -100,15 +103,39 @@ def test_a_nifti_s_mask_has_its_geometry_and_does_not_depend_on_how_it_is_stored
     assert np.array_equal(np.asarray(mask.as_reoriented(back).dataobj), expected)
 
 
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
 def test_nothing_of_a_nifti_s_header_that_may_name_a_patient_comes_out(
-    model: Predictor, volume: NDArray[np.float32], tmp_path: Path
+    model: Predictor, volume: NDArray[np.float32], tmp_path: Path, kind: type
 ) -> None:
-    source = nibabel.Nifti1Image(volume, LPS)
-    source.header["descrip"] = b"Doe, Jane"
+    source = kind(volume, LPS)
+    texts = [name for name, (of, *_) in source.header.structarr.dtype.fields.items() if of.kind == "S"]
+    assert {"descrip", "intent_name"} < set(texts)
+    for name in texts:
+        if name != "magic":
+            source.header[name] = b"Doe, Jane"
+    source.header["intent_code"] = 1005
     source.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"Doe, Jane"))
     source.to_filename(tmp_path / "a.nii")
     run(model, tmp_path / "a.nii", tmp_path / "out")
+    mask = nibabel.load(tmp_path / "out/a.nii").header
+    assert {name: mask[name].item() for name in texts} == dict.fromkeys(texts, b"") | {
+        "magic": source.header["magic"].item(),
+        "descrip": b"pfedsam",
+    }
+    assert mask["intent_code"] == 0
     assert b"Doe" not in (tmp_path / "out/a.nii").read_bytes()
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif", ".bmp"])
+def test_a_picture_of_class_numbers_holds_every_class(tmp_path: Path, ending: str) -> None:
+    labels = np.arange(21, dtype=np.uint8).reshape(3, 7)
+    item = Item("picture", (tmp_path / f"a{ending}",), Path("a"))
+    found = Found(labels[..., None], np.zeros((20, 3, 7, 1), bool), None)
+    write(tmp_path / "out", item, found, ["class"] * 20, again=False)
+    picture = Image.open(tmp_path / f"out/a{ending}")
+    assert np.array_equal(np.asarray(picture), labels)
+    colours = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+    assert [colour.any() for colour in colours] == [False] + [True] * 20, "black is the background's alone"
 
 
 @pytest.mark.parametrize("odd", ["one slice", "a fourth axis of one"])
@@ -247,13 +274,96 @@ def test_files_whose_masks_would_be_one_file_are_refused_and_named_before_anythi
     assert not (tmp_path / "out/a.png").exists()
 
 
+def mixed(folder: Path, sources: dict[str, list[Path]]) -> None:
+    """The files of several series in one folder."""
+    folder.mkdir(exist_ok=True)
+    for name, files in sources.items():
+        for file in files:
+            file.rename(folder / f"{name}{file.name}")
+
+
 def test_two_series_in_one_folder_are_two_masks(model: Predictor, volume: NDArray[np.float32], tmp_path: Path) -> None:
-    for name in "ab":
-        for file in write_series(tmp_path / name, volume.astype(np.uint16)):
-            (tmp_path / "in").mkdir(exist_ok=True)
-            file.rename(tmp_path / "in" / f"{name}{file.name}")
+    mixed(tmp_path / "in", {name: write_series(tmp_path / name, volume.astype(np.uint16)) for name in "ab"})
     done = run(model, tmp_path / "in", tmp_path / "out")
-    assert sorted(d.files[0].name for d in done) == ["series-1.seg.dcm", "series-2.seg.dcm"]
+    assert len({d.files[0] for d in done}) == 2
+    assert all(re.fullmatch(r"series-[0-9a-f]{8}\.seg\.dcm", d.files[0].name) for d in done)
+
+
+def test_a_series_that_is_added_to_a_folder_gets_a_mask_and_the_others_keep_theirs(
+    model: Predictor, volume: NDArray[np.float32], tmp_path: Path
+) -> None:
+    mixed(tmp_path / "in", {name: write_series(tmp_path / name, volume[..., :2].astype(np.uint16)) for name in "bc"})
+    first = {d.item.files[0]: d.files[0] for d in run(model, tmp_path / "in", tmp_path / "out") if d.item}
+    mixed(tmp_path / "in", {"a": write_series(tmp_path / "a", volume[..., :2].astype(np.uint16))})
+    second = run(model, tmp_path / "in", tmp_path / "out")
+    (added,) = [d for d in second if d.files]
+    assert added.item
+    assert added.item.files[0].name.startswith("a")
+    assert added.files[0] not in first.values()
+    assert len(list((tmp_path / "out").iterdir())) == 3
+
+
+def test_single_dicom_files_of_one_folder_have_a_mask_each(
+    model: Predictor, volume: NDArray[np.float32], tmp_path: Path
+) -> None:
+    files = write_series(tmp_path / "in", volume[..., :2].astype(np.uint16))
+    written = [d.files[0].name for file in files for d in run(model, file, tmp_path / "out")]
+    assert written == [f"{file.stem}.seg.dcm" for file in files]
+
+
+def test_a_series_in_the_folder_one_stands_in_has_that_folder_s_name(
+    volume: NDArray[np.float32], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_series(tmp_path / "liver", volume.astype(np.uint16))
+    monkeypatch.chdir(tmp_path / "liver")
+    (item,) = find(Path())
+    assert isinstance(item, Item)
+    assert item.name == Path("liver")
+
+
+def test_a_mask_of_another_series_is_not_taken_for_that_of_the_one_that_stands_in_its_place_now(
+    model: Predictor, volume: NDArray[np.float32], tmp_path: Path
+) -> None:
+    write_series(tmp_path / "in/a", volume[..., :2].astype(np.uint16))
+    run(model, tmp_path / "in", tmp_path / "out")
+    before = (tmp_path / "out/a.seg.dcm").read_bytes()
+    write_series(tmp_path / "in/a", volume[..., :2].astype(np.uint16))
+    (done,) = run(model, tmp_path / "in", tmp_path / "out")
+    assert "--overwrite" in str(done.fault)
+    assert (tmp_path / "out/a.seg.dcm").read_bytes() == before
+
+
+X_RAY = {
+    **dict.fromkeys(("ImagePositionPatient", "ImageOrientationPatient", "FrameOfReferenceUID", "SliceThickness")),
+    **{"Modality": "DX", "SOPClassUID": DigitalXRayImageStorageForPresentation, "PixelSpacing": None},
+}
+
+
+def test_x_rays_of_one_series_are_taken_one_by_one(
+    model: Predictor, volume: NDArray[np.float32], tmp_path: Path
+) -> None:
+    files = write_series(tmp_path / "in/hand", volume[..., :2].astype(np.uint16), tags=X_RAY)
+    done = run(model, tmp_path / "in", tmp_path / "out")
+    assert [str(d.fault) for d in done if d.fault] == []
+    assert sorted(d.files[0] for d in done) == sorted(tmp_path / f"out/hand/{f.stem}.seg.dcm" for f in files)
+    for d in done:
+        seg = highdicom.seg.segread(d.files[0])
+        assert seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID == (
+            pydicom.dcmread(d.item.files[0]).SOPInstanceUID if d.item else None
+        )
+
+
+def test_a_slice_without_geometry_is_named_and_the_rest_of_its_series_comes_out(
+    model: Predictor, volume: NDArray[np.float32], tmp_path: Path
+) -> None:
+    files = write_series(tmp_path / "in/head", volume.astype(np.uint16))
+    lost = pydicom.dcmread(files[-1])
+    del lost.ImagePositionPatient
+    lost.save_as(files[-1])
+    done = run(model, tmp_path / "in", tmp_path / "out")
+    (fault,) = [str(d.fault) for d in done if d.fault]
+    assert str(files[-1]) in fault
+    assert [d.files[0].name for d in done if d.files] == ["head.seg.dcm"]
 
 
 def test_dicom_files_named_by_their_uid_are_one_series(
@@ -274,6 +384,21 @@ def test_what_is_there_already_is_kept_unless_told(
     (second,) = run(model, tmp_path / "in", tmp_path / "out")
     (third,) = run(model, tmp_path / "in", tmp_path / "out", again=True)
     assert (len(first.files), len(second.files), len(third.files)) == (1, 0, 1)
+
+
+def test_what_is_missing_beside_a_mask_is_written_and_the_mask_itself_kept(
+    model: Predictor, volume: NDArray[np.float32], tmp_path: Path
+) -> None:
+    nifti(tmp_path / "in/a.nii.gz", volume)
+    Image.fromarray(volume[..., 0].astype(np.uint8)).save(tmp_path / "in/b.png")
+    write_series(tmp_path / "in/c", volume.astype(np.uint16))
+    masks = [d.files[0] for d in run(model, tmp_path / "in", tmp_path / "out")]
+    before = [mask.read_bytes() for mask in masks]
+    likely = Way("personal", scale="percentile", probabilities=True)
+    more = run(model, tmp_path / "in", tmp_path / "out", likely)
+    assert [[f.name for f in d.files] for d in more] == [["a.prob-1.nii.gz"], ["b.prob-1.png"], ["c.prob.seg.dcm"]]
+    assert [mask.read_bytes() for mask in masks] == before
+    assert not any(d.files for d in run(model, tmp_path / "in", tmp_path / "out", likely))
 
 
 def test_the_source_is_never_written_over(model: Predictor, volume: NDArray[np.float32], tmp_path: Path) -> None:

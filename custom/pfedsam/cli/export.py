@@ -53,6 +53,9 @@ def serve(options: argparse.Namespace) -> None:
         options.folder, options.site, options.shared, options.store, options.settings, alone=options.global_only
     )
     source = gather(place)
+    branch = options.branch or source.facts.branches[-1]
+    if options.bundle:
+        _check_bundle(options.bundle, source.facts.branches, branch)
     base = build.backbone(source.facts.config.model, options.weights) if options.with_base else None
     save(options.out, source.facts, source.shared, source.private, base=base)
     facts = read_facts(options.out)
@@ -63,7 +66,7 @@ def serve(options: argparse.Namespace) -> None:
         "card": str(options.out.with_suffix(".md")),
         "branches": facts.branches,
     }
-    wrote |= _more(options, facts.branches, text)
+    wrote |= _more(options, branch, text)
     if options.json:
         say(wrote)
     else:
@@ -83,9 +86,21 @@ def _check_free(options: argparse.Namespace) -> None:
         )
 
 
-def _more(options: argparse.Namespace, branches: tuple[str, ...], text: str) -> dict[str, Any]:
+def _check_bundle(folder: Path, branches: tuple[str, ...], branch: str) -> None:
+    """Refuse a bundle that could not be, before model and card are written."""
+    from pfedsam.errors import UserFault
+
+    try:
+        from pfedsam.export.bundle import check
+    except ModuleNotFoundError as error:
+        raise UserFault(
+            expected="the packages that a bundle needs", came=f"no {error.name}", do="pip install 'pfedsam[bundle]'"
+        ) from None
+    check(branches, folder, branch)
+
+
+def _more(options: argparse.Namespace, branch: str, text: str) -> dict[str, Any]:
     """The graph and the bundle, where they are asked for."""
-    branch = options.branch or branches[-1]
     done: dict[str, Any] = {}
     works = [name for name in ("onnx", "bundle") if getattr(options, name)]
     for work in tracked(works, "exporting") if works else ():

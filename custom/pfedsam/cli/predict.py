@@ -39,6 +39,8 @@ def serve(options: argparse.Namespace) -> int:
     from pfedsam.predict.masks import Way
     from pfedsam.predict.run import predict
 
+    if options.batch < 1:
+        raise UserFault(expected="--batch above 0", came=str(options.batch), do="correct it")
     items = list(console.tracked(find(options.source, options.out), "looking"))
     model = load(options.model, options.weights, options.cache, device=options.device)
     branch = options.branch or model.branches[-1]

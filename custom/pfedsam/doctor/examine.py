@@ -17,7 +17,7 @@ import psutil
 
 from pfedsam.config import Config, to_dict
 from pfedsam.data.synthetic import write_site
-from pfedsam.doctor import checks, needs
+from pfedsam.doctor import checks, memory, needs
 from pfedsam.doctor.checks import Check
 from pfedsam.doctor.needs import Bytes, Disk, Memory, Seconds, Setting
 from pfedsam.doctor.trial import Request, Trial
@@ -113,7 +113,7 @@ def examine(
     room = needs.memory(config, trial, setting, first_start)
     files = needs.disk(config, trial, setting, base)
     found += [
-        checks.room("memory", max(room.all, room.first_start), psutil.virtual_memory().available),
+        checks.room("memory", max(room.all, room.first_start), memory.free(psutil.virtual_memory().available)),
         checks.room("disk", files.all, shutil.disk_usage(_existing(here.store)).free),
     ]
     return Diagnosis(
@@ -132,7 +132,29 @@ def examine(
 
 
 def _try(config: Config, here: Here, setting: Setting, told: Callable[[str], None]) -> tuple[Trial, int, int]:
-    """The trial; bytes of the prepared base model; bytes of memory of the process that prepared it."""
+    """The trial; bytes of the prepared base model; bytes of memory of the process that prepared it.
+
+    Raises:
+        UserFault: it does not work, or the system's folder for temporary files is full or cannot be written to.
+    """
+    try:
+        return _tried(config, here, setting, told)
+    except OSError as error:
+        raise UserFault(
+            expected=f"room for a small run in {_temporary()}",
+            came=error.strerror or str(error),
+            do="free space there, or name another folder in TMPDIR",
+        ) from None
+
+
+def _temporary() -> str:
+    try:
+        return tempfile.gettempdir()
+    except OSError:
+        return os.environ.get("TMPDIR", "a folder for temporary files")
+
+
+def _tried(config: Config, here: Here, setting: Setting, told: Callable[[str], None]) -> tuple[Trial, int, int]:
     with tempfile.TemporaryDirectory(prefix="pfedsam_doctor_") as place:
         folder = Path(place)
         data = here.data or _drawn(folder / "data", here.site, config)
@@ -174,20 +196,28 @@ def _run(requests: list[Request], folder: Path, flare: bool) -> list[Trial]:
     finally:
         for process in live:
             process.kill()
-    return [_answer(path) for path in paths]
+    return [answer(path) for path in paths]
 
 
-def _answer(path: Path) -> Trial:
-    answer = path.with_suffix(".answer")
-    if not answer.exists():
-        said = path.with_suffix(".log").read_text().strip().splitlines()
+def answer(request: Path) -> Trial:
+    """What the process of a request measured.
+
+    Raises:
+        UserFault: it left no answer; with its last word.
+    """
+    path = request.with_suffix(".answer")
+    if not path.exists():
+        said = request.with_suffix(".log").read_text().strip().splitlines()
+        room = checks.gigabytes(shutil.disk_usage(request.parent).free)
         raise UserFault(
             expected="a small run of this configuration to work",
-            came=said[-1] if said else "a process that was killed, perhaps for memory",
+            came=said[-1]
+            if said
+            else f"a process that was killed, perhaps for memory; {room} free in {request.parent}",
             do="mend what it says; if memory ran out, lower train.batch_size or model.image_size",
         )
-    found = Trial(**json.loads(answer.read_text()))
-    answer.unlink()
+    found = Trial(**json.loads(path.read_text()))
+    path.unlink()
     return found
 
 

@@ -1,5 +1,6 @@
 """A MONAI bundle around an exported model, and the parts that its configuration names."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -109,21 +110,49 @@ def write_bundle(model: Path, folder: Path, branch: str, card: str) -> None:
         card: the model's card, for the bundle's README.
 
     Raises:
-        UserFault: the folder exists, or the file is no exported model or lacks the branch.
+        UserFault: as `check`; the file is no exported model; or the disk is full. No half bundle is left.
     """
     facts = read_facts(model)
-    if branch not in facts.branches:
+    check(facts.branches, folder, branch)
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        (beside / MODEL).parent.mkdir(parents=True)
+        shutil.copyfile(model, beside / MODEL)
+        write_json(beside / "configs/metadata.json", metadata(facts))
+        write_json(beside / "configs/inference.json", inference(facts.config, branch))
+        write_atomic(beside / "docs/README.md", _readme(card, whole=facts.whole).encode())
+        write_atomic(beside / "LICENSE", LICENCE.encode())
+        beside.rename(folder)
+    except OSError as error:
         raise UserFault(
-            expected=f"a branch of {model.name} ({', '.join(facts.branches)})", came=branch, do="correct it"
-        )
+            expected=f"to write a bundle to {folder}",
+            came=error.strerror or str(error),
+            do="free space, or name another",
+        ) from None
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def check(branches: tuple[str, ...], folder: Path, branch: str) -> None:
+    """Refuse what would make no bundle, before anything is written.
+
+    Args:
+        branches: that the model holds.
+
+    Raises:
+        UserFault: the model lacks the branch, the folder exists, or none can be made there.
+    """
+    if branch not in branches:
+        raise UserFault(expected=f"a branch that the model holds ({', '.join(branches)})", came=branch, do="correct it")
     if folder.exists():
         raise UserFault(expected="a folder that does not exist yet", came=str(folder), do="remove it or name another")
-    (folder / MODEL).parent.mkdir(parents=True)
-    shutil.copyfile(model, folder / MODEL)
-    write_json(folder / "configs/metadata.json", metadata(facts))
-    write_json(folder / "configs/inference.json", inference(facts.config, branch))
-    write_atomic(folder / "docs/README.md", _readme(card, whole=facts.whole).encode())
-    write_atomic(folder / "LICENSE", LICENCE.encode())
+    above = next(place for place in folder.absolute().parents if place.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise UserFault(
+            expected=f"a place where the folder {folder} can be made",
+            came=f"{above}, " + ("which forbids writing" if above.is_dir() else "which is no folder"),
+            do="name another",
+        )
 
 
 def metadata(facts: Facts) -> dict[str, Any]:

@@ -50,7 +50,9 @@ def means(source: Source, site: str, folder: Path | None = None) -> dict[str, Ro
     final = source.results.get("final", {})
     if not site:
         return {role: row for role, row in final.get("mean", {}).items() if _any(row)}
-    rows: dict[str, Row] = final.get("sites", {}).get(site) or (_own(folder, site) if folder else {})
+    rows: dict[str, Row] = final.get("sites", {}).get(site) or (
+        _own(folder, site, source.facts.origin.run) if folder else {}
+    )
     return {role: row for role, row in rows.items() if row and _any(row)}
 
 
@@ -91,6 +93,12 @@ def _data(source: Source, facts: Facts) -> tuple[str, ...]:
 
 
 def _scores(source: Source, facts: Facts, folder: Path | None) -> tuple[str, ...]:
+    if not source.tested:
+        return (
+            "## Test",
+            "",
+            "- This model was not tested, as the run's final test was of another shared part: test it.",
+        )
     rows = means(source, facts.origin.site, folder)
     if not rows:
         return "## Test", "", "- No scores at hand: test it on your own images before you use it."
@@ -157,16 +165,19 @@ def _slices(results: dict[str, Any]) -> dict[str, int]:
     return {site: row["samples"] for entry in results.get("rounds", []) for site, row in entry["sites"].items()}
 
 
-def _own(folder: Path, site: str) -> dict[str, Row]:
-    """A site's means out of the scores that it keeps of its final test."""
+def _own(folder: Path, site: str, run: str) -> dict[str, Row]:
+    """A site's means out of the scores that it keeps of its final test in that run."""
     for path in (
         folder / "cases.json",
         folder / "pfedsam/cases.json",
         folder / site / "simulate_job/pfedsam/cases.json",
     ):
         try:
-            scores = json.loads(path.read_text())["scores"]
+            kept = json.loads(path.read_text())
+            scores = kept["scores"]
         except (OSError, ValueError, KeyError):
+            continue
+        if run and kept.get("run", run) != run:
             continue
         return {role: summary([CaseScore(**row) for row in rows]) for role, rows in scores.items()}
     return {}

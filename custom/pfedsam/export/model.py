@@ -135,12 +135,13 @@ def load(
         precision: another number format than training's, e.g. "fp32".
 
     Raises:
-        UserFault: the file is damaged, changed, of another kind or a newer format; the base is another or missing.
+        UserFault: the file is damaged, changed, of another kind or a newer format; the base is another or missing;
+            there is no such device.
     """
     facts = read_facts(path)
     if precision is not None:
         facts = replace(facts, config=with_precision(facts.config, precision))
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    where = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     shared, private, state = read_tensors(path)
     method = methods.get(facts.config.method)
     parts = _base(facts, state, (weights, cache), rounded(method, where, facts.config))
@@ -189,6 +190,21 @@ def check(config: Config, shared: Tensors, private: Tensors | None) -> None:
 def with_precision(config: Config, precision: Precision) -> Config:
     """The settings with another number format to compute in."""
     return replace(config, train=replace(config.train, precision=precision))
+
+
+def _usable(device: torch.device | str) -> torch.device:
+    """The device, after a first value went there and back."""
+    try:
+        where = torch.device(device)
+        torch.zeros(1, device=where).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        why = next(iter(str(error).splitlines()), "").split(". ")[0]
+        raise UserFault(
+            expected="a device that torch can use here, such as cpu or cuda:0",
+            came=f"{device} ({why})",
+            do="correct --device, or leave it out",
+        ) from None
+    return where
 
 
 def _base(facts: Facts, state: Tensors, places: tuple[Path | None, Path | None], round_: bool) -> Backbone:

@@ -48,12 +48,14 @@ class Source:
         facts: for `export.model.save`.
         shared, private: the tensors; None: no private part.
         results: the run's results.json; empty where the site has none.
+        tested: whether the run's final test was of this shared part, as far as its file says.
     """
 
     facts: Facts
     shared: Tensors
     private: Tensors | None
     results: dict[str, Any] = field(default_factory=dict)
+    tested: bool = True
 
 
 def gather(place: Place) -> Source:
@@ -79,7 +81,9 @@ def gather(place: Place) -> Source:
             came="none",
             do="name the site with --site, on its own machine",
         )
-    return Source(Facts(config, digest, origin, roles, settings=settings), shared, private, results)
+    return Source(
+        Facts(config, digest, origin, roles, settings=settings), shared, private, results, _tested(known, results)
+    )
 
 
 def read(path: Path) -> tuple[Tensors, dict[str, str]]:
@@ -99,10 +103,13 @@ def _shared(place: Place) -> tuple[Tensors, dict[str, str]]:
     """The shared part: the file that is named, else as the site tested it, else the server's last."""
     if place.shared is not None:
         return read(place.shared)
-    for path in (*_site_paths(place, SHARED), *(place.folder / f / "models" / SHARED for f in SERVER_FOLDERS)):
+    own, servers = _site_paths(place, SHARED), [place.folder / f / "models" / SHARED for f in SERVER_FOLDERS]
+    for path in (*servers, *own) if place.alone else (*own, *servers):
         if path.is_file():
             return read(path)
-    if any(SETTINGS in facts_of(path) for path in _site_paths(place, PRIVATE)):  # a method that shares nothing
+    if not place.alone and any(
+        SETTINGS in facts_of(path) for path in _site_paths(place, PRIVATE)
+    ):  # a method that shares nothing
         return {}, {}
     raise UserFault(
         expected=f"a run's {SHARED} below {place.folder}",
@@ -184,6 +191,14 @@ def _round(known: dict[str, str], results: dict[str, Any], run: str) -> int | No
     return _number(known.get("round", last))
 
 
+def _tested(known: dict[str, str], results: dict[str, Any]) -> bool:
+    """What a site tested names no round; what the server wrote names one, which then must be the run's last."""
+    run, rounds = results.get("run"), results.get("rounds") or []
+    if "val_dice" in known or (run and known.get("run", run) != run):
+        return False
+    return "round" not in known or (bool(rounds) and str(rounds[-1]["round"]) == known["round"])
+
+
 def _results(folder: Path) -> dict[str, Any]:
     found = (folder / f / "results.json" for f in SERVER_FOLDERS)
     return next((read_json(path) for path in found if path.is_file()), {})
@@ -191,8 +206,6 @@ def _results(folder: Path) -> dict[str, Any]:
 
 def _site_paths(place: Place, name: str) -> list[Path]:
     """Files of that name that are a site's: its header says whose."""
-    if place.alone:
-        return []
     paths = (place.folder / f.format(site=place.site) / name for f in SITE_FOLDERS if place.site or "{" not in f)
     return [p for p in paths if p.is_file() and facts_of(p).get("site") in ((place.site,) if place.site else _any(p))]
 

@@ -111,11 +111,11 @@ def _round(subject: Subject) -> Check:
         subject.lines.get("round", ""),
         [str(entry["round"]) for entry in subject.results.get("rounds", [])],
     )
-    if not rounds or not number:
-        return Check("round", None, f"{number or 'unknown'}; " + ("no results.json at hand" if not rounds else ""))
     run, theirs = subject.lines.get("run"), subject.results.get("run")
     if run and theirs and run != theirs:
         return Check("round", False, f"of run {run}, results.json is of {theirs}")
+    if not rounds or not number:
+        return Check("round", None, f"{number or 'unknown'}; " + ("no results.json at hand" if not rounds else ""))
     last = subject.kind == "shared" and "val_dice" not in subject.lines
     allowed = rounds[-1:] if last else rounds
     why = f"{number}, " + ("as in results.json" if number in allowed else f"the run's rounds end with {rounds[-1]}")
@@ -135,7 +135,9 @@ def _parts(subject: Subject) -> Check:
 
 
 def _base(subject: Subject) -> Check:
-    said = subject.lines.get("base", "")
+    said, theirs = subject.lines.get("base", ""), str(subject.results.get("base_hash") or "")
+    if said and theirs and said != theirs:
+        return Check("base", False, f"{said[:12]}, that of the run in results.json is {theirs[:12]}")
     if subject.config is None:
         return Check("base", None, "needs the settings")
     if subject.tensors and (state := below(BASE, subject.tensors)):

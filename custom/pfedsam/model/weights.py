@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from pfedsam.errors import UserFault
+from pfedsam.files import digest, facts_of, pack, write_atomic
 
 ASSETS = Path(__file__).parent.parent / "assets"
 ENVIRONMENT = "PFEDSAM_WEIGHTS"
+DIGEST = "payload_sha256"  # as `files.pack` notes it
 SAM = "https://github.com/facebookresearch/segment-anything#model-checkpoints"
 MOBILE_SAM = "https://github.com/ChaoningZhang/MobileSAM (weights/mobile_sam.pt)"
 
@@ -56,14 +58,27 @@ def read(backbone: str, folder: str | Path | None = None) -> dict[str, Tensor]:
         folder: where the file lies; None reads the environment variable PFEDSAM_WEIGHTS.
 
     Raises:
-        UserFault: the file is missing, or is not the known one.
+        UserFault: the file is missing, damaged, or not the known one.
     """
-    state = load_any(locate(backbone, folder))
+    path = locate(backbone, folder)
+    try:
+        state = load_any(path)
+    except (SafetensorError, OSError) as error:
+        raise _torn(path, str(error)) from None
+    noted = facts_of(path).get(DIGEST) if path.suffix == ".safetensors" else None  # none in files made by others
+    if noted and noted != digest(state):
+        raise _torn(path, "tensors that do not fit the checksum in it")
     return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
 
 
 def locate(backbone: str, folder: str | Path | None = None) -> Path:
-    """The checked path of a backbone's weight file (a converted copy beside the original wins)."""
+    """The checked path of a backbone's weight file (a converted copy beside the original wins).
+
+    Of a converted copy only the header is looked at, which is quick; `read` checks its tensors.
+
+    Raises:
+        UserFault: the file is missing, damaged, or not the known one.
+    """
     if backbone == "demo":
         return ASSETS / "demo_sam.safetensors"
     where = folder or os.environ.get(ENVIRONMENT)
@@ -102,10 +117,10 @@ def load_any(path: Path) -> dict[str, Tensor]:
 
 
 def convert(source: Path) -> Path:
-    """Write the known torch file `source` as safetensors beside it, its origin in the header.
+    """Write the known torch file `source` as safetensors beside it; the header has its origin and its tensors' digest.
 
     Raises:
-        UserFault: the file is not one of the known ones.
+        UserFault: the file is not one of the known ones, or the disk is full or forbids writing.
     """
     known = {w.name: w for files in KNOWN.values() for w in files}.get(source.name)
     if known is None or not source.is_file():
@@ -116,7 +131,7 @@ def convert(source: Path) -> Path:
         )
     target = source.with_suffix(".safetensors")
     state = {k: v.contiguous() for k, v in load_any(_checked(source, known)).items()}
-    save_file(state, target, metadata={"source": known.name, "source_sha256": known.sha256})
+    write_atomic(target, pack(state, {"source": known.name, "source_sha256": known.sha256}))
     return target
 
 
@@ -127,7 +142,10 @@ def sha256(path: Path) -> str:
 
 
 def _checked(path: Path, known: WeightFile) -> Path:
-    came = sha256(path)
+    try:
+        came = sha256(path)
+    except OSError as error:
+        came = error.strerror or str(error)
     if came != known.sha256:
         raise UserFault(
             expected=f"{path} with sha256 {known.sha256}",
@@ -138,15 +156,28 @@ def _checked(path: Path, known: WeightFile) -> Path:
 
 
 def _checked_conversion(path: Path, known: WeightFile) -> Path:
-    with safe_open(path, "pt") as file:
-        origin = (file.metadata() or {}).get("source_sha256")
+    try:
+        with safe_open(path, "pt") as file:
+            origin = (file.metadata() or {}).get("source_sha256")
+    except (SafetensorError, OSError) as error:
+        raise _torn(path, str(error)) from None
     if origin != known.sha256:
         raise UserFault(
             expected=f"{path} converted from the file with sha256 {known.sha256}",
             came=str(origin),
-            do=f"delete it and run: pfedsam convert {path.with_name(known.name)}",
+            do=_again(path),
         )
     return path
+
+
+def _torn(path: Path, came: str) -> UserFault:
+    return UserFault(expected=f"whole weights in {path}", came=came, do=_again(path))
+
+
+def _again(path: Path) -> str:
+    names = [w.name for files in KNOWN.values() for w in files]
+    source = next((n for n in names if n != path.name and Path(n).with_suffix(".safetensors").name == path.name), None)
+    return f"delete it and run: pfedsam convert {path.with_name(source)}" if source else "copy or fetch it again"
 
 
 def _missing(backbone: str, where: str | Path | None) -> UserFault:

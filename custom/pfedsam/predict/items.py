@@ -1,5 +1,6 @@
 """What below a folder can be predicted: pictures, NIfTI volumes, DICOM series."""
 
+import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Iterator
@@ -78,10 +79,20 @@ def _in_folder(folder: Path, files: list[Path], source: Path) -> Iterator[Item |
             dicom.append(file)
         elif kind:
             yield Item(kind, (file,), file.relative_to(root).with_name(stem_of(file)))
-    yield from _series(folder, dicom, root)
+    if source.is_file():
+        yield from _series(dicom, Path(), stem_of(source))
+    else:
+        yield from _series(dicom, folder.relative_to(root), Path(os.path.abspath(folder)).name)
 
 
-def _series(folder: Path, files: list[Path], root: Path) -> Iterator[Item | UserFault]:
+def _series(files: list[Path], place: Path, alone: str) -> Iterator[Item | UserFault]:
+    """The items in DICOM files of one folder.
+
+    Args:
+        place: the folder's, below the source.
+        alone: the name of a series that is the only one. Of several each is named by its UID, not by its number:
+            a name that goes to another series once a file is added would pass off that series' mask as its own.
+    """
     series: dict[str, dict[Path, Any]] = defaultdict(dict)
     for file in files:
         head = header(file)
@@ -89,13 +100,39 @@ def _series(folder: Path, files: list[Path], root: Path) -> Iterator[Item | User
             yield _no_dicom(file)
         elif "Rows" in head and head.get("Modality") not in NO_IMAGE:
             series[str(head.get("SeriesInstanceUID", ""))][file] = head
-    place = folder.relative_to(root)
-    for number, heads in enumerate(series.values(), 1):
-        name = place / f"series-{number}" if len(series) > 1 else place if place.name else Path(root.name)
-        try:
-            yield Item("dicom", tuple(in_order(heads)), name)
-        except UserFault as fault:
-            yield fault
+    stacks = {uid: {file: head for file, head in heads.items() if _placed(head)} for uid, heads in series.items()}
+    several = sum(bool(placed) for placed in stacks.values()) > 1
+    for uid, placed in stacks.items():
+        yield from (_flat(file, place, placed) for file in series[uid] if file not in placed)
+        if placed:
+            yield from _stack(placed, place / _short(uid) if several else place.parent / alone)
+
+
+def _placed(head: Any) -> bool:
+    """Whether an image says where it lies; prepare goes by the same tags."""
+    return "ImagePositionPatient" in head or "PerFrameFunctionalGroupsSequence" in head
+
+
+def _flat(file: Path, place: Path, placed: dict[Path, Any]) -> Item | UserFault:
+    """An image without geometry, such as an X-ray, is an item of its own, unless others of its series have one."""
+    if not placed:
+        return Item("dicom", (file,), place / stem_of(file))
+    return UserFault(
+        expected=f"a position in each slice of a series, so in {file}",
+        came="no ImagePositionPatient, which others of its series have",
+        do="export the series again with its geometry",
+    )
+
+
+def _short(uid: str) -> str:
+    return f"series-{hashlib.sha256(uid.encode()).hexdigest()[:8]}"
+
+
+def _stack(heads: dict[Path, Any], name: Path) -> Iterator[Item | UserFault]:
+    try:
+        yield Item("dicom", tuple(in_order(heads)), name)
+    except UserFault as fault:
+        yield fault
 
 
 def _no_dicom(file: Path) -> UserFault:

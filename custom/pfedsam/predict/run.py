@@ -9,7 +9,7 @@ from pfedsam.errors import UserFault
 from pfedsam.export.model import Predictor
 from pfedsam.predict.items import Item
 from pfedsam.predict.masks import Way, segment
-from pfedsam.predict.written import FORMATS
+from pfedsam.predict.written import FORMATS, of_others, write
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Done:
 
     Attributes:
         item: None where the file could not even be taken for one.
-        files: what was written; empty where it was there already.
+        files: what was written; empty where all was there already.
         fault: why nothing could be written.
         pixels: of each class, summed over the slices.
     """
@@ -38,7 +38,7 @@ def predict(
 
     Args:
         names: of the classes, in order.
-        again: write anew what is there already.
+        again: write anew what is there already; else what of an item's files is there is kept.
     """
     every = list(items)
     rivals = _rivals([item for item in every if isinstance(item, Item)], out)
@@ -76,15 +76,26 @@ def _target(out: Path, item: Item) -> Path:
 
 def _one(model: Predictor, item: Item, out: Path, way: Way, names: list[str], again: bool) -> Done:
     form, target = FORMATS[item.kind], _target(out, item)
-    if target.exists() and not again:
-        return Done(item)
+    if not again and target.exists():
+        _check_same(target, item)
+        if all(path.exists() for path in form.files(target, len(names), probabilities=way.probabilities)):
+            return Done(item)
     if target in item.files:
         raise UserFault(
             expected="an output folder of its own", came=f"{out}, which holds {item.name}", do="name another"
         )
     found = segment(model, form.read(item), way)
-    written = form.write(target, item, found, names)
+    written = write(out, item, found, names, again=again)
     return Done(item, tuple(written), pixels=tuple(int(mask.sum()) for mask in found.masks))
+
+
+def _check_same(target: Path, item: Item) -> None:
+    if of_others(target, item):
+        raise UserFault(
+            expected=f"no mask of other images at {target}",
+            came="one, so that it was not written over",
+            do="name another output folder, or --overwrite",
+        )
 
 
 def _named(fault: UserFault, item: Item) -> UserFault:

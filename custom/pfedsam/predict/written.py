@@ -4,6 +4,8 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from PIL import Image
 from pydicom.uid import generate_uid
 
 import pfedsam
-from pfedsam.data.dicom import read_series
+from pfedsam.data.dicom import header, read_series
 from pfedsam.data.volume import Volume, read_nifti, read_picture
 from pfedsam.errors import UserFault
 from pfedsam.predict.items import Item
@@ -28,6 +30,11 @@ logging.getLogger("highdicom").setLevel(logging.ERROR)  # its warning at an empt
 TISSUE = CodedConcept("85756007", "SCT", "Tissue")
 LEARNED = CodedConcept("123109", "DCM", "Artificial Intelligence")
 COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")  # Okabe-Ito
+PALETTE = [  # of 256, as of fewer Pillow writes fewer bits a pixel than class numbers need; black is the background's
+    int(colour[i : i + 2], 16) for colour in (COLOURS[0], *islice(cycle(COLOURS[1:]), 255)) for i in (1, 3, 5)
+]
+SEG = ".seg.dcm"
+Save = Callable[[str], object]  # writes to a path
 
 
 @dataclass(frozen=True)
@@ -37,54 +44,89 @@ class Format:
     Attributes:
         read: the item's files as a volume.
         target: the mask's file, from the output folder's and the item's name.
-        write: labels, and probabilities where kept, to the target (and beside it).
+        likely: the files of the probabilities, from the mask's and the number of classes.
+        savers: what writes each file, the mask's first; of probabilities where they are kept.
     """
 
     read: Callable[[Item], Volume]
     target: Callable[[Path, Item], Path]
-    write: Callable[[Path, Item, Found, list[str]], list[Path]]
+    likely: Callable[[Path, int], list[Path]]
+    savers: Callable[[Item, Found, list[str]], list[Save]]
+
+    def files(self, target: Path, classes: int, *, probabilities: bool) -> list[Path]:
+        """All that belongs to one item, the mask first."""
+        return [target, *(self.likely(target, classes) if probabilities else ())]
 
 
-def write_picture(path: Path, item: Item, found: Found, names: list[str]) -> list[Path]:
-    """A picture of class numbers with a palette, so that a viewer shows colours; probabilities as 16-bit PNG."""
-    image = Image.fromarray(found.labels[..., 0])
-    image.putpalette([int(c[i : i + 2], 16) for c in COLOURS for i in (1, 3, 5)])
-    written = [_replace(path, image.save)]
-    if found.probabilities is not None:
-        for i, maps in enumerate(found.probabilities):
-            deep = Image.fromarray(np.rint(maps[..., 0] * 65535).astype(np.uint16))
-            written.append(_replace(_beside(path, i, ".png"), deep.save))
-    return written
-
-
-def write_nifti(path: Path, item: Item, found: Found, names: list[str]) -> list[Path]:
-    """Class numbers with the source's shape, affine and codes; probabilities as float32 files, one a class."""
-    source: Any = nibabel.load(item.files[0])
-    maps = {path: found.labels}
-    if found.probabilities is not None:
-        maps |= {_beside(path, i, _nifti_end(path)): p for i, p in enumerate(found.probabilities)}
-    return [_replace(where, _like(source, values).to_filename) for where, values in maps.items()]
-
-
-def write_dicom(path: Path, item: Item, found: Found, names: list[str]) -> list[Path]:
-    """A DICOM segmentation that refers to the series, a segment a class; probabilities as a fractional one.
+def write(out: Path, item: Item, found: Found, names: list[str], *, again: bool) -> list[Path]:
+    """Write what of an item's files is not there yet, or all; returns what was written.
 
     Raises:
-        UserFault: the series lacks what a segmentation must refer to.
+        UserFault: the disk is full or forbids writing, or a series lacks what a segmentation must refer to.
     """
-    written = [_replace(path, _segmentation(item, found.masks, names, fractional=False).save_as)]
-    if found.probabilities is not None:
-        likely = _segmentation(item, found.probabilities, names, fractional=True)
-        written.append(_replace(path.with_name(path.name.replace(".seg.", ".prob.seg.")), likely.save_as))
-    return written
+    form = FORMATS[item.kind]
+    files = form.files(form.target(out, item), len(names), probabilities=found.probabilities is not None)
+    pairs = zip(files, form.savers(item, found, names), strict=True)
+    return [_replace(path, save) for path, save in pairs if again or not path.exists()]
+
+
+def of_others(path: Path, item: Item) -> bool:
+    """Whether the segmentation at `path` was drawn on other images than a DICOM item's."""
+    head = header(path) if item.kind == "dicom" else None
+    referred = {
+        str(image.ReferencedSOPInstanceUID)
+        for series in (head.get("ReferencedSeriesSequence", []) if head else [])
+        for image in series.get("ReferencedInstanceSequence", [])
+    }
+    return bool(referred) and referred.isdisjoint(
+        str(own.get("SOPInstanceUID")) for file in item.files if (own := header(file)) is not None
+    )
+
+
+def picture_savers(item: Item, found: Found, names: list[str]) -> list[Save]:
+    """A picture of class numbers with a palette, so that a viewer shows colours; probabilities as 16-bit PNG."""
+    image = Image.fromarray(found.labels[..., 0])
+    image.putpalette(PALETTE)
+    likely = () if found.probabilities is None else found.probabilities
+    return [image.save, *(Image.fromarray(np.rint(m[..., 0] * 65535).astype(np.uint16)).save for m in likely)]
+
+
+def nifti_savers(item: Item, found: Found, names: list[str]) -> list[Save]:
+    """Class numbers with the source's shape, affine and codes; probabilities as float32 files, one a class."""
+    source: Any = nibabel.load(item.files[0])
+    likely = () if found.probabilities is None else found.probabilities
+    return [_like(source, values).to_filename for values in (found.labels, *likely)]
+
+
+def dicom_savers(item: Item, found: Found, names: list[str]) -> list[Save]:
+    """A DICOM segmentation that refers to the series, a segment a class; probabilities as a fractional one."""
+
+    def save(maps: NDArray[Any], where: str) -> None:
+        _segmentation(item, maps, names, fractional=maps.dtype == np.float32).save_as(where)
+
+    kinds = (found.masks,) if found.probabilities is None else (found.masks, found.probabilities)
+    return [partial(save, maps) for maps in kinds]
 
 
 FORMATS = {
-    "picture": Format(lambda i: read_picture(i.files[0]), lambda out, i: out / _picture_name(i), write_picture),
-    "nifti": Format(
-        lambda i: read_nifti(i.files[0]), lambda out, i: out / f"{i.name}{_nifti_end(i.files[0])}", write_nifti
+    "picture": Format(
+        lambda item: read_picture(item.files[0]),
+        lambda out, item: out / _picture_name(item),
+        lambda mask, classes: _beside(mask, classes, ".png"),
+        picture_savers,
     ),
-    "dicom": Format(lambda i: read_series(i.files), lambda out, i: out / f"{i.name}.seg.dcm", write_dicom),
+    "nifti": Format(
+        lambda item: read_nifti(item.files[0]),
+        lambda out, item: out / f"{item.name}{_nifti_end(item.files[0])}",
+        lambda mask, classes: _beside(mask, classes, _nifti_end(mask)),
+        nifti_savers,
+    ),
+    "dicom": Format(
+        lambda item: read_series(item.files),
+        lambda out, item: out / f"{item.name}{SEG}",
+        lambda mask, _: [mask.with_name(mask.name.removesuffix(SEG) + ".prob" + SEG)],
+        dicom_savers,
+    ),
 }
 
 
@@ -98,19 +140,24 @@ def _nifti_end(path: Path) -> str:
     return ".nii.gz" if path.name.lower().endswith(".gz") else ".nii"
 
 
-def _beside(path: Path, channel: int, ending: str) -> Path:
+def _beside(path: Path, classes: int, ending: str) -> list[Path]:
     stem = path.name.removesuffix(".gz").rsplit(".", 1)[0]
-    return path.with_name(f"{stem}.prob-{channel + 1}{ending}")
+    return [path.with_name(f"{stem}.prob-{i + 1}{ending}") for i in range(classes)]
 
 
 def _like(source: Any, values: NDArray[Any]) -> Any:
-    header = source.header.copy()
-    header.set_data_dtype(values.dtype)
-    header.set_slope_inter(1, 0)
-    header["cal_min"] = header["cal_max"] = 0
-    header["descrip"], header["aux_file"] = b"pfedsam", b""
-    header.extensions.clear()  # they may tell of the patient, and of the image, not of the mask
-    return type(source)(values.reshape(source.shape), source.affine, header)
+    """An image as `source` lies; of its header's texts none, as they may tell of the patient."""
+    head = source.header.copy()
+    for name, (kind, *_) in head.structarr.dtype.fields.items():
+        if kind.kind == "S" and name != "magic":
+            head[name] = b""
+    head.set_intent("none")  # the source's is the image's, not the mask's
+    head.set_data_dtype(values.dtype)
+    head.set_slope_inter(1, 0)
+    head["cal_min"] = head["cal_max"] = 0
+    head["descrip"] = b"pfedsam"
+    head.extensions.clear()
+    return type(source)(values.reshape(source.shape), source.affine, head)
 
 
 def _segmentation(item: Item, maps: NDArray[Any], names: list[str], *, fractional: bool) -> Any:
@@ -155,7 +202,7 @@ def _segment(number: int, name: str) -> Any:
     return highdicom.seg.SegmentDescription(number, name, TISSUE, TISSUE, "AUTOMATIC", how)
 
 
-def _replace(path: Path, save: Callable[[str], object]) -> Path:
+def _replace(path: Path, save: Save) -> Path:
     """`path` whole or not at all: written beside it, then renamed.
 
     Raises:
