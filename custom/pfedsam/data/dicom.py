@@ -71,6 +71,11 @@ def read_series(files: Sequence[Path]) -> Volume:
         return Volume(values, affine, _flat_spacing(first) if affine is None else spacing_of(affine))
 
 
+def placed(head: Any) -> bool:
+    """Whether an image says where it lies in the patient; an X-ray does not."""
+    return "ImagePositionPatient" in head or "PerFrameFunctionalGroupsSequence" in head
+
+
 def in_order(heads: dict[Path, Any]) -> list[Path]:
     """The files along the normal of their plane, by ImagePositionPatient; one file twice counts once.
 

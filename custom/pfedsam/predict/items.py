@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pfedsam.data.dicom import header, in_order
+from pfedsam.data.dicom import header, in_order, placed
 from pfedsam.data.readable import hindrance
 from pfedsam.data.volume import NIFTI, PICTURES, Kind, kind_of, stem_of
 from pfedsam.errors import UserFault
@@ -100,22 +100,17 @@ def _series(files: list[Path], place: Path, alone: str) -> Iterator[Item | UserF
             yield _no_dicom(file)
         elif "Rows" in head and head.get("Modality") not in NO_IMAGE:
             series[str(head.get("SeriesInstanceUID", ""))][file] = head
-    stacks = {uid: {file: head for file, head in heads.items() if _placed(head)} for uid, heads in series.items()}
-    several = sum(bool(placed) for placed in stacks.values()) > 1
-    for uid, placed in stacks.items():
-        yield from (_flat(file, place, placed) for file in series[uid] if file not in placed)
-        if placed:
-            yield from _stack(placed, place / _short(uid) if several else place.parent / alone)
+    stacks = {uid: {file: head for file, head in heads.items() if placed(head)} for uid, heads in series.items()}
+    several = sum(map(bool, stacks.values())) > 1
+    for uid, stack in stacks.items():
+        yield from (_flat(file, place, stack) for file in series[uid] if file not in stack)
+        if stack:
+            yield from _stack(stack, place / _short(uid) if several else place.parent / alone)
 
 
-def _placed(head: Any) -> bool:
-    """Whether an image says where it lies; prepare goes by the same tags."""
-    return "ImagePositionPatient" in head or "PerFrameFunctionalGroupsSequence" in head
-
-
-def _flat(file: Path, place: Path, placed: dict[Path, Any]) -> Item | UserFault:
+def _flat(file: Path, place: Path, stack: dict[Path, Any]) -> Item | UserFault:
     """An image without geometry, such as an X-ray, is an item of its own, unless others of its series have one."""
-    if not placed:
+    if not stack:
         return Item("dicom", (file,), place / stem_of(file))
     return UserFault(
         expected=f"a position in each slice of a series, so in {file}",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pfedsam.data.dicom import header
+from pfedsam.data.dicom import header, placed
 from pfedsam.prepare.dicomseg import STORAGE, segment_labels
 from pfedsam.prepare.found import Case, Dropped
 from pfedsam.prepare.patients import by_issuer
@@ -117,7 +117,7 @@ def _series(file: File, head: Any) -> Series:
         frame,
         patient,
         issuer,
-        placed="ImagePositionPatient" in head or "PerFrameFunctionalGroupsSequence" in head,
+        placed=placed(head),
     )
 
 
