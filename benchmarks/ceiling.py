@@ -5,12 +5,14 @@ Needs PFEDSAM_DATA_ROOT.
 """
 
 import argparse
+import sys
 
 import torch
 from sweep import ROOT, data_of, sizes
 
 from pfedsam.config import Config
 from pfedsam.data.dataset import PLAIN, Dataset, View, open_site
+from pfedsam.errors import UserFault
 from pfedsam.jobs import settings_of
 from pfedsam.train.evaluate import masks, reference
 from pfedsam.train.losses import one_hot
@@ -24,8 +26,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tasks", nargs="+", default=["brain_mri", "nuclei", "polyp"])
     options = parser.parse_args()
+    try:
+        table(options.tasks)
+    except UserFault as fault:
+        sys.exit(f"{fault}")
+
+
+def table(tasks: list[str]) -> None:
+    """A line a site; raises as `data_of`."""
     print("| task | site | Dice | IoU | HD95 | ASSD |\n|---|---|---|---|---|---|")
-    for task in options.tasks:
+    for task in tasks:
         config, _ = settings_of(ROOT / "jobs" / f"pfedsam_{task}")
         data = data_of(task)
         for site in sizes(data):

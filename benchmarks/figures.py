@@ -2,12 +2,15 @@
 
 import argparse
 import statistics as st
+import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 from suites import Row
 from sweep import data_of, rows
 from tables import by_site, read_homes, runs
+
+from pfedsam.errors import UserFault
 
 MARKS = {"local": ("local only", "#999999"), "global": ("global", "#0072B2"), "personal": ("personal", "#D55E00")}
 DASHES = ("-", "--", ":")
@@ -20,12 +23,24 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tasks", nargs="+", default=["brain_mri", "nuclei", "polyp"])
     options = parser.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
-    for task in options.tasks:
-        if (options.out / task).is_dir():
+    try:
+        figures(options.tasks, options.out, options.folder)
+    except UserFault as fault:
+        sys.exit(f"{fault}")
+
+
+def figures(tasks: list[str], out: Path, folder: Path) -> None:
+    """Those of each task of which something ran.
+
+    Raises:
+        UserFault: a task's data are not at hand, or a run has other settings than its row.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for task in tasks:
+        if (out / task).is_dir():
             methods = rows(["methods"], task)
-            dumbbells(task, methods, options.out, options.folder / f"{task}_sites.png")
-            curves(task, methods, options.out, options.folder / f"{task}_curves.png")
+            dumbbells(task, methods, out, folder / f"{task}_sites.png")
+            curves(task, methods, out, folder / f"{task}_curves.png")
 
 
 def dumbbells(task: str, methods: list[Row], out: Path, path: Path) -> None:
