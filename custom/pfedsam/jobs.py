@@ -8,6 +8,7 @@ from typing import Any
 
 import pfedsam
 from pfedsam.config import Config, from_dict, load, one_name, to_dict
+from pfedsam.data.folder import whole
 from pfedsam.errors import UserFault
 from pfedsam.files import read_json
 
@@ -46,40 +47,27 @@ def render(
         UserFault: no such job, `out` exists, a setting is unknown, or the disk is full; no half job is left.
     """
     config, usual = settings_of(job, changes)
+    read_json(job / "meta.json")  # so that a fault names the job's file, not the copy's
     if rounds is not None and rounds < 1:
         raise UserFault(expected="1 round or more", came=str(rounds), do="correct --rounds")
     if out.exists():
         raise UserFault(expected="a folder that does not exist yet", came=str(out), do="remove it or name another")
     if sites:
         config.check_sites(sites, rounds or usual)
-    try:
-        shutil.copytree(job, out, ignore=shutil.ignore_patterns("custom"))
-        (out / SETTINGS).write_text(json.dumps(_changed(job, changes), indent=2) + "\n")
-        _edit(out / "meta.json", "deploy_map", {"app": ["server", *sites] if sites else ["@ALL"]})
-        _edit_server(out, rounds, len(sites) if sites else None)
+    with whole(out) as new:
+        shutil.copytree(job, new, ignore=shutil.ignore_patterns("custom"), dirs_exist_ok=True)
+        (new / SETTINGS).write_text(json.dumps(_changed(job, changes), indent=2) + "\n")
+        _edit(new / "meta.json", "deploy_map", {"app": ["server", *sites] if sites else ["@ALL"]})
+        _edit_server(new, rounds, len(sites) if sites else None)
         if run:
-            name_run(out, run, must_exist=continues)
+            name_run(new, run, must_exist=continues)
         if begin:
-            _edit_persistor(out, begin=begin)
+            _edit_persistor(new, begin=begin)
         if code:
-            _copy_code(out, config)
+            _copy_code(new, config)
         elif sites:
-            (out / "app/custom").mkdir()
-            (out / "app/custom/README.md").write_text(SIGN)
-    except (UserFault, OSError) as fault:
-        shutil.rmtree(out, ignore_errors=True)
-        if isinstance(fault, UserFault):
-            raise
-        raise UserFault(
-            expected=f"to write a job to {out}", came=_reason(fault), do="free space, or name another folder"
-        ) from None
-
-
-def _reason(error: OSError) -> str:
-    """In short; of many files that could not be copied, of the first."""
-    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
-        return str(error.args[0][0][-1])
-    return error.strerror or str(error)
+            (new / "app/custom").mkdir()
+            (new / "app/custom/README.md").write_text(SIGN)
 
 
 def _copy_code(out: Path, config: Config) -> None:

@@ -97,17 +97,6 @@ def test_a_file_with_the_right_name_and_other_content_is_refused(tmp_path: Path)
         weights.read("vit_b", tmp_path)
 
 
-def test_a_known_file_is_converted_once_and_then_preferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = tmp_path / "sam_vit_b_01ec64.pth"
-    torch.save({"x": torch.arange(3.0)}, source)
-    known = weights.WeightFile(source.name, weights.sha256(source), weights.SAM)
-    monkeypatch.setitem(weights.KNOWN, "vit_b", (known,))
-    target = weights.convert(source)
-    source.unlink()
-    assert weights.locate("vit_b", tmp_path) == target
-    assert torch.equal(weights.read("vit_b", tmp_path)["x"], torch.arange(3.0))
-
-
 @pytest.fixture
 def converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A known file's conversion, the file itself gone."""
@@ -118,6 +107,11 @@ def converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     target = weights.convert(source)
     source.unlink()
     return target
+
+
+def test_a_known_file_is_converted_once_and_then_preferred(converted: Path) -> None:
+    assert weights.locate("vit_b", converted.parent) == converted
+    assert torch.equal(weights.read("vit_b", converted.parent)["x"], torch.arange(300.0))
 
 
 @pytest.mark.parametrize("size", [0, 6, 40, 600])

@@ -44,9 +44,16 @@ def whole(out: Path) -> Iterator[Path]:
     except OSError as error:
         raise UserFault(
             expected=f"to write {out}",
-            came=error.strerror or str(error),
+            came=_reason(error),
             do="free space, mend the folder's rights, or name another",
         ) from None
     finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _reason(error: OSError) -> str:
+    """In short; of many files that could not be copied, of the first."""
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
+        return str(error.args[0][0][-1])
+    return error.strerror or str(error)

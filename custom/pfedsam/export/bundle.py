@@ -16,6 +16,7 @@ import pfedsam
 from pfedsam.config import Config, Scale
 from pfedsam.data import reader
 from pfedsam.data.dataset import fit, unfit
+from pfedsam.data.folder import whole
 from pfedsam.errors import UserFault
 from pfedsam.export.facts import Facts, read_facts
 from pfedsam.export.model import load
@@ -114,23 +115,13 @@ def write_bundle(model: Path, folder: Path, branch: str, card: str) -> None:
     """
     facts = read_facts(model)
     check(facts.branches, folder, branch)
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
+    with whole(folder) as beside:
         (beside / MODEL).parent.mkdir(parents=True)
         shutil.copyfile(model, beside / MODEL)
         write_json(beside / "configs/metadata.json", metadata(facts))
         write_json(beside / "configs/inference.json", inference(facts.config, branch))
         write_atomic(beside / "docs/README.md", _readme(card, whole=facts.whole).encode())
         write_atomic(beside / "LICENSE", LICENCE.encode())
-        beside.rename(folder)
-    except OSError as error:
-        raise UserFault(
-            expected=f"to write a bundle to {folder}",
-            came=error.strerror or str(error),
-            do="free space, or name another",
-        ) from None
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def check(branches: tuple[str, ...], folder: Path, branch: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pfedsam.config import from_dict
 from pfedsam.errors import UserFault
+from pfedsam.exchange.ledger import Ledger
 from pfedsam.files import read_json
 from pfedsam.report.cases import Cases, read_cases
 
@@ -200,14 +201,12 @@ def _files(run: Path) -> Iterator[Path]:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """A ledger's whole lines; the last may be torn."""
-    found = []
-    for text in path.read_text().splitlines():
-        try:
-            found.append(json.loads(text))
-        except ValueError:
-            continue
-    return [line for line in found if isinstance(line, dict) and {"direction", "bytes", "facts", "time"} <= set(line)]
+    """A ledger's whole lines."""
+    return [
+        line
+        for line in Ledger(path).lines()
+        if isinstance(line, dict) and {"direction", "bytes", "facts", "time"} <= set(line)
+    ]
 
 
 def _sent(lines: list[dict[str, Any]]) -> Sent:

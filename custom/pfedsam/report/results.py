@@ -57,9 +57,9 @@ def report_fault(report: Any) -> str | None:
     """Why what a site says of its round cannot stand in the record; None if it can."""
     if fault := facts_fault(report):
         return fault
-    told = report if isinstance(report, dict) else {}
-    val, losses = told.get("val"), told.get("losses")
-    rows = {f"val {role}": val.get(role) if isinstance(val, dict) else None for role in ("global", "personal")}
+    told = _object(report)
+    val, losses = _object(told.get("val")), told.get("losses")
+    rows = {f"val {role}": val.get(role) for role in ROLES[1:]}
     faults = [_metrics_fault(name, row) for name, row in (rows | {"before": told.get("before")}).items()]
     faults += [
         f"expected a number as {key}, came {str(told.get(key))[:40]}"
@@ -75,8 +75,8 @@ def report_fault(report: Any) -> str | None:
 
 def tested_fault(tested: Any) -> str | None:
     """Why what a site says of its final test cannot stand in the record; None if it can."""
-    told = tested if isinstance(tested, dict) else {}
-    val: dict[str, Any] = told["val"] if isinstance(told.get("val"), dict) else {}
+    told = _object(tested)
+    val = _object(told.get("val"))
     rows = {f"{where}{role}": of.get(role) for where, of in (("", told), ("val ", val)) for role in ROLES[1:]}
     faults = [_metrics_fault(name, row) for name, row in rows.items()]
     if told.get("before") is not None:  # a site that never trained has none
@@ -87,11 +87,15 @@ def tested_fault(tested: Any) -> str | None:
 def _metrics_fault(name: str, row: Any) -> str | None:
     """Why these are not the metrics of a branch: each a number in its bounds, or nothing where no case was scored."""
     for metric in METRICS:
-        value = row.get(metric, "nothing") if isinstance(row, dict) else "nothing"
+        value = _object(row).get(metric, "nothing")
         most = 1.0 if HIGHER_IS_BETTER[metric] else math.inf
         if value is not None and not _is_number(value, 0, most):
             return f"expected {metric} of {name} from 0 to {most:g}, came {str(value)[:40]}"
     return None
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _is_number(value: Any, least: float = -math.inf, most: float = math.inf) -> bool:

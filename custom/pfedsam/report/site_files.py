@@ -1,6 +1,7 @@
 """What a site keeps of a finished job on its own disk: private model, scores per case, pictures."""
 
 import os
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -57,8 +58,8 @@ def write_site_files(site: Site, scores: Scores, folder: Path, trained: dict[str
 
 def names(pairs: list[tuple[str, str]]) -> list[str]:
     """Of cases, their images; with the mask where an image has several."""
-    images = [image for image, _ in pairs]
-    return [f"{image} ({mask})" if images.count(image) > 1 else image for image, mask in pairs]
+    masks = Counter(image for image, _ in pairs)
+    return [f"{image} ({mask})" if masks[image] > 1 else image for image, mask in pairs]
 
 
 def by_case(scores: list[CaseScore], cases: int) -> list[float | None]:
