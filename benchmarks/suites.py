@@ -99,6 +99,7 @@ SUITES = {
         Row("distill_down", "global teaches personal", ("train.distill=global_to_personal",)),
         Row("distill_up", "personal teaches global", ("train.distill=personal_to_global",)),
         Row("distill_05", "distillation weight 0.5", ("train.distill_weight=0.5",)),
+        Row("experts_0", "no experts: a private copy of LoRA and decoder", ("model.experts=0",)),
         Row("experts_4", "4 experts", ("model.experts=4",)),
         Row("top_1", "1 expert selected", ("model.top_k=1",)),
         Row("top_4", "4 experts selected", ("model.top_k=4",)),

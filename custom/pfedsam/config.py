@@ -40,7 +40,7 @@ class ModelConfig:
     adapter_start: Start = "zero"  # FedMSA's adapters: zero begins at the pretrained model; random as released
     lora_last: int | None = None  # adapters in the last k attention blocks; None: in all
     decoder: DecoderMode = "full"  # what of SAM's decoder is trained: all, tokens and last norms, or the head alone
-    experts: int = 8  # M; Conv-LoRA's number, ratios 1..M
+    experts: int = 8  # M; Conv-LoRA's number, ratios 1..M; 0: none, a site's own are LoRA and decoder alone
     top_k: int = 2  # K; the paper's figure draws at least two experts selected
     gate_multiplied: bool = True  # False is Conv-LoRA's release: the gate then learns from balance alone
     gate_noise: bool = True  # noisy top-k in training, after Shazeer et al. 2017
@@ -241,9 +241,10 @@ def _spell(hint: Any) -> str:
 
 def _check(config: Config) -> None:
     m, t = config.model, config.train
-    _positive("model", m, ("image_size", "num_classes", "lora_rank", "experts", "top_k"))
+    _positive("model", m, ("image_size", "num_classes", "lora_rank", "top_k"))
     _positive("train", t, ("epochs", "batch_size", "lr", "temperature", "pos_weight", "cache_gb"))
     _at_least(1, "model", m, ("lora_last",))
+    _at_least(0, "model", m, ("experts",))
     _at_least(1, "train", t, ("views",))
     _at_least(0, "train", t, ("max_steps", "warmup", "lr_private", "lr_decoder", "weight_decay", "dice_weight"))
     _at_least(0, "train", t, ("balance_weight", "prox_weight", "orthogonal_weight"))
@@ -251,7 +252,7 @@ def _check(config: Config) -> None:
         raise UserFault(
             expected="model.image_size a multiple of 16", came=str(m.image_size), do="take 256, 512 or 1024"
         )
-    if m.top_k > m.experts:
+    if 0 < m.experts < m.top_k:
         raise UserFault(
             expected=f"model.top_k at most model.experts ({m.experts})", came=str(m.top_k), do="lower top_k"
         )

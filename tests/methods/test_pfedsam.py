@@ -1,7 +1,12 @@
-"""pFedSAM's own loss."""
+"""pFedSAM's own loss, and what it is without experts."""
 
-from conftest import tiny
+import pytest
+
+from conftest import after_a_round, tiny
 from pfedsam.data.dataset import View
+from pfedsam.errors import UserFault
+from pfedsam.exchange.schema import shared_schema
+from pfedsam.model.partition import Kind, kinds
 
 
 def test_a_class_that_a_site_does_not_annotate_is_not_distilled_either(open_site) -> None:
@@ -14,3 +19,17 @@ def test_a_class_that_a_site_does_not_annotate_is_not_distilled_either(open_site
         first, second = site.model[role].decoder.head.conv.bias.grad
         assert first != 0
         assert second == 0
+
+
+def test_without_experts_a_site_keeps_its_own_lora_and_decoder_and_sends_what_it_sends_with_them(open_site) -> None:
+    config = tiny(model={"experts": 0})
+    site = after_a_round(open_site, config)
+    private = {kinds(site.model)[name] for name in site.private()}
+    assert private == {Kind.LORA_A, Kind.LORA_B, Kind.DECODER, Kind.DECODER_LAST}
+    assert shared_schema(config) == shared_schema(tiny())
+
+
+@pytest.mark.parametrize("changes", [{"reading": "R2"}, {"method": "newcomer"}])
+def test_where_experts_alone_are_a_site_s_own_there_must_be_some(changes: dict[str, str]) -> None:
+    with pytest.raises(UserFault, match=r"model\.experts of 1 or more"):
+        shared_schema(tiny(model={"experts": 0}, **changes))

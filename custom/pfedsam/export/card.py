@@ -21,7 +21,7 @@ READINGS = {
     "R1": "the site's own LoRA, decoder and experts, begun from the shared ones",
     "R2": "the shared LoRA and decoder with the site's experts",
     "R3": "the shared LoRA and decoder taken over each round, trained on at the site, with its experts",
-    "post": "as R3, LoRA and experts behind the encoder",
+    "post": "as R3, LoRA behind the encoder, with its experts",
 }
 
 
@@ -120,6 +120,7 @@ def _scores(source: Source, facts: Facts, folder: Path | None) -> tuple[str, ...
 def _how(source: Source, facts: Facts) -> tuple[str, ...]:
     config, origin, m = facts.config, facts.origin, facts.config.model
     reading = f", reading {config.reading}: {READINGS[config.reading]}" if config.method == "pfedsam" else ""
+    reading += "" if m.experts or not reading else " (none in this run)"
     rounds = "unknown" if origin.round is None else str(origin.round + 1)
     own = "" if origin.private_round is None else f"; private part last trained in round {origin.private_round}"
     return (

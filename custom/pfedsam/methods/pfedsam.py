@@ -5,6 +5,7 @@ import torch
 
 from pfedsam.config import Config
 from pfedsam.data.dataset import Batch
+from pfedsam.errors import UserFault
 from pfedsam.methods.base import Dice, Method
 from pfedsam.model import build
 from pfedsam.model.moe import balance_term
@@ -25,8 +26,14 @@ def branches(segmenter: Segmenter, config: Config) -> Branches:
     return Branches(**{"global": segmenter, "personal": personal})
 
 
-def declare(_: Config) -> Declaration:
-    """Everything trained in the global branch is shared, everything in the personal one private."""
+def declare(config: Config) -> Declaration:
+    """Everything trained in the global branch is shared, everything in the personal one private.
+
+    Raises:
+        UserFault: in R2 without experts nothing is private.
+    """
+    if config.reading == "R2" and not config.model.experts:
+        raise UserFault(expected="model.experts of 1 or more in reading R2", came="0", do="take fedavg, which is that")
     return lambda branch, kind: Part.SHARED if branch == "global" and kind is not Kind.EXPERT else Part.PRIVATE
 
 

@@ -186,6 +186,6 @@ def squared_variation(values: Tensor) -> Tensor:
 
 
 def balance_term(module: nn.Module) -> Tensor:
-    """Mean of the load-balance terms of all L-MoEs below `module` in their last training pass."""
+    """Mean of the load-balance terms of all L-MoEs below `module` in their last training pass; 0 without any."""
     terms = [m.balance for m in module.modules() if isinstance(m, LocalMoE)]
-    return torch.stack(terms).mean() if terms else torch.zeros(())
+    return torch.stack(terms).mean() if terms else torch.zeros((), device=next(module.parameters()).device)

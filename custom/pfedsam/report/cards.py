@@ -13,7 +13,7 @@ def shared_card(config: Config, facts: dict[str, str]) -> str:
 
 def private_card(config: Config, facts: dict[str, str], site: str) -> str:
     """The card of one site's private part."""
-    what = f"Private part of site {site}: experts and personal copies. Stays at the site; needs shared part and base."
+    what = f"Private part of site {site}: experts or copies, by method. Stays at the site; needs shared part and base."
     return _card("Private part", config, facts, what)
 
 
