@@ -1,17 +1,20 @@
 """What a perfect learner of a task's labels would score on its test split: benchmarks/ceiling.py --tasks NAME ...
 
-Labels are taken at the model's size, predictions scored at the image's own: what lies between is lost to every method.
+Labels are taken at the model's size, predictions scored at the image's own. Two learners: one is sure of each pixel of
+the labels as it saw them, 0 or 1; the other knows each pixel's share of the class, and so where an edge runs within it.
+A method may pass the first, whose sureness costs it; the second is about what the model's size can hold.
 Needs PFEDSAM_DATA_ROOT.
 """
 
 import argparse
 import sys
+from collections.abc import Callable
 
 import torch
 from sweep import ROOT, data_of, sizes
+from torch import Tensor
 
-from pfedsam.config import Config
-from pfedsam.data.dataset import PLAIN, Dataset, View, open_site
+from pfedsam.data.dataset import PLAIN, Dataset, View, fit, label_size, open_site
 from pfedsam.errors import UserFault
 from pfedsam.jobs import settings_of
 from pfedsam.train.evaluate import masks, reference
@@ -34,25 +37,39 @@ def main() -> None:
 
 def table(tasks: list[str]) -> None:
     """A line a site; raises as `data_of`."""
-    print("| task | site | Dice | IoU | HD95 | ASSD |\n|---|---|---|---|---|---|")
+    of_each = [f"{name}, {learner}" for learner in LEARNERS for name in ("Dice", "IoU", "HD95", "ASSD")]
+    print(f"| task | site | {' | '.join(of_each)} |\n" + "|---" * (len(of_each) + 2) + "|")
     for task in tasks:
         config, _ = settings_of(ROOT / "jobs" / f"pfedsam_{task}")
         data = data_of(task)
         for site in sizes(data):
-            found = summary(perfect(open_site(data, site, config, mean=(0,) * 3, std=(1,) * 3)["test"], config))
-            cells = [f"{found[name]:.3f}" if name in METRICS[:2] else f"{found[name]:.2f}" for name in METRICS]
+            test = open_site(data, site, config, mean=(0,) * 3, std=(1,) * 3)["test"]
+            found = [summary(perfect(test, learner)) for learner in LEARNERS.values()]
+            cells = [f"{one[name]:.{3 if name in METRICS[:2] else 2}f}" for one in found for name in METRICS]
             print(f"| {task} | {site} | " + " | ".join(cells) + " |")
 
 
-def perfect(data: Dataset, config: Config) -> list[CaseScore]:
-    """Scores of the labels themselves, as if a model had learned them, slice by slice."""
+def perfect(data: Dataset, learner: Callable[[Dataset, int], Tensor]) -> list[CaseScore]:
+    """Scores of a learner that has learned the labels, slice by slice."""
     found = []
     for i, one in enumerate(data.slices):
-        label = data.batch([View(i, PLAIN)]).label
-        outputs = one_hot(label, config.model.num_classes, background=config.model.exclusive)[0]
-        truth = reference(data, i)
-        found += score(masks(SURE * (2 * outputs.float() - 1), data, i), truth, one.spacing[:2])
+        found += score(masks(SURE * (2 * learner(data, i) - 1), data, i), reference(data, i), one.spacing[:2])
     return found
+
+
+def sure(data: Dataset, i: int) -> Tensor:
+    """1 where the label that training takes is of the class, else 0: (outputs, L, L)."""
+    m = data.config.model
+    return one_hot(data.batch([View(i, PLAIN)]).label, m.num_classes, background=m.exclusive)[0].float()
+
+
+def graded(data: Dataset, i: int) -> Tensor:
+    """The share of each pixel that is of the class: (outputs, L, L)."""
+    shares = fit(reference(data, i).float(), label_size(data.config))
+    return torch.cat([1 - shares.sum(0, keepdim=True), shares]) if data.config.model.exclusive else shares
+
+
+LEARNERS = {"labels as 0 or 1": sure, "graded": graded}
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ METHODS = [  # the first row is what the others are compared with
     Row("fedper", "FedPer", ("method=fedper",)),
     Row("ditto", "Ditto", ("method=ditto", "train.prox_weight=0.1")),
     Row("fedmsa", "FedMSA", ("method=fedmsa",)),
-    Row("fedmsa_released", "FedMSA, begun as released", ("method=fedmsa", "model.adapter_start=random")),
+    Row("fedmsa_released", "FedMSA, adapters begun at random", ("method=fedmsa", "model.adapter_start=random")),
     Row("fedms_sam", "FedSAM (FedFMS)", ("method=fedms_sam", *at("3e-4"))),
     Row("fedsa_lora", "FedSA-LoRA", ("method=fedsa_lora",)),
     Row("fedsa_lora_8", "FedSA-LoRA, rank 8, lean decoder: as IAT", ("method=fedsa_lora", *RANK_8, *LEAN)),
@@ -190,13 +190,14 @@ def unequal(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
 
 
 def partial(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
-    """The last site's masks lack class 2, on a task with two classes; then the global model there, on both classes.
+    """The last site's masks lack class 1, on a task with two classes; then the global model there, on both classes.
 
+    Class 1, because of fundus: its class 2 (cup) is the hole in class 1 (rim), which therefore shows it.
     Compared is each with the same where masks are whole.
     """
     *_, site = sizes
-    lacks = f'data.unannotated={{"{site}": [2]}}'
-    words = {"whole": "whole masks", "partial": f"{site}'s masks lack class 2"}
+    lacks = f'data.unannotated={{"{site}": [1]}}'
+    words = {"whole": "whole masks", "partial": f"{site}'s masks lack class 1"}
     changes = {"whole": (), "partial": (lacks,)}
     found = [
         Row(

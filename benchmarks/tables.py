@@ -2,7 +2,8 @@
 
 A row's score at a site is the mean over the site's test cases, then over seeds; "mean" is over sites. In brackets: a
 site's test patients. The difference to the first row, or to the one named there, is paired by test case; its interval
-draws the patients (groups) of a site anew, and the seeds where there are several.
+draws the patients (groups) of a site anew, and the seeds where there are several. Runs of one table should be of one
+code: where they are not, a line says which is of which, by the digest in results.json.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from suites import NAMES, Row, rows_of
-from sweep import Run, data_of, record_of, sizes
+from sweep import POOLED, Run, data_of, record_of, sizes
 
 from pfedsam import methods
 from pfedsam.data.datalist import raw_rows
@@ -26,6 +27,7 @@ from pfedsam.train.metrics import METRICS
 
 MEASURES = ("mean Dice", "worst", "IoU", "HD95", "ASSD", "MB up / down", "s a round", "less first row")
 BUDGETS = (3, 30, 100, 300)  # MB
+ON_THE_WAY = "On the way through each run's schedule: a run made for a budget would have ended its schedule within it."
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Found:
         seconds: of a round, median.
         validation: after each round, of the model that sites would go on with (`validation`).
         last: by site, of the model that the final test tested.
+        code: digest of the code that ran.
     """
 
     scores: dict[str, Scores]
@@ -53,6 +56,7 @@ class Found:
     seconds: float
     validation: list[float]
     last: dict[str, float]
+    code: str = ""
 
 
 def main() -> None:
@@ -85,9 +89,8 @@ def tables(options: argparse.Namespace) -> None:
         rows = rows_of(options.suite, task, sizes(data))
         found = {row: runs(options.out, task, row, options.rounds) for row in rows}
         if present := {row: of_seed for row, of_seed in found.items() if of_seed}:
-            print(
-                f"\n### {task}\n\n" + "\n".join([*table(present | rival(present, homes), homes), "", *budgets(present)])
-            )
+            views = [table(present | rival(present, homes), homes), budgets(present), [ON_THE_WAY, *codes(present)]]
+            print(f"\n### {task}\n\n" + "\n\n".join("\n".join(lines) for lines in views))
 
 
 def read_homes(data: Path) -> dict[str, Home]:
@@ -114,7 +117,8 @@ def read(folder: Path, record: dict[str, Any]) -> Found:
     sent = 0.0 if record["config"]["data"]["pool"] else 1e-6  # pooled data's one site would send to nobody
     up, down = (sent * st.mean(report[key] for report in reports) for key in ("bytes_sent", "bytes_received"))
     seconds = st.median(entry["seconds"] for entry in record["rounds"])
-    return Found(scores, (up, down), seconds, validation(record), of_sites(record["final"]["sites"], "personal"))
+    last, code = of_sites(record["final"]["sites"], "personal"), record.get("versions", {}).get("code", "")
+    return Found(scores, (up, down), seconds, validation(record), last, code)
 
 
 def validation(record: dict[str, Any]) -> list[float]:
@@ -122,7 +126,8 @@ def validation(record: dict[str, Any]) -> list[float]:
 
     A method with one branch predicts with the mean of that round, which sites score as they get it in the next; one
     with a personal branch of its own with that, as it was trained. After the last round: what the final test tested.
-    A site that took no part in a round counts with what it had last.
+    A site that took no part in a round counts with what it had last. Pooled training has one site: its mean is over all
+    cases, whichever hospital's, and `budgets` says so.
     """
     method = methods.get(record["config"]["method"])
     rounds, one = record["rounds"], method.personal == method.global_
@@ -188,8 +193,19 @@ def budgets(found: dict[Row, dict[int, Found]]) -> list[str]:
     lines.append("|---" * (len(sizes) + 1) + "|")
     for row, of_seed in found.items():
         cells = [spread([d for run in of_seed.values() if (d := within(run, size)) is not None]) for size in sizes]
-        lines.append(f"| {row.label} | " + " | ".join(cells) + " |")
+        pooled = all(run.last.keys() == {POOLED} for run in of_seed.values())
+        lines.append(f"| {row.label}{' (mean over cases)' if pooled else ''} | " + " | ".join(cells) + " |")
     return lines
+
+
+def codes(found: dict[Row, dict[int, Found]]) -> list[str]:
+    """A line that says which rows ran with which code, if not all with the same."""
+    rows: dict[str, list[str]] = {}
+    for row, of_seed in found.items():
+        for code in sorted({run.code for run in of_seed.values()}):
+            rows.setdefault(code or "unknown", []).append(row.label)
+    told = "; ".join(f"{code}, {', '.join(of)}" for code, of in rows.items())
+    return [f"Code: {told}."] if len(rows) > 1 else []
 
 
 def within(run: Found, budget: float) -> float | None:

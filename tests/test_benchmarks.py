@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ceiling import perfect
+from ceiling import graded, perfect, sure
 from evidence import HERE, pack, unpack
 from shards import shards
 from stock import random_state
 from suites import NAMES, SUITES, Row, rows_of
 from sweep import Run, done, settings, sweep
-from tables import Found, Home, difference, read, rival, runs, table, validation, within
+from tables import Found, Home, budgets, codes, difference, read, rival, runs, table, validation, within
 from training_step import ROWS, Case, batch, ours, stock
 
 from conftest import ROOT, tiny
@@ -108,6 +108,15 @@ def test_a_site_that_sat_a_round_out_counts_with_what_it_had() -> None:
     assert validation(record) == pytest.approx([0.25, 0.45, 0.55])
 
 
+def test_a_table_of_several_codes_says_which_ran_which_and_marks_validation_of_pooled_data(tmp_path: Path) -> None:
+    one = replace(ran(tmp_path / "one", 0.0), code="aa")
+    other = replace(ran(tmp_path / "other", 0.0), code="bb", last={"pooled": 0.5})
+    found = {Row("one", "One"): {0: one, 1: one}, Row("other", "Other"): {0: other}}
+    assert codes(found) == ["Code: aa, One; bb, Other."]
+    assert codes({Row("one", "One"): {0: one}}) == []
+    assert [line.split(" | ")[0] for line in budgets(found)[2:]] == ["| One", "| Other (mean over cases)"]
+
+
 def test_the_rival_has_at_each_site_what_validates_higher_there(tmp_path: Path) -> None:
     fedavg, local = ran(tmp_path / "fedavg", 0.0, "fedavg"), ran(tmp_path / "local", 0.3, "local")
     local = replace(local, last={"a": fedavg.last["a"] - 0.1, "b": fedavg.last["b"] + 0.1})
@@ -160,8 +169,8 @@ def test_a_perfect_learner_loses_what_scaling_takes_and_no_more(hospital: Path, 
     config = tiny(model={"image_size": size})
     data = open_site(hospital / "site-1", "site-1", config, mean=(0.0,) * 3, std=(1.0,) * 3)["test"]
     assert data.slices[0].shape == (128, 128)
-    dice = summary(perfect(data, config))["dice"]
-    assert dice == 1.0 if least == 1.0 else least < dice < 1.0
+    dice, finer = (summary(perfect(data, learner))["dice"] for learner in (sure, graded))
+    assert dice == finer == 1.0 if least == 1.0 else least < dice < finer < 1.0
 
 
 def test_runs_are_packed_alike_each_time_and_come_back_whole(tmp_path: Path) -> None:
