@@ -30,7 +30,6 @@ from pfedsam.report.gather import read_results
 from pfedsam.site import Places
 
 ROOT = Path(__file__).parent.parent
-POOLED = "pooled"  # the one site that holds all
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ def one(run: Run, out: Path, rounds: int | None) -> None:
     config, rounds = settings(run, rounds)
     data, weights = data_of(run.task), Path(os.environ["PFEDSAM_WEIGHTS"])
     folder = run.folder(out)
-    names = [POOLED] if config.data.pool else run.row.sites or list(sizes(data))
+    names = ["pooled"] if config.data.pool else run.row.sites or list(sizes(data))
     here = Places(data, folder / "store", weights, cache=out / "prepared", scratch=folder / "scratch")
     try:
         federate(Plan(config, dict.fromkeys(names, here), rounds, folder, run.begins(out)), told)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from suites import NAMES, Row, rows_of
-from sweep import POOLED, Run, data_of, record_of, sizes
+from sweep import Run, data_of, record_of, sizes
 
 from pfedsam import methods
 from pfedsam.data.datalist import raw_rows
@@ -49,6 +49,7 @@ class Found:
         validation: after each round, of the model that sites would go on with (`validation`).
         last: by site, of the model that the final test tested.
         code: digest of the code that ran.
+        pooled: one site held all data.
     """
 
     scores: dict[str, Scores]
@@ -57,6 +58,7 @@ class Found:
     validation: list[float]
     last: dict[str, float]
     code: str = ""
+    pooled: bool = False
 
 
 def main() -> None:
@@ -114,11 +116,12 @@ def read(folder: Path, record: dict[str, Any]) -> Found:
         for role in ROLES:
             scores[role] |= site.scores[role]
     reports = [site for entry in record["rounds"] for site in entry["sites"].values()]
-    sent = 0.0 if record["config"]["data"]["pool"] else 1e-6  # pooled data's one site would send to nobody
+    pooled = record["config"]["data"]["pool"]
+    sent = 0.0 if pooled else 1e-6  # pooled data's one site would send to nobody
     up, down = (sent * st.mean(report[key] for report in reports) for key in ("bytes_sent", "bytes_received"))
     seconds = st.median(entry["seconds"] for entry in record["rounds"])
     last, code = of_sites(record["final"]["sites"], "personal"), record.get("versions", {}).get("code", "")
-    return Found(scores, (up, down), seconds, validation(record), last, code)
+    return Found(scores, (up, down), seconds, validation(record), last, code, pooled)
 
 
 def validation(record: dict[str, Any]) -> list[float]:
@@ -193,7 +196,7 @@ def budgets(found: dict[Row, dict[int, Found]]) -> list[str]:
     lines.append("|---" * (len(sizes) + 1) + "|")
     for row, of_seed in found.items():
         cells = [spread([d for run in of_seed.values() if (d := within(run, size)) is not None]) for size in sizes]
-        pooled = all(run.last.keys() == {POOLED} for run in of_seed.values())
+        pooled = all(run.pooled for run in of_seed.values())
         lines.append(f"| {row.label}{' (mean over cases)' if pooled else ''} | " + " | ".join(cells) + " |")
     return lines
 

@@ -110,7 +110,7 @@ def test_a_site_that_sat_a_round_out_counts_with_what_it_had() -> None:
 
 def test_a_table_of_several_codes_says_which_ran_which_and_marks_validation_of_pooled_data(tmp_path: Path) -> None:
     one = replace(ran(tmp_path / "one", 0.0), code="aa")
-    other = replace(ran(tmp_path / "other", 0.0), code="bb", last={"pooled": 0.5})
+    other = replace(ran(tmp_path / "other", 0.0), code="bb", pooled=True)
     found = {Row("one", "One"): {0: one, 1: one}, Row("other", "Other"): {0: other}}
     assert codes(found) == ["Code: aa, One; bb, Other."]
     assert codes({Row("one", "One"): {0: one}}) == []

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pfedsam.config import Config
 from pfedsam.export.facts import Facts
 from pfedsam.export.source import Source
 from pfedsam.report.cards import USE
@@ -117,16 +118,22 @@ def _scores(source: Source, facts: Facts, folder: Path | None) -> tuple[str, ...
     )
 
 
+def _reading(config: Config) -> str:
+    """Which of pFedSAM's readings it was; empty for another method."""
+    if config.method != "pfedsam":
+        return ""
+    none = "" if config.model.experts else " (none in this run)"
+    return f", reading {config.reading}: {READINGS[config.reading]}{none}"
+
+
 def _how(source: Source, facts: Facts) -> tuple[str, ...]:
     config, origin, m = facts.config, facts.origin, facts.config.model
-    reading = f", reading {config.reading}: {READINGS[config.reading]}" if config.method == "pfedsam" else ""
-    reading += "" if m.experts or not reading else " (none in this run)"
     rounds = "unknown" if origin.round is None else str(origin.round + 1)
     own = "" if origin.private_round is None else f"; private part last trained in round {origin.private_round}"
     return (
         "## How it was made",
         "",
-        f"- Method: {config.method}{reading}; seed {config.seed}.",
+        f"- Method: {config.method}{_reading(config)}; seed {config.seed}.",
         f"- Rounds done: {rounds} (counted from 0 in the files){own}. Run: {origin.run or 'unknown'}.",
         f"- Base: {BASES[m.backbone][0]}, at {m.image_size} px; its digest `{origin.base}`.",
         f"- Settings: `{facts.config_hash}`, in full in the file's header.",

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from pfedsam.config import Config
+from pfedsam.errors import UserFault
 from pfedsam.model.backbones import Backbone
 from pfedsam.model.build import Adapt, lora, segmenter
-from pfedsam.model.partition import Declaration, Kind, Partition, partition
+from pfedsam.model.partition import Declaration, Kind, Part, Partition, partition
 from pfedsam.model.segmenter import Branches, Segmenter
 from pfedsam.train.loop import Phase, always
 from pfedsam.train.step import LossOf
@@ -65,5 +66,13 @@ class Method:
         return self.build(segmenter(config, parts, self.adapt), config)
 
     def partition(self, model: Branches, config: Config) -> Partition:
-        """Which parameter of `model` is shared, private or frozen under `config`."""
-        return partition(model, self.declare(config), config.model.decoder, self.trains)
+        """Which parameter of `model` is shared, private or frozen under `config`.
+
+        Raises:
+            UserFault: there is a personal branch, and nothing in it is a site's own.
+        """
+        found = partition(model, self.declare(config), config.model.decoder, self.trains)
+        if self.personal != self.global_ and not found.names(Part.PRIVATE):
+            wanted = f"model.experts of 1 or more in {config.method}, where nothing else is a site's own"
+            raise UserFault(expected=wanted, came=str(config.model.experts), do="raise it, or take fedavg")
+        return found

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from pfedsam.config import Config
 from pfedsam.data.dataset import Batch
-from pfedsam.errors import UserFault
 from pfedsam.methods import pfedsam
 from pfedsam.methods.base import Dice
 from pfedsam.model.moe import balance_term
@@ -18,14 +17,8 @@ from pfedsam.train.losses import segmentation_loss
 from pfedsam.train.step import Losses
 
 
-def declare(config: Config) -> Declaration:
-    """As pFedSAM's, but of the personal branch only the experts are trained.
-
-    Raises:
-        UserFault: there are none.
-    """
-    if not config.model.experts:
-        raise UserFault(expected="model.experts of 1 or more for newcomer", came="0", do="raise it")
+def declare(_: Config) -> Declaration:
+    """As pFedSAM's, but of the personal branch only the experts are trained."""
     own = {Kind.EXPERT: Part.PRIVATE}
     return lambda branch, kind: Part.SHARED if branch == "global" else own.get(kind, Part.FROZEN)
 

@@ -5,7 +5,6 @@ import torch
 
 from pfedsam.config import Config
 from pfedsam.data.dataset import Batch
-from pfedsam.errors import UserFault
 from pfedsam.methods.base import Dice, Method
 from pfedsam.model import build
 from pfedsam.model.moe import balance_term
@@ -22,18 +21,13 @@ def branches(segmenter: Segmenter, config: Config) -> Branches:
     """Figure 1's two branches on one frozen base; in R2 they have A, B and decoder in common too."""
     one_model = config.reading == "R2"
     personal = twin(segmenter, keep=lambda p: one_model or not p.requires_grad)
-    build.add_experts(personal, config.model)
+    if config.model.experts:
+        build.add_experts(personal, config.model)
     return Branches(**{"global": segmenter, "personal": personal})
 
 
-def declare(config: Config) -> Declaration:
-    """Everything trained in the global branch is shared, everything in the personal one private.
-
-    Raises:
-        UserFault: in R2 without experts nothing is private.
-    """
-    if config.reading == "R2" and not config.model.experts:
-        raise UserFault(expected="model.experts of 1 or more in reading R2", came="0", do="take fedavg, which is that")
+def declare(_: Config) -> Declaration:
+    """Everything trained in the global branch is shared, everything in the personal one private."""
     return lambda branch, kind: Part.SHARED if branch == "global" and kind is not Kind.EXPERT else Part.PRIVATE
 
 

@@ -66,11 +66,11 @@ def outputs(config: ModelConfig) -> int:
 
 
 def add_experts(branch: Segmenter, config: ModelConfig) -> None:
-    """Put an L-MoE, if there are experts, into the LoRA bottleneck of every unit of `branch`: a personal branch.
+    """Put an L-MoE into the LoRA bottleneck of every unit of `branch`; makes it a personal branch.
 
     Where a unit has several, into its first, the qkv's: our choice, because more would cost four times as much.
     """
-    for unit in branch.encoder.units if config.experts else ():
+    for unit in branch.encoder.units:
         for lora in loras(unit)[:1]:
             lora.mix = LocalMoE(
                 config.lora_rank,
