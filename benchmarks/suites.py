@@ -112,6 +112,7 @@ SUITES = {
         Row("slow", "one rate of 3e-4 for all", at("3e-4")),
         Row("fast_private", "private part at three times the rate", ("train.lr_private=3e-2",)),
         COPIED,
+        Row("margin_01", "copied where the server's is better by 0.01 of Dice", ("train.recopy_margin=0.01",)),
         Row("recopy_05", "goes half the way back each round", (ALWAYS, "train.recopy=0.5")),
         Row("recopy_02", "goes a fifth of the way back each round", (ALWAYS, "train.recopy=0.2")),
         Row("r1_distill_05", "reading R1, distillation weight 0.5", ("reading=R1", "train.distill_weight=0.5")),

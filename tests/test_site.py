@@ -148,10 +148,20 @@ def test_the_personal_branch_goes_part_of_the_way_back_to_the_server_s(open_site
 
 
 @pytest.mark.parametrize(
-    ("served", "own", "copied"), [(0.6, 0.5, True), (0.5, 0.5, False), (0.4, 0.5, False), (math.nan, math.nan, True)]
+    ("served", "own", "margin", "copied"),
+    [
+        (0.6, 0.5, 0.0, True),
+        (0.5, 0.5, 0.0, False),
+        (0.4, 0.5, 0.0, False),
+        (0.505, 0.5, 0.01, False),
+        (0.515, 0.5, 0.01, True),
+        (math.nan, math.nan, 0.01, True),
+    ],
 )
-def test_only_a_better_model_of_the_server_s_is_copied(open_site, served: float, own: float, copied: bool) -> None:
-    config = tiny()
+def test_only_a_better_model_of_the_server_s_is_copied(
+    open_site, served: float, own: float, margin: float, copied: bool
+) -> None:
+    config = tiny(train={"recopy_margin": margin})
     shared, _ = initial_shared(config)
     site = open_site(config)
     wire = trained(site, shared).wire

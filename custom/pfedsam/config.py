@@ -69,6 +69,7 @@ class TrainConfig:
     temperature: float = 1.0  # DSFedMed
     recopy: float = 1.0  # how far R3's personal A, B and decoder go back to the server's each round; our switch
     recopy_if: Literal["better", "always"] = "better"  # only where the server's model validates higher; our choice
+    recopy_margin: float = 0.0  # in Dice: how much higher it must validate for that; our switch
     balance_weight: float = 0.01  # Conv-LoRA
     prox_weight: float = 0.01  # mu of FedProx, lambda of Ditto; both papers tune it
     orthogonal_weight: float = 0.1  # of IAT's shift-orthogonal regulariser; our choice: its value is not known to us
@@ -247,7 +248,7 @@ def _check(config: Config) -> None:
     _at_least(0, "model", m, ("experts",))
     _at_least(1, "train", t, ("views",))
     _at_least(0, "train", t, ("max_steps", "warmup", "lr_private", "lr_decoder", "weight_decay", "dice_weight"))
-    _at_least(0, "train", t, ("balance_weight", "prox_weight", "orthogonal_weight"))
+    _at_least(0, "train", t, ("balance_weight", "prox_weight", "orthogonal_weight", "recopy_margin"))
     if m.image_size % 16:
         raise UserFault(
             expected="model.image_size a multiple of 16", came=str(m.image_size), do="take 256, 512 or 1024"

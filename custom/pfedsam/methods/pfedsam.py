@@ -49,9 +49,10 @@ def losses(model: Branches, batch: Batch, config: Config) -> Losses:
 def merge(model: Branches, config: Config, dice: Dice | None) -> None:
     """R3 and post: A, B and decoder of the personal branch are copied anew from the server's, where that is better.
 
-    Better on the site's own validation split than the branch it has: our choice, because a site unlike the others loses
-    by a copy each round (`train.recopy_if=always`). With `train.recopy` below 1 they go that part of the way only. R1
-    copies once, R2 has nothing to copy; experts always stay as the site left them.
+    Better on the site's own validation split than the branch it has, by more than `train.recopy_margin` of Dice: our
+    choice, because a site unlike the others loses by a copy each round (`train.recopy_if=always`). With `train.recopy`
+    below 1 they go that part of the way only. R1 copies once, R2 has nothing to copy; experts always stay as the site
+    left them.
     """
     if config.reading == "R2" or (dice and stays(config, dice)):
         return
@@ -65,7 +66,8 @@ def merge(model: Branches, config: Config, dice: Dice | None) -> None:
 
 def stays(config: Config, dice: Dice) -> bool:
     """Whether a site goes on with the personal branch that it has; it does not where nothing could be scored."""
-    return config.reading == "R1" or (config.train.recopy_if == "better" and dice("global") <= dice("personal"))
+    asks, margin = config.train.recopy_if == "better", config.train.recopy_margin
+    return config.reading == "R1" or (asks and dice("global") <= dice("personal") + margin)
 
 
 METHOD = Method(branches, declare, losses, merge, personal="personal", global_="global")
