@@ -1,6 +1,7 @@
 """The rows that sweep.py runs: each a change to a task's job, by name."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 
@@ -146,9 +147,9 @@ SUITES = {
 }
 
 
-def few(site: str, count: int, size: int) -> tuple[str, ...]:
-    """Settings: a site has so many training cases, and as many images a round as with all `size` of them."""
-    return f'data.limit={{"{site}": {count}}}', f"train.epochs={max(1, size // count)}"
+def few(sites: Iterable[str], count: int, size: int) -> tuple[str, ...]:
+    """Settings: sites have so many training cases each, and as many images a round as with `size` of them."""
+    return f"data.limit={json.dumps(dict.fromkeys(sites, count))}", f"train.epochs={max(1, size // count)}"
 
 
 def late(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
@@ -163,7 +164,7 @@ def late(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
         rest = tuple(site for site in sizes if site != out)
         found.append(Row(f"without_{out}", f"pFedSAM without {out}", sites=rest, beside=""))
         for count in (5, 20, None):
-            limit = few(out, count, size) if count else ()
+            limit = few([out], count, size) if count else ()
             name, cases = f"alone_{out}_{count}", f"{count or 'all'} cases"
             joins, alone = ("method=newcomer", *limit), (*named["local"].changes, *limit)
             found += [
@@ -218,10 +219,23 @@ def partial(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
     return found
 
 
+def scarce(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
+    """Every site has eight training images, as many of them a round as the smallest has of its own; methods compared.
+
+    Validation splits stay whole: our choice, so that rows are judged as elsewhere.
+    """
+    limit = few(sizes, 8, min(sizes.values()))
+    return [
+        replace(named[name], name=f"scarce_{name}", changes=(*named[name].changes, *limit))
+        for name in ("pfedsam", "local", "fedavg", "fedper", "ditto", "r1")
+    ]
+
+
 BY_SITES: dict[str, Callable[[Sizes, dict[str, Row]], list[Row]]] = {
     "late": late,
     "unequal": unequal,
     "partial": partial,
+    "scarce": scarce,
 }
 NAMES = (*SUITES, *BY_SITES)
 

@@ -226,7 +226,7 @@ def test_rows_of_a_suite_have_names_of_their_own_and_settings_that_are_known(sui
     job = "pfedsam_fundus" if suite == "partial" else "pfedsam_brain_mri"
     for row in rows:
         config, rounds = settings_of(ROOT / "jobs" / job, row.changes)
-        assert suite == "late" or config.train.epochs * (row.rounds or rounds) == 15  # one budget
+        assert suite in ("late", "scarce") or config.train.epochs * (row.rounds or rounds) == 15  # one budget
 
 
 def test_a_site_that_joins_late_was_not_there_before_and_waits_for_the_run_that_it_starts_from(tmp_path: Path) -> None:
@@ -250,6 +250,14 @@ def test_few_cases_are_trained_on_for_as_many_images_as_all_of_them(count: int) 
             config, _ = settings_of(ROOT / "jobs/pfedsam_brain_mri", row.changes)
             assert config.data.limit == {site: count}
             assert SIZES[site] - count < config.train.epochs * count <= SIZES[site]
+
+
+def test_where_images_are_scarce_each_site_has_eight_and_no_row_sees_more_of_them_than_another() -> None:
+    config, rounds = settings_of(ROOT / "jobs/pfedsam_brain_mri", ())
+    for row in rows_of("scarce", "brain_mri", SIZES):
+        found, found_rounds = settings_of(ROOT / "jobs/pfedsam_brain_mri", row.changes)
+        assert found.data.limit == dict.fromkeys(SIZES, 8)
+        assert (found.train.epochs, found_rounds) == (8 * config.train.epochs, rounds)
 
 
 def test_a_table_is_about_the_sites_that_took_part(tmp_path: Path) -> None:
