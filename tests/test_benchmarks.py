@@ -156,8 +156,7 @@ def test_runs_with_other_settings_or_rounds_are_no_part_of_a_sweep(tmp_path: Pat
 def test_what_is_kept_of_the_runs_behind_the_tables_has_the_settings_of_its_rows(tmp_path: Path, archive: Path) -> None:
     unpack(tmp_path)
     task = archive.name.split(".")[0]
-    suites = NAMES if task == "brain_mri" else SUITES
-    rows = {row.name: row for suite in suites for row in rows_of(suite, task, SIZES)}
+    rows = {row.name: row for suite in NAMES for row in rows_of(suite, task, TRAINING_ROWS[task])}
     found = [path.parent for path in (tmp_path / task).glob("*/*/results.json")]
     assert found
     for folder in found:
@@ -217,6 +216,11 @@ def test_a_task_has_its_own_rates_in_every_suite() -> None:
 
 
 SIZES = {"tcga_cs": 65, "tcga_du": 96, "tcga_ht": 95}
+TRAINING_ROWS = {
+    "brain_mri": SIZES,
+    "nuclei": {"fluo_256": 84, "fluo_520": 63, "histology": 75, "smear_1024": 48},
+    "polyp": {"kvasir_inset": 105, "kvasir_plain": 105},
+}
 
 
 @pytest.mark.parametrize("suite", NAMES)
