@@ -130,6 +130,7 @@ SUITES = {
         *(row for name in UNTUNED for row in rates(NAMED[name], LOWER)),
         Row("ditto_private_3e-3", "Ditto, its own model at 3e-3", (*NAMED["ditto"].changes, "train.lr_private=3e-3")),
         *rates(NAMED["fedmsa"], ("1e-3", "3e-4"), ("3e-3", "3e-4"), ("1e-2", "3e-4")),
+        *rates(NAMED["post"], ("1e-2", "1e-3"), ("1e-2", "3e-3")),
         *rates(NAMED["fedms_sam"], ("1e-4", "1e-4"), ("3e-4", "3e-4"), ("1e-3", "1e-3")),
     ],
     "modes": [
