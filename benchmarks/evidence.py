@@ -47,13 +47,19 @@ def pack(task: Path, archive: Path) -> None:
 
 
 def unpack(out: Path, here: Path = HERE) -> None:
-    """Lay the runs of all archives below `out`; one that is there already is left as it is."""
+    """Lay the runs of all archives below `out`; one that ended there already is left as it is."""
     for archive in sorted(here.glob("*.tar.xz")):
-        for name, data in _held(archive):
-            path = out / name
-            if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(data)
+        held = _held(archive)
+        ended = {run for name, _ in held if (out / (run := _run(name)) / "results.json").exists()}
+        for name, data in held:
+            if _run(name) not in ended:
+                (out / name).parent.mkdir(parents=True, exist_ok=True)
+                write_atomic(out / name, data)
+
+
+def _run(name: str) -> str:
+    """TASK/ROW/SEED of a file's name in an archive."""
+    return "/".join(name.split("/")[:3])
 
 
 def _held(archive: Path) -> list[tuple[str, bytes]]:

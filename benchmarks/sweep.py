@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from multiprocessing.context import ForkProcess
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from suites import NAMES, Row, Sizes, rows_of
 
+from pfedsam import methods
 from pfedsam.config import Config
 from pfedsam.data.datalist import raw_rows
 from pfedsam.errors import UserFault
@@ -72,6 +73,8 @@ def sweep(options: argparse.Namespace) -> int:
     Raises:
         UserFault: the suite has no such row, or what is there was run with other settings.
     """
+    for name in methods.names():
+        methods.get(name)  # before lanes are forked: all run the code that is there now
     tables = {task: rows(options.suite, task) for task in options.tasks}
     names = {row.name for of_task in tables.values() for row in of_task}
     if unknown := sorted(set(options.rows or ()) - names):
@@ -79,6 +82,9 @@ def sweep(options: argparse.Namespace) -> int:
     runs = [Run(task, row, seed) for seed in options.seeds for task in options.tasks for row in tables[task]]
     runs = [run for run in runs if not options.rows or run.row.name in options.rows]
     missing = [run for run in runs if not done(run, options.out, options.rounds)]
+    for run in missing:
+        for row in [row for row in tables[run.task] if row.name == run.row.begins]:
+            done(replace(run, row=row), options.out, options.rounds)
     print(f"{len(runs) - len(missing)} of {len(runs)} runs are there", flush=True)
     return work(missing, options)
 
@@ -98,7 +104,7 @@ def record_of(run: Run, out: Path, rounds: int | None) -> dict[str, Any]:
     """What an ended run's results.json holds.
 
     Raises:
-        UserFault: it ran with other settings or another number of rounds than are asked for.
+        UserFault: it ran with other settings, other sites or another number of rounds than are asked for.
     """
     folder = run.folder(out)
     config, rounds = settings(run, rounds)
@@ -107,7 +113,15 @@ def record_of(run: Run, out: Path, rounds: int | None) -> dict[str, Any]:
     if len(record["rounds"]) != rounds:
         came = str(len(record["rounds"]))
         raise UserFault(expected=f"{rounds} rounds in {folder}", came=came, do="name another folder")
+    if (names := sites(run, config)) != sorted(record["final"]["sites"]):
+        came = ", ".join(sorted(record["final"]["sites"]))
+        raise UserFault(expected=f"sites {', '.join(names)} in {folder}", came=came, do="name another folder")
     return record
+
+
+def sites(run: Run, config: Config) -> list[str]:
+    """The sites of a run."""
+    return ["pooled"] if config.data.pool else sorted(run.row.sites or sizes(data_of(run.task)))
 
 
 def settings(run: Run, rounds: int | None) -> tuple[Config, int]:
@@ -137,8 +151,7 @@ def one(run: Run, out: Path, rounds: int | None) -> None:
     torch.set_num_threads(int(os.environ.get("PFEDSAM_THREADS", "1")))
     config, rounds = settings(run, rounds)
     data, weights = data_of(run.task), Path(os.environ["PFEDSAM_WEIGHTS"])
-    folder = run.folder(out)
-    names = ["pooled"] if config.data.pool else run.row.sites or list(sizes(data))
+    folder, names = run.folder(out), sites(run, config)
     here = Places(data, folder / "store", weights, cache=out / "prepared", scratch=folder / "scratch")
     try:
         federate(Plan(config, dict.fromkeys(names, here), rounds, folder, run.begins(out)), told)

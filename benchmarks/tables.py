@@ -3,7 +3,7 @@
 A row's score at a site is the mean over the site's test cases, then over seeds; "mean" is over sites. In brackets: a
 site's test patients. The difference to the first row, or to the one named there, is paired by test case; its interval
 draws the patients (groups) of a site anew, and the seeds where there are several. Runs of one table should be of one
-code: where they are not, a line says which is of which, by the digest in results.json.
+code and machine: where they are not, a line says which is of which, by what stands in results.json.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import statistics as st
 import sys
 from collections import Counter
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from pfedsam import methods
 from pfedsam.data.datalist import raw_rows
 from pfedsam.errors import UserFault
 from pfedsam.report.bootstrap import Classes, interval, mean_of
-from pfedsam.report.cases import ROLES, Scores, gathered, less, read_cases
+from pfedsam.report.cases import ROLES, Cases, Scores, gathered, less, read_cases
 from pfedsam.train.metrics import METRICS
 
 MEASURES = ("mean Dice", "worst", "IoU", "HD95", "ASSD", "MB up / down", "s a round", "less first row")
@@ -47,8 +48,9 @@ class Found:
         megabytes: a site sends and receives in a round, in MB.
         seconds: of a round, median.
         validation: after each round, of the model that sites would go on with (`validation`).
+        waits: for the mean of a round, which it predicts with: that comes with the next round's download.
         last: by site, of the model that the final test tested.
-        code: digest of the code that ran.
+        ran: what ran where: the code's digest, torch's version, the device.
         pooled: one site held all data.
     """
 
@@ -56,8 +58,9 @@ class Found:
     megabytes: tuple[float, float]
     seconds: float
     validation: list[float]
+    waits: bool
     last: dict[str, float]
-    code: str = ""
+    ran: tuple[str, str, str] = ("", "", "")
     pooled: bool = False
 
 
@@ -109,19 +112,44 @@ def runs(out: Path, task: str, row: Row, rounds: int | None = None) -> dict[int,
 
 
 def read(folder: Path, record: dict[str, Any]) -> Found:
-    """One run's numbers: its results.json is `record`, the sites' case scores lie below `folder`."""
+    """One run's numbers: its results.json is `record`, the sites' case scores lie below `folder`.
+
+    Raises:
+        UserFault: a site's cases are missing, damaged or of another run.
+    """
     scores: dict[str, Scores] = {role: {} for role in ROLES}
-    for path in sorted(folder.glob("*/cases.json")):  # an order, so that draws come again
-        site = read_cases(path)
+    for site, tested in sorted(record["final"]["sites"].items()):  # an order, so that draws come again
+        cases = read_cases(folder / site / "cases.json")
         for role in ROLES:
-            scores[role] |= site.scores[role]
+            demand_own(cases, role, tested[role]["dice"], folder / site)
+            scores[role] |= cases.scores[role]
     reports = [site for entry in record["rounds"] for site in entry["sites"].values()]
     pooled = record["config"]["data"]["pool"]
     sent = 0.0 if pooled else 1e-6  # pooled data's one site would send to nobody
     up, down = (sent * st.mean(report[key] for report in reports) for key in ("bytes_sent", "bytes_received"))
     seconds = st.median(entry["seconds"] for entry in record["rounds"])
-    last, code = of_sites(record["final"]["sites"], "personal"), record.get("versions", {}).get("code", "")
-    return Found(scores, (up, down), seconds, validation(record), last, code, pooled)
+    known = record.get("versions", {})
+    ran = (known.get("code", "unknown"), f"torch {known.get('torch', 'unknown')}", record.get("device", ""))
+    last, waits = of_sites(record["final"]["sites"], "personal"), one_branch(record)
+    return Found(scores, (up, down), seconds, validation(record), waits, last, ran, pooled)
+
+
+def demand_own(cases: Cases, role: str, dice: float | None, folder: Path) -> None:
+    """Hold a site's case scores against what it told the server of the same test.
+
+    Raises:
+        UserFault: they are not of one test.
+    """
+    found = mean_of({"": cases.of_patients(role, "dice")}) if cases.scores[role] else None
+    if (found is None) != (dice is None) or abs((found or 0.0) - (dice or 0.0)) > 1e-6:
+        came = f"{role} Dice {found} in cases.json, {dice} in results.json"
+        raise UserFault(expected=f"cases of one run in {folder}", came=came, do="remove the run's folder, run it anew")
+
+
+def one_branch(record: dict[str, Any]) -> bool:
+    """Whether the run's method predicts everywhere with one branch."""
+    method = methods.get(record["config"]["method"])
+    return method.personal == method.global_
 
 
 def validation(record: dict[str, Any]) -> list[float]:
@@ -132,9 +160,8 @@ def validation(record: dict[str, Any]) -> list[float]:
     A site that took no part in a round counts with what it had last. Pooled training has one site: its mean is over all
     cases, whichever hospital's, and `budgets` says so.
     """
-    method = methods.get(record["config"]["method"])
-    rounds, one = record["rounds"], method.personal == method.global_
-    kept, role = (rounds[1:], "global") if one else (rounds[:-1], "personal")
+    rounds = record["rounds"]
+    kept, role = (rounds[1:], "global") if one_branch(record) else (rounds[:-1], "personal")
     known: dict[str, float] = {}
     past = [st.mean((known := known | of_sites(entry["sites"], role)).values()) for entry in kept]
     return [*past, st.mean(of_sites(record["final"]["sites"], "personal").values())]
@@ -202,20 +229,25 @@ def budgets(found: dict[Row, dict[int, Found]]) -> list[str]:
 
 
 def codes(found: dict[Row, dict[int, Found]]) -> list[str]:
-    """A line that says which rows ran with which code, if not all with the same."""
-    rows: dict[str, list[str]] = {}
+    """A line that says what ran with which code, torch and device, if not all with the same."""
+    ways: dict[tuple[str, ...], list[str]] = {}
     for row, of_seed in found.items():
-        for code in sorted({run.code for run in of_seed.values()}):
-            rows.setdefault(code or "unknown", []).append(row.label)
-    told = "; ".join(f"{code}, {', '.join(of)}" for code, of in rows.items())
-    return [f"Code: {told}."] if len(rows) > 1 else []
+        own = {
+            run.ran: [str(seed) for seed, other in of_seed.items() if other.ran == run.ran] for run in of_seed.values()
+        }
+        for ran, seeds in sorted(own.items()):
+            ways.setdefault(ran, []).append(row.label if len(own) == 1 else f"{row.label} (seed {', '.join(seeds)})")
+    differ = [len(set(told)) > 1 for told in zip(*ways, strict=True)]
+    lines = [(" ".join(filter(None, compress(ran, differ))), ", ".join(of)) for ran, of in ways.items()]
+    return ["Code: " + "; ".join(f"{ran}, {of}" for ran, of in lines) + "."] if any(differ) else []
 
 
 def within(run: Found, budget: float) -> float | None:
-    """Of one run; None if the budget does not pay for a round."""
+    """Of one run; None if the budget does not pay for a round, and for the download that brings its model."""
     size, rounds = sum(run.megabytes), len(run.validation)
-    paid = int(min(rounds, budget / size)) if size else rounds
-    return run.validation[paid - 1] if paid else None
+    cost = [size * done + run.megabytes[1] * (run.waits or done == rounds) for done in range(1, rounds + 1)]
+    paid = [dice for dice, megabytes in zip(run.validation, cost, strict=True) if megabytes <= budget]
+    return paid[-1] if paid else None
 
 
 def by_site(run: Found, role: str, homes: dict[str, Home]) -> dict[str, dict[str, float]]:

@@ -23,6 +23,7 @@ from pfedsam.data.dataset import open_site
 from pfedsam.errors import UserFault
 from pfedsam.files import write_json
 from pfedsam.jobs import settings_of
+from pfedsam.report.cases import read_cases
 from pfedsam.train.metrics import summary
 
 
@@ -53,9 +54,24 @@ def ran(folder: Path, lift: float, method: str = "pfedsam") -> Found:
             json.dumps({"cases": cases, "scores": {"global": rows, "personal": rows}})
         )
     rounds = [{"seconds": 7.0, "sites": {"a": report | val(0.1 * i), "b": report | val(0.3 * i)}} for i in (1, 2)]
-    final = {"sites": {"a": val(0.3), "b": val(0.4)}}
+    tested = {role: {"dice": 0.5 + lift} for role in ("global", "personal")}
+    final = {"sites": {"a": tested | val(0.3), "b": tested | val(0.4)}}
     settings = {"method": method, "data": {"pool": False}}
-    return read(folder, {"config": settings, "rounds": rounds, "final": final})
+    record = {"config": settings, "rounds": rounds, "final": final}
+    write_json(folder / "results.json", record)
+    return read(folder, record)
+
+
+def test_a_run_s_cases_are_those_that_it_told_of(tmp_path: Path) -> None:
+    ran(tmp_path / "one", 0.0)
+    ran(tmp_path / "other", 0.25)
+    record = json.loads((tmp_path / "one/results.json").read_text())
+    (tmp_path / "other/b/cases.json").replace(tmp_path / "one/b/cases.json")
+    with pytest.raises(UserFault, match=r"global Dice 0\.75 in cases\.json, 0\.5 in results\.json"):
+        read(tmp_path / "one", record)
+    (tmp_path / "one/b/cases.json").unlink()
+    with pytest.raises(UserFault, match=r"cases\.json"):
+        read(tmp_path / "one", record)
 
 
 def test_a_table_says_what_the_runs_wrote(tmp_path: Path) -> None:
@@ -96,6 +112,13 @@ def test_a_budget_of_bytes_pays_for_whole_rounds(tmp_path: Path) -> None:
     assert within(run, 1000) == within(run, float("inf")) == pytest.approx(0.4)
 
 
+def test_a_method_of_one_branch_pays_for_the_download_that_brings_the_mean(tmp_path: Path) -> None:
+    run = ran(tmp_path, 0.0, "fedavg")  # 6 MB a round, 4 MB of them down
+    assert [within(run, size) for size in (9.9, 10, 15.9, 16)] == [None, *map(pytest.approx, (0.4, 0.4, 0.4))]
+    changed = replace(run, validation=[0.1, 0.2])
+    assert [within(changed, size) for size in (9.9, 10, 15.9, 16)] == [None, 0.1, 0.1, 0.2]
+
+
 def test_validation_is_of_the_model_that_a_site_predicts_with(tmp_path: Path) -> None:
     """Of one branch: the mean that the next round begins with, not what the site had trained before it was averaged."""
     assert ran(tmp_path / "own", 0.0).validation == pytest.approx([0.25, 0.4])
@@ -109,11 +132,14 @@ def test_a_site_that_sat_a_round_out_counts_with_what_it_had() -> None:
 
 
 def test_a_table_of_several_codes_says_which_ran_which_and_marks_validation_of_pooled_data(tmp_path: Path) -> None:
-    one = replace(ran(tmp_path / "one", 0.0), code="aa")
-    other = replace(ran(tmp_path / "other", 0.0), code="bb", pooled=True)
+    one = replace(ran(tmp_path / "one", 0.0), ran=("aa", "torch 2", ""))
+    other = replace(ran(tmp_path / "other", 0.0), ran=("bb", "torch 2", ""), pooled=True)
     found = {Row("one", "One"): {0: one, 1: one}, Row("other", "Other"): {0: other}}
     assert codes(found) == ["Code: aa, One; bb, Other."]
     assert codes({Row("one", "One"): {0: one}}) == []
+    moved = replace(one, ran=("aa", "torch 2", "CPU"))
+    mixed = {Row("one", "One"): {0: one, 1: moved, 2: moved}}
+    assert codes(mixed) == ["Code: , One (seed 0); CPU, One (seed 1, 2)."]
     assert [line.split(" | ")[0] for line in budgets(found)[2:]] == ["| One", "| Other (mean over cases)"]
 
 
@@ -134,16 +160,31 @@ def test_seeds_that_differ_widen_the_interval(tmp_path: Path) -> None:
     assert difference({0: same, 1: other}, {0: first, 1: first}, "personal", HOMES) == "+0.100 (+0.000 to +0.200)"
 
 
+@pytest.fixture
+def manifests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks of which no more is there than their sites' names."""
+    for task, of_site in TRAINING_ROWS.items():
+        (tmp_path / "tasks" / task).mkdir(parents=True)
+        lines = ["site,image,mask,split,group", *(f"{site},a,b,train,p" for site in of_site)]
+        (tmp_path / "tasks" / task / "manifest.csv").write_text("\n".join(lines) + "\n")
+    monkeypatch.setenv("PFEDSAM_DATA_ROOT", str(tmp_path / "tasks"))
+
+
+@pytest.mark.usefixtures("manifests")
 def test_runs_with_other_settings_or_rounds_are_no_part_of_a_sweep(tmp_path: Path) -> None:
     run = Run("brain_mri", Row("local", "local", ("method=local",)), 0)
     config, rounds = settings(run, None)
     entry = {"round": 0, "sites": {}}
-    record = {"schema": 1, "method": "local", "final": {"sites": {}}, "rounds": [entry] * rounds}
+    final = {"sites": {site: {} for site in SIZES}}
+    record = {"schema": 1, "method": "local", "final": final, "rounds": [entry] * rounds}
     assert not done(run, tmp_path, None)
     write_json(run.folder(tmp_path) / "results.json", record | {"config": to_dict(config)})
     assert done(run, tmp_path, None)
     with pytest.raises(UserFault, match=f"expected 8 rounds.*came {rounds}"):
         done(run, tmp_path, 8)
+    elsewhere = replace(run, row=replace(run.row, sites=("tcga_cs",)))
+    with pytest.raises(UserFault, match=r"expected sites tcga_cs in .*came tcga_cs, tcga_du, tcga_ht"):
+        done(elsewhere, tmp_path, None)
     before = to_dict(replace(config, train=replace(config.train, lr=0.5)))
     write_json(run.folder(tmp_path) / "results.json", record | {"config": before})
     with pytest.raises(UserFault, match=r"train\.lr 0\.5"):
@@ -152,6 +193,7 @@ def test_runs_with_other_settings_or_rounds_are_no_part_of_a_sweep(tmp_path: Pat
         runs(tmp_path, run.task, run.row)
 
 
+@pytest.mark.usefixtures("manifests")
 @pytest.mark.parametrize("archive", sorted(HERE.glob("*.tar.xz")), ids=lambda path: path.name.split(".")[0])
 def test_what_is_kept_of_the_runs_behind_the_tables_has_the_settings_of_its_rows(tmp_path: Path, archive: Path) -> None:
     unpack(tmp_path)
@@ -184,6 +226,10 @@ def test_runs_are_packed_alike_each_time_and_come_back_whole(tmp_path: Path) -> 
     assert not list((tmp_path / "again").rglob("*.png"))
     pack(tmp_path / "again/task", tmp_path / "kept/task.tar.xz")
     assert (tmp_path / "kept/task.tar.xz").read_bytes() == first
+    (tmp_path / "again/task/row/0/results.json").unlink()
+    (tmp_path / "again/task/row/0/a/cases.json").write_text("of a run that was stopped")
+    unpack(tmp_path / "again", tmp_path / "kept")
+    assert read_cases(tmp_path / "again/task/row/0/a/cases.json").scores
 
 
 def test_a_row_that_no_suite_has_is_told_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ transport, guards and policies. A run that was cut goes on after its last finish
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,14 @@ from typing import Any
 import torch
 
 from pfedsam.config import Config, to_dict
+from pfedsam.errors import UserFault
 from pfedsam.exchange.aggregate import weighted_mean
 from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints, first_tensors, same_settings
 from pfedsam.exchange.codec import decode, encode
 from pfedsam.exchange.schema import schema_of, shared_schema
 from pfedsam.exchange.store import Moment
 from pfedsam.files import Tensors, write_json
-from pfedsam.report.results import finish, start
+from pfedsam.report.results import finish, joined, start, versions
 from pfedsam.service import serve_round, serve_test
 from pfedsam.site import Places, Site, initial_shared
 
@@ -54,14 +55,14 @@ def federate(plan: Plan, told: Callable[[dict[str, Any]], None] = lambda _: None
         told: called with each finished round's entry of results.json.
 
     Raises:
-        UserFault: weights or data are missing or wrong; or what the folder holds is a run with other settings.
+        UserFault: weights or data are missing or wrong; or what the folder holds is a run with other settings, of
+            other sites or planned for another number of rounds.
     """
     torch.use_deterministic_algorithms(not torch.cuda.is_available())
     plan.config.check_sites(plan.places, plan.rounds)
     checkpoints = Checkpoints(plan.folder / "store", plan.config.study)
     sites = {name: Site(name, plan.config, places) for name, places in sorted(plan.places.items())}
-    point = checkpoints.load(RUN) or _first(plan)
-    same_settings(plan.config, point.results["config"], f"the run in {plan.folder}", OTHER)
+    point = _same(plan, checkpoints.load(RUN) or _first(plan))
     for round_ in range(point.done, plan.rounds):
         point = _round(plan, sites, point, round_)
         checkpoints.save(point)
@@ -76,7 +77,29 @@ def _first(plan: Plan) -> Checkpoint:
         study = next((plan.begin / "store").glob("*/server")).parent.name
         shared = first_tensors(plan.begin / "store", f"{study}/{RUN}", schema_of(shared), base)
     digest = plan.config.digest()
-    return Checkpoint(RUN, 0, digest, base, {**start(to_dict(plan.config), digest, base), "seconds": 0.0}, shared)
+    results = {**start(to_dict(plan.config), digest, base), "planned": _planned(plan), "seconds": 0.0}
+    return Checkpoint(RUN, 0, digest, base, results, shared)
+
+
+def _planned(plan: Plan) -> dict[str, Any]:
+    """What the settings do not say and a run has to keep to its end: a schedule is drawn over all its rounds."""
+    return {"rounds": plan.rounds, "sites": sorted(plan.places)}
+
+
+def _same(plan: Plan, point: Checkpoint) -> Checkpoint:
+    """The checkpoint, if the plan is of its run; its record then says what it goes on with."""
+    run, past = f"the run in {plan.folder}", point.results
+    same_settings(plan.config, past["config"], run, OTHER)
+    began, now = past.get("planned", _planned(plan)), _planned(plan)  # an older version's does not say
+    if began != now:
+        raise UserFault(expected=f"{_spelt(began)}, as {run} began", came=_spelt(now), do=OTHER)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    ran = {"versions": versions(past["versions"]), "device": joined(past.get("device", ""), device)}
+    return replace(point, results={**past, **ran})
+
+
+def _spelt(planned: dict[str, Any]) -> str:
+    return f"{planned['rounds']} rounds of {', '.join(planned['sites'])}"
 
 
 def _round(plan: Plan, sites: dict[str, Site], point: Checkpoint, round_: int) -> Checkpoint:

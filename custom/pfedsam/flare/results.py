@@ -51,8 +51,8 @@ class ResultsWriter(Widget):  # type: ignore[misc]
     def _start(self, fl_ctx: FLContext) -> None:
         """Begin the record, or go on with that of the run's checkpoint."""
         config, persistor = job_config(fl_ctx), fl_ctx.get_engine().get_component("persistor")
-        fresh = start(to_dict(config), config.digest(), persistor.base)
         past = persistor.point.results if persistor.point else {}
+        fresh = start(to_dict(config), config.digest(), persistor.base, past.get("versions"))
         jobs = [*past.get("jobs", []), str(fl_ctx.get_job_id())]
         self.results = {**fresh, "run": persistor.run, "jobs": jobs, "rounds": list(past.get("rounds", []))}
         self._earlier = past.get("seconds", 0.0)

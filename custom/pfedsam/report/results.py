@@ -16,8 +16,19 @@ ROLES = ("before", "global", "personal")
 HIGHER_IS_BETTER = {"dice": True, "iou": True, "hd95": False, "assd": False}
 
 
-def start(config: dict[str, Any], digest: str, base: str) -> dict[str, Any]:
-    """The record of a run that has done no round yet."""
+def _code() -> str:
+    found = hashlib.sha256()
+    here = Path(pfedsam.__file__).parent
+    for path in sorted(here.rglob("*.py")):
+        found.update(f"{path.relative_to(here).as_posix()}\0".encode() + path.read_bytes())
+    return found.hexdigest()[:12]
+
+
+CODE = _code()  # as modules are loaded: files may change while a process runs
+
+
+def start(config: dict[str, Any], digest: str, base: str, earlier: dict[str, str] | None = None) -> dict[str, Any]:
+    """The record of a run that has done no round yet; `earlier` as for `versions`."""
     return {
         "schema": 1,
         "method": config["method"],
@@ -25,24 +36,30 @@ def start(config: dict[str, Any], digest: str, base: str) -> dict[str, Any]:
         "config": config,
         "config_hash": digest,
         "base_hash": base,
-        "versions": versions(),
+        "versions": versions(earlier),
         "rounds": [],
         "final": {"sites": {}, "mean": {}, "worst": {}},
     }
 
 
-def versions() -> dict[str, str]:
-    """Of this package, torch and Python; "code": a digest of its modules, as several may share a version."""
-    found = hashlib.sha256()
-    here = Path(pfedsam.__file__).parent
-    for path in sorted(here.rglob("*.py")):
-        found.update(f"{path.relative_to(here).as_posix()}\0".encode() + path.read_bytes())
-    return {
+def versions(earlier: dict[str, str] | None = None) -> dict[str, str]:
+    """Of this package, torch and Python; "code": a digest of its modules, as several may share a version.
+
+    Args:
+        earlier: what the first part of a run had; where that was another, it stands first, then a comma.
+    """
+    now = {
         "pfedsam": pfedsam.__version__,
-        "code": found.hexdigest()[:12],
+        "code": CODE,
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
+    return {key: joined((earlier or {}).get(key, ""), value) for key, value in now.items()}
+
+
+def joined(earlier: str, now: str) -> str:
+    """What a run had, in order, each once; "" where it had nothing yet."""
+    return ", ".join(dict.fromkeys([*filter(None, earlier.split(", ")), now]))
 
 
 def finish(results: dict[str, Any], seconds: float) -> dict[str, Any]:
