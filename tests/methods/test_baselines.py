@@ -195,6 +195,23 @@ def test_the_overlap_is_harmless_before_anything_has_moved() -> None:
     assert not still.grad.isnan().any()
 
 
+def test_a_move_that_weight_decay_alone_has_made_gives_the_overlap_no_slope(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The decoder's A has no gradient of the task while B is zero; AdamW shrinks it all the same, by about rounding."""
+
+    def slope(way: float) -> float:
+        torch.manual_seed(0)
+        a, b = torch.randn(8, 256), 1e-3 * torch.randn(128, 8)
+        move_a = (way * a + 1e-3 * way * torch.randn(8, 256)).requires_grad_()
+        overlap(b.clone(), a, b, move_a).backward()
+        assert move_a.grad is not None
+        return move_a.grad.norm().item()
+
+    idle, real = slope(1e-7), slope(1e-1)
+    monkeypatch.setattr("pfedsam.methods.iat.SHORT", 0.0)
+    assert idle < 1e-4 * slope(1e-7)
+    assert real == pytest.approx(slope(1e-1), rel=0.1)
+
+
 def test_iat_s_regulariser_holds_the_shared_factor_off_the_private_drift(open_site) -> None:
     """With the regulariser alone to gain from, the overlap of the two moves falls."""
     train = {"max_steps": 8, "lr": 1e-2}

@@ -1,9 +1,8 @@
 """IAT with SOR ("Orthogonal Inverse LoRA", arXiv 2606.08687): LoRA in encoder and decoder; the encoder shares B and
 keeps A, the decoder shares A and keeps B; what the shared factor learns is held orthogonal to the private one's drift.
 
-Built from a description, without the paper's equations. Ours are: the r x r products that the regulariser is computed
-in, LoRA on the decoder's query and value projections, the rest of the decoder frozen but its tokens and last norms,
-drift counted within a round.
+Built from a description, without the paper's equations. Ours: the r x r products of the regulariser, LoRA on the
+decoder's query and value projections, its rest frozen but tokens and last norms, drift within a round, `SHORT`.
 """
 
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from pfedsam.train.step import Losses
 
 PARTS = {Kind.LORA_A: Part.PRIVATE, Kind.DECODER_LORA_B: Part.PRIVATE, Kind.DECODER: Part.FROZEN}  # others: shared
 DECAY = 0.9  # of the drift's moving average, a step
+SHORT = 1e-3  # a move by less of its adapter has no direction: weight decay and rounding make such moves
 
 
 def adapters(branch: Segmenter, config: Config) -> None:
@@ -67,13 +67,14 @@ def drift(model: Branches, name: str, now: Tensor) -> Tensor:
 
 
 def overlap(move_b: Tensor, a: Tensor, b: Tensor, move_a: Tensor) -> Tensor:
-    """The squared cosine of the updates (move_b a) and (b move_a) in weight space; 0 while one of them is zero.
+    """The squared cosine of the updates (move_b a) and (b move_a) in weight space; towards 0 where one is short.
 
+    A cosine is the steeper the shorter its vectors are: the first, idle moves would drown all that follow.
     <move_b a, b move_a> = tr((move_b' b)(move_a a')), r x r, and so the norms. B: (out, r), A: (r, in).
     """
-    inner = ((move_b.T @ b) * (a @ move_a.T)).sum()
+    inner, short = ((move_b.T @ b) * (a @ move_a.T)).sum(), SHORT**2 * ((b.T @ b) * (a @ a.T)).sum()
     one, other = ((move_b.T @ move_b) * (a @ a.T)).sum(), ((b.T @ b) * (move_a @ move_a.T)).sum()
-    return inner.square() / (one * other).clamp_min(1e-30)
+    return inner.square() / ((one + short) * (other + short)).clamp_min(1e-30)
 
 
 METHOD = replace(fedavg.METHOD, declare=declare, loss=losses, merge=note_received, adapt=adapters)
