@@ -40,6 +40,13 @@ def test_fedprox_without_its_pull_is_fedavg_and_with_it_stays_nearer(open_site) 
     assert length[id(held)] < 0.9 * length[id(plain)]
 
 
+@pytest.mark.parametrize("method", ["fedmsa", "fedms_sam", "iat", "pfedsam"])
+def test_the_class_head_begins_alike_whatever_adapters_a_method_has(method: str) -> None:
+    one, other = (initial_shared(tiny(method=m, model={"num_classes": 2}))[0] for m in ("fedavg", method))
+    (head,) = [name for name in one if name.endswith("head.conv.weight")]
+    assert torch.equal(one[head], other[head])
+
+
 def test_the_pull_is_the_squared_distance_to_what_came() -> None:
     branch = nn.Linear(2, 1, bias=False)
     nn.init.constant_(branch.weight, 3.0)

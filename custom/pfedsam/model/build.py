@@ -45,9 +45,9 @@ def segmenter(config: Config, parts: Backbone, adapters: Adapt) -> Segmenter:
     branch = Segmenter(parts.encoder, PromptFreeDecoder(parts.decoder, parts.position, outputs(config.model)))
     adapters(branch, config)
     generator = torch.Generator().manual_seed(config.seed)
-    for module in branch.modules():
-        if isinstance(module, Drawn) and not next(module.parameters()).is_meta:
-            module.draw(generator)
+    drawn = [m for m in branch.modules() if isinstance(m, Drawn) and not next(m.parameters()).is_meta]
+    for module in sorted(drawn, key=lambda m: not isinstance(m, ClassHead)):  # the head first: alike in all methods
+        module.draw(generator)
     return branch
 
 
