@@ -54,6 +54,7 @@ def once(row: Row, *lrs: str) -> list[Row]:
 
 LEAN = ("model.decoder=lean", "train.lr_decoder=3e-3")  # tokens and last norms: few, they want more than the whole
 RANK_8 = ("model.lora_rank=8", "model.lora_alpha=8")
+IN_MLP = ("model.experts_in=mlp",)
 INT8 = ("wire.up=int8", "wire.down=int8")
 INT4 = ("wire.up=int4", "wire.down=int8")
 IN_SHORT = {"pfedsam": "pFedSAM", "fedavg": "FedAvg", "local": "local only"}  # where a suite compares three
@@ -102,6 +103,8 @@ SUITES = {
         Row("distill_05", "distillation weight 0.5", ("train.distill_weight=0.5",)),
         Row("experts_0", "no experts: a private copy of LoRA and decoder", ("model.experts=0",)),
         Row("experts_4", "4 experts", ("model.experts=4",)),
+        Row("mlp", "experts in the MLP's LoRA", IN_MLP),
+        Row("r2_mlp", "reading R2, experts in the MLP's LoRA", ("reading=R2", *IN_MLP)),
         Row("top_1", "1 expert selected", ("model.top_k=1",)),
         Row("top_4", "4 experts selected", ("model.top_k=4",)),
         Row("gate_free", "gate not multiplied", ("model.gate_multiplied=false",)),

@@ -26,6 +26,7 @@ def test_the_digest_changes_with_any_setting() -> None:
         ({"reading": "R4"}, "R1, R2, R3, post"),
         ({"model": {"image_size": 250}}, "multiple of 16"),
         ({"model": {"experts": 2, "top_k": 3}}, "top_k"),
+        ({"model": {"experts_in": "mlp"}}, "lora_on linear"),
         ({"train": {"loss": "ce"}}, "exclusive"),
         ({"train": {"lr": -1}}, "lr > 0"),
         ({"study": "../up"}, "study"),

@@ -41,6 +41,9 @@ class ModelConfig:
     lora_last: int | None = None  # adapters in the last k attention blocks; None: in all
     decoder: DecoderMode = "full"  # what of SAM's decoder is trained: all, tokens and last norms, or the head alone
     experts: int = 8  # M; Conv-LoRA's number, ratios 1..M; 0: none, a site's own are LoRA and decoder alone
+    experts_in: Literal["qkv", "mlp"] = (
+        "qkv"  # a block's LoRA that has them: Conv-LoRA's, or the MLP's first; our switch
+    )
     top_k: int = 2  # K; the paper's figure draws at least two experts selected
     gate_multiplied: bool = True  # False is Conv-LoRA's release: the gate then learns from balance alone
     gate_noise: bool = True  # noisy top-k in training, after Shazeer et al. 2017
@@ -256,6 +259,10 @@ def _check(config: Config) -> None:
     if 0 < m.experts < m.top_k:
         raise UserFault(
             expected=f"model.top_k at most model.experts ({m.experts})", came=str(m.top_k), do="lower top_k"
+        )
+    if (m.experts_in, m.lora_on) == ("mlp", "qkv"):
+        raise UserFault(
+            expected="model.lora_on linear with model.experts_in mlp", came="qkv", do="change one of the two"
         )
     if (t.loss == "ce") != m.exclusive:
         raise UserFault(

@@ -28,6 +28,7 @@ OTHERS: list[dict[str, Any]] = [
     {"method": "iat"},
     {"model": {"route": "window", "image_size": 80}},
     {"model": {"lora_on": "linear"}},
+    {"model": {"lora_on": "linear", "experts_in": "mlp"}},
     {"model": {"gate_multiplied": False, "interpolation": "bicubic"}},
     {"model": {"num_classes": 2, "exclusive": True}, "train": {"loss": "ce"}},
 ]

@@ -14,13 +14,14 @@ from pfedsam.model.moe import LocalMoE
 from pfedsam.model.partition import Kind, Part, Partition, kinds, tensors_of, wire_name
 from pfedsam.model.segmenter import Branches
 
+PLACES = [("qkv", "qkv"), ("linear", "qkv"), ("linear", "mlp")]  # of LoRA and of the experts
 every_method = pytest.mark.parametrize("method", methods.names())
 
 
 def configs(method: str) -> st.SearchStrategy[Config]:
     """A method's settings."""
     return st.builds(
-        lambda reading, exclusive, classes, last, on, rank, experts, backbone, decoder: tiny(
+        lambda reading, exclusive, classes, last, places, rank, experts, backbone, decoder: tiny(
             method=method,
             reading=reading,
             model={
@@ -29,7 +30,8 @@ def configs(method: str) -> st.SearchStrategy[Config]:
                 "exclusive": exclusive,
                 "num_classes": classes,
                 "lora_last": last,
-                "lora_on": on,
+                "lora_on": places[0],
+                "experts_in": places[1],
                 "lora_rank": rank,
                 "experts": max(experts, int(reading == "R2" or method == "newcomer")),
                 "top_k": 1,
@@ -40,7 +42,7 @@ def configs(method: str) -> st.SearchStrategy[Config]:
         st.booleans(),
         st.integers(1, 3),
         st.sampled_from([None, 1, 3]),
-        st.sampled_from(["qkv", "linear"]),
+        st.sampled_from(PLACES),
         st.sampled_from([1, 4]),
         st.integers(0, 4),
         st.sampled_from(["tiny_vit"] if method == "fedbn" else ["demo", "tiny_vit"]),
@@ -109,13 +111,15 @@ def test_lora_of_vit_b_on_every_linear_layer_has_the_expected_size() -> None:
     assert lora == 12 * 4 * 768 * (4 + 2 + 5 + 5)  # a block: qkv, projection, the MLP's two
 
 
-@pytest.mark.parametrize("on", ["qkv", "linear"])
-def test_experts_of_vit_b_at_rank_4_have_the_expected_size(on: str) -> None:
-    model, part = built(tiny(model={"backbone": "vit_b", "image_size": 256, "experts": 8, "lora_on": on}))
+@pytest.mark.parametrize(("on", "where"), PLACES)
+def test_experts_of_vit_b_at_rank_4_have_the_expected_size_and_place(on: str, where: str) -> None:
+    settings = {"backbone": "vit_b", "image_size": 256, "experts": 8, "lora_on": on, "experts_in": where}
+    model, part = built(tiny(model=settings))
     kind = kinds(model)
     count = sum(p.numel() for n, p in model.named_parameters() if kind[n] is Kind.EXPERT)
     assert count == 14_976
-    assert all(n.split(".attn.")[1].startswith("qkv.") for n, k in kind.items() if k is Kind.EXPERT)
+    place = {"qkv": ".attn.qkv.lora.mix.", "mlp": ".mlp.lin1.lora.mix."}[where]
+    assert all(place in n for n, k in kind.items() if k is Kind.EXPERT)
     assert part.parts
 
 

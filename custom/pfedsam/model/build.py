@@ -68,10 +68,10 @@ def outputs(config: ModelConfig) -> int:
 def add_experts(branch: Segmenter, config: ModelConfig) -> None:
     """Put an L-MoE into the LoRA bottleneck of every unit of `branch`; makes it a personal branch.
 
-    Where a unit has several, into its first, the qkv's: our choice, because more would cost four times as much.
+    Where a unit has several, into one: our choice, because more would cost four times as much.
     """
     for unit in branch.encoder.units:
-        for lora in loras(unit)[:1]:
+        for lora in loras(getattr(unit, "mlp", unit) if config.experts_in == "mlp" else unit)[:1]:
             lora.mix = LocalMoE(
                 config.lora_rank,
                 experts=config.experts,
