@@ -44,6 +44,19 @@ def rates(row: Row, *pairs: tuple[str, str]) -> list[Row]:
     ]
 
 
+def private(row: Row, *lrs: str) -> list[Row]:
+    """A row a rate of the private part."""
+    return [
+        replace(
+            row,
+            name=f"{row.name}_private_{lr}",
+            label=f"{row.label}, private part at {lr}",
+            changes=(*row.changes, f"train.lr_private={lr}"),
+        )
+        for lr in lrs
+    ]
+
+
 def once(row: Row, *lrs: str) -> list[Row]:
     """A row a rate, with one optimiser and one warm-up throughout: all epochs of the tasks' jobs in one round."""
     return [
@@ -91,7 +104,10 @@ METHODS = [  # the first row is what the others are compared with
     Row("post", "pFedSAM, post-encoder", ("reading=post",)),
 ]
 NAMED = {row.name: row for row in METHODS}
-OWN = {"nuclei": {"local": at("1e-2")}}  # by task and row: rates that validate better there than the row's
+OWN: dict[str, dict[str, tuple[str, ...]]] = {  # by task and row: rates that validate better there than the row's
+    "brain_mri": {"r1": ("train.lr_private=3e-3",)},  # never averaged, as local training
+    "nuclei": {"local": at("1e-2")},
+}
 
 SUITES = {
     "methods": METHODS,
@@ -132,9 +148,10 @@ SUITES = {
         *rates(NAMED["pooled"], ("1e-3", "3e-4"), ("3e-3", "3e-4"), ("1e-2", "3e-4")),
         *once(NAMED["pooled"], "3e-3", "1e-2"),
         *(row for name in UNTUNED for row in rates(NAMED[name], LOWER)),
-        Row("ditto_private_3e-3", "Ditto, its own model at 3e-3", (*NAMED["ditto"].changes, "train.lr_private=3e-3")),
+        *private(NAMED["ditto"], "3e-3"),
         *rates(NAMED["fedmsa"], ("1e-3", "3e-4"), ("3e-3", "3e-4"), ("1e-2", "3e-4")),
-        Row("r1_private_3e-3", "pFedSAM, reading R1, private part at 3e-3", ("reading=R1", "train.lr_private=3e-3")),
+        *private(NAMED["r1"], "3e-3", "1e-2"),
+        *private(NAMED["pfedsam"], "3e-3"),
         *rates(NAMED["post"], ("1e-2", "1e-3"), ("1e-2", "3e-3")),
         *rates(NAMED["fedms_sam"], ("1e-4", "1e-4"), ("3e-4", "3e-4"), ("1e-3", "1e-3")),
     ],
