@@ -7,8 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from ceiling import graded, perfect, sure
 from evidence import HERE, pack, unpack
+from parts import worth
 from shards import shards
 from stock import random_state
 from suites import NAMES, SUITES, Row, rows_of
@@ -16,7 +18,7 @@ from sweep import Run, done, settings, sweep
 from tables import Found, Home, budgets, codes, difference, read, rival, runs, table, validation, within
 from training_step import ROWS, Case, batch, ours, stock
 
-from conftest import ROOT, tiny
+from conftest import ROOT, after_a_round, tiny
 from pfedsam.config import to_dict
 from pfedsam.data.datalist import raw_rows
 from pfedsam.data.dataset import open_site
@@ -230,6 +232,17 @@ def test_runs_are_packed_alike_each_time_and_come_back_whole(tmp_path: Path) -> 
     (tmp_path / "again/task/row/0/a/cases.json").write_text("of a run that was stopped")
     unpack(tmp_path / "again", tmp_path / "kept")
     assert read_cases(tmp_path / "again/task/row/0/a/cases.json").scores
+
+
+def test_taking_a_part_out_of_a_model_tells_its_worth_and_leaves_the_model_as_it_was(open_site) -> None:
+    site = after_a_round(open_site, tiny(model={"lora_on": "linear"}, train={"lr": 1e-2, "max_steps": 8}))
+    before = {name: tensor.clone() for name, tensor in site.model.state_dict().items()}
+    found = worth(site)
+    assert list(found)[:2] == ["as trained", "without experts"]
+    assert {f"without LoRA at {layer}" for layer in ("qkv", "proj", "lin1", "lin2")} < found.keys()
+    assert found["as trained"] == site.summary("val", "personal")["dice"]
+    assert found["without any"] != found["as trained"]
+    assert all(torch.equal(before[name], tensor) for name, tensor in site.model.state_dict().items())
 
 
 def test_a_row_that_no_suite_has_is_told_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

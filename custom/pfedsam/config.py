@@ -41,9 +41,7 @@ class ModelConfig:
     lora_last: int | None = None  # adapters in the last k attention blocks; None: in all
     decoder: DecoderMode = "full"  # what of SAM's decoder is trained: all, tokens and last norms, or the head alone
     experts: int = 8  # M; Conv-LoRA's number, ratios 1..M; 0: none, a site's own are LoRA and decoder alone
-    experts_in: Literal["qkv", "mlp"] = (
-        "qkv"  # a block's LoRA that has them: Conv-LoRA's, or the MLP's first; our switch
-    )
+    experts_in: Literal["qkv", "mlp"] = "qkv"  # whose LoRA has them: as Conv-LoRA, or the MLP's first layer; our switch
     top_k: int = 2  # K; the paper's figure draws at least two experts selected
     gate_multiplied: bool = True  # False is Conv-LoRA's release: the gate then learns from balance alone
     gate_noise: bool = True  # noisy top-k in training, after Shazeer et al. 2017
