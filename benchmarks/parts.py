@@ -6,7 +6,6 @@ sweep.py; the run's store has to be there still.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,13 +13,13 @@ from pathlib import Path
 
 import torch
 from suites import NAMES
-from sweep import Run, data_of, record_of, rows, settings, sites
+from sweep import Run, places, record_of, rows, settings, sites
 
 from pfedsam.errors import UserFault
 from pfedsam.exchange.checkpoint import Checkpoints
 from pfedsam.federation import RUN
 from pfedsam.model.lora import LoRA, LoRALinear
-from pfedsam.site import Places, Site
+from pfedsam.site import Site
 
 
 def main() -> None:
@@ -43,7 +42,7 @@ def table(out: Path, task: str, row: str, seed: int) -> list[str]:
     Raises:
         UserFault: there is no such row or run, or its store is gone.
     """
-    known = {found.name: found for found in rows([name for name in NAMES if name != "partial"], task)}
+    known = {found.name: found for found in rows(list(NAMES), task)}
     if row not in known:
         raise UserFault(expected=f"a row among {', '.join(known)}", came=row, do="correct --row")
     run = Run(task, known[row], seed)
@@ -53,15 +52,14 @@ def table(out: Path, task: str, row: str, seed: int) -> list[str]:
     if point is None:
         raise UserFault(expected=f"an ended run with its store in {folder}", came="none", do="run it with sweep.py")
     record_of(run, out, None)
-    here = Places(data_of(task), folder / "store", Path(os.environ["PFEDSAM_WEIGHTS"]), cache=out / "prepared")
-    lines = []
+    here, found = places(run, out), {}
     for name in sites(run, config):
         site = Site(name, config, here)
         site.recall(point.tensors, RUN)
-        found = worth(site)
-        head = ["", *found]
-        lines.append("| " + " | ".join([name, *(f"{dice:.3f}" for dice in found.values())]) + " |")
-    return ["| " + " | ".join(head) + " |", "|---" * len(head) + "|", *lines]
+        found[name] = worth(site)
+    head = ["", *next(iter(found.values()))]
+    cells = [[name, *(f"{dice:.3f}" for dice in of_site.values())] for name, of_site in found.items()]
+    return ["| " + " | ".join(head) + " |", "|---" * len(head) + "|", *(f"| {' | '.join(row)} |" for row in cells)]
 
 
 def worth(site: Site) -> dict[str, float]:

@@ -36,25 +36,19 @@ def at(lr: str, decoder: str = "3e-4") -> tuple[str, ...]:
     return f"train.lr={lr}", f"train.lr_decoder={decoder}"
 
 
+def variant(row: Row, name: str, label: str, *changes: str) -> Row:
+    """A row with more changes, and what they are called behind its name and label."""
+    return replace(row, name=f"{row.name}_{name}", label=f"{row.label}, {label}", changes=(*row.changes, *changes))
+
+
 def rates(row: Row, *pairs: tuple[str, str]) -> list[Row]:
     """A row a pair of rates: the adapters' (without any: the encoder's) and the decoder's."""
-    return [
-        Row(f"{row.name}_{lr}_{decoder}", f"{row.label}, {lr} / {decoder}", (*row.changes, *at(lr, decoder)))
-        for lr, decoder in pairs
-    ]
+    return [variant(row, f"{lr}_{decoder}", f"{lr} / {decoder}", *at(lr, decoder)) for lr, decoder in pairs]
 
 
 def private(row: Row, *lrs: str) -> list[Row]:
     """A row a rate of the private part."""
-    return [
-        replace(
-            row,
-            name=f"{row.name}_private_{lr}",
-            label=f"{row.label}, private part at {lr}",
-            changes=(*row.changes, f"train.lr_private={lr}"),
-        )
-        for lr in lrs
-    ]
+    return [variant(row, f"private_{lr}", f"private part at {lr}", f"train.lr_private={lr}") for lr in lrs]
 
 
 def once(row: Row, *lrs: str) -> list[Row]:

@@ -124,6 +124,12 @@ def sites(run: Run, config: Config) -> list[str]:
     return ["pooled"] if config.data.pool else sorted(run.row.sites or sizes(data_of(run.task)))
 
 
+def places(run: Run, out: Path) -> Places:
+    """Where all sites of a run find their files and put them."""
+    folder, weights = run.folder(out), Path(os.environ["PFEDSAM_WEIGHTS"])
+    return Places(data_of(run.task), folder / "store", weights, cache=out / "prepared", scratch=folder / "scratch")
+
+
 def settings(run: Run, rounds: int | None) -> tuple[Config, int]:
     """A run's settings, and how many rounds it has: so many, or as its row or its task's job has."""
     config, usual = settings_of(ROOT / "jobs" / f"pfedsam_{run.task}", [*run.row.changes, f"seed={run.seed}"])
@@ -150,11 +156,9 @@ def one(run: Run, out: Path, rounds: int | None) -> None:
         os.dup2(log.fileno(), sys.stderr.fileno())
     torch.set_num_threads(int(os.environ.get("PFEDSAM_THREADS", "1")))
     config, rounds = settings(run, rounds)
-    data, weights = data_of(run.task), Path(os.environ["PFEDSAM_WEIGHTS"])
-    folder, names = run.folder(out), sites(run, config)
-    here = Places(data, folder / "store", weights, cache=out / "prepared", scratch=folder / "scratch")
+    here = dict.fromkeys(sites(run, config), places(run, out))
     try:
-        federate(Plan(config, dict.fromkeys(names, here), rounds, folder, run.begins(out)), told)
+        federate(Plan(config, here, rounds, run.folder(out), run.begins(out)), told)
     except UserFault as fault:
         sys.exit(f"{fault}")
 

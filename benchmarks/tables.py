@@ -230,16 +230,16 @@ def budgets(found: dict[Row, dict[int, Found]]) -> list[str]:
 
 def codes(found: dict[Row, dict[int, Found]]) -> list[str]:
     """A line that says what ran with which code, torch and device, if not all with the same."""
-    ways: dict[tuple[str, ...], list[str]] = {}
+    ways: dict[tuple[str, ...], dict[Row, list[str]]] = {}
     for row, of_seed in found.items():
-        own = {
-            run.ran: [str(seed) for seed, other in of_seed.items() if other.ran == run.ran] for run in of_seed.values()
-        }
-        for ran, seeds in sorted(own.items()):
-            ways.setdefault(ran, []).append(row.label if len(own) == 1 else f"{row.label} (seed {', '.join(seeds)})")
+        for seed, run in of_seed.items():
+            ways.setdefault(run.ran, {}).setdefault(row, []).append(str(seed))
     differ = [len(set(told)) > 1 for told in zip(*ways, strict=True)]
-    lines = [(" ".join(filter(None, compress(ran, differ))), ", ".join(of)) for ran, of in ways.items()]
-    return ["Code: " + "; ".join(f"{ran}, {of}" for ran, of in lines) + "."] if any(differ) else []
+    told = []
+    for ran, of in ways.items():
+        labels = [r.label + (f" (seed {', '.join(s)})" if len(s) < len(found[r]) else "") for r, s in of.items()]
+        told.append(", ".join([" ".join(filter(None, compress(ran, differ))), *labels]))
+    return ["Code: " + "; ".join(told) + "."] if any(differ) else []
 
 
 def within(run: Found, budget: float) -> float | None:

@@ -20,6 +20,10 @@ def plan(hospital: Path, folder: Path) -> Plan:
     return Plan(tiny(), {name: Places(hospital, folder / "sites") for name in names}, 3, folder)
 
 
+def stopped(_: dict[str, Any]) -> None:
+    raise KeyboardInterrupt
+
+
 def test_a_run_that_was_cut_goes_on_to_the_same_result(hospital: Path, tmp_path: Path) -> None:
     whole = federate(plan(hospital, tmp_path / "whole"))
 
@@ -46,12 +50,8 @@ def test_a_run_with_other_settings_does_not_go_on_in_the_same_folder(hospital: P
 
 def test_a_run_that_was_cut_goes_on_with_its_rounds_and_sites_alone(hospital: Path, tmp_path: Path) -> None:
     """A schedule over other rounds, or a mean over other sites, would be a run that nobody planned."""
-
-    def cut(_: dict[str, Any]) -> None:
-        raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        federate(plan(hospital, tmp_path), cut)
+        federate(plan(hospital, tmp_path), stopped)
     with pytest.raises(UserFault, match=r"expected 3 rounds of site-1, site-2, as the run in .* came 4 rounds of"):
         federate(replace(plan(hospital, tmp_path), rounds=4))
     alone = {"site-1": plan(hospital, tmp_path).places["site-1"]}
@@ -60,12 +60,9 @@ def test_a_run_that_was_cut_goes_on_with_its_rounds_and_sites_alone(hospital: Pa
 
 
 def test_a_run_names_all_code_that_it_ran_with(hospital: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def cut(_: dict[str, Any]) -> None:
-        raise KeyboardInterrupt
-
     monkeypatch.setattr("pfedsam.report.results.CODE", "before")
     with pytest.raises(KeyboardInterrupt):
-        federate(plan(hospital, tmp_path), cut)
+        federate(plan(hospital, tmp_path), stopped)
     monkeypatch.setattr("pfedsam.report.results.CODE", "after")
     assert federate(plan(hospital, tmp_path))["versions"]["code"] == "before, after"
 

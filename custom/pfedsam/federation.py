@@ -90,7 +90,8 @@ def _same(plan: Plan, point: Checkpoint) -> Checkpoint:
     """The checkpoint, if the plan is of its run; its record then says what it goes on with."""
     run, past = f"the run in {plan.folder}", point.results
     same_settings(plan.config, past["config"], run, OTHER)
-    began, now = past.get("planned", _planned(plan)), _planned(plan)  # an older version's does not say
+    now = _planned(plan)
+    began = past.get("planned", now)  # an older version's does not say
     if began != now:
         raise UserFault(expected=f"{_spelt(began)}, as {run} began", came=_spelt(now), do=OTHER)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"

@@ -16,7 +16,7 @@ from pfedsam.errors import UserFault
 from pfedsam.files import write_json
 from pfedsam.flare.context import REJECTED, REPORT, job_config, run_dir
 from pfedsam.report.plots import plot_curves
-from pfedsam.report.results import finish, start, tested_fault
+from pfedsam.report.results import finish, start, tested_fault, versions
 from pfedsam.report.table import final_table
 
 
@@ -51,10 +51,11 @@ class ResultsWriter(Widget):  # type: ignore[misc]
     def _start(self, fl_ctx: FLContext) -> None:
         """Begin the record, or go on with that of the run's checkpoint."""
         config, persistor = job_config(fl_ctx), fl_ctx.get_engine().get_component("persistor")
+        fresh = start(to_dict(config), config.digest(), persistor.base)
         past = persistor.point.results if persistor.point else {}
-        fresh = start(to_dict(config), config.digest(), persistor.base, past.get("versions"))
-        jobs = [*past.get("jobs", []), str(fl_ctx.get_job_id())]
-        self.results = {**fresh, "run": persistor.run, "jobs": jobs, "rounds": list(past.get("rounds", []))}
+        jobs, ran = [*past.get("jobs", []), str(fl_ctx.get_job_id())], versions(past.get("versions"))
+        gone = {"run": persistor.run, "jobs": jobs, "versions": ran, "rounds": list(past.get("rounds", []))}
+        self.results = {**fresh, **gone}
         self._earlier = past.get("seconds", 0.0)
 
     def _round_started(self, fl_ctx: FLContext) -> None:

@@ -27,8 +27,8 @@ def _code() -> str:
 CODE = _code()  # as modules are loaded: files may change while a process runs
 
 
-def start(config: dict[str, Any], digest: str, base: str, earlier: dict[str, str] | None = None) -> dict[str, Any]:
-    """The record of a run that has done no round yet; `earlier` as for `versions`."""
+def start(config: dict[str, Any], digest: str, base: str) -> dict[str, Any]:
+    """The record of a run that has done no round yet."""
     return {
         "schema": 1,
         "method": config["method"],
@@ -36,7 +36,7 @@ def start(config: dict[str, Any], digest: str, base: str, earlier: dict[str, str
         "config": config,
         "config_hash": digest,
         "base_hash": base,
-        "versions": versions(earlier),
+        "versions": versions(),
         "rounds": [],
         "final": {"sites": {}, "mean": {}, "worst": {}},
     }
