@@ -272,6 +272,12 @@ def _check(config: Config) -> None:
         raise UserFault(expected="train.distill_weight in [0, 1)", came=str(t.distill_weight), do="0.1 is the default")
     if not 0 <= t.recopy <= 1:
         raise UserFault(expected="train.recopy in [0, 1]", came=str(t.recopy), do="1 copies all, 0 nothing")
+    if t.recopy_margin and t.recopy_if == "always":
+        raise UserFault(
+            expected="train.recopy_margin 0 with train.recopy_if always, which asks nothing",
+            came=str(t.recopy_margin),
+            do="set train.recopy_if better, or leave the margin out",
+        )
     if t.cache != "none" and t.augment and t.views is None:
         raise UserFault(
             expected="train.views with train.cache, so that views come again",

@@ -355,6 +355,18 @@ def test_continuing_a_run_with_other_settings_is_refused(run: tuple[Path, str], 
     assert "Traceback" not in log
 
 
+def test_continuing_a_run_for_more_rounds_under_a_schedule_is_told(tmp_path: Path) -> None:
+    store = {"PFEDSAM_STORE": str(tmp_path / "store")}
+    simulate(job(tmp_path / "job", "train.schedule=cosine", rounds=1), tmp_path / "ws", threads=2, **store)
+    assert results(tmp_path / "ws")["planned"] == {"rounds": 1, "earlier": []}
+    render(tmp_path / "job", tmp_path / "rest", rounds=2, run="latest", continues=True, sites=["site-1", "site-2"])
+    log = simulate(tmp_path / "rest", tmp_path / "ws", threads=2, **store)
+    assert "[server] Planned for 1, then 2 rounds" in log
+    found = results(tmp_path / "ws")
+    assert found["planned"] == {"rounds": 2, "earlier": [1]}
+    assert [entry["round"] for entry in found["rounds"]] == [0, 1]
+
+
 def test_local_training_shares_nothing(tmp_path: Path) -> None:
     simulate(job(tmp_path / "job", "method=local"), tmp_path / "ws", threads=2)
     found = results(tmp_path / "ws")

@@ -224,6 +224,15 @@ def test_a_page_that_is_to_leave_a_site_has_no_pictures_and_no_intervals(
     assert "This page stays" not in text
 
 
+@pytest.mark.parametrize(("schedule", "told"), [("cosine", True), ("constant", False)])
+def test_a_run_that_went_on_for_more_rounds_than_planned_is_doubted_where_rates_follow_a_schedule(
+    tmp_path: Path, results: dict[str, Any], schedule: str, told: bool
+) -> None:
+    results["config"] = {"train": {"schedule": schedule}}
+    results["planned"] = {"rounds": 20, "earlier": [15]}
+    assert ("Planned for 15, then 20 rounds" in page_of(written(tmp_path / "run", results))) == told
+
+
 def test_what_is_missing_does_not_break_the_page(tmp_path: Path, results: dict[str, Any]) -> None:
     bare = copy.deepcopy(results)
     for key in ("seconds", "versions", "config_hash", "base_hash"):

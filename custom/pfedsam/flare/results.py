@@ -16,7 +16,7 @@ from pfedsam.errors import UserFault
 from pfedsam.files import write_json
 from pfedsam.flare.context import REJECTED, REPORT, job_config, run_dir
 from pfedsam.report.plots import plot_curves
-from pfedsam.report.results import finish, start, tested_fault, versions
+from pfedsam.report.results import finish, replanned, start, tested_fault, versions
 from pfedsam.report.table import final_table
 
 
@@ -54,8 +54,11 @@ class ResultsWriter(Widget):  # type: ignore[misc]
         fresh = start(to_dict(config), config.digest(), persistor.base)
         past = persistor.point.results if persistor.point else {}
         jobs, ran = [*past.get("jobs", []), str(fl_ctx.get_job_id())], versions(past.get("versions"))
+        planned = _planned(past, int(fl_ctx.get_prop(AppConstants.NUM_ROUNDS)))
         gone = {"run": persistor.run, "jobs": jobs, "versions": ran, "rounds": list(past.get("rounds", []))}
-        self.results = {**fresh, **gone}
+        self.results = {**fresh, **gone, "planned": planned}
+        if doubt := replanned(self.results):
+            log.warning("[server] %s", doubt)
         self._earlier = past.get("seconds", 0.0)
 
     def _round_started(self, fl_ctx: FLContext) -> None:
@@ -112,3 +115,10 @@ class ResultsWriter(Widget):  # type: ignore[misc]
         path = run_dir(fl_ctx) / "results.json"
         write_json(path, self.results)
         return path
+
+
+def _planned(past: dict[str, Any], rounds: int) -> dict[str, Any]:
+    """How many rounds the run is to have; "earlier": what its jobs before this one planned, where that differs."""
+    began = past.get("planned", {})
+    earlier = began.get("earlier", []) + ([began["rounds"]] if began.get("rounds", rounds) != rounds else [])
+    return {"rounds": rounds, "earlier": earlier}

@@ -62,6 +62,15 @@ def joined(earlier: str, now: str) -> str:
     return ", ".join(dict.fromkeys([*filter(None, earlier.split(", ")), now]))
 
 
+def replanned(results: dict[str, Any]) -> str:
+    """What a change of the planned rounds did to the run's schedule; empty where nothing."""
+    planned, train = results.get("planned", {}), results["config"].get("train", {})
+    if not planned.get("earlier") or train.get("schedule") == "constant":
+        return ""
+    numbers = ", then ".join(map(str, [*planned["earlier"], planned["rounds"]]))
+    return f"Planned for {numbers} rounds: the rates follow no one schedule over all rounds."
+
+
 def finish(results: dict[str, Any], seconds: float) -> dict[str, Any]:
     """The record with mean and worst site of each role and metric, on the test split."""
     final = results["final"]

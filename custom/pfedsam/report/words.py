@@ -7,7 +7,7 @@ from typing import Any
 from pfedsam.report.bootstrap import Classes, interval
 from pfedsam.report.cases import Cases
 from pfedsam.report.gather import Material
-from pfedsam.report.results import HIGHER_IS_BETTER, ROLES
+from pfedsam.report.results import HIGHER_IS_BETTER, ROLES, replanned
 
 FEW_CASES = 20  # below so many scored test cases a site's mean says little; our choice
 FEW_ROUNDS = 5  # our choice
@@ -166,6 +166,7 @@ def doubts(material: Material, rows: list[SiteRow]) -> list[str]:
         ("Training alone at each site is not part of this run; the job `local` has it to compare.", _shares(results)),
         (f"{hidden} The site's own report has it.", no_cases),
         (f"{narrow} too narrow where a patient has several.", by_image),
+        (replanned(results), replanned(results)),
         (f"The final test lacks {', '.join(untested)}.", untested),
         (f"{refused} update(s) were refused or did not come: see below.", refused),
     ]
