@@ -12,7 +12,12 @@ from conftest import tiny
 from pfedsam import methods
 from pfedsam.errors import UserFault
 from pfedsam.federation import Plan, federate
+from pfedsam.files import digest
+from pfedsam.report.gather import gather
+from pfedsam.report.table import final_table
+from pfedsam.report.words import site_rows, summary
 from pfedsam.site import Places
+from pfedsam.train.metrics import METRICS
 
 
 def plan(hospital: Path, folder: Path) -> Plan:
@@ -78,7 +83,7 @@ def test_sites_that_keep_their_front_on_disk_keep_it_apart(hospital: Path, tmp_p
     assert scores[0] == scores[1]
 
 
-@pytest.mark.parametrize("method", methods.names())
+@pytest.mark.parametrize("method", [name for name in methods.names() if not methods.get(name).joins])
 def test_every_method_runs_its_rounds_and_its_branches_are_tested(hospital: Path, tmp_path: Path, method: str) -> None:
     norms = {"backbone": "tiny_vit", "pretrained": False} if method == "fedbn" else {}
     config = tiny(method=method, model=norms)
@@ -105,6 +110,12 @@ def test_a_site_trains_in_its_own_rounds_alone_and_one_that_never_trains_is_test
     out = federate(Plan(tiny(study="out", every={"site-2": 0}), places, 1, tmp_path / "out"))
     assert set(out["rounds"][0]["sites"]) == {"site-1"}
     assert out["final"]["sites"]["site-2"]["global"]["dice"] is not None
+    assert out["final"]["mean"]["global"] == {m: out["final"]["sites"]["site-1"]["global"][m] for m in METRICS}
+    assert "site-2 (tested only)" in final_table(out)
+    material = gather(tmp_path / "out")
+    told = summary(material, site_rows(material))
+    assert told[0].startswith("1 site (site-1) took part.")
+    assert told[1].startswith("Tested only, without a round of its own: site-2")
 
 
 def test_a_newcomer_trains_its_experts_on_a_model_that_stays_as_it_came(hospital: Path, tmp_path: Path) -> None:
@@ -123,13 +134,20 @@ def test_a_newcomer_trains_its_experts_on_a_model_that_stays_as_it_came(hospital
     assert any(not torch.equal(one[name], tensor) for name, tensor in two.items())
     scores = found["final"]["sites"]["site-2"]
     assert scores["before"] == scores["global"]
+    assert found["begun_with"] == {"run": "pfedsam/run", "rounds": 2, "sha256": digest(before)}
+
+
+def test_a_newcomer_to_no_federation_is_told_so(hospital: Path, tmp_path: Path) -> None:
+    places = {"site-1": Places(hospital, tmp_path / "sites")}
+    with pytest.raises(UserFault, match=r"a trained model that newcomer begins with.*--begin"):
+        federate(Plan(tiny(method="newcomer"), places, 1, tmp_path / "run"))
 
 
 def test_a_newcomer_to_another_model_is_told_so(hospital: Path, tmp_path: Path) -> None:
     places = {"site-1": Places(hospital, tmp_path / "sites")}
     federate(Plan(tiny(), places, 1, tmp_path / "first"))
     other = tiny(study="joins", method="newcomer", model={"lora_rank": 2})
-    with pytest.raises(UserFault, match="other shared tensors"):
+    with pytest.raises(UserFault, match=r"whose model this begins with.*model\.lora_rank"):
         federate(Plan(other, places, 1, tmp_path / "second", begin=tmp_path / "first"))
 
 

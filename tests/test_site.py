@@ -274,6 +274,19 @@ def test_what_is_recalled_is_what_was_trained(open_site) -> None:
     assert all(torch.equal(t, shared[n.split(".", 2)[2]]) for n, t in live.items())
 
 
+def test_a_site_without_a_round_in_a_run_is_not_tested_with_what_it_trained_in_another(open_site) -> None:
+    config = tiny()
+    shared, _ = initial_shared(config)
+    site = open_site(config)
+    site.receive(shared, Moment("first", 0))
+    site.train(0, 1)
+    own = {n: v.clone() for n, v in site.private().items()}
+    assert site.recall(shared, "second") == {}
+    assert any(not torch.equal(site.private()[n], v) for n, v in own.items())
+    assert site.recall(shared, "first")["run"] == "first"
+    assert all(torch.equal(site.private()[n], v) for n, v in own.items())
+
+
 def test_a_stopped_round_leaves_the_store_alone(open_site) -> None:
     config = tiny()
     site = open_site(config)

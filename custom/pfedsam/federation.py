@@ -18,7 +18,7 @@ from pfedsam.errors import UserFault
 from pfedsam.exchange.aggregate import weighted_mean
 from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints, first_tensors, same_settings
 from pfedsam.exchange.codec import decode, encode
-from pfedsam.exchange.schema import schema_of, shared_schema
+from pfedsam.exchange.schema import shared_schema
 from pfedsam.exchange.store import Moment
 from pfedsam.files import Tensors, write_json
 from pfedsam.report.results import finish, joined, start, versions
@@ -73,11 +73,11 @@ def federate(plan: Plan, told: Callable[[dict[str, Any]], None] = lambda _: None
 def _first(plan: Plan) -> Checkpoint:
     any_site = next(iter(plan.places.values()))
     shared, base = initial_shared(plan.config, any_site.weights, any_site.prepared)
-    if plan.begin is not None:
-        study = next((plan.begin / "store").glob("*/server")).parent.name
-        shared = first_tensors(plan.begin / "store", f"{study}/{RUN}", schema_of(shared), base)
+    root = (plan.begin or plan.folder) / "store"
+    begin = f"{next(root.glob('*/server')).parent.name}/{RUN}" if plan.begin else ""
+    shared, begun = first_tensors(root, begin, shared, base, plan.config)
     digest = plan.config.digest()
-    results = {**start(to_dict(plan.config), digest, base), "planned": _planned(plan), "seconds": 0.0}
+    results = {**start(to_dict(plan.config), digest, base, begun), "planned": _planned(plan), "seconds": 0.0}
     return Checkpoint(RUN, 0, digest, base, results, shared)
 
 

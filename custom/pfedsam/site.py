@@ -174,12 +174,12 @@ class Site:
         """The model as it predicts: the server's tensors and the private part as last trained (in `run`).
 
         Returns:
-            The store's facts of that private part: its run and round; empty if there is none.
+            The store's facts of that private part: its run and round; empty if there is none (in `run`).
         """
         self._load_shared(shared)
         self._put_private(self._first, {})
         self.method.merge(self.model, self.config, None)  # what follows the shared part where nothing is stored
-        stored, facts = self.store.load(Moment(run, LAST) if run else None) or ({}, {})
+        stored, facts = self.store.load(Moment(run, LAST) if run else None, alone=True) or ({}, {})
         if facts:
             self._put_private(stored, facts)
         return facts

@@ -3,13 +3,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from conftest import tiny
+from pfedsam.config import to_dict
 from pfedsam.errors import UserFault
 from pfedsam.exchange.checkpoint import KEEP, Checkpoint, Checkpoints, first_tensors
-from pfedsam.exchange.schema import schema_of
+from pfedsam.files import digest
 
 
 def point(done: int, run: str = "run") -> Checkpoint:
-    return Checkpoint(run, done, "config", "base", {"rounds": list(range(done))}, {"a": torch.full((4,), float(done))})
+    results = {"config": to_dict(tiny()), "rounds": list(range(done))}
+    return Checkpoint(run, done, "config", "base", results, {"a": torch.full((4,), float(done))})
 
 
 def filled(root: Path) -> Checkpoints:
@@ -21,7 +24,7 @@ def filled(root: Path) -> Checkpoints:
 
 def test_the_newest_pair_comes_back_whole(tmp_path: Path) -> None:
     found = filled(tmp_path).load("run")
-    assert (found.done, found.results, found.config, found.base) == (3, {"rounds": [0, 1, 2]}, "config", "base")
+    assert (found.done, found.results, found.config, found.base) == (3, point(3).results, "config", "base")
     assert torch.equal(found.tensors["a"], point(3).tensors["a"])
 
 
@@ -80,10 +83,35 @@ def test_the_latest_run_to_begin_from_is_one_that_has_trained(tmp_path: Path) ->
     checkpoints.begin("later")
     assert checkpoints.find("latest") == "later"
     assert checkpoints.find("latest", trained=True) == point(1).run
-    base, schema = point(1).base, schema_of(point(1).tensors)
-    assert first_tensors(tmp_path, "study/latest", schema, base).keys() == point(1).tensors.keys()
+    begun = point(1).tensors, point(1).base, tiny()
+    tensors, source = first_tensors(tmp_path, "study/latest", *begun)
+    assert tensors.keys() == point(1).tensors.keys()
+    assert source == {"run": f"study/{point(1).run}", "rounds": 1, "sha256": digest(tensors)}
     with pytest.raises(UserFault, match="study's name"):
-        first_tensors(tmp_path, "../study/latest", schema, base)
+        first_tensors(tmp_path, "../study/latest", *begun)
+    with pytest.raises(UserFault, match=r"to begin from.*set PFEDSAM_STORE"):
+        first_tensors(tmp_path, "other/latest", *begun)
+
+
+@pytest.mark.parametrize(
+    ("changes", "refused"),
+    [
+        ({"model": {"lora_alpha": 16.0}}, "model.lora_alpha"),
+        ({"data": {"scale": "percentile"}}, "data.scale"),
+        ({"model": {"num_classes": 2}}, "model.num_classes"),
+        ({"model": {"experts": 2, "top_k": 1}, "study": "new", "method": "newcomer", "seed": 5}, None),
+    ],
+)
+def test_a_run_begins_with_a_model_under_the_settings_that_give_its_tensors_their_meaning(
+    tmp_path: Path, changes: dict, refused: str | None
+) -> None:
+    Checkpoints(tmp_path, "study").save(point(1))
+    begun = point(1).tensors, point(1).base, tiny(**changes)
+    if refused is None:
+        assert first_tensors(tmp_path, "study/run", *begun)[1]["rounds"] == 1
+        return
+    with pytest.raises(UserFault, match=rf"settings of run study/run.*there: {refused}"):
+        first_tensors(tmp_path, "study/run", *begun)
 
 
 def test_a_server_process_left_behind_cannot_write_into_a_run_that_went_on(tmp_path: Path) -> None:

@@ -301,7 +301,10 @@ def test_a_newcomer_begins_with_the_model_of_a_finished_run(tmp_path: Path) -> N
     simulate(job(tmp_path / "job"), tmp_path / "ws", threads=2, **store)
     render(ROOT / "jobs/newcomer", tmp_path / "late", changes=TINY, rounds=1, sites=["site-5"])
     log = simulate(tmp_path / "late", tmp_path / "late_ws", threads=1, **store)
-    assert set(results(tmp_path / "late_ws")["final"]["sites"]) == {"site-5"}, log
+    found = results(tmp_path / "late_ws")
+    assert set(found["final"]["sites"]) == {"site-5"}, log
+    assert found["begun_with"]["run"] == f"demo/{results(tmp_path / 'ws')['run']}"
+    assert f"begins with the model of run {found['begun_with']['run']} after 2 rounds" in log
     first, late = (
         load_file(tmp_path / ws / "server/simulate_job/models/shared.safetensors") for ws in ("ws", "late_ws")
     )

@@ -62,16 +62,19 @@ class SiteStore:
         for path in [*again, *_too_old([f for f in files if f not in again], when.get("run"))]:
             path.unlink(missing_ok=True)
 
-    def load(self, before: Moment | None = None) -> tuple[Tensors, dict[str, str]] | None:
+    def load(self, before: Moment | None = None, *, alone: bool = False) -> tuple[Tensors, dict[str, str]] | None:
         """The newest whole generation with its facts; None if the site has none yet.
 
         Args:
             before: leave out what this run has trained in this round or later; what it trained
                 before comes first, another run's only if there is none of it.
+            alone: no other run's in any case.
         """
         files = [path for path in self._files() if not _is_of(path, before)]
         if before is not None:
-            files.sort(key=lambda path: facts_of(path).get("run") != before.run)  # stable: newest first in each
+            others = {path for path in files if facts_of(path).get("run") != before.run}
+            files = [path for path in files if not alone or path not in others]
+            files.sort(key=lambda path: path in others)  # stable: newest first in each
         for path in files:
             try:
                 tensors, facts = _sound(path)

@@ -2,6 +2,7 @@
 
 import uuid
 from pathlib import Path
+from typing import Any
 
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_context import FLContext
@@ -16,7 +17,6 @@ from pfedsam import log
 from pfedsam.config import Config
 from pfedsam.errors import UserFault
 from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints, first_tensors, same_settings
-from pfedsam.exchange.schema import schema_of
 from pfedsam.files import SETTINGS, Tensors, not_finite, pack, write_atomic
 from pfedsam.flare.context import STAMP, cache, job_config, run_dir, setting, simulated, store
 from pfedsam.report.cards import shared_card
@@ -39,6 +39,7 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
         super().__init__()
         self.run, self.continues, self.begin = run, continues, begin
         self.base = ""
+        self.begun: dict[str, Any] = {}  # the other run whose model this one began with, as in results.json
         self.point: Checkpoint | None = None
         self._best = float("-inf")
         self._candidate: tuple[Tensors, dict[str, str]] | None = None
@@ -88,7 +89,11 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
         checkpoints.begin(self.run)
         self.point = checkpoints.load(self.run)
         if self.point is None:
-            return first_tensors(store(fl_ctx), self.begin, schema_of(fresh), self.base) if self.begin else fresh
+            first, self.begun = first_tensors(store(fl_ctx), self.begin, fresh, self.base, job_config(fl_ctx))
+            if self.begun:
+                log.info("[server] begins with the model of run %(run)s after %(rounds)d rounds", self.begun)
+            return first
+        self.begun = self.point.results.get("begun_with", {})
         _same_job(self.point, job_config(fl_ctx), self.base)
         log.info("[server] run %s goes on after %d finished rounds", self.run, self.done)
         self._write(self.point.tensors, fl_ctx, "shared", {"round": str(self.done - 1)})
@@ -127,6 +132,8 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
         config = job_config(fl_ctx)
         round_ = str(fl_ctx.get_prop(AppConstants.CURRENT_ROUND))
         facts = {"run": self.run, "round": round_, "config": config.digest(), "base": self.base, **(more or {})}
+        if self.begun:
+            facts["begun_with"] = "{run} after {rounds} rounds, {sha256}".format(**self.begun)
         folder = run_dir(fl_ctx) / "models"
         write_atomic(folder / f"{name}.safetensors", pack(tensors, facts | {SETTINGS: config.text()}))
         write_atomic(folder / f"{name}.md", shared_card(config, facts).encode())

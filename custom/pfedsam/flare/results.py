@@ -51,7 +51,7 @@ class ResultsWriter(Widget):  # type: ignore[misc]
     def _start(self, fl_ctx: FLContext) -> None:
         """Begin the record, or go on with that of the run's checkpoint."""
         config, persistor = job_config(fl_ctx), fl_ctx.get_engine().get_component("persistor")
-        fresh = start(to_dict(config), config.digest(), persistor.base)
+        fresh = start(to_dict(config), config.digest(), persistor.base, persistor.begun)
         past = persistor.point.results if persistor.point else {}
         jobs, ran = [*past.get("jobs", []), str(fl_ctx.get_job_id())], versions(past.get("versions"))
         planned = _planned(past, int(fl_ctx.get_prop(AppConstants.NUM_ROUNDS)))

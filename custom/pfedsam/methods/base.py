@@ -49,6 +49,7 @@ class Method:
         adapt: puts adapters into the global branch.
         trains: kinds of the pretrained model that it trains; all others stay frozen.
         phase: which parts the next step trains, when so many of a round's steps are done.
+        joins: whether it begins with the model of another run, and needs one.
     """
 
     build: Callable[[Segmenter, Config], Branches]
@@ -60,6 +61,7 @@ class Method:
     adapt: Adapt = lora
     trains: frozenset[Kind] = frozenset()
     phase: Phase = always
+    joins: bool = False
 
     def model(self, parts: Backbone, config: Config) -> Branches:
         """The branches on a backbone; what is not pretrained drawn from the job's seed, experts as torch stands."""

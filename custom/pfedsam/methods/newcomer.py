@@ -40,4 +40,4 @@ def phase(_done: int, _steps: int) -> frozenset[Part]:
     return frozenset({Part.PRIVATE})
 
 
-METHOD = replace(pfedsam.METHOD, declare=declare, loss=losses, merge=merge, phase=phase)
+METHOD = replace(pfedsam.METHOD, declare=declare, loss=losses, merge=merge, phase=phase, joins=True)

@@ -32,14 +32,20 @@ def declare(_: Config) -> Declaration:
 
 
 def losses(model: Branches, batch: Batch, config: Config) -> Losses:
-    """L_G + L_P: each (1 - lambda) L_seg + lambda T^2 KL(teacher || student); L_P plus the balance term."""
+    """L_G + L_P: each (1 - lambda) L_seg + lambda T^2 KL(teacher || student); L_P plus the balance term.
+
+    The personal branch is taught all classes, those too that its site's masks leave out: our choice, because it has
+    them from nobody else. The global branch has them from the other sites.
+    """
     logits = model(batch.image, stemmed=batch.stemmed)
     out = {}
     for name, teacher in OTHER.items():
         out[name] = segmentation_loss(logits[name], batch, config.train)
         if config.train.distill_weight and teaches(teacher, name, config.train.distill):
             weight = config.train.distill_weight
-            pair = annotated(logits[name], batch), annotated(logits[teacher], batch)
+            pair = logits[name], logits[teacher]
+            if name == "global":
+                pair = annotated(pair[0], batch), annotated(pair[1], batch)
             known = distillation(*pair, config.train.temperature, exclusive=config.model.exclusive)
             out[name] = (1 - weight) * out[name] + weight * known
     return out | {"balance": config.train.balance_weight * balance_term(model["personal"])}

@@ -27,8 +27,8 @@ def _code() -> str:
 CODE = _code()  # as modules are loaded: files may change while a process runs
 
 
-def start(config: dict[str, Any], digest: str, base: str) -> dict[str, Any]:
-    """The record of a run that has done no round yet."""
+def start(config: dict[str, Any], digest: str, base: str, begun: dict[str, Any]) -> dict[str, Any]:
+    """The record of a run that has done no round yet; `begun`: the other run whose model it began with."""
     return {
         "schema": 1,
         "method": config["method"],
@@ -36,6 +36,7 @@ def start(config: dict[str, Any], digest: str, base: str) -> dict[str, Any]:
         "config": config,
         "config_hash": digest,
         "base_hash": base,
+        "begun_with": begun,
         "versions": versions(),
         "rounds": [],
         "final": {"sites": {}, "mean": {}, "worst": {}},
@@ -71,11 +72,17 @@ def replanned(results: dict[str, Any]) -> str:
     return f"Planned for {numbers} rounds: the rates follow no one schedule over all rounds."
 
 
+def took_part(results: dict[str, Any]) -> list[str]:
+    """The sites with a round of their own in the record, by name; in one without any, all that were tested."""
+    return sorted({site for entry in results["rounds"] for site in entry["sites"]} or results["final"]["sites"])
+
+
 def finish(results: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """The record with mean and worst site of each role and metric, on the test split."""
+    """The record with mean and worst of the sites that took part, of each role and metric, on the test split."""
     final = results["final"]
-    means = {role: _over_sites(final["sites"], role, worst=False) for role in ROLES}
-    worst = {role: _over_sites(final["sites"], role, worst=True) for role in ROLES}
+    sites = {name: roles for name, roles in final["sites"].items() if name in took_part(results)}
+    means = {role: _over_sites(sites, role, worst=False) for role in ROLES}
+    worst = {role: _over_sites(sites, role, worst=True) for role in ROLES}
     return {**results, "seconds": seconds, "final": {**final, "mean": means, "worst": worst}}
 
 

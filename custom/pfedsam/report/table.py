@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from pfedsam.report.results import ROLES
+from pfedsam.report.results import ROLES, took_part
 from pfedsam.train.metrics import METRICS
 
 
@@ -18,8 +18,10 @@ def final_table(results: dict[str, Any]) -> str:
     for role in ROLES:
         for metric in METRICS:
             table.add_column(f"{role}\n{metric}", justify="right")
-    rows = {**dict(sorted(results["final"]["sites"].items())), "mean": results["final"]["mean"]}
-    for name, roles in rows.items():
+    part = took_part(results)
+    tested = sorted(results["final"]["sites"].items())
+    rows = {name if name in part else f"{name} (tested only)": roles for name, roles in tested}
+    for name, roles in (rows | {"mean": results["final"]["mean"]}).items():
         if name == "mean":
             table.add_section()
         table.add_row(name, *(_cell((roles.get(role) or {}).get(m), m) for role in ROLES for m in METRICS))

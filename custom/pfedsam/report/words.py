@@ -7,7 +7,7 @@ from typing import Any
 from pfedsam.report.bootstrap import Classes, interval
 from pfedsam.report.cases import Cases
 from pfedsam.report.gather import Material
-from pfedsam.report.results import HIGHER_IS_BETTER, ROLES, replanned
+from pfedsam.report.results import HIGHER_IS_BETTER, ROLES, replanned, took_part
 
 FEW_CASES = 20  # below so many scored test cases a site's mean says little; our choice
 FEW_ROUNDS = 5  # our choice
@@ -105,14 +105,17 @@ def helped(gap: float | None, span: Interval | None, *, alike: bool, few: bool =
 def summary(material: Material, rows: list[SiteRow]) -> list[str]:
     """The run in a few sentences."""
     results = material.results
-    sites = sorted({site for entry in results["rounds"] for site in entry["sites"]} | {row.name for row in rows})
+    sites = took_part(results)
     who = f"This is site {material.own}'s own view of the run." if material.own else f"{joined(sites)} took part."
     count = len(results["rounds"])
     time = f" in {duration(results['seconds'])}" if results.get("seconds") else ""
     lines = [f"{who} Method {results['method']}, {count} round{'s' * (count != 1)}{time}."]
     if not rows:
         return [*lines, "The final test has not been done: the run is not finished, or it was cut."]
-    return [*lines, gained(rows), *extremes(rows), *personal(rows)]
+    if outside := [row.name for row in rows if row.name not in sites]:
+        lines.append(f"Tested only, without a round of its own: {', '.join(outside)}; left out of what follows.")
+    inside = [row for row in rows if row.name in sites]
+    return [*lines, gained(inside), *extremes(inside), *personal(inside)]
 
 
 def gained(rows: list[SiteRow]) -> str:
@@ -148,8 +151,7 @@ def personal(rows: list[SiteRow]) -> list[str]:
 def doubts(material: Material, rows: list[SiteRow]) -> list[str]:
     """What a reader should not conclude from this run."""
     results = material.results
-    trained = {site for entry in results["rounds"] for site in entry["sites"]}
-    untested = sorted(trained - {row.name for row in rows})
+    untested = [name for name in took_part(results) if name not in {row.name for row in rows}]
     few = [f"{row.name} ({row.cases})" for row in rows if row.cases < FEW_CASES]
     no_cases = [row.name for row in rows if row.name not in material.cases]
     by_image = [row.name for row in rows if row.name in material.cases and row.patients is None]
