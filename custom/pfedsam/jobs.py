@@ -14,7 +14,6 @@ from pfedsam.files import read_json
 
 SETTINGS = Path("app/config/pfedsam.json")
 SERVER = Path("app/config/config_fed_server.json")
-SIGN = "FLARE's simulator takes a job with this folder as one that brings its code; the installed package's is used.\n"
 
 
 def render(
@@ -36,9 +35,9 @@ def render(
     Args:
         changes: "key=value" pairs on app/config/pfedsam.json; values are JSON, or text.
         rounds: another number of rounds.
-        code: False leaves the code out; every site then has the package installed and allowed.
+        code: False leaves the code out; every site then has the package installed and allowed, as a provisioned one
+            has. FLARE's simulator allows no class that a job does not bring.
         sites: deploy to these alone (needed to simulate them without naming them); None: to all.
-            Without code app/custom stays as an empty sign: FLARE's simulator allows no installed class without it.
         run: the run's name; a job with it goes on after the last round that jobs of this name have finished.
         continues: refuse to begin a run of that name; "latest" is then the one that wrote last.
         begin: "STUDY/RUN", a finished run whose shared tensors the new one starts from.
@@ -65,9 +64,6 @@ def render(
             _edit_persistor(new, begin=begin)
         if code:
             _copy_code(new, config)
-        elif sites:
-            (new / "app/custom").mkdir()
-            (new / "app/custom/README.md").write_text(SIGN)
 
 
 def _copy_code(out: Path, config: Config) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from federation import LEAD, Federation, main
 from safetensors.torch import load_file
 
@@ -19,6 +20,7 @@ from pfedsam.errors import UserFault
 from pfedsam.exchange.ledger import Ledger
 from pfedsam.exchange.schema import shared_schema
 from pfedsam.flare.watch import Patience
+from pfedsam.jobs import render
 
 pytestmark = [pytest.mark.flare, pytest.mark.long]
 READER = "reader@hospital-b.org"
@@ -219,3 +221,25 @@ def test_a_site_absent_at_the_start_joins_late_and_a_lost_one_comes_back(hospita
     assert [r["round"] for r in results["rounds"]] == list(range(30))
     assert set(results["rounds"][0]["sites"]) == SITES - {"hospital-c"}
     assert set(results["rounds"][-1]["sites"]) == SITES == set(results["final"]["sites"])
+
+
+def test_a_hospital_that_joins_later_gets_a_kit_beside_the_running_server_and_begins_with_its_model(
+    hospitals: Federation,
+) -> None:
+    """As docs/operations.md says: provisioned again in the same workspace; its job names it and brings no code."""
+    first = hospitals.watch(hospitals.render(ROOT / "jobs/pfedsam", *TINY, "study=first", rounds=1))
+    project = yaml.safe_load((hospitals.home / "project.yml").read_text())
+    project["participants"].append({"name": "hospital-d", "type": "client", "org": "hospital_d"})
+    (hospitals.home / "project.yml").write_text(yaml.safe_dump(project, sort_keys=False))
+    hospitals._nvflare("provision", "-p", "project.yml", "-w", "workspace", "--force")
+    (kit,) = hospitals.home.glob("workspace/*/prod_01/hospital-d")
+    shutil.copytree(kit, hospitals.kit("hospital-d"))
+    job = hospitals.home / "joins"
+    render(ROOT / "jobs/newcomer", job, changes=TINY, rounds=1, begin="first/latest", code=False, sites=["hospital-d"])
+    try:
+        hospitals.start("hospital-d")
+        found = json.loads((hospitals.watch(job).folder / "workspace/results.json").read_text())
+    finally:
+        hospitals.stop("hospital-d")
+    assert found["begun_with"]["run"] == f"first/{first.run}"
+    assert set(found["rounds"][0]["sites"]) == set(found["final"]["sites"]) == {"hospital-d"}

@@ -18,8 +18,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--rounds", type=int, help="change the number of rounds")
     add("--continue", dest="continues", default="", metavar="RUN", help="go on with a run, by its name or latest")
     add("--begin", default="", metavar="STUDY/RUN", help="start from the shared tensors of a finished run")
-    add("--no-code", action="store_true", help="leave the code out: sites have it installed")
-    add("--sites", help="names of simulated sites, by comma; default: all that connect")
+    add("--no-code", action="store_true", help="leave the code out: a deployment's sites have it installed")
+    add("--sites", help="names of the sites, by comma; default: all that connect")
 
 
 def serve(options: argparse.Namespace) -> None:
