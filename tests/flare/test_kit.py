@@ -12,7 +12,7 @@ from conftest import ROOT
 from pfedsam.errors import UserFault
 from pfedsam.flare.admin import Admin
 from pfedsam.flare.kit import CLASSES
-from pfedsam.flare.watch import Patience, _Run, _Since, someone_outside
+from pfedsam.flare.watch import Patience, _present, _Run, _Since, _wait_for_sites, last_error, someone_outside
 
 pytestmark = pytest.mark.flare
 
@@ -92,8 +92,37 @@ def test_a_site_outside_the_job_is_taken_in_after_a_while_and_not_for_ever() -> 
     present = {"a": {"job"}, "b": {"job"}, "late": {""}}
     assert not someone_outside(present, run, outside, Patience(outside=60.0))
     assert [someone_outside(present, run, outside, patience) for _ in range(3)] == [True, True, False]
-    assert run.sites == {"a", "b"}
     assert not someone_outside({"late": {""}}, run, {}, patience)
+
+
+class Answering:
+    """A server's answers to `present`, one after the other, the last for ever."""
+
+    def __init__(self, *answers: set[str]) -> None:
+        self.answers = list(answers)
+
+    def present(self) -> dict[str, set[str]]:
+        sites = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        return {site: {""} for site in sites}
+
+
+def test_the_first_job_waits_for_sites_that_come_back_one_by_one_and_for_those_that_it_names() -> None:
+    patience = Patience(poll=0.02, settle=0.1, sites=5.0)
+    admin = Answering({"a"}, {"a", "b"}, {"a", "b"}, {"a", "b", "c"})
+    _wait_for_sites(admin, _Run("run", quorum=2), patience)
+    assert set(admin.present()) == {"a", "b", "c"}
+    admin = Answering({"x", "y"}, {"x", "y", "a"}, {"x", "y", "a", "b"})
+    named = frozenset({"a", "b"})
+    _wait_for_sites(admin, _Run("run", quorum=1, named=named, sites=set(named)), patience)
+    assert {"a", "b"} <= set(admin.present())
+    assert set(_present(admin, _Run("run", named=named))) == named
+
+
+def test_the_last_error_of_a_job_is_read_from_its_log(tmp_path: Path) -> None:
+    assert last_error(tmp_path) == last_error(None) == ""
+    line = "2026-01-01 10:00:00,000 - pfedsam - ERROR - [server] expected weights; came none"
+    (tmp_path / "log.txt").write_text(f"before\n{line}\nafter\n")
+    assert last_error(tmp_path) == "[server] expected weights; came none"
 
 
 def test_how_long_something_is_so_begins_anew_when_it_was_not() -> None:

@@ -213,7 +213,7 @@ def test_a_site_absent_at_the_start_joins_late_and_a_lost_one_comes_back(hospita
     job = hospitals.render(ROOT / "jobs/pfedsam", *TINY, "study=late", "train.max_steps=8", rounds=30)
     late = threading.Timer(12, lambda: hospitals.start("hospital-c"))
     late.start()
-    outcome = hospitals.watch(job, Patience(poll=1, outside=5, boundary=30))
+    outcome = hospitals.watch(job, Patience(poll=1, settle=0, outside=5, boundary=30))
     late.join()
     (found,) = outcome.folder.rglob("results.json")
     results = json.loads(found.read_text())
@@ -235,11 +235,13 @@ def test_a_hospital_that_joins_later_gets_a_kit_beside_the_running_server_and_be
     (kit,) = hospitals.home.glob("workspace/*/prod_01/hospital-d")
     shutil.copytree(kit, hospitals.kit("hospital-d"))
     job = hospitals.home / "joins"
-    render(ROOT / "jobs/newcomer", job, changes=TINY, rounds=1, begin="first/latest", code=False, sites=["hospital-d"])
+    render(ROOT / "jobs/newcomer", job, changes=TINY, rounds=9, begin="first/latest", code=False, sites=["hospital-d"])
     try:
         hospitals.start("hospital-d")
-        found = json.loads((hospitals.watch(job).folder / "workspace/results.json").read_text())
+        outcome = hospitals.watch(job, Patience(poll=1, outside=2))
+        found = json.loads((outcome.folder / "workspace/results.json").read_text())
     finally:
         hospitals.stop("hospital-d")
+    assert outcome.ends == ("FINISHED:COMPLETED",)  # the others, connected all the time, were not asked
     assert found["begun_with"]["run"] == f"first/{first.run}"
     assert set(found["rounds"][0]["sites"]) == set(found["final"]["sites"]) == {"hospital-d"}

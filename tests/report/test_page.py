@@ -277,6 +277,23 @@ def test_a_hospitals_own_folder_tells_its_own_rounds_from_its_ledger(tmp_path: P
     assert "Dice on the test split: 0.100 before training, 0.600 global, 0.700 personal." in text
 
 
+def test_a_kit_whose_store_lies_elsewhere_is_reported_whole(tmp_path: Path) -> None:
+    kit, clock = tmp_path / "north", itertools.count().__next__
+    worked(Ledger(tmp_path / "disk/liver/north/ledger.jsonl", clock), "liver-1", 0.7, tested=True)
+    with_cases(kit / "job", "north", 0.1, run="liver-1")
+    (kit / "local").mkdir()
+    scope = {"name": "pfedsam", "properties": {"store": str(tmp_path / "disk")}}
+    (kit / "local/privacy.json").write_text(json.dumps({"scopes": [scope]}))
+    assert "0.700 personal" in page_of(kit)
+    assert gather(kit).cases.keys() == {"north"}
+
+
+def test_case_scores_without_the_ledger_are_no_run_and_said_to_be_none(tmp_path: Path) -> None:
+    with_cases(tmp_path / "job", "north", 0.1)
+    with pytest.raises(UserFault, match=r"the ledger\.jsonl of site north.*name its kit"):
+        gather(tmp_path / "job")
+
+
 def worked(ledger: Ledger, run: str, dice: float, *, tested: bool) -> None:
     """A run's one round in a site's ledger, and its final test."""
     report = report_of(0, 0.0) | {"val": {"global": row(dice), "personal": row(dice)}}

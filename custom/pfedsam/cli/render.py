@@ -35,4 +35,4 @@ def serve(options: argparse.Namespace) -> None:
         continues=bool(options.continues),
         begin=options.begin,
     )
-    print(f"wrote {options.out}; submit it with: nvflare job submit -j {options.out}")
+    print(f"wrote {options.out}; submit it with: pfedsam watch {options.out} --kit KIT")

@@ -115,7 +115,7 @@ def _round(subject: Subject) -> Check:
     if run and theirs and run != theirs:
         return Check("round", False, f"of run {run}, results.json is of {theirs}")
     if not rounds or not number:
-        return Check("round", None, f"{number or 'unknown'}; " + ("no results.json at hand" if not rounds else ""))
+        return Check("round", None, f"{number or 'not in the file'}" + ("" if rounds else "; no results.json at hand"))
     last = subject.kind == "shared" and "val_dice" not in subject.lines
     allowed = rounds[-1:] if last else rounds
     why = f"{number}, " + ("as in results.json" if number in allowed else f"the run's rounds end with {rounds[-1]}")

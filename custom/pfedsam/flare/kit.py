@@ -84,7 +84,7 @@ def privacy(max_megabytes: float) -> dict[str, Any]:
     fence = {"path": "pfedsam.flare.policy.SitePolicy", "direction": "out", "args": {"max_megabytes": max_megabytes}}
     scope = {
         "name": "pfedsam",
-        "properties": {"data": "", "weights": "", "store": "", "threads": ""},
+        "properties": {"data": "", "weights": "", "store": "", "cache": "", "threads": ""},
         "task_result_filters": [fence],
         "task_data_filters": [fence],  # of tasks that a site would give to others
     }

@@ -19,11 +19,12 @@ from typing import Any
 from pfedsam import log
 from pfedsam.errors import UserFault
 from pfedsam.flare.admin import GONE, Admin
-from pfedsam.jobs import SETTINGS, loop_of, name_run
+from pfedsam.jobs import SETTINGS, loop_of, name_run, named_sites
 
 FINISHED, ABORTED, UNSCHEDULED = "FINISHED", "FINISHED:ABORTED", "FINISHED:CAN_NOT_SCHEDULE"
 STARTED = ("DISPATCHED", "RUNNING", "GONE")  # states of a job that a running server should know
 LOST, REJOIN = "LOST", "REJOIN"
+ERROR = " - pfedsam - ERROR - "  # how a line of such begins, after its time
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Patience:
     Attributes:
         poll: between two looks.
         sites: for the sites of the run to come back before the next job is submitted without them.
+        settle: that no further site appears before the first job is submitted, where the job does not name its sites.
         outside: that a site may be connected and not in the job before it is taken in again.
         boundary: for the round in progress to end before that, where none has ended in this job yet;
             else twice the longest round.
@@ -44,6 +46,7 @@ class Patience:
 
     poll: float = 2.0
     sites: float = 90.0
+    settle: float = 10.0
     outside: float = 20.0
     boundary: float = 900.0
     lost: float = 15.0
@@ -76,6 +79,8 @@ class _Run:
     server: Any = None  # when the server that took the job was started
     rounds: int = 0
     quorum: int = 1
+    total: int = 0
+    named: frozenset[str] = frozenset()  # the sites that the job names; none: it is for all
     idle: int = 0
     retests: int = 0
     sites: set[str] = field(default_factory=set)
@@ -103,16 +108,17 @@ def watch(
     """
     if not (job / SETTINGS).is_file():
         raise UserFault(expected=f"a job folder with {SETTINGS}", came=str(job), do="render one: pfedsam render")
-    loop = loop_of(job)
-    run = _Run(continues or f"{job.name}-{uuid.uuid4().hex[:8]}", quorum=int(loop["min_clients"]))
+    loop, named = loop_of(job), frozenset(named_sites(job))
+    name, quorum, total = continues or f"{job.name}-{uuid.uuid4().hex[:8]}", loop["min_clients"], loop["num_rounds"]
+    run = _Run(name, quorum=int(quorum), total=int(total), named=named, sites=set(named))
     with tempfile.TemporaryDirectory() as place:
-        named = Path(place) / job.name
-        shutil.copytree(job, named)
-        name_run(named, run.name, must_exist=bool(continues))
-        return _bring_to_its_end(run, named, admin, out=out, patience=patience, total=int(loop["num_rounds"]))
+        copy = Path(place) / job.name
+        shutil.copytree(job, copy)
+        name_run(copy, run.name, must_exist=bool(continues))
+        return _bring_to_its_end(run, copy, admin, out=out, patience=patience)
 
 
-def _bring_to_its_end(run: _Run, job: Path, admin: Admin, *, out: Path, patience: Patience, total: int) -> Outcome:
+def _bring_to_its_end(run: _Run, job: Path, admin: Admin, *, out: Path, patience: Patience) -> Outcome:
     ends: list[str] = []
     while True:
         _begin(admin, run, job, patience)
@@ -121,8 +127,10 @@ def _bring_to_its_end(run: _Run, job: Path, admin: Admin, *, out: Path, patience
         folder = None if ended == LOST else admin.fetch(run.job, out)
         results = _results(folder)
         done = len(results.get("rounds", []))
-        log.info("job %s of run %s ended: %s, %d of %d rounds", run.job, run.name, ended, done, total)
-        if folder is not None and done >= total and _tested(run, results, patience):
+        log.info("job %s of run %s ended: %s, %d of %d rounds", run.job, run.name, ended, done, run.total)
+        if (reason := last_error(folder)) and ended not in (REJOIN, f"{FINISHED}:COMPLETED"):
+            log.warning("its log ends with: %s", reason)
+        if folder is not None and done >= run.total and _tested(run, results, patience):
             return Outcome(run.name, folder, tuple(ends))
         if ended == ABORTED:
             raise UserFault(
@@ -203,9 +211,12 @@ class _Job:
     def _look(self, now: float) -> None:
         """See which round it is and who takes part; abort where a site waits outside and the round is over."""
         self._note_round(_round(self._admin, self._run.job), now)
-        present = self._admin.present()
-        if self._abort_at is None and someone_outside(present, self._run, self._outside, self._patience):
-            lacking = sum(self._run.job in jobs for jobs in present.values()) < self._run.quorum
+        present = _present(self._admin, self._run)
+        inside = {site for site, jobs in present.items() if self._run.job in jobs}
+        self._run.sites |= inside
+        lacking, left = len(inside) < self._run.quorum, (self._round or 0) + 1 < self._run.total
+        joinable = self._abort_at is None and (lacking or left)  # in the last round there is nothing to join for
+        if joinable and someone_outside(present, self._run, self._outside, self._patience):
             limit = self._patience.boundary if self._longest is None else 2 * self._longest
             self._abort_at, self._abort_after = now if lacking else now + limit, self._round
         if self._abort_at is not None and (now >= self._abort_at or self._round != self._abort_after):
@@ -224,7 +235,6 @@ def someone_outside(present: dict[str, set[str]], run: _Run, outside: dict[str, 
     inside = {site for site, jobs in present.items() if run.job in jobs}
     if not inside:
         return False
-    run.sites |= inside
     late = []
     for site in present:
         waited = outside.setdefault(site, _Since()).seconds(site not in inside)
@@ -249,12 +259,23 @@ def _groups(stats: Any) -> Iterator[dict[str, Any]]:
             yield from _groups(value)
 
 
+def _present(admin: Admin, run: _Run) -> dict[str, set[str]]:
+    """The sites that answer now and may take part in the run, and the jobs that run at each."""
+    return {site: jobs for site, jobs in admin.present().items() if not run.named or site in run.named}
+
+
 def _wait_for_sites(admin: Admin, run: _Run, patience: Patience) -> None:
-    """Wait until a quorum is connected, and, until patience ends, all the sites that the run has had."""
-    began = told = time.monotonic()
+    """Wait until a quorum is connected, and, until patience ends, all the sites that the run has had or names.
+
+    Where it knows of none, until no further one appears: after a restart sites come back one by one.
+    """
+    began = told = changed = time.monotonic()
+    before: set[str] = set()
     while True:
-        here, now = set(admin.present()), time.monotonic()
-        if len(here) >= run.quorum and (run.sites <= here or now - began > patience.sites):
+        here, now = set(_present(admin, run)), time.monotonic()
+        before, changed = here, changed if here == before else now
+        settled = run.sites <= here and (run.sites or now - changed > patience.settle)
+        if len(here) >= run.quorum and (settled or now - began > patience.sites):
             if run.sites - here:
                 log.warning("going on without %s", ", ".join(sorted(run.sites - here)))
             return
@@ -280,6 +301,13 @@ def _results(folder: Path | None) -> dict[str, Any]:
     found = sorted(folder.rglob("results.json")) if folder else []
     results: dict[str, Any] = json.loads(found[0].read_text()) if found else {}
     return results
+
+
+def last_error(folder: Path | None) -> str:
+    """What pfedsam last told as an error in the logs of a job's results; empty if nothing."""
+    logs = sorted(folder.rglob("log.txt")) if folder else []
+    told = [line for path in logs for line in path.read_text(errors="replace").splitlines() if ERROR in line]
+    return told[-1].partition(ERROR)[2] if told else ""
 
 
 class _Since:

@@ -57,7 +57,7 @@ def gather(run: Path) -> Material:
         raise UserFault(expected="a run's folder or results.json", came=f"no {run}", do="correct the path")
     if run.is_file():
         return Material(read_results(run))
-    files = sorted(_files(run))
+    files = sorted({*_files(run), *_files(_store(run))})
     found = [path for path in files if path.name == RESULTS]
     if len(found) > 1:
         raise UserFault(
@@ -151,6 +151,12 @@ def _own(
             came="none of them",
             do="name a simulator workspace, a downloaded result, or a site's folder",
         )
+    if not ledgers:
+        raise UserFault(
+            expected=f"{RESULTS}, or the {LEDGER} of site {', '.join(names)} in {run}",
+            came=f"its {CASES} alone",
+            do="name its kit, or WORKSPACE/SITE of a simulated run: the ledger lies in the site's store",
+        )
     if len(names) > 1:
         raise UserFault(
             expected=f"{RESULTS}, or one site's folder",
@@ -191,6 +197,14 @@ def _digest(settings: dict[str, Any]) -> str:
         return from_dict(settings).digest()
     except UserFault:
         return ""
+
+
+def _store(kit: Path) -> Path:
+    """Where a kit's own settings put the site's store, out of the kit; the kit itself if they do not."""
+    settings = kit / "local/privacy.json"
+    scopes = read_json(settings).get("scopes", []) if settings.is_file() else []
+    named = [scope.get("properties", {}).get("store") for scope in scopes]
+    return next((Path(store) for store in named if store), kit)
 
 
 def _files(run: Path) -> Iterator[Path]:

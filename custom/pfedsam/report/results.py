@@ -27,7 +27,7 @@ def _code() -> str:
 CODE = _code()  # as modules are loaded: files may change while a process runs
 
 
-def start(config: dict[str, Any], digest: str, base: str, begun: dict[str, Any]) -> dict[str, Any]:
+def start(config: dict[str, Any], digest: str, base: str, begun: dict[str, Any] | None = None) -> dict[str, Any]:
     """The record of a run that has done no round yet; `begun`: the other run whose model it began with."""
     return {
         "schema": 1,
@@ -36,7 +36,7 @@ def start(config: dict[str, Any], digest: str, base: str, begun: dict[str, Any])
         "config": config,
         "config_hash": digest,
         "base_hash": base,
-        "begun_with": begun,
+        "begun_with": begun or {},
         "versions": versions(),
         "rounds": [],
         "final": {"sites": {}, "mean": {}, "worst": {}},
