@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from conftest import ROOT
 from pfedsam.errors import UserFault
 from pfedsam.flare.admin import Admin
 from pfedsam.flare.kit import CLASSES
-from pfedsam.flare.watch import Patience, _present, _Run, _Since, _wait_for_sites, last_error, someone_outside
+from pfedsam.flare.watch import Patience, _Job, _present, _Run, _Since, _wait_for_sites, last_error, someone_outside
 
 pytestmark = pytest.mark.flare
 
@@ -116,6 +117,30 @@ def test_the_first_job_waits_for_sites_that_come_back_one_by_one_and_for_those_t
     _wait_for_sites(admin, _Run("run", quorum=1, named=named, sites=set(named)), patience)
     assert {"a", "b"} <= set(admin.present())
     assert set(_present(admin, _Run("run", named=named))) == named
+
+
+class Running(Answering):
+    """A server with a job in a round, one site in it and one outside."""
+
+    def __init__(self, round_: int) -> None:
+        self.round, self.told = round_, []
+
+    def present(self) -> dict[str, set[str]]:
+        return {"a": {"job"}, "late": {""}}
+
+    def ask(self, what: str, *_: str) -> dict:
+        self.told.append(what)
+        return {"workflow": {"current_round": self.round}}
+
+
+@pytest.mark.parametrize(("round_", "aborted"), [(1, True), (2, False)])
+def test_a_site_outside_ends_a_job_only_where_a_round_is_left_for_it(round_: int, aborted: bool) -> None:
+    server, patience = Running(round_), Patience(outside=0.0, boundary=0.0)
+    job = _Job(server, _Run("run", job="job", total=3), patience)
+    for _ in range(2):
+        job._look(time.monotonic())
+        time.sleep(0.01)
+    assert ("abort_job" in server.told) == aborted
 
 
 def test_the_last_error_of_a_job_is_read_from_its_log(tmp_path: Path) -> None:
