@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT / "poc"))
 
 from federation import Federation  # noqa: E402
 
-from pfedsam.flare.watch import Patience  # noqa: E402
+from pfedsam.flare.presence import Patience  # noqa: E402
 
 ROUNDS = 4
 SITES = 2  # of the three hospitals: the kills matter, not the crowd

@@ -30,7 +30,8 @@ import yaml
 from pfedsam.cli.console import tell
 from pfedsam.errors import UserFault
 from pfedsam.flare.admin import Admin
-from pfedsam.flare.watch import Outcome, Patience, watch
+from pfedsam.flare.presence import Patience
+from pfedsam.flare.watch import Outcome, watch
 from pfedsam.jobs import render
 
 PROJECT = Path(__file__).parent / "project.yml"

@@ -15,7 +15,7 @@ from chaos import campaign as chaos_campaign
 from federation import Federation
 
 from conftest import ROOT, TINY
-from pfedsam.flare.watch import Patience
+from pfedsam.flare.presence import Patience
 
 pytestmark = [pytest.mark.flare, pytest.mark.long]
 

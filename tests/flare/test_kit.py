@@ -13,7 +13,8 @@ from conftest import ROOT
 from pfedsam.errors import UserFault
 from pfedsam.flare.admin import Admin
 from pfedsam.flare.kit import CLASSES
-from pfedsam.flare.watch import Patience, _Job, _present, _Run, _Since, _wait_for_sites, last_error, someone_outside
+from pfedsam.flare.presence import Patience, Run, Since, present_sites, someone_outside, wait_for_sites
+from pfedsam.flare.watch import _Job, last_error
 
 pytestmark = pytest.mark.flare
 
@@ -89,7 +90,7 @@ def test_a_verb_without_a_federation_is_told(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_a_site_outside_the_job_is_taken_in_after_a_while_and_not_for_ever() -> None:
-    run, outside, patience = _Run("run", job="job"), {}, Patience(outside=0.0, rejoins=2)
+    run, outside, patience = Run("run", job="job"), {}, Patience(outside=0.0, rejoins=2)
     present = {"a": {"job"}, "b": {"job"}, "late": {""}}
     assert not someone_outside(present, run, outside, Patience(outside=60.0))
     assert [someone_outside(present, run, outside, patience) for _ in range(3)] == [True, True, False]
@@ -110,13 +111,13 @@ class Answering:
 def test_the_first_job_waits_for_sites_that_come_back_one_by_one_and_for_those_that_it_names() -> None:
     patience = Patience(poll=0.02, settle=0.1, sites=5.0)
     admin = Answering({"a"}, {"a", "b"}, {"a", "b"}, {"a", "b", "c"})
-    _wait_for_sites(admin, _Run("run", quorum=2), patience)
+    wait_for_sites(admin, Run("run", quorum=2), patience)
     assert set(admin.present()) == {"a", "b", "c"}
     admin = Answering({"x", "y"}, {"x", "y", "a"}, {"x", "y", "a", "b"})
     named = frozenset({"a", "b"})
-    _wait_for_sites(admin, _Run("run", quorum=1, named=named, sites=set(named)), patience)
+    wait_for_sites(admin, Run("run", quorum=1, named=named, sites=set(named)), patience)
     assert {"a", "b"} <= set(admin.present())
-    assert set(_present(admin, _Run("run", named=named))) == named
+    assert set(present_sites(admin, Run("run", named=named))) == named
 
 
 class Running(Answering):
@@ -136,7 +137,7 @@ class Running(Answering):
 @pytest.mark.parametrize(("round_", "aborted"), [(1, True), (2, False)])
 def test_a_site_outside_ends_a_job_only_where_a_round_is_left_for_it(round_: int, aborted: bool) -> None:
     server, patience = Running(round_), Patience(outside=0.0, boundary=0.0)
-    job = _Job(server, _Run("run", job="job", total=3), patience)
+    job = _Job(server, Run("run", job="job", total=3), patience)
     for _ in range(2):
         job._look(time.monotonic())
         time.sleep(0.01)
@@ -151,7 +152,7 @@ def test_the_last_error_of_a_job_is_read_from_its_log(tmp_path: Path) -> None:
 
 
 def test_how_long_something_is_so_begins_anew_when_it_was_not() -> None:
-    since = _Since()
+    since = Since()
     assert since.seconds(False) == 0.0
     since.seconds(True)
     assert since.seconds(True) > 0.0

@@ -19,7 +19,7 @@ from pfedsam.config import load
 from pfedsam.errors import UserFault
 from pfedsam.exchange.ledger import Ledger
 from pfedsam.exchange.schema import shared_schema
-from pfedsam.flare.watch import Patience
+from pfedsam.flare.presence import Patience
 from pfedsam.jobs import render
 
 pytestmark = [pytest.mark.flare, pytest.mark.long]

@@ -12,47 +12,20 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pfedsam import log
 from pfedsam.errors import UserFault
 from pfedsam.flare.admin import GONE, Admin
+from pfedsam.flare.presence import Patience, Run, Since, present_sites, someone_outside, wait_for_sites
 from pfedsam.jobs import SETTINGS, loop_of, name_run, named_sites
 
 FINISHED, ABORTED, UNSCHEDULED = "FINISHED", "FINISHED:ABORTED", "FINISHED:CAN_NOT_SCHEDULE"
 STARTED = ("DISPATCHED", "RUNNING", "GONE")  # states of a job that a running server should know
 LOST, REJOIN = "LOST", "REJOIN"
 ERROR = " - pfedsam - ERROR - "  # how a line of such begins, after its time
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long the watcher waits for what; seconds, all our choice.
-
-    Attributes:
-        poll: between two looks.
-        sites: for the sites of the run to come back before the next job is submitted without them.
-        settle: that no further site appears before the first job is submitted, where the job does not name its sites.
-        outside: that a site may be connected and not in the job before it is taken in again.
-        boundary: for the round in progress to end before that, where none has ended in this job yet;
-            else twice the longest round.
-        lost: that a server which has restarted may not know the job before it counts as lost.
-        attempts: jobs in a row without a new finished round before the watcher gives up.
-        rejoins: times that a site is taken in again; one that cannot run the job must not stop it for ever.
-        retests: times that the final test is done again for a site that was lost in it.
-    """
-
-    poll: float = 2.0
-    sites: float = 90.0
-    settle: float = 10.0
-    outside: float = 20.0
-    boundary: float = 900.0
-    lost: float = 15.0
-    attempts: int = 5
-    rejoins: int = 5
-    retests: int = 2
 
 
 @dataclass(frozen=True)
@@ -70,29 +43,12 @@ class Outcome:
     ends: tuple[str, ...]
 
 
-@dataclass
-class _Run:
-    """What the watcher knows of the run it brings to its end."""
-
-    name: str
-    job: str = ""
-    server: Any = None  # when the server that took the job was started
-    rounds: int = 0
-    quorum: int = 1
-    total: int = 0
-    named: frozenset[str] = frozenset()  # the sites that the job names; none: it is for all
-    idle: int = 0
-    retests: int = 0
-    sites: set[str] = field(default_factory=set)
-    rejoined: dict[str, int] = field(default_factory=dict)
-
-
 def watch(
     job: Path,
     admin: Admin,
     *,
     out: Path,
-    patience: Patience = Patience(),
+    patience: Patience = Patience(),  # noqa: B008 - frozen
     continues: str = "",
 ) -> Outcome:
     """Submit `job` and go on with its run until its last round is tested.
@@ -110,7 +66,7 @@ def watch(
         raise UserFault(expected=f"a job folder with {SETTINGS}", came=str(job), do="render one: pfedsam render")
     loop, named = loop_of(job), frozenset(named_sites(job))
     name, quorum, total = continues or f"{job.name}-{uuid.uuid4().hex[:8]}", loop["min_clients"], loop["num_rounds"]
-    run = _Run(name, quorum=int(quorum), total=int(total), named=named, sites=set(named))
+    run = Run(name, quorum=int(quorum), total=int(total), named=named, sites=set(named))
     with tempfile.TemporaryDirectory() as place:
         copy = Path(place) / job.name
         shutil.copytree(job, copy)
@@ -118,7 +74,7 @@ def watch(
         return _bring_to_its_end(run, copy, admin, out=out, patience=patience)
 
 
-def _bring_to_its_end(run: _Run, job: Path, admin: Admin, *, out: Path, patience: Patience) -> Outcome:
+def _bring_to_its_end(run: Run, job: Path, admin: Admin, *, out: Path, patience: Patience) -> Outcome:
     ends: list[str] = []
     while True:
         _begin(admin, run, job, patience)
@@ -141,16 +97,16 @@ def _bring_to_its_end(run: _Run, job: Path, admin: Admin, *, out: Path, patience
         _count(run, done, ended, patience)
 
 
-def _tested(run: _Run, results: dict[str, Any], patience: Patience) -> bool:
+def _tested(run: Run, results: dict[str, Any], patience: Patience) -> bool:
     """Whether every site of the last round has tested the final model, or has had its chances."""
     tested, trained = set(results["final"]["sites"]), set(results["rounds"][-1]["sites"])
     run.retests += 1
     return bool(tested) and (trained <= tested or run.retests > patience.retests)
 
 
-def _begin(admin: Admin, run: _Run, job: Path, patience: Patience) -> None:
+def _begin(admin: Admin, run: Run, job: Path, patience: Patience) -> None:
     """Submit the run's next job once enough sites are there; or follow the one that still runs."""
-    _wait_for_sites(admin, run, patience)
+    wait_for_sites(admin, run, patience)
     system = admin.ask("get_system_info")
     run.server = system.server_info.start_time if system else None
     running = {entry.job_id for entry in system.job_info} if system else set()
@@ -179,10 +135,10 @@ def _until_answered(ask: Callable[[], str], patience: Patience) -> str:
 class _Job:
     """One job of a run, followed to its end, look after look."""
 
-    def __init__(self, admin: Admin, run: _Run, patience: Patience) -> None:
+    def __init__(self, admin: Admin, run: Run, patience: Patience) -> None:
         self._admin, self._run, self._patience = admin, run, patience
-        self._missing = _Since()
-        self._outside: dict[str, _Since] = {}
+        self._missing = Since()
+        self._outside: dict[str, Since] = {}
         self._round: int | None = None
         self._round_began = time.monotonic()
         self._longest: float | None = None
@@ -211,7 +167,7 @@ class _Job:
     def _look(self, now: float) -> None:
         """See which round it is and who takes part; abort where a site waits outside and the round is over."""
         self._note_round(_round(self._admin, self._run.job), now)
-        present = _present(self._admin, self._run)
+        present = present_sites(self._admin, self._run)
         inside = {site for site, jobs in present.items() if self._run.job in jobs}
         self._run.sites |= inside
         lacking, left = len(inside) < self._run.quorum, (self._round or 0) + 1 < self._run.total
@@ -230,22 +186,6 @@ class _Job:
         self._round, self._round_began = round_, now
 
 
-def someone_outside(present: dict[str, set[str]], run: _Run, outside: dict[str, "_Since"], patience: Patience) -> bool:
-    """Whether a connected site has been out of the job for long: it came late, or came back."""
-    inside = {site for site, jobs in present.items() if run.job in jobs}
-    if not inside:
-        return False
-    late = []
-    for site in present:
-        waited = outside.setdefault(site, _Since()).seconds(site not in inside)
-        if waited > patience.outside and run.rejoined.get(site, 0) < patience.rejoins:
-            late.append(site)
-    for site in late:
-        run.rejoined[site] = run.rejoined.get(site, 0) + 1
-        log.info("site %s is there and not in job %s; it is taken in after this round", site, run.job)
-    return bool(late)
-
-
 def _round(admin: Admin, job: str) -> int | None:
     stats = admin.ask("show_stats", job, "server") or {}
     found = [group["current_round"] for group in _groups(stats) if group.get("current_round") is not None]
@@ -259,33 +199,7 @@ def _groups(stats: Any) -> Iterator[dict[str, Any]]:
             yield from _groups(value)
 
 
-def _present(admin: Admin, run: _Run) -> dict[str, set[str]]:
-    """The sites that answer now and may take part in the run, and the jobs that run at each."""
-    return {site: jobs for site, jobs in admin.present().items() if not run.named or site in run.named}
-
-
-def _wait_for_sites(admin: Admin, run: _Run, patience: Patience) -> None:
-    """Wait until a quorum is connected, and, until patience ends, all the sites that the run has had or names.
-
-    Where it knows of none, until no further one appears: after a restart sites come back one by one.
-    """
-    began = told = changed = time.monotonic()
-    before: set[str] = set()
-    while True:
-        here, now = set(_present(admin, run)), time.monotonic()
-        before, changed = here, changed if here == before else now
-        settled = run.sites <= here and (run.sites or now - changed > patience.settle)
-        if len(here) >= run.quorum and (settled or now - began > patience.sites):
-            if run.sites - here:
-                log.warning("going on without %s", ", ".join(sorted(run.sites - here)))
-            return
-        if now - told > patience.sites:
-            told = now
-            log.warning("waiting for %d sites, connected: %s", run.quorum, ", ".join(sorted(here)) or "none")
-        time.sleep(patience.poll)
-
-
-def _count(run: _Run, done: int, ended: str, patience: Patience) -> None:
+def _count(run: Run, done: int, ended: str, patience: Patience) -> None:
     """Count the jobs that brought no new round; those that FLARE could not start, or that we ended, do not count."""
     run.idle = 0 if done > run.rounds else run.idle + (ended not in (REJOIN, UNSCHEDULED))
     run.rounds = max(done, run.rounds)
@@ -308,18 +222,3 @@ def last_error(folder: Path | None) -> str:
     logs = sorted(folder.rglob("log.txt")) if folder else []
     told = [line for path in logs for line in path.read_text(errors="replace").splitlines() if ERROR in line]
     return told[-1].partition(ERROR)[2] if told else ""
-
-
-class _Since:
-    """How long something has been so, look after look."""
-
-    def __init__(self) -> None:
-        self._start: float | None = None
-
-    def seconds(self, so: bool) -> float:
-        """Seconds since it became so; 0 if it is not."""
-        if not so:
-            self._start = None
-            return 0.0
-        self._start = time.monotonic() if self._start is None else self._start
-        return time.monotonic() - self._start

@@ -1,0 +1,110 @@
+"""The run that the watcher brings to its end, its patience, and who is there: sites come and go."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from pfedsam import log
+from pfedsam.flare.admin import Admin
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long the watcher waits for what; seconds, all our choice.
+
+    Attributes:
+        poll: between two looks.
+        sites: for the sites of the run to come back before the next job is submitted without them.
+        settle: that no further site appears before the first job is submitted, where the job does not name its sites.
+        outside: that a site may be connected and not in the job before it is taken in again.
+        boundary: for the round in progress to end before that, where none has ended in this job yet;
+            else twice the longest round.
+        lost: that a server which has restarted may not know the job before it counts as lost.
+        attempts: jobs in a row without a new finished round before the watcher gives up.
+        rejoins: times that a site is taken in again; one that cannot run the job must not stop it for ever.
+        retests: times that the final test is done again for a site that was lost in it.
+    """
+
+    poll: float = 2.0
+    sites: float = 90.0
+    settle: float = 10.0
+    outside: float = 20.0
+    boundary: float = 900.0
+    lost: float = 15.0
+    attempts: int = 5
+    rejoins: int = 5
+    retests: int = 2
+
+
+@dataclass
+class Run:
+    """What the watcher knows of the run it brings to its end."""
+
+    name: str
+    job: str = ""
+    server: Any = None  # when the server that took the job was started
+    rounds: int = 0
+    quorum: int = 1
+    total: int = 0
+    named: frozenset[str] = frozenset()  # the sites that the job names; none: it is for all
+    idle: int = 0
+    retests: int = 0
+    sites: set[str] = field(default_factory=set)
+    rejoined: dict[str, int] = field(default_factory=dict)
+
+
+def present_sites(admin: Admin, run: Run) -> dict[str, set[str]]:
+    """The sites that answer now and may take part in the run, and the jobs that run at each."""
+    return {site: jobs for site, jobs in admin.present().items() if not run.named or site in run.named}
+
+
+def wait_for_sites(admin: Admin, run: Run, patience: Patience) -> None:
+    """Wait until a quorum is connected, and, until patience ends, all the sites that the run has had or names.
+
+    Where it knows of none, until no further one appears: after a restart sites come back one by one.
+    """
+    began = told = changed = time.monotonic()
+    before: set[str] = set()
+    while True:
+        here, now = set(present_sites(admin, run)), time.monotonic()
+        before, changed = here, changed if here == before else now
+        settled = run.sites <= here and (run.sites or now - changed > patience.settle)
+        if len(here) >= run.quorum and (settled or now - began > patience.sites):
+            if run.sites - here:
+                log.warning("going on without %s", ", ".join(sorted(run.sites - here)))
+            return
+        if now - told > patience.sites:
+            told = now
+            log.warning("waiting for %d sites, connected: %s", run.quorum, ", ".join(sorted(here)) or "none")
+        time.sleep(patience.poll)
+
+
+def someone_outside(present: dict[str, set[str]], run: Run, outside: dict[str, "Since"], patience: Patience) -> bool:
+    """Whether a connected site has been out of the job for long: it came late, or came back."""
+    inside = {site for site, jobs in present.items() if run.job in jobs}
+    if not inside:
+        return False
+    late = []
+    for site in present:
+        waited = outside.setdefault(site, Since()).seconds(site not in inside)
+        if waited > patience.outside and run.rejoined.get(site, 0) < patience.rejoins:
+            late.append(site)
+    for site in late:
+        run.rejoined[site] = run.rejoined.get(site, 0) + 1
+        log.info("site %s is there and not in job %s; it is taken in after this round", site, run.job)
+    return bool(late)
+
+
+class Since:
+    """How long something has been so, look after look."""
+
+    def __init__(self) -> None:
+        self._start: float | None = None
+
+    def seconds(self, so: bool) -> float:
+        """Seconds since it became so; 0 if it is not."""
+        if not so:
+            self._start = None
+            return 0.0
+        self._start = time.monotonic() if self._start is None else self._start
+        return time.monotonic() - self._start
