@@ -79,9 +79,14 @@ def wait_for_sites(admin: Admin, run: Run, patience: Patience) -> None:
         time.sleep(patience.poll)
 
 
+def inside_job(present: dict[str, set[str]], run: Run) -> set[str]:
+    """Of the sites that answer, those at which the run's job runs."""
+    return {site for site, jobs in present.items() if run.job in jobs}
+
+
 def someone_outside(present: dict[str, set[str]], run: Run, outside: dict[str, "Since"], patience: Patience) -> bool:
     """Whether a connected site has been out of the job for long: it came late, or came back."""
-    inside = {site for site, jobs in present.items() if run.job in jobs}
+    inside = inside_job(present, run)
     if not inside:
         return False
     late = []

@@ -19,10 +19,11 @@ from typing import Any
 from pfedsam import log
 from pfedsam.errors import UserFault
 from pfedsam.flare.admin import GONE, Admin
-from pfedsam.flare.presence import Patience, Run, Since, present_sites, someone_outside, wait_for_sites
+from pfedsam.flare.presence import Patience, Run, Since, inside_job, present_sites, someone_outside, wait_for_sites
 from pfedsam.jobs import SETTINGS, loop_of, name_run, named_sites
 
-FINISHED, ABORTED, UNSCHEDULED = "FINISHED", "FINISHED:ABORTED", "FINISHED:CAN_NOT_SCHEDULE"
+FINISHED, COMPLETED, ABORTED = "FINISHED", "FINISHED:COMPLETED", "FINISHED:ABORTED"
+UNSCHEDULED = "FINISHED:CAN_NOT_SCHEDULE"
 STARTED = ("DISPATCHED", "RUNNING", "GONE")  # states of a job that a running server should know
 LOST, REJOIN = "LOST", "REJOIN"
 ERROR = " - pfedsam - ERROR - "  # how a line of such begins, after its time
@@ -84,7 +85,7 @@ def _bring_to_its_end(run: Run, job: Path, admin: Admin, *, out: Path, patience:
         results = _results(folder)
         done = len(results.get("rounds", []))
         log.info("job %s of run %s ended: %s, %d of %d rounds", run.job, run.name, ended, done, run.total)
-        if (reason := last_error(folder)) and ended not in (REJOIN, f"{FINISHED}:COMPLETED"):
+        if ended not in (REJOIN, COMPLETED) and (reason := last_error(folder)):
             log.warning("its log ends with: %s", reason)
         if folder is not None and done >= run.total and _tested(run, results, patience):
             return Outcome(run.name, folder, tuple(ends))
@@ -168,7 +169,7 @@ class _Job:
         """See which round it is and who takes part; abort where a site waits outside and the round is over."""
         self._note_round(_round(self._admin, self._run.job), now)
         present = present_sites(self._admin, self._run)
-        inside = {site for site, jobs in present.items() if self._run.job in jobs}
+        inside = inside_job(present, self._run)
         self._run.sites |= inside
         lacking, left = len(inside) < self._run.quorum, (self._round or 0) + 1 < self._run.total
         joinable = self._abort_at is None and (lacking or left)  # in the last round there is nothing to join for

@@ -7,7 +7,7 @@ from typing import Any
 
 import matplotlib
 
-from pfedsam.report.results import ROLES
+from pfedsam.report.results import ROLES, sites_of
 from pfedsam.report.words import SiteRow
 
 matplotlib.use("Agg")
@@ -34,7 +34,7 @@ def dice_chart(rounds: list[dict[str, Any]]) -> str:
     """Validation Dice of both branches by round, a colour and marker a site."""
 
     def draw(axes: Any) -> None:
-        for i, site in enumerate(_sites(rounds)):
+        for i, site in enumerate(sites_of(rounds)):
             for role, style in STYLES.items():
                 points = [(e["round"] + 1, _dice(e, site, role)) for e in rounds if site in e["sites"]]
                 axes.plot(*zip(*points, strict=True), style, **_look(i), label=f"{site}, {role}")
@@ -48,7 +48,7 @@ def loss_chart(rounds: list[dict[str, Any]]) -> str:
     """Sum of the training losses by round, a colour and marker a site."""
 
     def draw(axes: Any) -> None:
-        for i, site in enumerate(_sites(rounds)):
+        for i, site in enumerate(sites_of(rounds)):
             points = [(e["round"] + 1, sum(e["sites"][site]["losses"].values())) for e in rounds if site in e["sites"]]
             axes.plot(*zip(*points, strict=True), "-", **_look(i), label=site)
         axes.set(xlabel="round", ylabel="training loss, all branches")
@@ -97,10 +97,6 @@ def _svg(key: str, draw: Callable[[Any], None]) -> str:
 
 def _look(i: int) -> dict[str, Any]:
     return {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "markersize": 4.5}
-
-
-def _sites(rounds: list[dict[str, Any]]) -> list[str]:
-    return sorted({site for entry in rounds for site in entry["sites"]})
 
 
 def _dice(entry: dict[str, Any], site: str, role: str) -> float:

@@ -12,6 +12,7 @@ from pfedsam.errors import UserFault
 from pfedsam.exchange.ledger import Ledger
 from pfedsam.files import read_json
 from pfedsam.report.cases import Cases, read_cases
+from pfedsam.report.results import sites_of
 
 RESULTS, CASES, PICTURES, LEDGER = "results.json", "cases.json", "overlays.png", "ledger.jsonl"
 SKIP = {"synthetic_data", "tb_events", "custom", "prepared", "scratch", "images", "masks"}  # nothing of a run's record
@@ -236,7 +237,7 @@ def _site(path: Path, run: Path) -> str:
 
 
 def _sites(results: dict[str, Any]) -> set[str]:
-    return {site for entry in results["rounds"] for site in entry["sites"]} | set(results["final"]["sites"])
+    return {*sites_of(results["rounds"]), *results["final"]["sites"]}
 
 
 def _is_round(entry: dict[str, Any]) -> bool:

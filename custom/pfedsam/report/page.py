@@ -13,7 +13,7 @@ from pfedsam.files import write_atomic
 from pfedsam.report import words
 from pfedsam.report.charts import dice_chart, final_chart, loss_chart
 from pfedsam.report.gather import Material
-from pfedsam.report.results import ROLES
+from pfedsam.report.results import ROLES, sites_of
 from pfedsam.report.words import SiteRow
 from pfedsam.train.metrics import METRICS
 
@@ -96,7 +96,7 @@ def charts(material: Material, rows: list[SiteRow]) -> dict[str, Markup]:
 def traffic(results: dict[str, Any]) -> list[dict[str, Any]]:
     """By site: rounds, bytes each way, seconds of training and scoring, in the whole run."""
     found = []
-    for site in sorted({name for entry in results["rounds"] for name in entry["sites"]}):
+    for site in sites_of(results["rounds"]):
         reports = [entry["sites"][site] for entry in results["rounds"] if site in entry["sites"]]
         sums = {
             key: sum(report.get(key) or 0 for report in reports)

@@ -8,6 +8,8 @@ import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 
+from pfedsam.report.results import sites_of
+
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
@@ -19,7 +21,7 @@ STYLES = {"global": "--", "personal": "-"}
 def plot_curves(results: dict[str, Any], path: Path) -> None:
     """Validation Dice of both branches and the training loss, per site and round."""
     figure, (dice, loss) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    sites = sorted({site for r in results["rounds"] for site in r["sites"]})
+    sites = sites_of(results["rounds"])
     for i, site in enumerate(sites):
         rounds = [(r["round"] + 1, r["sites"][site]) for r in results["rounds"] if site in r["sites"]]
         x = [number for number, _ in rounds]

@@ -72,15 +72,20 @@ def replanned(results: dict[str, Any]) -> str:
     return f"Planned for {numbers} rounds: the rates follow no one schedule over all rounds."
 
 
+def sites_of(rounds: list[dict[str, Any]]) -> list[str]:
+    """The sites with a round of their own among a record's rounds, by name."""
+    return sorted({site for entry in rounds for site in entry["sites"]})
+
+
 def took_part(results: dict[str, Any]) -> list[str]:
-    """The sites with a round of their own in the record, by name; in one without any, all that were tested."""
-    return sorted({site for entry in results["rounds"] for site in entry["sites"]} or results["final"]["sites"])
+    """The sites with a round of their own; in a record without any, all that were tested."""
+    return sites_of(results["rounds"]) or sorted(results["final"]["sites"])
 
 
 def finish(results: dict[str, Any], seconds: float) -> dict[str, Any]:
     """The record with mean and worst of the sites that took part, of each role and metric, on the test split."""
-    final = results["final"]
-    sites = {name: roles for name, roles in final["sites"].items() if name in took_part(results)}
+    final, part = results["final"], took_part(results)
+    sites = {name: roles for name, roles in final["sites"].items() if name in part}
     means = {role: _over_sites(sites, role, worst=False) for role in ROLES}
     worst = {role: _over_sites(sites, role, worst=True) for role in ROLES}
     return {**results, "seconds": seconds, "final": {**final, "mean": means, "worst": worst}}

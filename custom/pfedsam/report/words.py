@@ -151,7 +151,7 @@ def personal(rows: list[SiteRow]) -> list[str]:
 def doubts(material: Material, rows: list[SiteRow]) -> list[str]:
     """What a reader should not conclude from this run."""
     results = material.results
-    untested = [name for name in took_part(results) if name not in {row.name for row in rows}]
+    untested = sorted(set(took_part(results)) - {row.name for row in rows})
     few = [f"{row.name} ({row.cases})" for row in rows if row.cases < FEW_CASES]
     no_cases = [row.name for row in rows if row.name not in material.cases]
     by_image = [row.name for row in rows if row.name in material.cases and row.patients is None]
