@@ -21,6 +21,7 @@ DecoderMode = Literal["full", "lean", "frozen"]
 Start = Literal["zero", "random"]
 Target = Literal["qkv", "linear"]
 Scale = Literal["uint8", "percentile"]
+Plane = Literal["axial", "coronal", "sagittal", "stored"]
 Precision = Literal["auto", "fp32", "bf16"]
 Number = Literal["fp32", "bf16", "int8", "int4"]
 
@@ -96,6 +97,10 @@ class DataConfig:
 
     source: Literal["site", "synthetic"] = "site"
     scale: Scale = "uint8"  # to 0..1 by /255, or by the image's 0.5 and 99.5 percentiles
+    plane: Plane = "axial"  # how a volume is cut into slices, at every site and in predict; stored: along its last axis
+    classes: list[str] = field(default_factory=list)  # the classes' names, from class 1 on; empty: they have none
+    codes: dict[str, str] = field(default_factory=dict)  # class name: its code for DICOM-SEG, "SCT:10200004:Liver"
+    ignore: int | None = None  # the mask value of pixels that nobody labelled, such as 255; None: all are labelled
     pool: bool = False  # True: use every site's rows of the datalist (the pooled baseline)
     limit: dict[str, int] = field(default_factory=dict)  # site: so many training rows at most, drawn by the seed
     unannotated: dict[str, list[int]] = field(default_factory=dict)  # site: classes its masks leave out, from 1
@@ -284,8 +289,30 @@ def _check(config: Config) -> None:
             came="a fresh view each epoch",
             do="set train.views, e.g. 8, or train.augment false",
         )
+    _check_classes(config)
     _check_sites(config)
     one_name(config.study, "study")
+
+
+def _check_classes(config: Config) -> None:
+    """The names of the classes, their codes, and the value that is none of them."""
+    names, classes = config.data.classes, config.model.num_classes
+    if names and (len(names) != classes or len(set(names)) < classes or not all(name.strip() for name in names)):
+        raise UserFault(
+            expected=f"data.classes empty, or {classes} different names for model.num_classes {classes}",
+            came=f"{len(names)}: {', '.join(map(repr, names))}",
+            do="name each class once, in the order of the numbers in the masks",
+        )
+    if strange := sorted(set(config.data.codes) - set(names)):
+        raise UserFault(
+            expected="data.codes of the names in data.classes", came=", ".join(strange), do="correct the name"
+        )
+    if config.data.ignore is not None and not classes < config.data.ignore <= 255:
+        raise UserFault(
+            expected=f"data.ignore above model.num_classes ({classes}), 255 at most",
+            came=str(config.data.ignore),
+            do="take 255, which no class has",
+        )
 
 
 def _check_sites(config: Config) -> None:
