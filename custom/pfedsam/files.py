@@ -2,10 +2,11 @@
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError
@@ -15,6 +16,7 @@ from torch import Tensor
 from pfedsam.errors import UserFault
 
 Tensors = dict[str, Tensor]
+PAYLOAD = "payload_sha256"  # the fact that holds the tensors' checksum
 SETTINGS = "settings"  # a fact that holds the job's whole configuration, as `Config.text` writes it
 
 
@@ -114,7 +116,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def pack(tensors: Tensors, facts: dict[str, str]) -> bytes:
     """safetensors bytes with `facts` and the payload's checksum in the header."""
     body = {k: v.detach().cpu().contiguous() for k, v in sorted(tensors.items())}
-    return save(body, metadata={**facts, "payload_sha256": digest(body)})
+    return save(body, metadata={**facts, PAYLOAD: digest(body)})
 
 
 def unpack(data: bytes) -> tuple[Tensors, dict[str, str]]:
@@ -128,9 +130,18 @@ def unpack(data: bytes) -> tuple[Tensors, dict[str, str]]:
         facts = _facts(data)
     except (SafetensorError, ValueError, UnicodeDecodeError) as error:
         raise ValueError(f"not a whole safetensors file: {error}") from None
-    if facts.pop("payload_sha256", None) != digest(tensors):
+    if not intact(facts.pop(PAYLOAD, ""), tensors, io.BytesIO(data)):
         raise ValueError("the checksum does not fit the content")
     return tensors, facts
+
+
+def intact(said: str, tensors: Tensors, file: BinaryIO) -> bool:
+    """Whether tensors have the checksum that their file states, in today's form or the older one.
+
+    Args:
+        file: the file that they were read from, as bytes.
+    """
+    return said == digest(tensors) or said == _older_digest(file)
 
 
 def facts_of(path: Path) -> dict[str, str]:
@@ -151,5 +162,22 @@ def _facts(data: bytes) -> dict[str, str]:
 
 
 def digest(tensors: Tensors) -> str:
-    """sha256 over names, shapes, dtypes and values, in order of name."""
-    return hashlib.sha256(save(dict(sorted(tensors.items())))).hexdigest()
+    """sha256 over names, dtypes, shapes and values, in order of name; depends on no library's file layout."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+def _older_digest(file: BinaryIO) -> str:
+    """The checksum as older files state it: sha256 of the file without the facts in its header."""
+    file.seek(0)
+    header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    header.pop("__metadata__", None)
+    plain = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    plain += b" " * (-len(plain) % 8)
+    found = hashlib.sha256(len(plain).to_bytes(8, "little") + plain)
+    while piece := file.read(1 << 20):
+        found.update(piece)
+    return found.hexdigest()

@@ -11,7 +11,7 @@ from pfedsam.config import Config, from_dict, one_name
 from pfedsam.errors import UserFault
 from pfedsam.exchange.claim import Claim
 from pfedsam.exchange.schema import schema_of
-from pfedsam.files import Tensors, digest, pack, unpack, write_atomic, write_json
+from pfedsam.files import PAYLOAD, Tensors, digest, facts_of, pack, unpack, write_atomic, write_json
 
 KEEP = 2
 BEST = "best.safetensors"
@@ -184,9 +184,9 @@ def _tells(name: str) -> bool:
 
 
 def _read(path: Path) -> Checkpoint:
-    known = json.loads(path.read_text())
-    tensors, _ = unpack(path.with_suffix(".safetensors").read_bytes())
-    if digest(tensors) != known["sha256"]:
+    known, beside = json.loads(path.read_text()), path.with_suffix(".safetensors")
+    tensors, _ = unpack(beside.read_bytes())
+    if facts_of(beside).get(PAYLOAD) != known["sha256"]:
         raise ValueError("tensors and facts are not of one round")
     fields = {key: known[key] for key in ("run", "done", "config", "base", "results")}
     return Checkpoint(**fields, tensors=tensors)

@@ -9,12 +9,12 @@ from pfedsam import methods
 from pfedsam.config import Config, from_dict, text_digest
 from pfedsam.errors import UserFault
 from pfedsam.exchange.schema import private_schema
-from pfedsam.files import SETTINGS, facts_of
+from pfedsam.files import PAYLOAD, SETTINGS, facts_of
 from pfedsam.report.results import versions
 
 FORMAT = "pfedsam.model"
 VERSION = 1
-PAYLOAD, SEAL = "payload_sha256", "facts_sha256"
+SEAL = "facts_sha256"
 NOT_ONE = "a model file written by pfedsam export"
 
 

@@ -11,11 +11,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pfedsam.errors import UserFault
-from pfedsam.files import digest, facts_of, pack, write_atomic
+from pfedsam.files import PAYLOAD, facts_of, intact, pack, write_atomic
 
 ASSETS = Path(__file__).parent.parent / "assets"
 ENVIRONMENT = "PFEDSAM_WEIGHTS"
-DIGEST = "payload_sha256"  # as `files.pack` notes it
 SAM = "https://github.com/facebookresearch/segment-anything#model-checkpoints"
 MOBILE_SAM = "https://github.com/ChaoningZhang/MobileSAM (weights/mobile_sam.pt)"
 
@@ -65,8 +64,7 @@ def read(backbone: str, folder: str | Path | None = None) -> dict[str, Tensor]:
         state = load_any(path)
     except (SafetensorError, OSError) as error:
         raise _torn(path, str(error)) from None
-    noted = facts_of(path).get(DIGEST) if path.suffix == ".safetensors" else None  # none in files made by others
-    if noted and noted != digest(state):
+    if not _intact(path, state):
         raise _torn(path, "tensors that do not fit the checksum in it")
     return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
 
@@ -168,6 +166,15 @@ def _checked_conversion(path: Path, known: WeightFile) -> Path:
             do=_again(path),
         )
     return path
+
+
+def _intact(path: Path, state: dict[str, Tensor]) -> bool:
+    """Whether the tensors fit the checksum in their file; files made by others have none."""
+    noted = facts_of(path).get(PAYLOAD) if path.suffix == ".safetensors" else None
+    if not noted:
+        return True
+    with path.open("rb") as file:
+        return intact(noted, state, file)
 
 
 def _torn(path: Path, came: str) -> UserFault:
