@@ -66,14 +66,21 @@ def with_feedback(update: Tensors, owed: Tensors, number: Number) -> tuple[Tenso
 def quantise(x: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """Scales (blocks,) bfloat16 and integers (blocks, BLOCK) int8 within -most..most.
 
-    bfloat16, not float16: updates can be smaller than float16's least number. A block of zeros has
-    scale 0.
+    bfloat16, not float16: updates can be smaller than float16's least number. Scales are rounded up,
+    so that no block's largest value is cut. A block of zeros has scale 0.
     """
     flat = x.flatten()
     blocks = torch.nn.functional.pad(flat, (0, -len(flat) % BLOCK)).view(-1, BLOCK)
-    scale = (blocks.abs().amax(1) / most).bfloat16()
+    scale = _rounded_up(blocks.abs().amax(1) / most)
     integers = torch.nan_to_num(blocks / scale.float()[:, None], 0.0, most, -most).round().clamp(-most, most)
     return scale, integers.to(torch.int8)
+
+
+def _rounded_up(x: Tensor) -> Tensor:
+    """The smallest bfloat16 numbers that are not below `x`, which is 0 or more."""
+    nearest = x.bfloat16()
+    above: Tensor = (nearest.view(torch.int16) + 1).view(torch.bfloat16)
+    return torch.where(nearest.float() < x, above, nearest)
 
 
 def dequantise(scale: Tensor, integers: Tensor, spec: Spec) -> Tensor:
