@@ -134,7 +134,9 @@ def test_a_newcomer_trains_its_experts_on_a_model_that_stays_as_it_came(hospital
     assert any(not torch.equal(one[name], tensor) for name, tensor in two.items())
     scores = found["final"]["sites"]["site-2"]
     assert scores["before"] == scores["global"]
-    assert found["begun_with"] == {"run": "pfedsam/run", "rounds": 2, "sha256": digest(before)}
+    began = {key: found["begun_with"][key] for key in ("run", "rounds", "sha256")}
+    assert began == {"run": "pfedsam/run", "rounds": 2, "sha256": digest(before)}
+    assert found["begun_with"]["private"] == {"site-2": {}}
 
 
 def test_a_newcomer_to_no_federation_is_told_so(hospital: Path, tmp_path: Path) -> None:

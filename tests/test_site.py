@@ -1,6 +1,8 @@
 """A site's side of a round, method by method and reading by reading."""
 
 import math
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from pfedsam.exchange.schema import shared_schema
 from pfedsam.exchange.store import Moment
 from pfedsam.model.partition import Kind, Part, kinds, tensors_of
 from pfedsam.model.segmenter import Branches
-from pfedsam.service import serve_round
+from pfedsam.service import Turn, serve_round, serve_test
 from pfedsam.site import Places, Site, initial_shared
 from pfedsam.train.evaluate import evaluate
 from pfedsam.train.loop import Source
@@ -100,7 +102,7 @@ def test_a_store_of_another_model_is_refused_and_kept(open_site) -> None:
     site = open_site(tiny())
     trained(site, shared)
     other = tiny(model={"experts": 2})
-    with pytest.raises(UserFault, match="study name of its own"):
+    with pytest.raises(UserFault, match="begin_private names a run of the same model"):
         open_site(other).receive(initial_shared(other)[0])
     assert site.store.load() is not None
 
@@ -189,7 +191,7 @@ def test_a_round_scores_the_server_s_model_once(open_site, monkeypatch: pytest.M
     config = tiny()
     wire, _ = initial_shared(config)
     site = open_site(config)
-    serve_round(site, wire, Moment("run", 0), 2)
+    serve_round(site, wire, Turn("run", site.base, 0, 2))
     scored: list[tuple[str, ...]] = []
 
     def spied(model: Branches, data: Dataset, branches: tuple[str, ...], source: Source) -> dict:
@@ -197,7 +199,7 @@ def test_a_round_scores_the_server_s_model_once(open_site, monkeypatch: pytest.M
         return evaluate(model, data, branches, source)
 
     monkeypatch.setattr("pfedsam.site.evaluate", spied)
-    _, report = serve_round(site, wire, Moment("run", 1), 2)
+    _, report = serve_round(site, wire, Turn("run", site.base, 1, 2))
     assert scored == [("global",), ("personal",), ("personal",)]
     assert 0 < report["scoring_seconds"] == site.scoring_seconds
 
@@ -403,3 +405,55 @@ def test_a_newcomer_s_process_that_starts_anew_predicts_as_the_one_that_trained(
     assert fresh.summary("test", "personal") == expected
     image = torch.rand(1, 3, 64, 64)
     assert torch.equal(fresh.model(image)["personal"], site.model(image)["personal"])
+
+
+def test_a_run_begins_fresh_and_says_so_unless_the_job_names_another_run(open_site, caplog) -> None:
+    """Seeds or rates that are submitted as jobs of one study once learned from each other, and nothing said so."""
+    config = tiny()
+    shared, base = initial_shared(config)
+    serve_round(open_site(config), shared, Turn("first", base, 0, 1))
+    caplog.set_level("INFO", "pfedsam")
+    reports = {}
+    for begin in ("", "latest", "first"):
+        site = open_site(tiny(begin_private=begin))
+        drawn = {n: v.clone() for n, v in site.private().items()}
+        _, reports[begin] = serve_round(site, shared, Turn(f"run-{begin}", base, 0, 1))
+        if not begin:
+            site.receive(shared, Moment("another", 0))
+            assert all(torch.equal(v, drawn[n]) for n, v in site.private().items())
+    assert reports[""]["private"] == {}
+    assert reports["latest"]["private"] == {"run": "run-", "round": 0}
+    assert reports["first"]["private"] == {"run": "first", "round": 0}
+    assert "[site-1] begins with its private part as drawn from the seed" in caplog.text
+    assert "[site-1] begins with its private part of run first, round 1" in caplog.text
+
+
+@pytest.mark.parametrize("serve", ["round", "test"])
+def test_a_site_that_has_trained_and_lost_its_private_part_says_so_and_stops(open_site, tmp_path, serve: str) -> None:
+    config = tiny()
+    shared, base = initial_shared(config)
+    serve_round(open_site(config), shared, Turn("run", base, 0, 3))
+    shutil.rmtree(tmp_path / "store")
+    site, turn = open_site(config), Turn("run", base, 1, 3, trained=True)
+    with pytest.raises(UserFault, match=r"private part of run run, in which it has trained.*none that is whole"):
+        serve_round(site, shared, turn) if serve == "round" else serve_test(site, shared, turn, tmp_path / "out")
+    serve_round(site, shared, replace(turn, trained=False))  # a site that joins late has nothing, and may
+
+
+def test_a_method_without_a_private_part_misses_nothing(open_site) -> None:
+    config = tiny(method="fedavg")
+    shared, base = initial_shared(config)
+    _, report = serve_round(open_site(config), shared, Turn("run", base, 1, 3, trained=True))
+    assert report["private"] == {}
+
+
+@pytest.mark.parametrize("serve", ["round", "test"])
+def test_a_site_with_another_base_than_the_server_neither_trains_nor_tests(open_site, tmp_path, serve: str) -> None:
+    config = tiny()
+    shared, base = initial_shared(config)
+    site, turn = open_site(config), Turn("run", "0" * 64, 0, 3)
+    with pytest.raises(
+        UserFault, match=f"the server's base model .000000000000.; came another at this site .{base[:12]}"
+    ):
+        serve_round(site, shared, turn) if serve == "round" else serve_test(site, shared, turn, tmp_path / "out")
+    assert site.store.load() is None

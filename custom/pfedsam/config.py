@@ -113,10 +113,11 @@ class DataConfig:
 class Config:
     """Everything a job says about learning; FLARE's own files say how it is carried."""
 
-    study: str = "pfedsam"  # names the site store's entry: jobs of one study share experts
+    study: str = "pfedsam"  # names the site store's entry and the server's checkpoints
     method: str = "pfedsam"
     reading: Reading = "R3"  # which reading of the paper's "local": docs/method.md
     seed: int = 0
+    begin_private: str = ""  # the study's run whose private part each site begins with, or "latest"; empty: as drawn
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     wire: WireConfig = field(default_factory=WireConfig)
@@ -292,6 +293,8 @@ def _check(config: Config) -> None:
     _check_classes(config)
     _check_sites(config)
     one_name(config.study, "study")
+    if config.begin_private:
+        one_name(config.begin_private, "run")
 
 
 def _check_classes(config: Config) -> None:

@@ -19,10 +19,9 @@ from pfedsam.exchange.aggregate import weighted_mean
 from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints, first_tensors, same_settings
 from pfedsam.exchange.codec import decode, encode
 from pfedsam.exchange.schema import shared_schema
-from pfedsam.exchange.store import Moment
 from pfedsam.files import Tensors, write_json
-from pfedsam.report.results import finish, joined, start, versions
-from pfedsam.service import serve_round, serve_test
+from pfedsam.report.results import finish, joined, private_begun, sites_of, start, versions
+from pfedsam.service import Turn, serve_round, serve_test
 from pfedsam.site import Places, Site, initial_shared
 
 RUN = "run"
@@ -111,21 +110,26 @@ def _round(plan: Plan, sites: dict[str, Site], point: Checkpoint, round_: int) -
     reports: dict[str, Any] = {}
     due = {name: site for name, site in sites.items() if config.trains(name, round_)}
     for name, site in due.items():
-        update, reports[name] = serve_round(site, wire, Moment(RUN, round_), plan.rounds)
+        turn = Turn(RUN, point.base, round_, plan.rounds, name in sites_of(point.results["rounds"]))
+        update, reports[name] = serve_round(site, wire, turn)
         updates[name] = update.wire, update.samples
     mean = weighted_mean(updates, partial(decode, schema=shared_schema(config), number=config.wire.up))
     shared = {name: tensor + mean[name] for name, tensor in point.tensors.items()}
     seconds = time.monotonic() - began
     done = {"round": round_, "seconds": seconds, "sites": reports, "rejected": {}}
     past = point.results
-    results = {**past, "rounds": [*past["rounds"], done], "seconds": past["seconds"] + seconds}
+    begun = private_begun(past, reports)
+    rounds = [*past["rounds"], done]
+    results = {**past, "begun_with": begun, "rounds": rounds, "seconds": past["seconds"] + seconds}
     return Checkpoint(RUN, round_ + 1, point.config, point.base, results, shared)
 
 
 def _finish(plan: Plan, sites: dict[str, Site], point: Checkpoint) -> dict[str, Any]:
     began = time.monotonic()
     wire = encode(point.tensors, plan.config.wire.down)
-    tested = {name: serve_test(site, wire, RUN, plan.folder / name) for name, site in sites.items()}
+    part = sites_of(point.results["rounds"])
+    turns = {name: Turn(RUN, point.base, point.done, plan.rounds, name in part) for name in sites}
+    tested = {name: serve_test(site, wire, turns[name], plan.folder / name) for name, site in sites.items()}
     results = {**point.results, "final": {**point.results["final"], "sites": tested}}
     results = finish(results, point.results["seconds"] + time.monotonic() - began)
     write_json(plan.folder / "results.json", results)

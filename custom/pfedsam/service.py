@@ -1,9 +1,11 @@
 """What a site does when it is asked: a round, the final test. FLARE's executor and the in-process runner call it."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pfedsam import log
 from pfedsam.exchange.codec import decode
 from pfedsam.exchange.ledger import payload_bytes
 from pfedsam.exchange.schema import shared_schema
@@ -17,11 +19,29 @@ from pfedsam.train.metrics import summary
 BEFORE = "before"  # name of the store's note: test metrics before training
 
 
+@dataclass(frozen=True)
+class Turn:
+    """What the server asks of a site, beside its tensors.
+
+    Attributes:
+        run: the run's name.
+        base: digest of the server's frozen base.
+        round: counted from 0; of the final test the number of rounds that are done.
+        rounds: of the whole run.
+        trained: whether the server has an update of this site in an earlier round of the run.
+    """
+
+    run: str
+    base: str
+    round: int
+    rounds: int
+    trained: bool = False
+
+
 def serve_round(
     site: Site,
     wire: Tensors,
-    at: Moment,
-    rounds: int,
+    turn: Turn,
     *,
     progress: Callable[[Progress], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
@@ -30,16 +50,21 @@ def serve_round(
 
     Args:
         wire: the server's shared tensors as they travel.
-        at: the round of the run.
-        rounds: of the whole run.
+        turn: the round of the run.
         progress, stop: as for `Site.train`.
 
     Returns:
         The update, and the numbers that go with it into results.json; none of a round that was stopped.
+
+    Raises:
+        UserFault: the server's base is another one, the site's private part of the run is lost, or the training
+            diverged.
     """
-    site.receive(decode(wire, shared_schema(site.config), site.config.wire.down), at)
-    before, received = _before(site, at.run), site.as_received()
-    update = site.train(at.round, rounds, progress=progress, stop=stop)
+    site.check_base(turn.base)
+    shared = decode(wire, shared_schema(site.config), site.config.wire.down)
+    began = _told(site, site.receive(shared, Moment(turn.run, turn.round), trained=turn.trained), turn.run)
+    before, received = _before(site, turn.run), site.as_received()
+    update = site.train(turn.round, turn.rounds, progress=progress, stop=stop)
     if update.report.stopped:
         return update, {}
     personal = site.summary("val", "personal")
@@ -50,14 +75,21 @@ def serve_round(
         "samples": update.samples,
         "val": {"global": received, "personal": personal},
         "before": before,
+        "private": began,
         "bytes_received": payload_bytes(wire),
         "bytes_sent": payload_bytes(update.wire),
     }
 
 
-def serve_test(site: Site, wire: Tensors, run: str, folder: Path) -> dict[str, Any]:
-    """The final test: metrics by role, on both splits that were held back; the site's own files stay in `folder`."""
-    stored = site.recall(decode(wire, shared_schema(site.config), site.config.wire.down), run)
+def serve_test(site: Site, wire: Tensors, turn: Turn, folder: Path) -> dict[str, Any]:
+    """The final test: metrics by role, on both splits that were held back; the site's own files stay in `folder`.
+
+    Raises:
+        UserFault: the server's base is another one, or the site's private part of the run is lost.
+    """
+    site.check_base(turn.base)
+    shared, run = decode(wire, shared_schema(site.config), site.config.wire.down), turn.run
+    stored = site.recall(shared, run, trained=turn.trained)
     scores, val = site.scores("test"), site.scores("val")
     write_site_files(site, scores, folder, {"run": run, **{k: v for k, v in stored.items() if k == "round"}})
     return {
@@ -65,6 +97,19 @@ def serve_test(site: Site, wire: Tensors, run: str, folder: Path) -> dict[str, A
         BEFORE: site.store.remembered(BEFORE, run),
         "val": {role: summary(cases) for role, cases in val.items()},
     }
+
+
+def _told(site: Site, facts: dict[str, str], run: str) -> dict[str, Any]:
+    """What the private part of a round is, for results.json: run and round; empty: as drawn. Told where it is new."""
+    if not site.private():
+        return {}
+    if not facts:
+        log.info("[%s] begins with its private part as drawn from the seed", site.name)
+        return {}
+    source, round_ = facts.get("run", ""), int(facts.get("round", -1))
+    if source != run:
+        log.info("[%s] begins with its private part of run %s, round %d", site.name, source, round_ + 1)
+    return {"run": source, "round": round_}
 
 
 def _before(site: Site, run: str) -> dict[str, Any]:

@@ -106,19 +106,29 @@ class Site:
         """What this site agrees to in `round_`."""
         return Stamp(round_, self.config.digest(), self.base)
 
-    def receive(self, shared: Tensors, at: Moment | None = None) -> None:
+    def receive(self, shared: Tensors, at: Moment | None = None, *, trained: bool = False) -> dict[str, str]:
         """Begin a round: load the server's tensors, then the stored private part, and merge the two.
 
         Args:
             at: the round of the run; what the site once trained in it, or later, is then left aside.
+            trained: the server has an update of this site in an earlier round of the run.
+
+        Returns:
+            The store's facts of the private part that the round begins with: its run and round; empty: as drawn.
+
+        Raises:
+            UserFault: the site has trained in this run, and its store has nothing of it.
         """
         self._received, self._run = shared, at.run if at else None
         self._as_received, self.scoring_seconds = None, 0.0
         self._load_shared(shared)
-        stored, facts = self.store.load(at) or (self._first, {})
+        stored, facts = self.store.load(at, begin=self.config.begin_private) or (self._first, {})
+        if trained:
+            self._demand_kept(facts)
         self._owed = _owed(stored) if facts.get("run") == self._run else {}
         self._put_private(stored, facts)
         self.method.merge(self.model, self.config, self._dice if facts else None)
+        return facts
 
     def train(
         self,
@@ -170,16 +180,25 @@ class Site:
             facts = {"round": str(round_), "base": self.base, "config": self.config.digest()}
             self.store.save(private, facts, Moment(self._run, round_) if self._run else None)
 
-    def recall(self, shared: Tensors, run: str | None = None) -> dict[str, str]:
+    def recall(self, shared: Tensors, run: str | None = None, *, trained: bool = False) -> dict[str, str]:
         """The model as it predicts: the server's tensors and the private part as last trained (in `run`).
+
+        Args:
+            trained: the server has an update of this site in the run.
 
         Returns:
             The store's facts of that private part: its run and round; empty if there is none (in `run`).
+
+        Raises:
+            UserFault: the site has trained in `run`, and its store has nothing of it.
         """
         self._load_shared(shared)
         self._put_private(self._first, {})
         self.method.merge(self.model, self.config, None)  # what follows the shared part where nothing is stored
-        stored, facts = self.store.load(Moment(run, LAST) if run else None, alone=True) or ({}, {})
+        self._run = run
+        stored, facts = self.store.load(Moment(run, LAST) if run else None) or ({}, {})
+        if trained:
+            self._demand_kept(facts)
         if facts:
             self._put_private(stored, facts)
         return facts
@@ -226,9 +245,35 @@ class Site:
         misfit = sorted(target.keys() ^ stored.keys()) or [n for n, t in target.items() if t.shape != stored[n].shape]
         if misfit or facts.get("base") != self.base:
             raise UserFault(
-                expected=f"the private part of study {self.config.study} in {self.store.folder} to fit this job",
+                expected=f"the private part of run {facts.get('run', '?')} in {self.store.folder} to fit this job",
                 came=f"another model ({misfit[0]})" if misfit else "one trained on another base model",
-                do="give the new job a study name of its own, or move the old entry away",
+                do="continue a run with the settings that it began with; begin_private names a run of the same model",
+            )
+
+    def _demand_kept(self, facts: dict[str, str]) -> None:
+        if self._first and facts.get("run") != self._run:
+            raise UserFault(
+                expected=f"this site's private part of run {self._run}, in which it has trained, in {self.store.folder}",
+                came="none that is whole",
+                do="bring the store back (setting store, PFEDSAM_STORE), or begin a new run;"
+                f" to go on with a private part as drawn, set PFEDSAM_FRESH={self._run} at this site",
+            )
+
+    def check_base(self, servers: str) -> None:
+        """Refuse to go on where the server has another frozen base: the sum would be another model.
+
+        Args:
+            servers: the digest of the server's base.
+
+        Raises:
+            UserFault: it is another one.
+        """
+        if servers != self.base:
+            raise UserFault(
+                expected=f"the server's base model ({servers[:12]})",
+                came=f"another at this site ({self.base[:12]})",
+                do="take the weight file that the server has (setting weights, PFEDSAM_WEIGHTS) and"
+                " the same versions of segment-anything and timm",
             )
 
 

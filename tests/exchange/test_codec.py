@@ -71,7 +71,7 @@ def test_rounding_is_off_by_half_a_step_at_most() -> None:
 
 @pytest.mark.parametrize("most", sorted(STEPS.values()))
 def test_no_block_s_largest_value_is_cut(most: int) -> None:
-    """A scale to the nearest is too small for half of all blocks: their largest value then lies beyond the last step."""
+    """A scale to the nearest is too small for half of all blocks: their largest value lies beyond the last step."""
     x = drawn((200 * BLOCK,), 4, 1e-5)
     scale, _ = quantise(x, most)
     assert (x.view(-1, BLOCK).abs().amax(1) <= scale.float() * most).all()

@@ -117,15 +117,28 @@ def test_the_first_round_done_again_begins_with_nothing_of_its_own(tmp_path: Pat
     store = SiteStore(tmp_path, "study", "site")
     rounds(store, "run", 0)
     assert store.load(Moment("run", 0)) is None
-    assert store.load(Moment("another run", 0))[0]["gate"][0] == 0
 
 
-def test_a_new_run_begins_with_the_experts_of_the_run_before(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("begin", "found"), [("", None), ("latest", ("second", "1")), ("first", ("first", "1")), ("third", None)]
+)
+def test_a_new_run_begins_with_another_s_private_part_only_where_it_is_told_to(
+    tmp_path: Path, begin: str, found: tuple[str, str] | None
+) -> None:
+    """Seeds and rates that are submitted as jobs of one study would learn from each other."""
     store = SiteStore(tmp_path, "study", "site")
     rounds(store, "first", 0, 1)
     rounds(store, "second", 0, 1)
-    assert store.load(Moment("second", 1))[1] == {"run": "second", "round": "0"}
-    assert store.load(Moment("second", 0))[1] == {"run": "first", "round": "1"}
+    loaded = store.load(Moment("new", 0), begin=begin)
+    assert (loaded and (loaded[1]["run"], loaded[1]["round"])) == found
+
+
+def test_what_a_run_has_trained_itself_comes_before_what_it_is_told_to_begin_with(tmp_path: Path) -> None:
+    store = SiteStore(tmp_path, "study", "site")
+    rounds(store, "second", 0, 1)
+    rounds(store, "first", 0, 1)
+    assert store.load(Moment("second", 1), begin="latest")[1] == {"run": "second", "round": "0"}
+    assert store.load(Moment("second", 0), begin="latest")[1] == {"run": "first", "round": "1"}
 
 
 def test_an_older_run_goes_on_with_its_own_experts_after_another_has_trained(tmp_path: Path) -> None:
@@ -134,10 +147,18 @@ def test_an_older_run_goes_on_with_its_own_experts_after_another_has_trained(tmp
     rounds(store, "second", *range(4))
     assert store.load(Moment("first", 6))[1] == {"run": "first", "round": "5"}
     assert store.load(Moment("second", 4))[1] == {"run": "second", "round": "3"}
-    assert store.load(Moment("third", 0))[1] == {"run": "second", "round": "3"}
+    assert store.load(Moment("third", 0)) is None
     rounds(store, "third", 0)
     assert store.load(Moment("third", 1))[1]["run"] == "third"
-    assert len(list(store.folder.glob("private.*"))) == 1 + KEEP
+    assert len(list(store.folder.glob("private.*"))) == 1 + KEEP + 1
+
+
+def test_later_runs_leave_the_last_generation_of_each_earlier_one(tmp_path: Path) -> None:
+    """A site's model of any of its runs can still be exported."""
+    store = SiteStore(tmp_path, "study", "site")
+    for run in ("first", "second", "third", "fourth"):
+        rounds(store, run, *range(4))
+    assert [store.load(Moment(run, 9))[1]["round"] for run in ("first", "second", "third", "fourth")] == ["3"] * 4
 
 
 def test_old_generations_are_dropped(tmp_path: Path) -> None:

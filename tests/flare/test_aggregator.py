@@ -54,7 +54,7 @@ def fl_ctx(tmp_path: Path, events: list[str]) -> FLContext:
 ROW = {"dice": 0.5, "iou": 0.4, "hd95": 9.0, "assd": None}
 TOLD = {
     **{"losses": {"global": 0.7}, "seconds": 2.5, "scoring_seconds": 0.5, "samples": 4},
-    **{"bytes_sent": 9, "bytes_received": 9, "val": {"global": ROW, "personal": ROW}, "before": ROW},
+    **{"bytes_sent": 9, "bytes_received": 9, "val": {"global": ROW, "personal": ROW}, "before": ROW, "private": {}},
 }
 
 
@@ -95,6 +95,7 @@ def test_an_update_of_an_old_round_does_not_count(fl_ctx: FLContext) -> None:
         ({REPORT: None}, "dice of val global"),
         ({REPORT: {**TOLD, "val": {"global": ROW}}}, "dice of val personal"),
         ({REPORT: {**TOLD, "before": {k: v for k, v in ROW.items() if k != "iou"}}}, "iou of before from 0 to 1"),
+        ({REPORT: {**TOLD, "private": {"run": "r"}}}, "a run and a round as private"),
         ({REPORT: {**TOLD, "before": {**ROW, "hd95": float("inf")}}}, "hd95 of before"),
         ({REPORT: {**TOLD, "losses": {"global": float("nan")}}}, "numbers as losses"),
         ({REPORT: {**TOLD, "samples": "many"}}, "a number as samples"),

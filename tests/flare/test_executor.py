@@ -16,7 +16,7 @@ from nvflare.apis.workspace import Workspace
 from pfedsam.config import from_dict
 from pfedsam.errors import UserFault
 from pfedsam.files import digest
-from pfedsam.flare.context import REPORT, RUN, STAMP, ledger, places, setting
+from pfedsam.flare.context import REPORT, RUN, STAMP, TRAINED, ledger, places, setting
 from pfedsam.flare.executor import PFedSAMExecutor
 from pfedsam.flare.filters import OnlyDeclaredEnters, OnlySharedLeaves
 from pfedsam.flare.policy import SitePolicy
@@ -63,6 +63,28 @@ def test_a_trained_model_can_be_submitted_by_a_new_process_and_holds_no_expert(f
     start = from_shareable(message()).data
     assert sorted(model.data) == sorted(start)
     assert all(torch.allclose(model.data[n] - start[n], update.data[n], atol=1e-6) for n in start)
+
+
+def test_a_server_with_another_base_is_answered_with_an_error_and_nothing_is_trained(
+    fl_ctx: FLContext, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """The fence knows no base of the site's own: the message's base was once compared with itself."""
+    for task in ("train", "validate"):
+        reply = PFedSAMExecutor().execute(task, message(base="0" * 64), fl_ctx, Signal())
+        assert reply.get_return_code() == ReturnCode.EXECUTION_EXCEPTION
+    assert "the server's base model" in caplog.text
+    assert not list(tmp_path.rglob("private.*"))
+
+
+def test_a_site_that_lost_its_private_part_goes_on_as_drawn_only_where_it_says_so_itself(
+    fl_ctx: FLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = message(1)
+    task.set_header(RUN, "run")
+    task.set_header(TRAINED, ["site-1", "site-2"])
+    assert PFedSAMExecutor().execute("train", task, fl_ctx, Signal()).get_return_code() != ReturnCode.OK
+    monkeypatch.setenv("PFEDSAM_FRESH", "run")
+    assert PFedSAMExecutor().execute("train", task, fl_ctx, Signal()).get_return_code() == ReturnCode.OK
 
 
 def test_a_private_tensor_put_into_a_message_is_blocked_at_the_site(fl_ctx: FLContext) -> None:

@@ -12,7 +12,7 @@ from pfedsam.data.synthetic import write_site
 from pfedsam.exchange.codec import encode
 from pfedsam.report.bootstrap import interval, mean_of
 from pfedsam.report.cases import ROLES, read_cases
-from pfedsam.service import serve_test
+from pfedsam.service import Turn, serve_test
 from pfedsam.site import Places, Site
 from pfedsam.train.metrics import CaseScore, summary
 
@@ -44,7 +44,7 @@ def test_cases_of_one_name_in_two_folders_are_two_cases(tmp_path: Path) -> None:
         (site.data["test"].root / folder / "slice.png").write_bytes(slice_.image.read_bytes())
     renamed = [replace(s, image=s.image.parents[1] / f / "slice.png") for s, f in ((first, "p1"), (second, "p2"))]
     site.data["test"].slices = [*renamed, third]
-    tested = serve_test(site, encode(site.shared(), "fp32"), "run", tmp_path)
+    tested = serve_test(site, encode(site.shared(), "fp32"), Turn("run", site.base, 1, 1), tmp_path)
     cases = read_cases(tmp_path / "cases.json")
     assert {case for case, _ in cases.scores["personal"]} >= {"p1/slice.png", "p2/slice.png"}
     dice = mean_of({"site-1": cases.of_patients("personal", "dice")})

@@ -25,9 +25,8 @@ from pfedsam.exchange.codec import decode, encode
 from pfedsam.exchange.guard import check
 from pfedsam.exchange.ledger import Ledger
 from pfedsam.exchange.schema import shared_schema
-from pfedsam.exchange.store import Moment
 from pfedsam.files import Tensors, pack, write_atomic, write_json
-from pfedsam.service import serve_round, serve_test
+from pfedsam.service import Turn, serve_round, serve_test
 from pfedsam.site import Places, Site
 from pfedsam.train.loop import Progress, steps_of
 from pfedsam.train.prefix import prefix
@@ -154,7 +153,7 @@ def rehearse(site: Site, opened: Trial, seconds: float) -> Trial:
     with clock() as final:
         site.scores("test")
     with clock() as tested:
-        serve_test(site, wire, RUN, store / "final")
+        serve_test(site, wire, Turn(RUN, site.base, MEASURED + 1, MEASURED + 1), store / "final")
     message, ledger = message_cost(site, wire, store)
     return replace(
         opened,
@@ -192,9 +191,8 @@ def one_round(site: Site, wire: Tensors, number: int, steps: int) -> tuple[Timed
     shared_schema(site.config)
     ends: list[float] = [time.monotonic()]
     with clock() as whole:
-        _, report = serve_round(
-            site, wire, Moment(RUN, number), MEASURED + 1, progress=lambda now: ends.append(_when_done(now, number))
-        )
+        turn = Turn(RUN, site.base, number, MEASURED + 1)
+        _, report = serve_round(site, wire, turn, progress=lambda now: ends.append(_when_done(now, number)))
     site.config = full
     rest = whole() - report["seconds"] - report["scoring_seconds"]
     count = min(steps, steps_of(len(site.data["train"]), train))

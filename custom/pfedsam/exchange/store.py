@@ -26,9 +26,9 @@ class SiteStore:
     """Private tensors of one site in one study: the last generations, each whole and finite or skipped when read.
 
     A generation is a file `private.NUMBER.safetensors`, the highest number the newest, labelled with
-    run and round. A new run of the study begins with the newest there is. A run that does a round
-    again (its server or this site died in it) goes on from what the site had before that round, so
-    that the round comes out the same.
+    run and round. A run sees its own generations alone, unless it is told to begin with another's. A
+    run that does a round again (its server or this site died in it) goes on from what the site had
+    before that round, so that the round comes out the same.
 
     Args:
         root: the store's folder on the site's disk.
@@ -47,8 +47,8 @@ class SiteStore:
     def save(self, tensors: Tensors, facts: dict[str, str], at: Moment | None = None) -> None:
         """Write a new generation, then drop those it replaces.
 
-        These are the same round done before, the oldest of this run, and what older runs have left
-        but for the one before this.
+        These are the same round done before, the oldest of this run, and all but the newest of older
+        runs; of the run before this one, as many stay as of this.
 
         Raises:
             UserFault: the disk is full or forbids writing, or another process has claimed the store.
@@ -62,29 +62,26 @@ class SiteStore:
         for path in [*again, *_too_old([f for f in files if f not in again], when.get("run"))]:
             path.unlink(missing_ok=True)
 
-    def load(self, before: Moment | None = None, *, alone: bool = False) -> tuple[Tensors, dict[str, str]] | None:
-        """The newest whole generation with its facts; None if the site has none yet.
+    def load(self, before: Moment | None = None, *, begin: str = "") -> tuple[Tensors, dict[str, str]] | None:
+        """The newest whole generation with its facts; None if there is none.
 
         Args:
-            before: leave out what this run has trained in this round or later; what it trained
-                before comes first, another run's only if there is none of it.
-            alone: no other run's in any case.
+            before: what this run has trained before this round, and nothing of another run; None: of any run.
+            begin: the run to take where this one has trained nothing yet; "latest": the one that trained last.
         """
-        files = [path for path in self._files() if not _is_of(path, before)]
-        if before is not None:
-            others = {path for path in files if facts_of(path).get("run") != before.run}
-            files = [path for path in files if not alone or path not in others]
-            files.sort(key=lambda path: path in others)  # stable: newest first in each
-        for path in files:
+        for path in self._files() if before is None else self._candidates(before, begin):
             try:
-                tensors, facts = _sound(path)
+                return _sound(path)
             except ValueError as fault:
                 log.warning("site store: %s is damaged (%s); trying the generation before", path.name, fault)
-                continue
-            if before is not None and before.round > 0 and facts.get("run") != before.run:
-                log.warning("site store: nothing of run %s; going on from %s", before.run, path.name)
-            return tensors, facts
         return None
+
+    def _candidates(self, before: Moment, begin: str) -> list[Path]:
+        """This run's files from before the round, the newest first, then those of the run to begin with."""
+        runs = {path: facts_of(path).get("run") for path in self._files()}
+        own = [path for path, run in runs.items() if run == before.run and not _is_of(path, before)]
+        others = [path for path, run in runs.items() if run != before.run and begin in (run, "latest")]
+        return [*own, *others]
 
     def remember(self, name: str, run: str, value: Any) -> None:
         """Keep a small fact of a run beside the tensors."""
@@ -115,14 +112,14 @@ def _sound(path: Path) -> tuple[Tensors, dict[str, str]]:
 
 
 def _too_old(files: list[Path], run: str | None) -> list[Path]:
-    """Of files, newest first, those beyond what is kept: of this run, and of the run before it."""
+    """Of files, newest first, those beyond what is kept: of this run, of the run before it, one of each other."""
     runs = [facts_of(path).get("run") for path in files]
     before = next((r for r in runs if r != run), None)
-    kept: dict[str | None, int] = {run: KEEP - 1, before: KEEP if before != run else KEEP - 1}
+    left = dict.fromkeys(runs, 1) | {before: KEEP} | {run: KEEP - 1}
     drop = []
     for path, of in zip(files, runs, strict=True):
-        kept[of] = kept.get(of, 0) - 1
-        if kept[of] < 0:
+        left[of] -= 1
+        if left[of] < 0:
             drop.append(path)
     return drop
 

@@ -17,6 +17,7 @@ from pfedsam.data.synthetic import write_pool, write_site
 from pfedsam.errors import UserFault
 from pfedsam.exchange.ledger import Ledger
 from pfedsam.exchange.schema import Stamp
+from pfedsam.report.results import sites_of
 from pfedsam.site import Places
 
 CONFIG_FILE = "pfedsam.json"
@@ -25,6 +26,7 @@ REPORT = "pfedsam_report"
 REJECTED = "pfedsam_rejected"
 REASON = "pfedsam_reason"  # in the server's context: why the guard refused the update at hand
 RUN = "pfedsam_run"
+TRAINED = "pfedsam_trained"  # in a task: the sites of which the server has an update in an earlier round of the run
 
 
 def job_config(fl_ctx: FLContext) -> Config:
@@ -104,6 +106,11 @@ def due(fl_ctx: FLContext, round_: int) -> list[Client] | None:
     clients = fl_ctx.get_engine().get_clients()
     theirs = [client for client in clients if config.trains(client.name, round_)]
     return theirs if len(theirs) < len(clients) else None
+
+
+def trained(fl_ctx: FLContext) -> list[str]:
+    """At the server: the sites of which the run's record holds a round."""
+    return sites_of(fl_ctx.get_engine().get_component("results").results.get("rounds", []))
 
 
 def store(fl_ctx: FLContext) -> Path:

@@ -11,7 +11,7 @@ from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 
 from pfedsam import log
-from pfedsam.flare.context import RUN
+from pfedsam.flare.context import RUN, TRAINED, trained
 
 
 class FinalEvaluation(Controller):  # type: ignore[misc]
@@ -40,6 +40,7 @@ class FinalEvaluation(Controller):  # type: ignore[misc]
         message = generator.learnable_to_shareable(fl_ctx.get_prop(AppConstants.GLOBAL_MODEL), fl_ctx)
         message.set_header(AppConstants.CURRENT_ROUND, fl_ctx.get_prop(AppConstants.CURRENT_ROUND))
         message.set_header(RUN, engine.get_component("persistor").run)
+        message.set_header(TRAINED, trained(fl_ctx))
         task = Task(
             name=AppConstants.TASK_VALIDATION,
             data=message,

@@ -22,25 +22,26 @@ from pfedsam import log
 from pfedsam.config import one_name, whole
 from pfedsam.errors import UserFault
 from pfedsam.exchange.codec import encode
-from pfedsam.exchange.store import Moment
 from pfedsam.files import pack, unpack, write_atomic
 from pfedsam.flare.context import (
     REPORT,
     RUN,
     STAMP,
+    TRAINED,
     job_config,
     places,
     run_dir,
     selected_by,
     setting,
     simulated,
+    stamp_of,
     stamp_values,
 )
-from pfedsam.service import serve_round, serve_test
+from pfedsam.service import Turn, serve_round, serve_test
 from pfedsam.site import Site, Update
 from pfedsam.train.loop import Progress
 
-TRAINED = "trained.safetensors"  # the shared part as this site last trained it, in its run folder
+LAST = "trained.safetensors"  # the shared part as this site last trained it, in its run folder
 LINE_EVERY = 5.0  # seconds between progress lines
 
 
@@ -84,27 +85,25 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
         return self._site
 
     def _train(self, site: Site, shareable: Shareable, fl_ctx: FLContext, stop: Signal) -> Shareable:
-        round_ = int(shareable.get_header(AppConstants.CURRENT_ROUND))
-        rounds = int(shareable.get_header(AppConstants.NUM_ROUNDS))
-        at = Moment(_run(shareable, fl_ctx), round_)
-        progress = _Progress(site.name, round_, rounds, _started(run_dir(fl_ctx), round_))
-        wire = from_shareable(shareable).data
-        update, report = serve_round(site, wire, at, rounds, progress=progress, stop=lambda: bool(stop.triggered))
+        dxo, turn = from_shareable(shareable), _turn(shareable, fl_ctx)
+        round_ = turn.round
+        progress = _Progress(site.name, round_, turn.rounds, _started(run_dir(fl_ctx), round_))
+        update, report = serve_round(site, dxo.data, turn, progress=progress, stop=lambda: bool(stop.triggered))
         if update.report.stopped:
             return make_reply(ReturnCode.TASK_ABORTED)
-        write_atomic(run_dir(fl_ctx) / TRAINED, pack(site.shared(), {"round": str(round_)}))
+        write_atomic(run_dir(fl_ctx) / LAST, pack(site.shared(), {"round": str(round_)}))
         self._curves(fl_ctx, report, round_)
         return _update_message(site, update, report, round_)
 
     def _validate(self, site: Site, shareable: Shareable, fl_ctx: FLContext, _: Signal) -> Shareable:
         folder = run_dir(fl_ctx) / "pfedsam"
-        metrics = serve_test(site, from_shareable(shareable).data, _run(shareable, fl_ctx), folder)
+        metrics = serve_test(site, from_shareable(shareable).data, _turn(shareable, fl_ctx), folder)
         log.info("[%s] final test done; this site's model, cases and pictures: %s", site.name, folder)
         return DXO(DataKind.METRICS, data=metrics).to_shareable()
 
     def _submit_model(self, site: Site, _: Shareable, fl_ctx: FLContext, __: Signal) -> Shareable:
         """The shared part as this site last trained it, for FLARE's cross-site evaluation; never experts."""
-        path = run_dir(fl_ctx) / TRAINED
+        path = run_dir(fl_ctx) / LAST
         if not path.exists():
             raise UserFault(expected="a trained model to submit", came="none in this job yet", do="train first")
         meta = {STAMP: stamp_values(site.stamp(-1))}
@@ -147,6 +146,15 @@ def _update_message(site: Site, update: Update, report: dict[str, Any], round_: 
         REPORT: report,
     }
     return DXO(DataKind.WEIGHT_DIFF, data=update.wire, meta=meta).to_shareable()
+
+
+def _turn(shareable: Shareable, fl_ctx: FLContext) -> Turn:
+    """What a task asks of this site; the site may say itself that it goes on as drawn (setting fresh)."""
+    run, name = _run(shareable, fl_ctx), str(fl_ctx.get_identity_name())
+    round_, rounds = (int(shareable.get_header(k, 0)) for k in (AppConstants.CURRENT_ROUND, AppConstants.NUM_ROUNDS))
+    lost = setting(fl_ctx, "fresh") == run
+    trained = name in (shareable.get_header(TRAINED) or []) and not lost
+    return Turn(run, stamp_of(from_shareable(shareable), round_).base, round_, rounds, trained)
 
 
 def _run(shareable: Shareable, fl_ctx: FLContext) -> str:

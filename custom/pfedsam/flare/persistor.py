@@ -93,7 +93,7 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
             if self.begun:
                 log.info("[server] begins with the model of run %(run)s after %(rounds)d rounds", self.begun)
             return first
-        self.begun = self.point.results.get("begun_with", {})
+        self.begun = {k: v for k, v in self.point.results.get("begun_with", {}).items() if k != "private"}
         _same_job(self.point, job_config(fl_ctx), self.base)
         log.info("[server] run %s goes on after %d finished rounds", self.run, self.done)
         self._write(self.point.tensors, fl_ctx, "shared", {"round": str(self.done - 1)})

@@ -16,7 +16,7 @@ from pfedsam.errors import UserFault
 from pfedsam.files import write_json
 from pfedsam.flare.context import REJECTED, REPORT, job_config, run_dir
 from pfedsam.report.plots import plot_curves
-from pfedsam.report.results import finish, replanned, start, tested_fault, versions
+from pfedsam.report.results import finish, private_begun, replanned, start, tested_fault, versions
 from pfedsam.report.table import final_table
 
 
@@ -55,8 +55,9 @@ class ResultsWriter(Widget):  # type: ignore[misc]
         past = persistor.point.results if persistor.point else {}
         jobs, ran = [*past.get("jobs", []), str(fl_ctx.get_job_id())], versions(past.get("versions"))
         planned = _planned(past, int(fl_ctx.get_prop(AppConstants.NUM_ROUNDS)))
+        begun = past.get("begun_with", fresh["begun_with"])
         gone = {"run": persistor.run, "jobs": jobs, "versions": ran, "rounds": list(past.get("rounds", []))}
-        self.results = {**fresh, **gone, "planned": planned}
+        self.results = {**fresh, **gone, "begun_with": begun, "planned": planned}
         if doubt := replanned(self.results):
             log.warning("[server] %s", doubt)
         self._earlier = past.get("seconds", 0.0)
@@ -82,6 +83,7 @@ class ResultsWriter(Widget):  # type: ignore[misc]
         done = {"round": number, "seconds": now - self._round_began, **self._round}
         self.results = {
             **self.results,
+            "begun_with": private_begun(self.results, self._round["sites"]),
             "rounds": [*self.results["rounds"], done],
             "seconds": self._earlier + now - self._began,
         }

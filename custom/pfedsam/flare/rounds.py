@@ -10,7 +10,7 @@ from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
 
 from pfedsam import log
-from pfedsam.flare.context import REASON, REJECTED, RUN, due
+from pfedsam.flare.context import REASON, REJECTED, RUN, TRAINED, due, trained
 
 
 class Rounds(ScatterAndGather):  # type: ignore[misc]
@@ -61,4 +61,5 @@ class Rounds(ScatterAndGather):  # type: ignore[misc]
     def _prepare_train_task_data(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
         client_task.task.data.set_header(AppConstants.NUM_ROUNDS, self._all_rounds)
         client_task.task.data.set_header(RUN, self.persistor.run)
+        client_task.task.data.set_header(TRAINED, trained(fl_ctx))
         super()._prepare_train_task_data(client_task, fl_ctx)

@@ -82,6 +82,17 @@ def took_part(results: dict[str, Any]) -> list[str]:
     return sites_of(results["rounds"]) or sorted(results["final"]["sites"])
 
 
+def private_begun(results: dict[str, Any], reports: dict[str, Any]) -> dict[str, Any]:
+    """`begun_with` with the private part that each site had in its first round: a run and its round; {}: as drawn.
+
+    Args:
+        reports: of the sites of a finished round.
+    """
+    known = results["begun_with"].get("private", {})
+    new = {site: report["private"] for site, report in reports.items() if site not in known}
+    return {**results["begun_with"], "private": {**new, **known}}
+
+
 def finish(results: dict[str, Any], seconds: float) -> dict[str, Any]:
     """The record with mean and worst of the sites that took part, of each role and metric, on the test split."""
     final, part = results["final"], took_part(results)
@@ -108,7 +119,14 @@ def report_fault(report: Any) -> str | None:
         faults.append(
             f"expected numbers as losses and seconds, came {str(losses)[:80]} and {str(told.get('seconds'))[:20]}"
         )
+    if not _is_begun(told.get("private")):
+        faults.append(f"expected a run and a round as private, or nothing, came {str(told.get('private'))[:80]}")
     return next(filter(None, faults), None)
+
+
+def _is_begun(told: Any) -> bool:
+    """Whether this says what a private part is: of a run and its round, or as drawn."""
+    return told == {} or (isinstance(told, dict) and told.keys() == {"run", "round"} and _is_number(told["round"], -1))
 
 
 def tested_fault(tested: Any) -> str | None:
