@@ -46,6 +46,26 @@ def test_a_mask_keeps_its_class_numbers(tmp_path: Path) -> None:
     assert np.array_equal(reader.read_mask(picture(tmp_path / "m.png", labels), 0, 2), labels)
 
 
+def test_unlabelled_pixels_come_back_as_255_and_are_no_class(tmp_path: Path) -> None:
+    labels = np.array([[0, 1], [9, 0]], np.uint8)
+    path = picture(tmp_path / "m.png", labels)
+    assert reader.read_mask(path, 0, 1, ignore=9).tolist() == [[0, 1], [255, 0]]
+    with pytest.raises(UserFault, match=r"labels 0\.\.1, or 255 for unlabelled .*values from 0 to 9"):
+        reader.read_mask(path, 0, 1, ignore=255)
+
+
+@pytest.mark.parametrize(("stored", "read"), [(2.9994, 3), (-0.0004, 0), (2.998, None), (np.nan, None)])
+def test_a_class_number_that_a_slope_moved_by_a_thousandth_is_rounded(
+    tmp_path: Path, stored: float, read: int | None
+) -> None:
+    path = nifti(tmp_path / "m.nii", np.full((2, 2, 1), stored, np.float32))
+    if read is None:
+        with pytest.raises(UserFault, match="fractions, or NaN"):
+            reader.read_mask(path, 0, 3)
+    else:
+        assert reader.read_mask(path, 0, 3).tolist() == [[read, read], [read, read]]
+
+
 def broken(folder: Path, kind: str) -> Path:
     if kind == "zero bytes":
         (folder / "x.png").write_bytes(b"")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pfedsam.data import picture
 from pfedsam.data.geometry import Affine
 from pfedsam.data.readable import readable
+from pfedsam.data.values import IGNORED, whole_numbers
 from pfedsam.errors import UserFault
 
 Pixels = NDArray[np.float32]
@@ -77,8 +78,11 @@ def rgb(pixels: NDArray[Any]) -> Pixels:
     return np.repeat(pixels[..., :1], 3, -1) if pixels.shape[-1] < 3 else pixels[..., :3]
 
 
-def read_mask(path: Path, index: int, classes: int) -> NDArray[np.uint8]:
-    """Slice `index` of a label map, (H, W) with values 0..classes.
+def read_mask(path: Path, index: int, classes: int, ignore: int | None = None) -> NDArray[np.uint8]:
+    """Slice `index` of a label map, (H, W) with values 0..classes, and `IGNORED` where nobody labelled.
+
+    Args:
+        ignore: the file's value of pixels that nobody labelled; None: all are labelled.
 
     Raises:
         UserFault: more than one channel, or a label out of range.
@@ -88,14 +92,21 @@ def read_mask(path: Path, index: int, classes: int) -> NDArray[np.uint8]:
         raise UserFault(
             expected=f"a mask with one channel in {path}", came=f"{labels.shape[-1]} channels", do="save label numbers"
         )
-    rounded = np.rint(labels)
-    if not np.array_equal(rounded, labels) or labels.min() < 0 or labels.max() > classes:
+    numbers = whole_numbers(labels)
+    if numbers is None:
         raise UserFault(
-            expected=f"labels 0..{classes} in {path}",
-            came=f"values from {labels.min()} to {labels.max()}",
-            do="write class numbers (a 0/255 mask becomes 0/1), or set model.num_classes",
+            expected=f"whole numbers in the mask {path}", came="fractions, or NaN", do="write class numbers"
         )
-    return np.asarray(rounded, dtype=np.uint8)
+    unlabelled = np.zeros(labels.shape, bool) if ignore is None else numbers == ignore
+    known = numbers[~unlabelled]
+    if known.size and (known.min() < 0 or known.max() > classes):
+        raise UserFault(
+            expected=f"labels 0..{classes} in {path}" + ("" if ignore is None else f", or {ignore} for unlabelled"),
+            came=f"values from {known.min():g} to {known.max():g}",
+            do="write class numbers (a 0/255 mask becomes 0/1), set model.num_classes, "
+            "or set data.ignore if a value marks pixels that nobody labelled",
+        )
+    return np.asarray(np.where(unlabelled, IGNORED, numbers), dtype=np.uint8)
 
 
 def intensity_range(path: Path) -> tuple[float, float]:
