@@ -150,7 +150,14 @@ def _picture_pixels(path: Path, _: int) -> NDArray[Any]:
 
 
 def _picture_labels(path: Path, _: int) -> NDArray[Any]:
-    return picture.pixels(path, labels=True)
+    labels = picture.pixels(path, labels=True)
+    if labels.any() and picture.lossy(path):
+        raise UserFault(
+            expected=f"class numbers without loss in the mask {path}",
+            came="JPEG, whose compression changes them",
+            do="save it as PNG from the source (pfedsam prepare cuts a black and white JPEG at half)",
+        )
+    return labels
 
 
 def _nifti_header(path: Path) -> Header:
