@@ -10,12 +10,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-from pfedsam.data import picture
-from pfedsam.data.geometry import Affine
+from pfedsam.data import nifti, picture
+from pfedsam.data.geometry import Affine, spacing_of
 from pfedsam.data.readable import readable
 from pfedsam.data.values import IGNORED, whole_numbers
 from pfedsam.errors import UserFault
@@ -161,28 +160,27 @@ def _picture_labels(path: Path, _: int) -> NDArray[Any]:
 
 
 def _nifti_header(path: Path) -> Header:
-    volume: Any = nibabel.load(path)
+    volume = nifti.opened(path)
     if len(volume.shape) != 3 or min(volume.shape) < 1:
         raise UserFault(
             expected=f"a 3-D volume in {path}", came=f"shape {volume.shape}", do="split it into 3-D volumes"
         )
-    spacing = tuple(float(z) for z in volume.header.get_zooms()[:3])
     height, width, slices = volume.shape
-    return Header((height, width), slices, (spacing[0], spacing[1], spacing[2]), volume.affine)
+    affine = nifti.affine_of(path, volume)
+    return Header((height, width), slices, spacing_of(affine), affine)
 
 
 def _nifti_pixels(path: Path, index: int) -> NDArray[Any]:
-    pixels = np.asarray(_volume(path).dataobj[:, :, index])
-    return np.stack([pixels[c] for c in "RGB"], axis=-1) if pixels.dtype.fields else pixels
+    return nifti.channels(np.asarray(_volume(path).dataobj[:, :, index]), path, labels=False)
 
 
-@lru_cache(maxsize=4)
-def _volume(path: Path) -> Any:
-    return nibabel.load(path)
+def _nifti_labels(path: Path, index: int) -> NDArray[Any]:
+    return nifti.channels(np.asarray(_volume(path).dataobj[:, :, index]), path, labels=True)
 
 
+_volume = lru_cache(maxsize=4)(nifti.opened)
 PICTURE = Reader(_picture_header, _picture_pixels, _picture_labels)
-NIFTI = Reader(_nifti_header, _nifti_pixels, _nifti_pixels)
+NIFTI = Reader(_nifti_header, _nifti_pixels, _nifti_labels)
 READERS = {
     **dict.fromkeys(picture.PICTURES, PICTURE),
     **dict.fromkeys((".nii", ".nii.gz"), NIFTI),
