@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageFile, TiffImagePlugin
 
 from pfedsam.data import reader
-from pfedsam.data.volume import read_picture
+from pfedsam.data.volume import read_picture, read_volume
 from pfedsam.errors import UserFault
 
 
@@ -44,6 +44,26 @@ def test_every_picture_mode_comes_as_three_channels(tmp_path: Path, mode: str) -
 def test_a_mask_keeps_its_class_numbers(tmp_path: Path) -> None:
     labels = np.array([[0, 1], [2, 0]], np.uint8)
     assert np.array_equal(reader.read_mask(picture(tmp_path / "m.png", labels), 0, 2), labels)
+
+
+def test_unlabelled_pixels_come_back_as_255_and_are_no_class(tmp_path: Path) -> None:
+    labels = np.array([[0, 1], [9, 0]], np.uint8)
+    path = picture(tmp_path / "m.png", labels)
+    assert reader.read_mask(path, 0, 1, ignore=9).tolist() == [[0, 1], [255, 0]]
+    with pytest.raises(UserFault, match=r"labels 0\.\.1 in .*, or 255 for unlabelled; came values from 0 to 9"):
+        reader.read_mask(path, 0, 1, ignore=255)
+
+
+@pytest.mark.parametrize(("stored", "read"), [(2.9994, 3), (-0.0004, 0), (2.998, None), (np.nan, None)])
+def test_a_class_number_that_a_slope_moved_by_a_thousandth_is_rounded(
+    tmp_path: Path, stored: float, read: int | None
+) -> None:
+    path = nifti(tmp_path / "m.nii", np.full((2, 2, 1), stored, np.float32))
+    if read is None:
+        with pytest.raises(UserFault, match="fractions, or NaN"):
+            reader.read_mask(path, 0, 3)
+    else:
+        assert reader.read_mask(path, 0, 3).tolist() == [[read, read], [read, read]]
 
 
 def broken(folder: Path, kind: str) -> Path:
@@ -187,3 +207,141 @@ def test_a_camera_s_jpeg_with_a_preview_in_it_is_one_picture(tmp_path: Path) -> 
         assert file.n_frames == 2
     assert reader.read_image(tmp_path / "x.jpg").mean() == pytest.approx(90, abs=2)
     assert read_picture(tmp_path / "x.jpg").values.mean() == pytest.approx(90, abs=2)
+
+
+def packed(values: np.ndarray, bits: int) -> np.ndarray:
+    """Rows of bytes in which each number takes so many bits."""
+    return np.packbits(np.unpackbits(values[..., None], axis=-1)[..., -bits:].reshape(len(values), -1), axis=1)
+
+
+def tiff(path: Path, values: np.ndarray, *, bits: int | None = None, tags: dict[int, object] | None = None) -> Path:
+    """An uncompressed TIFF as its tags say, byte for byte: one strip, numbers of `bits` bits packed in rows."""
+    bits = bits or values.dtype.itemsize * 8
+    data = (packed(values, bits) if bits < 8 else values).tobytes()
+    channels = values.shape[2] if values.ndim == 3 else 1
+    form = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    said = {256: values.shape[1], 257: values.shape[0], 258: (bits,) * channels, 259: 1, 262: 1, 273: 4000}
+    said |= {277: channels, 278: values.shape[0], 279: len(data), 339: (form,) * channels, **(tags or {})}
+    entries, extra = b"", b""
+    for tag, value in sorted(said.items()):
+        numbers = value if isinstance(value, tuple) else (value,)
+        kind = 3 if tag != 279 else 4
+        raw = struct.pack(f"<{len(numbers)}{'H' if kind == 3 else 'I'}", *numbers)
+        if len(raw) > 4:
+            raw, extra = struct.pack("<I", 2000 + len(extra)), extra + raw
+        entries += struct.pack("<HHI", tag, kind, len(numbers)) + raw.ljust(4, b"\0")
+    head = b"II*\0" + struct.pack("<IH", 8, len(said)) + entries + bytes(4)
+    path.write_bytes((head.ljust(2000, b"\0") + extra).ljust(4000, b"\0") + data)
+    return path
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("photometric", [0, 1, 3])
+def test_a_mask_is_its_stored_numbers_whatever_a_tiff_shows_as_white(
+    tmp_path: Path, bits: int, photometric: int
+) -> None:
+    labels = np.random.default_rng(0).integers(0, min(2**bits, 9), (6, 9)).astype(np.uint8)
+    tags = {262: photometric, **({320: tuple(range(3 * 2**bits))} if photometric == 3 else {})}
+    path = tiff(tmp_path / "m.tif", labels, bits=bits, tags=tags)
+    assert np.array_equal(reader.read_mask(path, 0, 9), labels)
+    assert np.array_equal(read_volume(path, labels=True).values[..., 0], labels)
+
+
+@pytest.mark.parametrize(("kind", "bits"), [(np.uint8, 1), (np.uint8, 8), (np.uint16, 16)])
+def test_an_image_whose_zero_is_white_is_read_with_bright_as_high(tmp_path: Path, kind: type, bits: int) -> None:
+    values = np.array([[0, 1], [1, 0]], kind)
+    shown = reader.read_image(tiff(tmp_path / "x.tif", values, bits=bits, tags={262: 0}))[..., 0]
+    assert np.array_equal(shown, 2**bits - 1 - values.astype(int))
+
+
+def test_a_16_bit_mask_whose_zero_is_white_keeps_its_numbers(tmp_path: Path) -> None:
+    labels = np.array([[0, 1], [2, 0]], np.uint16)
+    assert np.array_equal(reader.read_mask(tiff(tmp_path / "m.tif", labels, tags={262: 0}), 0, 2), labels)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int16, np.int32, np.uint32, np.float32])
+def test_a_tiff_keeps_the_sign_and_size_of_its_numbers(tmp_path: Path, kind: type) -> None:
+    top = np.iinfo(kind).max if kind != np.float32 else 0.25
+    values = np.array([[0, 1], [top, -1 if kind in (np.int8, np.int16, np.int32, np.float32) else 3]], kind)
+    path = tiff(tmp_path / "x.tif", values)
+    assert np.array_equal(read_picture(path).values[..., 0], values)
+
+
+def png(path: Path, depth: int, colour: int, rows: bytes, shape: tuple[int, int]) -> Path:
+    """A PNG as its header says; each row begins with the byte of its filter."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", shape[1], shape[0], depth, colour, 0, 0, 0)
+    body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    return path
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_a_grey_png_of_few_bits_holds_numbers_as_a_mask(tmp_path: Path, depth: int) -> None:
+    labels = np.array([[0, 1, 1, 0], [1, 0, 2**depth - 1, 1]], np.uint8)
+    rows = b"".join(b"\0" + row.tobytes() for row in packed(labels, depth))
+    path = png(tmp_path / "m.png", depth, 0, rows, (2, 4))
+    assert np.array_equal(reader.read_mask(path, 0, 2**depth - 1), labels)
+
+
+@pytest.mark.parametrize(("colour", "channels"), [(2, 3), (4, 2), (6, 4)])
+def test_a_png_of_several_16_bit_channels_is_refused_everywhere_and_never_cut_to_8(
+    tmp_path: Path, colour: int, channels: int
+) -> None:
+    path = png(tmp_path / "x.png", 16, colour, (b"\0" + bytes(2 * 2 * channels)) * 2, (2, 2))
+    for use in (reader.header, reader.read_image, read_picture, lambda p: read_volume(p, labels=True)):
+        with pytest.raises(UserFault, match=r"several channels of 16 bits.*8 bits a channel"):
+            use(path)
+
+
+def test_a_tiff_of_16_bit_colours_is_refused(tmp_path: Path) -> None:
+    path = tiff(tmp_path / "x.tif", np.zeros((2, 3, 3), np.uint16), tags={262: 2})
+    with pytest.raises(UserFault, match="several channels of 16 bits"):
+        reader.read_image(path)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+@pytest.mark.parametrize("value", [0, 255])
+def test_a_drawing_in_the_transparency_alone_is_refused_in_a_mask_and_in_an_image(
+    tmp_path: Path, mode: str, value: int
+) -> None:
+    values = np.full((4, 4, len(mode)), value, np.uint8)
+    values[..., -1] = np.eye(4) * 255
+    Image.fromarray(values, mode).save(tmp_path / "x.png")
+    for use in (reader.read_image, read_picture, lambda p: reader.read_mask(p, 0, 1)):
+        with pytest.raises(UserFault, match="a drawing in its transparency"):
+            use(tmp_path / "x.png")
+
+
+def test_a_mask_keeps_its_colours_where_its_transparency_says_the_same_and_not_where_it_says_otherwise(
+    tmp_path: Path,
+) -> None:
+    drawn = np.eye(4, dtype=np.uint8)
+    Image.fromarray(np.stack([drawn, drawn * 255], -1), "LA").save(tmp_path / "same.png")
+    assert np.array_equal(reader.read_mask(tmp_path / "same.png", 0, 1), drawn)
+    Image.fromarray(np.stack([1 - drawn, drawn * 255], -1), "LA").save(tmp_path / "other.png")
+    with pytest.raises(UserFault, match="a drawing in its transparency"):
+        reader.read_mask(tmp_path / "other.png", 0, 1)
+
+
+def test_a_palette_with_transparency_holds_numbers_as_a_mask_and_is_refused_as_an_image_of_one_colour(
+    tmp_path: Path,
+) -> None:
+    image = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8))
+    image.putpalette([9] * 768)
+    image.save(tmp_path / "p.png", transparency=bytes([0, 255, 128]))
+    assert reader.read_mask(tmp_path / "p.png", 0, 2).tolist() == [[0, 1], [2, 1]]
+    with pytest.raises(UserFault, match="a drawing in its transparency"):
+        reader.read_image(tmp_path / "p.png")
+
+
+@pytest.mark.parametrize("name", ["m.jpg", "m.png", "m.tif"])
+def test_a_mask_that_jpeg_has_blurred_is_refused_under_any_name(tmp_path: Path, name: str) -> None:
+    image = Image.fromarray(np.kron(np.eye(2), np.ones((9, 9))).astype(np.uint8))
+    kind = {"format": "TIFF", "compression": "jpeg"} if name == "m.tif" else {"format": "JPEG"}
+    image.save(tmp_path / name, **kind)
+    with pytest.raises(UserFault, match=r"without loss .* came JPEG.*save it as PNG from the source"):
+        reader.read_mask(tmp_path / name, 0, 1)

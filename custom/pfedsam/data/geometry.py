@@ -113,12 +113,17 @@ def strayed(image: Affine | None, mask: Affine | None, shape: tuple[int, ...]) -
     """
     if image is None or mask is None:
         return None
-    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(shape) - 1)
-    places = [nibabel.affines.apply_affine(affine, corners) for affine in (image, mask)]
-    far = float(np.linalg.norm(places[0] - places[1], axis=1).max())
+    far = apart(image, mask, shape)
     if far <= min(spacing_of(image)) / 2:
         return None
-    return f"the same size, but up to {far:.1f} mm away by the headers (affine)"
+    return f"the same size, but up to {far:#.3g} mm away by the headers (affine)"
+
+
+def apart(one: Affine, other: Affine, shape: tuple[int, ...]) -> float:
+    """How far apart two affines put a corner of a volume, in mm."""
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(shape) - 1)
+    places = [nibabel.affines.apply_affine(affine, corners) for affine in (one, other)]
+    return float(np.linalg.norm(places[0] - places[1], axis=1).max())
 
 
 def _change(affine: Affine | None, plane: str, *, back: bool = False) -> NDArray[Any] | None:

@@ -1,15 +1,24 @@
-"""A picture's pixels by Pillow (PNG, JPEG, TIFF, BMP), as training, `prepare` and `predict` all read them."""
+"""A picture's pixels by Pillow (PNG, JPEG, TIFF, BMP), as training, `prepare` and `predict` all read them.
 
+An image is read as it is meant to be seen; a mask as it is stored, whatever a viewer makes of its numbers.
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin
 
+from pfedsam.data.values import opaque
 from pfedsam.errors import UserFault
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # whatever the name ends in
+LIMIT = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # of Pillow, which refuses what is larger
 UPRIGHT = {  # EXIF's orientation: what turns the picture back
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -21,34 +30,66 @@ UPRIGHT = {  # EXIF's orientation: what turns the picture back
 }
 SIDEWAYS = (5, 6, 7, 8)
 EXIF_OF_PNG = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # a chunk's kind, or what its text begins with
+LOSSY = (6, 7, 34712, 50001)  # compressions of TIFF: JPEG in two ways, JPEG 2000, WebP
+SIGNED = 2  # a TIFF's SampleFormat
 
 
 def pixels(path: Path, *, labels: bool = False) -> NDArray[Any]:
-    """(H, W) or (H, W, 3), turned as its EXIF says; transparency is dropped, depth is kept.
+    """(H, W) or (H, W, 3), turned as its EXIF says; depth is kept, transparency dropped.
 
     Args:
-        labels: keep a palette's numbers; otherwise its colours.
+        labels: the numbers as stored: of a palette, of a TIFF whose 0 is shown white, of 2 and 4 bits.
 
     Raises:
-        UserFault: several pages.
+        UserFault: several pages, colours of 16 bits, too many pixels, or what is drawn is drawn in the transparency.
         Exception: nearly any, of a damaged file; see `readable`.
     """
-    with Image.open(path) as file:
-        _check_single(path, file)
+    with _opened(path) as file:
+        depth, zero_is_white, kind = _depth(path, file), _zero_is_white(file), _kind(file)
         file.filename = ""  # else Pillow maps an uncompressed TIFF into memory, and mixes up the sides of a turned one
         file.load()
         turn = UPRIGHT.get(_orientation(file))
-        return _channels(file if turn is None else file.transpose(turn), labels)
+        image = file if turn is None else file.transpose(turn)
+        values = _channels(path, image, labels)
+    if kind is not None:
+        values = values.view(kind)
+    if labels:
+        return _as_stored(values, depth, zero_is_white) if image.mode in ("1", "L") else values
+    return _bright_is_high(path, values) if zero_is_white and image.mode not in ("1", "L") else values
 
 
 def shape(path: Path) -> tuple[int, int]:
-    """(H, W) of `pixels`, none of which is decoded; raises as `pixels` does."""
-    with Image.open(path) as file:
-        _check_single(path, file)
+    """(H, W) of `pixels`, none of which is decoded; raises as `pixels` does, but for transparency."""
+    with _opened(path) as file:
         if file.format == "TIFF":  # Pillow turns a TIFF itself, and tells the size that it then has
             return file.height, file.width
         early = file.format == "PNG" and not _exif_is_late(path)
         return (file.width, file.height) if _orientation(file, early=early) in SIDEWAYS else (file.height, file.width)
+
+
+def lossy(path: Path) -> bool:
+    """Whether the compression changes numbers, as JPEG's does under any name and inside a TIFF."""
+    with _opened(path) as file:
+        return file.format in ("JPEG", "MPO") or _tag(file, TiffImagePlugin.COMPRESSION, 1) in LOSSY
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
+    """The file as Pillow opens it, checked by its header; Pillow's warnings are of what does no harm here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            file = Image.open(path, formats=FORMATS)
+        except Image.DecompressionBombError:
+            raise UserFault(
+                expected=f"a picture of at most {LIMIT // 10**6} million pixels at {path}",
+                came="a larger one",
+                do="cut it into tiles, or save it smaller",
+            ) from None
+        with file:
+            _check_single(path, file)
+            _check_depth(path, file)
+            yield file
 
 
 def _check_single(path: Path, file: Image.Image) -> None:
@@ -56,6 +97,42 @@ def _check_single(path: Path, file: Image.Image) -> None:
     pages = 1 if file.format == "MPO" else getattr(file, "n_frames", 1)
     if pages > 1:
         raise UserFault(expected=f"one picture in {path}", came=f"{pages} pages", do="save each by itself")
+
+
+def _check_depth(path: Path, file: Image.Image) -> None:
+    """Pillow would cut colours of 16 bits down to 8 without a word."""
+    if len(file.getbands()) > 1 and _depth(path, file) > 8:
+        raise UserFault(
+            expected=f"colours of 8 bits, or grey of 8 or 16 bits, in {path}",
+            came=f"several channels of {_depth(path, file)} bits",
+            do="save it as RGB with 8 bits a channel (ImageJ: Image, Type, RGB Color), or as one channel of 16 bits",
+        )
+
+
+def _depth(path: Path, file: Image.Image) -> int:
+    """Bits of a channel as stored."""
+    if file.format == "PNG":
+        with path.open("rb") as raw:
+            return _at(raw, 0)[24]
+    return max(_tag(file, TiffImagePlugin.BITSPERSAMPLE, (1,))) if file.format == "TIFF" else 8
+
+
+def _zero_is_white(file: Image.Image) -> bool:
+    return file.format == "TIFF" and _tag(file, TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 0) == 0
+
+
+def _kind(file: Image.Image) -> Any:
+    """The type of numbers that Pillow takes for their twin, with sign for without; None: as Pillow has them."""
+    form = _tag(file, TiffImagePlugin.SAMPLEFORMAT, (1,))[0] == SIGNED
+    if file.format != "TIFF" or file.mode not in ("L", "I"):
+        return None
+    bits = max(_tag(file, TiffImagePlugin.BITSPERSAMPLE, (1,)))
+    return {("L", True): np.int8, ("I", False): np.uint32 if bits == 32 else None}.get((file.mode, form))
+
+
+def _tag(file: Image.Image, number: int, default: Any) -> Any:
+    """A TIFF's tag; the default where it has none, or is no TIFF."""
+    return getattr(file, "tag_v2", {}).get(number, default)
 
 
 def _orientation(file: Image.Image, *, early: bool = False) -> int:
@@ -87,11 +164,31 @@ def _at(file: Any, place: int) -> bytes:
     return bytes(file.read(32))
 
 
-def _channels(image: Image.Image, labels: bool) -> NDArray[Any]:
+def _channels(path: Path, image: Image.Image, labels: bool) -> NDArray[Any]:
     """(H, W) or (H, W, 3)."""
-    if (image.mode in ("P", "PA") and not labels) or image.mode in ("CMYK", "YCbCr", "HSV", "LAB"):
-        return np.asarray(image.convert("RGB"))
+    if image.mode in ("P", "PA") and not labels:
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    if image.mode in ("CMYK", "YCbCr", "HSV", "LAB"):
+        image = image.convert("RGB")
     values = np.asarray(image)
     if values.ndim == 2:
         return values.astype(np.uint8) if values.dtype == bool else values
-    return values[..., 0] if values.shape[-1] < 3 else values[..., :3]
+    return opaque(values, path, labels=labels) if values.shape[-1] in (2, 4) else values
+
+
+def _as_stored(values: NDArray[Any], depth: int, zero_is_white: bool) -> NDArray[Any]:
+    """The numbers of a mask, which Pillow spreads over 8 bits and turns for the eye."""
+    top = 2**depth - 1
+    numbers = values // (255 // top) if depth in (2, 4) else values
+    return top - numbers if zero_is_white else numbers
+
+
+def _bright_is_high(path: Path, values: NDArray[Any]) -> NDArray[Any]:
+    """An image that Pillow leaves with 0 as white, as it turns one of 8 bits."""
+    if values.dtype != np.uint16:
+        raise UserFault(
+            expected=f"an image of 8 or 16 bits in {path}, as its 0 means white",
+            came=f"values of type {values.dtype}",
+            do="save it so that 0 means black (PhotometricInterpretation MinIsBlack)",
+        )
+    return np.asarray(np.iinfo(values.dtype).max - values)

@@ -10,13 +10,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-from pfedsam.data import picture
-from pfedsam.data.geometry import Affine
+from pfedsam.data import nifti, picture
+from pfedsam.data.geometry import Affine, spacing_of
 from pfedsam.data.readable import readable
+from pfedsam.data.values import IGNORED, whole_numbers
 from pfedsam.errors import UserFault
 
 Pixels = NDArray[np.float32]
@@ -77,8 +77,11 @@ def rgb(pixels: NDArray[Any]) -> Pixels:
     return np.repeat(pixels[..., :1], 3, -1) if pixels.shape[-1] < 3 else pixels[..., :3]
 
 
-def read_mask(path: Path, index: int, classes: int) -> NDArray[np.uint8]:
-    """Slice `index` of a label map, (H, W) with values 0..classes.
+def read_mask(path: Path, index: int, classes: int, ignore: int | None = None) -> NDArray[np.uint8]:
+    """Slice `index` of a label map, (H, W) with values 0..classes, and `IGNORED` where nobody labelled.
+
+    Args:
+        ignore: the file's value of pixels that nobody labelled; None: all are labelled.
 
     Raises:
         UserFault: more than one channel, or a label out of range.
@@ -88,14 +91,21 @@ def read_mask(path: Path, index: int, classes: int) -> NDArray[np.uint8]:
         raise UserFault(
             expected=f"a mask with one channel in {path}", came=f"{labels.shape[-1]} channels", do="save label numbers"
         )
-    rounded = np.rint(labels)
-    if not np.array_equal(rounded, labels) or labels.min() < 0 or labels.max() > classes:
+    numbers = whole_numbers(labels)
+    if numbers is None:
         raise UserFault(
-            expected=f"labels 0..{classes} in {path}",
-            came=f"values from {labels.min()} to {labels.max()}",
-            do="write class numbers (a 0/255 mask becomes 0/1), or set model.num_classes",
+            expected=f"whole numbers in the mask {path}", came="fractions, or NaN", do="write class numbers"
         )
-    return np.asarray(rounded, dtype=np.uint8)
+    unlabelled = np.zeros(labels.shape, bool) if ignore is None else numbers == ignore
+    known = numbers[~unlabelled]
+    if known.size and (known.min() < 0 or known.max() > classes):
+        raise UserFault(
+            expected=f"labels 0..{classes} in {path}" + ("" if ignore is None else f", or {ignore} for unlabelled"),
+            came=f"values from {known.min():g} to {known.max():g}",
+            do="write class numbers (a 0/255 mask becomes 0/1), set model.num_classes, "
+            "or set data.ignore if a value marks pixels that nobody labelled",
+        )
+    return np.asarray(np.where(unlabelled, IGNORED, numbers), dtype=np.uint8)
 
 
 def intensity_range(path: Path) -> tuple[float, float]:
@@ -139,32 +149,38 @@ def _picture_pixels(path: Path, _: int) -> NDArray[Any]:
 
 
 def _picture_labels(path: Path, _: int) -> NDArray[Any]:
-    return picture.pixels(path, labels=True)
+    labels = picture.pixels(path, labels=True)
+    if labels.any() and picture.lossy(path):
+        raise UserFault(
+            expected=f"class numbers without loss in the mask {path}",
+            came="JPEG, whose compression changes them",
+            do="save it as PNG from the source (pfedsam prepare cuts a black and white JPEG at half)",
+        )
+    return labels
 
 
 def _nifti_header(path: Path) -> Header:
-    volume: Any = nibabel.load(path)
+    volume = nifti.opened(path)
     if len(volume.shape) != 3 or min(volume.shape) < 1:
         raise UserFault(
             expected=f"a 3-D volume in {path}", came=f"shape {volume.shape}", do="split it into 3-D volumes"
         )
-    spacing = tuple(float(z) for z in volume.header.get_zooms()[:3])
     height, width, slices = volume.shape
-    return Header((height, width), slices, (spacing[0], spacing[1], spacing[2]), volume.affine)
+    affine = nifti.affine_of(path, volume)
+    return Header((height, width), slices, spacing_of(affine), affine)
 
 
 def _nifti_pixels(path: Path, index: int) -> NDArray[Any]:
-    pixels = np.asarray(_volume(path).dataobj[:, :, index])
-    return np.stack([pixels[c] for c in "RGB"], axis=-1) if pixels.dtype.fields else pixels
+    return nifti.channels(np.asarray(_volume(path).dataobj[:, :, index]), path, labels=False)
 
 
-@lru_cache(maxsize=4)
-def _volume(path: Path) -> Any:
-    return nibabel.load(path)
+def _nifti_labels(path: Path, index: int) -> NDArray[Any]:
+    return nifti.channels(np.asarray(_volume(path).dataobj[:, :, index]), path, labels=True)
 
 
+_volume = lru_cache(maxsize=4)(nifti.opened)
 PICTURE = Reader(_picture_header, _picture_pixels, _picture_labels)
-NIFTI = Reader(_nifti_header, _nifti_pixels, _nifti_pixels)
+NIFTI = Reader(_nifti_header, _nifti_pixels, _nifti_labels)
 READERS = {
     **dict.fromkeys(picture.PICTURES, PICTURE),
     **dict.fromkeys((".nii", ".nii.gz"), NIFTI),

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any, Literal
 
-import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
 from pfedsam.data import picture
 from pfedsam.data.dicom import read_dicom
 from pfedsam.data.geometry import Affine, Volume, oriented, restored, spacing_of
+from pfedsam.data.nifti import affine_of, channels, opened
 from pfedsam.data.picture import PICTURES
 from pfedsam.data.readable import readable
 from pfedsam.errors import UserFault
@@ -68,26 +68,20 @@ def read_volume(path: Path, *, labels: bool = False) -> Volume:
     """
     kind = kind_of(path)
     if kind == "nifti":
-        return read_nifti(path)
+        return read_nifti(path, labels=labels)
     return read_picture(path, labels=labels) if kind == "picture" else read_dicom(path)
 
 
-def read_nifti(path: Path) -> Volume:
+def read_nifti(path: Path, *, labels: bool = False) -> Volume:
     """The volume in a NIfTI file, its axes as stored; floats as float32, whole numbers as they are.
 
     Raises:
-        UserFault: unreadable, truncated, not 3-D, or without a usable affine.
+        UserFault: unreadable, truncated, not 3-D, complex, or its header says no place or two.
     """
     with readable(path):
-        file: Any = nibabel.load(path)
-        values = _values(path, file)
-        affine = np.asarray(file.affine, dtype=np.float64)
-    if not np.isfinite(affine).all() or min(spacing_of(affine)) < 1e-6 or abs(np.linalg.det(affine)) < 1e-9:
-        raise UserFault(
-            expected=f"an affine that places the voxels of {path}",
-            came="one that folds them together",
-            do="export the file again, or correct its header",
-        )
+        file = opened(path)
+        affine = affine_of(path, file)
+        values = _values(path, file, labels)
     return Volume(values, affine, spacing_of(affine))
 
 
@@ -105,13 +99,12 @@ def read_picture(path: Path, *, labels: bool = False) -> Volume:
     return Volume(values[:, :, None])
 
 
-def _values(path: Path, file: Any) -> NDArray[Any]:
+def _values(path: Path, file: Any, labels: bool) -> NDArray[Any]:
     """(H, W, N), or (H, W, N, 3) of nibabel's red, green, blue records."""
     kind = file.get_data_dtype()
     whole = kind.fields or (np.issubdtype(kind, np.integer) and (file.dataobj.slope, file.dataobj.inter) == (1, 0))
     raw = np.asarray(file.dataobj) if whole else file.get_fdata(caching="unchanged", dtype=np.float32)
-    space = _three_axes(path, raw)
-    return np.stack([space[c] for c in "RGB"], axis=-1) if kind.fields else space
+    return channels(_three_axes(path, raw), path, labels=labels)
 
 
 def _three_axes(path: Path, values: NDArray[Any]) -> NDArray[Any]:

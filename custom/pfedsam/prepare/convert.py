@@ -136,7 +136,9 @@ def _write_png(path: Path, volume: Volume) -> None:
 
 def _write_nifti(path: Path, volume: Volume) -> None:
     affine = np.diag([*volume.spacing, 1.0]) if volume.affine is None else volume.affine
-    nibabel.save(nibabel.Nifti1Image(_compact(volume.values), affine), path)
+    file = nibabel.Nifti1Image(_compact(volume.values), affine)
+    file.header.set_xyzt_units("mm")
+    nibabel.save(file, path)
 
 
 def _compact(values: NDArray[Any]) -> NDArray[Any]:

@@ -79,7 +79,7 @@ def sizes(facts: Sequence[Facts]) -> dict[str, Any]:
         "width": _range([one.shape[1] for one in facts]),
         "slices": _range([one.shape[2] for one in facts]),
         "spacing_mm": {
-            name: _range([round(s[i], 4) for s in placed]) for i, name in enumerate(("row", "column", "slice"))
+            name: _range([float(f"{s[i]:.4g}") for s in placed]) for i, name in enumerate(("row", "column", "slice"))
         }
         if placed
         else None,

@@ -1,0 +1,101 @@
+"""NIfTI by nibabel: checked by its header before anything else is read, its place in millimetres."""
+
+import logging
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from numpy.typing import NDArray
+
+from pfedsam.data.geometry import Affine, apart, spacing_of
+from pfedsam.data.values import opaque
+from pfedsam.errors import UserFault
+
+METRE, MICRON = 1, 3  # codes of xyzt_units; all others are taken as millimetres
+MILLIMETRES = {METRE: 1000.0, MICRON: 0.001}
+VOXELS = 2**31
+FOLDED = 1e-3  # a voxel's volume, as a share of its sides' product, that is none
+TILTED = 0.25  # so far a tilted gantry's slice distance may lie from the step of its affine, as a share
+
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it tells of small repairs; what is wrong raises
+
+
+def opened(path: Path) -> Any:
+    """nibabel's image; its voxels are not read yet.
+
+    Raises:
+        UserFault: too many voxels, or complex ones.
+    """
+    file: Any = nibabel.load(path)
+    if prod(file.shape) > VOXELS:
+        raise UserFault(
+            expected=f"a volume of at most {VOXELS // 10**6} million voxels in {path}",
+            came=f"{' x '.join(map(str, file.shape))} by its header",
+            do="cut it into parts; if it is smaller, its header is damaged: export it again",
+        )
+    if file.get_data_dtype().kind == "c":
+        raise UserFault(
+            expected=f"real numbers in {path}", came="complex ones", do="save the magnitude as a volume of its own"
+        )
+    return file
+
+
+def affine_of(path: Path, file: Any) -> Affine:
+    """From voxels to millimetres; the header's unit is honoured.
+
+    Raises:
+        UserFault: it folds the voxels together, or the header says two things about their place or size.
+    """
+    scale = np.diag([*[MILLIMETRES.get(int(file.header["xyzt_units"]) & 7, 1.0)] * 3, 1.0])
+    affine = np.asarray(scale @ np.asarray(file.affine, dtype=np.float64))
+    sides = spacing_of(affine)
+    if not np.isfinite(affine).all() or not abs(np.linalg.det(affine)) > FOLDED * prod(sides):
+        raise UserFault(
+            expected=f"an affine that places the voxels of {path}",
+            came="one that folds them together",
+            do="export the file again, or correct its header",
+        )
+    _check_forms(path, file, scale)
+    _check_pixdim(path, file)
+    return affine
+
+
+def _check_forms(path: Path, file: Any, scale: Affine) -> None:
+    """Programs differ in which of the two they follow, so that both must say the same."""
+    (qform, q), (sform, s) = file.get_qform(coded=True), file.get_sform(coded=True)
+    if not q or not s:
+        return
+    shape = (*file.shape, 1, 1)[:3]
+    far = apart(scale @ sform, scale @ qform, shape)
+    if far > min(spacing_of(scale @ sform)) / 2:
+        raise UserFault(
+            expected=f"one place of the voxels of {path}",
+            came=f"two that are up to {far:.3g} mm apart: the header's sform (code {s}) and its qform (code {q})",
+            do="find out which of the two is right and write it into both"
+            " (nibabel: image.set_qform(image.get_sform()), or the other way round)",
+        )
+
+
+def _check_pixdim(path: Path, file: Any) -> None:
+    told, meant = np.array(file.header.get_zooms()[:3]), np.array(spacing_of(file.affine))[: len(file.shape)]
+    if (np.abs(told - meant) > TILTED * meant).any():
+        raise UserFault(
+            expected=f"one size of the voxels of {path}",
+            came=f"{_sides(told)} by the header's pixdim and {_sides(meant)} by its affine",
+            do="find out which of the two is right and export the file with it",
+        )
+
+
+def _sides(lengths: NDArray[Any]) -> str:
+    return " x ".join(f"{length:.3g}" for length in lengths)
+
+
+def channels(values: NDArray[Any], path: Path, *, labels: bool) -> NDArray[Any]:
+    """nibabel's records of red, green, blue (and transparency) as (..., 3); other values as they are."""
+    names = values.dtype.names
+    if names is None:
+        return values
+    stacked = np.stack([values[name] for name in names], axis=-1)
+    return opaque(stacked, path, labels=labels) if "A" in names else stacked

@@ -1,0 +1,41 @@
+"""What the numbers stored in a file are: whole in a mask, not in the transparency, one value where nobody labelled."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pfedsam.errors import UserFault
+
+IGNORED = 255  # in a mask that `prepare` wrote or `read_mask` read: a pixel that nobody labelled
+CLOSE = 1e-3  # so far from a whole number may a format's slope move a class
+
+
+def whole_numbers(values: NDArray[Any]) -> NDArray[Any] | None:
+    """The values rounded to whole numbers; None if one is further from it than `CLOSE`, or is not finite."""
+    if values.dtype.kind != "f":
+        return values
+    numbers = np.rint(values)
+    close = np.isfinite(values).all() and (np.abs(values - numbers) <= CLOSE).all()
+    return numbers if close else None
+
+
+def opaque(values: NDArray[Any], path: Path, *, labels: bool) -> NDArray[Any]:
+    """Grey (...) or colours (..., 3) of values (..., 2) or (..., 4) whose last channel is transparency.
+
+    Raises:
+        UserFault: the transparency differs from pixel to pixel, and holds what the colours do not: these are one
+            everywhere, or a mask's are not background where it is not opaque.
+    """
+    colours, alpha = values[..., :-1], values[..., -1]
+    if alpha.min() < alpha.max():
+        uniform = (colours == colours.reshape(-1, colours.shape[-1])[0]).all()
+        hidden = labels and colours[alpha < np.iinfo(alpha.dtype).max].any()
+        if uniform or hidden:
+            raise UserFault(
+                expected=f"the {'mask' if labels else 'image'} in the colours of {path}",
+                came="a drawing in its transparency (alpha channel)",
+                do="save it without transparency" + (", as one channel of class numbers" if labels else ""),
+            )
+    return colours[..., 0] if colours.shape[-1] == 1 else colours
