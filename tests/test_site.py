@@ -435,7 +435,7 @@ def test_a_site_that_has_trained_and_lost_its_private_part_says_so_and_stops(ope
     serve_round(open_site(config), shared, Turn("run", base, 0, 3))
     shutil.rmtree(tmp_path / "store")
     site, turn = open_site(config), Turn("run", base, 1, 3, trained=True)
-    with pytest.raises(UserFault, match=r"private part of run run, in which it has trained.*none that is whole"):
+    with pytest.raises(UserFault, match=r"private part of run run, in which it trained.*none that is whole"):
         serve_round(site, shared, turn) if serve == "round" else serve_test(site, shared, turn, tmp_path / "out")
     serve_round(site, shared, replace(turn, trained=False))  # a site that joins late has nothing, and may
 

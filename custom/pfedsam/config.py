@@ -156,6 +156,11 @@ class Config:
         every = self.every.get(site, 1)
         return every > 0 and round_ % every == 0
 
+    @property
+    def class_names(self) -> list[str]:
+        """A name for each class, from class 1 on: the job's, else its number."""
+        return self.data.classes or [f"class {i + 1}" for i in range(self.model.num_classes)]
+
     def unlike(self, other: "Config") -> dict[str, Any]:
         """The other's values of the settings in which it differs, by dotted name."""
         mine, theirs = _dotted(self), _dotted(other)

@@ -253,7 +253,7 @@ class Site:
     def _demand_kept(self, facts: dict[str, str]) -> None:
         if self._first and facts.get("run") != self._run:
             raise UserFault(
-                expected=f"this site's private part of run {self._run}, in which it has trained, in {self.store.folder}",
+                expected=f"this site's private part of run {self._run}, in which it trained, in {self.store.folder}",
                 came="none that is whole",
                 do="bring the store back (setting store, PFEDSAM_STORE), or begin a new run;"
                 f" to go on with a private part as drawn, set PFEDSAM_FRESH={self._run} at this site",

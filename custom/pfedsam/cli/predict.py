@@ -20,7 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("out", type=Path, help="the folder of the masks; what is there already is kept and skipped")
     add("--model", type=Path, required=True, help="a file that pfedsam export wrote")
     add("--branch", choices=("personal", "global"), help="default: personal, where the model has it")
-    add("--plane", choices=CHOICES, default="axial", help="as for pfedsam prepare")
+    add("--plane", choices=CHOICES, help="default: the plane of the training (data.plane); another one is told")
     add("--scale", choices=("uint8", "percentile"), help="default: data.scale of the training")
     add("--names", default="", metavar="A,B", help="the classes' names, in order; default: class 1, class 2 ...")
     add("--probabilities", action="store_true", help="write probability maps too")
@@ -45,6 +45,10 @@ def serve(options: argparse.Namespace) -> int:
     model = load(options.model, options.weights, options.cache, device=options.device)
     branch = options.branch or model.branches[-1]
     scale = options.scale or model.config.data.scale
+    if options.plane not in (None, model.config.data.plane):
+        print(
+            f"pfedsam: the model was trained on {model.config.data.plane} slices, not {options.plane}", file=sys.stderr
+        )
     way = Way(branch, options.plane, scale, options.batch, options.probabilities)
     names = _names(options.names, model.config.model.num_classes)
     done = []

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pfedsam.config import Config
 from pfedsam.data import datalist, reader
+from pfedsam.data.classes import check_classes
 from pfedsam.data.datalist import Row
 from pfedsam.data.geometry import check_formats, strayed
 from pfedsam.errors import UserFault
@@ -92,7 +93,7 @@ class Dataset:
         self.annotated = known if unannotated else None
         self.mean = torch.tensor(mean).view(3, 1, 1) / 255
         self.std = torch.tensor(std).view(3, 1, 1) / 255
-        self.slices = [s for row in rows for s in _slices(root, row)]
+        self.slices = [s for row in rows for s in _slices(root, row, config.data.plane)]
         self._range = cache(reader.intensity_range)
 
     def __len__(self) -> int:
@@ -106,14 +107,16 @@ class Dataset:
     def picture(self, i: int) -> Tensor:
         """The slice itself, (3, H, W), scaled to 0..1."""
         s = self.slices[i]
-        ends = reader.EIGHT_BIT if self.config.data.scale == "uint8" else self._range(s.image)
-        pixels = reader.unit(reader.read_image(s.image, s.index), ends, str(s.image))
+        plane = self.config.data.plane
+        ends = reader.EIGHT_BIT if self.config.data.scale == "uint8" else self._range(s.image, plane)
+        pixels = reader.unit(reader.read_image(s.image, s.index, plane), ends, str(s.image))
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
     def labels(self, i: int) -> Tensor:
         """The mask at its own size, (H, W) of class numbers."""
-        s = self.slices[i]
-        return torch.from_numpy(reader.read_mask(s.mask, s.index, self.config.model.num_classes))
+        s, data = self.slices[i], self.config.data
+        mask = reader.read_mask(s.mask, s.index, self.config.model.num_classes, data.ignore, plane=data.plane)
+        return torch.from_numpy(mask)
 
     def normalise(self, image: Tensor) -> Tensor:
         """0..1 to the backbone's input."""
@@ -144,8 +147,13 @@ class Dataset:
 def open_site(
     folder: Path, site: str, config: Config, *, mean: tuple[float, float, float], std: tuple[float, float, float]
 ) -> dict[str, Dataset]:
-    """The three splits of a site whose data lie in `folder`."""
+    """The three splits of a site whose data lie in `folder`.
+
+    Raises:
+        UserFault: the datalist, a file of it, or the meaning of the masks' numbers is not what the job expects.
+    """
     path = datalist.find(folder, site)
+    check_classes(path.parent, config)
     splits = datalist.read(path, None if config.data.pool else site)
     splits["train"] = limited(splits["train"], config, site)
     lacks = config.data.unannotated.get(site, [])
@@ -212,9 +220,9 @@ def _smooth(maps: Tensor, shape: tuple[int, int]) -> Tensor:
     return F.interpolate(maps, size=shape, mode="bilinear", align_corners=False, antialias=True)
 
 
-def _slices(root: Path, row: Row) -> list[Slice]:
+def _slices(root: Path, row: Row, plane: str) -> list[Slice]:
     image, mask = root / row.image, root / row.mask
-    head, other = reader.header(image), reader.header(mask)
+    head, other = reader.header(image, plane), reader.header(mask, plane)
     check_formats(image, mask, (head.affine, other.affine))
     if (head.shape, head.slices) != (other.shape, other.slices):
         raise UserFault(
@@ -224,7 +232,7 @@ def _slices(root: Path, row: Row) -> list[Slice]:
         )
     if (far := strayed(head.affine, other.affine, (*head.shape, head.slices))) is not None:
         raise UserFault(
-            expected=f"the mask {mask} stored as its image {image} is, at the same place",
+            expected=f"the mask {mask} at the place of its image {image}",
             came=far,
             do="run pfedsam prepare, which lays the mask on its image and says where that can't be",
         )

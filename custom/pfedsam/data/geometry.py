@@ -62,12 +62,61 @@ def oriented(volume: Volume, plane: str) -> Volume:
     Raises:
         UserFault: an unknown plane.
     """
-    change = _change(volume.affine, plane)
-    if change is None or volume.affine is None:
+    layout = laid(volume.affine, volume.values.shape[:3], plane)
+    if layout.change is None or layout.affine is None:
         return volume
-    values = orientations.apply_orientation(volume.values, change)
-    affine = volume.affine @ orientations.inv_ornt_aff(change, volume.values.shape[:3])
-    return Volume(values, affine, spacing_of(affine))
+    values = orientations.apply_orientation(volume.values, layout.change)
+    return Volume(values, layout.affine, spacing_of(layout.affine))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a stored volume lies in a plane, so that its slices can be read one by one as `oriented` lays them out.
+
+    Attributes:
+        shape: (H, W, N) in the plane.
+        affine: (4, 4), from (row, column, slice) in the plane to mm; None where the file does not say.
+        change: nibabel's orientation array from the stored axes to the plane's; None: nothing is to change.
+    """
+
+    shape: tuple[int, int, int]
+    affine: Affine | None
+    change: NDArray[Any] | None
+
+    def slice(self, stored: Any, index: int) -> NDArray[Any]:
+        """Slice `index`, (H, W), out of what is indexed as the stored volume; the rest of it is not read."""
+        if self.change is None:
+            return np.asarray(stored[:, :, index])
+        axis = int(np.flatnonzero(self.change[:, 0] == 2)[0])
+        place: list[Any] = [slice(None)] * 3
+        place[axis] = index if self.change[axis, 1] > 0 else self.shape[2] - 1 - index
+        flat = np.asarray(stored[tuple(place)])
+        return np.asarray(orientations.apply_orientation(flat, np.delete(self.change, axis, 0)))
+
+
+def laid(affine: Affine | None, shape: tuple[int, ...], plane: str) -> Layout:
+    """The layout in `plane` of a volume that is stored in `shape`; as stored where it has no place.
+
+    Raises:
+        UserFault: an unknown plane.
+    """
+    change = _change(affine, plane)
+    height, width, depth = shape
+    if change is None or affine is None:
+        return Layout((height, width, depth), affine, None)
+    height, width, depth = (shape[int(axis)] for axis in np.argsort(change[:, 0]))
+    return Layout((height, width, depth), affine @ orientations.inv_ornt_aff(change, shape), change)
+
+
+def placeless(spacing: tuple[float, float, float], plane: str) -> Affine:
+    """The affine to write for a volume that has no place, so that it is read in `plane` as it lies."""
+    affine = np.diag([*spacing, 1.0])
+    if plane == STORED:
+        return affine
+    towards = dict(zip("RLAPSI", np.repeat(np.eye(3), 2, 0) * np.tile([1, -1], 3)[:, None], strict=True))
+    for axis, code in enumerate(PLANES[plane]):
+        affine[:3, axis] = towards[code] * spacing[axis]
+    return affine
 
 
 def restored(labels: NDArray[Any], affine: Affine | None, plane: str) -> NDArray[Any]:

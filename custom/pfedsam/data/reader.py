@@ -1,6 +1,6 @@
 """Reading one 2-D image or mask out of a file: a picture as `picture` reads it, NIfTI by nibabel.
 
-A NIfTI volume is read slice by slice along its last axis, so memory stays flat. DICOM comes as NIfTI out of
+A NIfTI volume is read slice by slice in the plane that is asked for, so memory stays flat. DICOM comes as NIfTI out of
 `pfedsam prepare`; another format joins as one more `Reader` in `READERS`.
 """
 
@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfedsam.data import nifti, picture
-from pfedsam.data.geometry import Affine, spacing_of
+from pfedsam.data.geometry import Affine, laid, spacing_of
+from pfedsam.data.planes import STORED
 from pfedsam.data.readable import readable
 from pfedsam.data.values import IGNORED, whole_numbers
 from pfedsam.errors import UserFault
@@ -40,28 +41,28 @@ class Header:
 class Reader:
     """One format: its header, and one slice as (H, W) or (H, W, channels), as an image's and as a label map's."""
 
-    header: Callable[[Path], Header]
-    pixels: Callable[[Path, int], NDArray[Any]]
-    labels: Callable[[Path, int], NDArray[Any]]
+    header: Callable[[Path, str], Header]
+    pixels: Callable[[Path, int, str], NDArray[Any]]
+    labels: Callable[[Path, int, str], NDArray[Any]]
 
 
-def header(path: Path) -> Header:
-    """The header of an image or mask file.
+def header(path: Path, plane: str = STORED) -> Header:
+    """The header of an image or mask file, as it is cut into slices of `plane` (see `geometry.oriented`).
 
     Raises:
         UserFault: unknown format, unreadable file, or a volume that is not 3-D.
     """
-    found: Header = _guarded(path, lambda reader: reader.header(path))
+    found: Header = _guarded(path, lambda reader: reader.header(path, plane))
     return found
 
 
-def read_image(path: Path, index: int = 0) -> Pixels:
-    """Slice `index` as raw RGB, (H, W, 3) float32; grey is repeated, alpha dropped.
+def read_image(path: Path, index: int = 0, plane: str = STORED) -> Pixels:
+    """Slice `index` of `plane` as raw RGB, (H, W, 3) float32; grey is repeated, alpha dropped.
 
     Raises:
         UserFault: unreadable, or values that are not finite.
     """
-    pixels = np.asarray(_guarded(path, lambda reader: reader.pixels(path, index)), dtype=np.float32)
+    pixels = np.asarray(_guarded(path, lambda reader: reader.pixels(path, index, plane)), dtype=np.float32)
     if not np.isfinite(pixels).all():
         raise UserFault(
             expected=f"finite values in {path}", came=f"NaN or infinite in slice {index}", do="repair or drop it"
@@ -77,8 +78,10 @@ def rgb(pixels: NDArray[Any]) -> Pixels:
     return np.repeat(pixels[..., :1], 3, -1) if pixels.shape[-1] < 3 else pixels[..., :3]
 
 
-def read_mask(path: Path, index: int, classes: int, ignore: int | None = None) -> NDArray[np.uint8]:
-    """Slice `index` of a label map, (H, W) with values 0..classes, and `IGNORED` where nobody labelled.
+def read_mask(
+    path: Path, index: int, classes: int, ignore: int | None = None, *, plane: str = STORED
+) -> NDArray[np.uint8]:
+    """Slice `index` of `plane` of a label map, (H, W) with values 0..classes, and `IGNORED` where nobody labelled.
 
     Args:
         ignore: the file's value of pixels that nobody labelled; None: all are labelled.
@@ -86,7 +89,7 @@ def read_mask(path: Path, index: int, classes: int, ignore: int | None = None) -
     Raises:
         UserFault: more than one channel, or a label out of range.
     """
-    labels = np.asarray(_guarded(path, lambda reader: reader.labels(path, index)))
+    labels = np.asarray(_guarded(path, lambda reader: reader.labels(path, index, plane)))
     if labels.ndim != 2:
         raise UserFault(
             expected=f"a mask with one channel in {path}", came=f"{labels.shape[-1]} channels", do="save label numbers"
@@ -108,9 +111,9 @@ def read_mask(path: Path, index: int, classes: int, ignore: int | None = None) -
     return np.asarray(np.where(unlabelled, IGNORED, numbers), dtype=np.uint8)
 
 
-def intensity_range(path: Path) -> tuple[float, float]:
-    """The `levels` of a whole file."""
-    return levels(read_image(path, i) for i in spread(header(path).slices))
+def intensity_range(path: Path, plane: str = STORED) -> tuple[float, float]:
+    """The `levels` of a whole file, over slices of `plane`."""
+    return levels(read_image(path, i, plane) for i in spread(header(path, plane).slices))
 
 
 def unit(pixels: Pixels, ends: tuple[float, float], name: str) -> Pixels:
@@ -140,15 +143,15 @@ def spread(count: int) -> range:
     return range(0, count, max(1, count // 32))
 
 
-def _picture_header(path: Path) -> Header:
+def _picture_header(path: Path, _: str) -> Header:
     return Header(picture.shape(path), 1, (1.0, 1.0, 1.0))
 
 
-def _picture_pixels(path: Path, _: int) -> NDArray[Any]:
+def _picture_pixels(path: Path, _: int, __: str) -> NDArray[Any]:
     return picture.pixels(path)
 
 
-def _picture_labels(path: Path, _: int) -> NDArray[Any]:
+def _picture_labels(path: Path, _: int, __: str) -> NDArray[Any]:
     labels = picture.pixels(path, labels=True)
     if labels.any() and picture.lossy(path):
         raise UserFault(
@@ -159,23 +162,28 @@ def _picture_labels(path: Path, _: int) -> NDArray[Any]:
     return labels
 
 
-def _nifti_header(path: Path) -> Header:
+def _nifti_header(path: Path, plane: str) -> Header:
     volume = nifti.opened(path)
     if len(volume.shape) != 3 or min(volume.shape) < 1:
         raise UserFault(
             expected=f"a 3-D volume in {path}", came=f"shape {volume.shape}", do="split it into 3-D volumes"
         )
-    height, width, slices = volume.shape
-    affine = nifti.affine_of(path, volume)
-    return Header((height, width), slices, spacing_of(affine), affine)
+    layout = laid(nifti.affine_of(path, volume), volume.shape, plane)
+    assert layout.affine is not None
+    return Header(layout.shape[:2], layout.shape[2], spacing_of(layout.affine), layout.affine)
 
 
-def _nifti_pixels(path: Path, index: int) -> NDArray[Any]:
-    return nifti.channels(np.asarray(_volume(path).dataobj[:, :, index]), path, labels=False)
+def _nifti_pixels(path: Path, index: int, plane: str) -> NDArray[Any]:
+    return nifti.channels(_nifti_slice(path, index, plane), path, labels=False)
 
 
-def _nifti_labels(path: Path, index: int) -> NDArray[Any]:
-    return nifti.channels(np.asarray(_volume(path).dataobj[:, :, index]), path, labels=True)
+def _nifti_labels(path: Path, index: int, plane: str) -> NDArray[Any]:
+    return nifti.channels(_nifti_slice(path, index, plane), path, labels=True)
+
+
+def _nifti_slice(path: Path, index: int, plane: str) -> NDArray[Any]:
+    volume = _volume(path)
+    return laid(np.asarray(volume.affine), volume.shape, plane).slice(volume.dataobj, index)
 
 
 _volume = lru_cache(maxsize=4)(nifti.opened)

@@ -180,7 +180,7 @@ def same_settings(
 
 def _tells(name: str) -> bool:
     """Whether a setting says what a trained shared part means: with another one the same tensors are another model."""
-    return name == "data.scale" or (name.startswith("model.") and name not in UNREAD)
+    return name in ("data.scale", "data.plane", "data.classes") or (name.startswith("model.") and name not in UNREAD)
 
 
 def _read(path: Path) -> Checkpoint:

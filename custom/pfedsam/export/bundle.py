@@ -17,6 +17,7 @@ from pfedsam.config import Config, Scale
 from pfedsam.data import reader
 from pfedsam.data.dataset import fit, unfit
 from pfedsam.data.folder import whole
+from pfedsam.data.planes import described
 from pfedsam.errors import UserFault
 from pfedsam.export.facts import Facts, read_facts
 from pfedsam.export.model import load
@@ -166,6 +167,7 @@ def metadata(facts: Facts) -> dict[str, Any]:
         "authors": "the sites of the study fill this in",
         "copyright": "the sites of the study fill this in",
         "intended_use": "Research use; not a medical device. Test it on your own data before you rely on it.",
+        "plane": described(config.data.plane),
         "network_data_format": {
             "inputs": {"image": image},
             "outputs": {"pred": _tensor("logits", outputs, [], names)},
@@ -246,7 +248,7 @@ def _tensor(format_: str, channels: int, values: list[int], names: dict[str, str
 
 def _channels(config: Config) -> list[str]:
     background = ["background"] if config.model.exclusive else []
-    return background + [f"class {i + 1}" for i in range(config.model.num_classes)]
+    return background + config.class_names
 
 
 def _readme(card: str, *, whole: bool) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pfedsam.config import Config
+from pfedsam.data.planes import described
 from pfedsam.export.facts import Facts
 from pfedsam.export.source import Source
 from pfedsam.report.cards import USE
@@ -67,11 +68,10 @@ def _title(facts: Facts, file: Path) -> tuple[str, ...]:
 
 
 def _use(facts: Facts) -> tuple[str, ...]:
-    m = facts.config.model
     return (
         "## Use",
         "",
-        f"- For: proposing masks of {m.num_classes} class(es) on 2-D images like those it was trained on, without a"
+        f"- For: masks of {', '.join(facts.config.class_names)} on 2-D images like those it was trained on, without a"
         " prompt; a person who can judge them corrects them.",
         "- Not for: diagnosis or treatment without review; other organs, modalities, scanners or populations than"
         " those it was tested on; images for which nobody has checked it.",
@@ -89,6 +89,7 @@ def _data(source: Source, facts: Facts) -> tuple[str, ...]:
         lines.append(f"- Of these {slices[facts.origin.site]} at this site.")
     return (
         *lines,
+        f"- Slices: {described(facts.config.data.plane)}.",
         f"- Intensity: {facts.config.data.scale} to 0..1. Patients, ages, devices: [the sites fill this in].",
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from pfedsam.data.planes import described
 from pfedsam.errors import UserFault
 from pfedsam.export.merge import Whole, plain
 from pfedsam.export.model import Predictor
@@ -109,6 +110,8 @@ def _notes(model: Predictor, branch: str) -> dict[str, str]:
     size = model.size
     return {
         "input": f"image: float32 (batch, 3, {size}, {size}), RGB of 0..1, {FITTED.format(size=size)}",
+        "plane": described(config.data.plane),
+        "classes": json.dumps(config.class_names),
         "output": "logits: float32 (batch, outputs, h, h); " + _reading(config.model.exclusive),
         "normalisation": "inside the graph",
         "branch": branch,

@@ -22,14 +22,14 @@ class Way:
 
     Attributes:
         branch: "global" or "personal".
-        plane: as for `data.volume.oriented`; the plane that the model was trained on.
+        plane: as for `data.volume.oriented`; None: the plane that the model was trained on (`data.plane`).
         scale: intensities to 0..1, as `data.scale` in training.
         batch: slices at a time.
         probabilities: whether these are kept; (classes, H, W, N) in memory.
     """
 
     branch: str
-    plane: str = "axial"
+    plane: str | None = None
     scale: Scale = "uint8"
     batch: int = 8
     probabilities: bool = False
@@ -57,7 +57,8 @@ def segment(model: Predictor, volume: Volume, way: Way) -> Found:
         UserFault: values that are not finite or do not fit `scale`, or a branch that the model file does not hold.
     """
     volume.whole("the image")
-    laid = oriented(volume, way.plane)
+    plane = way.plane or model.config.data.plane
+    laid = oriented(volume, plane)
     found = [_slice(maps, model.config.model.exclusive, way) for maps in _maps(model, laid, way)]
     masks, labels, probabilities = zip(*found, strict=True)
 
@@ -65,8 +66,8 @@ def segment(model: Predictor, volume: Volume, way: Way) -> Found:
         """Slices, (..., H, W) each, as the source stores them."""
         whole = np.stack([m.numpy() for m in maps], axis=-1)
         if whole.ndim == 3:
-            return restored(whole, volume.affine, way.plane)
-        return np.stack([restored(one, volume.affine, way.plane) for one in whole])
+            return restored(whole, volume.affine, plane)
+        return np.stack([restored(one, volume.affine, plane) for one in whole])
 
     return Found(
         back(labels).astype(np.uint8),

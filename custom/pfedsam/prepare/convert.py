@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pfedsam.data.dicom import header, in_order, read_series
-from pfedsam.data.geometry import Volume, check_formats, oriented, strayed
+from pfedsam.data.geometry import Volume, check_formats, oriented, placeless, strayed
 from pfedsam.data.volume import kind_of, read_volume
 from pfedsam.errors import UserFault
 from pfedsam.prepare.dicomseg import read_segmentation
@@ -64,16 +64,21 @@ def read_pair(case: Case, plan: Plan) -> Pair:
     return Pair(image, mask.values, values)
 
 
-def write_pair(pair: Pair, folder: Path, name: str) -> tuple[str, str]:
-    """Both files below `folder`, as paths relative to it: PNG for a picture, uncompressed NIfTI for a volume."""
+def write_pair(pair: Pair, folder: Path, name: str, *, plane: str) -> tuple[str, str]:
+    """Both files below `folder`, as paths relative to it: PNG for a picture, uncompressed NIfTI for a volume.
+
+    Args:
+        plane: in which the pair was laid out; training that reads it in this plane turns nothing.
+    """
     flat = pair.image.affine is None and pair.image.values.shape[2] == 1
     kinds = (np.uint8,) if pair.image.values.ndim == 4 else (np.uint8, np.uint16)
     flat = flat and pair.image.values.dtype in kinds and pair.image.spacing == (1, 1, 1)
     end = "png" if flat else "nii"
     image, mask = f"images/{name}.{end}", f"masks/{name}.{end}"
     write = _write_png if end == "png" else _write_nifti
-    write(folder / image, Volume(pair.image.values, pair.image.affine, pair.image.spacing))
-    write(folder / mask, Volume(pair.labels, pair.image.affine, pair.image.spacing))
+    affine = placeless(pair.image.spacing, plane) if pair.image.affine is None else pair.image.affine
+    write(folder / image, Volume(pair.image.values, affine, pair.image.spacing))
+    write(folder / mask, Volume(pair.labels, affine, pair.image.spacing))
     return image, mask
 
 
@@ -135,8 +140,7 @@ def _write_png(path: Path, volume: Volume) -> None:
 
 
 def _write_nifti(path: Path, volume: Volume) -> None:
-    affine = np.diag([*volume.spacing, 1.0]) if volume.affine is None else volume.affine
-    file = nibabel.Nifti1Image(_compact(volume.values), affine)
+    file = nibabel.Nifti1Image(_compact(volume.values), volume.affine)
     file.header.set_xyzt_units("mm")
     nibabel.save(file, path)
 

@@ -155,7 +155,7 @@ def _converted(
             dropped.append(Dropped.by(fault, case.name))
             continue
         name = f"case-{len(done) + 1:04d}"
-        image, mask = write_pair(pair, folder, name) if folder else ("", "")
+        image, mask = write_pair(pair, folder, name, plane=plan.plane) if folder else ("", "")
         done.append(Done(case, name, image, mask, facts_of(pair)))
         if i in shown and folder:
             pictures.append((f"{name}: {case.name}", thumbnail(pair)))

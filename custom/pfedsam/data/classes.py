@@ -1,0 +1,42 @@
+"""What the numbers in a site's masks mean, held against the job: a class has one number at every site."""
+
+from pathlib import Path
+
+from pfedsam.config import Config
+from pfedsam.errors import UserFault
+from pfedsam.files import read_json
+
+FILE = "classes.json"  # beside the datalist, as `pfedsam prepare` writes it: {"1": "Liver", "2": "Tumour"}
+
+
+def check_classes(folder: Path, config: Config) -> None:
+    """Refuse masks whose numbers mean other classes than the job's; nothing where the site does not name its own.
+
+    Args:
+        folder: of the site's datalist.
+
+    Raises:
+        UserFault: a number has another name here than in the job, or the job names none of several classes.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return
+    ours = {int(number): str(name) for number, name in read_json(path).items() if number.isdecimal()}
+    told = ", ".join(f"{number} {name}" for number, name in sorted(ours.items()))
+    if not config.data.classes and config.model.num_classes > 1:
+        raise UserFault(
+            expected="the names of the classes in the job (data.classes), as this site's masks name theirs",
+            came=f"none in the job, and here: {told}",
+            do="name them in the job in the order of their numbers, so that every site can compare its own",
+        )
+    theirs = dict(enumerate(config.data.classes, 1))
+    if theirs and any(_plain(name) != _plain(theirs.get(number, "")) for number, name in ours.items()):
+        raise UserFault(
+            expected="the job's classes: " + ", ".join(f"{number} {name}" for number, name in theirs.items()),
+            came=f"{told} in {path}",
+            do="prepare this site again with --labels so that its numbers are the job's, or correct data.classes",
+        )
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.split()).casefold()

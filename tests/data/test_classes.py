@@ -1,0 +1,59 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from conftest import tiny
+from pfedsam.data.classes import check_classes
+from pfedsam.errors import UserFault
+from pfedsam.site import Places, Site
+
+LIVER = {"1": "Liver", "2": "Tumour"}
+TURNED = {"1": "Tumour", "2": "Liver"}
+
+
+def named(*names: str, classes: int = 2):
+    return tiny(model={"num_classes": classes}, data={"classes": list(names)})
+
+
+def site(folder: Path, names: dict[str, str]) -> Path:
+    (folder / "classes.json").write_text(json.dumps(names))
+    return folder
+
+
+@pytest.mark.parametrize("names", [("Liver", "Tumour"), ("liver ", "TUMOUR")])
+def test_a_site_whose_numbers_mean_what_the_job_says_goes_on(tmp_path: Path, names: tuple[str, str]) -> None:
+    check_classes(site(tmp_path, LIVER), named(*names))
+
+
+def test_of_two_sites_that_number_their_classes_otherwise_one_is_stopped_in_words(tmp_path: Path) -> None:
+    """Trained together, one hospital's liver was the other's tumour, and nothing said so."""
+    with pytest.raises(UserFault, match=r"1 Liver, 2 Tumour.*came 1 Tumour, 2 Liver in .*classes.json"):
+        check_classes(site(tmp_path, TURNED), named("Liver", "Tumour"))
+
+
+def test_a_job_of_several_classes_without_names_is_told_to_name_them(tmp_path: Path) -> None:
+    with pytest.raises(UserFault, match=r"data.classes.*none in the job, and here: 1 Liver, 2 Tumour"):
+        check_classes(site(tmp_path, LIVER), named())
+
+
+def test_a_class_beyond_the_job_s_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserFault, match="3 Cyst"):
+        check_classes(site(tmp_path, {**LIVER, "3": "Cyst"}), named("Liver", "Tumour"))
+
+
+def test_a_site_that_names_nothing_and_a_job_of_one_nameless_class_go_on(tmp_path: Path) -> None:
+    check_classes(tmp_path, named("Liver", "Tumour"))
+    check_classes(site(tmp_path, {"1": "Nuclei"}), named(classes=1))
+
+
+def test_a_site_compares_before_it_trains(hospital: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/site-1").symlink_to(hospital / "site-1")
+    folder = tmp_path / "named"
+    folder.mkdir()
+    for path in (hospital / "site-1").iterdir():
+        (folder / path.name).symlink_to(path)
+    site(folder, {"1": "Spleen"})
+    with pytest.raises(UserFault, match="1 Target"):
+        Site("site-1", named("Target", classes=1), Places(folder, tmp_path / "store"))
