@@ -91,7 +91,7 @@ class Site:
         self.part = self.method.partition(self.model, config)
         self.model.to(device)
         self.data: dict[str, Dataset] = open_site(places.data, name, config, mean=parts.mean, std=parts.std)
-        front = prefix(self.model, config, (places.scratch or places.store / "scratch") / name)
+        front = prefix(self.model, config, (places.scratch or places.store / "scratch") / name / self.base[:16])
         self._source = front.batch if front else Dataset.batch
         self.store = SiteStore(places.store, config.study, name)
         self.store.claim()

@@ -1,14 +1,17 @@
 """The cache of the frozen front changes nothing but time."""
 
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from conftest import tiny
 from pfedsam.config import from_dict, to_dict
 from pfedsam.data.augment import augmentation
-from pfedsam.data.dataset import PLAIN, View
+from pfedsam.data.dataset import PLAIN, Batch, View
 from pfedsam.errors import UserFault
 from pfedsam.site import Places, Site, initial_shared
 from pfedsam.train.precision import autocast
@@ -57,6 +60,35 @@ def test_a_cached_view_is_the_front_of_that_view_augmented(hospital: Path, tmp_p
             assert torch.equal(batch.image[row], hidden)
             assert torch.equal(batch.label[row], alone.label[0])
     assert not torch.equal(batch.image[0], batch.image[1])
+
+
+@pytest.mark.parametrize("cache", ["memory", "disk"])
+def test_a_mask_or_an_image_that_was_corrected_is_not_answered_from_the_cache(
+    hospital: Path, tmp_path: Path, cache: str
+) -> None:
+    """With all masks emptied the disk once still gave the old labels, and a new image its old picture."""
+    shutil.copytree(hospital, tmp_path / "data")
+    config = tiny(model=LAST, train={**TRAIN, "cache": cache})
+
+    def batch() -> Batch:
+        if cache == "disk" or not sites:
+            sites.append(Site("site-1", config, Places(tmp_path / "data", tmp_path / "store")))
+        site = sites[-1]
+        return site._source(site.data["train"], [View(0, 1), View(1, PLAIN)], augmentation(5))
+
+    sites: list[Site] = []
+    before = batch()
+    row = sites[0].data["train"].slices[0]
+    Image.fromarray(np.zeros(row.shape, np.uint8)).save(row.mask)
+    assert before.label[0].any()
+    emptied = batch()
+    assert torch.equal(emptied.image, before.image)
+    assert not emptied.label[0].any()
+    assert torch.equal(emptied.label[1], before.label[1])
+    Image.fromarray(np.zeros((*row.shape, 3), np.uint8)).save(row.image)
+    blackened = batch()
+    assert not torch.equal(blackened.image[0], before.image[0])
+    assert torch.equal(blackened.image[1], before.image[1])
 
 
 def test_evaluation_behind_the_front_finds_what_the_whole_model_finds(hospital: Path, tmp_path: Path) -> None:

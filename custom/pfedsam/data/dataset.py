@@ -134,6 +134,20 @@ class Dataset:
         label = shrink(torch.stack(masks), label_size(self.config))
         return Batch(self.normalise(torch.stack(images)), label, annotated=self.annotated)
 
+    def label(self, view: View, augment: Augment | None = None) -> Tensor:
+        """The view's label as `batch` gives it, (L, L) of class numbers; its image is not read."""
+        size = self.config.model.image_size
+        mask = fit_labels(self.labels(view.slice), size)
+        if augment is not None and view.number != PLAIN:
+            mask = augment(torch.zeros(3, size, size), mask, view)[1]  # what is drawn depends on the view alone
+        return shrink(mask[None], label_size(self.config))[0]
+
+    def identity(self, i: int) -> str:
+        """What tells slice `i` of this image file from that of another, or of a later state of the file."""
+        s = self.slices[i]
+        state = s.image.stat()
+        return f"{s.image.absolute()} {s.index} {state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}"
+
     def _view(self, view: View, augment: Augment | None) -> tuple[Tensor, Tensor]:
         pair = self[view.slice]
         return pair if augment is None or view.number == PLAIN else augment(*pair, view)

@@ -5,6 +5,7 @@ every epoch. It is computed image by image and rounded to bfloat16 whether it co
 not, so that a run does not depend on what the cache still holds.
 """
 
+import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from pfedsam.data.dataset import Augment, Batch, Dataset, View
 from pfedsam.model.segmenter import Branches
 from pfedsam.train.precision import autocast
 
-Entry = dict[str, Tensor]  # "hidden" (h, w, c) or (c, h, w) bfloat16; "label" (L, L) uint8
+Entry = dict[str, Tensor]  # "hidden" (h, w, c) or (c, h, w) bfloat16; labels are read anew: they may be corrected
 
 
 class Memory:
@@ -130,32 +131,40 @@ class Prefix:
 
     def batch(self, data: Dataset, views: list[View], augment: Augment | None) -> Batch:
         """What `data.batch` returns, behind the front."""
-        entries = [self._entry(data, view, augment) for view in views]
-        hidden = torch.stack([entry["hidden"] for entry in entries]).float()
-        label = torch.stack([entry["label"] for entry in entries]).long()
-        return Batch(hidden, label, stemmed=True, annotated=data.annotated)
+        pairs = [self._pair(data, view, augment) for view in views]
+        hidden, label = (torch.stack(parts) for parts in zip(*pairs, strict=True))
+        return Batch(hidden.float(), label, stemmed=True, annotated=data.annotated)
 
-    def _entry(self, data: Dataset, view: View, augment: Augment | None) -> Entry:
-        key = f"{data.split}.{view.slice}.{view.number}"
+    def _pair(self, data: Dataset, view: View, augment: Augment | None) -> tuple[Tensor, Tensor]:
+        """The view behind the front, and its label."""
+        key = _key(data, view)
         entry = self.shelf.get(key)
-        if entry is None:
-            entry = self._compute(data.batch([view], augment), data.config)
-            self.shelf.put(key, entry)
-        return entry
+        if entry is not None:
+            return entry["hidden"], data.label(view, augment)
+        batch = data.batch([view], augment)
+        entry = self._compute(batch, data.config)
+        self.shelf.put(key, entry)
+        return entry["hidden"], batch.label[0]
 
     @torch.no_grad()
     def _compute(self, batch: Batch, config: Config) -> Entry:
         device = next(self.model.parameters()).device
         with autocast(device, config.train.precision):
             hidden = self.model.stem(batch.image.to(device))
-        return {"hidden": hidden[0].bfloat16().cpu().contiguous(), "label": batch.label[0].to(torch.uint8)}
+        return {"hidden": hidden[0].bfloat16().cpu().contiguous()}
+
+
+def _key(data: Dataset, view: View) -> str:
+    """A name for what is kept of a view: of its image file as it is now, too."""
+    whose = hashlib.sha256(data.identity(view.slice).encode()).hexdigest()[:16]
+    return f"{data.split}.{view.slice}.{view.number}.{whose}"
 
 
 def prefix(model: Branches, config: Config, folder: Path) -> Prefix | None:
     """The cache that `train.cache` asks for; None if it asks for none.
 
     Args:
-        folder: of this run on this site, for the disk cache.
+        folder: of this run on this site and of its frozen base, for the disk cache.
     """
     if config.train.cache == "none":
         return None
