@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from conftest import tiny
 from pfedsam import methods
 from pfedsam.config import Config
+from pfedsam.errors import UserFault
 from pfedsam.exchange.schema import shared_schema
 from pfedsam.model import build
 from pfedsam.model.moe import LocalMoE
-from pfedsam.model.partition import Kind, Part, Partition, kinds, tensors_of, wire_name
+from pfedsam.model.partition import Kind, Part, Partition, kinds, partition, tensors_of, wire_name
 from pfedsam.model.segmenter import Branches
 
 PLACES = [("qkv", "qkv"), ("linear", "qkv"), ("linear", "mlp")]  # of LoRA and of the experts
@@ -142,3 +143,12 @@ def test_the_frozen_decoder_trains_its_head_alone() -> None:
         "head.conv.weight",
         "head.conv.bias",
     }
+
+
+def test_two_shared_tensors_never_get_one_name_on_the_wire() -> None:
+    """216 tensors were declared, 108 were sent, and nothing said so."""
+    method = methods.get("ditto")
+    with torch.device("meta"):
+        model = method.model(build.backbone(tiny().model, read=False), tiny())
+    with pytest.raises(UserFault, match=r"a name on the wire for each.*branch\.global\..* and branch\.personal\."):
+        partition(model, lambda branch, kind: Part.SHARED)

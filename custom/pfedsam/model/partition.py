@@ -5,6 +5,7 @@ and kind, which part that is. Freezing, optimisers, the filter, the schema, the 
 ledger and the tests all ask this module, and nobody looks into a parameter's name.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,6 +13,7 @@ from enum import StrEnum
 from torch import Tensor, nn
 
 from pfedsam.config import DecoderMode
+from pfedsam.errors import UserFault
 from pfedsam.model.adapters import TokenAdapter
 from pfedsam.model.decoder import ClassHead, PromptFreeDecoder
 from pfedsam.model.lora import LoRA
@@ -87,6 +89,9 @@ def partition(
         declare: asked about every kind that is trained at all.
         decoder: how much of the mask decoder is.
         trains: kinds of `PRETRAINED` that are trained too.
+
+    Raises:
+        UserFault: two shared tensors would travel under one name, so that one of them would be lost.
     """
     parts: dict[str, Part] = {}
     seen: set[int] = set()
@@ -97,7 +102,21 @@ def partition(
         seen.add(id(tensors[name]))
         parts[name] = Part.FROZEN if kind in FROZEN[decoder] - trains else declare(branch_of(name), kind)
         tensors[name].requires_grad_(parts[name] is not Part.FROZEN)
-    return Partition(parts)
+    found = Partition(parts)
+    _check_wire_names(found.names(Part.SHARED))
+    return found
+
+
+def _check_wire_names(shared: tuple[str, ...]) -> None:
+    names = Counter(map(wire_name, shared))
+    twice = [name for name in shared if names[wire_name(name)] > 1]
+    if twice:
+        rivals = [name for name in twice if wire_name(name) == wire_name(twice[0])]
+        raise UserFault(
+            expected="a name on the wire for each shared tensor",
+            came=f"{len(shared)} shared tensors with {len(names)} names, such as {' and '.join(rivals)} with one",
+            do="declare only one branch's tensors shared, the other's private or frozen",
+        )
 
 
 def branch_of(name: str) -> str:
