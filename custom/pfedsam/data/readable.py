@@ -107,9 +107,8 @@ def _start(path: Path) -> tuple[bytes, str]:
 def _renamed(name: str, sign: Sign) -> str | None:
     """The remedy where the name alone is wrong."""
     if sign.mark == GZIP:
-        return f"name it {name}.gz" if name.lower().endswith(".nii") else None
-    stem = name.removesuffix(".gz").rpartition(".")[0] or name
-    return f"name it {stem}{sign.ends[0]}" if sign.ends else None
+        return "name it .nii.gz" if name.lower().endswith(".nii") else None
+    return f"name it {sign.ends[0]}" if sign.ends else None
 
 
 def _damaged(path: Path, error: Exception) -> tuple[str, str]:
