@@ -112,5 +112,7 @@ def _renamed(name: str, sign: Sign) -> str | None:
 
 
 def _damaged(path: Path, error: Exception) -> tuple[str, str]:
+    if "data code" in str(error):  # nibabel's word for the type of voxels
+        return "a kind of numbers that is not read", "save it in 8 or 16 bits, or as floating point of 32 bits"
     text = " ".join((str(error) or type(error).__name__).replace(str(path), "it").split())
     return f"a damaged or incomplete one ({text})", "copy or export it again, or leave it out"
