@@ -31,6 +31,11 @@ def test_json_serves_as_well_as_csv(tmp_path: Path) -> None:
     assert datalist.read(path)["val"] == [GOOD[1]]
 
 
+def test_a_line_break_in_quotes_belongs_to_its_cell(tmp_path: Path) -> None:
+    rows = [Row(r.image, r.mask, r.split, f"{r.group}\nsecond\x85line") for r in GOOD]
+    assert datalist.read(site(tmp_path, rows))["val"] == [rows[1]]
+
+
 def test_a_site_column_picks_the_site_s_own_rows(tmp_path: Path) -> None:
     site(tmp_path, GOOD)
     lines = ["site,image,mask,split,group"]

@@ -103,6 +103,17 @@ def test_a_nifti_s_mask_has_its_geometry_and_does_not_depend_on_how_it_is_stored
     assert np.array_equal(np.asarray(mask.as_reoriented(back).dataobj), expected)
 
 
+@pytest.mark.parametrize("unit", ["micron", "meter", "mm"])
+def test_a_mask_lies_where_its_image_lies_in_the_image_s_own_unit(tmp_path: Path, unit: str) -> None:
+    source = nibabel.Nifti1Image(np.zeros((3, 4, 2), np.int16), np.diag([500.0, 500.0, 2000.0, 1]))
+    source.header.set_xyzt_units(unit)
+    source.to_filename(tmp_path / "a.nii")
+    found = Found(np.ones((3, 4, 2), np.uint8), np.ones((1, 3, 4, 2), bool), None)
+    (mask,) = write(tmp_path / "out", Item("nifti", (tmp_path / "a.nii",), Path("a")), found, ["class"], again=False)
+    assert np.array_equal(read_nifti(mask).affine, read_nifti(tmp_path / "a.nii").affine)
+    assert nibabel.load(mask).header.get_xyzt_units()[0] == unit
+
+
 @pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
 def test_nothing_of_a_nifti_s_header_that_may_name_a_patient_comes_out(
     model: Predictor, volume: NDArray[np.float32], tmp_path: Path, kind: type

@@ -182,7 +182,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {  # what is done to the
     "image alone": (_no_mask, r"image without a mask"),
     "two of one name": (_two_images, r"2 images and 1 masks go by the same name"),
     "coloured mask": (_colours, r"colours"),
-    "text as picture": (_text, r"readable file .*cannot identify"),
+    "text as picture": (_text, r"readable file .*came a text"),
     "text as DICOM": (_not_dicom, r"can't be read as such"),
     "DICOM without position": (_no_position, r"without ImagePositionPatient"),
     "DICOM without series": (_no_series, r"no SeriesInstanceUID"),

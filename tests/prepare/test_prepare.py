@@ -211,11 +211,37 @@ def test_a_picture_of_another_size_than_its_dicom_slice_is_named_however_the_sli
 
 def test_masks_of_0_and_255_are_understood_and_said_so(tmp_path: Path) -> None:
     nifti_site(tmp_path / "in", 3)
-    nifti(tmp_path / "in/labels/p00_seg.nii.gz", lesion(0) * 255)
+    for i in range(3):
+        nifti(tmp_path / f"in/labels/p{i:02d}_seg.nii.gz", lesion(i) * 255)
     report = prepare([tmp_path / "in"], tmp_path / "out", Wish())
     assert report["classes"] == 1
     assert report["labels"][1]["cases"] == 3
-    assert "1 mask(s) hold 0 and 255." in report["notes"]
+    assert "255 is the class" in report["labels_by"]
+
+
+def test_pixels_that_nobody_labelled_are_written_as_255_counted_and_said_with_the_job_s_setting(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nifti_site(tmp_path / "in", 4)
+    mask = lesion(0)
+    mask[0, :5, 0] = 255
+    nifti(tmp_path / "in/labels/p00_seg.nii.gz", mask)
+    assert main(["prepare", str(tmp_path / "in"), str(tmp_path / "out"), "--ignore", "255"]) == 0
+    words = capsys.readouterr().out
+    assert "Unlabelled: 5 pixels (0.05%) in 1 cases. Set data.ignore to 255" in words
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert (report["cases"], report["classes"], report["unlabelled"]["pixels"]) == (4, 1, 5)
+    assert sum(row["pixels"] for row in report["labels"]) == 4 * mask.size - 5
+    assert "data.ignore" in (tmp_path / "out/report.html").read_text()
+    counts = [int((read_nifti(path).values == 255).sum()) for path in sorted((tmp_path / "out/masks").iterdir())]
+    assert counts == [5, 0, 0, 0]
+
+
+def test_a_mask_that_is_drawn_the_other_way_round_is_pointed_at(tmp_path: Path) -> None:
+    nifti_site(tmp_path / "in", 5)
+    nifti(tmp_path / "in/labels/p02_seg.nii.gz", 1 - lesion(2))
+    report = prepare([tmp_path / "in"], tmp_path / "out", Wish())
+    assert [note for note in report["notes"] if "background and class exchanged" in note and "case-0003" in note]
 
 
 def test_a_jpeg_mask_is_cut_at_half(tmp_path: Path) -> None:
@@ -398,3 +424,28 @@ def test_an_outline_lies_where_the_mask_does(tmp_path: Path) -> None:
     scale = drawn.shape[0] / 24
     assert rows.min() == pytest.approx(inside[:, 0].min() * scale, abs=2)
     assert columns.max() == pytest.approx((inside[:, 1].max() + 1) * drawn.shape[1] / 20, abs=2)
+
+
+def test_no_pair_at_all_is_told_with_the_remedy_of_the_pairs_and_not_of_another_file(tmp_path: Path) -> None:
+    for i in range(3):
+        picture(tmp_path / f"in/images/{i}.png", scan(i, (9, 9)).astype(np.uint8))
+        picture(tmp_path / f"in/masks/{i}.jpg", lesion(i, (9, 9, 3))[..., 1])
+    (tmp_path / "in/a_note.txt").write_text("x")
+    with pytest.raises(UserFault, match="save the mask as PNG from its source"):
+        prepare([tmp_path / "in"], tmp_path / "out", Wish())
+
+
+@pytest.mark.parametrize("unit", ["micron", "meter"])
+def test_a_site_in_another_unit_is_prepared_in_millimetres(tmp_path: Path, unit: str) -> None:
+    scale = {"micron": 1000, "meter": 0.001}[unit]
+    for i in range(3):
+        for name, values in (("images", scan(i)), ("labels", lesion(i))):
+            file = nibabel.Nifti1Image(values, np.diag([0.5 * scale, 0.5 * scale, 2 * scale, 1]))
+            file.header.set_xyzt_units(unit)
+            (tmp_path / "in" / name).mkdir(parents=True, exist_ok=True)
+            nibabel.save(file, tmp_path / f"in/{name}/p{i}.nii")
+    report = prepare([tmp_path / "in"], tmp_path / "out", Wish())
+    assert report["sizes"]["spacing_mm"]["slice"] == [2, 2, 2]
+    written = nibabel.load(next((tmp_path / "out/images").iterdir()))
+    assert written.header.get_xyzt_units()[0] == "mm"
+    assert nibabel.affines.voxel_sizes(written.affine) == pytest.approx((0.5, 0.5, 2))

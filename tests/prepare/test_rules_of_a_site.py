@@ -93,10 +93,72 @@ def test_shares_are_kept_to() -> None:
             parse_shares(wrong)
 
 
+def masks(*values: set[int], pixels: int = 100) -> list[dict[int, int]]:
+    return [dict.fromkeys(one, pixels) for one in values]
+
+
+@pytest.mark.parametrize(
+    ("usual", "odd", "rule"),
+    [
+        ({0, 255}, {0: 900, 255: 90, 3: 1}, Rule(1, white=True)),
+        ({0, 255}, {0: 900, 255: 90, 1: 1}, Rule(1, white=True)),
+        ({0, 255}, {0: 900, 3: 90}, Rule(1, white=True)),
+        ({0, 1}, {0: 900, 255: 90}, Rule(1)),
+        ({0, 1}, {0: 900, 1: 90, 255: 90}, Rule(1)),
+        ({0, 1, 2, 3}, {0: 900, 2: 9, 255: 1}, Rule(3)),
+        ({0, 1, 2, 3}, {0: 900, 17: 90}, Rule(3)),
+        ({0, 1}, {0: 900, 7: 1}, Rule(1)),
+    ],
+)
+def test_one_odd_mask_of_eight_does_not_decide_for_the_site_and_is_refused_itself(
+    usual: set[int], odd: dict[int, int], rule: Rule
+) -> None:
+    assert understood([*masks(*[usual] * 7), odd], None, None) == rule
+    rule.mapping(usual, HERE)
+    with pytest.raises(UserFault, match="came also"):
+        rule.mapping(odd, HERE)
+
+
+def test_a_rare_class_that_leaves_no_gap_and_a_common_number_that_does_are_classes() -> None:
+    assert understood(masks(*[{0, 1}] * 9, {0, 1, 2}), None, None) == Rule(2)
+    assert understood(masks(*[{0, 1, 4}] * 9), None, None) == Rule(4)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [{0, 1}, {0, 255}],
+        [{0, 255}] * 9 + [{0, 1}],
+        [{0, 255}] * 9 + [{0, 1, 255}],
+        [{0, 2}, {0, 255}, {0, 255}],
+        [{0, 128, 255}, {0, 255}],
+    ],
+)
+def test_255_beside_masks_of_1_or_of_other_classes_is_asked_about(values: list[set[int]]) -> None:
+    with pytest.raises(UserFault, match=r"--ignore 255 if .*--labels 1=1,255=1 if both"):
+        understood(masks(*values), None, None)
+    assert understood(masks(*values), None, None, ignore=255).ignore == 255
+
+
+def test_what_nobody_labelled_is_written_as_255_and_is_no_class() -> None:
+    rule = understood(masks({0, 1}, {0, 1, 9}, {0, 9}), None, None, ignore=9)
+    assert rule == Rule(1, ignore=9)
+    assert rule.mapping({0, 1, 9}, HERE) == {0: 0, 1: 1, 9: 255}
+    for ignore, table, classes in ((0, None, None), (2, None, 2), (255, {255: 1}, None), (9, {7: 255}, None)):
+        with pytest.raises(UserFault):
+            understood(masks({0, 1}), table, classes, ignore=ignore)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_a_255_without_a_meaning_names_both_remedies(classes: int) -> None:
+    own = ",".join(f"{n}={n}" for n in range(1, classes + 1))
+    with pytest.raises(UserFault, match=rf"--ignore 255 if .*--labels {own},255={classes + 1} if"):
+        Rule(classes).mapping({0, 1, 255}, HERE)
+
+
 def test_a_stray_high_value_is_not_taken_for_classes() -> None:
-    assert understood([{0, 1}, {0, 2}], None, None) == Rule(2)
-    assert understood([{0, 1}, {0, 255}], None, None) == Rule(1)
-    assert understood([{0, 1}, {0, 90}], None, None) == Rule(1)
+    assert understood(masks({0, 1}, {0, 2}), None, None) == Rule(2)
+    assert understood(masks({0, 1}, {0, 90}), None, None) == Rule(1)
     with pytest.raises(UserFault, match="also 90"):
         Rule(1).mapping({0, 90}, HERE)
     with pytest.raises(UserFault, match="also 255"):
@@ -118,11 +180,13 @@ def test_instances_become_one_class() -> None:
     assert Rule(1, {-1: 1}).mapping({0, 7, 300}, HERE) == {0: 0, 7: 1, 300: 1}
 
 
-def test_grey_levels_in_a_jpeg_mask_are_refused() -> None:
-    with pytest.raises(UserFault, match="grey levels"):
-        halved(np.full((4, 4, 1), 128, np.int32), HERE)
-    assert halved(np.array([3, 250], np.int32), HERE).tolist() == [0, 255]
-    assert halved(np.array([0, 2], np.int32), HERE).tolist() == [0, 2]
+def test_a_jpeg_mask_is_black_and_white_or_refused() -> None:
+    drawn = np.kron(np.eye(2), np.ones((16, 16)))[..., None]
+    assert halved((drawn * 247 + 4).astype(np.uint8), HERE).max() == 255
+    assert not halved(np.zeros((4, 4, 1), np.uint8), HERE).any()
+    for grey in (drawn, drawn * 20, drawn * 128, drawn * 255 + 40 * (1 - drawn)):
+        with pytest.raises(UserFault, match=r"class numbers or grey levels.*PNG from its source"):
+            halved(grey.astype(np.uint8), HERE)
 
 
 def test_grey_saved_as_colour_is_one_channel() -> None:

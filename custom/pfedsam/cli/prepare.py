@@ -26,6 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="how volumes are cut into slices; stored: along the last axis as it lies",
     )
     parser.add_argument("--labels", metavar="VALUE=CLASS,...", help="what mask values (or DICOM segments' names) mean")
+    parser.add_argument("--ignore", type=int, metavar="VALUE", help="mask value of pixels that nobody labelled")
     parser.add_argument("--classes", type=int, metavar="N", help="number of classes without the background")
     parser.add_argument("--split", metavar="SHARES", help="of train, val and test; 0.7,0.1,0.2 if not given")
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other splits")
@@ -64,6 +65,7 @@ def _wish(options: argparse.Namespace) -> Any:
         plane=options.plane,
         table=parse_table(options.labels) if options.labels else None,
         classes=options.classes,
+        ignore=options.ignore,
         shares=parse_shares(options.split) if options.split else None,
         seed=options.seed,
         patient=options.patient,
@@ -105,6 +107,7 @@ def _words(report: dict[str, Any], out: Path | None) -> str:
         f"{report['labels_by']}",
         f"Set model.num_classes to {report['classes']} and data.scale to {report['intensity']['scale']}:"
         f" {report['intensity']['why']}.",
+        *_unlabelled(report["unlabelled"]),
         f"{report['split_by']} "
         + ", ".join(f"{name} {s['patients']} patients, {s['slices']} slices" for name, s in report["splits"].items()),
         *(f"Note: {note}" for note in report["notes"]),
@@ -112,6 +115,13 @@ def _words(report: dict[str, Any], out: Path | None) -> str:
         f"Written to {out}: look at {out / 'report.html'} first." if out else "Nothing was written (--dry-run).",
     ]
     return "\n".join(lines)
+
+
+def _unlabelled(counts: dict[str, Any] | None) -> list[str]:
+    if counts is None:
+        return []
+    share = f"{counts['pixels']} pixels ({counts['share']:.2%}) in {counts['cases']} cases"
+    return [f"Unlabelled: {share}. Set data.ignore to 255: they are neither trained on nor scored."]
 
 
 def _some(files: Sequence[str]) -> str:

@@ -76,7 +76,7 @@ def sites(path: Path) -> list[str]:
 
 def write_csv(path: Path, rows: Iterable[Row]) -> Path:
     """Write `rows` as a datalist; returns `path`."""
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["image", "mask", "split", "group"])
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
@@ -90,9 +90,9 @@ def raw_rows(path: Path) -> list[dict[str, Any]]:
         UserFault: no list of objects, or a column twice.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        records = json.loads(text) if path.suffix == ".json" else list(csv.DictReader(text.splitlines()))
-    except (OSError, ValueError) as error:
+        with path.open(encoding="utf-8-sig", newline="") as file:  # csv tells line breaks in quotes from others
+            records = json.load(file) if path.suffix == ".json" else list(csv.DictReader(file))
+    except (OSError, ValueError, csv.Error) as error:
         raise UserFault(expected=f"a readable datalist at {path}", came=str(error), do="correct it") from None
     if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
         raise UserFault(expected=f"a list of objects in {path}", came="something else", do="see docs/data.md")

@@ -3,6 +3,7 @@
 An image is read as it is meant to be seen; a mask as it is stored, whatever a viewer makes of its numbers.
 """
 
+import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile, TiffImagePlugin
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from pfedsam.data.values import opaque
 from pfedsam.errors import UserFault
@@ -32,6 +33,7 @@ SIDEWAYS = (5, 6, 7, 8)
 EXIF_OF_PNG = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # a chunk's kind, or what its text begins with
 LOSSY = (6, 7, 34712, 50001)  # compressions of TIFF: JPEG in two ways, JPEG 2000, WebP
 SIGNED = 2  # a TIFF's SampleFormat
+FORMS = {SIGNED: " with sign", 3: " floating point", 5: " complex, of whole numbers", 6: " complex"}
 
 
 def pixels(path: Path, *, labels: bool = False) -> NDArray[Any]:
@@ -86,6 +88,9 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
                 came="a larger one",
                 do="cut it into tiles, or save it smaller",
             ) from None
+        except UnidentifiedImageError:
+            _check_tiff(path)
+            raise
         with file:
             _check_single(path, file)
             _check_depth(path, file)
@@ -107,6 +112,23 @@ def _check_depth(path: Path, file: Image.Image) -> None:
             came=f"several channels of {_depth(path, file)} bits",
             do="save it as RGB with 8 bits a channel (ImageJ: Image, Type, RGB Color), or as one channel of 16 bits",
         )
+
+
+def _check_tiff(path: Path) -> None:
+    """Refuse a TIFF of numbers that Pillow does not know, such as those of 64 bits; nothing of another file."""
+    with path.open("rb") as raw:
+        try:
+            tags = TiffImagePlugin.ImageFileDirectory_v2(raw.read(8))
+            raw.seek(tags.next)
+            tags.load(raw)
+        except (SyntaxError, struct.error):
+            return
+    bits, form = tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,)), tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))
+    raise UserFault(
+        expected=f"grey of 8 or 16 bits, or colours of 8 bits, in {path}",
+        came=f"a TIFF of {len(bits)} channel(s) of {max(bits)} bits{FORMS.get(form[0], '')}",
+        do="save it as grey with 8 or 16 bits (or 32-bit floating point), or as RGB with 8 bits a channel",
+    )
 
 
 def _depth(path: Path, file: Image.Image) -> int:

@@ -1,11 +1,51 @@
-"""Files that can't be opened, and damaged ones: what a library raises over one becomes a fault that names it."""
+"""Files that can't be opened, and damaged ones: what a library raises over one becomes a fault with its remedy."""
 
+import gzip
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from pfedsam.errors import UserFault
+
+GZIP = b"\x1f\x8b"
+START = 512  # bytes of a file that tell what it is
+
+
+@dataclass(frozen=True)
+class Sign:
+    """What marks a kind of file: bytes at a place, the endings that its name may have, else what to do."""
+
+    mark: bytes
+    what: str
+    ends: tuple[str, ...] = ()
+    do: str = "convert it to one of the kinds that are read (NIfTI, DICOM, PNG, JPEG, TIFF, BMP)"
+    place: int = 0
+
+
+TIFF = (".tif", ".tiff")
+SIGNS = (
+    Sign(b"version https://git-lfs", "a pointer of Git LFS, not the file itself", do="fetch the file: git lfs pull"),
+    Sign(GZIP, "gzip", (".gz", ".tgz"), "unpack it (gunzip)"),
+    Sign(b"PK\x03\x04", "a zip archive", do="unpack it"),
+    Sign(b"\x89PNG", "a PNG picture", (".png",)),
+    Sign(b"\xff\xd8\xff", "a JPEG picture", (".jpg", ".jpeg")),
+    Sign(b"II*\0", "a TIFF picture", TIFF),
+    Sign(b"MM\0*", "a TIFF picture", TIFF),
+    Sign(b"BM", "a BMP picture", (".bmp",)),
+    Sign(b"GIF8", "a GIF picture", do="save it as PNG"),
+    Sign(b"WEBP", "a WebP picture", do="save it as PNG", place=8),
+    Sign(b"ftyp", "a HEIC or AVIF picture, or a film", do="save the picture as PNG", place=4),
+    Sign(b"%PDF", "a PDF document"),
+    Sign(b"NRRD", "an NRRD volume", do="save it as NIfTI (3D Slicer does)"),
+    Sign(b"DICM", "DICOM", (".dcm", ".dicom", ".ima"), place=128),
+    Sign(b"n+1\0", "NIfTI without compression", (".nii",), place=344),
+    Sign(b"n+2\0", "NIfTI without compression", (".nii",), place=4),
+    Sign(b"ni1\0", "the header of a NIfTI pair", do="save image and header in one file, as .nii", place=344),
+    Sign(b"<", "a web page or the like, as a failed download leaves it", do="download or copy the file again"),
+)
 
 
 def hindrance(path: Path) -> tuple[str, str] | None:
@@ -19,13 +59,60 @@ def hindrance(path: Path) -> tuple[str, str] | None:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Whatever is raised while `path` is read comes out as one `UserFault` that names the file."""
+    """Whatever is raised while `path` is read comes out as one `UserFault` that names the file and its remedy."""
     try:
         yield
     except UserFault:
         raise
     except Exception as error:  # a damaged file makes the readers raise nearly anything
-        text = " ".join((str(error) or type(error).__name__).replace(str(path), "it").split())
-        raise UserFault(
-            expected=f"a readable file at {path}", came=text, do="copy or export it again, or leave it out"
-        ) from None
+        came, do = hindrance(path) or _by_error(error) or _by_content(path) or _damaged(path, error)
+        raise UserFault(expected=f"a readable file at {path}", came=came, do=do) from None
+
+
+def _by_error(error: Exception) -> tuple[str, str] | None:
+    if isinstance(error, PermissionError):
+        return "a file that can't be read (no right to)", "give yourself the right to read it"
+    if isinstance(error, MemoryError):
+        return "more than this machine's memory holds", "cut it into parts, or take a machine with more memory"
+    return None
+
+
+def _by_content(path: Path) -> tuple[str, str] | None:
+    """What the file is by its first bytes, and what to do; None where these are what its name says, or unknown."""
+    try:
+        start, name = _start(path)
+    except (OSError, EOFError, zlib.error):
+        return None
+    if not start:
+        return "an empty file (0 bytes)", "copy it again from where it came"
+    sign = next((one for one in SIGNS if start[one.place :].startswith(one.mark)), None)
+    if sign is None:
+        return ("a text", "put the file itself there") if min(start) >= ord("\t") else None
+    if name.lower().endswith(sign.ends):
+        return None
+    inside = "" if name == path.name else "unpack it (gunzip), then "
+    return f"{sign.what}, which its name does not say", inside + (_renamed(name, sign) or sign.do)
+
+
+def _start(path: Path) -> tuple[bytes, str]:
+    """The first bytes and the name; of gzip that is named so, those within it and the name without .gz."""
+    with path.open("rb") as file:
+        start = file.read(START)
+    if not (start.startswith(GZIP) and path.name.lower().endswith(".gz")):
+        return start, path.name
+    with gzip.open(path) as file:
+        return file.read(START), path.name[:-3]
+
+
+def _renamed(name: str, sign: Sign) -> str | None:
+    """The remedy where the name alone is wrong."""
+    if sign.mark == GZIP:
+        return "name it .nii.gz" if name.lower().endswith(".nii") else None
+    return f"name it {sign.ends[0]}" if sign.ends else None
+
+
+def _damaged(path: Path, error: Exception) -> tuple[str, str]:
+    if "data code" in str(error):  # nibabel's word for the type of voxels
+        return "a kind of numbers that is not read", "save it in 8 or 16 bits, or as floating point of 32 bits"
+    text = " ".join((str(error) or type(error).__name__).replace(str(path), "it").split())
+    return f"a damaged or incomplete one ({text})", "copy or export it again, or leave it out"

@@ -12,11 +12,12 @@ from PIL import Image
 
 from pfedsam.data.dicom import header, in_order, read_series
 from pfedsam.data.geometry import Volume, check_formats, oriented, placeless, strayed
+from pfedsam.data.picture import lossy
 from pfedsam.data.volume import kind_of, read_volume
 from pfedsam.errors import UserFault
 from pfedsam.prepare.dicomseg import read_segmentation
 from pfedsam.prepare.found import Case
-from pfedsam.prepare.labels import LOSSY, Rule, distinct, halved, translated, whole
+from pfedsam.prepare.labels import Rule, Values, counted, halved, translated, whole
 
 
 @dataclass(frozen=True)
@@ -30,25 +31,28 @@ class Plan:
 
 @dataclass(frozen=True)
 class Pair:
-    """A case in memory, laid out: image (H, W, N[, 3]), class numbers (H, W, N), and the mask's own values."""
+    """A case in memory, laid out.
+
+    Attributes:
+        image: (H, W, N[, 3]).
+        labels: (H, W, N) of class numbers; `IGNORED` where nobody labelled, if `partly`.
+        values: the mask's own.
+        partly: whether masks say where nobody labelled.
+    """
 
     image: Volume
     labels: NDArray[np.uint8]
     values: set[int]
+    partly: bool = False
 
 
-def mask_values(case: Case, *, lossless: bool, segments: dict[str, int]) -> set[int]:
-    """The values that a case's mask holds; the classes of its segments for a DICOM-SEG.
-
-    Args:
-        lossless: take a JPEG's values as they are, instead of cutting it at half.
+def mask_values(case: Case) -> Values:
+    """The values that a case's mask holds, and how often; none for a DICOM-SEG, whose segments have names.
 
     Raises:
         UserFault: the mask can't be read, or holds no whole numbers.
     """
-    if kind_of(case.mask) == "dicom":
-        return set(segments.values())
-    return distinct(_own_labels(case.mask, lossless).values)
+    return {} if kind_of(case.mask) == "dicom" else counted(_own_labels(case.mask).values)
 
 
 def read_pair(case: Case, plan: Plan) -> Pair:
@@ -61,7 +65,7 @@ def read_pair(case: Case, plan: Plan) -> Pair:
     labels, values = _labels(case, source, files, plan)
     image, mask = oriented(source, plan.plane), oriented(labels, plan.plane)
     _check_fit(case, image, mask)
-    return Pair(image, mask.values, values)
+    return Pair(image, mask.values, values, plan.rule.ignore is not None)
 
 
 def write_pair(pair: Pair, folder: Path, name: str, *, plane: str) -> tuple[str, str]:
@@ -99,18 +103,18 @@ def _labels(case: Case, source: Volume, files: Sequence[Path], plan: Plan) -> tu
     if kind_of(case.mask) == "dicom":
         values = read_segmentation(case.mask, source, files, classes=plan.segments)
         return Volume(values, source.affine, source.spacing), set(plan.segments.values())
-    own = _own_labels(case.mask, plan.rule.table is not None)
-    found = distinct(own.values)
+    own = _own_labels(case.mask)
+    found = set(counted(own.values))
     drawn_on = own.affine is None and kind_of(case.image[0]) == "dicom"  # both count rows and columns
     affine = source.affine if drawn_on else own.affine
     check_formats(case.image[0], case.mask, (source.affine, affine))
     return Volume(translated(own.values, plan.rule.mapping(found, case.mask)), affine, own.spacing), found
 
 
-def _own_labels(path: Path, lossless: bool) -> Volume:
+def _own_labels(path: Path) -> Volume:
     volume = read_volume(path, labels=True)
     values = whole(volume.values, path)
-    if not lossless and path.name.lower().endswith(LOSSY):
+    if kind_of(path) == "picture" and lossy(path):
         values = halved(values, path)
     return Volume(values, volume.affine, volume.spacing)
 

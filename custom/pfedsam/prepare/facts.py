@@ -8,14 +8,19 @@ from typing import Any
 
 import numpy as np
 
+from pfedsam.data.values import IGNORED
 from pfedsam.prepare.convert import Pair
+from pfedsam.prepare.labels import counted
 
 DIM = 128  # 8-bit images whose bright end lies lower are stretched by percentile
 
 
 @dataclass(frozen=True)
 class Facts:
-    """One prepared case: shape (H, W, N), spacing (row, column, slice) in mm, intensities, pixels of each class."""
+    """One prepared case: shape (H, W, N), spacing (row, column, slice) in mm, intensities, pixels of each class.
+
+    `unlabelled` counts the pixels that nobody labelled, which are of no class.
+    """
 
     shape: tuple[int, int, int]
     spacing: tuple[float, float, float]
@@ -27,16 +32,15 @@ class Facts:
     top: float
     pixels: dict[int, int]
     values: frozenset[int]
+    unlabelled: int = 0
 
 
 def facts_of(pair: Pair) -> Facts:
     """The facts of a case; the 99.5 percentile is over a part of a large volume."""
     values = pair.image.values
     part = values.ravel()[:: max(1, values.size // 1_000_000)]
-    pixels = Counter[int]()
-    for k in range(values.shape[2]):  # a volume's labels at once would be sorted, which takes seconds
-        classes, counts = np.unique(pair.labels[:, :, k], return_counts=True)
-        pixels.update(dict(zip(classes.tolist(), counts.tolist(), strict=True)))
+    pixels = counted(pair.labels)
+    unlabelled = pixels.pop(IGNORED, 0) if pair.partly else 0
     height, width, count = values.shape[:3]
     return Facts(
         shape=(height, width, count),
@@ -47,8 +51,9 @@ def facts_of(pair: Pair) -> Facts:
         low=float(values.min()),
         high=float(np.percentile(part, 99.5)),
         top=float(values.max()),
-        pixels=dict(pixels),
+        pixels=pixels,
         values=frozenset(pair.values),
+        unlabelled=unlabelled,
     )
 
 
@@ -69,6 +74,16 @@ def label_table(facts: Sequence[Facts], names: dict[int, str], classes: int) -> 
         }
         for n in range(classes + 1)
     ]
+
+
+def unlabelled(facts: Sequence[Facts]) -> dict[str, Any]:
+    """The pixels that nobody labelled, their share of all, and in how many cases there are some."""
+    pixels = sum(one.unlabelled for one in facts)
+    return {
+        "pixels": pixels,
+        "share": pixels / (pixels + sum(sum(one.pixels.values()) for one in facts)),
+        "cases": sum(one.unlabelled > 0 for one in facts),
+    }
 
 
 def sizes(facts: Sequence[Facts]) -> dict[str, Any]:
@@ -119,14 +134,20 @@ def remarks(facts: Sequence[Facts], names: Sequence[str], plane: str) -> list[st
         )
     if len({one.colour for one in facts}) > 1:
         found.append("Grey and colour images are mixed; grey is repeated to RGB in training.")
-    binary = sum(one.values == {0, 255} or one.values == {255} for one in facts)
-    if binary:
-        found.append(f"{binary} mask(s) hold 0 and 255.")
+    found.extend(_inverted(facts, names))
     for number in sorted({n for one in facts for n in one.pixels if n}):
         holders = [name for name, one in zip(names, facts, strict=True) if number in one.pixels]
         if len(holders) == 1 and len(facts) >= 10:
             found.append(f"Class {number} is in one case only ({holders[0]}): a slip of the pen?")
     return found
+
+
+def _inverted(facts: Sequence[Facts], names: Sequence[str]) -> list[str]:
+    """A remark on cases that are mostly of a class, where most others are mostly background."""
+    shares = [1 - one.pixels.get(0, 0) / max(1, sum(one.pixels.values())) for one in facts]
+    odd = [name for name, share in zip(names, shares, strict=True) if share > 0.5 > 2 * median(shares)]
+    words = "classes cover more than half, and in most others less than a quarter: are background and class exchanged?"
+    return [f"In {len(odd)} case(s) ({_some(odd)}) {words}"] if odd else []
 
 
 def _across(one: Facts) -> bool:

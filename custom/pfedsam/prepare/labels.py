@@ -1,6 +1,7 @@
 """What a mask's values mean: class numbers, 0/255, or as the user says; nothing is guessed silently."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,43 +9,66 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pfedsam.data.values import IGNORED, whole_numbers
 from pfedsam.errors import UserFault
 
 Labels = NDArray[Any]  # whole numbers, (H, W, N)
+Values = dict[int, int]  # how many pixels of a mask hold each value
 
 LARGEST = 20  # a higher value is taken for a grey level or an instance, not for a class
-LOSSY = (".jpg", ".jpeg")
+WHITE = 255
+SPECK = 10  # fewer pixels of a class number beside 255 are no drawing
+ODD = 0.2  # at most this share of a site's masks is odd; what more of them hold has a meaning
+BLOCK, FLAT = 8, 8  # JPEG's blocks in pixels; how far it may move the black or white of a block
 REST = -1  # in a table: every value that it does not name
 SAY = "say what the values mean, such as --labels 128=1,255=2, or *=1 for any value (0 stays the background)"
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How values become class numbers 0..classes: by the user's table, or as they are (0/255 of one class as 0/1)."""
+    """How values become class numbers 0..classes, and `IGNORED`.
+
+    Attributes:
+        table: the user's; None: values are class numbers as they are.
+        white: 255 is class 1, in masks of 0 and 255.
+        ignore: the value of pixels that nobody labelled; None: all are labelled.
+    """
 
     classes: int
     table: dict[int, int] | None = None
+    white: bool = False
+    ignore: int | None = None
 
-    def mapping(self, values: set[int], path: Path) -> dict[int, int]:
+    def mapping(self, values: Iterable[int], path: Path) -> dict[int, int]:
         """The class of each of a mask's values.
 
         Raises:
             UserFault: a value without a meaning.
         """
-        if self.table is not None:
-            rest = dict.fromkeys(values, self.table[REST]) if REST in self.table else {}
-            known = {**rest, 0: 0, **self.table}
-        elif self.classes == 1 and values <= {0, 255}:
-            known = {0: 0, 255: 1}
-        else:
-            known = {n: n for n in range(self.classes + 1)}
-        if values - known.keys():
+        values = set(values)
+        known = self._known(values)
+        if self.ignore is not None:
+            known[self.ignore] = IGNORED
+        if strange := values - known.keys():
             raise UserFault(
                 expected=f"values {_listed(known)} in the mask {path}",
-                came=f"also {_listed(values - known.keys())}",
-                do=SAY,
+                came=f"also {_listed(strange)}",
+                do=self._which() if self.table is None and strange == {1 if self.white else WHITE} else SAY,
             )
         return {value: known[value] for value in values}
+
+    def _which(self) -> str:
+        own = ",".join(f"{n}={n}" for n in range(1, self.classes + 1))
+        return (
+            f"say --ignore 255 if 255 marks pixels that nobody labelled,"
+            f" or --labels {own},255={self.classes + 1} if it is a class of its own"
+        )
+
+    def _known(self, values: set[int]) -> dict[int, int]:
+        if self.table is not None:
+            rest = dict.fromkeys(values, self.table[REST]) if REST in self.table else {}
+            return {**rest, 0: 0, **self.table}
+        return {0: 0, WHITE: 1} if self.white else {n: n for n in range(self.classes + 1)}
 
 
 def parse_table(text: str) -> dict[str, int]:
@@ -62,27 +86,86 @@ def parse_table(text: str) -> dict[str, int]:
     return table
 
 
-def understood(values: Iterable[set[int]], table: dict[int, int] | None, classes: int | None) -> Rule:
-    """The rule for a site's masks, from the values that each of them holds.
+def understood(
+    masks: Sequence[Values], table: dict[int, int] | None, classes: int | None, *, ignore: int | None = None
+) -> Rule:
+    """The rule for a site's masks, from the values that each of them holds; the few odd ones do not decide.
 
-    Without a table the classes go up to the highest small value that any mask holds.
+    Without a table 255 is the class where nearly all masks hold 0 and 255, and no other holds 1; else the classes
+    go up to the highest small value.
 
     Raises:
-        UserFault: `classes` is below 1, or less than the table's highest class.
+        UserFault: the masks contradict each other, or `classes` or `ignore` the table.
     """
+    _check_wishes(table, classes, ignore)
+    if table is not None:
+        return Rule(max(1, classes or max(table.values(), default=0)), table, ignore=ignore)
+    drawn = [_drawn(mask, ignore) for mask in masks]
+    if classes in (None, 1) and _white([values for values in drawn if values]):
+        return Rule(1, white=True, ignore=ignore)
+    return Rule(classes or _highest(drawn), ignore=ignore)
+
+
+def _check_wishes(table: dict[int, int] | None, classes: int | None, ignore: int | None) -> None:
     if classes is not None and classes < 1:
         raise UserFault(
             expected="--classes of 1 or more", came=str(classes), do="leave the background out of the count"
         )
-    if table is not None:
-        highest = max(table.values(), default=0)
-        if classes is not None and classes < highest:
-            raise UserFault(
-                expected=f"--classes of at least {highest}, the highest in --labels", came=str(classes), do="raise it"
-            )
-        return Rule(max(1, classes or highest), table)
-    small = max((v for one in values for v in one if v <= LARGEST), default=0)
-    return Rule(classes or max(1, small))
+    own = range((classes or 0) + 1) if table is None else {0, *table}
+    if ignore is not None and (ignore < 0 or ignore in own):
+        raise UserFault(
+            expected="--ignore with a value that is neither the background (0) nor a class",
+            came=str(ignore),
+            do="name the value that marks pixels which nobody labelled, such as 255",
+        )
+    highest = max((table or {}).values(), default=0)
+    if classes is not None and classes < highest:
+        raise UserFault(
+            expected=f"--classes of at least {highest}, the highest in --labels", came=str(classes), do="raise it"
+        )
+    if ignore is not None and highest >= IGNORED:
+        raise UserFault(
+            expected=f"classes below {IGNORED} with --ignore, which is written as {IGNORED}",
+            came=str(highest),
+            do="give the classes lower numbers",
+        )
+
+
+def _drawn(mask: Values, ignore: int | None) -> set[int]:
+    """The values that a mask is drawn with: without background, unlabelled pixels, and specks beside white."""
+    specks = {v for v, pixels in mask.items() if v <= LARGEST and pixels < SPECK} if WHITE in mask else set()
+    return mask.keys() - specks - {0, ignore}
+
+
+def _white(drawn: Sequence[set[int]]) -> bool:
+    """Whether 255 is the class.
+
+    Raises:
+        UserFault: both masks of 0 and 255 and others are too many to be odd, or one of the others holds 1.
+    """
+    others = [values for values in drawn if values != {WHITE}]
+    white, few = len(drawn) - len(others), ODD * len(drawn)
+    if not white or (others and white <= few):
+        return False
+    if len(others) > few or any(1 in values for values in others):
+        raise UserFault(
+            expected="values that mean the same in all masks",
+            came=f"{white} mask(s) of 0 and 255, and {len(others)} with {_listed(set().union(*others))}",
+            do="say --ignore 255 if 255 marks pixels that nobody labelled, --labels 1=1,255=1 if both are one class,"
+            " or --labels 255=1 if 255 alone is the class (masks with other values are then left out)",
+        )
+    return True
+
+
+def _highest(drawn: Sequence[set[int]]) -> int:
+    """The highest class number; not one beyond a gap in the numbers that a few masks alone hold."""
+    held = [value for values in drawn for value in values if value <= LARGEST]
+    some = sum(map(bool, drawn))
+    highest = 1
+    for value in sorted(set(held)):
+        if value <= highest + 1 or held.count(value) > ODD * some:
+            highest = value
+    return highest
 
 
 def whole(values: NDArray[Any], path: Path) -> Labels:
@@ -97,8 +180,8 @@ def whole(values: NDArray[Any], path: Path) -> Labels:
                 expected=f"class numbers in the mask {path}", came="colours", do="save one channel of numbers"
             )
         values = values[..., 0]
-    numbers = np.rint(values) if values.dtype.kind == "f" else values
-    if not np.isfinite(numbers).all() or not np.array_equal(numbers, values) or (values.size and values.min() < 0):
+    numbers = whole_numbers(values)
+    if numbers is None or (numbers.size and numbers.min() < 0):
         raise UserFault(
             expected=f"whole numbers from 0 in the mask {path}",
             came="fractions, NaN or negative values",
@@ -108,25 +191,36 @@ def whole(values: NDArray[Any], path: Path) -> Labels:
 
 
 def halved(values: Labels, path: Path) -> Labels:
-    """A black and white JPEG cut at half, as 0 and 255: its compression has blurred them; class numbers as they are.
+    """A black and white JPEG cut at half, as 0 and 255, which its compression has blurred; an empty one as it is.
 
     Raises:
-        UserFault: more than a twentieth of it is grey, so that it is more than two levels.
+        UserFault: it is more than black and white, or darker: class numbers, or grey levels.
     """
-    if values.max() <= LARGEST:
-        return values
-    if ((values > 63) & (values < 192)).mean() > 0.05:
+    grey = (values > 63) & (values < 192)
+    if values.any() and (values.max() < 192 or grey.mean() > 0.05 or _has_grey_areas(values)):
         raise UserFault(
             expected=f"black and white alone in the JPEG mask {path}",
-            came="grey levels",
+            came="class numbers or grey levels",
             do="save the mask as PNG from its source: JPEG blurs class numbers",
         )
-    return np.asarray((values >= 128) * 255, dtype=np.int32)
+    return np.asarray((values >= 128) * WHITE, dtype=np.int32)
 
 
-def distinct(labels: Labels) -> set[int]:
-    """The values that occur, gone through slice by slice: a sort of a whole volume takes seconds and gigabytes."""
-    return {value for k in range(labels.shape[2]) for value in np.unique(labels[:, :, k]).tolist()}
+def _has_grey_areas(values: Labels) -> bool:
+    """Whether one of JPEG's blocks is neither black nor white throughout, nor blurred by an edge."""
+    height, width = (side - side % BLOCK for side in values.shape[:2])
+    blocks = values[:height, :width, 0].reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK)
+    low, high = blocks.min((1, 3)), blocks.max((1, 3))
+    return bool(((high - low <= 2) & (low > FLAT) & (high < WHITE - FLAT)).any())
+
+
+def counted(labels: Labels) -> Values:
+    """The values that occur and how often, slice by slice: a sort of a whole volume takes seconds and gigabytes."""
+    pixels = Counter[int]()
+    for k in range(labels.shape[2]):
+        values, counts = np.unique(labels[:, :, k], return_counts=True)
+        pixels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+    return dict(pixels)
 
 
 def translated(labels: Labels, mapping: dict[int, int]) -> NDArray[np.uint8]:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from pfedsam.data.datalist import Row, write_csv
+from pfedsam.data.values import IGNORED
 from pfedsam.prepare.facts import Facts
 from pfedsam.prepare.found import Case
-from pfedsam.prepare.labels import REST, Rule
+from pfedsam.prepare.labels import REST, WHITE, Rule
 from pfedsam.prepare.page import page
 from pfedsam.prepare.patients import pseudonym
 from pfedsam.prepare.walk import MARK
@@ -59,6 +60,16 @@ def _private(path: Path) -> Path:
 
 
 def labels_by(rule: Rule, segments: dict[str, int]) -> str:
+    """How mask values became classes, in words."""
+    if rule.ignore is None:
+        return _classes_by(rule, segments)
+    return (
+        f"{_classes_by(rule, segments)} {rule.ignore} marks pixels that nobody labelled (--ignore);"
+        f" they are {IGNORED} in the prepared masks."
+    )
+
+
+def _classes_by(rule: Rule, segments: dict[str, int]) -> str:
     if segments:
         return "Segments of the DICOM files by their labels, in the order of their numbers: " + ", ".join(
             f"{label} is {number or 'left out'}" for label, number in segments.items()
@@ -68,7 +79,7 @@ def labels_by(rule: Rule, segments: dict[str, int]) -> str:
             f"{'any other' if v == REST else v} is {c}" for v, c in sorted(rule.table.items())
         )
     if rule.classes == 1:
-        return "One class: 0 is the background; 1, or 255 in a mask of 0 and 255, is the class."
+        return f"One class: 0 is the background, {WHITE if rule.white else 1} is the class."
     return "Mask values are taken as class numbers, as they are."
 
 

@@ -15,7 +15,7 @@ from pfedsam.prepare.convert import Plan, mask_values, read_pair, write_pair
 from pfedsam.prepare.discover import discover
 from pfedsam.prepare.facts import facts_of
 from pfedsam.prepare.found import Case, Dropped, Found
-from pfedsam.prepare.labels import REST, understood
+from pfedsam.prepare.labels import REST, Rule, Values, understood
 from pfedsam.prepare.outcome import Done, labels_by, names_of, write_down
 from pfedsam.prepare.patients import by_pattern, by_themselves
 from pfedsam.prepare.splits import SHARES, drawn
@@ -34,6 +34,7 @@ class Wish:
         masks: a folder of masks alone.
         plane: axial, coronal, sagittal or stored.
         table: mask value or DICOM segment label to class number.
+        ignore: the mask value of pixels that nobody labelled; None: all are labelled.
         classes: number of classes without the background; None: as the masks show.
         shares: of train, val and test; None: as a datalist has them, else 0.7, 0.1, 0.2.
         patient: a regular expression whose first group is the patient; None: as the files say.
@@ -44,6 +45,7 @@ class Wish:
     plane: str = "axial"
     table: dict[str, int] | None = None
     classes: int | None = None
+    ignore: int | None = None
     shares: tuple[float, float, float] | None = None
     seed: int = 0
     patient: str | None = None
@@ -74,25 +76,21 @@ def _prepared(found: Found, folder: Path | None, wish: Wish, watch: Watch) -> di
         (folder / "masks").mkdir()
     cases, dropped, patients_by = _patients(found, wish)
     segments, table = _segments(found, wish)
-    cases, unread, values = _surveyed(cases, segments, lossless=table is not None, watch=watch)
-    rule = understood([*values, set(segments.values())], table, wish.classes)
-    if (highest := max(segments.values(), default=0)) > rule.classes:
-        raise UserFault(
-            expected=f"--classes of at least {highest}, for the segments {', '.join(segments)}",
-            came=str(rule.classes),
-            do="raise it, or name those to keep with --labels",
-        )
+    cases, unread, values = _surveyed(cases, watch)
+    rule = _with_segments(understood(values, table, wish.classes, ignore=wish.ignore), segments, wish.classes)
     done, failed, pictures = _converted(cases, folder, Plan(wish.plane, rule, segments), watch)
     left = [*found.dropped, *dropped, *unread, *failed]
     if not done:
+        first = [*unread, *failed, *dropped, *found.dropped]
         raise UserFault(
-            expected="a pair of image and mask that can be used", came=_nothing(found, left), do=_first_step(left)
+            expected="a pair of image and mask that can be used", came=_nothing(found, first), do=_first_step(first)
         )
     splits, split_by = _splits(done, wish, patients_by)
     report = _report(found, done, left, wish) | {
         "classes": rule.classes,
         "labels": numbers.label_table([d.facts for d in done], names_of(segments), rule.classes),
         "labels_by": labels_by(rule, segments),
+        "unlabelled": None if rule.ignore is None else numbers.unlabelled([d.facts for d in done]),
         "patients_by": patients_by,
         "split_by": split_by,
         "splits": _counts(done, splits),
@@ -127,14 +125,26 @@ def _segments(found: Found, wish: Wish) -> tuple[dict[str, int], dict[int, int] 
     return segments, by_value or None
 
 
-def _surveyed(
-    cases: Sequence[Case], segments: dict[str, int], *, lossless: bool, watch: Watch
-) -> tuple[list[Case], list[Dropped], list[set[int]]]:
+def _with_segments(rule: Rule, segments: dict[str, int], classes: int | None) -> Rule:
+    """The rule with as many classes as DICOM segments want."""
+    highest = max(segments.values(), default=0)
+    if highest <= rule.classes:
+        return rule
+    if classes is not None:
+        raise UserFault(
+            expected=f"--classes of at least {highest}, for the segments {', '.join(segments)}",
+            came=str(classes),
+            do="raise it, or name those to keep with --labels",
+        )
+    return Rule(highest, rule.table, ignore=rule.ignore)
+
+
+def _surveyed(cases: Sequence[Case], watch: Watch) -> tuple[list[Case], list[Dropped], list[Values]]:
     """The cases whose masks can be read, those that can't, and the values of the first."""
     kept, dropped, values = [], [], []
     for case in watch(cases, "masks"):
         try:
-            values.append(mask_values(case, lossless=lossless, segments=segments))
+            values.append(mask_values(case))
             kept.append(case)
         except UserFault as fault:
             dropped.append(Dropped.by(fault, case.name))

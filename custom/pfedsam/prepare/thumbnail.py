@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from pfedsam.data.values import IGNORED
 from pfedsam.prepare.convert import Pair
 
 SIDE = 256
@@ -17,12 +18,13 @@ COLOURS = ((213, 94, 0), (86, 180, 233), (240, 228, 66), (0, 158, 115), (204, 12
 
 def thumbnail(pair: Pair) -> bytes:
     """JPEG of the slice that shows most of the classes, longest side 256 px, mm kept square; at most 60 KB."""
-    index = int((pair.labels > 0).sum((0, 1)).argmax()) if pair.labels.any() else pair.labels.shape[2] // 2
+    drawn = np.where(pair.labels == IGNORED, 0, pair.labels) if pair.partly else pair.labels
+    index = int((drawn > 0).sum((0, 1)).argmax()) if drawn.any() else drawn.shape[2] // 2
     picture = Image.fromarray(_grey(pair.image.values[:, :, index]))
     size = _size(pair.labels.shape[:2], pair.image.spacing)
-    labels = Image.fromarray(pair.labels[:, :, index]).resize(size, Image.Resampling.NEAREST)
-    drawn = _outlined(np.array(picture.resize(size, Image.Resampling.BILINEAR)), np.asarray(labels))
-    return _encoded(Image.fromarray(drawn))
+    labels = Image.fromarray(drawn[:, :, index]).resize(size, Image.Resampling.NEAREST)
+    outlined = _outlined(np.array(picture.resize(size, Image.Resampling.BILINEAR)), np.asarray(labels))
+    return _encoded(Image.fromarray(outlined))
 
 
 def _grey(values: NDArray[Any]) -> NDArray[np.uint8]:
