@@ -14,7 +14,7 @@ from pfedsam.data.dicom import header, in_order, read_series
 from pfedsam.data.geometry import Volume, check_formats, oriented, strayed
 from pfedsam.data.volume import kind_of, read_volume
 from pfedsam.errors import UserFault
-from pfedsam.prepare.dicomseg import read_segmentation
+from pfedsam.prepare.dicomseg import is_segmentation, read_segmentation
 from pfedsam.prepare.found import Case
 from pfedsam.prepare.labels import LOSSY, Rule, distinct, halved, translated, whole
 
@@ -46,7 +46,7 @@ def mask_values(case: Case, *, lossless: bool, segments: dict[str, int]) -> set[
     Raises:
         UserFault: the mask can't be read, or holds no whole numbers.
     """
-    if kind_of(case.mask) == "dicom":
+    if is_segmentation(case.mask):
         return set(segments.values())
     return distinct(_own_labels(case.mask, lossless).values)
 
@@ -91,7 +91,7 @@ def _image(case: Case) -> tuple[Volume, Sequence[Path]]:
 
 def _labels(case: Case, source: Volume, files: Sequence[Path], plan: Plan) -> tuple[Volume, set[int]]:
     """Class numbers as stored, and the mask's own values."""
-    if kind_of(case.mask) == "dicom":
+    if is_segmentation(case.mask):
         values = read_segmentation(case.mask, source, files, classes=plan.segments)
         return Volume(values, source.affine, source.spacing), set(plan.segments.values())
     own = _own_labels(case.mask, plan.rule.table is not None)
