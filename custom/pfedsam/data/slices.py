@@ -152,11 +152,17 @@ def affine_of(slices: Sequence[Slice], where: Path) -> Affine | None:
     Slices that are shifted along their plane (a tilted gantry) give an affine whose last axis is oblique.
 
     Raises:
-        UserFault: two slices at one place, or uneven distances.
+        UserFault: no PixelSpacing, two slices at one place, or uneven distances.
     """
     first = slices[0]
     if not first.placed:
         return None
+    if not first.spacing:
+        raise UserFault(
+            expected=f"a PixelSpacing in each slice of the series in {where}",
+            came="none",
+            do="export the series again with its geometry",
+        )
     spacing = flat_spacing(first)
     along_row, along_column = np.reshape(first.orientation, (2, 3))
     affine = np.eye(4)

@@ -88,8 +88,9 @@ def _one(model: Predictor, item: Item, out: Path, way: Way, classes: Classes, ag
         raise UserFault(
             expected="an output folder of its own", came=f"{out}, which holds {item.name}", do="name another"
         )
+    volume = form.read(item)
     form.check(item, classes)
-    found = segment(model, form.read(item), way)
+    found = segment(model, volume, way)
     written = write(out, item, found, classes, again=again)
     return Done(item, tuple(written), pixels=tuple(int(mask.sum()) for mask in found.masks))
 

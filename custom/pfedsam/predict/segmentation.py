@@ -1,12 +1,13 @@
 """Masks as a DICOM segmentation that refers to its series, and what such a file says of classes and patient."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import highdicom
 import numpy as np
 import pydicom
+from highdicom.enum import SpecificCharacterSetValues
 from highdicom.sr.coding import CodedConcept
 from numpy.typing import NDArray
 from pydicom.uid import generate_uid
@@ -33,6 +34,7 @@ TYPE_2 = (  # what a segmentation states of patient and study, and may state emp
     "ReferringPhysicianName",
 )
 TYPE_1 = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+SHARED = ("ImageOrientationPatient", "PixelSpacing")
 NAMELESS = {0x0018, 0x0020, 0x0028, 0x5200}  # the groups of acquisition, place, pixels and frames
 NEEDED = {"SOPClassUID", "SOPInstanceUID", "Modality", "ImageType"}
 
@@ -97,9 +99,10 @@ def check(item: Item, classes: Classes) -> None:
             came=f"{len(sources)} enhanced files of one frame each, which a segmentation can't refer to together",
             do="convert the series to NIfTI",
         )
-    count = frames(sources[0])
-    empty = np.zeros((count, int(sources[0].Rows), int(sources[0].Columns)), np.uint8)
-    _built(sources[:1], item, empty, classes, fractional=False)
+    for source in sources:  # a small one of all slices, which takes no time
+        source.Rows = source.Columns = 1
+    count = max(len(sources), frames(sources[0]))
+    _built(sources, item, np.zeros((count, 1, 1), np.uint8), classes, fractional=False)
 
 
 def segmentation(item: Item, maps: NDArray[Any], classes: Classes, *, fractional: bool) -> Any:
@@ -135,6 +138,7 @@ def _built(sources: list[Any], item: Item, planes: NDArray[Any], classes: Classe
             device_serial_number="0",
             series_description="pfedsam probabilities" if fractional else "pfedsam segmentation",
             content_label="SEGMENTATION",
+            specific_character_set=_characters(sources[0]),
         )
     except UserFault:
         raise
@@ -144,6 +148,17 @@ def _built(sources: list[Any], item: Item, planes: NDArray[Any], classes: Classe
             came=_nameless(error, sources[0]),
             do="export it with all its tags, or convert it to NIfTI",
         ) from None
+
+
+def _characters(source: Any) -> Any:
+    """The series' character set, UTF-8 where it has one that highdicom does not know; None: it has none."""
+    stated = source.get("SpecificCharacterSet")
+    try:
+        for one in [stated] if isinstance(stated, str) else stated or []:
+            SpecificCharacterSetValues(one)
+    except ValueError:
+        return "ISO_IR 192"
+    return stated or None
 
 
 def _nameless(error: Exception, source: Any) -> str:
@@ -161,15 +176,31 @@ def _segment(number: int, name: str, code: str | None) -> Any:
 
 
 def _sources(item: Item, classes: Classes) -> list[Any]:
-    """The headers that the segmentation refers to; what de-identification has removed is there, and empty."""
+    """The headers that the segmentation refers to; what de-identification has removed is there, and empty.
+
+    Slices of one series differ in direction and spacing by rounding alone: the first one's stand for all.
+    """
     sources = [pydicom.dcmread(file, stop_before_pixels=True) for file in item.files]
     for source in sources:
+        for tag in SHARED:
+            if tag in source and sources[0].get(tag):
+                source[tag].value = sources[0][tag].value
+        if "ImagePositionPatient" in source and not source.get("SliceThickness"):
+            source.SliceThickness = _distance(sources)
         if classes.anonymous:
             _strip(source)
         for tag in TYPE_2:
             if tag not in source or not _valid(tag, source[tag].value):
                 setattr(source, tag, "")
     return sources
+
+
+def _distance(sources: Sequence[Any]) -> str:
+    """Between two slices, as the text of a DICOM number; empty of one slice alone."""
+    if len(sources) == 1:
+        return ""
+    places = [np.array(source.ImagePositionPatient, float) for source in sources[:2]]
+    return f"{np.linalg.norm(places[1] - places[0]):.6g}"
 
 
 def _strip(source: Any) -> None:
