@@ -73,9 +73,10 @@ def test_memory_does_not_grow_with_the_number_of_files(trained_model: Path, trai
             "import resource, sys; from pathlib import Path; from itertools import islice\n"
             "from pfedsam.export.model import load; from pfedsam.predict.items import find\n"
             "from pfedsam.predict.masks import Way; from pfedsam.predict.run import predict\n"
+            "from pfedsam.predict.segmentation import Classes\n"
             f"items = islice(find(Path({str(tmp_path / 'in')!r})), {count})\n"
             f"for _ in predict(load(Path({str(trained_model)!r})), items, Path({str(tmp_path / str(count))!r}), "
-            "Way('personal'), ['x']): pass\n"
+            "Way('personal'), Classes(['x'])): pass\n"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

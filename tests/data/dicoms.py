@@ -7,8 +7,8 @@ import numpy as np
 import pydicom
 from highdicom.sr.coding import CodedConcept
 from numpy.typing import NDArray
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 AXIAL = (1, 0, 0, 0, 1, 0)
 SAGITTAL = (0, 1, 0, 0, 0, -1)
@@ -41,6 +41,52 @@ def write_series(
         files.append(folder / f"{(k * 7) % values.shape[2]:03d}_{k}.dcm")
         data.save_as(files[-1], enforce_file_format=True)
     return files
+
+
+def change(path: Path, **tags: object) -> Path:
+    """The file at `path` with other tags; None drops one."""
+    data = pydicom.dcmread(path)
+    for tag, value in tags.items():
+        if value is None:
+            del data[tag]
+        else:
+            setattr(data, tag, value)
+    data.save_as(path)
+    return path
+
+
+def enhanced(
+    folder: Path, values: NDArray[np.generic], *, shuffled: bool = False, shift: float = 0, gap: float = 2.5
+) -> Path:
+    """An enhanced MR file of `values` (H, W, N) that states its geometry in functional groups alone.
+
+    Args:
+        shuffled: frames are stored in another order than they lie in.
+        shift: of each slice along its plane towards posterior, in mm, as of a tilted gantry.
+    """
+    (path,) = write_series(folder, values[:, :, :1], tags={"SOPClassUID": EnhancedMRImageStorage})
+    data = pydicom.dcmread(path)
+    order = np.random.default_rng(1).permutation(values.shape[2]) if shuffled else np.arange(values.shape[2])
+    data.NumberOfFrames = values.shape[2]
+    data.PixelData = np.moveaxis(values, 2, 0)[order].tobytes()
+    shared = Dataset()
+    shared.PixelMeasuresSequence = [_of(PixelSpacing=data.PixelSpacing, SliceThickness=2.5)]
+    shared.PlaneOrientationSequence = [_of(ImageOrientationPatient=data.ImageOrientationPatient)]
+    data.SharedFunctionalGroupsSequence = [shared]
+    data.PerFrameFunctionalGroupsSequence = [
+        _of(PlanePositionSequence=[_of(ImagePositionPatient=[10.0, -20 + k * shift, 30 + k * gap])]) for k in order
+    ]
+    del data.ImagePositionPatient, data.ImageOrientationPatient, data.PixelSpacing, data.SliceThickness
+    data.file_meta.MediaStorageSOPClassUID = EnhancedMRImageStorage
+    data.save_as(path)
+    return path
+
+
+def _of(**tags: object) -> Dataset:
+    data = Dataset()
+    for tag, value in tags.items():
+        setattr(data, tag, value)
+    return data
 
 
 def several_frames(files: list[Path], which: int) -> list[Path]:

@@ -23,6 +23,7 @@ from pfedsam.export.model import Predictor, load
 from pfedsam.predict.items import Item, find
 from pfedsam.predict.masks import Found, Way, segment
 from pfedsam.predict.run import Done, predict
+from pfedsam.predict.segmentation import Classes
 from pfedsam.predict.written import write
 from pfedsam.site import Site
 from pfedsam.train.evaluate import find as found_in_the_test
@@ -33,7 +34,7 @@ LPS = np.diag([-0.75, -0.5, 2.5, 1.0])[:, [1, 0, 2, 3]]  # rows to posterior, co
 
 
 def run(model: Predictor, source: Path, out: Path, way: Way = WAY, **how: bool) -> list[Done]:
-    return list(predict(model, find(source, out), out, way, ["target"], **how))
+    return list(predict(model, find(source, out), out, way, Classes(["target"]), **how))
 
 
 def nifti(path: Path, values: NDArray[np.generic], affine: NDArray[np.float64] = LPS) -> Path:
@@ -142,7 +143,7 @@ def test_a_picture_of_class_numbers_holds_every_class(tmp_path: Path, ending: st
     labels = np.arange(21, dtype=np.uint8).reshape(3, 7)
     item = Item("picture", (tmp_path / f"a{ending}",), Path("a"))
     found = Found(labels[..., None], np.zeros((20, 3, 7, 1), bool), None)
-    write(tmp_path / "out", item, found, ["class"] * 20, again=False)
+    write(tmp_path / "out", item, found, Classes(["class"] * 20), again=False)
     picture = Image.open(tmp_path / f"out/a{ending}")
     assert np.array_equal(np.asarray(picture), labels)
     colours = np.asarray(picture.convert("RGB")).reshape(-1, 3)
@@ -417,7 +418,7 @@ def test_the_source_is_never_written_over(model: Predictor, volume: NDArray[np.f
     before = path.read_bytes()
     with pytest.raises(UserFault, match="output folder of its own"):
         run(model, tmp_path, tmp_path, again=True)
-    (done,) = predict(model, find(path), tmp_path, WAY, ["target"], again=True)
+    (done,) = predict(model, find(path), tmp_path, WAY, Classes(["target"]), again=True)
     assert "output folder of its own" in str(done.fault)
     assert path.read_bytes() == before
 

@@ -177,7 +177,7 @@ def test_a_datalist_s_mask_that_is_no_segmentation_is_left_out_and_named(tmp_pat
     report = prepare([tmp_path / "in"], tmp_path / "out", Wish())
     assert report["cases"] == 3
     (left,) = report["dropped"]
-    assert "a readable file" in left["why"]
+    assert "values 0, 1" in left["why"]
 
 
 def test_classes_follow_the_labels_whatever_number_a_file_gives_them(tmp_path: Path) -> None:

@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from pfedsam.errors import UserFault
+from pfedsam.quiet import quiet
 
 VERBS = ("doctor", "prepare", "render", "watch", "report", "export", "verify", "predict", "convert", "synthetic")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code."""
+    quiet()
     options = parser().parse_args(arguments)
     try:
         code = int(options.serve(options) or 0)

@@ -17,13 +17,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """What the verb takes."""
     add = parser.add_argument
     add("source", type=Path, help="a file or a folder of images, searched to the bottom")
-    add("out", type=Path, help="the folder of the masks; what is there already is kept and skipped")
+    out = "the folder of the masks; what is there already is kept; a DICOM segmentation names its series' patient"
+    add("out", type=Path, help=out)
     add("--model", type=Path, required=True, help="a file that pfedsam export wrote")
     add("--branch", choices=("personal", "global"), help="default: personal, where the model has it")
     add("--plane", choices=CHOICES, help="default: the plane of the training (data.plane); another one is told")
     add("--scale", choices=("uint8", "percentile"), help="default: data.scale of the training")
-    add("--names", default="", metavar="A,B", help="the classes' names, in order; default: class 1, class 2 ...")
+    add(
+        "--names", default="", metavar="A,B", help="the classes' names, in order; default: data.classes of the training"
+    )
     add("--probabilities", action="store_true", help="write probability maps too")
+    add("--anonymous", action="store_true", help="leave name, ID and dates of the patient out of a DICOM segmentation")
     add("--weights", type=Path, help="folder of the base model's weights; default: PFEDSAM_WEIGHTS")
     add("--cache", type=Path, help="folder where the base is kept ready; speeds up the next start")
     add("--batch", type=int, default=8, help="slices at a time")
@@ -38,6 +42,7 @@ def serve(options: argparse.Namespace) -> int:
     from pfedsam.predict.items import find
     from pfedsam.predict.masks import Way
     from pfedsam.predict.run import predict
+    from pfedsam.predict.segmentation import Classes
 
     if options.batch < 1:
         raise UserFault(expected="--batch above 0", came=str(options.batch), do="correct it")
@@ -50,10 +55,11 @@ def serve(options: argparse.Namespace) -> int:
             f"pfedsam: the model was trained on {model.config.data.plane} slices, not {options.plane}", file=sys.stderr
         )
     way = Way(branch, options.plane, scale, options.batch, options.probabilities)
-    names = _names(options.names, model.config.model.num_classes)
+    names = _names(options.names, model.config.data.classes, model.config.model.num_classes)
+    classes = Classes(names, model.config.data.codes, options.anonymous)
     done = []
     for result in console.tracked(
-        predict(model, items, options.out, way, names, again=options.overwrite), "predicting", len(items)
+        predict(model, items, options.out, way, classes, again=options.overwrite), "predicting", len(items)
     ):
         if result.fault:
             print(f"pfedsam: {result.fault}", file=sys.stderr)
@@ -63,10 +69,13 @@ def serve(options: argparse.Namespace) -> int:
     return int(any(entry["fault"] for entry in done))
 
 
-def _names(text: str, classes: int) -> list[str]:
-    names = text.split(",") if text else [f"class {i + 1}" for i in range(classes)]
+def _names(text: str, known: list[str], classes: int) -> list[str]:
+    """The names that the user gives, else the training's, else numbers."""
+    names = text.split(",") if text else known or [f"class {i + 1}" for i in range(classes)]
     if len(names) != classes:
-        raise UserFault(expected=f"{classes} names", came=f"{len(names)} ({text})", do="name each class of the model")
+        raise UserFault(
+            expected=f"{classes} names", came=f"{len(names)} ({', '.join(names)})", do="name each class of the model"
+        )
     return names
 
 

@@ -1,6 +1,8 @@
 """Reading a DICOM series: classic (a file a slice) by pydicom, enhanced (all frames in a file) by highdicom."""
 
-from collections.abc import Iterable, Sequence
+import filecmp
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,26 +10,41 @@ import highdicom
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, pixel_array
 
-from pfedsam.data.geometry import Affine, Volume, spacing_of
+from pfedsam.data.geometry import Volume, spacing_of
 from pfedsam.data.readable import readable
+from pfedsam.data.slices import (
+    LPS_TO_RAS,
+    Slice,
+    affine_of,
+    check_alike,
+    enhanced,
+    flat_spacing,
+    frames,
+    order,
+    slices_of,
+)
+from pfedsam.data.stored import check_colours, class_numbers, eight_bit, intensities
 from pfedsam.errors import UserFault
 
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM counts towards left and posterior
-UNEVEN = 0.1  # a gap this much off the others, as a share of it, means that slices are missing
+__all__ = ["LPS_TO_RAS", "read_dicom", "read_series"]
+
+WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 
 
-def read_dicom(path: Path) -> Volume:
+def read_dicom(path: Path, *, labels: bool = False) -> Volume:
     """The one series in a folder, or a file's image: intensities rescaled, MONOCHROME1 turned to bright is high.
 
     Slices lie along the normal of their plane by ImagePositionPatient; compressed files need the pydicom plugin
     of their kind.
 
+    Args:
+        labels: the file is a label map: its numbers as stored.
+
     Raises:
         UserFault: no DICOM image, several series, slices missing or twice, a file that can't be read.
     """
-    return read_series(files_of(path))
+    return read_series(files_of(path), labels=labels)
 
 
 def files_of(path: Path) -> list[Path]:
@@ -57,179 +74,150 @@ def header(path: Path) -> Any | None:
         return None
 
 
-def read_series(files: Sequence[Path]) -> Volume:
+def unread(head: Any) -> tuple[str, str] | None:
+    """Which kind of image that is not read here a file holds, and what to do; None: it is read."""
+    if str(head.get("SOPClassUID", "")) == WHOLE_SLIDE or "TotalPixelMatrixColumns" in head:
+        return "a whole-slide image, which is not read", "cut it into tiles (PNG) first"
+    if frames(head) > 1 and not placed(head):
+        clip = f"a clip of {frames(head)} frames without geometry, which is not read"
+        return clip, "save its frames as pictures (PNG)"
+    return None
+
+
+def read_series(files: Sequence[Path], *, labels: bool = False) -> Volume:
     """The volume of one series' files, in any order; see `read_dicom`."""
+    where = files[0].parent
     with readable(files[0]):
-        first = pydicom.dcmread(files[0], stop_before_pixels=True)
-        if _frames(first) > 1 and len(files) == 1:
-            return _enhanced(files[0])
-        heads = {file: head for file in files if (head := header(file)) is not None}
-        _check_alike(heads, files)
+        heads = _heads(files)
+        if len(heads) == 1 and enhanced(heads[files[0]]):
+            return _enhanced(files[0], heads[files[0]], labels)
+        _check_single(heads)
         ordered = in_order(heads)
-        affine = _affine([heads[file] for file in ordered], ordered)
-        values = np.stack([_pixels(file) for file in ordered], axis=2)
-        return Volume(values, affine, _flat_spacing(first) if affine is None else spacing_of(affine))
+        slices = [slices_of(file, heads[file])[0] for file in ordered]
+        check_alike(slices)
+        _check_one_patient(heads)
+        affine = affine_of(slices, where)
+        values = np.stack([_pixels(file, labels) for file in ordered], axis=2)
+        return Volume(values, affine, flat_spacing(slices[0]) if affine is None else spacing_of(affine))
+
+
+def _heads(files: Sequence[Path]) -> dict[Path, Any]:
+    heads = {}
+    for file in files:
+        if (head := header(file)) is None:
+            raise UserFault(
+                expected=f"a readable file at {file}", came="no DICOM, or a damaged one", do="export it again"
+            )
+        if why := unread(head):
+            raise UserFault(expected=f"a slice or a volume in {file}", came=why[0], do=why[1])
+        heads[file] = head
+    return heads
 
 
 def placed(head: Any) -> bool:
     """Whether an image says where it lies in the patient; an X-ray does not."""
-    return "ImagePositionPatient" in head or "PerFrameFunctionalGroupsSequence" in head
+    return "ImagePositionPatient" in head or enhanced(head)
+
+
+def volumes(heads: dict[Path, Any]) -> list[dict[Path, Any]]:
+    """The headers of a series, one group a volume: each enhanced file of several frames is one of its own."""
+    whole = [{file: head} for file, head in heads.items() if enhanced(head) and frames(head) > 1]
+    rest = {file: head for file, head in heads.items() if not (enhanced(head) and frames(head) > 1)}
+    return [*whole, *([rest] if rest else [])]
 
 
 def in_order(heads: dict[Path, Any]) -> list[Path]:
-    """The files along the normal of their plane, by ImagePositionPatient; one file twice counts once.
+    """The files along the normal of their plane, by ImagePositionPatient; copies of one file count once.
 
     Raises:
-        UserFault: several files, and one does not say where it lies.
+        UserFault: several files, and one does not say where it lies; or two of other contents have one SOPInstanceUID.
     """
-    once = list({str(head.get("SOPInstanceUID", file)): file for file, head in heads.items()}.values())
-    if len(once) == 1:
-        return once
-    for file in once:
-        if not {"ImagePositionPatient", "ImageOrientationPatient"} <= set(heads[file].dir()):
+    once = _once(heads)
+    return [once[i] for i in order([slices_of(file, heads[file])[0] for file in once], once[0].parent)]
+
+
+def _once(heads: dict[Path, Any]) -> list[Path]:
+    """The files, those that are copies of another left out."""
+    by_uid: dict[str, list[Path]] = defaultdict(list)
+    for file, head in heads.items():
+        by_uid[str(head.get("SOPInstanceUID") or file)].append(file)
+    for uid, files in by_uid.items():
+        if others := [file for file in files[1:] if not copies(files[0], file)]:
+            raise shared_instance(uid, [files[0], *others])
+    return [files[0] for files in by_uid.values()]
+
+
+def copies(one: Path, other: Path) -> bool:
+    """Whether two DICOM files hold the same, byte for byte or element for element."""
+    return filecmp.cmp(one, other, shallow=False) or bool(pydicom.dcmread(one) == pydicom.dcmread(other))
+
+
+def shared_instance(uid: str, files: Sequence[Path]) -> UserFault:
+    """The fault of files that differ and have one SOPInstanceUID, as a careless de-identification makes them."""
+    folders = {file.parent for file in files}
+    names = [file.name if len(folders) == 1 else str(file) for file in files]
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return UserFault(
+        expected=f"a SOPInstanceUID of its own for each image in {files[0].parent}",
+        came=f"{uid} in {len(files)} files that differ: {', '.join(names[:4])}{more}",
+        do="export them again with UIDs of their own (de-identify with new UIDs, not with one UID for all)",
+    )
+
+
+def _check_single(heads: dict[Path, Any]) -> None:
+    if several := next((file for file, head in heads.items() if frames(head) > 1), None):
+        count = frames(heads[several])
+        if len(heads) == 1:
             raise UserFault(
-                expected=f"a position and an orientation in each slice of a series, so in {file}",
-                came="no ImagePositionPatient or ImageOrientationPatient",
-                do="export the series again with its geometry",
+                expected=f"a position for each frame in {several}",
+                came=f"{count} frames and no functional groups that state it",
+                do="convert the volume to NIfTI, or save its frames as pictures (PNG)",
             )
-    normal = _normal(heads[once[0]])
-    return sorted(once, key=lambda file: float(normal @ _floats(heads[file].ImagePositionPatient)))
-
-
-def _check_alike(heads: dict[Path, Any], files: Iterable[Path]) -> None:
-    for file in files:
-        if file not in heads:
-            raise UserFault(expected=f"a readable DICOM file at {file}", came="none", do="export the series again")
-    if several := next((file for file, head in heads.items() if _frames(head) > 1), None):
         raise UserFault(
             expected=f"one frame in each of a series' {len(heads)} files, or all frames in one file",
-            came=f"{_frames(heads[several])} frames in {several}",
+            came=f"{count} frames in {several}",
             do="put that file into a folder of its own, or leave it out",
         )
-    kinds = {_kind(head): file for file, head in heads.items()}
-    if len(kinds) > 1:
+
+
+def _check_one_patient(heads: dict[Path, Any]) -> None:
+    """The IDs themselves are not told: a message may be sent on."""
+    first: dict[str, Path] = {}
+    for file, head in heads.items():
+        first.setdefault(str(head.get("PatientID") or "").strip(), file)
+    if len(known := [file.name for patient, file in first.items() if patient]) > 1:
         raise UserFault(
-            expected="slices of one size, spacing and direction in a series",
-            came=f"{len(kinds)} kinds, such as {' and '.join(sorted(f.name for f in kinds.values())[:2])}",
-            do="put each kind into a folder of its own (localisers are often the odd ones)",
+            expected=f"one patient in a series, so one PatientID in {next(iter(heads)).parent}",
+            came=f"{len(known)}, such as in {' and '.join(known[:2])}",
+            do="put each patient into a folder of its own, with a SeriesInstanceUID of its own",
         )
 
 
-def _frames(head: Any) -> int:
-    return int(head.get("NumberOfFrames") or 1)
-
-
-def _kind(head: Any) -> tuple[Any, ...]:
-    lengths = [round(float(x), 3) for tag in ("PixelSpacing", "ImageOrientationPatient") for x in head.get(tag) or ()]
-    return (head.get("Rows"), head.get("Columns"), head.get("SamplesPerPixel"), *lengths)
-
-
-def _affine(heads: list[Any], files: list[Path]) -> Affine | None:
-    """From (row, column, slice) to RAS mm; None for an image without geometry, such as an X-ray."""
-    first = heads[0]
-    if "ImagePositionPatient" not in first or "ImageOrientationPatient" not in first:
-        return None
-    spacing = _flat_spacing(first)
-    along_row, along_column = _floats(first.ImageOrientationPatient).reshape(2, 3)
-    affine = np.eye(4)
-    affine[:3, 0], affine[:3, 1] = along_column * spacing[0], along_row * spacing[1]
-    affine[:3, 2], affine[:3, 3] = _step(heads, files), _floats(first.ImagePositionPatient)
-    return np.asarray(LPS_TO_RAS @ affine)
-
-
-def _step(heads: list[Any], files: list[Path]) -> NDArray[np.float64]:
-    """From a slice to the next, mm.
-
-    Raises:
-        UserFault: two slices at one place, or uneven gaps.
-    """
-    places = np.stack([_floats(head.ImagePositionPatient) for head in heads])
-    if len(places) == 1:
-        return _normal(heads[0]) * float(heads[0].get("SpacingBetweenSlices") or heads[0].get("SliceThickness") or 1)
-    gaps = np.diff(places @ _normal(heads[0]))
-    usual = float(np.median(gaps))
-    if gaps.min() < 1e-3:
-        where = files[int(gaps.argmin()) + 1].name
-        raise UserFault(
-            expected=f"one slice at each position of the series in {files[0].parent}",
-            came=f"two at the position of {where}",
-            do="split the series by time, echo or b-value into folders of their own",
-        )
-    if np.abs(gaps - usual).max() > UNEVEN * usual:
-        where = files[int(np.abs(gaps - usual).argmax())].name
-        raise UserFault(
-            expected=f"slices {usual:.3g} mm apart in the series in {files[0].parent}",
-            came=f"a gap of {gaps[np.abs(gaps - usual).argmax()]:.3g} mm after {where}",
-            do="export the whole series again: slices are missing",
-        )
-    return np.asarray((places[-1] - places[0]) / (len(places) - 1))
-
-
-def _pixels(file: Path) -> NDArray[Any]:
+def _pixels(file: Path, labels: bool) -> NDArray[Any]:
     """(H, W), or (H, W, 3) of colours."""
     with readable(file):
         data = pydicom.dcmread(file)
-        _check_plugin(file, data.file_meta.TransferSyntaxUID)
-        stored = pixel_array(data)
-        if data.PhotometricInterpretation == "PALETTE COLOR":
-            wide = apply_color_lut(stored, data)
-            return np.asarray(wide if wide.dtype == np.uint8 else (wide >> 8).astype(np.uint8))
-        return _intensities(stored, data)
+        return class_numbers(file, data) if labels else intensities(file, data)
 
 
-def _intensities(stored: NDArray[Any], data: Any) -> NDArray[Any]:
-    """Bright is high; whole numbers as stored or as the file's table has them, float32 where it rescales."""
-    dark = data.PhotometricInterpretation == "MONOCHROME1"
-    if data.get("ModalityLUTSequence"):
-        looked_up = apply_modality_lut(stored.astype(np.int32), data)  # as int32 any length of table can be counted
-        return np.asarray(np.iinfo(looked_up.dtype).max - looked_up if dark else looked_up)
-    values = _inverted(stored, data) if dark else stored
-    slope, shift = _number(data, "RescaleSlope", 1), _number(data, "RescaleIntercept", 0)
-    return values if (slope, shift) == (1, 0) else (values.astype(np.float64) * slope + shift).astype(np.float32)
-
-
-def _number(data: Any, tag: str, absent: float) -> float:
-    """A tag's number; an empty tag is an absent one."""
-    value = data.get(tag)
-    return absent if value in (None, "") else float(value)
-
-
-def _check_plugin(file: Path, syntax: Any) -> None:
-    if syntax.is_compressed and not get_decoder(syntax).is_available:
-        raise UserFault(
-            expected=f"a pydicom plugin for the compression of {file}",
-            came=f"none for {syntax.name}",
-            do="pip install python-gdcm, or export the series without compression",
+def _enhanced(file: Path, head: Any, labels: bool) -> Volume:
+    """The volume of an enhanced file: its frames along the normal of their plane, each as its functional groups say."""
+    slices = slices_of(file, head)
+    check_alike(slices)
+    ordered = order(slices, file)
+    affine = affine_of([slices[i] for i in ordered], file)
+    assert affine is not None  # each frame has a position
+    if labels:
+        return Volume(
+            np.moveaxis(class_numbers(file, pydicom.dcmread(file))[ordered], 0, 2), affine, spacing_of(affine)
         )
-
-
-def _inverted(stored: NDArray[Any], data: Any) -> NDArray[Any]:
-    """Bright is high, within the range of the stored bits: alike for every slice of a series."""
-    bits, signed = int(data.BitsStored), int(data.PixelRepresentation)
-    ends = -1 if signed else 2**bits - 1  # lowest plus highest value
-    return np.asarray(ends - stored.astype(np.int32)).astype(stored.dtype)
-
-
-def _enhanced(file: Path) -> Volume:
-    values, affine = slices_last(highdicom.imread(file).get_volume(dtype=np.float32))
+    check_colours(file, head)
+    values = highdicom.imread(file).get_frames(ordered, as_indices=True, dtype=np.float32, apply_icc_profile=False)
+    values = np.moveaxis(eight_bit(file, values) if values.ndim == 4 else values, 0, 2)
     return Volume(values, affine, spacing_of(affine))
 
 
-def slices_last(volume: Any) -> tuple[NDArray[Any], Affine]:
-    """highdicom's volume, which counts slices first, as (H, W, N, ...) and its affine to RAS mm."""
-    affine = (LPS_TO_RAS @ np.asarray(volume.affine))[:, [1, 2, 0, 3]]
-    return np.moveaxis(np.asarray(volume.array), 0, 2), affine
-
-
-def _flat_spacing(head: Any) -> tuple[float, float, float]:
-    row, column = _floats(head.get("PixelSpacing") or head.get("ImagerPixelSpacing") or (1, 1))
-    return float(row), float(column), 1.0
-
-
-def _normal(head: Any) -> NDArray[np.float64]:
-    along_row, along_column = _floats(head.ImageOrientationPatient).reshape(2, 3)
-    return np.cross(along_row, along_column)
-
-
-def _floats(values: Any) -> NDArray[np.float64]:
-    return np.array([float(x) for x in values])
+def frame_order(file: Path) -> list[int]:
+    """Of an enhanced file, which of its frames each slice of its volume is, counted from 0."""
+    slices: list[Slice] = slices_of(file, header(file))
+    return order(slices, file)

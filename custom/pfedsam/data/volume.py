@@ -69,7 +69,7 @@ def read_volume(path: Path, *, labels: bool = False) -> Volume:
     kind = kind_of(path)
     if kind == "nifti":
         return read_nifti(path, labels=labels)
-    return read_picture(path, labels=labels) if kind == "picture" else read_dicom(path)
+    return read_picture(path, labels=labels) if kind == "picture" else read_dicom(path, labels=labels)
 
 
 def read_nifti(path: Path, *, labels: bool = False) -> Volume:

@@ -37,6 +37,7 @@ from pfedsam.flare.context import (
     stamp_of,
     stamp_values,
 )
+from pfedsam.quiet import quiet
 from pfedsam.service import Turn, serve_round, serve_test
 from pfedsam.site import Site, Update
 from pfedsam.train.loop import Progress
@@ -54,6 +55,7 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
+        quiet()
         self._site: Site | None = None
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:

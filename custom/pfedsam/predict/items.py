@@ -3,12 +3,12 @@
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pfedsam.data.dicom import header, in_order, placed
+from pfedsam.data.dicom import copies, header, in_order, placed, shared_instance, unread, volumes
 from pfedsam.data.readable import hindrance
 from pfedsam.data.volume import NIFTI, PICTURES, Kind, kind_of, stem_of
 from pfedsam.errors import UserFault
@@ -24,11 +24,13 @@ class Item:
         kind: of its files.
         files: one file, or a DICOM series' files in the order of its slices.
         name: below the output folder, without an ending.
+        instances: of DICOM files the SOPInstanceUID of each, in their order.
     """
 
     kind: Kind
     files: tuple[Path, ...]
     name: Path
+    instances: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
 
 def find(source: Path, out: Path | None = None) -> Iterator[Item | UserFault]:
@@ -99,19 +101,53 @@ def _series(files: list[Path], place: Path, alone: str) -> Iterator[Item | UserF
         if head is None:
             yield _no_dicom(file)
         elif "Rows" in head and head.get("Modality") not in NO_IMAGE:
-            series[str(head.get("SeriesInstanceUID", ""))][file] = head
+            if fault := _unusable(file, head):
+                yield fault
+            else:
+                series[str(head.SeriesInstanceUID)][file] = head
     stacks = {uid: {file: head for file, head in heads.items() if placed(head)} for uid, heads in series.items()}
     several = sum(map(bool, stacks.values())) > 1
     for uid, stack in stacks.items():
-        yield from (_flat(file, place, stack) for file in series[uid] if file not in stack)
-        if stack:
-            yield from _stack(stack, place / _short(uid) if several else place.parent / alone)
+        yield from (_flat(file, series[uid][file], place, stack) for file in series[uid] if file not in stack)
+        parts = volumes(stack)
+        for part in parts:
+            name = place / _short(uid) if several else place.parent / alone
+            yield from _stack(part, name if len(parts) == 1 else place / stem_of(next(iter(part))))
 
 
-def _flat(file: Path, place: Path, stack: dict[Path, Any]) -> Item | UserFault:
+def shared(items: Iterable[Item]) -> dict[Path, UserFault]:
+    """By an item's first file: the fault of two DICOM items that share a SOPInstanceUID and are no copies.
+
+    A segmentation of the one would refer to the other as well.
+    """
+    faults: dict[Path, UserFault] = {}
+    first: dict[str, tuple[Path, Path]] = {}  # by SOPInstanceUID: the file, and its item's first
+    for item in items:
+        for uid, file in zip(item.instances, item.files, strict=bool(item.instances)):
+            other, theirs = first.setdefault(uid, (file, item.files[0]))
+            if theirs != item.files[0] and not copies(other, file):
+                fault = shared_instance(uid, [other, file])
+                faults.setdefault(theirs, fault)
+                faults.setdefault(item.files[0], fault)
+    return faults
+
+
+def _unusable(file: Path, head: Any) -> UserFault | None:
+    if not head.get("SeriesInstanceUID") or not head.get("SOPInstanceUID"):
+        return UserFault(
+            expected=f"a SeriesInstanceUID and a SOPInstanceUID in {file}",
+            came="none, so its series is not known",
+            do="export it again from the archive (PACS)",
+        )
+    if why := unread(head):
+        return UserFault(expected=f"a slice or a volume in {file}", came=why[0], do=why[1])
+    return None
+
+
+def _flat(file: Path, head: Any, place: Path, stack: dict[Path, Any]) -> Item | UserFault:
     """An image without geometry, such as an X-ray, is an item of its own, unless others of its series have one."""
     if not stack:
-        return Item("dicom", (file,), place / stem_of(file))
+        return Item("dicom", (file,), place / stem_of(file), (str(head.SOPInstanceUID),))
     return UserFault(
         expected=f"a position in each slice of a series, so in {file}",
         came="no ImagePositionPatient, which others of its series have",
@@ -125,7 +161,8 @@ def _short(uid: str) -> str:
 
 def _stack(heads: dict[Path, Any], name: Path) -> Iterator[Item | UserFault]:
     try:
-        yield Item("dicom", tuple(in_order(heads)), name)
+        files = tuple(in_order(heads))
+        yield Item("dicom", files, name, tuple(str(heads[file].SOPInstanceUID) for file in files))
     except UserFault as fault:
         yield fault
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from pfedsam.errors import UserFault
 from pfedsam.export.model import Predictor
-from pfedsam.predict.items import Item
+from pfedsam.predict.items import Item, shared
 from pfedsam.predict.masks import Way, segment
+from pfedsam.predict.segmentation import Classes
 from pfedsam.predict.written import FORMATS, of_others, write
 
 
@@ -30,25 +31,28 @@ class Done:
 
 
 def predict(
-    model: Predictor, items: Iterable[Item | UserFault], out: Path, way: Way, names: list[str], *, again: bool = False
+    model: Predictor, items: Iterable[Item | UserFault], out: Path, way: Way, classes: Classes, *, again: bool = False
 ) -> Iterator[Done]:
     """Write the masks of every item below `out`; a faulty item is told and passed over.
 
     Items whose masks would be one file are faulty, all of them.
 
     Args:
-        names: of the classes, in order.
+        classes: their names, in order, and codes.
         again: write anew what is there already; else what of an item's files is there is kept.
     """
     every = list(items)
-    rivals = _rivals([item for item in every if isinstance(item, Item)], out)
+    known = [item for item in every if isinstance(item, Item)]
+    rivals, twins = _rivals(known, out), shared(known)
     for item in every:
         if isinstance(item, UserFault):
             yield Done(None, fault=item)
             continue
         try:
             _check_alone(_target(out, item), rivals[_target(out, item)])
-            yield _one(model, item, out, way, names, again)
+            if item.files[0] in twins:
+                raise twins[item.files[0]]
+            yield _one(model, item, out, way, classes, again)
         except UserFault as fault:
             yield Done(item, fault=_named(fault, item))
 
@@ -74,18 +78,20 @@ def _target(out: Path, item: Item) -> Path:
     return FORMATS[item.kind].target(out, item)
 
 
-def _one(model: Predictor, item: Item, out: Path, way: Way, names: list[str], again: bool) -> Done:
+def _one(model: Predictor, item: Item, out: Path, way: Way, classes: Classes, again: bool) -> Done:
     form, target = FORMATS[item.kind], _target(out, item)
     if not again and target.exists():
         _check_same(target, item)
-        if all(path.exists() for path in form.files(target, len(names), probabilities=way.probabilities)):
+        if all(path.exists() for path in form.files(target, len(classes.names), probabilities=way.probabilities)):
             return Done(item)
     if target in item.files:
         raise UserFault(
             expected="an output folder of its own", came=f"{out}, which holds {item.name}", do="name another"
         )
-    found = segment(model, form.read(item), way)
-    written = write(out, item, found, names, again=again)
+    volume = form.read(item)
+    form.check(item, classes)
+    found = segment(model, volume, way)
+    written = write(out, item, found, classes, again=again)
     return Done(item, tuple(written), pixels=tuple(int(mask.sum()) for mask in found.masks))
 
 

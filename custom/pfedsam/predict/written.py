@@ -1,6 +1,5 @@
 """Masks as files of the source's own format and place: picture, NIfTI, DICOM-SEG."""
 
-import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,26 +8,18 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-import highdicom
 import nibabel
 import numpy as np
-import pydicom
-from highdicom.sr.coding import CodedConcept
 from numpy.typing import NDArray
 from PIL import Image
-from pydicom.uid import generate_uid
 
-import pfedsam
 from pfedsam.data.dicom import header, read_series
 from pfedsam.data.volume import Volume, read_nifti, read_picture
 from pfedsam.errors import UserFault
 from pfedsam.predict.items import Item
 from pfedsam.predict.masks import Found
+from pfedsam.predict.segmentation import Classes, check, segmentation
 
-logging.getLogger("highdicom").setLevel(logging.ERROR)  # its warning at an empty mask is no news
-
-TISSUE = CodedConcept("85756007", "SCT", "Tissue")
-LEARNED = CodedConcept("123109", "DCM", "Artificial Intelligence")
 COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")  # Okabe-Ito
 PALETTE = [  # of 256, as of fewer Pillow writes fewer bits a pixel than class numbers need; black is the background's
     int(colour[i : i + 2], 16) for colour in (COLOURS[0], *islice(cycle(COLOURS[1:]), 255)) for i in (1, 3, 5)
@@ -46,27 +37,29 @@ class Format:
         target: the mask's file, from the output folder's and the item's name.
         likely: the files of the probabilities, from the mask's and the number of classes.
         savers: what writes each file, the mask's first; of probabilities where they are kept.
+        check: refuses, before the mask is computed, an item whose mask could not be written.
     """
 
     read: Callable[[Item], Volume]
     target: Callable[[Path, Item], Path]
     likely: Callable[[Path, int], list[Path]]
-    savers: Callable[[Item, Found, list[str]], list[Save]]
+    savers: Callable[[Item, Found, Classes], list[Save]]
+    check: Callable[[Item, Classes], None] = lambda item, classes: None
 
     def files(self, target: Path, classes: int, *, probabilities: bool) -> list[Path]:
         """All that belongs to one item, the mask first."""
         return [target, *(self.likely(target, classes) if probabilities else ())]
 
 
-def write(out: Path, item: Item, found: Found, names: list[str], *, again: bool) -> list[Path]:
+def write(out: Path, item: Item, found: Found, classes: Classes, *, again: bool) -> list[Path]:
     """Write what of an item's files is not there yet, or all; returns what was written.
 
     Raises:
         UserFault: the disk is full or forbids writing, or a series lacks what a segmentation must refer to.
     """
     form = FORMATS[item.kind]
-    files = form.files(form.target(out, item), len(names), probabilities=found.probabilities is not None)
-    pairs = zip(files, form.savers(item, found, names), strict=True)
+    files = form.files(form.target(out, item), len(classes.names), probabilities=found.probabilities is not None)
+    pairs = zip(files, form.savers(item, found, classes), strict=True)
     return [_replace(path, save) for path, save in pairs if again or not path.exists()]
 
 
@@ -83,7 +76,7 @@ def of_others(path: Path, item: Item) -> bool:
     )
 
 
-def picture_savers(item: Item, found: Found, names: list[str]) -> list[Save]:
+def picture_savers(item: Item, found: Found, classes: Classes) -> list[Save]:
     """A picture of class numbers with a palette, so that a viewer shows colours; probabilities as 16-bit PNG."""
     image = Image.fromarray(found.labels[..., 0])
     image.putpalette(PALETTE)
@@ -91,18 +84,18 @@ def picture_savers(item: Item, found: Found, names: list[str]) -> list[Save]:
     return [image.save, *(Image.fromarray(np.rint(m[..., 0] * 65535).astype(np.uint16)).save for m in likely)]
 
 
-def nifti_savers(item: Item, found: Found, names: list[str]) -> list[Save]:
+def nifti_savers(item: Item, found: Found, classes: Classes) -> list[Save]:
     """Class numbers with the source's shape, affine and codes; probabilities as float32 files, one a class."""
     source: Any = nibabel.load(item.files[0])
     likely = () if found.probabilities is None else found.probabilities
     return [_like(source, values).to_filename for values in (found.labels, *likely)]
 
 
-def dicom_savers(item: Item, found: Found, names: list[str]) -> list[Save]:
+def dicom_savers(item: Item, found: Found, classes: Classes) -> list[Save]:
     """A DICOM segmentation that refers to the series, a segment a class; probabilities as a fractional one."""
 
     def save(maps: NDArray[Any], where: str) -> None:
-        _segmentation(item, maps, names, fractional=maps.dtype == np.float32).save_as(where)
+        segmentation(item, maps, classes, fractional=maps.dtype == np.float32).save_as(where)
 
     kinds = (found.masks,) if found.probabilities is None else (found.masks, found.probabilities)
     return [partial(save, maps) for maps in kinds]
@@ -126,6 +119,7 @@ FORMATS = {
         lambda out, item: out / f"{item.name}{SEG}",
         lambda mask, _: [mask.with_name(mask.name.removesuffix(SEG) + ".prob" + SEG)],
         dicom_savers,
+        check,
     ),
 }
 
@@ -158,48 +152,6 @@ def _like(source: Any, values: NDArray[Any]) -> Any:
     head["descrip"] = b"pfedsam"
     head.extensions.clear()
     return type(source)(values.reshape(source.shape), source.affine, head)
-
-
-def _segmentation(item: Item, maps: NDArray[Any], names: list[str], *, fractional: bool) -> Any:
-    """A highdicom segmentation of (classes, H, W, N) maps."""
-    planes = np.moveaxis(maps, (3, 0), (0, 3))
-    sources = [pydicom.dcmread(file) for file in item.files]
-    try:
-        return highdicom.seg.Segmentation(
-            sources,
-            _framed(item, planes),
-            "FRACTIONAL" if fractional else "BINARY",
-            [_segment(i + 1, name) for i, name in enumerate(names)],
-            series_instance_uid=generate_uid(),
-            series_number=int(sources[0].get("SeriesNumber") or 1) + 1000,
-            sop_instance_uid=generate_uid(),
-            instance_number=1,
-            manufacturer="pfedsam",
-            manufacturer_model_name="pfedsam",
-            software_versions=pfedsam.__version__,
-            device_serial_number="0",
-            series_description="pfedsam probabilities" if fractional else "pfedsam segmentation",
-            content_label="SEGMENTATION",
-        )
-    except (AttributeError, ValueError, TypeError) as error:
-        raise UserFault(
-            expected=f"a series in {item.files[0].parent} that a DICOM segmentation can refer to",
-            came=" ".join(str(error).split()),
-            do="export it with all its tags, or convert it to NIfTI",
-        ) from None
-
-
-def _framed(item: Item, planes: NDArray[Any]) -> Any:
-    """(N, H, W, classes) planes; of a multi-frame file with their place, as its frames have an order of their own."""
-    if len(item.files) > 1 or planes.shape[0] == 1:
-        return planes if planes.dtype == np.float32 else planes.astype(np.uint8)
-    place = highdicom.imread(item.files[0]).get_volume()
-    return place.with_array(planes if planes.dtype == np.float32 else planes.astype(np.uint8))
-
-
-def _segment(number: int, name: str) -> Any:
-    how = highdicom.AlgorithmIdentificationSequence("pfedsam", LEARNED, pfedsam.__version__)
-    return highdicom.seg.SegmentDescription(number, name, TISSUE, TISSUE, "AUTOMATIC", how)
 
 
 def _replace(path: Path, save: Save) -> Path:

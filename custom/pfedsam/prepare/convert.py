@@ -15,7 +15,7 @@ from pfedsam.data.geometry import Volume, check_formats, oriented, placeless, st
 from pfedsam.data.picture import lossy
 from pfedsam.data.volume import kind_of, read_volume
 from pfedsam.errors import UserFault
-from pfedsam.prepare.dicomseg import read_segmentation
+from pfedsam.prepare.dicomseg import is_segmentation, read_segmentation
 from pfedsam.prepare.found import Case
 from pfedsam.prepare.labels import Rule, Values, counted, halved, translated, whole
 
@@ -52,7 +52,7 @@ def mask_values(case: Case) -> Values:
     Raises:
         UserFault: the mask can't be read, or holds no whole numbers.
     """
-    return {} if kind_of(case.mask) == "dicom" else counted(_own_labels(case.mask).values)
+    return {} if is_segmentation(case.mask) else counted(_own_labels(case.mask).values)
 
 
 def read_pair(case: Case, plan: Plan) -> Pair:
@@ -100,7 +100,7 @@ def _image(case: Case) -> tuple[Volume, Sequence[Path]]:
 
 def _labels(case: Case, source: Volume, files: Sequence[Path], plan: Plan) -> tuple[Volume, set[int]]:
     """Class numbers as stored, and the mask's own values."""
-    if kind_of(case.mask) == "dicom":
+    if is_segmentation(case.mask):
         values = read_segmentation(case.mask, source, files, classes=plan.segments)
         return Volume(values, source.affine, source.spacing), set(plan.segments.values())
     own = _own_labels(case.mask)

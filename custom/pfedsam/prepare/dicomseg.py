@@ -1,4 +1,4 @@
-"""Reading a DICOM-SEG onto the voxels of its series: by place where both say it, else by the slices it refers to."""
+"""Reading a DICOM-SEG onto the voxels of its series: frame by frame where it can be, else as a volume."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -6,18 +6,26 @@ from typing import Any
 
 import highdicom
 import numpy as np
-import pydicom
 from nibabel import orientations
 from numpy.typing import NDArray
 
-from pfedsam.data.dicom import slices_last
+from pfedsam.data.dicom import header
 from pfedsam.data.geometry import Affine, Volume
 from pfedsam.data.readable import readable
+from pfedsam.data.slices import LPS_TO_RAS
+from pfedsam.data.volume import kind_of
 from pfedsam.errors import UserFault
+from pfedsam.prepare.segframes import segments_of, slices_drawn_on
 
 LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
 STORAGE = ("1.2.840.10008.5.1.4.1.1.66.4", LABEL_MAP)  # Segmentation, Label Map Segmentation
 BACKGROUND = ("125040", "DCM")  # what a label map's segment of no tissue is coded as
+
+
+def is_segmentation(path: Path) -> bool:
+    """Whether a file is a DICOM-SEG."""
+    head = header(path) if kind_of(path) == "dicom" else None
+    return head is not None and str(head.get("SOPClassUID", "")) in STORAGE
 
 
 def segment_labels(head: Any) -> dict[int, str]:
@@ -52,6 +60,9 @@ def read_segmentation(
 ) -> NDArray[np.uint8]:
     """The class of each voxel of `source`, (H, W, N), from the segments' labels; fractions count from a half.
 
+    A frame is laid on the slice that it names, else on the slice at its place; where that can't be for all
+    frames, as on a turned grid, the segments are laid as a volume.
+
     Args:
         source: the series' volume as read, `files` its slices in order.
         classes: label to class number.
@@ -65,9 +76,17 @@ def read_segmentation(
         numbers = sorted(labels)
         if not numbers:
             return np.zeros(source.values.shape[:3], np.uint8)
-        placed = source.affine is not None
-        planes = _by_place(path, file, source, numbers) if placed else _by_reference(file, files, numbers)
-        found = planes >= 0.5
+        targets = slices_drawn_on(path, file, source, files)
+        if targets is not None:
+            found = _by_frame(file, targets, numbers, source.values.shape[:3])
+        elif source.affine is not None:
+            found = _by_place(path, file, source, numbers) >= 0.5
+        else:
+            raise UserFault(
+                expected=f"frames that name the image that they were drawn on in {path}",
+                came="frames that do not (DerivationImageSequence), and an image without a position",
+                do="export the segmentation with references to its source images, or the mask as PNG",
+            )
         numbered = found * np.array([classes[labels[n]] for n in numbers], dtype=np.uint8)
     if ((found.sum(-1) > 1) & (numbered.max(-1) != np.where(found, numbered, 255).min(-1))).any():
         raise UserFault(
@@ -76,10 +95,21 @@ def read_segmentation(
     return np.asarray(numbered.max(-1), dtype=np.uint8)
 
 
+def _by_frame(file: Any, targets: Sequence[int], numbers: list[int], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """(H, W, N, segments), each frame on its slice, the segments in the order of `numbers`."""
+    whole = np.zeros((*shape, len(numbers)), bool)
+    half = float(file.get("MaximumFractionalValue") or 1) / 2
+    for frame, slice_, segment in zip(file.get_stored_frames(), targets, segments_of(file), strict=True):
+        if segment is None:  # a label map
+            whole[:, :, slice_] = frame[..., None] == np.array(numbers)
+        elif segment in numbers:
+            whole[:, :, slice_, numbers.index(segment)] = frame >= half
+    return whole
+
+
 def _by_place(path: Path, file: Any, source: Volume, numbers: list[int]) -> NDArray[Any]:
     """(H, W, N, segments) on the source's voxels, the segments in the order of `numbers`."""
-    drawn = file.get_volume(segment_numbers=numbers, combine_segments=False, dtype=np.float32)
-    values, affine = _turned(*slices_last(drawn), source)
+    values, affine = _turned(*_volume(path, file, numbers), source)
     assert source.affine is not None
     relation = np.linalg.inv(source.affine) @ affine
     offset = np.rint(relation[:3, 3]).astype(int)
@@ -91,6 +121,20 @@ def _by_place(path: Path, file: Any, source: Volume, numbers: list[int]) -> NDAr
             do="resample the segmentation onto its series, or export it again",
         )
     return _laid(path, values, offset, source.values.shape[:3])
+
+
+def _volume(path: Path, file: Any, numbers: list[int]) -> tuple[NDArray[Any], Affine]:
+    """The segments as (H, W, N, segments), and their affine to RAS mm."""
+    try:
+        drawn = file.get_volume(segment_numbers=numbers, combine_segments=False, dtype=np.float32)
+    except (RuntimeError, ValueError, AttributeError):
+        raise UserFault(
+            expected=f"frames in {path} that name their slice, or lie at slices of their series or on an even grid",
+            came="none of these",
+            do="export the segmentation with references to its source images, or as NIfTI on the series' grid",
+        ) from None
+    affine = (LPS_TO_RAS @ np.asarray(drawn.affine))[:, [1, 2, 0, 3]]  # highdicom counts slices first
+    return np.moveaxis(np.asarray(drawn.array), 0, 2), affine
 
 
 def _turned(values: NDArray[Any], affine: Affine, source: Volume) -> tuple[NDArray[Any], Affine]:
@@ -113,16 +157,3 @@ def _laid(path: Path, values: NDArray[Any], offset: NDArray[Any], shape: tuple[i
         )
     whole[tuple(slice(a, max(a, b)) for a, b in zip(start, stop, strict=True))] = inside
     return whole
-
-
-def _by_reference(file: Any, files: Sequence[Path], numbers: list[int]) -> NDArray[Any]:
-    """(H, W, N, segments) of the slices that the segmentation says it was drawn on, in the order of `numbers`."""
-    uids = [str(pydicom.dcmread(f, stop_before_pixels=True).SOPInstanceUID) for f in files]
-    planes = file.get_pixels_by_source_instance(
-        uids,
-        segment_numbers=numbers,
-        combine_segments=False,
-        ignore_spatial_locations=True,
-        assert_missing_frames_are_empty=True,
-    )
-    return np.moveaxis(np.asarray(planes), 0, 2)

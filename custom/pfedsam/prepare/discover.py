@@ -11,7 +11,7 @@ from pfedsam.errors import UserFault
 from pfedsam.prepare.dicomseg import class_numbers, segment_labels
 from pfedsam.prepare.found import Case, Dropped, Found
 from pfedsam.prepare.pairing import Item, item, paired, role
-from pfedsam.prepare.series import Series, Stack, matched, stacked
+from pfedsam.prepare.series import Series, Stack, matched, stacked, told
 from pfedsam.prepare.walk import File, files_below
 
 
@@ -47,6 +47,7 @@ def _from_files(folders: Sequence[Path], masks: Path | None) -> Found:
         for _, m in pairs
         if len(m.files) > 1
     ]
+    cases, left = told(cases, left, stack)
     return Found(
         len(files) + len(dropped),
         sorted(cases, key=lambda case: case.name),

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pfedsam.data.dicom import header, placed
+from pfedsam.data.dicom import copies, header, placed, shared_instance, unread
+from pfedsam.data.slices import Slice, affine_of, check_alike, enhanced, frames, order, slices_of
+from pfedsam.errors import UserFault
 from pfedsam.prepare.dicomseg import STORAGE, segment_labels
 from pfedsam.prepare.found import Case, Dropped
 from pfedsam.prepare.patients import by_issuer
@@ -15,15 +17,26 @@ from pfedsam.prepare.walk import File
 
 @dataclass(frozen=True)
 class Series:
-    """One series, or one image of a series without geometry (X-rays): what its headers say of it."""
+    """One series, or one file of it that is an image of its own: what its headers say of it.
+
+    Attributes:
+        instances: the files by SOPInstanceUID, of copies the first.
+        slices: by SOPInstanceUID, of a series whose files are a slice each.
+        alone: whether it is one file that no others belong to: an image without geometry (X-rays), or an
+            enhanced file of several frames.
+        fault: why it can't be used whatever its mask is, and what to do.
+    """
 
     uid: str
     files: list[File]
-    instances: set[str]
+    instances: dict[str, File]
     frame: str
     patient: str
     issuer: str
+    slices: dict[str, Slice] = field(default_factory=dict)
     placed: bool = True
+    alone: bool = False
+    fault: tuple[str, str] | None = None
 
     @property
     def name(self) -> str:
@@ -58,8 +71,8 @@ class Stack:
 
 def stacked(files: Iterable[File]) -> Stack:
     """Series and segmentations out of DICOM files, by their headers; what is neither is left out with the reason."""
-    stack, flat = Stack(), list[Series]()
-    placed: dict[str, list[Series]] = defaultdict(list)
+    stack, alone = Stack(), list[Series]()
+    joined: dict[tuple[str, str], list[Series]] = defaultdict(list)
     for file in files:
         head = header(file.path)
         if head is not None and str(head.get("SOPClassUID", "")) in STORAGE:
@@ -68,16 +81,17 @@ def stacked(files: Iterable[File]) -> Stack:
             stack.dropped.append(Dropped(file.name, *why))
         elif head is not None:
             one = _series(file, head)
-            (placed[one.uid] if one.placed else flat).append(one)
-    stack.series.extend(_joined(group) for group in placed.values())
-    for one in flat:
-        if one.uid in placed:
+            alone.append(one) if one.alone else joined[one.uid, one.patient].append(one)
+    stack.series.extend(one for parts in joined.values() for one in _joined(parts))
+    stacked_uids = {uid for uid, _ in joined}
+    for one in alone:
+        if one.uid in stacked_uids and not one.placed and one.fault is None:
             stack.dropped.append(_unplaced(one))
         else:
             stack.series.append(one)
     patients, notes = by_issuer([(one.patient, one.issuer) for one in stack.series])
     named = [replace(one, patient=patient) for one, patient in zip(stack.series, patients, strict=True)]
-    return replace(stack, series=named, notes=notes)
+    return replace(stack, series=_checked(named), notes=notes)
 
 
 def matched(stack: Stack) -> tuple[list[Case], list[Series], list[Dropped]]:
@@ -107,26 +121,94 @@ def matched(stack: Stack) -> tuple[list[Case], list[Series], list[Dropped]]:
     return cases, lone, dropped
 
 
+def told(cases: list[Case], left: list[Dropped], stack: Stack) -> tuple[list[Case], list[Dropped]]:
+    """The cases whose series can be used, and what is left out, each with the fault that its series has."""
+    faults = {one.files[0].path: one.fault for one in stack.series if one.fault}
+    lost = [Dropped(case.name, *fault) for case in cases if (fault := faults.get(case.image[0]))]
+    series, homes = {one.name: one for one in stack.series}, defaultdict(list)
+    for one in stack.series:
+        homes[one.files[0].path.parent].append(one)
+    named = []
+    for drop in left:
+        lone = series.get(drop.file)
+        reason = lone and (lone.fault or _scattered(lone, homes[lone.files[0].path.parent]))
+        named.append(Dropped(drop.file, *reason) if reason else drop)
+    return [case for case in cases if case.image[0] not in faults], lost + named
+
+
 def _series(file: File, head: Any) -> Series:
     tags = ("SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID", "PatientID", "IssuerOfPatientID")
     uid, instance, frame, patient, issuer = (str(head.get(tag) or "").strip() for tag in tags)
+    fault, where = unread(head), placed(head)
+    alone = not where or fault is not None or (enhanced(head) and frames(head) > 1)
     return Series(
         uid,
         [file],
-        {instance},
+        {instance: file},
         frame,
         patient,
         issuer,
-        placed=placed(head),
+        {} if alone else {instance: slices_of(file.path, head)[0]},
+        placed=where,
+        alone=alone,
+        fault=fault,
     )
 
 
-def _joined(parts: list[Series]) -> Series:
+def _joined(parts: list[Series]) -> list[Series]:
+    """The series that files of one SeriesInstanceUID make: one, or one a folder where only that gives volumes."""
+    folders: dict[Path, list[Series]] = defaultdict(list)
+    for part in parts:
+        folders[part.files[0].path.parent].append(part)
+    whole = _one(parts)
+    if len(folders) == 1 or _is_volume(whole):
+        return [whole]
+    each = [_one(some) for some in folders.values()]
+    return each if all(map(_is_volume, each)) else [whole]
+
+
+def _one(parts: list[Series]) -> Series:
     return replace(
         parts[0],
         files=[p.files[0] for p in parts],
-        instances=set().union(*(p.instances for p in parts)),
+        instances={uid: file for p in reversed(parts) for uid, file in p.instances.items()},
+        slices={uid: place for p in parts for uid, place in p.slices.items()},
         issuer=next((p.issuer for p in parts if p.issuer), ""),
+    )
+
+
+def _is_volume(one: Series) -> bool:
+    """Whether the slices make a volume; copies of a slice count once."""
+    where, slices = one.files[0].path.parent, list(one.slices.values())
+    try:
+        check_alike(slices)
+        affine_of([slices[i] for i in order(slices, where)], where)
+    except UserFault:
+        return False
+    return True
+
+
+def _checked(series: list[Series]) -> list[Series]:
+    """The series, each with its fault where another one has an image of the same SOPInstanceUID that is no copy."""
+    first: dict[str, tuple[File, int]] = {}
+    faults: dict[int, tuple[str, str]] = {}
+    for i, one in enumerate(series):
+        for uid, file in one.instances.items():
+            other, j = first.setdefault(uid, (file, i))
+            if i != j and not copies(other.path, file.path):
+                fault = shared_instance(uid, [other.path, file.path])
+                faults |= dict.fromkeys((i, j), (f"expected {fault.expected}, but came {fault.came}", fault.do))
+    return [replace(one, fault=one.fault or faults.get(i)) for i, one in enumerate(series)]
+
+
+def _scattered(one: Series, neighbours: list[Series]) -> tuple[str, str] | None:
+    """Why a slice has no mask where an exporter gave each slice of a volume a SeriesInstanceUID of its own."""
+    same = [s for s in neighbours if len(s.slices) == 1 and (s.frame, s.patient) == (one.frame, one.patient)]
+    if len(one.slices) != 1 or len(same) < 3 or not _is_volume(_one(same)):
+        return None
+    return (
+        f"{len(same)} series of one slice in one folder, which together make a volume",
+        "write one SeriesInstanceUID into the files (the exporter gave each slice its own), or export them again",
     )
 
 
@@ -141,7 +223,7 @@ def _segmentation(file: File, head: Any) -> Segmentation:
 
 
 def _fitting(one: Segmentation, series: list[Series]) -> list[int]:
-    by_instance = [i for i, s in enumerate(series) if s.instances & one.instances]
+    by_instance = [i for i, s in enumerate(series) if s.instances.keys() & one.instances]
     by_series = [i for i, s in enumerate(series) if s.uid in one.series]
     by_frame = [i for i, s in enumerate(series) if one.frame and s.frame == one.frame]
     return by_instance or by_series or by_frame
@@ -184,7 +266,7 @@ def _orphan(one: Segmentation, fits: int) -> Dropped:
 
 def _lost(one: Segmentation, series: Series) -> Dropped | None:
     """Why a segmentation can't be used with its series; None where each slice that it refers to is there."""
-    missing = len(one.series.get(series.uid, set()) - series.instances)
+    missing = len(one.series.get(series.uid, set()) - series.instances.keys())
     if not missing or not series.placed:
         return None
     return Dropped(

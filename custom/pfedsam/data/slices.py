@@ -1,0 +1,237 @@
+"""Where the slices of a DICOM series lie: their order, the grid that they make, and why they make none.
+
+A slice is a classic file, or a frame of an enhanced one, whose geometry is in its functional groups.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pfedsam.data.geometry import Affine
+from pfedsam.errors import UserFault
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM counts towards left and posterior
+UNEVEN = 0.1  # two distances that differ by this share of the smaller are two
+TURNED = 1e-3  # of a direction's cosine: what exporters' rounding and a scanner's jitter stay below
+STRETCHED = 1e-3  # of the spacing, as a share of it
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One slice as its header states it.
+
+    Attributes:
+        name: for messages.
+        size: rows, columns and samples per pixel.
+        spacing: (row, column) in mm; empty where it is not stated.
+        orientation: ImageOrientationPatient; empty where it is not stated.
+        position: ImagePositionPatient; empty where it is not stated.
+        step: the stated distance to the next slice, else the thickness, else 1; in mm.
+    """
+
+    name: str
+    size: tuple[int, int, int]
+    spacing: tuple[float, ...]
+    orientation: tuple[float, ...]
+    position: tuple[float, ...]
+    step: float
+
+    @property
+    def placed(self) -> bool:
+        """Whether it states where it lies."""
+        return bool(self.position and self.orientation)
+
+    @property
+    def normal(self) -> NDArray[np.float64]:
+        """The unit vector across its plane, towards the left, posterior, superior."""
+        return np.cross(self.orientation[:3], self.orientation[3:])
+
+
+def frames(head: Any) -> int:
+    """How many frames a file has; 1 where it does not say."""
+    return int(head.get("NumberOfFrames") or 1)
+
+
+def enhanced(head: Any) -> bool:
+    """Whether a file states a position for each frame, in its functional groups."""
+    if not head.get("PerFrameFunctionalGroupsSequence"):
+        return False
+    return all(group(head, i, "PlanePositionSequence") is not None for i in range(frames(head)))
+
+
+def slices_of(path: Path, head: Any) -> list[Slice]:
+    """The slices of a file, in the order of its frames."""
+    if not enhanced(head):
+        return [_slice(path.name, head, [head])]
+    names = [path.name] if frames(head) == 1 else [f"frame {i + 1} of {path.name}" for i in range(frames(head))]
+    kinds = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
+    groups = ([g for kind in kinds if (g := group(head, i, kind)) is not None] for i in range(len(names)))
+    return [_slice(name, head, found) for name, found in zip(names, groups, strict=True)]
+
+
+def group(head: Any, index: int, kind: str) -> Any | None:
+    """A frame's functional group: its own, else the one that all frames share; None: neither."""
+    own = head.get("PerFrameFunctionalGroupsSequence") or []
+    shared = head.get("SharedFunctionalGroupsSequence") or []
+    places = [*own[index : index + 1], *shared[:1]]
+    return next((found[0] for place in places if (found := place.get(kind))), None)
+
+
+def _slice(name: str, head: Any, places: Sequence[Any]) -> Slice:
+    def numbers(tag: str) -> tuple[float, ...]:
+        found: Any = next((value for place in places if (value := place.get(tag))), ())
+        return tuple(float(x) for x in np.atleast_1d(found))
+
+    size = (int(head.Rows), int(head.Columns), int(head.get("SamplesPerPixel") or 1))
+    step = numbers("SpacingBetweenSlices") or numbers("SliceThickness") or (1.0,)
+    spacing = numbers("PixelSpacing") or numbers("ImagerPixelSpacing")
+    return Slice(name, size, spacing, numbers("ImageOrientationPatient"), numbers("ImagePositionPatient"), step[0])
+
+
+def order(slices: Sequence[Slice], where: Path) -> list[int]:
+    """The indices of the slices along the normal of their plane.
+
+    Args:
+        where: the folder or the file of the series, for the fault.
+
+    Raises:
+        UserFault: several slices, and one does not say where it lies.
+    """
+    if len(slices) == 1:
+        return [0]
+    for one in slices:
+        if not one.placed:
+            raise UserFault(
+                expected=f"a position and an orientation in each slice of a series, so in {where / one.name}",
+                came="no ImagePositionPatient or ImageOrientationPatient",
+                do="export the series again with its geometry",
+            )
+    along = [float(slices[0].normal @ one.position) for one in slices]
+    return sorted(range(len(slices)), key=along.__getitem__)
+
+
+def check_alike(slices: Sequence[Slice]) -> None:
+    """Refuse slices of several sizes, spacings or directions, each compared within a tolerance.
+
+    Raises:
+        UserFault: there are several kinds; it names one slice of each of two.
+    """
+    kinds: list[Slice] = []
+    for one in slices:
+        if not any(_alike(one, kind) for kind in kinds):
+            kinds.append(one)
+    if len(kinds) > 1:
+        raise UserFault(
+            expected="slices of one size, spacing and direction in a series",
+            came=f"{len(kinds)} kinds, such as {' and '.join(sorted(kind.name for kind in kinds)[:2])}",
+            do="put each kind into a folder of its own (localisers are often the odd ones)",
+        )
+
+
+def _alike(one: Slice, other: Slice) -> bool:
+    same = (one.size, len(one.spacing)) == (other.size, len(other.spacing))
+    return (
+        same
+        and np.allclose(one.spacing, other.spacing, rtol=STRETCHED, atol=0)
+        and parallel(one.orientation, other.orientation)
+    )
+
+
+def parallel(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether two ImageOrientationPatient are one, but for rounding; none is alike to none."""
+    return len(one) == len(other) and np.allclose(one, other, rtol=0, atol=TURNED)
+
+
+def affine_of(slices: Sequence[Slice], where: Path) -> Affine | None:
+    """From (row, column, slice) to RAS mm, of slices in order; None for an image without geometry, such as an X-ray.
+
+    Slices that are shifted along their plane (a tilted gantry) give an affine whose last axis is oblique.
+
+    Raises:
+        UserFault: no PixelSpacing, two slices at one place, or uneven distances.
+    """
+    first = slices[0]
+    if not first.placed:
+        return None
+    if not first.spacing:
+        raise UserFault(
+            expected=f"a PixelSpacing in each slice of the series in {where}",
+            came="none",
+            do="export the series again with its geometry",
+        )
+    spacing = flat_spacing(first)
+    along_row, along_column = np.reshape(first.orientation, (2, 3))
+    affine = np.eye(4)
+    affine[:3, 0], affine[:3, 1] = along_column * spacing[0], along_row * spacing[1]
+    affine[:3, 2], affine[:3, 3] = _step(slices, where), first.position
+    return np.asarray(LPS_TO_RAS @ affine)
+
+
+def flat_spacing(one: Slice) -> tuple[float, float, float]:
+    """(row, column, 1) in mm; 1 where the slice does not say."""
+    row, column = one.spacing or (1.0, 1.0)
+    return row, column, 1.0
+
+
+def _step(slices: Sequence[Slice], where: Path) -> NDArray[np.float64]:
+    """From a slice to the next, mm."""
+    if len(slices) == 1:
+        return slices[0].normal * slices[0].step
+    places = np.array([one.position for one in slices])
+    gaps = np.diff(places @ slices[0].normal)
+    if gaps.min() < 1e-3:
+        raise UserFault(
+            expected=f"one slice at each position of the series in {where}",
+            came=f"two at the position of {slices[int(gaps.argmin()) + 1].name}",
+            do="split the series by time, echo or b-value into folders of their own",
+        )
+    _check_even(gaps, [one.name for one in slices], where)
+    return np.asarray((places[-1] - places[0]) / (len(places) - 1))
+
+
+def _check_even(gaps: NDArray[np.float64], names: list[str], where: Path) -> None:
+    """Say of uneven gaps what they are: parts of other distances, slices that are missing, or neither."""
+    usual = float(np.median(gaps))
+    if np.abs(gaps - usual).max() <= UNEVEN * usual:
+        return
+    if len(parts := _parts(gaps)) > 1:
+        told = ", ".join(f"{gap:.3g} mm for {count} slices (from {names[start]})" for gap, count, start in parts)
+        raise UserFault(
+            expected=f"one slice distance in the series in {where}",
+            came=f"{len(parts)} slice distances: {told}",
+            do="give each part a folder of its own, or resample the series to one distance and save it as NIfTI",
+        )
+    worst = int(np.abs(gaps - usual).argmax())
+    times = gaps[np.abs(gaps - usual) > UNEVEN * usual] / usual
+    missing = (times > 1.5).all() and (np.abs(times - np.rint(times)) < UNEVEN * times).all()
+    again = "export the whole series again: slices are missing"
+    raise UserFault(
+        expected=f"slices {usual:.3g} mm apart in the series in {where}",
+        came=f"a gap of {gaps[worst]:.3g} mm after {names[worst]}",
+        do=again if missing else "resample the series to one slice distance and save it as NIfTI",
+    )
+
+
+def _parts(gaps: NDArray[np.float64]) -> list[tuple[float, int, int]]:
+    """The stretches of several distances that a series is made of: the distance, how many slices, the first of them.
+
+    Empty where it is made otherwise. A stretch has two gaps or more; between two of them there may be a single
+    other gap, as where a scanner goes from thin slices to thick ones.
+    """
+    runs: list[list[int]] = []
+    for i, gap in enumerate(gaps):
+        if runs and abs(gap - gaps[runs[-1][0]]) <= UNEVEN * min(gap, gaps[runs[-1][0]]):
+            runs[-1].append(i)
+        else:
+            runs.append([i])
+    long = [run for run in runs if len(run) > 1]
+    distances = [float(np.median(gaps[run])) for run in long]
+    single = len(gaps) - sum(map(len, long))
+    if not long or single >= len(long) or max(distances) - min(distances) <= UNEVEN * min(distances):
+        return []
+    starts = [0, *(run[-1] + 2 for run in long[:-1]), len(gaps) + 1]
+    return [(gap, end - start, start) for gap, start, end in zip(distances, starts, starts[1:], strict=False)]

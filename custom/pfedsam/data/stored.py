@@ -1,0 +1,126 @@
+"""What the numbers stored in a DICOM file mean: intensities, colours, or a mask's class numbers."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, pixel_array
+
+from pfedsam.errors import UserFault
+
+COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")  # what pydicom makes RGB of
+
+
+def intensities(file: Path, data: Any) -> NDArray[Any]:
+    """(H, W), or (H, W, 3) of 8-bit colours; bright is high.
+
+    Whole numbers as stored or as the file's table has them, float32 where the file rescales.
+
+    Raises:
+        UserFault: a compression without a plugin, or colours of more than 8 bits.
+        Exception: nearly any, of a damaged file; see `readable`.
+    """
+    _check_plugin(file, data.file_meta.TransferSyntaxUID)
+    check_colours(file, data)
+    stored = pixel_array(data)
+    if data.PhotometricInterpretation == "PALETTE COLOR":
+        return eight_bit(file, np.asarray(apply_color_lut(stored, data)))
+    if stored.ndim == 3:
+        return np.asarray(stored, dtype=np.uint8)
+    return _rescaled(stored, data)
+
+
+def class_numbers(file: Path, data: Any) -> NDArray[Any]:
+    """The numbers of a mask as stored: how they are to be shown (MONOCHROME1, a palette) changes none.
+
+    Raises:
+        UserFault: a compression without a plugin, or a rescaling that would make other numbers of them.
+        Exception: nearly any, of a damaged file; see `readable`.
+    """
+    _check_plugin(file, data.file_meta.TransferSyntaxUID)
+    rescaled = (_number(data, "RescaleSlope", 1), _number(data, "RescaleIntercept", 0)) != (1, 0)
+    if rescaled or data.get("ModalityLUTSequence"):
+        raise UserFault(
+            expected=f"class numbers in the mask {file}",
+            came="numbers that its header rescales (RescaleSlope, RescaleIntercept or ModalityLUTSequence)",
+            do="save the mask as a DICOM-SEG, as NIfTI or as PNG",
+        )
+    return np.asarray(pixel_array(data))
+
+
+def check_colours(file: Path, head: Any) -> None:
+    """Refuse colours that 8 bits do not hold, and colour spaces that are not turned into RGB.
+
+    Training reads 8-bit colours, and cutting deeper ones down is a choice that the site has to make.
+
+    Raises:
+        UserFault: either.
+    """
+    if int(head.get("SamplesPerPixel") or 1) == 1:
+        return
+    if head.PhotometricInterpretation not in COLOURS:
+        raise UserFault(
+            expected=f"colours as RGB or YBR_FULL in {file}",
+            came=str(head.PhotometricInterpretation),
+            do="save it as 8-bit RGB (PNG or DICOM)",
+        )
+    if int(head.BitsStored) > 8:
+        raise _deep(file, int(head.BitsStored))
+
+
+def eight_bit(file: Path, colours: NDArray[Any]) -> NDArray[np.uint8]:
+    """A palette's colours as 8 bits; 16-bit entries that repeat 8 bits, or have them on top, lose nothing.
+
+    Raises:
+        UserFault: they would lose something.
+    """
+    if colours.dtype == np.uint8:
+        return colours
+    wide = colours.astype(np.uint16)
+    low, high = wide & 255, wide >> 8
+    if colours.max() <= 255 and colours.dtype.kind == "f":  # highdicom's frames, of 8-bit colours
+        return colours.astype(np.uint8)
+    if not (np.array_equal(low, high) or not low.any()):
+        raise _deep(file, 16)
+    return high.astype(np.uint8)
+
+
+def _deep(file: Path, bits: int) -> UserFault:
+    return UserFault(
+        expected=f"colours of 8 bits in {file}",
+        came=f"colours of {bits} bits",
+        do="save it with 8-bit colours (PNG or DICOM), scaled alike for all images, or as grey values",
+    )
+
+
+def _rescaled(stored: NDArray[Any], data: Any) -> NDArray[Any]:
+    dark = data.PhotometricInterpretation == "MONOCHROME1"
+    if data.get("ModalityLUTSequence"):
+        looked_up = apply_modality_lut(stored.astype(np.int32), data)  # as int32 any length of table can be counted
+        return np.asarray(np.iinfo(looked_up.dtype).max - looked_up if dark else looked_up)
+    values = _inverted(stored, data) if dark else stored
+    slope, shift = _number(data, "RescaleSlope", 1), _number(data, "RescaleIntercept", 0)
+    return values if (slope, shift) == (1, 0) else (values.astype(np.float64) * slope + shift).astype(np.float32)
+
+
+def _number(data: Any, tag: str, absent: float) -> float:
+    """A tag's number; an empty tag is an absent one."""
+    value = data.get(tag)
+    return absent if value in (None, "") else float(value)
+
+
+def _check_plugin(file: Path, syntax: Any) -> None:
+    if syntax.is_compressed and not get_decoder(syntax).is_available:
+        raise UserFault(
+            expected=f"a pydicom plugin for the compression of {file}",
+            came=f"none for {syntax.name}",
+            do="pip install python-gdcm, or export the series without compression",
+        )
+
+
+def _inverted(stored: NDArray[Any], data: Any) -> NDArray[Any]:
+    """Bright is high, within the range of the stored bits: alike for every slice of a series."""
+    bits, signed = int(data.BitsStored), int(data.PixelRepresentation)
+    ends = -1 if signed else 2**bits - 1  # lowest plus highest value
+    return np.asarray(ends - stored.astype(np.int32)).astype(stored.dtype)

@@ -1,0 +1,221 @@
+"""Masks as a DICOM segmentation that refers to its series, and what such a file says of classes and patient."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import highdicom
+import numpy as np
+import pydicom
+from highdicom.enum import SpecificCharacterSetValues
+from highdicom.sr.coding import CodedConcept
+from numpy.typing import NDArray
+from pydicom.uid import generate_uid
+from pydicom.valuerep import DA, TM
+
+import pfedsam
+from pfedsam.data.dicom import frame_order, placed
+from pfedsam.data.slices import enhanced, frames
+from pfedsam.errors import UserFault
+from pfedsam.predict.items import Item
+
+TISSUE = CodedConcept("85756007", "SCT", "Tissue")
+LEARNED = CodedConcept("123109", "DCM", "Artificial Intelligence")
+CODE = "SCT:10200004:Liver"
+TYPE_2 = (  # what a segmentation states of patient and study, and may state empty
+    "PatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "AccessionNumber",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+    "ReferringPhysicianName",
+)
+TYPE_1 = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+SHARED = ("ImageOrientationPatient", "PixelSpacing")
+NAMELESS = {0x0018, 0x0020, 0x0028, 0x5200}  # the groups of acquisition, place, pixels and frames
+NEEDED = {"SOPClassUID", "SOPInstanceUID", "Modality", "ImageType"}
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What the masks' classes are called.
+
+    Attributes:
+        names: in order.
+        codes: a class's name to its code, as `code_of` reads it; a class without one is coded as tissue.
+        anonymous: whether DICOM segmentations leave out who the patient is.
+    """
+
+    names: list[str]
+    codes: Mapping[str, str] = field(default_factory=dict)
+    anonymous: bool = False
+
+
+def code_of(text: str) -> CodedConcept:
+    """The code that `SCHEME:VALUE:MEANING` states, such as `SCT:10200004:Liver`.
+
+    Raises:
+        UserFault: another form, or a part that is longer than DICOM allows.
+    """
+    scheme, value, meaning = [part.strip() for part in [*text.split(":", 2), "", ""][:3]]
+    if not (scheme and value and meaning):
+        raise UserFault(expected="a code as SCHEME:VALUE:MEANING", came=repr(text), do=f"write it such as {CODE}")
+    if len(scheme) > 16 or len(meaning) > 64 or "\\" in text:
+        raise UserFault(
+            expected="a scheme of at most 16 characters and a meaning of at most 64, without a backslash",
+            came=repr(text),
+            do=f"shorten it, such as {CODE}",
+        )
+    return CodedConcept(value, scheme, meaning)
+
+
+def check(item: Item, classes: Classes) -> None:
+    """Refuse, before anything is computed, a series that a segmentation can't refer to.
+
+    Raises:
+        UserFault: a tag that it must have is missing or differs between slices, or a name or code is at fault.
+    """
+    sources = _sources(item, classes)
+    for tag in [*TYPE_1, *(["FrameOfReferenceUID"] if placed(sources[0]) else [])]:
+        found = {str(source.get(tag) or "") for source in sources}
+        if "" in found:
+            raise UserFault(
+                expected=f"a {tag} in each file of the series in {item.files[0].parent}",
+                came="none",
+                do="de-identify with new UIDs instead of removing them, or convert the series to NIfTI",
+            )
+        if tag in ("StudyInstanceUID", "FrameOfReferenceUID") and len(found) > 1:
+            raise UserFault(
+                expected=f"one {tag} in the series in {item.files[0].parent}",
+                came=f"{len(found)}",
+                do="put each into a folder of its own, or export the series again",
+            )
+    if len(sources) > 1 and enhanced(sources[0]):
+        raise UserFault(
+            expected=f"one enhanced file in the series in {item.files[0].parent}",
+            came=f"{len(sources)} enhanced files of one frame each, which a segmentation can't refer to together",
+            do="convert the series to NIfTI",
+        )
+    for source in sources:  # a small one of all slices, which takes no time
+        source.Rows = source.Columns = 1
+    count = max(len(sources), frames(sources[0]))
+    _built(sources, item, np.zeros((count, 1, 1), np.uint8), classes, fractional=False)
+
+
+def segmentation(item: Item, maps: NDArray[Any], classes: Classes, *, fractional: bool) -> Any:
+    """The highdicom segmentation of (classes, H, W, N) maps.
+
+    Raises:
+        UserFault: the series lacks what a segmentation must refer to.
+    """
+    planes = np.moveaxis(maps, (3, 0), (0, 3))
+    sources = _sources(item, classes)
+    if frames(sources[0]) > 1:  # its frames have an order of their own
+        ordered = planes
+        planes = np.empty_like(ordered)
+        planes[frame_order(item.files[0])] = ordered
+    kept = planes if fractional else planes.astype(np.uint8)
+    return _built(sources, item, kept, classes, fractional=fractional)
+
+
+def _built(sources: list[Any], item: Item, planes: NDArray[Any], classes: Classes, *, fractional: bool) -> Any:
+    try:
+        return highdicom.seg.Segmentation(
+            sources,
+            planes,
+            "FRACTIONAL" if fractional else "BINARY",
+            [_segment(i + 1, name, classes.codes.get(name)) for i, name in enumerate(classes.names)],
+            series_instance_uid=generate_uid(),
+            series_number=max(1, int(sources[0].get("SeriesNumber") or 1) + 1000),
+            sop_instance_uid=generate_uid(),
+            instance_number=1,
+            manufacturer="pfedsam",
+            manufacturer_model_name="pfedsam",
+            software_versions=pfedsam.__version__,
+            device_serial_number="0",
+            series_description="pfedsam probabilities" if fractional else "pfedsam segmentation",
+            content_label="SEGMENTATION",
+            specific_character_set=_characters(sources[0]),
+        )
+    except UserFault:
+        raise
+    except Exception as error:  # a tag of odd content makes the library raise nearly anything
+        raise UserFault(
+            expected=f"a series in {item.files[0].parent} that a DICOM segmentation can refer to",
+            came=_nameless(error, sources[0]),
+            do="export it with all its tags, or convert it to NIfTI",
+        ) from None
+
+
+def _characters(source: Any) -> Any:
+    """The series' character set, UTF-8 where it has one that highdicom does not know; None: it has none."""
+    stated = source.get("SpecificCharacterSet")
+    try:
+        for one in [stated] if isinstance(stated, str) else stated or []:
+            SpecificCharacterSetValues(one)
+    except ValueError:
+        return "ISO_IR 192"
+    return stated or None
+
+
+def _nameless(error: Exception, source: Any) -> str:
+    """What the library says, but nothing that it says of the patient."""
+    text = " ".join(str(error).split())
+    own = {str(e.value).lower() for e in source if e.tag.group == 0x0010 and e.VR != "SQ"}
+    parts = {part for value in own for part in value.replace("^", " ").split() if len(part) > 2}
+    return type(error).__name__ if not text or any(part in text.lower() for part in parts) else text
+
+
+def _segment(number: int, name: str, code: str | None) -> Any:
+    how = highdicom.AlgorithmIdentificationSequence("pfedsam", LEARNED, pfedsam.__version__)
+    kind = code_of(code) if code else TISSUE
+    return highdicom.seg.SegmentDescription(number, name, TISSUE, kind, "AUTOMATIC", how)
+
+
+def _sources(item: Item, classes: Classes) -> list[Any]:
+    """The headers that the segmentation refers to; what de-identification has removed is there, and empty.
+
+    Slices of one series differ in direction and spacing by rounding alone: the first one's stand for all.
+    """
+    sources = [pydicom.dcmread(file, stop_before_pixels=True) for file in item.files]
+    for source in sources:
+        for tag in SHARED:
+            if tag in source and sources[0].get(tag):
+                source[tag].value = sources[0][tag].value
+        if "ImagePositionPatient" in source and not source.get("SliceThickness"):
+            source.SliceThickness = _distance(sources)
+        if classes.anonymous:
+            _strip(source)
+        for tag in TYPE_2:
+            if tag not in source or not _valid(tag, source[tag].value):
+                setattr(source, tag, "")
+    return sources
+
+
+def _distance(sources: Sequence[Any]) -> str:
+    """Between two slices, as the text of a DICOM number; empty of one slice alone."""
+    if len(sources) == 1:
+        return ""
+    places = [np.array(source.ImagePositionPatient, float) for source in sources[:2]]
+    return f"{np.linalg.norm(places[1] - places[0]):.6g}"
+
+
+def _strip(source: Any) -> None:
+    for element in list(source):
+        if element.tag.group not in NAMELESS and element.keyword not in {*NEEDED, *TYPE_1}:
+            del source[element.tag]
+    source.StudyID = ""
+
+
+def _valid(tag: str, value: Any) -> bool:
+    """Whether a segmentation can state a value; highdicom refuses odd dates and sexes."""
+    if tag == "PatientSex":
+        return value in ("M", "F", "O")
+    kind = {"PatientBirthDate": DA, "StudyDate": DA, "StudyTime": TM}.get(tag)
+    try:
+        return kind is None or kind(value or "") is not None
+    except Exception:
+        return False

@@ -1,0 +1,153 @@
+"""Which slice each frame of a DICOM-SEG was drawn on: the one that it names, else the one at its place."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pfedsam.data.dicom import frame_order, header
+from pfedsam.data.geometry import Affine, Volume
+from pfedsam.data.slices import LPS_TO_RAS, Slice, enhanced, group, parallel, slices_of
+from pfedsam.errors import UserFault
+
+Instance = tuple[str, int]  # SOPInstanceUID and the number of a frame; 0 for a file of one slice
+NEAR = 0.5  # of a voxel: a frame's place and that of the slice that it names differ by less
+CLOSE = 0.1  # of a voxel: a frame that names none lies as close to its slice
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame as its functional groups state it; `sources` are the slices that it names."""
+
+    segment: int | None
+    sources: frozenset[Instance]
+    orientation: tuple[float, ...]
+    position: tuple[float, ...]
+
+    @property
+    def placed(self) -> bool:
+        """Whether it states where it lies."""
+        return bool(self.position and self.orientation)
+
+
+def segments_of(file: Any) -> list[int | None]:
+    """The segment's number of each frame; None in a label map."""
+    return [frame.segment for frame in _frames(file)]
+
+
+def slices_drawn_on(path: Path, file: Any, source: Volume, files: Sequence[Path]) -> list[int] | None:
+    """The index in `source` of each frame's slice; None where some frame has none, or two share one.
+
+    Args:
+        path: the segmentation's, for the fault.
+        files: the slices of `source` in order, or its one enhanced file.
+
+    Raises:
+        UserFault: a frame states another place than that of the slice that it names.
+    """
+    slices = _slices(files)
+    if (file.Rows, file.Columns) != next(iter(slices.values())).size[:2]:
+        return None
+    frames = _frames(file)
+    found = _named(path, frames, source, slices) or _met(frames, source, slices)
+    if found is None or len({(f.segment, i) for f, i in zip(frames, found, strict=True)}) < len(frames):
+        return None
+    return found
+
+
+def _slices(files: Sequence[Path]) -> dict[Instance, Slice]:
+    """A series' slices in order."""
+    heads = [header(file) for file in files]
+    if len(heads) == 1 and heads[0] is not None and enhanced(heads[0]):
+        own, uid = slices_of(files[0], heads[0]), str(heads[0].get("SOPInstanceUID"))
+        one = len(own) == 1
+        found = {(uid, 0 if one else i + 1): own[i] for i in frame_order(files[0])}
+    else:
+        found = {(str(h.get("SOPInstanceUID")), 0): slices_of(f, h)[0] for f, h in zip(files, heads, strict=True) if h}
+    return found
+
+
+def _frames(file: Any) -> list[Frame]:
+    count = int(file.get("NumberOfFrames") or 1)
+    return [_frame(file, i) for i in range(count)]
+
+
+def _frame(file: Any, index: int) -> Frame:
+    segment = group(file, index, "SegmentIdentificationSequence")
+    derived = group(file, index, "DerivationImageSequence")
+    named = derived.get("SourceImageSequence", []) if derived is not None else []
+    return Frame(
+        None if segment is None else int(segment.ReferencedSegmentNumber),
+        frozenset((str(s.ReferencedSOPInstanceUID), n) for s in named for n in _numbers(s)),
+        _floats(group(file, index, "PlaneOrientationSequence"), "ImageOrientationPatient"),
+        _floats(group(file, index, "PlanePositionSequence"), "ImagePositionPatient"),
+    )
+
+
+def _numbers(source: Any) -> list[int]:
+    return [int(n) for n in np.atleast_1d(source.get("ReferencedFrameNumber") or 0)]
+
+
+def _floats(found: Any, tag: str) -> tuple[float, ...]:
+    return tuple(float(x) for x in (found.get(tag) or ())) if found is not None else ()
+
+
+def _named(path: Path, frames: list[Frame], source: Volume, slices: dict[Instance, Slice]) -> list[int] | None:
+    """By reference: each frame names one slice of the series, and no other direction."""
+    index = {instance: i for i, instance in enumerate(slices)} | {
+        (uid, 1): i for i, (uid, number) in enumerate(slices) if number == 0
+    }
+    known = list(slices.values())
+    found = []
+    for frame in frames:
+        places = {index[s] for s in frame.sources if s in index}
+        if len(places) != 1 or len(frame.sources) != 1:
+            return None
+        (place,) = places
+        one = known[place]
+        if frame.orientation and one.orientation and not parallel(frame.orientation, one.orientation):
+            return None
+        if _apart(frame, one, source):
+            raise UserFault(
+                expected=f"each frame in {path} at the place of the slice that it names",
+                came=f"a frame at {_told(frame.position)} that names {one.name}, which lies at {_told(one.position)}",
+                do="export the segmentation again: its references or its positions are wrong",
+            )
+        found.append(place)
+    return found
+
+
+def _met(frames: list[Frame], source: Volume, slices: dict[Instance, Slice]) -> list[int] | None:
+    """By place: each frame lies on one slice of the series."""
+    known = list(slices.values())
+    if source.affine is None or not all(one.placed for one in frames) or not all(one.placed for one in known):
+        return None
+    places = np.stack([_voxel(one.position, source.affine) for one in known])
+    found = []
+    for frame in frames:
+        off = np.abs(places - _voxel(frame.position, source.affine)).max(1)
+        nearest = int(off.argmin())
+        if off[nearest] > CLOSE or not parallel(frame.orientation, known[nearest].orientation):
+            return None
+        found.append(nearest)
+    return found
+
+
+def _apart(frame: Frame, one: Slice, source: Volume) -> bool:
+    """Whether both state where they lie, and that is half a voxel or more apart."""
+    if source.affine is None or not frame.position or not one.position:
+        return False
+    places = [_voxel(position, source.affine) for position in (frame.position, one.position)]
+    return bool(np.abs(places[0] - places[1]).max() >= NEAR)
+
+
+def _voxel(position: Sequence[float], affine: Affine) -> NDArray[np.float64]:
+    """Where an ImagePositionPatient lies in the volume: row, column and slice."""
+    return np.linalg.solve(affine, LPS_TO_RAS @ [*position, 1.0])[:3]
+
+
+def _told(place: Sequence[float]) -> str:
+    return ", ".join(f"{x:g}" for x in place) + " mm"

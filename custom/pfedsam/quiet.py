@@ -1,0 +1,42 @@
+"""Libraries' own warnings kept from the user: they may quote a file's content, and so a patient's name."""
+
+import logging
+import warnings
+from typing import TextIO
+
+LIBRARIES = ("pydicom", "highdicom", "nibabel", "nibabel.global", "PIL")  # those that read a site's files
+log = logging.getLogger("pfedsam.libraries")
+
+
+def quiet() -> None:
+    """From now on no warning and no log line of a library is shown; at level debug, where a warning came from.
+
+    What a user has to know of a file is said by this package, as a fault or as a note.
+    """
+    warnings.showwarning = _noted
+    for name in LIBRARIES:
+        logger = logging.getLogger(name)
+        logger.addFilter(_none)  # nibabel prints through a handler of its own
+        logger.addHandler(logging.NullHandler())
+        logger.propagate = False
+    if logging.lastResort is not None:  # what shows log lines where nothing is set up
+        logging.lastResort.addFilter(_ours)
+
+
+def _noted(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    log.debug("a warning of %s, line %d: %s", filename, lineno, category.__name__)
+
+
+def _none(record: logging.LogRecord) -> bool:
+    return False
+
+
+def _ours(record: logging.LogRecord) -> bool:
+    return record.name.split(".")[0] == "pfedsam"

@@ -1,0 +1,176 @@
+"""DICOM as hospitals and exporters really write it: read whole, or refused in words that fit."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from data.dicoms import change, enhanced, write_series
+
+from pfedsam.data.dicom import read_dicom, read_series
+from pfedsam.data.volume import read_volume
+from pfedsam.errors import UserFault
+
+RAMP = np.arange(4 * 5 * 6).reshape(4, 5, 6).astype(np.uint16)
+
+
+def test_orientations_that_differ_by_rounding_are_one_series(tmp_path: Path) -> None:
+    for k, file in enumerate(write_series(tmp_path, RAMP)):
+        tilt = 0.00051 if k % 2 else 0.00049
+        change(file, ImageOrientationPatient=[1, tilt, 0, -tilt, 1, 0], PixelSpacing=[0.5, 0.75 + 1e-5 * k])
+    assert np.array_equal(read_dicom(tmp_path).values, RAMP)
+
+
+def test_slices_of_another_direction_are_still_another_kind(tmp_path: Path) -> None:
+    file = write_series(tmp_path, RAMP)[3]
+    change(file, ImageOrientationPatient=[1, 0.02, 0, -0.02, 1, 0])
+    with pytest.raises(UserFault, match="2 kinds"):
+        read_dicom(tmp_path)
+
+
+def placed_at(folder: Path, places: list[float]) -> None:
+    for file, z in zip(write_series(folder, np.zeros((4, 4, len(places)), np.uint8)), places, strict=True):
+        change(file, ImagePositionPatient=[10, -20, z])
+
+
+@pytest.mark.parametrize(
+    ("places", "came", "do"),
+    [
+        ([0, 5, 10, 15, 25, 35, 45], "2 slice distances: 5 mm for 4 slices .*, 10 mm for 3 slices", "resample"),
+        ([0, 5, 10, 15, 21.25, 28.75, 36.25], r"5 mm for 4 slices .*, 7\.5 mm for 3 slices", "a folder of its own"),
+        ([0, 3, 6, 12, 15, 18], "a gap of 6 mm", "slices are missing"),
+        ([0, 3, 6, 10.5, 13.5, 16.5], r"a gap of 4\.5 mm", "resample"),
+    ],
+)
+def test_uneven_slices_are_told_as_what_they_are(tmp_path: Path, places: list[float], came: str, do: str) -> None:
+    placed_at(tmp_path, places)
+    with pytest.raises(UserFault) as fault:
+        read_dicom(tmp_path)
+    assert re.search(came, fault.value.came)
+    assert do in fault.value.do
+    assert ("missing" in fault.value.do) == ("missing" in do)
+
+
+def test_two_slice_distances_are_read_once_each_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    placed_at(tmp_path / "a", [0, 5, 10, 15])
+    placed_at(tmp_path / "b", [25, 35, 45])
+    assert [read_dicom(tmp_path / name).spacing[2] for name in "ab"] == [5, 10]
+
+
+def test_one_instance_uid_on_slices_that_differ_is_named_with_its_files(tmp_path: Path) -> None:
+    files = write_series(tmp_path, RAMP)
+    for file in files[2:4]:
+        change(file, SOPInstanceUID="1.2.3.4")
+    with pytest.raises(UserFault) as fault:
+        read_dicom(tmp_path)
+    assert all(text in fault.value.came for text in ("1.2.3.4", files[2].name, files[3].name))
+
+
+def test_a_copy_of_a_slice_counts_once(tmp_path: Path) -> None:
+    files = write_series(tmp_path, RAMP)
+    (tmp_path / "copy.dcm").write_bytes(files[2].read_bytes())
+    assert np.array_equal(read_dicom(tmp_path).values, RAMP)
+
+
+def test_two_patients_in_one_series_are_refused_and_not_named(tmp_path: Path) -> None:
+    change(write_series(tmp_path, RAMP)[0], PatientID="PAT-SECRET")
+    with pytest.raises(UserFault, match="one patient in a series") as fault:
+        read_dicom(tmp_path)
+    assert "SECRET" not in str(fault.value)
+
+
+def test_a_slice_that_does_not_state_its_spacing_is_refused(tmp_path: Path) -> None:
+    write_series(tmp_path, RAMP, tags={"PixelSpacing": None})
+    with pytest.raises(UserFault, match="PixelSpacing"):
+        read_dicom(tmp_path)
+
+
+@pytest.mark.parametrize("bits", [16, 12])
+def test_colours_of_more_than_eight_bits_are_refused(tmp_path: Path, bits: int) -> None:
+    values = np.full((4, 5, 1, 3), 700, np.uint16)
+    write_series(tmp_path, values, tags={"BitsStored": bits, "HighBit": bits - 1})
+    with pytest.raises(UserFault, match=rf"colours of 8 bits in .*came colours of {bits} bits"):
+        read_dicom(tmp_path)
+
+
+def test_colours_by_plane_are_read_as_those_by_pixel(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 255, (4, 6, 1, 3)).astype(np.uint8)
+    (file,) = write_series(tmp_path, values)
+    change(file, PlanarConfiguration=1, PixelData=np.moveaxis(values[:, :, 0], 2, 0).tobytes())
+    assert np.array_equal(read_dicom(tmp_path).values, values)
+
+
+def test_a_colour_space_that_is_not_turned_into_rgb_is_refused(tmp_path: Path) -> None:
+    write_series(tmp_path, np.zeros((4, 6, 1, 3), np.uint8), tags={"PhotometricInterpretation": "HSV"})
+    with pytest.raises(UserFault, match=r"RGB or YBR_FULL in .*came HSV"):
+        read_dicom(tmp_path)
+
+
+def palette(file: Path, entries: list[int]) -> None:
+    """The file's numbers as indices of a palette of 16 bits, grey."""
+    data = pydicom.dcmread(file)
+    data.PhotometricInterpretation = "PALETTE COLOR"
+    for colour in ("Red", "Green", "Blue"):
+        data.add_new(f"{colour}PaletteColorLookupTableDescriptor", "US", [len(entries), 0, 16])
+        data.add_new(f"{colour}PaletteColorLookupTableData", "OW", np.array(entries, "<u2").tobytes())
+    data.save_as(file)
+
+
+@pytest.mark.parametrize("entries", [[0, 200 << 8, 7 << 8], [0, 200 * 257, 7 * 257]])
+def test_a_palette_of_eight_bits_in_sixteen_is_read_whole(tmp_path: Path, entries: list[int]) -> None:
+    (file,) = write_series(tmp_path, np.array([[[0], [1]], [[2], [1]]], np.uint8))
+    palette(file, entries)
+    assert read_dicom(tmp_path).values[..., 0, 0].tolist() == [[0, 200], [7, 200]]
+
+
+def test_a_palette_of_true_sixteen_bits_is_refused_instead_of_cut(tmp_path: Path) -> None:
+    (file,) = write_series(tmp_path, np.array([[[0], [1]], [[2], [1]]], np.uint8))
+    palette(file, [0, 51234, 51235])
+    with pytest.raises(UserFault, match="came colours of 16 bits"):
+        read_dicom(tmp_path)
+
+
+def test_a_mask_s_numbers_are_those_stored_whatever_way_they_are_shown(tmp_path: Path) -> None:
+    numbers = np.array([[[0], [1]], [[2], [1]]], np.uint8)
+    (file,) = write_series(tmp_path, numbers, tags={"PhotometricInterpretation": "MONOCHROME1"})
+    assert np.array_equal(read_volume(file, labels=True).values, numbers)
+    change(file, PhotometricInterpretation="MONOCHROME2", RescaleSlope=2, RescaleIntercept=0)
+    with pytest.raises(UserFault, match="its header rescales"):
+        read_volume(file, labels=True)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_an_enhanced_file_is_placed_by_its_functional_groups(tmp_path: Path, count: int) -> None:
+    path = enhanced(tmp_path, RAMP[:, :, :count], shuffled=True)
+    volume = read_volume(path)
+    assert np.array_equal(volume.values, RAMP[:, :, :count])
+    assert volume.spacing == pytest.approx((0.5, 0.75, 2.5))
+    assert volume.affine @ [0, 0, 0, 1] == pytest.approx([-10, 20, 30, 1])
+
+
+def test_an_enhanced_file_of_a_tilted_gantry_is_read(tmp_path: Path) -> None:
+    path = enhanced(tmp_path, RAMP, shift=0.8)
+    volume = read_volume(path)
+    assert np.array_equal(volume.values, RAMP)
+    assert volume.affine @ [0, 0, 1, 0] == pytest.approx([0, -0.8, 2.5, 0])
+
+
+def test_frames_at_one_place_are_named(tmp_path: Path) -> None:
+    path = enhanced(tmp_path, RAMP, gap=0)
+    with pytest.raises(UserFault, match="two at the position of frame 2 of"):
+        read_volume(path)
+
+
+def test_a_clip_without_geometry_says_what_it_is(tmp_path: Path) -> None:
+    (file,) = write_series(tmp_path, RAMP[:, :, :1])
+    frames = 3 * pydicom.dcmread(file).PixelData
+    change(file, NumberOfFrames=3, PixelData=frames, ImagePositionPatient=None, ImageOrientationPatient=None)
+    with pytest.raises(UserFault, match=r"a clip of 3 frames without geometry.*save its frames as pictures"):
+        read_series([file])
+
+
+def test_a_whole_slide_says_what_it_is(tmp_path: Path) -> None:
+    (file,) = write_series(tmp_path, RAMP[:, :, :1], tags={"SOPClassUID": "1.2.840.10008.5.1.4.1.1.77.1.6"})
+    with pytest.raises(UserFault, match=r"a whole-slide image.*cut it into tiles"):
+        read_series([file])
