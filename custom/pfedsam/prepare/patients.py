@@ -10,7 +10,8 @@ from pathlib import PurePath
 
 from pfedsam.errors import UserFault
 from pfedsam.prepare.found import Case, Dropped
-from pfedsam.prepare.pairing import IMAGE_FOLDER, MASK_FOLDER
+from pfedsam.prepare.words import IMAGE as IMAGE_FOLDER
+from pfedsam.prepare.words import MASK as MASK_FOLDER
 
 SPLIT_WORDS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 SLICE_END = re.compile(r"(?P<rest>.*?\d.*?)[ _.-]+(?:slice|sl|s|z|frame|img|image|tile)?[ _-]?\d{1,4}", re.IGNORECASE)
