@@ -149,8 +149,8 @@ def _remarks(pairs: Sequence[Match], structures: Sequence[str]) -> Iterator[str]
         some = ", ".join(mask.name for mask in joined[0].masks[:3])
         yield (
             f"{len(joined)} image(s) have several masks, which were joined into one (such as {joined[0].image.name}:"
-            f" {some}). Names do not show whether these are parts of one drawing. If several readers drew them, leave one"
-            " mask for each image and prepare again."
+            f" {some}). Names do not show whether these are parts of one drawing. If several readers drew them, leave"
+            " one mask for each image and prepare again."
         )
     for name in structures:
         if lacking := [match.image.name for match in pairs if name not in match.names]:

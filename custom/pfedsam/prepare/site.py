@@ -56,7 +56,7 @@ class Wish:
     @property
     def said(self) -> Said:
         """What it says of the files."""
-        return Said(self.pair, [*(self.table or {}), *self.names])
+        return Said(self.pair, [*(key for key in self.table or {} if not key.isdigit() and key != "*"), *self.names])
 
     @property
     def ordered(self) -> bool:
@@ -122,12 +122,13 @@ def _prepared(found: Found, folder: Path | None, wish: Wish, watch: Watch) -> di
 
 
 def _patients(found: Found, wish: Wish) -> tuple[list[Case], list[Dropped], str]:
+    if wish.patient in ("folder", "each"):
+        return by_themselves(found.cases, wish.patient)
     if wish.patient is not None:
         return by_pattern(found.cases, wish.patient)
     if any(case.split for case in found.cases):
         return found.cases, [], "Patients were told apart by the column group of the datalist."
-    cases, words = by_themselves(found.cases)
-    return cases, [], words
+    return by_themselves(found.cases)
 
 
 def _surveyed(

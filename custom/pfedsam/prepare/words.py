@@ -29,6 +29,10 @@ PLACES = (
     r"|bi-?rads|group|cohort|data-?set|set|series|sequence|anat|dwi|perf|func|pet|derivatives|ge|siemens"
     r"|philips)[-_ ]?\d*"
 )
+GENERIC = (
+    r"patients?|subjects?|cases?|data|dicom|dcm|nifti|nii|png|jpe?g|tiff?|export|raw|axial|coronal|sagittal|pre|post"
+    r"|contrast|all|processed|cropped|resized"
+)
 CLASSES = (  # what pictures are sorted by: findings, and the organs in which they are
     r"(?:no|non|not|without|with)?[-_ ]?(?:tumou?rs?|cancer|disease[ds]?|findings?|lesions?|polyps?|covid(?:[-_ ]?19)?"
     r"|infect(?:ed|ion)|defects?|stroke|bleed(?:ing)?|dr)"
