@@ -16,6 +16,7 @@ MASK_START = re.compile(rf"(?:{MASK_WORDS})[ _.-]+(?P<stem>.+)")
 IMAGE_END = re.compile(r"(?:^|(?P<stem>.*?)[ _.-]+)(?:image|img|imaging|scan)")
 CHANNEL = re.compile(r"(?P<stem>.+)_\d{4}")  # nnU-Net's imagesTr/case_0000.nii.gz
 ROLE_IN_NAME = re.compile(WEAK)
+BIDS = re.compile("derivatives|anat|dwi|perf|func|fmap|pet")
 LEVELS = 4
 
 
@@ -42,8 +43,8 @@ class Item:
 
     @cached_property
     def wide(self) -> Words:
-        """The same without such as `train_masks`."""
-        return tuple(folder for folder in self.folders if role(folder) is None)
+        """The same without such as `train_masks`, and without those that BIDS sorts files by."""
+        return tuple(folder for folder in self.folders if role(folder) is None and not BIDS.fullmatch(folder))
 
     @cached_property
     def bare(self) -> Words:
@@ -109,7 +110,7 @@ def claimed(items: Iterable[Item]) -> Claimed:
             answer.masks[fits[0]].append(claim)
         elif fits:
             answer.dropped.append(_ambiguous(mask, fits))
-            torn.update(dict.fromkeys(fits, fits) if near else {})
+            torn.update(dict.fromkeys(fits, fits) if near or len({i.place for i in fits}) == 1 else {})
         else:
             lone.append(mask)
     for image, fits in torn.items():
@@ -152,7 +153,7 @@ class _Index:
         for level in range(LEVELS):
             fits = [i for i in self.anywhere.get((level, keys[level]), []) if _agree(i.wide, wide)]
             if fits := [i for i in fits if keys[level] or (i.wide and wide)]:
-                return fits, Claim(mask, _rest(wide, fits[0].wide)), False
+                return fits, Claim(mask, _rest(home, fits[0].place)), False
         path, bare = (*home, *mask.bare), mask.bare
         for length in range(len(path) - 1, 0, -1):
             if fits := self.paths.get(path[:length]):
@@ -160,7 +161,7 @@ class _Index:
         for length in range(len(bare) - 1, 0, -1):
             near = self.anywhere.get((2, bare[:length])) or self.anywhere.get((3, bare[:length]), [])
             if fits := [i for i in near if _agree(i.wide, wide)]:
-                return fits, Claim(mask, (*_rest(wide, fits[0].wide), *bare[length:])), False
+                return fits, Claim(mask, (*_rest(home, fits[0].place), *bare[length:])), False
         only = self.places.get(home, []) if home and role_of(mask.folders) else []
         return (only if len(only) == 1 else []), Claim(mask, mask.bare, by="folder"), True
 
