@@ -6,17 +6,20 @@ import pytest
 from prepare.corpus import lesion, nifti, nifti_site, scan
 
 from pfedsam.prepare.discover import discover
-from pfedsam.prepare.pairing import item, paired
+from pfedsam.prepare.families import taken_whole
+from pfedsam.prepare.pairing import claimed, item
 
 
-def pair(*paths: str) -> tuple[set[tuple[str, str]], dict[str, str]]:
+def pair(*paths: str) -> tuple[set[tuple[str, ...]], dict[str, str]]:
     """Pairs, and what is said of the rest."""
     items = []
     for path in paths:
         *parts, name = path.split("/")
         items.append(item(path, (), tuple(parts), name))
-    pairs, left = paired(items)
-    return {(image.name, mask.name) for image, mask in pairs}, {d.file: d.why for d in left}
+    found = taken_whole(claimed(items))
+    return {(m.image.name, *(mask.name for mask in m.masks)) for m in found.pairs}, {
+        d.file: d.why for d in found.dropped
+    }
 
 
 @pytest.mark.parametrize(

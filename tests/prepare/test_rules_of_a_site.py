@@ -18,7 +18,7 @@ HERE = Path("mask.png")
 
 def patients(*names: str, ids: tuple[str, ...] = ()) -> tuple[list[str], str]:
     known = [*ids, *[""] * (len(names) - len(ids))]
-    told, words = by_themselves([Case(n, (), HERE, i) for n, i in zip(names, known, strict=True)])
+    told, _, words = by_themselves([Case(n, (), HERE, i) for n, i in zip(names, known, strict=True)])
     return [case.patient.removeprefix("name:") for case in told], words
 
 

@@ -1,6 +1,7 @@
 """pfedsam prepare: a folder of NIfTI, DICOM or pictures becomes a datalist, with a report in words."""
 
 import argparse
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,25 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         choices=CHOICES,
         help="how volumes are cut into slices; stored: along the last axis as it lies",
     )
-    parser.add_argument("--labels", metavar="VALUE=CLASS,...", help="what mask values (or DICOM segments' names) mean")
+    parser.add_argument(
+        "--pair",
+        nargs=2,
+        metavar=("IMAGE_REGEX", "MASK_REGEX"),
+        help="an image and its masks have the same first group, such as 'volume-(.+)' 'segmentation-(.+)';"
+        " a second group of MASK_REGEX is the name of a structure",
+    )
+    parser.add_argument("--labels", metavar="VALUE=CLASS,...", help="what mask values (or structures' names) mean")
     parser.add_argument("--ignore", type=int, metavar="VALUE", help="mask value of pixels that nobody labelled")
+    parser.add_argument("--names", metavar="NAME,...", help="the classes' names in the order of their numbers")
     parser.add_argument("--classes", type=int, metavar="N", help="number of classes without the background")
     parser.add_argument("--split", metavar="SHARES", help="of train, val and test; 0.7,0.1,0.2 if not given")
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other splits")
-    parser.add_argument("--patient", metavar="REGEX", help=r"its first group is the patient, such as '^(p\d+)_'")
+    parser.add_argument(
+        "--patient",
+        metavar="REGEX",
+        help=r"its first group is the patient, such as '^(p\d+)_' in the file name, else in the path;"
+        " folder: each folder is a patient; each: each image is",
+    )
     parser.add_argument(
         "--recipe",
         metavar="NAME",
@@ -55,6 +69,7 @@ def serve(options: argparse.Namespace) -> int:
 
 
 def _wish(options: argparse.Namespace) -> Any:
+    from pfedsam.prepare.classes import parse_names
     from pfedsam.prepare.labels import parse_table
     from pfedsam.prepare.site import Wish
     from pfedsam.prepare.splits import parse_shares
@@ -69,6 +84,8 @@ def _wish(options: argparse.Namespace) -> Any:
         shares=parse_shares(options.split) if options.split else None,
         seed=options.seed,
         patient=options.patient,
+        pair=tuple(options.pair) if options.pair else None,
+        names=parse_names(options.names) if options.names else (),
     )
 
 
@@ -108,6 +125,7 @@ def _words(report: dict[str, Any], out: Path | None) -> str:
         f"Set model.num_classes to {report['classes']} and data.scale to {report['intensity']['scale']}:"
         f" {report['intensity']['why']}.",
         *_unlabelled(report["unlabelled"]),
+        *([f"Set data.classes to {_quoted(report['class_names'])}."] if report["class_names"] else []),
         f"{report['split_by']} "
         + ", ".join(f"{name} {s['patients']} patients, {s['slices']} slices" for name, s in report["splits"].items()),
         *(f"Note: {note}" for note in report["notes"]),
@@ -122,6 +140,10 @@ def _unlabelled(counts: dict[str, Any] | None) -> list[str]:
         return []
     share = f"{counts['pixels']} pixels ({counts['share']:.2%}) in {counts['cases']} cases"
     return [f"Unlabelled: {share}. Set data.ignore to 255: they are neither trained on nor scored."]
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return json.dumps(list(names), ensure_ascii=False)
 
 
 def _some(files: Sequence[str]) -> str:

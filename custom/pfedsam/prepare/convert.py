@@ -1,5 +1,6 @@
 """One case: read, checked, laid out and written where training reads it a slice at a time."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +23,15 @@ from pfedsam.prepare.labels import Rule, Values, counted, halved, translated, wh
 
 @dataclass(frozen=True)
 class Plan:
-    """What all cases of a site have in common: plane, the meaning of mask values, the classes of DICOM segments."""
+    """What all cases of a site have in common: plane, the meaning of mask values, the classes of structures.
+
+    `layered`: where structures of a file each overlap, the higher class number counts; otherwise it is a fault.
+    """
 
     plane: str
     rule: Rule
     segments: dict[str, int]
+    layered: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,12 @@ def mask_values(case: Case) -> Values:
     Raises:
         UserFault: the mask can't be read, or holds no whole numbers.
     """
-    return {} if is_segmentation(case.mask) else counted(_own_labels(case.mask).values)
+    if is_segmentation(case.mask) or case.structures:
+        return {}
+    pixels = Counter[int]()
+    for mask in case.masks:
+        pixels.update(counted(_own_labels(mask).values))
+    return dict(pixels)
 
 
 def read_pair(case: Case, plan: Plan) -> Pair:
@@ -103,12 +113,80 @@ def _labels(case: Case, source: Volume, files: Sequence[Path], plan: Plan) -> tu
     if is_segmentation(case.mask):
         values = read_segmentation(case.mask, source, files, classes=plan.segments)
         return Volume(values, source.affine, source.spacing), set(plan.segments.values())
-    own = _own_labels(case.mask)
-    found = set(counted(own.values))
-    drawn_on = own.affine is None and kind_of(case.image[0]) == "dicom"  # both count rows and columns
-    affine = source.affine if drawn_on else own.affine
-    check_formats(case.image[0], case.mask, (source.affine, affine))
-    return Volume(translated(own.values, plan.rule.mapping(found, case.mask)), affine, own.spacing), found
+    found = set[int]()
+    whole_mask: Volume | None = None
+    for i, mask in enumerate(case.masks):  # one at a time: there may be a hundred structures
+        if case.structures:
+            number = plan.segments[case.structures[i]]
+            one, own = _structure(mask, number), {number}
+        else:
+            one, own = _numbers(mask, plan.rule)
+        placed = _on_image(one, case, mask, source)
+        whole_mask = placed if whole_mask is None else _joined(whole_mask, placed, (case, mask), layered=plan.layered)
+        found |= own
+    assert whole_mask is not None
+    return whole_mask, found
+
+
+def _numbers(path: Path, rule: Rule) -> tuple[Volume, set[int]]:
+    """Class numbers by the rule, and the mask's own values."""
+    own = _own_labels(path)
+    values = set(counted(own.values))
+    return Volume(translated(own.values, rule.mapping(values, path)), own.affine, own.spacing), values
+
+
+def _structure(path: Path, number: int) -> Volume:
+    """The mask of one structure as its class number.
+
+    Raises:
+        UserFault: it holds several values beside 0.
+    """
+    own = _own_labels(path)
+    if len(marked := set(counted(own.values)) - {0}) > 1:
+        raise UserFault(
+            expected=f"one value beside 0 in the mask of one structure {path}",
+            came=", ".join(map(str, sorted(marked)[:8])),
+            do="save each structure in a file of its own, or all in one file of class numbers",
+        )
+    return Volume(np.asarray((own.values != 0) * number, dtype=np.uint8), own.affine, own.spacing)
+
+
+def _on_image(volume: Volume, case: Case, mask: Path, source: Volume) -> Volume:
+    """A mask with its place; a picture drawn on a DICOM slice has that of the slice, as both count rows and columns."""
+    drawn_on = volume.affine is None and kind_of(case.image[0]) == "dicom"
+    affine = source.affine if drawn_on else volume.affine
+    check_formats(case.image[0], mask, (source.affine, affine))
+    return Volume(volume.values, affine, volume.spacing)
+
+
+def _joined(one: Volume, other: Volume, names: tuple[Case, Path], *, layered: bool) -> Volume:
+    """Two masks of a case as one.
+
+    Args:
+        names: the case, and the other's path, for the fault.
+        layered: the higher class number counts where both are drawn.
+
+    Raises:
+        UserFault: they have different grids, or a pixel is of two classes.
+    """
+    shape, (case, path) = one.values.shape, names
+    if other.values.shape != shape or strayed(one.affine, other.affine, shape) is not None:
+        raise UserFault(
+            expected=f"all masks of an image on the same grid: {case.mask} and {path}",
+            came="two grids",
+            do="resample each onto the image, or leave the one to learn from",
+        )
+    twice = (one.values != 0) & (other.values != 0) & (one.values != other.values)
+    if twice.any() and not (layered and case.structures):
+        order = ",".join(f"{name}={i}" for i, name in enumerate(case.structures, 1))
+        raise UserFault(
+            expected="one class at most in each pixel of an image's masks: " + ", ".join(map(str, case.masks)),
+            came=f"two classes in {int(twice.sum())} pixel(s) where {path.name} is added",
+            do=f"say which structure is on top, with the highest number: --labels {order}"
+            if order
+            else "correct the drawings, or leave out the masks that do not belong together",
+        )
+    return Volume(np.maximum(one.values, other.values), one.affine, one.spacing)
 
 
 def _own_labels(path: Path) -> Volume:

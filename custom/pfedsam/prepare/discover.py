@@ -1,7 +1,8 @@
 """Finding a site's cases: an existing datalist where there is one, else series by reference and files by name."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pfedsam.data import datalist
@@ -9,18 +10,35 @@ from pfedsam.data.dicom import header
 from pfedsam.data.volume import kind_of
 from pfedsam.errors import UserFault
 from pfedsam.prepare.dicomseg import class_numbers, segment_labels
+from pfedsam.prepare.families import Match, taken_whole
 from pfedsam.prepare.found import Case, Dropped, Found
-from pfedsam.prepare.pairing import Item, item, paired, role
+from pfedsam.prepare.pairing import Item, claimed, item
+from pfedsam.prepare.pairrule import by_pattern
 from pfedsam.prepare.series import Series, Stack, matched, stacked, told
 from pfedsam.prepare.walk import File, files_below
+from pfedsam.prepare.words import role
 
 
-def discover(folders: Sequence[Path], masks: Path | None, site: str | None = None) -> Found:
+@dataclass(frozen=True)
+class Said:
+    """What the user says of the files.
+
+    Attributes:
+        pair: patterns of an image and its mask, whose first groups are equal.
+        structures: names of structures that have a mask file each.
+    """
+
+    pair: tuple[str, str] | None = None
+    structures: Collection[str] = ()
+
+
+def discover(folders: Sequence[Path], masks: Path | None, site: str | None = None, said: Said = Said()) -> Found:
     """All cases below `folders`, and what is left out of them.
 
     Args:
         masks: a folder in which every file is a mask.
         site: whose rows to take of a datalist that serves several.
+        said: how files are paired, where the user says so.
 
     Raises:
         UserFault: a folder does not exist, or a datalist is at fault.
@@ -29,32 +47,52 @@ def discover(folders: Sequence[Path], masks: Path | None, site: str | None = Non
         if not folder.is_dir():
             raise UserFault(expected=f"a folder at {folder}", came="none", do="name an existing folder")
     listed = [folder / name for folder in folders for name in datalist.NAMES if (folder / name).is_file()]
+    if listed and said.pair:
+        raise UserFault(
+            expected=f"no --pair, as {listed[0]} says which mask each image has",
+            came="both",
+            do="leave one of them out",
+        )
     if listed:
         return _from_datalist(listed[0], len(folders), site)
-    return _from_files(folders, masks)
+    return _from_files(folders, masks, said)
 
 
-def _from_files(folders: Sequence[Path], masks: Path | None) -> Found:
+def _from_files(folders: Sequence[Path], masks: Path | None, said: Said) -> Found:
     files, dropped = _files(folders, masks)
     stack = stacked(f for f in files if f.kind == "dicom")
     cases, lone, orphans = matched(stack)
     roles = frozenset(folders) if len(set(folders)) > 1 else frozenset()
-    pairs, left = paired([*_file_items(files, masks, roles), *_series_items(lone, masks, roles)])
+    items = [*_file_items(files, masks, roles), *_series_items(lone, masks, roles)]
+    matches = taken_whole(by_pattern(items, *said.pair) if said.pair else claimed(items), said.structures)
     patients = {series.files[0].path: series.patient for series in lone}
-    cases += [Case(i.name, i.files, m.files[0], patients.get(i.files[0], "")) for i, m in pairs if len(m.files) == 1]
-    left += [
-        Dropped(m.name, "a mask of several files", "give a NIfTI file or a DICOM-SEG")
-        for _, m in pairs
-        if len(m.files) > 1
+    whole = [match for match in matches.pairs if all(len(mask.files) == 1 for mask in match.masks)]
+    cases += [_case(match, patients) for match in whole]
+    left = [
+        *matches.dropped,
+        *(
+            Dropped(mask.name, "a mask of several files", "give a NIfTI file or a DICOM-SEG")
+            for match in matches.pairs
+            for mask in match.masks
+            if len(mask.files) > 1
+        ),
     ]
     cases, left = told(cases, left, stack)
+    segments = class_numbers(s.labels for s in stack.segmentations)
+    more = [name for name in matches.structures if name not in segments]
     return Found(
         len(files) + len(dropped),
         sorted(cases, key=lambda case: case.name),
         sorted(dropped + stack.dropped + orphans + left, key=lambda d: d.file),
-        _remarks(stack),
-        class_numbers(s.labels for s in stack.segmentations),
+        [*_remarks(stack), *matches.notes],
+        segments | {name: len(segments) + i for i, name in enumerate(more, 1)},
     )
+
+
+def _case(match: Match, patients: dict[Path, str]) -> Case:
+    image, (mask, *more) = match.image, [one.files[0] for one in match.masks]
+    patient = patients.get(image.files[0], "")
+    return Case(image.name, image.files, mask, patient, more=tuple(more), structures=match.names)
 
 
 def _files(folders: Sequence[Path], masks: Path | None) -> tuple[list[File], list[Dropped]]:

@@ -13,9 +13,11 @@ class Case:
     Attributes:
         name: as the hospital knows it: the path below the folder given.
         image: its file, or all files of its series.
-        mask: its label map or DICOM-SEG.
+        mask: its label map or DICOM-SEG; the first, where it has several.
         patient: what tells its patient from others, in clear; never written outside `names.csv`.
         split: where an existing datalist puts it; None: to be drawn.
+        more: its other masks, which belong to the same drawing.
+        structures: what each of its masks shows, where each is of one structure.
     """
 
     name: str
@@ -23,6 +25,13 @@ class Case:
     mask: Path
     patient: str = ""
     split: str | None = None
+    more: tuple[Path, ...] = ()
+    structures: tuple[str, ...] = ()
+
+    @property
+    def masks(self) -> tuple[Path, ...]:
+        """All of its masks."""
+        return (self.mask, *self.more)
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,7 @@ class Dropped:
 class Found:
     """Everything in the folders: `files` looked at, cases, what is left out, and remarks in words.
 
-    `segments` numbers the segment labels of DICOM-SEG files, 1 and up.
+    `segments` numbers the segment labels of DICOM-SEG files and the structures that have a file each, 1 and up.
     """
 
     files: int = 0

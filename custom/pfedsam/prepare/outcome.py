@@ -17,6 +17,8 @@ from pfedsam.prepare.page import page
 from pfedsam.prepare.patients import pseudonym
 from pfedsam.prepare.walk import MARK
 
+CLASSES = "classes.json"  # class number to name, beside the datalist
+
 
 @dataclass(frozen=True)
 class Done:
@@ -47,8 +49,17 @@ def write_down(
         table.writerow(["case", "image", "mask", "patient", "group"])
         for d in done:
             table.writerow(
-                [d.name, d.case.image[0], d.case.mask, d.case.patient.removeprefix("name:"), groups[d.case.patient]]
+                [
+                    d.name,
+                    d.case.image[0],
+                    "; ".join(map(str, d.case.masks)),
+                    d.case.patient.removeprefix("name:"),
+                    groups[d.case.patient],
+                ]
             )
+    if report["class_names"]:
+        named = {str(number): name for number, name in enumerate(report["class_names"], 1)}
+        (folder / CLASSES).write_text(json.dumps(named, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     _private(folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False))
     _private(folder / "report.html").write_text(page(report, pictures), encoding="utf-8")
 
@@ -71,7 +82,7 @@ def labels_by(rule: Rule, segments: dict[str, int]) -> str:
 
 def _classes_by(rule: Rule, segments: dict[str, int]) -> str:
     if segments:
-        return "Segments of the DICOM files by their labels, in the order of their numbers: " + ", ".join(
+        return "Structures by their names in the files: " + ", ".join(
             f"{label} is {number or 'left out'}" for label, number in segments.items()
         )
     if rule.table is not None:

@@ -1,33 +1,86 @@
-"""Which mask belongs to which image, by folder and file names; what is ambiguous is named, never guessed."""
+"""Which image each mask belongs to, by folder and file names; what is ambiguous is named, never guessed."""
 
 import re
-import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from pfedsam.prepare.found import Dropped
+from pfedsam.prepare.words import IMAGE, MASK, MASK_WORDS, MODALITY, WEAK, Words, place, plain, role, without, words
 
-MASK_WORDS = "masks?|seg|segs|segmentations?|labels?|labels?t[rs]|gt|ground_?truth|annotations?|manual"
-IMAGE_WORDS = "images?|images?t[rs]|imgs?|scans?|slices?|pictures?|volumes?"
-MASK_FOLDER, IMAGE_FOLDER = re.compile(MASK_WORDS), re.compile(IMAGE_WORDS)
 MASK_END = re.compile(rf"(?:^|(?P<stem>.*?)[ _.-]+)(?:{MASK_WORDS})")
 MASK_START = re.compile(rf"(?:{MASK_WORDS})[ _.-]+(?P<stem>.+)")
-IMAGE_END = re.compile(r"(?:^|(?P<stem>.*?)[ _.-]+)(?:image|img|scan)")
+IMAGE_END = re.compile(r"(?:^|(?P<stem>.*?)[ _.-]+)(?:image|img|imaging|scan)")
 CHANNEL = re.compile(r"(?P<stem>.+)_\d{4}")  # nnU-Net's imagesTr/case_0000.nii.gz
-
-Key = tuple[str, ...]
+ROLE_IN_NAME = re.compile(WEAK)
+BIDS = re.compile("derivatives|anat|dwi|perf|func|fmap|pet")
+LEVELS = 4
 
 
 @dataclass(frozen=True)
 class Item:
-    """An image or a mask; `key`, which it is paired by: folders (without `images`, `masks` and the like) and stem."""
+    """An image or a mask with the names that it goes by.
+
+    Attributes:
+        folders: the folders that it lies in, outermost first, plain.
+        stem: its file name without the ending, plain.
+        mask: what it is; None: to be told by its folders, its name and the files beside it.
+    """
 
     name: str
     files: tuple[Path, ...]
-    key: Key
-    mask: bool
+    folders: Words
+    stem: str
+    mask: bool | None
+
+    @cached_property
+    def place(self) -> Words:
+        """The folders that do not only say images or masks."""
+        return place(self.folders)
+
+    @cached_property
+    def wide(self) -> Words:
+        """The same without such as `train_masks`, and without those that BIDS sorts files by."""
+        return tuple(folder for folder in self.folders if role(folder) is None and not BIDS.fullmatch(folder))
+
+    @cached_property
+    def bare(self) -> Words:
+        """The parts of its name that do not say image or mask."""
+        return without(words(self.stem), IMAGE, MASK)
+
+    @cached_property
+    def keys(self) -> tuple[Words, ...]:
+        """What it is paired by, a level each: as it is, without its end, without such words anywhere, or modalities."""
+        stem = _cut(self.stem, MASK_END, MASK_START) if self.mask else self.stem
+        if not self.mask and any(folder in ("imagestr", "imagests") for folder in self.folders):
+            stem = _cut(stem, CHANNEL)
+        cut = _cut(stem, IMAGE_END)
+        bare = self.bare if self.mask else without(words(stem), IMAGE)
+        return (*((s,) if s else () for s in (self.stem, cut)), bare, without(bare, MODALITY))
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A mask of an image; `extra` are the words by which its name, or its folder, differs from the image's.
+
+    `by` is what speaks for it: its name; the folder, where no name fits and the image is the only one; or the user.
+    """
+
+    mask: Item
+    extra: Words = ()
+    by: Literal["name", "folder", "user"] = "name"
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """The images, the masks of each that has some, and what has no partner or could have several."""
+
+    images: list[Item] = field(default_factory=list)
+    masks: dict[Item, list[Claim]] = field(default_factory=lambda: defaultdict(list))
+    dropped: list[Dropped] = field(default_factory=list)
 
 
 def item(name: str, files: tuple[Path, ...], parts: tuple[str, ...], stem: str, *, mask: bool | None = None) -> Item:
@@ -37,71 +90,149 @@ def item(name: str, files: tuple[Path, ...], parts: tuple[str, ...], stem: str, 
         parts: the folders that they lie in, outermost first.
         mask: what it is, where the user has said so; None: by the nearest folder that names a role, or its own name.
     """
-    folders, stem = [_plain(part) for part in parts], _plain(stem)
-    if mask is None:
-        roles = [told for f in folders if (told := role(f)) is not None]
-        mask = roles[-1:] == [True] or _cut(stem, MASK_END, MASK_START) != stem
-    if mask:
-        stem = _cut(stem, MASK_END, MASK_START)
-    if not mask and any(f in ("imagestr", "imagests") for f in folders):
-        stem = _cut(stem, CHANNEL)
-    stem = _cut(stem, IMAGE_END)
-    kept = [f for f in folders if role(f) is None]
-    return Item(name, files, (*kept, stem), mask)
+    return Item(name, files, tuple(plain(part) for part in parts), plain(stem), mask)
 
 
-def role(folder: str) -> bool | None:
-    """Whether a folder of that name holds masks (True) or images (False); None: the name does not say."""
-    name = _plain(folder)
-    return True if MASK_FOLDER.fullmatch(name) else False if IMAGE_FOLDER.fullmatch(name) else None
+def claimed(items: Iterable[Item]) -> Claimed:
+    """The image that each mask belongs to: of the same folders first, and by the longest part of its name.
 
-
-def paired(items: Iterable[Item]) -> tuple[list[tuple[Item, Item]], list[Dropped]]:
-    """Image and mask of each pair, and every item left over with the reason.
-
-    A pair has one image and one mask of the same folders and stem; items still alone are paired by the stem
-    where it is theirs alone, and the folders of one begin or end those of the other.
+    A mask of two images is left out, and so are these where they lie in its folder.
     """
-    every = list(items)
-    pairs, lone, dropped = _matched(every)
-    count = Counter((i.key[-1], i.mask) for i in every)
-    unique = [i for i in lone if i.key[-1] and count[i.key[-1], True] < 2 and count[i.key[-1], False] < 2]
-    masks = {i.key[-1]: i for i in unique if i.mask}
-    twos = [(i, masks[i.key[-1]]) for i in unique if not i.mask and i.key[-1] in masks]
-    apart = [_apart(*ends) for two in twos if not _agree(*two) for ends in (two, two[::-1])]
-    met = {i for two in twos for i in two}
-    return pairs + [two for two in twos if _agree(*two)], dropped + apart + [_alone(i) for i in lone if i not in met]
-
-
-def _agree(one: Item, other: Item) -> bool:
-    """Whether the folders of one are the first or the last of the other's, or none."""
-    short, long = sorted((one.key[:-1], other.key[:-1]), key=len)
-    return short in (long[: len(short)], long[len(long) - len(short) :])
-
-
-def _matched(items: Iterable[Item]) -> tuple[list[tuple[Item, Item]], list[Item], list[Dropped]]:
-    """Pairs, items without a partner, and those with several."""
-    groups: dict[Key, tuple[list[Item], list[Item]]] = defaultdict(lambda: ([], []))
-    for i in items:
-        groups[i.key][i.mask].append(i)
-    pairs, lone, dropped = [], [], []
-    for images, masks in groups.values():
-        if len(images) == len(masks) == 1:
-            pairs.append((images[0], masks[0]))
-        elif images and masks:
-            dropped += [_ambiguous(i, images, masks) for i in images + masks]
+    every = _told(list(items))
+    answer, torn = Claimed([i for i in every if not i.mask]), dict[Item, list[Item]]()
+    index = _Index(answer.images)
+    lone, by_folder = list[Item](), list[tuple[Item, Claim]]()
+    for mask in (i for i in every if i.mask):
+        fits, claim, near = index.fitting(mask)
+        if len(fits) == 1 and claim.by == "folder":
+            by_folder.append((fits[0], claim))
+        elif len(fits) == 1:
+            answer.masks[fits[0]].append(claim)
+        elif fits:
+            answer.dropped.append(_ambiguous(mask, fits))
+            torn.update(dict.fromkeys(fits, fits) if near or len({i.place for i in fits}) == 1 else {})
         else:
-            lone += images + masks
-    return pairs, lone, dropped
+            lone.append(mask)
+    for image, fits in torn.items():
+        parts = [image, *(claim.mask for claim in answer.masks.pop(image, []))]
+        answer.dropped.extend(_ambiguous(one, fits) for one in parts)
+    named = set(answer.masks)
+    for image, claim in by_folder:  # a mask of its name takes away the doubt about any other
+        if image in named or image in torn:
+            lone.append(claim.mask)
+        else:
+            answer.masks[image].append(claim)
+    lone += [i for i in every if not i.mask and i not in answer.masks and i not in torn]
+    answer.dropped.extend(_left_over(lone, every))
+    return answer
 
 
-def _ambiguous(one: Item, images: list[Item], masks: list[Item]) -> Dropped:
-    others = ", ".join(i.name for i in (images + masks)[:5] if i != one)
+class _Index:
+    """Images by what they may be found by."""
+
+    def __init__(self, images: Sequence[Item]) -> None:
+        self.here: dict[tuple[int, Words, Words], list[Item]] = defaultdict(list)
+        self.anywhere: dict[tuple[int, Words], list[Item]] = defaultdict(list)
+        self.paths: dict[Words, list[Item]] = defaultdict(list)
+        self.places: dict[Words, list[Item]] = defaultdict(list)
+        for image in images:
+            keys = image.keys
+            self.places[image.place].append(image)
+            for level in range(LEVELS):
+                self.here[level, image.place, keys[level]].append(image)
+                self.anywhere[level, keys[level]].append(image)
+            for path in {(*image.place, *words(image.stem)), (*image.place, *keys[2]), (*image.place, *keys[3])}:
+                self.paths[path].append(image)
+
+    def fitting(self, mask: Item) -> tuple[list[Item], Claim, bool]:
+        """The images that a mask may belong to, the claim, and whether they lie in its folders."""
+        keys, home, wide = mask.keys, mask.place, mask.wide
+        for level in range(LEVELS):
+            if fits := self.here.get((level, home, keys[level])):
+                return fits, Claim(mask), True
+        for level in range(LEVELS):
+            fits = [i for i in self.anywhere.get((level, keys[level]), []) if _agree(i.wide, wide)]
+            if fits := [i for i in fits if keys[level] or (i.wide and wide)]:
+                return fits, Claim(mask, _rest(home, fits[0].place)), False
+        path, bare = (*home, *mask.bare), mask.bare
+        for length in range(len(path) - 1, 0, -1):
+            if fits := self.paths.get(path[:length]):
+                return fits, Claim(mask, path[length:]), True
+        for length in range(len(bare) - 1, 0, -1):
+            near = self.anywhere.get((2, bare[:length])) or self.anywhere.get((3, bare[:length]), [])
+            if fits := [i for i in near if _agree(i.wide, wide)]:
+                return fits, Claim(mask, (*_rest(home, fits[0].place), *bare[length:])), False
+        only = self.places.get(home, []) if home and role_of(mask.folders) else []
+        return (only if len(only) == 1 else []), Claim(mask, mask.bare, by="folder"), True
+
+
+def role_of(folders: Words) -> bool | None:
+    """What the nearest folder that names a role says."""
+    return next((told for f in reversed(folders) if (told := role(f)) is not None), None)
+
+
+def _told(items: list[Item]) -> list[Item]:
+    """The items, each an image or a mask: as the user said, by the nearest folder that says so, else by its name.
+
+    In a folder of images, a name says mask only beside the image that it is a mask of.
+    """
+    stems: dict[Words, set[str]] = defaultdict(set)
+    images: dict[Words, set[Words]] = defaultdict(set)
+    for one in items:
+        stems[one.folders].add(one.stem)
+        if not any(MASK.fullmatch(part) for part in words(one.stem)):
+            images[one.folders].add(one.bare)
+    claims = {(f, _cut(s, MASK_END)) for f, all_ in stems.items() for s in all_ if _cut(s, MASK_END) != s}
+    return [
+        replace(i, mask=_is_mask(i, images[i.folders], (i.folders, i.stem) in claims)) if i.mask is None else i
+        for i in items
+    ]
+
+
+def _is_mask(one: Item, images: set[Words], has_mask: bool) -> bool:
+    by_folder, parts = role_of(one.folders), words(one.stem)
+    if by_folder or has_mask:
+        return bool(by_folder)
+    strong = any(MASK.fullmatch(part) for part in parts)
+    if strong and by_folder is None:
+        return True
+    weak = any(ROLE_IN_NAME.fullmatch(part) for part in parts[1:])
+    shorter = (one.bare[:length] for length in range(len(one.bare)))
+    beside = any(part in images for part in shorter) or (strong and one.bare in images)
+    return beside and (strong or weak)
+
+
+def _agree(one: Words, other: Words) -> bool:
+    """Whether the folders of one are among the other's, in the same order."""
+    short, long = sorted((one, other), key=len)
+    rest = iter(long)
+    return all(folder in rest for folder in short)
+
+
+def _rest(path: Words, known: Words) -> Words:
+    return tuple(part for part in path if part not in known)
+
+
+def _ambiguous(one: Item, images: Sequence[Item]) -> Dropped:
+    names = ", ".join(i.name for i in images[:5])
     return Dropped(
         one.name,
-        f"{len(images)} images and {len(masks)} masks go by the same name ({others})",
-        "leave one image and one mask of each name, or rename them",
+        f"{len(images)} images and 1 masks go by the same name ({names})",
+        "leave one image for each mask, rename them, or choose with --pair, such as"
+        " --pair '(.+)_flair' '(.+)_seg': the part in brackets must be the same",
     )
+
+
+def _left_over(lone: Sequence[Item], every: Sequence[Item]) -> list[Dropped]:
+    """Why each item has no partner; a name that one image and one mask alone have is pointed at."""
+    count = Counter((i.keys[1], i.mask) for i in every)
+    partners = {(i.keys[1], i.mask): i for i in lone if i.keys[1] and count[i.keys[1], i.mask] == 1}
+    return [
+        _apart(one, other)
+        if (other := partners.get((one.keys[1], not one.mask))) and (one.keys[1], one.mask) in partners
+        else _alone(one)
+        for one in lone
+    ]
 
 
 def _apart(one: Item, other: Item) -> Dropped:
@@ -109,18 +240,21 @@ def _apart(one: Item, other: Item) -> Dropped:
     return Dropped(
         one.name,
         f"{what} whose {missing} of its name lies in other folders ({other.name})",
-        "if they are a pair, put both into the same folder, or into images/ and masks/ of one; else rename one",
+        "if they are a pair, put both into the same folder, or into images/ and masks/ of one, or say --pair;"
+        " else rename one",
     )
 
 
 def _alone(one: Item) -> Dropped:
     if one.mask:
-        return Dropped(one.name, "a mask without an image of its name", "add the image, or rename the mask after it")
+        return Dropped(
+            one.name, "a mask without an image of its name", "add the image, rename the mask after it, or say --pair"
+        )
     return Dropped(
         one.name,
         "an image without a mask of its name",
         "add its mask: the same name in a folder masks/ or labels/, or with _mask, _seg or _label at its end;"
-        " for DICOM, the DICOM-SEG drawn on it",
+        " for DICOM, the DICOM-SEG drawn on it; or say with --pair how the names fit",
     )
 
 
@@ -128,8 +262,3 @@ def _cut(stem: str, *patterns: re.Pattern[str]) -> str:
     """The stem without the word that a pattern finds; empty where it is the whole."""
     found = next((m for p in patterns if (m := p.fullmatch(stem))), None)
     return stem if found is None else found["stem"] or ""
-
-
-def _plain(name: str) -> str:
-    """One spelling of a name: composed letters, no capitals."""
-    return unicodedata.normalize("NFC", name).casefold()

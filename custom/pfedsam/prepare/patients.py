@@ -10,15 +10,16 @@ from pathlib import PurePath
 
 from pfedsam.errors import UserFault
 from pfedsam.prepare.found import Case, Dropped
-from pfedsam.prepare.pairing import IMAGE_FOLDER, MASK_FOLDER
+from pfedsam.prepare.grouping import by_file, by_level, grouped
 
-SPLIT_WORDS = {"train", "training", "val", "valid", "validation", "test", "testing"}
-SLICE_END = re.compile(r"(?P<rest>.*?\d.*?)[ _.-]+(?:slice|sl|s|z|frame|img|image|tile)?[ _-]?\d{1,4}", re.IGNORECASE)
-ENOUGH = 3  # patients that three splits need
+OUTSIDE = (
+    "it lies outside the folders that tell patients apart",
+    "put it into its patient's folder, or say --patient REGEX",
+)
 
 
 def by_pattern(cases: Sequence[Case], pattern: str) -> tuple[list[Case], list[Dropped], str]:
-    """Patients by the first captured group of `pattern` in the file name; a name without it is left out.
+    """Patients by the first captured group of `pattern` in the file name, else in the path; others are left out.
 
     Raises:
         UserFault: no regular expression, or none with a group.
@@ -40,7 +41,9 @@ def by_pattern(cases: Sequence[Case], pattern: str) -> tuple[list[Case], list[Dr
             kept.append(replace(case, patient=found.group(1)))
         else:
             dropped.append(Dropped(case.name, f"the name does not fit --patient {pattern}", "widen the pattern"))
-    return kept, dropped, f"Patients were told apart by what --patient {pattern} catches in the file name."
+    words = f"Patients were told apart by what --patient {pattern} catches in the file name, else in the path"
+    some = f", such as {kept[0].patient} of {kept[0].name}" if kept else ""
+    return kept, dropped, f"{words}: {len({case.patient for case in kept})} patients of {len(kept)} files{some}."
 
 
 def by_issuer(ids: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
@@ -68,52 +71,34 @@ def by_issuer(ids: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
     return patients, remarks
 
 
-def by_themselves(cases: Sequence[Case]) -> tuple[list[Case], str]:
-    """Patients by DICOM's PatientID; else by the sub-folder; else by the name without a slice number.
+def by_themselves(cases: Sequence[Case], said: str | None = None) -> tuple[list[Case], list[Dropped], str]:
+    """Patients by DICOM's PatientID, else by folder and file names; cases of which no patient is known are left out.
 
-    Files whose names say nothing are each a patient of their own. A rule that leaves fewer than three patients
-    is not used: three splits need as many.
+    Args:
+        said: `folder` or `each`, where the user says what is a patient; then PatientID does not count.
+
+    Raises:
+        UserFault: names do not show what the patients are.
     """
-    named = [PurePath(case.name) for case in cases if not case.patient]
-    if not named:
-        return list(cases), "Patients were told apart by PatientID in the DICOM files."
-    keys, words = _keys(named)
-    rest = iter(keys)
-    told = [case if case.patient else replace(case, patient="name:" + next(rest)) for case in cases]
-    return told, words if len(named) == len(
-        cases
-    ) else f"Patients were told apart by PatientID where a DICOM file has it. Else: {words}"
-
-
-def _keys(names: list[PurePath]) -> tuple[list[str], str]:
-    folders = [_folder(name) for name in names]
-    if all(folders) and len(set(folders)) >= ENOUGH:
-        some = ", ".join(sorted(set(folders))[:ENOUGH])
-        return folders, f"Each outermost sub-folder was taken as one patient ({some} and so on)."
-    stems = [_stem(name) for name in names]
-    cut = [m["rest"] if (m := SLICE_END.fullmatch(stem)) else stem for stem in stems]
-    if len(set(stems)) > len(set(cut)) >= ENOUGH:
-        return (
-            cut,
-            f"A name's last number was taken as a slice number, the rest as the patient ({stems[0]} is of {cut[0]}).",
-        )
-    return (
-        stems,
-        "Each file name was taken as a patient of its own; if a patient has several, say --patient REGEX.",
-    )
-
-
-def _folder(name: PurePath) -> str:
-    kept = [
-        part
-        for part in name.parts[:-1]
-        if not (MASK_FOLDER.fullmatch(p := part.casefold()) or IMAGE_FOLDER.fullmatch(p) or p in SPLIT_WORDS)
-    ]
-    return kept[0] if kept else ""
-
-
-def _stem(name: PurePath) -> str:
-    return name.name.split(".nii")[0] if ".nii" in name.name else name.stem
+    nameless = [case for case in cases if said or not case.patient]
+    if not nameless:
+        return list(cases), [], "Patients were told apart by PatientID in the DICOM files."
+    names = [PurePath(case.name) for case in nameless]
+    found = grouped(names, len(cases)) if said is None else by_level(names) if said == "folder" else by_file(names)
+    known = {case.patient.casefold(): case.patient for case in cases if case.patient and not said}
+    keys = iter(found.keys)
+    kept, dropped = [], []
+    for case in cases:
+        key = case.patient if case.patient and not said else next(keys)
+        if key is None:
+            dropped.append(Dropped(case.name, *OUTSIDE))
+        elif case.patient and not said:
+            kept.append(case)
+        else:
+            kept.append(replace(case, patient=known.get(key.casefold(), "name:" + key)))
+    if len(nameless) == len(cases):
+        return kept, dropped, found.words
+    return kept, dropped, f"Patients were told apart by PatientID where a DICOM file has it. Else: {found.words}"
 
 
 def pseudonym(patient: str, salt: bytes) -> str:

@@ -11,11 +11,12 @@ from pfedsam.data.datalist import SPLITS
 from pfedsam.data.folder import check_free, whole
 from pfedsam.errors import UserFault
 from pfedsam.prepare import facts as numbers
+from pfedsam.prepare.classes import class_names, numbered
 from pfedsam.prepare.convert import Plan, mask_values, read_pair, write_pair
-from pfedsam.prepare.discover import discover
+from pfedsam.prepare.discover import Said, discover
 from pfedsam.prepare.facts import facts_of
 from pfedsam.prepare.found import Case, Dropped, Found
-from pfedsam.prepare.labels import REST, Rule, Values, understood
+from pfedsam.prepare.labels import Rule, Values, understood
 from pfedsam.prepare.outcome import Done, labels_by, names_of, write_down
 from pfedsam.prepare.patients import by_pattern, by_themselves
 from pfedsam.prepare.splits import SHARES, drawn
@@ -37,7 +38,9 @@ class Wish:
         ignore: the mask value of pixels that nobody labelled; None: all are labelled.
         classes: number of classes without the background; None: as the masks show.
         shares: of train, val and test; None: as a datalist has them, else 0.7, 0.1, 0.2.
-        patient: a regular expression whose first group is the patient; None: as the files say.
+        patient: a regular expression whose first group is the patient, `folder` or `each`; None: as the files say.
+        pair: regular expressions of an image and its mask, whose first groups are equal; None: by the rules.
+        names: of the classes, in the order of their numbers; none: as the files say.
     """
 
     site: str = "site"
@@ -49,6 +52,18 @@ class Wish:
     shares: tuple[float, float, float] | None = None
     seed: int = 0
     patient: str | None = None
+    pair: tuple[str, str] | None = None
+    names: tuple[str, ...] = ()
+
+    @property
+    def said(self) -> Said:
+        """What it says of the files."""
+        return Said(self.pair, [*(key for key in self.table or {} if not key.isdigit() and key != "*"), *self.names])
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the user gives the order of structures."""
+        return bool(self.names) or any(not key.isdigit() and key != "*" for key in self.table or {})
 
 
 def prepare(
@@ -63,7 +78,7 @@ def prepare(
     """
     if out is not None:
         check_free(out)
-    found = discover(folders, wish.masks, wish.site)
+    found = discover(folders, wish.masks, wish.site, wish.said)
     if out is None:
         return _prepared(found, None, wish, watch)
     with whole(out) as folder:
@@ -75,10 +90,11 @@ def _prepared(found: Found, folder: Path | None, wish: Wish, watch: Watch) -> di
         (folder / "images").mkdir(parents=True)
         (folder / "masks").mkdir()
     cases, dropped, patients_by = _patients(found, wish)
-    segments, table = _segments(found, wish)
+    segments, table = numbered(found.segments, wish.table, wish.names)
     cases, unread, values = _surveyed(cases, watch)
-    rule = _with_segments(understood(values, table, wish.classes, ignore=wish.ignore), segments, wish.classes)
-    done, failed, pictures = _converted(cases, folder, Plan(wish.plane, rule, segments), watch)
+    classes = wish.classes or len(wish.names) or None
+    rule = _with_segments(understood(values, table, classes, ignore=wish.ignore), segments, classes)
+    done, failed, pictures = _converted(cases, folder, Plan(wish.plane, rule, segments, wish.ordered), watch)
     left = [*found.dropped, *dropped, *unread, *failed]
     if not done:
         first = [*unread, *failed, *dropped, *found.dropped]
@@ -86,9 +102,13 @@ def _prepared(found: Found, folder: Path | None, wish: Wish, watch: Watch) -> di
             expected="a pair of image and mask that can be used", came=_nothing(found, first), do=_first_step(first)
         )
     splits, split_by = _splits(done, wish, patients_by)
+    names = class_names(rule.classes, names_of(segments), wish.names)
     report = _report(found, done, left, wish) | {
         "classes": rule.classes,
-        "labels": numbers.label_table([d.facts for d in done], names_of(segments), rule.classes),
+        "class_names": names,
+        "labels": numbers.label_table(
+            [d.facts for d in done], names_of(segments) | dict(enumerate(names, 1)), rule.classes
+        ),
         "labels_by": labels_by(rule, segments),
         "unlabelled": None if rule.ignore is None else numbers.unlabelled([d.facts for d in done]),
         "patients_by": patients_by,
@@ -101,28 +121,13 @@ def _prepared(found: Found, folder: Path | None, wish: Wish, watch: Watch) -> di
 
 
 def _patients(found: Found, wish: Wish) -> tuple[list[Case], list[Dropped], str]:
+    if wish.patient in ("folder", "each"):
+        return by_themselves(found.cases, wish.patient)
     if wish.patient is not None:
         return by_pattern(found.cases, wish.patient)
     if any(case.split for case in found.cases):
         return found.cases, [], "Patients were told apart by the column group of the datalist."
-    cases, words = by_themselves(found.cases)
-    return cases, [], words
-
-
-def _segments(found: Found, wish: Wish) -> tuple[dict[str, int], dict[int, int] | None]:
-    """The class of each DICOM segment, and the table of mask values, both with the user's wishes."""
-    wished = wish.table or {}
-    by_name = {label: number for label, number in wished.items() if label in found.segments}
-    by_value = {int(v): number for v, number in wished.items() if v.isdigit() and v not in by_name}
-    by_value |= {REST: wished["*"]} if "*" in wished else {}
-    if strange := [key for key in wished if key not in by_name and not key.isdigit() and key != "*"]:
-        raise UserFault(
-            expected="--labels of mask values or of segments: " + (", ".join(found.segments) or "none found"),
-            came=strange[0],
-            do="correct the name",
-        )
-    segments = {label: by_name.get(label, 0) for label in found.segments} if by_name else found.segments
-    return segments, by_value or None
+    return by_themselves(found.cases)
 
 
 def _with_segments(rule: Rule, segments: dict[str, int], classes: int | None) -> Rule:

@@ -1,0 +1,79 @@
+"""Numbers and names of classes: of structures that the files name, of mask values, and as the user says."""
+
+from collections.abc import Mapping, Sequence
+
+from pfedsam.errors import UserFault
+from pfedsam.prepare.labels import REST
+
+
+def numbered(
+    found: Mapping[str, int], wished: Mapping[str, int] | None, names: Sequence[str]
+) -> tuple[dict[str, int], dict[int, int] | None]:
+    """The class of each structure, and the table of mask values, both with the user's wishes.
+
+    Args:
+        found: structures that the files name, with the class that each has by the order of the files.
+        wished: mask value or structure to class.
+        names: of the classes, in the order of their numbers: two sites that say the same have the same numbers.
+
+    Raises:
+        UserFault: a wish names no structure that was found, or `names` lacks one.
+    """
+    wished = wished or {}
+    by_name = {label: number for label, number in wished.items() if label in found}
+    by_value = {int(v): number for v, number in wished.items() if v.isdigit() and v not in by_name}
+    by_value |= {REST: wished["*"]} if "*" in wished else {}
+    if strange := [key for key in wished if key not in by_name and not key.isdigit() and key != "*"]:
+        raise UserFault(
+            expected="--labels of mask values or of structures: " + (", ".join(found) or "none found"),
+            came=strange[0],
+            do="correct the name",
+        )
+    if by_name:
+        return {label: by_name.get(label, 0) for label in found}, by_value or None
+    return (_in_order(found, names) if names else dict(found)), by_value or None
+
+
+def _in_order(found: Mapping[str, int], names: Sequence[str]) -> dict[str, int]:
+    order = {name.casefold(): number for number, name in enumerate(names, 1)}
+    if lacking := [label for label in found if label.casefold() not in order]:
+        raise UserFault(
+            expected="--names with each structure that the files name: " + ", ".join(found),
+            came=f"none for {', '.join(lacking)}",
+            do=f'add it to --names, or say which to take with --labels, such as --labels "{names[0]}=1"',
+        )
+    return {label: order[label.casefold()] for label in found}
+
+
+def class_names(classes: int, found: Mapping[int, str], said: Sequence[str]) -> list[str]:
+    """The name of each class from 1 on; none where one is not known.
+
+    Args:
+        found: class number to name, as the files say.
+        said: as the user says, which counts more.
+
+    Raises:
+        UserFault: the user names fewer or more classes than there are, or two alike.
+    """
+    if said and len(said) != classes:
+        raise UserFault(
+            expected=f"{classes} name(s) in --names, one a class", came=", ".join(said), do="name each class, in order"
+        )
+    if said and len({name.casefold() for name in said}) < len(said):
+        raise UserFault(expected="a name for each class in --names", came=", ".join(said), do="name no two alike")
+    names = list(said) or [found.get(number, "") for number in range(1, classes + 1)]
+    return names if all(names) else []
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """`Liver,Tumour` as names.
+
+    Raises:
+        UserFault: an empty one.
+    """
+    names = tuple(part.strip() for part in text.split(","))
+    if not all(names):
+        raise UserFault(
+            expected="--names NAME,NAME,...", came=text, do="write a name for each class, such as Liver,Tumour"
+        )
+    return names

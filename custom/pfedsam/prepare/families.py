@@ -1,0 +1,174 @@
+"""The masks of an image as one annotation: one, joined, or a file a structure; else the image is left out."""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pfedsam.prepare.found import Dropped
+from pfedsam.prepare.pairing import Claim, Claimed, Item, role_of
+from pfedsam.prepare.words import COPIES, LONG_READERS, MASK, READERS, Words, plain, words
+
+READER = re.compile(LONG_READERS)
+NO_STRUCTURE = re.compile(rf"{READERS}|{COPIES}|\d+|.")
+NUMBER = re.compile(r"\d+")
+
+
+@dataclass(frozen=True)
+class Match:
+    """An image with all masks of it; `names` are the structures of the masks, none where they hold class numbers."""
+
+    image: Item
+    masks: tuple[Item, ...]
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Images with their masks, what is left out, the structures in the order of their names, and remarks."""
+
+    pairs: list[Match] = field(default_factory=list)
+    dropped: list[Dropped] = field(default_factory=list)
+    structures: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def taken_whole(found: Claimed, wanted: Collection[str] = ()) -> Matches:
+    """Each image with all of its masks, or left out with them.
+
+    Numbered masks are parts of one drawing. Words that tell the masks of several images apart are structures, a
+    class each. Anything else may be the work of several readers. A site has structures or class numbers, as most
+    of its images have.
+
+    Args:
+        wanted: structures that the user names.
+    """
+    extras = {image: _extras(claims) for image, claims in found.masks.items()}
+    known = _known(found.masks, extras, wanted)
+    numbered = {image.place + image.bare[:-1] for image in found.images if NUMBER.fullmatch("".join(image.bare[-1:]))}
+    numbers, structures, dropped = list[Match](), list[Match](), list(found.dropped)
+    for image, claims in found.masks.items():
+        masks, names = tuple(claim.mask for claim in claims), extras[image]
+        if all(name in known for name in names) and len(set(names)) == len(names):
+            structures.append(Match(image, masks, tuple(known[name] for name in names)))
+        elif _one_drawing(image, claims, names) and not (
+            any(map(_is_number, names)) and image.place + image.bare in numbered
+        ):
+            numbers.append(Match(image, masks))
+        else:
+            dropped += _several(image, masks)
+    by_name = len(structures) > len(numbers)
+    kept, other = (structures, numbers) if by_name else (numbers, structures)
+    dropped += [d for match in other for d in _other_kind(match, by_name)]
+    shown = list(known.values()) if by_name else []
+    return Matches(kept, dropped, shown, [*_remarks(kept, shown), *([] if by_name else _differing(kept, extras))])
+
+
+def _extras(claims: Sequence[Claim]) -> list[Words]:
+    """The words that tell an image's masks apart: folders that all of them lie in say nothing."""
+    if len(claims) < 2:
+        return [claim.extra for claim in claims]
+    shared = set.intersection(*(set(claim.extra) for claim in claims))
+    apart = [tuple(part for part in claim.extra if part not in shared) for claim in claims]
+    return apart if len(set(apart)) == len(claims) else [claim.extra for claim in claims]
+
+
+def _known(
+    masks: Mapping[Item, list[Claim]], extras: Mapping[Item, list[Words]], wanted: Collection[str]
+) -> dict[Words, str]:
+    """Structures and their names: words that tell masks apart in two images at least, and those that the user names."""
+    count = Counter(
+        name
+        for image, names in extras.items()
+        for name, claim in zip(names, masks[image], strict=True)
+        if (len(names) > 1 or claim.by == "user")
+        and _may_be_structure(name)
+        and not (claim.by == "folder" and any(map(str.isdigit, "".join(name))))
+    )
+    known = {name for name, images in count.items() if images > 1}
+    said = {words(plain(name)): name for name in wanted}
+    every = {name for names in extras.values() for name in names}
+    return {name: said.get(name, "_".join(name)) for name in sorted((known | said.keys()) & every)}
+
+
+def _may_be_structure(name: Words) -> bool:
+    return not (any(READER.fullmatch(part) for part in name) or all(NO_STRUCTURE.fullmatch(part) for part in name))
+
+
+def _is_number(name: Words) -> bool:
+    return len(name) == 1 and NUMBER.fullmatch(name[0]) is not None
+
+
+def _one_drawing(image: Item, claims: Sequence[Claim], names: Sequence[Words]) -> bool:
+    """Whether masks are one annotation: a single one, numbered parts, or those in a folder of the image's name.
+
+    A number that does not follow the word for mask may be that of another slice.
+    """
+    masks = [claim.mask for claim in claims]
+    if any(claim.by == "folder" for claim in claims):
+        readers = any(READER.fullmatch(part) for name in names for part in name)
+        return image.place[-1:] == (image.stem,) and not readers
+    if len(claims) == 1:
+        return not _is_number(names[0]) or _is_part(masks[0], by_folder=False)
+    if all(claim.by == "user" and not claim.extra for claim in claims):
+        return True
+    parts = [mask for mask, name in zip(masks, names, strict=True) if name]
+    numbers = len(set(names)) == len(names) and all(not name or _is_number(name) for name in names)
+    return numbers and all(_is_part(mask, by_folder=True) for mask in parts)
+
+
+def _is_part(mask: Item, *, by_folder: bool) -> bool:
+    """Whether a mask's name ends with a number after the word for mask, which a folder of masks may stand for."""
+    parts = words(mask.stem)
+    by_word = len(parts) > 1 and NUMBER.fullmatch(parts[-1]) is not None and MASK.fullmatch(parts[-2]) is not None
+    return by_word or (by_folder and role_of(mask.folders) is True and not any(MASK.fullmatch(p) for p in parts))
+
+
+def _several(image: Item, masks: Sequence[Item]) -> list[Dropped]:
+    if len(masks) == 1:
+        why = f"the number in the name of the mask may be that of another image ({image.name}, {masks[0].name})"
+    else:
+        some = ", ".join(mask.name for mask in masks[:5])
+        why = f"1 images and {len(masks)} masks go by the same name ({image.name}; {some})"
+    do = (
+        "leave the one mask to learn from; number them (_mask_1, _mask_2) where they are parts of one drawing;"
+        " or say with --pair which belong together"
+    )
+    return [Dropped(one.name, why, do) for one in (image, *masks)]
+
+
+def _other_kind(match: Match, by_name: bool) -> list[Dropped]:
+    kinds = ("a mask of class numbers", "a mask a structure")
+    why = f"{kinds[not by_name]}, while most images of this site have {kinds[by_name]} ({match.image.name})"
+    do = "export all masks of the site in one way, or prepare these images as a folder of their own"
+    return [Dropped(one.name, why, do) for one in (match.image, *match.masks)]
+
+
+def _remarks(pairs: Sequence[Match], structures: Sequence[str]) -> Iterator[str]:
+    if joined := [match for match in pairs if len(match.masks) > 1 and not match.names]:
+        some = ", ".join(mask.name for mask in joined[0].masks[:3])
+        yield (
+            f"{len(joined)} image(s) have several masks, which were joined into one (such as {joined[0].image.name}:"
+            f" {some}). Names do not show whether these are parts of one drawing. If several readers drew them, leave"
+            " one mask for each image and prepare again."
+        )
+    for name in structures:
+        if lacking := [match.image.name for match in pairs if name not in match.names]:
+            yield (
+                f"{len(lacking)} image(s) have no mask file for {name} (such as {lacking[0]}): it is taken as not to be"
+                " seen there. Where it was never drawn, remove these images and prepare again."
+            )
+
+
+def _differing(pairs: Sequence[Match], extras: Mapping[Item, list[Words]]) -> list[str]:
+    """A remark where single masks carry different words, each in several images: they may be different structures."""
+    count = Counter(extras[m.image][0] for m in pairs if len(m.masks) == 1 and _may_be_structure(extras[m.image][0]))
+    often = {name: n for name, n in count.items() if n > 1}
+    if len(often) < 2:
+        return []
+    some = ", ".join(f"{'_'.join(name)} in {n} images" for name, n in list(often.items())[:5])
+    table = ",".join(f"{'_'.join(name)}={i + 1}" for i, name in enumerate(list(often)[:5]))
+    return [
+        f"The masks' names differ by a word ({some}), and all were taken to mean the same classes. Where the words are"
+        f" different structures, say --labels {table}."
+    ]

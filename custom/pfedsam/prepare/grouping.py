@@ -1,0 +1,275 @@
+"""Patients by folder and file names: what is said there is taken, what could be otherwise is asked."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePath
+
+from pfedsam.errors import UserFault
+from pfedsam.prepare.words import (
+    CLASSES,
+    GENERIC,
+    IMAGE_WORDS,
+    MASK_WORDS,
+    MODALITIES,
+    PLACES,
+    SIDES,
+    SPLITS,
+    TIMES,
+    plain,
+    words,
+)
+
+ENOUGH = 3  # patients that three splits need
+FEW, MANY = 10, 40  # so few patients, with so many files each, may be something else: slices, or classes
+ODD = 0.1  # share of files that may lie elsewhere
+SMALL = 12  # so many folders of plain words may be classes; more may be surnames
+SUBJECT = re.compile(r"(?:^|[/_])(sub-[A-Za-z0-9]+)(?=[/_.]|$)")  # BIDS
+NUMBERED = re.compile(r"(?:p|pt|pat|patient|patid|case|subj|subject|sub|id|s)?[-_ ]?\d+")
+ROLES = re.compile(rf"{MASK_WORDS}|{IMAGE_WORDS}|{SPLITS}|{MODALITIES}|{SIDES}|anat|perf|func|derivatives|{GENERIC}")
+KINDS = re.compile(rf"{CLASSES}|{PLACES}")
+SORTS = re.compile(rf"{CLASSES}|{TIMES}|{PLACES}")
+SLICE = re.compile(r"(?P<rest>.*?\d.*?)[ _.-]+(?P<word>slice|sl|s|z|frame|img|image|tile)?[ _-]?\d{1,4}", re.IGNORECASE)
+BARE_SLICE = re.compile(r"(?:\D*[ _.-])?(?:slice|sl|frame|tile)[ _-]?\d+", re.IGNORECASE)
+VIEW = re.compile(rf"(?P<rest>.*\d.*?)[ _.-]+(?:{SIDES}|{TIMES}|{MODALITIES}|{IMAGE_WORDS})", re.IGNORECASE)
+SIDE = re.compile(r"(?P<rest>.+?)[ _.-]+(?:left|right|od|os|ou)", re.IGNORECASE)
+FIRST = re.compile(rf"(?:left|right|od|os|ou|{MODALITIES})[ _.-]+(?P<rest>.*\d.*)", re.IGNORECASE)
+EYE = re.compile(r"(?P<rest>.*\d)[lr]", re.IGNORECASE)
+COUNTER = re.compile(r"(?P<rest>.*?)[ _.-]*\(?\d+\)?")
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """The patient of each file, None where it cannot be told, and the rule in words."""
+
+    keys: list[str | None]
+    words: str
+
+
+def grouped(names: Sequence[PurePath], among: int | None = None) -> Grouping:
+    """Patients by BIDS's `sub-`; else by the outermost folder that tells patients apart; else by file names.
+
+    Args:
+        names: paths below the folder that the user gave.
+        among: of how many files of the site they are; a few odd ones are left out rather than asked about.
+
+    Raises:
+        UserFault: names do not show what the patients are.
+    """
+    subjects = [m[1] if (m := SUBJECT.search(name.as_posix())) else None for name in names]
+    rest = [name for name, subject in zip(names, subjects, strict=True) if subject is None]
+    rule = _said("The part of a path that begins with sub- is the patient", names, subjects)
+    if not rest:
+        return Grouping(subjects, rule)
+    try:
+        found = _by_folder(rest) or _by_name(rest)
+    except UserFault:
+        if len(rest) > ODD * (among or len(names)):
+            raise
+        found = Grouping([None] * len(rest), "Of the others no patient is known.")
+    found = replace(found, keys=_one_spelling(found.keys))
+    if len(rest) == len(names):
+        return found
+    keys = iter(found.keys)
+    return Grouping([next(keys) if one is None else one for one in subjects], f"{rule} Else: {found.words}")
+
+
+def _one_spelling(keys: Sequence[str | None]) -> list[str | None]:
+    """The keys, where `P1` and `p1` are one patient."""
+    first: dict[str, str] = {}
+    return [None if key is None else first.setdefault(plain(key), key) for key in keys]
+
+
+def by_level(names: Sequence[PurePath]) -> Grouping:
+    """Each folder as a patient, as the user says: the outermost that is not common to all and names no role."""
+    levels = _levels(names, SORTS)
+    if not all(levels):
+        levels = _levels(names, None)
+    keys = [level[0] if level else None for level in levels]
+    return Grouping(keys, _said("Each folder is a patient, as --patient folder says", names, keys))
+
+
+def by_file(names: Sequence[PurePath]) -> Grouping:
+    """Each file as a patient of its own, as the user says."""
+    keys = [name.as_posix() for name in names]
+    return Grouping(list(keys), _said("Each image is a patient of its own, as --patient each says", names, keys))
+
+
+def _by_folder(names: Sequence[PurePath]) -> Grouping | None:
+    """By the outermost level of folders whose names have numbers; None where folders say nothing."""
+    levels = _levels(names, SORTS)
+    for depth in range(max(map(len, levels), default=0)):
+        here = [level[depth] if len(level) > depth else None for level in levels]
+        found = sorted({key for key in here if key is not None})
+        lacking = here.count(None) / len(names)
+        if lacking >= 1 - ODD:
+            return None
+        if lacking > ODD:
+            raise _question(names, f"{here.count(None)} of {len(names)} files lie outside the folders {_some(found)}")
+        within: dict[str, set[str]] = defaultdict(set)
+        for level in levels:
+            if len(level) > depth + 1:
+                within[level[depth]].add(level[depth + 1])
+        below = sorted(set[str]().union(*within.values()))
+        if sum(map(_has_number, found)) * 2 <= len(found):
+            if (below and _may_be_surnames(within)) or (not below and _are_doubtful(names, levels, found)):
+                raise _question(names, f"{len(found)} folders ({_some(found)}), which may be patients or classes")
+        elif len(found) >= ENOUGH:
+            if len(found) <= 5 and len(below) >= 3 * len(found) and not all(map(_is_patient, found)):
+                some = f"{len(found)} folders ({_some(found)}), and in them {len(below)} ({_some(below)})"
+                raise _question(names, some)
+            keys = [_folder(level, depth) for level in levels]
+            return _checked("Each folder at one level is a patient", names, keys)
+        elif not below or any(map(_is_patient, found)):
+            raise _question(names, f"{len(found)} folder(s) that may be patients ({_some(found)})")
+    return None
+
+
+def _folder(level: Sequence[str], depth: int) -> str | None:
+    """The patient by a file's folders: at a depth, or below it where the folder there is a plain word."""
+    deeper = [part for part in level[depth:] if _has_number(part)]
+    return _core((deeper or level[depth:])[0]) if len(level) > depth else None
+
+
+def _has_number(name: str) -> bool:
+    return any(map(str.isdigit, name))
+
+
+def _is_patient(name: str) -> bool:
+    return NUMBERED.fullmatch(plain(name)) is not None
+
+
+def _may_be_surnames(within: Mapping[str, set[str]]) -> bool:
+    """Whether folders of plain words, with folders in them, may be patients with their examinations."""
+    inner = [name for names in within.values() for name in names]
+    if all(_is_patient(name) and not name.isdigit() for name in inner):
+        return False
+    return len(set(inner)) < len(inner) or len(within) > SMALL or len(inner) < ENOUGH * len(within)
+
+
+def _are_doubtful(names: Sequence[PurePath], levels: Sequence[Sequence[str]], found: Sequence[str]) -> bool:
+    """Whether folders of plain words may be patients: many, of the same file names, or names that tell no patient."""
+    homes: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+    for name, level in zip(names, levels, strict=True):
+        homes[stem_of(name)].add(tuple(level))
+    repeated = sum(len(where) > 1 for where in homes.values()) > ODD * len(homes)
+    cores = _cores(list(homes))
+    each = len({_core(m["rest"]) if (m := _slice(core)) else core for core in cores}) == len(homes)
+    return repeated or each or len(found) > SMALL
+
+
+def _by_name(names: Sequence[PurePath]) -> Grouping:
+    stems = [stem_of(name) for name in names]
+    cores = _cores(stems)
+    homes: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+    for name, core in zip(names, cores, strict=True):
+        homes[core].add(tuple(part for part in name.parts[:-1] if not _fits(part, ROLES)))
+    if sum(len(where) > 1 for where in homes.values()) > ODD * len(homes):
+        raise _question(names, f"file names that occur in several folders (such as {cores[0]})")
+    cut = [_core(m["rest"]) if (m := _slice(core)) else core for core in cores]
+    groups, marked = sorted(set(cut)), any((m := SLICE.fullmatch(core)) and m["word"] for core in cores)
+    if len(set(cores)) > len(groups) >= ENOUGH:
+        return _checked("A name's last number is a slice, the rest is the patient", names, cut)
+    if len(set(cores)) > len(groups) and (marked or all(group[-1:].isdigit() for group in groups)):
+        raise _question(names, f"{len(groups)} patient(s) if a name's last number is a slice ({_some(groups)})")
+    if 2 * sum(BARE_SLICE.fullmatch(core) is not None for core in cores) > len(cores):
+        raise _question(names, "names of slices that name no patient")
+    if strange := _prefixes(cores):
+        raise _question(names, f"names that begin with {_some(strange)} and end with a number")
+    own = len(set(cores)) == len(set(stems))
+    rule = "Each file name is a patient" if own else "A name without its side, date or sequence is the patient"
+    return Grouping([*cores], _said(rule, names, cores) + " If a patient has several, say --patient REGEX.")
+
+
+def _levels(names: Sequence[PurePath], sorts: re.Pattern[str] | None) -> list[list[str]]:
+    """The folders of each file that may be patients, outermost first, without those that all files share."""
+    levels = [
+        [part for part in name.parts[:-1] if not _fits(part, ROLES) and not (sorts and _fits(part, sorts))]
+        for name in names
+    ]
+    while True:
+        first, count = Counter(level[0] for level in levels if level).most_common(1)[0] if any(levels) else ("", 0)
+        inside = {level[1] for level in levels if level[:1] == [first] and len(level) > 1}
+        if not count or not (count == len(names) or (count >= (1 - ODD) * len(names) and len(inside) >= ENOUGH)):
+            return levels
+        levels = [level[1:] if level[:1] == [first] else level for level in levels]
+
+
+def _fits(folder: str, pattern: re.Pattern[str]) -> bool:
+    """Whether a folder's name, or each word of it, is such a word."""
+    name = plain(folder)
+    parts = words(name)
+    return pattern.fullmatch(name) is not None or (
+        any(pattern.fullmatch(part) for part in parts)
+        and all(pattern.fullmatch(part) or ROLES.fullmatch(part) for part in parts)
+    )
+
+
+def _cores(stems: Sequence[str]) -> list[str]:
+    """Names without side, date, sequence; `01L` and `01R` are of one where both are there."""
+    cores = [_core(stem) for stem in stems]
+    eyes: dict[str, set[str]] = defaultdict(set)
+    for core in cores:
+        if m := EYE.fullmatch(core):
+            eyes[m["rest"]].add(core[-1].casefold())
+    return [m["rest"] if (m := EYE.fullmatch(core)) and len(eyes[m["rest"]]) > 1 else core for core in cores]
+
+
+def _core(stem: str) -> str:
+    while m := VIEW.fullmatch(stem) or SIDE.fullmatch(stem) or FIRST.fullmatch(stem):
+        stem = m["rest"]
+    return stem
+
+
+def _slice(core: str) -> re.Match[str] | None:
+    """The number of a slice; none where the word before it is a class or the like, which no patient is called."""
+    found = SLICE.fullmatch(core)
+    if found is None or found["word"]:
+        return found
+    last = words(plain(found["rest"]))[-1]
+    return None if _fits(found["rest"], SORTS) or KINDS.fullmatch(last) else found
+
+
+def _prefixes(cores: Sequence[str]) -> list[str]:
+    """Words without a number that begin several names each, and may be surnames."""
+    begun = [m["rest"] for core in cores if (m := COUNTER.fullmatch(core)) and m["rest"]]
+    strange = Counter(b for b in begun if not re.search(r"\d", b) and not _fits(b, ROLES) and not _fits(b, SORTS))
+    several = sorted(b for b, count in strange.items() if count > 1)
+    return several if len(several) > 1 and len(set(cores)) > len(several) else []
+
+
+def _checked(rule: str, names: Sequence[PurePath], keys: Sequence[str | None]) -> Grouping:
+    """The grouping, if it has patients enough for so many files."""
+    patients = sorted({key for key in keys if key is not None})
+    if len(patients) < FEW and len(names) > MANY * len(patients):
+        raise _question(names, f"{rule}, only {len(patients)} patients ({_some(patients)})")
+    return Grouping([*keys], _said(rule, names, keys))
+
+
+def _question(names: Sequence[PurePath], understood: str) -> UserFault:
+    return UserFault(
+        expected="names that show which files are of one patient",
+        came=f"{understood}, in {len(names)} files such as {names[0].as_posix()}",
+        do="say which it is: --patient folder, if each folder is a patient; --patient each, if each image is;"
+        " or --patient REGEX with the patient in brackets, searched in the file name, then in the path, such as"
+        " --patient '([^/]+)/images/'",
+    )
+
+
+def _said(rule: str, names: Sequence[PurePath], keys: Sequence[str | None]) -> str:
+    """The rule with its numbers and an example."""
+    known = [(name, key) for name, key in zip(names, keys, strict=True) if key is not None]
+    if not known:
+        return rule + ": none of the files."
+    name, key = known[0]
+    return f"{rule}: {len({k for _, k in known})} patients of {len(known)} files, such as {key} of {name.as_posix()}."
+
+
+def _some(found: Sequence[str]) -> str:
+    return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+
+
+def stem_of(name: PurePath) -> str:
+    """The file name without its ending, `.nii.gz` counted as one."""
+    return name.name.split(".nii")[0] if ".nii" in name.name else name.stem

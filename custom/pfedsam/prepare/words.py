@@ -1,0 +1,97 @@
+"""The words by which folders and files say what they are: mask, image, modality, split, class, date."""
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from functools import lru_cache
+
+MASK_WORDS = (
+    r"masks?|msks?|segs?|segm|dseg|segmentations?|labels?|lbls?|labelmaps?|labels?t[rs]|gt|ground[ _-]?truth"
+    r"|annotations?|annots?|manual\d?"
+)
+IMAGE_WORDS = r"images?|images?t[rs]|imgs?|imaging|scans?|slices?|pictures?|photos?|volumes?|vols?|inputs?|originals?"
+MODALITIES = (
+    r"t1(?:w|c|n|ce|gd)?|t2(?:w|f|star)?|flair|dwi|adc|swi|pd(?:w)?|bold|cine|lge|bssfp|ct|cta|cbct|mri?|mra|pet|suv"
+    r"|us|cxr|x-?ray|oct|angio"
+)
+LONG_READERS = r"(?:rater|reader|annotator|expert|observer|grader|radiologist|doctor)\d*"
+READERS = rf"{LONG_READERS}|(?:user|version|ver|v|r)\d*"
+COPIES = r"copy|kopie|old|new|final|draft|corrected|reviewed|backup|bak|auto|pred|prediction|consensus|staple|\(\d+\)"
+WEAK = rf"rois?|contours?|lesions?|tumou?rs?|{LONG_READERS}"  # a mask only beside the image of its name
+SPLITS = r"train|training|val|valid|validation|test|testing"
+SIDES = r"left|right|l|r|od|os|ou|lt|rt"
+TIMES = (
+    r"(?:19|20)\d\d(?:[-_.]?(?:0[1-9]|1[0-2])(?:[-_.]?(?:0[1-9]|[12]\d|3[01]))?)?"
+    r"|(?:ses|session|visit|time|timepoint|tp|baseline|followup|follow-up|day|week|month|year)[-_ ]?\d*"
+)
+PLACES = (
+    r"(?:site|scanner|cent(?:er|re)|hospital|vendor|fold|batch|part|class|grade|stage|type|category|level|score"
+    r"|bi-?rads|group|cohort|data-?set|set|series|sequence|anat|dwi|perf|func|pet|derivatives|ge|siemens"
+    r"|philips)[-_ ]?\d*"
+)
+GENERIC = (
+    r"patients?|subjects?|cases?|data|dicom|dcm|nifti|nii|png|jpe?g|tiff?|export|raw|axial|coronal|sagittal|pre|post"
+    r"|contrast|all|processed|cropped|resized"
+)
+CLASSES = (  # what pictures are sorted by: findings, and the organs in which they are
+    r"(?:no|non|not|without|with)?[-_ ]?(?:tumou?rs?|cancer|disease[ds]?|findings?|lesions?|polyps?|covid(?:[-_ ]?19)?"
+    r"|infect(?:ed|ion)|defects?|stroke|bleed(?:ing)?|dr)"
+    r"|benign|malignant|(?:ab)?normal|positives?|negatives?|pos|neg|healthy|sick|controls?|viral[-_ ]\w+|bacterial"
+    r"|nev(?:us|i)|cysts?|pituitary|mild|moderate|severe|low|high|early|late|advanced|others?|unknown|male|female|adults?"
+    r"|child(?:ren)?|liver|spleen|kidneys?|lungs?|breasts?|brain|prostate|colon|heart|pancreas|stomach|bladder|skin|eyes?"
+    r"|bones?|thyroid|ovary|cervix|uterus|esophagus|adrenal\w*|bile-?duct|\w+(?:oma|omas|osis|itis|pathy|plasia|monia)"
+)
+SEPARATOR = re.compile(r"[ _.\-]+")
+GLUED = re.compile(rf"(?P<word>(?:{MASK_WORDS}|{IMAGE_WORDS}))(?P<number>\d+)")
+COMPOUND = re.compile(rf"(?P<rest>.+)[ _.-]+(?:(?P<mask>{MASK_WORDS})|(?P<image>{IMAGE_WORDS}|data))")
+MASK, IMAGE, MODALITY = re.compile(MASK_WORDS), re.compile(IMAGE_WORDS), re.compile(MODALITIES)
+
+Words = tuple[str, ...]
+
+
+def plain(name: str) -> str:
+    """One spelling of a name: composed letters, no capitals."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+@lru_cache(maxsize=100_000)
+def words(stem: str) -> Words:
+    """The parts of a plain name between its separators; `mask1` is two of them."""
+    parts = [part for part in SEPARATOR.split(stem) if part]
+    return tuple(word for part in parts for word in _unglued(part))
+
+
+def _unglued(part: str) -> Words:
+    found = GLUED.fullmatch(part)
+    return (part,) if found is None else (found["word"], found["number"])
+
+
+def without(parts: Iterable[str], *patterns: re.Pattern[str]) -> Words:
+    """The parts that no pattern matches as a whole."""
+    return tuple(part for part in parts if not any(pattern.fullmatch(part) for pattern in patterns))
+
+
+@lru_cache(maxsize=100_000)
+def role(folder: str) -> bool | None:
+    """Whether a folder of that name holds masks (True) or images (False); None: the name does not say.
+
+    `train_masks` holds masks; `dataset_with_gt` may hold both.
+    """
+    name = plain(folder)
+    if MASK.fullmatch(name) or IMAGE.fullmatch(name):
+        return MASK.fullmatch(name) is not None
+    found = COMPOUND.fullmatch(name)
+    if found is None or {"with", "and"} & set(words(name)):
+        return None
+    return found["mask"] is not None
+
+
+def place(folders: Iterable[str]) -> Words:
+    """The folders without those that name a role; of `train_masks`, `train` stays."""
+    kept = []
+    for name in map(plain, folders):
+        if role(name) is None:
+            kept.append(name)
+        elif not MASK.fullmatch(name) and not IMAGE.fullmatch(name) and (found := COMPOUND.fullmatch(name)):
+            kept.append(found["rest"])
+    return tuple(kept)
