@@ -56,7 +56,10 @@ def serve_round(
 
 
 def serve_test(site: Site, wire: Tensors, run: str, folder: Path) -> dict[str, Any]:
-    """The final test: metrics by role, on both splits that were held back; the site's own files stay in `folder`."""
+    """The final test: metrics by role, on both splits that were held back, and of how many patients the test split is.
+
+    Distances are of the test split alone. The site's own files stay in `folder`.
+    """
     stored = site.recall(decode(wire, shared_schema(site.config), site.config.wire.down), run)
     scores, val = site.scores("test"), site.scores("val")
     write_site_files(site, scores, folder, {"run": run, **{k: v for k, v in stored.items() if k == "round"}})
@@ -64,6 +67,7 @@ def serve_test(site: Site, wire: Tensors, run: str, folder: Path) -> dict[str, A
         **{role: summary(cases) for role, cases in scores.items()},
         BEFORE: site.store.remembered(BEFORE, run),
         "val": {role: summary(cases) for role, cases in val.items()},
+        "patients": len({one.group for one in site.data["test"].slices}),
     }
 
 
