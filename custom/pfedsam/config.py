@@ -76,7 +76,7 @@ class TrainConfig:
     prox_weight: float = 0.01  # mu of FedProx, lambda of Ditto; both papers tune it
     orthogonal_weight: float = 0.1  # of IAT's shift-orthogonal regulariser; our choice: its value is not known to us
     precision: Precision = "auto"  # auto: bf16 where the hardware has it
-    record: bool = True  # on a GPU: a round's step is recorded as a CUDA graph and replayed, fewer launches for memory
+    record: bool = False  # on a GPU: record a round's step as a CUDA graph and replay it; off until it is measured
     augment: bool = True  # flips, small affine, intensity
     views: int | None = None  # augmented views of an image that take turns; None: a fresh one each epoch
     cache: Literal["none", "memory", "disk"] = "none"  # keep what leaves the frozen front, per image and view

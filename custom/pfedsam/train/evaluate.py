@@ -58,9 +58,14 @@ def _passes(model: Branches, data: Dataset, cases: list[list[int]]) -> list[list
     No gradient is kept, so there is room, and many small passes would spend their time on launches.
     """
     size = data.config.train.batch_size
-    if next(model.parameters()).is_cuda:
+    if pools(model):
         cases, size = [list(chain.from_iterable(cases))], 4 * size
     return [case[start : start + size] for case in cases for start in range(0, len(case), size)]
+
+
+def pools(model: Branches) -> bool:
+    """Whether passes hold several cases: on a GPU. A test on the CPU holds their scores to those of case by case."""
+    return next(model.parameters()).is_cuda
 
 
 def _stacked(
