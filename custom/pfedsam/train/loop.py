@@ -83,7 +83,7 @@ def train_round(
     rising = {which: min(config.train.warmup, own_steps(which, phase, steps) // 2) for which in trained}
     now, began, seen = Progress(0, steps, {}), time.monotonic(), 0
     model.train()
-    augment = augmentation(seed) if config.train.augment else None
+    augment = augmentation(seed, config) if config.train.augment else None
     take = Steps(model, loss_of, config)
     with take.stream():
         for views in views_of(data, config.train, seed, round_, steps):
