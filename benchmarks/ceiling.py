@@ -17,6 +17,8 @@ from torch import Tensor
 from pfedsam.data.dataset import PLAIN, Dataset, View, fit, label_size, open_site
 from pfedsam.errors import UserFault
 from pfedsam.jobs import settings_of
+from pfedsam.report.results import HIGHER_IS_BETTER
+from pfedsam.report.words import TITLES, number
 from pfedsam.train.evaluate import masks, reference
 from pfedsam.train.losses import one_hot
 from pfedsam.train.metrics import METRICS, CaseScore, score, summary
@@ -37,7 +39,7 @@ def main() -> None:
 
 def table(tasks: list[str]) -> None:
     """A line a site; raises as `data_of`."""
-    of_each = [f"{name}, {learner}" for learner in LEARNERS for name in ("Dice", "IoU", "HD95", "ASSD")]
+    of_each = [f"{TITLES[metric]}, {learner}" for learner in LEARNERS for metric in METRICS]
     print(f"| task | site | {' | '.join(of_each)} |\n" + "|---" * (len(of_each) + 2) + "|")
     for task in tasks:
         config, _ = settings_of(ROOT / "jobs" / f"pfedsam_{task}")
@@ -45,7 +47,7 @@ def table(tasks: list[str]) -> None:
         for site in sizes(data):
             test = open_site(data, site, config, mean=(0,) * 3, std=(1,) * 3)["test"]
             found = [summary(perfect(test, learner)) for learner in LEARNERS.values()]
-            cells = [f"{one[name]:.{3 if name in METRICS[:2] else 2}f}" for one in found for name in METRICS]
+            cells = [number(one[name], 3 if HIGHER_IS_BETTER[name] else 2) for one in found for name in METRICS]
             print(f"| {task} | {site} | " + " | ".join(cells) + " |")
 
 
@@ -53,7 +55,8 @@ def perfect(data: Dataset, learner: Callable[[Dataset, int], Tensor]) -> list[Ca
     """Scores of a learner that has learned the labels, slice by slice."""
     found = []
     for i, one in enumerate(data.slices):
-        found += score(masks(SURE * (2 * learner(data, i) - 1), data, i), reference(data, i), one.spacing[:2])
+        guess = masks(SURE * (2 * learner(data, i) - 1), data, i)
+        found += score(guess, reference(data, i), one.spacing[:2], unit=one.unit)
     return found
 
 

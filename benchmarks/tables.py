@@ -11,6 +11,7 @@ import os
 import statistics as st
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
@@ -24,9 +25,12 @@ from pfedsam.data.datalist import raw_rows
 from pfedsam.errors import UserFault
 from pfedsam.report.bootstrap import Classes, interval, mean_of
 from pfedsam.report.cases import ROLES, Cases, Scores, gathered, less, read_cases
-from pfedsam.train.metrics import METRICS
+from pfedsam.report.results import HIGHER_IS_BETTER
+from pfedsam.report.words import TITLES
+from pfedsam.train.metrics import DISTANCES, METRICS, MIXED
 
-MEASURES = ("mean Dice", "worst", "IoU", "HD95", "ASSD", "MB up / down", "s a round", "less first row")
+REST = [metric for metric in METRICS if metric != "dice"]
+MEASURES = ("mean Dice", "worst", *(TITLES[metric] for metric in REST), "MB up / down", "s a round", "less first row")
 BUDGETS = (3, 30, 100, 300)  # MB
 ON_THE_WAY = "On the way through each run's schedule: a run made for a budget would have ended its schedule within it."
 
@@ -52,6 +56,7 @@ class Found:
         last: by site, of the model that the final test tested.
         ran: what ran where: the code's digest, torch's version, the device.
         pooled: one site held all data.
+        units: of the sites' distances; nothing of those whose files do not say.
     """
 
     scores: dict[str, Scores]
@@ -62,6 +67,7 @@ class Found:
     last: dict[str, float]
     ran: tuple[str, str, str] = ("", "", "")
     pooled: bool = False
+    units: frozenset[str] = frozenset()
 
 
 def main() -> None:
@@ -94,7 +100,8 @@ def tables(options: argparse.Namespace) -> None:
         rows = rows_of(options.suite, task, sizes(data))
         found = {row: runs(options.out, task, row, options.rounds) for row in rows}
         if present := {row: of_seed for row, of_seed in found.items() if of_seed}:
-            views = [table(present | rival(present, homes), homes), budgets(present), [ON_THE_WAY, *codes(present)]]
+            tested, ends = table(present | rival(present, homes), homes), [ON_THE_WAY, *codes(present)]
+            views = [[caption(present, homes)], tested, budgets(present), ends]
             print(f"\n### {task}\n\n" + "\n\n".join("\n".join(lines) for lines in views))
 
 
@@ -118,8 +125,10 @@ def read(folder: Path, record: dict[str, Any]) -> Found:
         UserFault: a site's cases are missing, damaged or of another run.
     """
     scores: dict[str, Scores] = {role: {} for role in ROLES}
+    units = set()
     for site, tested in sorted(record["final"]["sites"].items()):  # an order, so that draws come again
         cases = read_cases(folder / site / "cases.json")
+        units |= {cases.unit} - {""}
         for role in ROLES:
             demand_own(cases, role, tested[role]["dice"], folder / site)
             scores[role] |= cases.scores[role]
@@ -131,7 +140,7 @@ def read(folder: Path, record: dict[str, Any]) -> Found:
     known = record.get("versions", {})
     ran = (known.get("code", "unknown"), f"torch {known.get('torch', 'unknown')}", record.get("device", ""))
     last, waits = of_sites(record["final"]["sites"], "personal"), one_branch(record)
-    return Found(scores, (up, down), seconds, validation(record), waits, last, ran, pooled)
+    return Found(scores, (up, down), seconds, validation(record), waits, last, ran, pooled, frozenset(units))
 
 
 def demand_own(cases: Cases, role: str, dice: float | None, folder: Path) -> None:
@@ -163,8 +172,14 @@ def validation(record: dict[str, Any]) -> list[float]:
     rounds = record["rounds"]
     kept, role = (rounds[1:], "global") if one_branch(record) else (rounds[:-1], "personal")
     known: dict[str, float] = {}
-    past = [st.mean((known := known | of_sites(entry["sites"], role)).values()) for entry in kept]
-    return [*past, st.mean(of_sites(record["final"]["sites"], "personal").values())]
+    past = [_mean((known := known | of_sites(entry["sites"], role)).values()) for entry in kept]
+    return [*past, _mean(of_sites(record["final"]["sites"], "personal").values())]
+
+
+def _mean(values: Iterable[float]) -> float:
+    """Not a number where no site could be scored."""
+    known = list(values)
+    return st.mean(known) if known else float("nan")
 
 
 def rival(found: dict[Row, dict[int, Found]], homes: dict[str, Home]) -> dict[Row, dict[int, Found]]:
@@ -180,15 +195,18 @@ def rival(found: dict[Row, dict[int, Found]], homes: dict[str, Home]) -> dict[Ro
 
 def better(one: Found, other: Found, homes: dict[str, Home]) -> Found:
     """At each site the scores of that run which validates higher there; bytes and seconds are of `one`."""
-    take = {site: max((one, other), key=lambda run: run.last[site]) for site in one.last}
-    scores = {role: {key: take[homes[key[0]].site].scores[role][key] for key in one.scores[role]} for role in ROLES}
+    validates = one.last.keys() | other.last.keys()
+    take = {site: max((one, other), key=lambda run: run.last.get(site, -1.0)) for site in validates}
+    runs = {key: take.get(homes[key[0]].site, one) for key in one.scores["personal"]}
+    scores = {role: {key: run.scores[role][key] for key, run in runs.items()} for role in ROLES}
     last = {site: run.last[site] for site, run in take.items()}
-    return replace(one, scores=scores, validation=[st.mean(last.values())], last=last)
+    return replace(one, scores=scores, validation=[_mean(last.values())], last=last)
 
 
 def of_sites(sites: dict[str, Any], role: str) -> dict[str, float]:
-    """A role's validation Dice by site."""
-    return {name: site["val"][role]["dice"] or 0.0 for name, site in sites.items()}
+    """A role's validation Dice by site; without the sites where nothing could be scored."""
+    dice = {name: site["val"][role]["dice"] for name, site in sites.items()}
+    return {name: float(value) for name, value in dice.items() if value is not None}
 
 
 def table(found: dict[Row, dict[int, Found]], homes: dict[str, Home]) -> list[str]:
@@ -206,6 +224,15 @@ def table(found: dict[Row, dict[int, Found]], homes: dict[str, Home]) -> list[st
             row_cells = [row.label, role, str(len(means)), *cells(means, sites), size, f"{one.seconds:.0f}", less]
             lines.append("| " + " | ".join(row_cells) + " |")
     return lines
+
+
+def caption(found: dict[Row, dict[int, Found]], homes: dict[str, Home]) -> str:
+    """What stands above a task's tables: the test patients of each site, and the distances' unit."""
+    patients = Counter(home.site for home in set(homes.values()))
+    told = ", ".join(f"{site} {count}" for site, count in sorted(patients.items()))
+    units = sorted({unit for of_seed in found.values() for run in of_seed.values() for unit in run.units})
+    distances = f" HD95 and ASSD in {' or '.join(units)}." if units else ""
+    return f"Test patients: {told}.{distances}"
 
 
 def compared(row: Row, role: str, found: dict[Row, dict[int, Found]], homes: dict[str, Home]) -> str:
@@ -252,8 +279,10 @@ def within(run: Found, budget: float) -> float | None:
 
 def by_site(run: Found, role: str, homes: dict[str, Home]) -> dict[str, dict[str, float]]:
     """Mean metrics of each hospital's test cases, whichever simulated site held them."""
-    found = {m: by_home({key: row[m] for key, row in run.scores[role].items()}, homes) for m in METRICS}
-    return {site: {m: mean_of({site: found[m][site]}) for m in METRICS} for site in found["dice"]}
+    rows = run.scores[role].items()
+    found = {m: by_home({key: row[m] for key, row in rows if m in row}, homes) for m in METRICS}
+    known = [m for m in METRICS if not (m in DISTANCES and (len(run.units) > 1 or MIXED in run.units))]
+    return {site: {m: mean_of({site: found[m][site]}) for m in known if site in found[m]} for site in found["dice"]}
 
 
 def by_home(values: dict[tuple[str, int], float], homes: dict[str, Home]) -> dict[str, Classes]:
@@ -270,8 +299,13 @@ def cells(runs: list[dict[str, dict[str, float]]], sites: list[str]) -> list[str
     dice = [spread([run[s]["dice"] for run in runs if s in run]) for s in sites]
     mean = spread([st.mean(found["dice"] for found in run.values()) for run in runs])
     worst = spread([min(found["dice"] for found in run.values()) for run in runs])
-    rest = [spread([st.mean(f[m] for f in run.values()) for run in runs], 3 if m == "iou" else 1) for m in METRICS[1:]]
-    return [*dice, mean, worst, *rest]
+    return [*dice, mean, worst, *(rest(runs, metric) for metric in REST)]
+
+
+def rest(runs: list[dict[str, dict[str, float]]], metric: str) -> str:
+    """A metric's mean over the sites that have it; empty where none has, as distances of several units."""
+    means = [st.mean(values) for run in runs if (values := [of[metric] for of in run.values() if metric in of])]
+    return spread(means, 3 if HIGHER_IS_BETTER[metric] else 1)
 
 
 def spread(values: list[float], digits: int = 3) -> str:

@@ -15,7 +15,7 @@ from shards import shards
 from stock import random_state
 from suites import NAMES, SUITES, Row, rows_of
 from sweep import Run, done, settings, sweep
-from tables import Found, Home, budgets, codes, difference, read, rival, runs, table, validation, within
+from tables import Found, Home, budgets, caption, codes, difference, read, rival, runs, table, validation, within
 from training_step import ROWS, Case, batch, ours, stock
 
 from conftest import ROOT, after_a_round, tiny
@@ -80,10 +80,26 @@ def test_a_table_says_what_the_runs_wrote(tmp_path: Path) -> None:
     first, other = ran(tmp_path / "first", 0.0), ran(tmp_path / "other", 0.25)
     rows = table({Row("first", "first"): {0: first}, Row("other", "other"): {0: other}}, HOMES)
     assert rows[2].startswith(
-        "| first | personal | 1 | 0.500 | 0.500 | 0.500 | 0.500 | 0.400 | 3.0 | 1.0 | 2.00 / 4.00 | 7 |"
+        "| first | personal | 1 | 0.500 | 0.500 | 0.500 | 0.500 | 0.400 | 1.000 |  | 3.0 | 1.0 | 2.00 / 4.00 | 7 |"
     )
     assert rows[3].endswith("| +0.250 (+0.250 to +0.250) |")
     assert difference({0: other}, {1: first}, "personal", HOMES) == ""
+
+
+def test_a_table_s_caption_has_the_test_patients_and_the_unit(tmp_path: Path) -> None:
+    one = ran(tmp_path, 0.0)
+    assert caption({Row("one", "one"): {0: one}}, HOMES) == "Test patients: a 2, b 1."
+    measured = replace(one, units=frozenset({"px"}))
+    assert caption({Row("one", "one"): {0: measured}}, HOMES) == "Test patients: a 2, b 1. HD95 and ASSD in px."
+    both = replace(one, units=frozenset({"mm", "px"}))
+    line = table({Row("both", "both"): {0: both}}, HOMES)[2]
+    assert line.startswith("| both | personal | 1 | 0.500 | 0.500 | 0.500 | 0.500 | 0.400 | 1.000 |  |  |  | 2.00")
+
+
+def test_a_site_without_a_scored_validation_case_counts_in_no_mean() -> None:
+    record = {"config": {"method": "pfedsam"}, "rounds": [], "final": {"sites": {"a": val(0.6), "b": val(0.4)}}}
+    record["final"]["sites"]["b"]["val"]["personal"]["dice"] = None
+    assert validation(record) == [pytest.approx(0.65)]
 
 
 def test_a_row_is_compared_with_the_one_that_it_wants_beside_it(tmp_path: Path) -> None:

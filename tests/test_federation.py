@@ -110,12 +110,25 @@ def test_a_site_trains_in_its_own_rounds_alone_and_one_that_never_trains_is_test
     out = federate(Plan(tiny(study="out", every={"site-2": 0}), places, 1, tmp_path / "out"))
     assert set(out["rounds"][0]["sites"]) == {"site-1"}
     assert out["final"]["sites"]["site-2"]["global"]["dice"] is not None
-    assert out["final"]["mean"]["global"] == {m: out["final"]["sites"]["site-1"]["global"][m] for m in METRICS}
+    alone = out["final"]["sites"]["site-1"]["global"]
+    assert out["final"]["mean"]["global"] == {m: alone[m] for m in (*METRICS, "unit")}
     assert "site-2 (tested only)" in final_table(out)
     material = gather(tmp_path / "out")
     told = summary(material, site_rows(material))
     assert told[0].startswith("1 site (site-1) took part.")
     assert told[1].startswith("Tested only, without a round of its own: site-2")
+
+
+def test_distances_are_measured_on_the_test_split_alone(hospital: Path, tmp_path: Path) -> None:
+    found = federate(replace(plan(hospital, tmp_path), rounds=1))
+    (entry,) = found["rounds"]
+    for site in ("site-1", "site-2"):
+        report, tested = entry["sites"][site], found["final"]["sites"][site]
+        measured = [report["before"], tested["global"], tested["personal"]]
+        assert all(row.keys() >= {"hd95", "assd", "surface_dice"} and row["unit"] == "px" for row in measured)
+        rows = [row for of in (report, tested) for row in of["val"].values()]
+        assert {key for row in rows for key in row} == {"dice", "iou", "detected", "scored", "empty", "false_alarms"}
+        assert tested["patients"] == 3
 
 
 def test_a_newcomer_trains_its_experts_on_a_model_that_stays_as_it_came(hospital: Path, tmp_path: Path) -> None:

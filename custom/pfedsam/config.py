@@ -22,6 +22,7 @@ Start = Literal["zero", "random"]
 Target = Literal["qkv", "linear"]
 Scale = Literal["uint8", "percentile"]
 Plane = Literal["axial", "coronal", "sagittal", "stored"]
+Flips = Literal["both", "horizontal", "vertical", "none"]
 Precision = Literal["auto", "fp32", "bf16"]
 Number = Literal["fp32", "bf16", "int8", "int4"]
 
@@ -76,8 +77,11 @@ class TrainConfig:
     prox_weight: float = 0.01  # mu of FedProx, lambda of Ditto; both papers tune it
     orthogonal_weight: float = 0.1  # of IAT's shift-orthogonal regulariser; our choice: its value is not known to us
     precision: Precision = "auto"  # auto: bf16 where the hardware has it
-    record: bool = True  # on a GPU: a round's step is recorded as a CUDA graph and replayed, fewer launches for memory
+    record: bool = False  # on a GPU: record a round's step as a CUDA graph and replay it; off until it is measured
     augment: bool = True  # flips, small affine, intensity
+    flips: Flips = (
+        "both"  # horizontal mirrors left and right, vertical top and bottom; none where a side means something
+    )
     views: int | None = None  # augmented views of an image that take turns; None: a fresh one each epoch
     cache: Literal["none", "memory", "disk"] = "none"  # keep what leaves the frozen front, per image and view
     cache_gb: float = 2.0  # at most; what was not used for longest goes first

@@ -82,7 +82,9 @@ def serve_round(
 
 
 def serve_test(site: Site, wire: Tensors, turn: Turn, folder: Path) -> dict[str, Any]:
-    """The final test: metrics by role, on both splits that were held back; the site's own files stay in `folder`.
+    """The final test: metrics by role, on both splits that were held back, and of how many patients the test split is.
+
+    Distances are of the test split alone. The site's own files stay in `folder`.
 
     Raises:
         UserFault: the server's base is another one, or the site's private part of the run is lost.
@@ -96,6 +98,7 @@ def serve_test(site: Site, wire: Tensors, turn: Turn, folder: Path) -> dict[str,
         **{role: summary(cases) for role, cases in scores.items()},
         BEFORE: site.store.remembered(BEFORE, run),
         "val": {role: summary(cases) for role, cases in val.items()},
+        "patients": len({one.group for one in site.data["test"].slices}),
     }
 
 

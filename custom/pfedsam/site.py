@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,7 +29,6 @@ from pfedsam.train.metrics import CaseScore, summary
 from pfedsam.train.precision import computes_bf16
 from pfedsam.train.prefix import prefix
 
-Scores = dict[str, dict[str, float | int | None]]
 ROLES = ("global", "personal")
 OWED = "owed/"  # in the site store: no parameter's name holds a slash
 
@@ -96,7 +96,7 @@ class Site:
         self.store = SiteStore(places.store, config.study, name)
         self.store.claim()
         self.scoring_seconds = 0.0  # spent on scoring since the round began
-        self._as_received: dict[str, float | int | None] | None = None
+        self._as_received: dict[str, Any] | None = None
         self._first = {name: tensor.clone() for name, tensor in self.private().items()}  # until something is stored
         self._received: Tensors = {}
         self._owed: Tensors = {}  # what rounding took from the last update, to be added to the next
@@ -204,19 +204,22 @@ class Site:
         return facts
 
     def scores(self, split: str, roles: tuple[str, ...] = ROLES) -> dict[str, list[CaseScore]]:
-        """Scores of every case of a split, by role; one branch may have both roles."""
+        """Scores of every case of a split, by role; one branch may have both roles.
+
+        Of the test split alone with distances: they cost more than the rest, and nothing is chosen by them.
+        """
         began = time.monotonic()
         branch = {"global": self.method.global_, "personal": self.method.personal}
         wanted = tuple(dict.fromkeys(branch[role] for role in roles))
-        found = evaluate(self.model, self.data[split], wanted, self._source)
+        found = evaluate(self.model, self.data[split], wanted, self._source, distances=split == "test")
         self.scoring_seconds += time.monotonic() - began
         return {role: found[branch[role]] for role in roles}
 
-    def summary(self, split: str, role: str) -> dict[str, float | int | None]:
+    def summary(self, split: str, role: str) -> dict[str, Any]:
         """The means of one role on a split."""
         return summary(self.scores(split, (role,))[role])
 
-    def as_received(self) -> dict[str, float | int | None]:
+    def as_received(self) -> dict[str, Any]:
         """The server's model on the validation split, scored once a round and before its training."""
         if self._as_received is None:
             self._as_received = self.summary("val", "global")

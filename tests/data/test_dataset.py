@@ -151,7 +151,7 @@ def test_an_epoch_gives_every_slice_once_in_an_order_of_its_seed(tmp_path: Path)
 
 
 def test_a_view_comes_out_the_same_in_whatever_company(tmp_path: Path) -> None:
-    data, change = Dataset(tmp_path, volumes(tmp_path, 1, 6), tiny(), **SAM), augmentation(3)
+    data, change = Dataset(tmp_path, volumes(tmp_path, 1, 6), tiny(), **SAM), augmentation(3, tiny())
     one = data.batch([View(2, 5), View(1, 0), View(2, PLAIN)], change)
     other = data.batch([View(0, 1), View(2, 5)], change)
     assert torch.equal(one.image[0], other.image[1])
@@ -163,7 +163,7 @@ def test_augmentation_moves_image_and_mask_together_and_keeps_class_numbers() ->
     mask = torch.zeros(64, 64, dtype=torch.long)
     mask[10:30, 12:40] = 1
     image = mask.float().expand(3, -1, -1).clone()
-    change = augmentation(3)
+    change = augmentation(3, tiny())
     for number in range(10):
         moved, labels = change(image, mask, View(0, number))
         assert set(labels.unique().tolist()) <= {0, 1}

@@ -16,11 +16,13 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.workspace import Workspace
 from nvflare.app_common.abstract.model import make_model_learnable
 from nvflare.app_common.app_constant import AppConstants
+from nvflare.app_common.app_event_type import AppEventType
+from nvflare.app_common.widgets.intime_model_selector import IntimeModelSelector
 
 from pfedsam.config import from_dict
 from pfedsam.exchange.schema import shared_schema
 from pfedsam.flare.aggregator import MeanOfSites
-from pfedsam.flare.context import REJECTED, REPORT, STAMP
+from pfedsam.flare.context import REJECTED, REPORT, STAMP, selected_by
 from pfedsam.flare.filters import UpdateGuard
 from pfedsam.flare.rounds import Rounds
 
@@ -51,7 +53,7 @@ def fl_ctx(tmp_path: Path, events: list[str]) -> FLContext:
     return context
 
 
-ROW = {"dice": 0.5, "iou": 0.4, "hd95": 9.0, "assd": None}
+ROW = {"dice": 0.5, "iou": 0.4, "hd95": 9.0, "assd": None, "unit": "mm"}
 TOLD = {
     **{"losses": {"global": 0.7}, "seconds": 2.5, "scoring_seconds": 0.5, "samples": 4},
     **{"bytes_sent": 9, "bytes_received": 9, "val": {"global": ROW, "personal": ROW}, "before": ROW, "private": {}},
@@ -97,6 +99,9 @@ def test_an_update_of_an_old_round_does_not_count(fl_ctx: FLContext) -> None:
         ({REPORT: {**TOLD, "before": {k: v for k, v in ROW.items() if k != "iou"}}}, "iou of before from 0 to 1"),
         ({REPORT: {**TOLD, "private": {"run": "r"}}}, "a run and a round as private"),
         ({REPORT: {**TOLD, "before": {**ROW, "hd95": float("inf")}}}, "hd95 of before"),
+        ({REPORT: {**TOLD, "before": {**ROW, "surface_dice": 1.5}}}, "surface_dice of before from 0 to 1"),
+        ({REPORT: {**TOLD, "before": {**ROW, "unit": "<b>"}}}, "mm or px as unit of before"),
+        ({REPORT: {**TOLD, "before": {**ROW, "by_unit": {"mm": {"assd": -1}}}}}, "assd of before in mm"),
         ({REPORT: {**TOLD, "losses": {"global": float("nan")}}}, "numbers as losses"),
         ({REPORT: {**TOLD, "samples": "many"}}, "a number as samples"),
         ({REPORT: {k: v for k, v in TOLD.items() if k != "bytes_sent"}}, "a number as bytes_sent"),
@@ -112,6 +117,29 @@ def test_an_update_that_says_nonsense_beside_its_tensors_does_not_count(
     with pytest.raises(ContentBlockedException, match=reason):
         UpdateGuard().process(update("a", 1.0, **said), fl_ctx)
     assert UpdateGuard().process(update("a", 1.0), fl_ctx)
+
+
+def best_of(dice: dict[str, float | None], fl_ctx: FLContext) -> float:
+    """What FLARE's selector makes of a round of sites whose validation Dice was that."""
+    selector = IntimeModelSelector(key_metric="val_dice")
+    selector.handle_event(AppEventType.ROUND_STARTED, fl_ctx)
+    for site, value in dice.items():
+        told = {**TOLD, "val": {"global": {**ROW, "dice": value}, "personal": ROW}}
+        message = update(site, 1.0, **{REPORT: told, MetaKey.INITIAL_METRICS: selected_by(told)})
+        assert UpdateGuard().process(message, fl_ctx) is message
+        message.add_cookie(AppConstants.CONTRIBUTION_ROUND, 2)
+        peer = FLContext()
+        peer.set_prop(FLContextKey.SHAREABLE, message, private=True)
+        fl_ctx.set_peer_context(peer)
+        selector.handle_event(AppEventType.BEFORE_CONTRIBUTION_ACCEPT, fl_ctx)
+    selector.handle_event(AppEventType.BEFORE_AGGREGATION, fl_ctx)
+    return float(selector.best_val_metric)
+
+
+def test_a_site_that_could_score_nothing_takes_no_part_in_choosing_the_best_model(fl_ctx: FLContext) -> None:
+    assert best_of({"a": 0.8, "b": 0.6}, fl_ctx) == pytest.approx(0.7)
+    assert best_of({"a": 0.8, "b": None}, fl_ctx) == pytest.approx(0.8)
+    assert best_of({"a": None, "b": None}, fl_ctx) == float("-inf")
 
 
 def rounds() -> Rounds:

@@ -79,6 +79,28 @@ def test_running_every_expert_on_every_image_gives_the_same_sum_and_gradients() 
         assert torch.allclose(a[reached], b[reached], atol=1e-4)
 
 
+def test_a_layer_that_runs_every_expert_on_every_image_gives_the_same_output_and_gradients(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on a GPU, here on the CPU: through the gate, its balance and the experts to the map itself."""
+    moe = LocalMoE(3, experts=4, top_k=2, noisy=False).train()
+    torch.nn.init.normal_(moe.gate.score.weight)
+    h = torch.randn(5, 3, 6, 6, requires_grad=True)
+    wanted = [h, *moe.parameters()]
+
+    def passed() -> tuple[torch.Tensor, list[torch.Tensor]]:
+        out = moe(h)
+        found = torch.autograd.grad(out.square().mean() + moe.balance, wanted, allow_unused=True)
+        return out, [torch.zeros_like(t) if g is None else g for g, t in zip(found, wanted, strict=True)]
+
+    few, few_gradients = passed()
+    monkeypatch.setattr("pfedsam.model.moe.mix", lambda h, experts, weights, _: mix_all(h, experts, weights))
+    every, every_gradients = passed()
+    assert torch.allclose(few, every, atol=1e-6)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(few_gradients, every_gradients, strict=True))
+    assert all(g.any() for g in few_gradients[:2])
+
+
 def test_load_is_the_chance_of_being_chosen_under_fresh_noise_for_one_expert() -> None:
     torch.manual_seed(1)
     clean, deviation = torch.tensor([[0.5, 0.2, -0.1]]), torch.full((1, 3), 0.7)

@@ -11,14 +11,38 @@ from conftest import tiny
 from pfedsam.data.synthetic import write_site
 from pfedsam.exchange.codec import encode
 from pfedsam.report.bootstrap import interval, mean_of
-from pfedsam.report.cases import ROLES, read_cases
+from pfedsam.report.cases import ROLES, Cases, read_cases
 from pfedsam.service import Turn, serve_test
 from pfedsam.site import Places, Site
 from pfedsam.train.metrics import CaseScore, summary
 
 
-def row(cls: int, dice: float | None) -> dict[str, float | int | bool | None]:
-    return {"cls": cls, "dice": dice, "iou": dice, "hd95": dice, "assd": dice, "found": True}
+def row(cls: int, dice: float | None, **other: object) -> dict[str, object]:
+    return {"cls": cls, "dice": dice, "iou": dice, "hd95": dice, "assd": dice, "found": True, "unit": "mm", **other}
+
+
+def read(path: Path, rows: list[dict[str, object]]) -> Cases:
+    """Of cases of one class and a patient each."""
+    cases = [f"{i}.png" for i in range(len(rows))]
+    path.write_text(
+        json.dumps({"cases": cases, "groups": list(range(len(rows))), "scores": dict.fromkeys(ROLES, rows)})
+    )
+    return read_cases(path)
+
+
+def test_a_case_where_nothing_was_found_has_no_distance_even_in_an_older_file(tmp_path: Path) -> None:
+    diagonal = row(1, 0.0, hd95=181.0, assd=181.0, found=False)
+    cases = read(tmp_path / "cases.json", [row(1, 0.5), diagonal])
+    assert mean_of({"": cases.of_patients("personal", "hd95")}) == 0.5
+    assert mean_of({"": cases.of_patients("personal", "detected")}) == 0.5
+    assert mean_of({"": cases.of_patients("personal", "dice")}) == 0.25
+
+
+def test_of_cases_in_several_units_no_distance_is_read(tmp_path: Path) -> None:
+    cases = read(tmp_path / "cases.json", [row(1, 0.5), row(1, 0.5, unit="px")])
+    assert cases.unit == "mixed"
+    assert cases.of_patients("personal", "hd95") == []
+    assert read(tmp_path / "cases.json", [row(1, 0.5)]).unit == "mm"
 
 
 def test_the_mean_is_over_a_class_s_cases_then_over_classes_as_in_results_json(tmp_path: Path) -> None:

@@ -19,7 +19,9 @@ from pfedsam.exchange.ledger import Ledger
 from pfedsam.report.bootstrap import interval
 from pfedsam.report.gather import gather, rounds_of
 from pfedsam.report.page import write_report
+from pfedsam.report.results import ROLES, finish
 from pfedsam.report.site_files import names
+from pfedsam.report.table import final_table
 
 EMPTY = {"area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source", "use"}
 PIXEL = bytes.fromhex(
@@ -32,8 +34,11 @@ def row(dice: float, scored: int = 6) -> dict[str, Any]:
     return {
         "dice": dice,
         "iou": dice - 0.1,
+        "detected": 0.875,
+        "surface_dice": 0.5625,
         "hd95": 12.5,
         "assd": 3.25,
+        "unit": "mm",
         "scored": scored,
         "empty": 1,
         "false_alarms": 1,
@@ -57,10 +62,10 @@ def report_of(number: int, lift: float) -> dict[str, Any]:
 def results() -> dict[str, Any]:
     """A whole results.json of two sites and two rounds."""
     sites = {
-        "north": {"before": row(0.121), "global": row(0.634), "personal": row(0.745)},
-        "south": {"before": row(0.131), "global": row(0.656), "personal": row(0.617)},
+        "north": {"before": row(0.121), "global": row(0.634), "personal": row(0.745), "patients": 41},
+        "south": {"before": row(0.131), "global": row(0.656), "personal": row(0.617), "patients": 43},
     }
-    mean = {role: {**row(0.5), "dice": sum(s[role]["dice"] for s in sites.values()) / 2} for role in sites["north"]}
+    mean = {role: {**row(0.5), "dice": sum(s[role]["dice"] for s in sites.values()) / 2} for role in ROLES}
     entries = [
         {"round": n, "seconds": 9.0, "sites": {name: report_of(n, 0.01 * n) for name in sites}, "rejected": {}}
         for n in range(2)
@@ -157,8 +162,8 @@ def test_every_site_and_number_of_the_results_is_on_the_page(tmp_path: Path, res
     text = page_of(written(tmp_path / "run", results))
     for site, roles in results["final"]["sites"].items():
         assert f'<th scope="row">{site}</th>' in text
-        for metrics in roles.values():
-            assert all(f"<td>{metrics[m]:.3f}</td>" in text for m in ("dice", "iou"))
+        for metrics in (roles[role] for role in ROLES):
+            assert all(f"<td>{metrics[m]:.3f}</td>" in text for m in ("dice", "iou", "detected", "surface_dice"))
             assert all(f"<td>{metrics[m]:.1f}</td>" in text for m in ("hd95", "assd"))
     for entry in results["rounds"]:
         for report in entry["sites"].values():
@@ -166,6 +171,47 @@ def test_every_site_and_number_of_the_results_is_on_the_page(tmp_path: Path, res
             assert all(f"{name} {value:.3f}" in text for name, value in report["losses"].items())
     for told in ("2.34 MB", "4.56 MB", "2 min 5 s", "0.9.9", "c0ffee", "ba5e", "not finite: decoder.weight", "liver"):
         assert told in text
+
+
+def test_each_table_says_how_many_patients_were_tested(tmp_path: Path, results: dict[str, Any]) -> None:
+    text = page_of(written(tmp_path / "run", results))
+    captions = re.findall(r"<caption>.*?</caption>", text, re.DOTALL)
+    tested = [one for one in captions if "is best" in one]
+    assert len(tested) == 6
+    assert all("Test patients: north 41, south 43." in one for one in tested)
+    assert "Test patients: north 41, south 43." in final_table(results)
+
+
+def test_sites_in_millimetres_and_in_pixels_have_no_mean_distance(tmp_path: Path, results: dict[str, Any]) -> None:
+    for role in ROLES:
+        results["final"]["sites"]["south"][role]["unit"] = "px"
+    results = finish(results, 1.0)
+    for part in ("mean", "worst"):
+        row = results["final"][part]["personal"]
+        assert (row["unit"], row["hd95"], row["assd"], row["surface_dice"]) == ("mixed", None, None, None)
+        assert None not in (row["dice"], row["iou"], row["detected"])
+    assert {"mm", "px"} < {line.split()[-2] for line in final_table(results).splitlines() if "personal" in line}
+    text = page_of(written(tmp_path / "run", results))
+    assert '<td class="text">px</td>' in text
+    assert '<td class="text">mm</td>' in text
+
+
+def test_a_site_that_found_nothing_has_no_distance_and_drags_no_mean(results: dict[str, Any]) -> None:
+    for role in ROLES:
+        results["final"]["sites"]["south"][role] |= {"hd95": None, "assd": None, "detected": 0.0}
+    mean = finish(results, 1.0)["final"]["mean"]["personal"]
+    assert (mean["hd95"], mean["assd"], mean["detected"]) == (12.5, 3.25, 0.4375)
+
+
+def test_a_run_from_before_distances_were_of_found_cases_is_told_as_such(
+    tmp_path: Path, results: dict[str, Any]
+) -> None:
+    sites = results["final"]["sites"].values()
+    for row in [roles[role] for roles in sites for role in ROLES]:
+        del row["detected"], row["surface_dice"], row["unit"]
+    told = write_report(gather(written(tmp_path / "run", results)), tmp_path / "page.html")
+    assert any("image's diagonal" in line for line in told["doubts"])
+    assert "surface Dice (" not in (tmp_path / "page.html").read_text()
 
 
 def test_a_name_cannot_bring_markup_into_the_page(tmp_path: Path, results: dict[str, Any]) -> None:
@@ -218,9 +264,9 @@ def test_a_page_that_is_to_leave_a_site_has_no_pictures_and_no_intervals(
     with_cases(run, "north", 0.1)
     text = page_of(run, pictures=False)
     assert "data:image" not in text
-    assert "patients" not in text.replace("drawing the site's patients", "").replace("where patients are", "").replace(
-        "nothing about patients", ""
-    )
+    assert "patients" not in text.replace("drawing the site's patients", "").replace("Test patients", "").replace(
+        "where patients are", ""
+    ).replace("nothing about patients", "")
     assert "This page stays" not in text
 
 

@@ -48,7 +48,7 @@ def test_a_round_is_the_same_bits_whatever_the_cache_still_holds(
 
 def test_a_cached_view_is_the_front_of_that_view_augmented(hospital: Path, tmp_path: Path) -> None:
     site = Site("site-1", tiny(model=LAST, train=TRAIN), Places(hospital, tmp_path))
-    front, data, change = prefix(site.model, site.config, tmp_path), site.data["train"], augmentation(5)
+    front, data, change = prefix(site.model, site.config, tmp_path), site.data["train"], augmentation(5, site.config)
     assert front is not None
     views = [View(0, 0), View(0, 1), View(1, 0), View(0, PLAIN)]
     for _ in range(2):

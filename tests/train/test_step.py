@@ -1,5 +1,6 @@
 """The step, and on a GPU its recording."""
 
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -8,15 +9,17 @@ import torch
 
 from conftest import tiny
 from pfedsam import methods
-from pfedsam.config import Config
-from pfedsam.data.dataset import View
+from pfedsam.config import Config, from_dict
+from pfedsam.data.dataset import Batch, View
 from pfedsam.errors import UserFault
+from pfedsam.model.moe import LocalMoE
 from pfedsam.model.partition import Kind, Part, kinds
+from pfedsam.model.segmenter import Branches
 from pfedsam.site import Site, initial_shared
 from pfedsam.train.evaluate import find, reference
 from pfedsam.train.loop import make_optimisers
 from pfedsam.train.metrics import score
-from pfedsam.train.step import step
+from pfedsam.train.step import Losses, step
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 Open = Callable[[Config], Site]
@@ -44,8 +47,54 @@ def test_losses_come_without_a_gradient_and_are_what_was_minimised(open_site: Op
     assert not any(value.requires_grad for value in losses.values())
 
 
+def test_after_a_step_nothing_of_its_graph_is_kept(open_site: Open) -> None:
+    """What L-MoEs keep for the balance term would hold all activations until the next step."""
+    site = open_site(tiny())
+    site.receive(initial_shared(site.config)[0])
+    site.model.train()
+    layers = [m for m in site.model.modules() if isinstance(m, LocalMoE)]
+    kept: list[weakref.ref[torch.Tensor]] = []
+
+    def loss(model: Branches, batch: Batch, config: Config) -> Losses:
+        losses = site.method.loss(model, batch, config)
+        kept.extend(weakref.ref(layer.balance) for layer in layers)
+        assert all(layer.balance.grad_fn is not None for layer in layers)
+        return losses
+
+    step(site.model, site.data["train"].batch([View(0)]), [], loss, site.config)
+    assert len(kept) == len(layers) > 0
+    assert all(of() is None for of in kept)
+    assert all(layer.balance.grad_fn is None for layer in layers)
+
+
+def test_a_step_is_not_recorded_unless_asked_for() -> None:
+    assert not from_dict({}).train.record
+
+
+def test_cases_pooled_into_large_passes_are_scored_as_case_by_case(
+    trained_site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a GPU pools them, here on the CPU: the same masks, and so the same scores."""
+    site = trained_site
+    alone = site.scores("test")
+    sizes: list[int] = []
+    forward = site.model.forward
+
+    def counted(images: torch.Tensor, *args: object, **options: object) -> dict[str, torch.Tensor]:
+        sizes.append(len(images))
+        return forward(images, *args, **options)
+
+    monkeypatch.setattr(site.model, "forward", counted)
+    monkeypatch.setattr("pfedsam.train.evaluate.pools", lambda _: True)
+    together = site.scores("test")
+    assert sizes == [3]
+    assert any(0 < one.dice < 1 for one in alone["personal"])
+    for role, scores in alone.items():
+        assert [one.dice for one in together[role]] == pytest.approx([one.dice for one in scores], abs=1e-4)
+
+
 def test_on_a_cpu_a_step_is_taken_as_it_stands(open_site: Open) -> None:
-    recorded, plain = open_site(tiny()), open_site(tiny(study="plain", train={"record": False}))
+    recorded, plain = open_site(tiny(train={"record": True})), open_site(tiny(study="plain"))
     if next(recorded.model.parameters()).is_cuda:
         pytest.skip("a GPU records")
     for site in (recorded, plain):
@@ -87,7 +136,7 @@ def test_cases_are_scored_alike_together_and_alone(open_site: Open) -> None:
 
 @gpu
 def test_a_method_that_asks_the_gpu_for_a_value_is_told_in_a_line(open_site: Open) -> None:
-    site = open_site(tiny(train={"batch_size": 2}))
+    site = open_site(tiny(train={"batch_size": 2, "record": True}))
     site.receive(initial_shared(site.config)[0])
 
     loss = site.method.loss

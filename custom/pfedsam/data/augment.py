@@ -8,30 +8,34 @@ import torch
 from monai.transforms import Compose, RandAffined, RandFlipd, RandScaleIntensityd, RandShiftIntensityd
 from torch import Tensor
 
+from pfedsam.config import Config
 from pfedsam.data.dataset import Augment, View
 
 BOTH = ("image", "mask")
+SHIFT = 1 / 16  # of the image's side, at most, each way
 
 
-def augmentation(seed: int) -> Augment:
+def augmentation(seed: int, config: Config) -> Augment:
     """Flips, small rotation, shift and zoom, small changes of brightness and contrast.
 
     A view is drawn from `seed`, its slice and its number alone: the same view comes out the same in
     whatever order, so that what a model makes of it can be kept.
 
-    Strengths are our choice: lesions look the same mirrored, scanners differ mildly within a site.
+    Strengths are our choice: lesions look the same mirrored (but for `train.flips`), scanners differ mildly within a
+    site. What a shift or turn brings in from beyond the image is black, and background.
     """
+    flips, shift = config.train.flips, SHIFT * config.model.image_size
     monai.data.set_track_meta(False)
     change: Any = Compose(
         [
-            RandFlipd(BOTH, prob=0.5, spatial_axis=0),
-            RandFlipd(BOTH, prob=0.5, spatial_axis=1),
+            RandFlipd(BOTH, prob=0.5 * (flips in ("both", "vertical")), spatial_axis=0),  # rows
+            RandFlipd(BOTH, prob=0.5 * (flips in ("both", "horizontal")), spatial_axis=1),  # columns
             RandAffined(
                 BOTH,
                 prob=0.5,
                 rotate_range=0.2,
                 scale_range=(0.1, 0.1),
-                translate_range=(8, 8),
+                translate_range=(shift, shift),
                 mode=("bilinear", "nearest"),
                 padding_mode="zeros",
             ),

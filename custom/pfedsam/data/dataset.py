@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +42,7 @@ class Slice:
     shape: tuple[int, int]
     spacing: tuple[float, float, float]
     group: str = ""
+    unit: Literal["mm", "px"] = "px"  # of the spacing: pixels where the file knows no place in the patient
 
 
 @dataclass(frozen=True)
@@ -250,4 +252,5 @@ def _slices(root: Path, row: Row, plane: str) -> list[Slice]:
             came=far,
             do="run pfedsam prepare, which lays the mask on its image and says where that can't be",
         )
-    return [Slice(image, mask, i, head.shape, head.spacing, row.group) for i in range(head.slices)]
+    unit: Literal["mm", "px"] = "px" if head.affine is None else "mm"
+    return [Slice(image, mask, i, head.shape, head.spacing, row.group, unit) for i in range(head.slices)]

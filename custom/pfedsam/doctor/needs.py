@@ -96,7 +96,8 @@ def seconds(config: Config, trial: Trial, setting: Setting) -> Seconds:
     rounds = [share * (train + each) + carried for train in trained]
     ready = trial.ready * share if setting.flare else 0.0
     rounds[0] += share * (trial.first + slices["test"] * trial.before) + ready
-    test = share * ((slices["test"] + slices["val"]) * trial.final + trial.test) + by_flare
+    scored = slices["test"] * trial.final + slices["val"] * trial.validation
+    test = share * (scored + trial.test) + by_flare
     return Seconds(
         trial.ready, rounds[0], rounds[-1] if len(rounds) > 1 else rounds[0] - ready, test, sum(rounds) + test
     )

@@ -72,7 +72,8 @@ class Trial:
         step_new, step: a training step whose images meet the cache of the frozen front for the first time, and later;
             the same where there is no such cache.
         first: what the first round takes beyond its steps and scores: compiling, first use of memory.
-        before, validation, final: scoring a slice: of the first test, of all that a round scores, of the final test.
+        before, validation, final: scoring a slice: of the first test, of all that a round scores, of the final test;
+            the first and the last with distances.
         round: a round's own work at the site besides training and scoring.
         test: the final test's besides scoring: pictures, private part.
         message: checks, ledger, server's mean and checkpoint of one site's message.
@@ -164,7 +165,7 @@ def rehearse(site: Site, opened: Trial, seconds: float) -> Trial:
         validation=scoring / val,
         final=final() / test,
         round=min(timed.rest for timed, _ in warm),
-        test=max(0.0, tested() - final() * (test + val) / test),
+        test=max(0.0, tested() - final() - scoring),
         message=message,
         entry=entry,
         private=max((path.stat().st_size for path in store.glob("private.*.safetensors")), default=0),

@@ -9,9 +9,12 @@ from pfedsam.data.planes import described
 from pfedsam.export.facts import Facts
 from pfedsam.export.source import Source
 from pfedsam.report.cards import USE
+from pfedsam.report.results import ROLES
+from pfedsam.report.words import DISTANCES_SAY, TITLES, measure, unit
 from pfedsam.train.metrics import METRICS, CaseScore, summary
 
-Row = dict[str, float | int | None]
+Row = dict[str, Any]
+COUNTS = {"scored": "scored", "empty": "empty", "false_alarms": "false alarms"}
 BASES = {
     "demo": ("the demonstration backbone that ships with pfedsam, pretrained on synthetic images", "that of pfedsam"),
     "tiny_vit": ("MobileSAM (TinyViT-5M), github.com/ChaoningZhang/MobileSAM", "Apache-2.0"),
@@ -55,7 +58,7 @@ def means(source: Source, site: str, folder: Path | None = None) -> dict[str, Ro
     rows: dict[str, Row] = final.get("sites", {}).get(site) or (
         _own(folder, site, source.facts.origin.run) if folder else {}
     )
-    return {role: row for role, row in rows.items() if row and _any(row)}
+    return {role: rows[role] for role in ROLES if rows.get(role) and _any(rows[role])}
 
 
 def _title(facts: Facts, file: Path) -> tuple[str, ...]:
@@ -105,17 +108,16 @@ def _scores(source: Source, facts: Facts, folder: Path | None) -> tuple[str, ...
     if not rows:
         return "## Test", "", "- No scores at hand: test it on your own images before you use it."
     where = "this site's test split" if facts.origin.site else "test split, mean over sites"
-    head = "| branch | " + " | ".join(METRICS) + " | scored | empty | false alarms |"
-    keys = (*METRICS, "scored", "empty", "false_alarms")
-    table = (f"| {role} | " + " | ".join(_cell(row.get(key)) for key in keys) + " |" for role, row in rows.items())
+    head = ("branch", *(TITLES[metric] for metric in METRICS), "unit", *COUNTS.values())
+    table = (f"| {role} | " + " | ".join(_cells(row)) + " |" for role, row in rows.items())
     return (
         f"## Test ({where})",
         "",
-        head,
-        "|---" * (len(keys) + 1) + "|",
+        "| " + " | ".join(head) + " |",
+        "|---" * len(head) + "|",
         *table,
         "",
-        "HD95 and ASSD in mm, or pixels where files know no spacing. `before`: the model as first received.",
+        f"{_patients(source, facts)}{DISTANCES_SAY} `before`: the model as first received.",
     )
 
 
@@ -196,5 +198,13 @@ def _any(row: Row) -> bool:
     return any(value is not None for value in row.values())
 
 
-def _cell(value: float | int | None) -> str:
-    return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.3f}"
+def _cells(row: Row) -> list[str]:
+    counts = [str(row[key]) if row.get(key) is not None else "-" for key in COUNTS]
+    return [*(measure(row.get(metric), metric) for metric in METRICS), unit(row), *counts]
+
+
+def _patients(source: Source, facts: Facts) -> str:
+    """How many patients the test split has, of one site or of all; empty where the run does not say."""
+    sites = source.results.get("final", {}).get("sites", {})
+    told = [of.get("patients") or 0 for name, of in sites.items() if facts.origin.site in ("", name)]
+    return f"Test patients: {sum(told)}. " if sum(told) else ""

@@ -86,8 +86,12 @@ def stamp_values(stamp: Stamp) -> dict[str, Any]:
 
 
 def selected_by(report: dict[str, Any]) -> dict[str, float]:
-    """What FLARE's selector chooses the best model by: the server's model on the site's validation split."""
-    return {"val_dice": report["val"]["global"]["dice"] or 0.0}
+    """What FLARE's selector chooses the best model by: the server's model on the site's validation split.
+
+    Empty where nothing of that split could be scored: the selector then leaves the site out of its mean.
+    """
+    dice = report["val"]["global"]["dice"]
+    return {} if dice is None else {"val_dice": dice}
 
 
 def simulated(fl_ctx: FLContext) -> bool:

@@ -119,7 +119,8 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
         for name, value in report["losses"].items():
             writer.add_scalar(f"loss/{name}", value, global_step=round_)
         for role, row in report["val"].items():
-            writer.add_scalar(f"val_dice/{role}", row["dice"] or 0.0, global_step=round_)
+            if row["dice"] is not None:
+                writer.add_scalar(f"val_dice/{role}", row["dice"], global_step=round_)
 
 
 class _Progress:

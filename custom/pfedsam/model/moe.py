@@ -189,3 +189,9 @@ def balance_term(module: nn.Module) -> Tensor:
     """Mean of the load-balance terms of all L-MoEs below `module` in their last training pass; 0 without any."""
     terms = [m.balance for m in module.modules() if isinstance(m, LocalMoE)]
     return torch.stack(terms).mean() if terms else torch.zeros((), device=next(module.parameters()).device)
+
+
+def let_go(module: nn.Module) -> None:
+    """Have all L-MoEs below `module` keep their balance term's value alone: its graph holds a whole step in memory."""
+    for layer in [m for m in module.modules() if isinstance(m, LocalMoE)]:
+        layer.balance = layer.balance.detach()

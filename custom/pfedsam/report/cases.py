@@ -8,10 +8,10 @@ from typing import Any
 
 from pfedsam.errors import UserFault
 from pfedsam.report.bootstrap import Classes, Groups
-from pfedsam.train.metrics import METRICS
+from pfedsam.train.metrics import DISTANCES, METRICS, MIXED
 
 ROLES = ("global", "personal")
-Scores = dict[tuple[str, int], dict[str, float]]  # by case and class, the metrics
+Scores = dict[tuple[str, int], dict[str, float]]  # by case and class, the metrics that there are
 
 
 @dataclass(frozen=True)
@@ -22,15 +22,17 @@ class Cases:
         scores: by role; classes whose reference is empty in a case are left out there.
         groups: by case, the patient's number; empty where the file does not know.
         run: whose final test it was; empty where the file does not know.
+        unit: of the distances; "mixed" where cases differ, which then have none here; empty where it is not known.
     """
 
     scores: dict[str, Scores]
     groups: dict[str, str]
     run: str = ""
+    unit: str = ""
 
     def of_patients(self, role: str, metric: str) -> Classes:
         """A role's values by class and patient; by case where patients are not known."""
-        return gathered({key: row[metric] for key, row in self.scores[role].items()}, self.groups)
+        return gathered({key: row[metric] for key, row in self.scores[role].items() if metric in row}, self.groups)
 
     def gaps(self, metric: str) -> Classes:
         """Personal less global of each case and class, by class and patient."""
@@ -39,7 +41,8 @@ class Cases:
 
 def less(one: Scores, other: Scores, metric: str) -> dict[tuple[str, int], float]:
     """One's values less the other's, of each case and class that both have."""
-    return {key: row[metric] - other[key][metric] for key, row in one.items() if key in other}
+    both = {key: (row, other[key]) for key, row in one.items() if key in other}
+    return {key: row[metric] - of[metric] for key, (row, of) in both.items() if metric in row and metric in of}
 
 
 def gathered(values: dict[tuple[str, int], float], groups: dict[str, str]) -> Classes:
@@ -58,7 +61,8 @@ def read_cases(path: Path) -> Cases:
     """
     try:
         site = json.loads(path.read_text())
-        scores = {role: of_classes(site["cases"], site["scores"][role]) for role in ROLES}
+        unit = _unit(site["scores"]["personal"])
+        scores = {role: of_classes(site["cases"], site["scores"][role], mixed=unit == MIXED) for role in ROLES}
         groups = {case: str(group) for case, group in zip(site["cases"], site.get("groups", []), strict=False)}
     except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as fault:
         raise UserFault(
@@ -66,11 +70,24 @@ def read_cases(path: Path) -> Cases:
             came=f"a damaged file ({type(fault).__name__})",
             do="take the folder that the site's last job left",
         ) from None
-    return Cases(scores, groups, str(site.get("run", "")))
+    return Cases(scores, groups, str(site.get("run", "")), unit)
 
 
-def of_classes(cases: list[str], scores: Sequence[dict[str, Any]]) -> Scores:
-    """The metrics by case and class; without those whose reference is empty."""
+def of_classes(cases: list[str], scores: Sequence[dict[str, Any]], *, mixed: bool = False) -> Scores:
+    """The metrics by case and class; without those whose reference is empty, and `mixed` units' distances."""
     each = len(scores) // len(cases)
     known = [(cases[i // each], row) for i, row in enumerate(scores) if row["dice"] is not None]
-    return {(case, row["cls"]): {m: float(row[m] or 0.0) for m in METRICS} for case, row in known}
+    names = [metric for metric in METRICS if not (mixed and metric in DISTANCES)]
+    return {(case, row["cls"]): _values(row, names) for case, row in known}
+
+
+def _values(row: dict[str, Any], names: list[str]) -> dict[str, float]:
+    """Of one class of one case. An older version wrote the image's diagonal as distance where nothing was found."""
+    found = bool(row.get("found", True))
+    told = {**row, "detected": float(found)} | ({} if found else {"hd95": None, "assd": None})
+    return {name: float(told[name]) for name in names if told.get(name) is not None}
+
+
+def _unit(scores: Sequence[dict[str, Any]]) -> str:
+    units = {str(row["unit"]) for row in scores if row.get("unit")}
+    return units.pop() if len(units) == 1 else MIXED if units else ""

@@ -13,9 +13,9 @@ from pfedsam.files import write_atomic
 from pfedsam.report import words
 from pfedsam.report.charts import dice_chart, final_chart, loss_chart
 from pfedsam.report.gather import Material
-from pfedsam.report.results import ROLES, sites_of
+from pfedsam.report.results import HIGHER_IS_BETTER, ROLES, sites_of
 from pfedsam.report.words import SiteRow
-from pfedsam.train.metrics import METRICS
+from pfedsam.train.metrics import DISTANCES
 
 ASSETS = Path(__file__).parent.parent / "assets"
 
@@ -58,6 +58,7 @@ def page(material: Material, rows: list[SiteRow]) -> str:
         "megabytes": words.megabytes,
         "duration": words.duration,
         "measure": words.measure,
+        "unit": words.unit,
     }
     results = material.results
     return environment.get_template("report.html").render(
@@ -70,7 +71,12 @@ def page(material: Material, rows: list[SiteRow]) -> str:
         doubts=words.doubts(material, rows),
         rows=rows,
         roles=ROLES,
-        metrics=METRICS,
+        metrics=words.shown(rows),
+        titles=words.TITLES,
+        best=HIGHER_IS_BETTER,
+        distances=DISTANCES,
+        distances_say=words.DISTANCES_SAY,
+        patients=words.patients_tested(results),
         charts=charts(material, rows),
         pictures={name: base64.b64encode(data).decode() for name, data in sorted(material.pictures.items())},
         private=bool(material.pictures or material.cases),

@@ -3,6 +3,7 @@
 import hashlib
 import math
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import torch
 
 import pfedsam
 from pfedsam.exchange.guard import facts_fault
-from pfedsam.train.metrics import METRICS
+from pfedsam.train.metrics import DISTANCES, METRICS, MIXED, OVERLAP
 
 ROLES = ("before", "global", "personal")
-HIGHER_IS_BETTER = {"dice": True, "iou": True, "hd95": False, "assd": False}
+HIGHER_IS_BETTER = {metric: metric not in ("hd95", "assd") for metric in METRICS}
+UNITS = ("mm", "px")
 
 
 def _code() -> str:
@@ -137,13 +139,27 @@ def tested_fault(tested: Any) -> str | None:
     faults = [_metrics_fault(name, row) for name, row in rows.items()]
     if told.get("before") is not None:  # a site that never trained has none
         faults.append(_metrics_fault("before", told["before"]))
+    if not _is_number(told.get("patients", 0), 0):
+        faults.append(f"expected a number of patients, came {str(told['patients'])[:40]}")
     return facts_fault(tested) or next(filter(None, faults), None)
 
 
 def _metrics_fault(name: str, row: Any) -> str | None:
-    """Why these are not the metrics of a branch: each a number in its bounds, or nothing where no case was scored."""
+    """Why these are not the metrics of a branch: each a number in its bounds, or nothing where no case was scored.
+
+    Distances may be left out: they are measured on the test split alone.
+    """
+    told = _object(row)
+    fault = _numbers_fault(name, {metric: told.get(metric, "nothing") for metric in OVERLAP} | told)
+    if fault is None and told.get("unit") not in (None, *UNITS, MIXED):
+        fault = f"expected mm or px as unit of {name}, came {str(told['unit'])[:40]}"
+    apart = [_numbers_fault(f"{name} in {unit}", of) for unit, of in _object(told.get("by_unit")).items()]
+    return next(filter(None, [fault, *apart]), None)
+
+
+def _numbers_fault(name: str, row: Any) -> str | None:
     for metric in METRICS:
-        value = _object(row).get(metric, "nothing")
+        value = _object(row).get(metric)
         most = 1.0 if HIGHER_IS_BETTER[metric] else math.inf
         if value is not None and not _is_number(value, 0, most):
             return f"expected {metric} of {name} from 0 to {most:g}, came {str(value)[:40]}"
@@ -159,10 +175,19 @@ def _is_number(value: Any, least: float = -math.inf, most: float = math.inf) -> 
     return number and math.isfinite(value) and least <= value <= most
 
 
-def _over_sites(sites: dict[str, Any], role: str, *, worst: bool) -> dict[str, float | None]:
-    row: dict[str, float | None] = {}
+def unit_of(rows: Iterable[dict[str, Any]]) -> str | None:
+    """The unit that rows of distances have in common: "mixed" where there are several, None where it is not known."""
+    units = {row.get("unit") for row in rows} - {None}
+    return units.pop() if len(units) == 1 else MIXED if units else None
+
+
+def _over_sites(sites: dict[str, Any], role: str, *, worst: bool) -> dict[str, Any]:
+    """Millimetres and pixels have no mean, and none of them is the worst: where sites differ, distances are None."""
+    rows = [site[role] for site in sites.values() if site.get(role)]
+    unit = unit_of(rows)
+    found: dict[str, Any] = {"unit": unit}
     for metric in METRICS:
-        values = [s[role][metric] for s in sites.values() if s.get(role) and s[role][metric] is not None]
+        values = [row[metric] for row in rows if row.get(metric) is not None]
         pick = (min if HIGHER_IS_BETTER[metric] else max) if worst else (lambda v: sum(v) / len(v))
-        row[metric] = pick(values) if values else None
-    return row
+        found[metric] = pick(values) if values and not (unit == MIXED and metric in DISTANCES) else None
+    return found

@@ -8,11 +8,17 @@ from pfedsam.report.bootstrap import Classes, interval
 from pfedsam.report.cases import Cases
 from pfedsam.report.gather import Material
 from pfedsam.report.results import HIGHER_IS_BETTER, ROLES, replanned, took_part
+from pfedsam.train.metrics import METRICS, MIXED, TOLERANCE
 
 FEW_CASES = 20  # below so many scored test cases a site's mean says little; our choice
 FEW_ROUNDS = 5  # our choice
 FEW_PATIENTS = 5  # fewer of them say nothing of others, whatever the interval; our choice
 NAMES = {"before": "before training", "global": "global", "personal": "personal"}
+TITLES = dict(zip(METRICS, ("Dice", "IoU", "detected", "surface Dice", "HD95", "ASSD"), strict=True))
+DISTANCES_SAY = (
+    "Detected: share of the scored cases in which something was found; HD95 and ASSD are means over these. "
+    f"Surface Dice: share of the outlines within {TOLERANCE:g} mm, or {TOLERANCE:g} pixels where files know no spacing."
+)
 Interval = tuple[float, float]
 
 
@@ -160,6 +166,8 @@ def doubts(material: Material, rows: list[SiteRow]) -> list[str]:
     narrow = f"Intervals of {', '.join(by_image)} draw images, as the file does not say whose they are:"
     hidden = f"No interval for {', '.join(no_cases)}: a site's case scores never leave it."
     count = len(results["rounds"])
+    mixed = [row.name for row in rows if row.means["personal"].get("unit") == MIXED]
+    old = any("hd95" in row.means["personal"] and "detected" not in row.means["personal"] for row in rows)
     found: list[tuple[str, Any]] = [
         ("The images are synthetic: the numbers say that the program works, nothing about patients.", _drawn(results)),
         (f"Fewer than {FEW_CASES} scored test cases at {many}", few),
@@ -171,6 +179,8 @@ def doubts(material: Material, rows: list[SiteRow]) -> list[str]:
         (replanned(results), replanned(results)),
         (f"The final test lacks {', '.join(untested)}.", untested),
         (f"{refused} update(s) were refused or did not come: see below.", refused),
+        ("In HD95 and ASSD of this older run a case where nothing was found counts as the image's diagonal.", old),
+        (f"Test cases of {', '.join(mixed)} are in millimetres and in pixels: see by_unit in results.json.", mixed),
     ]
     return [text for text, holds in found if holds]
 
@@ -202,7 +212,25 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def measure(value: float | None, metric: str) -> str:
     """A metric's value: shares to a thousandth, distances to a tenth."""
-    return number(value, 3 if metric in ("dice", "iou") else 1)
+    return number(value, 3 if HIGHER_IS_BETTER[metric] else 1)
+
+
+def shown(rows: list[SiteRow]) -> list[str]:
+    """The metrics of which a row has a value; Dice always. Runs of older versions lack some."""
+    known = {metric for row in rows for of in row.means.values() for metric in METRICS if of.get(metric) is not None}
+    return [metric for metric in METRICS if metric in {"dice", *known}]
+
+
+def unit(row: dict[str, Any]) -> str:
+    """Of a row's distances; a dash where it is not known."""
+    return str(row.get("unit") or "-")
+
+
+def patients_tested(results: dict[str, Any]) -> str:
+    """A sentence: how many patients each site's test split has; empty where no site says."""
+    sites = sorted(results["final"]["sites"].items())
+    told = [f"{name} {roles['patients']}" for name, roles in sites if roles.get("patients")]
+    return f"Test patients: {', '.join(told)}." if told else ""
 
 
 def duration(seconds: float | None) -> str:

@@ -17,19 +17,29 @@ THRESHOLD = 0.5  # on probabilities, never on logits
 
 
 def evaluate(
-    model: Branches, data: Dataset, branches: tuple[str, ...], source: Source = Dataset.batch
+    model: Branches,
+    data: Dataset,
+    branches: tuple[str, ...],
+    source: Source = Dataset.batch,
+    *,
+    distances: bool = False,
 ) -> dict[str, list[CaseScore]]:
-    """Scores of every case and annotated class, by branch; `source` as for `train_round`."""
+    """Scores of every case and annotated class, by branch; `source` as for `train_round`.
+
+    Args:
+        distances: measure them too, which takes several times as long as the rest of the scoring.
+    """
     scores: dict[str, list[CaseScore]] = {name: [] for name in branches}
     cases = list(data.cases())
     maps = _predict(model, data, _passes(model, data, cases), branches, source)
     for case in cases:
         truth = torch.stack([reference(data, i) for i in case], dim=-1)
-        spacing = data.slices[case[0]].spacing
+        first = data.slices[case[0]]
         for name, found in _stacked(islice(maps, len(case)), data, branches).items():
             flat = truth.shape[-1] == 1
             pair = (found[..., 0], truth[..., 0]) if flat else (found, truth)
-            found_scores = score(*pair, spacing[:2] if flat else spacing)
+            spacing = (first.spacing[:2] if flat else first.spacing) if distances else None
+            found_scores = score(*pair, spacing, unit=first.unit)
             scores[name] += [s for s in found_scores if data.annotated is None or s.cls - 1 in data.annotated]
     return scores
 
@@ -48,9 +58,14 @@ def _passes(model: Branches, data: Dataset, cases: list[list[int]]) -> list[list
     No gradient is kept, so there is room, and many small passes would spend their time on launches.
     """
     size = data.config.train.batch_size
-    if next(model.parameters()).is_cuda:
+    if pools(model):
         cases, size = [list(chain.from_iterable(cases))], 4 * size
     return [case[start : start + size] for case in cases for start in range(0, len(case), size)]
+
+
+def pools(model: Branches) -> bool:
+    """Whether passes hold several cases: on a GPU. A test on the CPU holds their scores to those of case by case."""
+    return next(model.parameters()).is_cuda
 
 
 def _stacked(

@@ -83,7 +83,7 @@ def train_round(
     rising = {which: min(config.train.warmup, own_steps(which, phase, steps) // 2) for which in trained}
     now, began, seen = Progress(0, steps, {}), time.monotonic(), 0
     model.train()
-    augment = augmentation(seed) if config.train.augment else None
+    augment = augmentation(seed, config) if config.train.augment else None
     take = Steps(model, loss_of, config)
     with take.stream():
         for views in views_of(data, config.train, seed, round_, steps):
@@ -141,7 +141,8 @@ def views_of(data: Dataset, config: TrainConfig, seed: int, round_: int, steps: 
 def make_optimisers(model: Branches, part: Partition, config: TrainConfig) -> Optimisers:
     """AdamW for the shared part and another for the private one, each where there is something to train."""
     private_rate = config.lr if config.lr_private is None else config.lr_private
-    options: dict[str, Any] = {"fused": True, "capturable": next(model.parameters()).is_cuda}  # a step can be recorded
+    recorded = config.record and next(model.parameters()).is_cuda
+    options: dict[str, Any] = {"fused": True, "capturable": recorded}
     return {
         which: torch.optim.AdamW(groups, weight_decay=config.weight_decay, betas=(0.9, 0.999), **options)
         for which, lr in {Part.SHARED: config.lr, Part.PRIVATE: private_rate}.items()
@@ -169,9 +170,9 @@ def set_rate(optimiser: torch.optim.Optimizer, factor: float, rising: int) -> No
 
 
 def _put_rate(group: dict[str, Any], value: float) -> None:
-    """On a GPU as a tensor that stays where it is: a recorded step reads it there."""
+    """As a tensor that stays where it is where the step is recorded, which reads it there."""
     weight: Tensor = group["params"][0]
-    if not weight.is_cuda:
+    if not group["capturable"]:
         group["lr"] = value
     elif isinstance(group["lr"], Tensor):
         group["lr"].fill_(value)

@@ -1,4 +1,4 @@
-"""The step: the method's losses, their gradient, the optimisers; on a GPU recorded once and then replayed."""
+"""The step: the method's losses, their gradient, the optimisers; on a GPU, if asked, recorded and then replayed."""
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -11,6 +11,7 @@ from torch import Tensor
 from pfedsam.config import Config
 from pfedsam.data.dataset import Batch
 from pfedsam.errors import UserFault
+from pfedsam.model.moe import let_go
 from pfedsam.model.partition import Part
 from pfedsam.model.segmenter import Branches
 from pfedsam.train.precision import autocast
@@ -35,6 +36,7 @@ def step(
     for optimiser in optimisers:
         optimiser.zero_grad(set_to_none=True)
     torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+    let_go(model)
     for optimiser in optimisers:
         for weight in (p for group in optimiser.param_groups for p in group["params"] if p.grad is None):
             weight.grad = torch.zeros_like(weight)
@@ -59,7 +61,7 @@ class Recording:
 
 
 class Steps:
-    """The steps of one round at one site, `train.record` heeded.
+    """The steps of one round at one site, `train.record` heeded: off by default, as no GPU has yet measured its gain.
 
     A step on a few small images is thousands of kernels of microseconds each, and a GPU waits for the CPU that launches
     them one by one; a CUDA graph launches all of them at once. The first step of full size is run as it stands, which
