@@ -49,6 +49,21 @@ def test_every_party_allows_the_classes_that_our_jobs_are_made_of_and_no_other(k
         assert local(kits[False], party, "resources.json")["class_allow_list"] == list(CLASSES)
 
 
+def test_in_poc_mode_too_every_party_allows_these_classes_and_the_server_keeps_its_jobs(tmp_path: Path) -> None:
+    """FLARE's POC mode writes the server's resources.json anew, after all builders, from its default file."""
+    federation = Federation(tmp_path / "federation")
+    federation.prepare("poc", byoc=False)
+    for party in federation.parties:
+        assert local(federation, party, "resources.json")["class_allow_list"] == list(CLASSES)
+    assert str(federation.home / "poc/jobs-storage") in json.dumps(local(federation, "fl-server", "resources.json"))
+    assert local(federation, "hospital-a", "authorization.json")["permissions"]["lead"]["byoc"] == "none"
+
+
+def test_a_party_that_deletes_its_resources_falls_back_on_the_same_classes(kits: dict[bool, Federation]) -> None:
+    for party in kits[False].parties:
+        assert local(kits[False], party, "resources.json.default")["class_allow_list"] == list(CLASSES)
+
+
 def test_a_site_s_logs_stay_and_the_fence_is_the_default_scope(kits: dict[bool, Federation]) -> None:
     assert local(kits[False], "hospital-b", "resources.json")["allow_log_streaming"] is False
     policy = local(kits[False], "hospital-b", "privacy.json")

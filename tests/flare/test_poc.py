@@ -1,4 +1,4 @@
-"""The documented commands in FLARE's POC mode: separate processes, http, a job that brings its code."""
+"""The documented commands in FLARE's POC mode: separate processes, http, a job with its code or without."""
 
 import json
 from pathlib import Path
@@ -11,10 +11,11 @@ from conftest import ROOT, TINY
 pytestmark = [pytest.mark.flare, pytest.mark.long]
 
 
-def test_poc_runs_by_one_command_a_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("byoc", [[], ["--byoc"]], ids=["without code", "with code"])
+def test_poc_runs_by_one_command_a_step(tmp_path: Path, capsys: pytest.CaptureFixture[str], byoc: list[str]) -> None:
     home = ["--home", str(tmp_path / "federation")]
     settings = [word for change in TINY for word in ("--set", change)]
-    assert main(["prepare", "--mode", "poc", "--byoc", *home]) == 0
+    assert main(["prepare", "--mode", "poc", *byoc, *home]) == 0
     try:
         assert main(["start", *home]) == 0
         assert main(["watch", str(ROOT / "jobs/pfedsam"), "--rounds", "2", *settings, *home]) == 0

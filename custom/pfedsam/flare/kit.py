@@ -54,14 +54,12 @@ class HospitalKit(Builder):  # type: ignore[misc]
     def build(self, project: Project, ctx: ProvisionContext) -> None:
         """Write the files of the server and of every site."""
         server = Path(ctx.get_local_dir(project.get_server()))
-        resources = _allow_package(_read(server / f"{RESOURCES}.default"))
-        _write(server / RESOURCES, _stored(resources, self.storage))
+        _write(server / RESOURCES, _stored(_allow_package(server), self.storage))
         for site in project.get_clients():
             self._build_site(Path(ctx.get_local_dir(site)))
 
     def _build_site(self, folder: Path) -> None:
-        resources = _allow_package(_read(folder / f"{RESOURCES}.default"))
-        _write(folder / RESOURCES, {**resources, "allow_log_streaming": False})  # FLARE ignores it in project.yml
+        _write(folder / RESOURCES, {**_allow_package(folder), "allow_log_streaming": False})  # not from project.yml
         _write(folder / AUTHORIZATION, roles(_read(folder / f"{AUTHORIZATION}.default"), byoc=self.byoc))
         _write(folder / PRIVACY, privacy(self.max_megabytes))
 
@@ -91,9 +89,16 @@ def privacy(max_megabytes: float) -> dict[str, Any]:
     return {"scopes": [scope], "default_scope": "pfedsam"}
 
 
-def _allow_package(resources: dict[str, Any]) -> dict[str, Any]:
-    """Let jobs without code name the parts of the installed pfedsam and of FLARE that our jobs are made of."""
-    return {**resources, "class_allow_list": list(CLASSES)}
+def _allow_package(folder: Path) -> dict[str, Any]:
+    """A party's resources, in which a job without code may name the parts that our jobs are made of, and no others.
+
+    FLARE's default file says so too: `nvflare poc prepare` writes the server's resources.json anew from it, and a
+    party that deletes its own file falls back on it.
+    """
+    default = folder / f"{RESOURCES}.default"
+    resources = {**_read(default), "class_allow_list": list(CLASSES)}
+    _write(default, resources)
+    return resources
 
 
 def _stored(resources: dict[str, Any], storage: str | None) -> dict[str, Any]:
