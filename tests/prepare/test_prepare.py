@@ -71,7 +71,7 @@ def test_training_reads_a_prepared_dicom_site_with_the_source_s_labels(tmp_path:
         assert np.corrcoef(picture_[0].ravel(), scan(number)[..., index].ravel())[0, 1] > 0.99
 
 
-def test_prepare_lays_a_mask_on_its_image_where_training_refuses_the_two_as_stored(tmp_path: Path) -> None:
+def test_prepare_and_training_lay_a_mask_on_its_image_where_as_stored_the_two_are_refused(tmp_path: Path) -> None:
     ras = np.diag([0.8, 0.9, 3, 1])
     for i in range(3):
         nifti(tmp_path / f"in/images/p{i}.nii", scan(i), ras)
@@ -81,7 +81,8 @@ def test_prepare_lays_a_mask_on_its_image_where_training_refuses_the_two_as_stor
     rows = [datalist.Row(f"images/p{i}.nii", f"labels/p{i}.nii", s, str(i)) for i, s in enumerate(datalist.SPLITS)]
     datalist.write_csv(tmp_path / "in/datalist.csv", rows)
     with pytest.raises(UserFault, match="pfedsam prepare"):
-        open_site(tmp_path / "in", "a", tiny(), **SAM)
+        open_site(tmp_path / "in", "a", tiny(data={"plane": "stored"}), **SAM)
+    assert len(open_site(tmp_path / "in", "a", tiny(), **SAM)["train"]) == scan(0).shape[2]
     assert prepare([tmp_path / "in"], tmp_path / "out", Wish())["dropped"] == []
     known = names(tmp_path / "out")
     for case, index, _, labels in labels_by_slice(tmp_path / "out", tiny(data={"scale": "percentile"})):

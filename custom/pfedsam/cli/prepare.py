@@ -122,8 +122,8 @@ def _words(report: dict[str, Any], out: Path | None) -> str:
         f"{report['cases']} pairs of image and mask, {report['slices']} slices, {report['patients']} patients.",
         report["patients_by"],
         f"{report['labels_by']}",
-        f"Set model.num_classes to {report['classes']} and data.scale to {report['intensity']['scale']}:"
-        f" {report['intensity']['why']}.",
+        f"Set model.num_classes to {report['classes']}{_plane(report)} and data.scale to"
+        f" {report['intensity']['scale']}: {report['intensity']['why']}.",
         *_unlabelled(report["unlabelled"]),
         *([f"Set data.classes to {_quoted(report['class_names'])}."] if report["class_names"] else []),
         f"{report['split_by']} "
@@ -133,6 +133,11 @@ def _words(report: dict[str, Any], out: Path | None) -> str:
         f"Written to {out}: look at {out / 'report.html'} first." if out else "Nothing was written (--dry-run).",
     ]
     return "\n".join(lines)
+
+
+def _plane(report: dict[str, Any]) -> str:
+    """The plane among the job's settings; pictures have none."""
+    return f", data.plane to {report['plane']}" if report["sizes"]["slices"][-1] > 1 else ""
 
 
 def _unlabelled(counts: dict[str, Any] | None) -> list[str]:
