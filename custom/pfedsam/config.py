@@ -319,6 +319,11 @@ def _check_classes(config: Config) -> None:
         raise UserFault(
             expected="data.codes of the names in data.classes", came=", ".join(strange), do="correct the name"
         )
+    for name, code in config.data.codes.items():
+        if not re.fullmatch(r"[^:]+:[^:]+:[^:]+", code):
+            raise UserFault(
+                expected=f"data.codes.{name} as SCHEME:VALUE:MEANING", came=code, do="write such as SCT:10200004:Liver"
+            )
     if config.data.ignore is not None and not classes < config.data.ignore <= 255:
         raise UserFault(
             expected=f"data.ignore above model.num_classes ({classes}), 255 at most",

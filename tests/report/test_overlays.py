@@ -24,7 +24,7 @@ def test_a_case_s_dice_is_the_mean_over_its_classes() -> None:
 def drawn(found: np.ndarray, path: Path) -> int:
     """How many pixels the found outlines take."""
     row = {"image": np.zeros((64, 64, 3)), "truth": np.zeros_like(found), "found": {"global": found}, "label": ""}
-    plot_overlays([row], path, "a site")
+    plot_overlays([row], path, "a site", [f"class {i + 1}" for i in range(len(found))])
     orange = np.array([int(FOUND[i : i + 2], 16) for i in (1, 3, 5)])
     return int((np.abs(np.asarray(Image.open(path).convert("RGB")).astype(int) - orange).max(-1) < 40).sum())
 

@@ -41,12 +41,13 @@ def plot_curves(results: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-def plot_overlays(rows: list[dict[str, Any]], path: Path, title: str) -> None:
+def plot_overlays(rows: list[dict[str, Any]], path: Path, title: str, classes: list[str]) -> None:
     """Images with the reference's outlines and the found ones, a column a case, a line style a class.
 
     Args:
         rows: per case `image` (H, W, 3) of 0..1, `truth` (classes, H, W) bool, `found` {role: (classes, H, W) bool},
             and `label`, the text above it.
+        classes: their names, in order.
     """
     roles = list(rows[0]["found"])
     shape = (len(roles), len(rows))
@@ -63,7 +64,7 @@ def plot_overlays(rows: list[dict[str, Any]], path: Path, title: str) -> None:
             axes.set_yticks([])
             axes.set_title(row["label"] if line == 0 else "", fontsize=8)
             axes.set_ylabel(role if column == 0 else "", fontsize=9)
-    figure.suptitle(f"{title}: blue reference, orange found{_classes(len(rows[0]['truth']))}", fontsize=10)
+    figure.suptitle(f"{title}: blue reference, orange found{_lines(classes)}", fontsize=10)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -78,7 +79,7 @@ def _outlines(axes: Any, masks: NDArray[np.bool_], colour: str) -> None:
             axes.contour(mask, levels=[0.5], colors=[colour], linewidths=1.2, linestyles=line)
 
 
-def _classes(count: int) -> str:
+def _lines(classes: list[str]) -> str:
     """Which line is which class; empty where there is one."""
-    named = [f"{number} {line}" for number, line in zip(range(1, count + 1), cycle(LINES))]
-    return f"; class {', '.join(named)}" if count > 1 else ""
+    named = [f"{name} {line}" for name, line in zip(classes, cycle(LINES))]
+    return f"; {', '.join(named)}" if len(classes) > 1 else ""

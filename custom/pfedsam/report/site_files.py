@@ -52,7 +52,7 @@ def write_site_files(site: Site, scores: Scores, folder: Path, trained: dict[str
     if picked:
         rows = [_row(site, index, label) for label, index in picked.items()]
         note = " (synthetic data)" if site.config.data.source == "synthetic" else ""
-        plot_overlays(rows, folder / "overlays.png", f"{site.name}, test{note}")
+        plot_overlays(rows, folder / "overlays.png", f"{site.name}, test{note}", site.config.class_names)
     return folder
 
 

@@ -116,6 +116,8 @@ def summary(material: Material, rows: list[SiteRow]) -> list[str]:
     count = len(results["rounds"])
     time = f" in {duration(results['seconds'])}" if results.get("seconds") else ""
     lines = [f"{who} Method {results['method']}, {count} round{'s' * (count != 1)}{time}."]
+    if named := results["config"].get("data", {}).get("classes"):
+        lines.append("Classes: " + ", ".join(f"{number} {name}" for number, name in enumerate(named, 1)) + ".")
     if not rows:
         return [*lines, "The final test has not been done: the run is not finished, or it was cut."]
     if outside := [row.name for row in rows if row.name not in sites]:
