@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nibabel.arrayproxy import ArrayProxy
 from numpy.typing import NDArray
 
 from pfedsam.data import nifti, picture
 from pfedsam.data.geometry import Affine, spacing_of
+from pfedsam.data.inflated import Inflated
 from pfedsam.data.readable import readable
 from pfedsam.data.values import IGNORED, whole_numbers
 from pfedsam.errors import UserFault
@@ -171,14 +173,23 @@ def _nifti_header(path: Path) -> Header:
 
 
 def _nifti_pixels(path: Path, index: int) -> NDArray[Any]:
-    return nifti.channels(np.asarray(_volume(path).dataobj[:, :, index]), path, labels=False)
+    return nifti.channels(np.asarray(_voxels(path)[:, :, index]), path, labels=False)
 
 
 def _nifti_labels(path: Path, index: int) -> NDArray[Any]:
-    return nifti.channels(np.asarray(_volume(path).dataobj[:, :, index]), path, labels=True)
+    return nifti.channels(np.asarray(_voxels(path)[:, :, index]), path, labels=True)
 
 
-_volume = lru_cache(maxsize=4)(nifti.opened)
+@lru_cache(maxsize=256)
+def _voxels(path: Path) -> Any:
+    """nibabel's array of a volume, of which a slice is read when it is asked for."""
+    voxels = nifti.opened(path).dataobj
+    if not path.name.lower().endswith(".gz"):
+        return voxels
+    told = (voxels.shape, voxels.dtype, voxels.offset, voxels.slope, voxels.inter)
+    return ArrayProxy(Inflated(path), told, mmap=False)
+
+
 PICTURE = Reader(_picture_header, _picture_pixels, _picture_labels)
 NIFTI = Reader(_nifti_header, _nifti_pixels, _nifti_labels)
 READERS = {
