@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nibabel.arrayproxy import ArrayProxy
 from numpy.typing import NDArray
 
 from pfedsam.data import nifti, picture
 from pfedsam.data.geometry import Affine, laid, spacing_of
+from pfedsam.data.inflated import Inflated
 from pfedsam.data.planes import STORED
 from pfedsam.data.readable import readable
 from pfedsam.data.values import IGNORED, whole_numbers
@@ -182,11 +184,21 @@ def _nifti_labels(path: Path, index: int, plane: str) -> NDArray[Any]:
 
 
 def _nifti_slice(path: Path, index: int, plane: str) -> NDArray[Any]:
-    volume = _volume(path)
-    return laid(np.asarray(volume.affine), volume.shape, plane).slice(volume.dataobj, index)
+    voxels, affine = _stored(path)
+    return laid(affine, voxels.shape, plane).slice(voxels, index)
 
 
-_volume = lru_cache(maxsize=4)(nifti.opened)
+@lru_cache(maxsize=256)
+def _stored(path: Path) -> tuple[Any, Affine]:
+    """nibabel's array of a volume, of which a slice is read when it is asked for; and its affine."""
+    file = nifti.opened(path)
+    voxels = file.dataobj
+    if path.name.lower().endswith(".gz"):
+        told = (voxels.shape, voxels.dtype, voxels.offset, voxels.slope, voxels.inter)
+        voxels = ArrayProxy(Inflated(path), told, mmap=False)
+    return voxels, np.asarray(file.affine)
+
+
 PICTURE = Reader(_picture_header, _picture_pixels, _picture_labels)
 NIFTI = Reader(_nifti_header, _nifti_pixels, _nifti_labels)
 READERS = {
