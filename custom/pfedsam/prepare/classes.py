@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pfedsam.errors import UserFault
 from pfedsam.prepare.labels import REST
 
+LARGEST = 255
+
 
 def numbered(
     found: Mapping[str, int], wished: Mapping[str, int] | None, names: Sequence[str]
@@ -17,7 +19,8 @@ def numbered(
         names: of the classes, in the order of their numbers: two sites that say the same have the same numbers.
 
     Raises:
-        UserFault: a wish names no structure that was found, or `names` lacks one or names two classes alike.
+        UserFault: a wish names no structure that was found, `names` lacks one or names two classes alike, or there are
+            more structures than class numbers.
     """
     if len({name.casefold() for name in names}) < len(names):
         raise UserFault(expected="a name for each class in --names", came=", ".join(names), do="name no two alike")
@@ -30,6 +33,12 @@ def numbered(
             expected="--labels of mask values or of structures: " + (", ".join(found) or "none found"),
             came=strange[0],
             do="correct the name",
+        )
+    if len(found) > LARGEST and not by_name:
+        raise UserFault(
+            expected=f"{LARGEST} structures at most, as a mask holds class numbers of 8 bit",
+            came=str(len(found)),
+            do=f'name those to learn with --labels, such as --labels "{next(iter(found))}=1"',
         )
     if by_name:
         return {label: by_name.get(label, 0) for label in found}, by_value or None
