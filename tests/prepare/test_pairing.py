@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 from prepare.corpus import lesion, nifti, nifti_site, scan
 
-from pfedsam.prepare.discover import discover
+from pfedsam.errors import UserFault
+from pfedsam.prepare.discover import Said, discover
 from pfedsam.prepare.families import taken_whole
 from pfedsam.prepare.pairing import claimed, item
+from pfedsam.prepare.pairrule import by_pattern
 
 
 def pair(*paths: str) -> tuple[set[tuple[str, ...]], dict[str, str]]:
@@ -38,6 +40,25 @@ def pair(*paths: str) -> tuple[set[tuple[str, ...]], dict[str, str]]:
         ("p1", "mask_p1"),
         ("scans/größe", "masks/gro\u0308ße"),
         ("img/P1", "gt/p1"),
+        ("volume-0", "segmentation-0"),
+        ("image_001", "mask_001"),
+        ("images/img_7", "gt/gt_7"),
+        ("P1_img_3", "P1_mask_3"),
+        ("p1_ct", "p1_seg"),
+        ("case_0/imaging", "case_0/segmentation"),
+        ("sub-1/sub-1_dwi", "sub-1/sub-1_msk"),
+        ("sub-1/ses-2/dwi/sub-1_ses-2_dwi", "derivatives/sub-1/ses-2/sub-1_ses-2_msk"),
+        ("sub-1/anat/sub-1_T1w", "derivatives/drawn/sub-1/anat/sub-1_label-lesion_mask"),
+        ("sub-1/anat/sub-1_T1w", "derivatives/labels/sub-1/anat/sub-1_T1w_label-lesion_mask"),
+        ("Training_Input/X_1", "Training_GroundTruth/X_1_segmentation"),
+        ("train/c_1", "train_masks/c_1_mask"),
+        ("Original/5", "Ground Truth/5"),
+        ("images/label_free_0", "masks/label_free_0"),
+        ("images/label_free_0", "masks/label_free_0_mask"),
+        ("label_free_0", "label_free_0_mask"),
+        ("images/a", "images/a_mask"),
+        ("p1", "p1_lesion"),
+        ("p1", "p1_mask_1"),
     ],
 )
 def test_these_names_belong_together(image: str, mask: str) -> None:
@@ -110,3 +131,43 @@ def test_the_name_of_the_folder_given_and_those_above_it_make_no_file_a_mask(tmp
 def test_of_several_folders_given_each_one_s_name_may_say_its_role(tmp_path: Path) -> None:
     home = nifti_site(tmp_path, 2)
     assert len(discover([home / "images", home / "labels"], None).cases) == 2
+
+
+def test_several_sequences_for_one_mask_are_named_and_pair_chooses(tmp_path: Path) -> None:
+    for i in range(3):
+        for end in ("t1", "t2"):
+            nifti(tmp_path / f"c{i}/c{i}_{end}.nii", scan(i))
+        nifti(tmp_path / f"c{i}/c{i}_seg.nii", lesion(i))
+    found = discover([tmp_path], None)
+    assert found.cases == []
+    assert all("2 images and 1 masks" in d.why and "--pair" in d.do for d in found.dropped)
+    found = discover([tmp_path], None, said=Said(pair=(r"(.+)_t2", r"(.+)_seg")))
+    assert [case.name for case in found.cases] == [f"c{i}/c{i}_t2.nii" for i in range(3)]
+    assert [d.file for d in found.dropped] == [f"c{i}/c{i}_t1.nii" for i in range(3)]
+    assert all("fits neither pattern" in d.why for d in found.dropped)
+
+
+def test_pair_joins_the_masks_of_an_image_and_names_structures_by_a_second_group(tmp_path: Path) -> None:
+    for i in range(3):
+        nifti(tmp_path / f"{i}/vol.nii", scan(i))
+        for name in ("a", "b"):
+            nifti(tmp_path / f"{i}/{name}.nii", lesion(i))
+    one = discover([tmp_path], None, said=Said(pair=(r"(\d)/vol", r"(\d)/[ab]\.")))
+    assert [len(case.masks) for case in one.cases] == [2, 2, 2]
+    assert one.segments == {}
+    lone = discover([tmp_path], None, said=Said(pair=(r"(\d)/vol", r"(\d)/(a)\."), structures=["a"]))
+    assert [case.structures for case in lone.cases] == [("a",)] * 3
+    assert lone.segments == {"a": 1}
+
+
+def test_a_pattern_of_pair_needs_a_group() -> None:
+    for wrong in (("vol", "(a)"), ("(vol", "(a)")):
+        with pytest.raises(UserFault, match="--pair"):
+            by_pattern([], *wrong)
+
+
+def test_one_odd_mask_elsewhere_takes_no_pairs_of_others_away() -> None:
+    names = [f"{p}/{f}/7" for p in "ab" for f in ("images", "masks")]
+    pairs, left = pair(*names, "masks/7")
+    assert len(pairs) == 2
+    assert set(left) == {"masks/7"}

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pfedsam.errors import UserFault
 from pfedsam.prepare.labels import REST
 
+LARGEST = 255
+
 
 def numbered(
     found: Mapping[str, int], wished: Mapping[str, int] | None, names: Sequence[str]
@@ -17,8 +19,11 @@ def numbered(
         names: of the classes, in the order of their numbers: two sites that say the same have the same numbers.
 
     Raises:
-        UserFault: a wish names no structure that was found, or `names` lacks one.
+        UserFault: a wish names no structure that was found, `names` lacks one or names two classes alike, or there are
+            more structures than class numbers.
     """
+    if len({name.casefold() for name in names}) < len(names):
+        raise UserFault(expected="a name for each class in --names", came=", ".join(names), do="name no two alike")
     wished = wished or {}
     by_name = {label: number for label, number in wished.items() if label in found}
     by_value = {int(v): number for v, number in wished.items() if v.isdigit() and v not in by_name}
@@ -28,6 +33,12 @@ def numbered(
             expected="--labels of mask values or of structures: " + (", ".join(found) or "none found"),
             came=strange[0],
             do="correct the name",
+        )
+    if len(found) > LARGEST and not by_name:
+        raise UserFault(
+            expected=f"{LARGEST} structures at most, as a mask holds class numbers of 8 bit",
+            came=str(len(found)),
+            do=f'name those to learn with --labels, such as --labels "{next(iter(found))}=1"',
         )
     if by_name:
         return {label: by_name.get(label, 0) for label in found}, by_value or None
@@ -53,14 +64,12 @@ def class_names(classes: int, found: Mapping[int, str], said: Sequence[str]) -> 
         said: as the user says, which counts more.
 
     Raises:
-        UserFault: the user names fewer or more classes than there are, or two alike.
+        UserFault: the user names fewer or more classes than there are.
     """
     if said and len(said) != classes:
         raise UserFault(
             expected=f"{classes} name(s) in --names, one a class", came=", ".join(said), do="name each class, in order"
         )
-    if said and len({name.casefold() for name in said}) < len(said):
-        raise UserFault(expected="a name for each class in --names", came=", ".join(said), do="name no two alike")
     names = list(said) or [found.get(number, "") for number in range(1, classes + 1)]
     return names if all(names) else []
 

@@ -82,7 +82,9 @@ def by_themselves(cases: Sequence[Case], said: str | None = None) -> tuple[list[
     """
     nameless = [case for case in cases if said or not case.patient]
     if not nameless:
-        return list(cases), [], "Patients were told apart by PatientID in the DICOM files."
+        count = len({case.patient for case in cases})
+        words = f"Patients were told apart by PatientID in the DICOM files: {count} patients of {len(cases)} images."
+        return list(cases), [], words
     names = [PurePath(case.name) for case in nameless]
     found = grouped(names, len(cases)) if said is None else by_level(names) if said == "folder" else by_file(names)
     known = {case.patient.casefold(): case.patient for case in cases if case.patient and not said}

@@ -126,7 +126,9 @@ def _patients(found: Found, wish: Wish) -> tuple[list[Case], list[Dropped], str]
     if wish.patient is not None:
         return by_pattern(found.cases, wish.patient)
     if any(case.split for case in found.cases):
-        return found.cases, [], "Patients were told apart by the column group of the datalist."
+        count = len({case.patient for case in found.cases})
+        words = f"the column group of the datalist: {count} patients of {len(found.cases)} images."
+        return found.cases, [], f"Patients were told apart by {words}"
     return by_themselves(found.cases)
 
 

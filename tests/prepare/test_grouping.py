@@ -1,0 +1,148 @@
+"""Patients by folder and file names: none in two splits, none that is a class, a year or a slice."""
+
+from pathlib import Path, PurePath
+
+import numpy as np
+import pytest
+from prepare.corpus import lesion, picture, scan
+
+from pfedsam.errors import UserFault
+from pfedsam.prepare.found import Case
+from pfedsam.prepare.grouping import by_file, by_level, grouped
+from pfedsam.prepare.patients import by_themselves
+from pfedsam.prepare.site import Wish, prepare
+
+SIX = ["P1", "P2", "P3", "P4", "P5", "P6"]
+SLICES = range(4)
+
+
+def found(paths: list[str]) -> list[str | None]:
+    """The patients in alphabetical order; None last, where a file has none."""
+    return sorted(set(grouped([PurePath(path) for path in paths]).keys), key=lambda key: (key is None, key))
+
+
+@pytest.mark.parametrize(
+    "above",
+    ["", "cohort/", "data/2021/export/", "a/b/c/d/"],
+)
+def test_folders_that_all_files_share_are_no_patients(above: str) -> None:
+    assert found([f"{above}{p}/images/slice_{i}.png" for p in SIX for i in SLICES]) == SIX
+
+
+@pytest.mark.parametrize(
+    "sorts",
+    [
+        ("2020", "2021", "2022"),
+        ("2021-03", "2021-04", "2021-05"),
+        ("benign", "malignant", "normal"),
+        ("glioma", "no_tumor", "pituitary"),
+        ("train", "val", "test"),
+        ("T1", "T2", "FLAIR"),
+        ("site1", "site2", "site3"),
+        ("scanner_a", "scanner_b", "scanner_c"),
+        ("red", "green", "blue"),
+    ],
+)
+def test_what_files_are_sorted_by_is_no_patient_and_the_level_below_is(sorts: tuple[str, ...]) -> None:
+    assert found([f"{sorts[k // 2]}/{p}/s_{i}.png" for k, p in enumerate(SIX) for i in SLICES]) == SIX
+    assert found([f"{sorts[k // 2]}/{p}_{i}.png" for k, p in enumerate(SIX) for i in SLICES]) == SIX
+
+
+@pytest.mark.parametrize("inner", ["ses-0{}", "visit{}", "2021-03-0{}", "baseline{}", "T{}", "1.2.840.{}"])
+def test_a_patient_s_visits_are_one_patient(inner: str) -> None:
+    assert found([f"{p}/{inner.format(v)}/s_{i}.png" for p in SIX for v in (1, 2) for i in SLICES]) == SIX
+
+
+@pytest.mark.parametrize("ends", ["LR", ("left", "right"), ("OD", "OS"), ("2020", "2021"), ("20200101", "20210101")])
+def test_a_patient_s_sides_eyes_and_dates_are_one_patient(ends: tuple[str, ...]) -> None:
+    assert found([f"{p}_{end}.png" for p in SIX for end in ends]) == SIX
+    assert found([f"{p}_{end}/s_{i}.png" for p in SIX for end in ends for i in SLICES]) == SIX
+
+
+def test_a_side_written_onto_the_number_is_told_where_both_are_there() -> None:
+    assert found([f"Image_0{i}{side}.jpg" for i in range(3) for side in "LR"]) == ["Image_00", "Image_01", "Image_02"]
+    assert len(found([f"Image_0{i}L.jpg" for i in range(3)])) == 3
+
+
+def test_a_subject_of_bids_is_a_patient_wherever_it_is_written() -> None:
+    paths = [f"sub-0{i}/ses-0{s}/anat/sub-0{i}_ses-0{s}_T1w.nii.gz" for i in SLICES for s in (1, 2)]
+    assert found(paths) == ["sub-00", "sub-01", "sub-02", "sub-03"]
+    assert found([PurePath(path).name for path in paths]) == ["sub-00", "sub-01", "sub-02", "sub-03"]
+    many = [f"sub-{i:02}/anat/sub-{i:02}_T1w.nii.gz" for i in range(30)]
+    assert found([*many, "P1_1.nii", "P1_2.nii"])[-1] is None
+
+
+def test_a_patient_written_in_two_ways_is_one() -> None:
+    assert found([f"2020/{p}/a.png" for p in SIX] + [f"2021/{p.lower()}/a.png" for p in SIX]) == SIX
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"Patient_{i:03}.nii.gz" for i in range(9)],
+        [f"ISIC_{i:07}.jpg" for i in range(9)],
+        [f"{c}/{c} ({i}).png" for c in ("benign", "malignant", "normal") for i in range(3)],
+        [f"IMG_2021030{i}_00{i}.png" for i in range(9)],
+        [f"202{i % 3}_00{i}.png" for i in range(9)],
+    ],
+)
+def test_a_number_alone_is_a_patient_and_the_word_before_it_is_none(names: list[str]) -> None:
+    assert len(found(names)) == 9
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ([f"P{p}/s_{i}.png" for p in (1, 2) for i in SLICES], "2 folder"),
+        ([f"P{p}_{i}.png" for p in (1, 2) for i in SLICES], "2 patient"),
+        ([f"P1_{i}.png" for i in range(20)], "1 patient"),
+        ([f"scan_slice_{i}.png" for i in range(20)], "slices that name no patient"),
+        ([f"P{p}_{i}.png" for p in (1, 2, 3) for i in range(133)], "only 3 patients"),
+        ([f"P{p}/{i}.png" for p in (1, 2, 3) for i in range(133)], "only 3 patients"),
+        ([f"{c}/{i}.png" for c in ("benign", "malignant", "normal") for i in SLICES], "in several folders"),
+        ([f"{year}/img_{i}.png" for year in (2020, 2021, 2022) for i in SLICES], "in several folders"),
+        ([f"{p}/slice_{i}.png" for p in ("Meier", "Kim", "Lee") for i in SLICES], "patients or classes"),
+        ([f"{p}/{p}_{i}.png" for p in ("Meier", "Kim", "Lee") for i in SLICES], "patients or classes"),
+        ([f"{p}/exam_{e}/{i}.png" for p in ("Meier", "Kim", "Lee") for e in (1, 2) for i in SLICES], "or classes"),
+        ([f"{p}_{i}.png" for p in ("Meier", "Kim", "Lee") for i in SLICES], "begin with Kim, Lee, Meier"),
+        ([f"lab{k}/P{k}{p}/{i}.png" for k in range(3) for p in range(5) for i in SLICES], "in them 15"),
+        ([f"P{p}/{i}.png" for p in (1, 2, 3) for i in SLICES] + [f"{i}.png" for i in range(6)], "outside the folders"),
+    ],
+)
+def test_what_could_be_otherwise_is_asked_with_the_ways_to_answer(names: list[str], said: str) -> None:
+    with pytest.raises(UserFault, match=said) as caught:
+        grouped([PurePath(name) for name in names])
+    assert all(way in caught.value.do for way in ("--patient folder", "--patient each", "--patient REGEX"))
+
+
+def test_the_user_s_answer_is_taken() -> None:
+    names = [PurePath(f"cohort/{p}/images/slice_{i}.png") for p in ("Meier", "Kim", "Lee") for i in SLICES]
+    assert sorted(set(map(str, by_level(names).keys))) == ["Kim", "Lee", "Meier"]
+    assert len(set(by_file(names).keys)) == 12
+
+
+def test_one_file_outside_the_patients_folders_is_left_out_and_named() -> None:
+    names = [f"cohort/{p}/images/slice_{i}.png" for p in SIX for i in SLICES] + ["extra.png"]
+    kept, dropped, words = by_themselves([Case(name, (), Path("m.png")) for name in names])
+    assert [d.file for d in dropped] == ["extra.png"]
+    assert {case.patient for case in kept} == {f"name:{p}" for p in SIX}
+    assert "6 patients of 24 files, such as P1 of cohort/P1/images/slice_0.png" in words
+
+
+def test_a_name_that_is_a_patient_id_of_the_dicom_files_is_that_patient() -> None:
+    cases = [Case(f"{p}/t1", (), Path("m.dcm"), patient=p) for p in SIX] + [
+        Case(f"{p.lower()}/t2.nii", (), Path("m.nii")) for p in SIX
+    ]
+    assert {case.patient for case in by_themselves(cases)[0]} == set(SIX)
+
+
+@pytest.mark.parametrize("above", ["cohort/", "2020/"])
+def test_no_patient_of_a_wrapped_folder_sits_in_two_splits(tmp_path: Path, above: str) -> None:
+    for p in SIX:
+        for i in SLICES:
+            picture(tmp_path / f"in/{above}{p}/images/slice_{i}.png", scan(i, (9, 8)).astype(np.uint8))
+            picture(tmp_path / f"in/{above}{p}/masks/slice_{i}.png", lesion(i, (9, 8, 3))[..., 1])
+    report = prepare([tmp_path / "in"], None, Wish())
+    assert report["patients"] == 6
+    assert sum(split["patients"] for split in report["splits"].values()) == 6
+    assert prepare([tmp_path / "in"], None, Wish(patient="each"))["patients"] == 24

@@ -1,0 +1,200 @@
+"""All masks of an image make its annotation: joined, a class a structure, or the image is left out and named."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from prepare.corpus import dicom_site, nifti, picture, scan
+from prepare.test_pairing import pair
+
+from pfedsam.cli import main
+from pfedsam.data import reader
+from pfedsam.errors import UserFault
+from pfedsam.prepare.labels import parse_table
+from pfedsam.prepare.site import Wish, prepare
+
+SHAPE = (12, 10, 3)
+
+
+def square(row: int, column: int, value: int = 1, shape: tuple[int, ...] = SHAPE) -> NDArray[np.uint8]:
+    mask = np.zeros(shape, np.uint8)
+    mask[row : row + 3, column : column + 3] = value
+    return mask
+
+
+def ultrasound(folder: Path, ends: dict[str, NDArray[np.uint8]]) -> Path:
+    """Four pictures; the second has the masks of `ends`."""
+    for i in range(4):
+        picture(folder / f"benign ({i}).png", scan(i, (12, 10)).astype(np.uint8))
+        masks = ends if i == 1 else {"_mask": square(0, 0, 255, (12, 10))}
+        for end, mask in masks.items():
+            picture(folder / f"benign ({i}){end}.png", mask)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "ends", [("_mask", "_mask_1"), ("_mask1", "_mask2"), ("_mask-01", "_mask-02"), ("_seg_1", "_seg_2")]
+)
+def test_numbered_masks_of_a_picture_are_joined(tmp_path: Path, ends: tuple[str, str]) -> None:
+    one, other = square(0, 0, 255, (12, 10)), square(6, 5, 255, (12, 10))
+    home = ultrasound(tmp_path / "in", {ends[0]: one, ends[1]: other})
+    report = prepare([home], tmp_path / "out", Wish())
+    assert (report["cases"], report["dropped"]) == (4, [])
+    assert np.array_equal(reader.read_mask(tmp_path / "out/masks/case-0002.png", 0, 1), (one | other) > 0)
+    assert any("1 image(s) have several masks, which were joined" in note for note in report["notes"])
+    assert f"benign (1){ends[1]}.png" in (tmp_path / "out/names.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        ("_mask_rater1", "_mask_rater2"),
+        ("_annotator1", "_annotator2"),
+        ("_mask", "_mask (1)"),
+        ("_mask", "_mask_old"),
+        ("_mask", "_seg"),
+    ],
+)
+def test_what_may_be_another_drawing_of_the_same_is_left_out_whole(tmp_path: Path, ends: tuple[str, str]) -> None:
+    mask = square(0, 0, 255, (12, 10))
+    report = prepare([ultrasound(tmp_path / "in", dict.fromkeys(ends, mask))], None, Wish())
+    assert report["cases"] == 3
+    assert {d["file"] for d in report["dropped"]} == {f"benign (1){end}.png" for end in ("", *ends)}
+
+
+def test_masks_that_contradict_each_other_are_named_with_their_image(tmp_path: Path) -> None:
+    ends = {"_mask": square(0, 0, 1, (12, 10)), "_mask_1": square(1, 1, 2, (12, 10))}
+    home = ultrasound(tmp_path / "in", ends)
+    for i in (0, 2, 3):
+        picture(home / f"benign ({i})_mask.png", square(0, 0, 1, (12, 10)))
+    report = prepare([home], None, Wish())
+    assert report["cases"] == 3
+    assert "two classes in 4 pixel(s)" in report["dropped"][0]["why"]
+    assert "benign (1)_mask_1.png" in report["dropped"][0]["why"]
+
+
+def test_a_mask_that_may_be_of_a_lost_slice_is_not_joined() -> None:
+    pairs, left = pair("images/P1", "images/P1_3", "masks/P1", "masks/P1_2", "masks/P1_3")
+    assert pairs == {("images/P1_3", "masks/P1_3")}
+    assert set(left) == {"images/P1", "masks/P1", "masks/P1_2"}
+    assert pair("P1", "P1_2_mask")[0] == set()
+    assert pair("P1/images/s_3", "P1/masks/s_4")[0] == set()
+
+
+def test_parts_in_a_folder_of_the_image_s_name_are_joined() -> None:
+    assert pair("a1/images/a1", "a1/masks/77", "a1/masks/f0")[0] == {("a1/images/a1", "a1/masks/77", "a1/masks/f0")}
+
+
+def test_folders_of_readers_are_no_structures() -> None:
+    names = [f"images/p{i}" for i in range(3)] + [f"masks/{r}/p{i}" for r in ("rater1", "rater2") for i in range(3)]
+    pairs, left = pair(*names)
+    assert pairs == set()
+    assert set(left) == set(names)
+
+
+def structures(folder: Path, spleen: tuple[int, int] = (6, 5)) -> Path:
+    for i in range(4):
+        nifti(folder / f"s{i}/ct.nii", scan(i, SHAPE))
+        nifti(folder / f"s{i}/segmentations/spleen.nii", square(*spleen))
+        nifti(folder / f"s{i}/segmentations/liver.nii", square(0, 0, 255))
+    return folder
+
+
+def test_a_file_a_structure_becomes_a_class_each_by_the_order_of_the_names(tmp_path: Path) -> None:
+    report = prepare([structures(tmp_path / "in")], tmp_path / "out", Wish(plane="stored"))
+    assert (report["cases"], report["classes"], report["class_names"]) == (4, 2, ["liver", "spleen"])
+    assert [row["name"] for row in report["labels"]] == ["background", "liver", "spleen"]
+    labels = reader.read_mask(tmp_path / "out/masks/case-0001.nii", 1, 2)
+    assert np.array_equal(labels, (square(0, 0) + square(6, 5, 2))[..., 1])
+    assert json.loads((tmp_path / "out/classes.json").read_text()) == {"1": "liver", "2": "spleen"}
+
+
+def test_labels_and_names_set_the_order_of_structures_and_which_is_on_top(tmp_path: Path) -> None:
+    home = structures(tmp_path / "in", spleen=(1, 1))
+    with pytest.raises(UserFault, match="two classes in 12 pixel") as caught:
+        prepare([home], None, Wish())
+    assert "--labels liver=1,spleen=2" in caught.value.do
+    report = prepare([home], None, Wish(table=parse_table("liver=2,spleen=1")))
+    assert report["class_names"] == ["spleen", "liver"]
+    report = prepare([home], None, Wish(names=("Spleen", "Liver")))
+    assert (report["class_names"], report["labels"][2]["pixels"]) == (["Spleen", "Liver"], 4 * 27)
+    alone = prepare([home], None, Wish(table=parse_table("spleen=1")))
+    assert (alone["classes"], alone["class_names"]) == (1, ["spleen"])
+
+
+def test_a_structure_of_one_image_alone_decides_nothing_for_the_others(tmp_path: Path) -> None:
+    home = structures(tmp_path / "in")
+    nifti(home / "s2/segmentations/aorta.nii", square(0, 7))
+    report = prepare([home], None, Wish())
+    assert (report["cases"], report["class_names"]) == (3, ["liver", "spleen"])
+    assert {d["file"] for d in report["dropped"]} == {
+        "s2/ct.nii",
+        *(f"s2/segmentations/{name}.nii" for name in ("aorta", "liver", "spleen")),
+    }
+
+
+def test_a_structure_that_has_no_file_is_said(tmp_path: Path) -> None:
+    home = structures(tmp_path / "in")
+    (home / "s2/segmentations/spleen.nii").unlink()
+    report = prepare([home], None, Wish())
+    assert report["cases"] == 4
+    assert any("1 image(s) have no mask file for spleen (such as s2/ct.nii)" in note for note in report["notes"])
+
+
+def test_a_structure_s_file_with_several_values_is_named(tmp_path: Path) -> None:
+    home = structures(tmp_path / "in")
+    nifti(home / "s0/segmentations/liver.nii", square(0, 0, 1) + square(6, 0, 2))
+    report = prepare([home], None, Wish())
+    assert report["cases"] == 3
+    assert "one value beside 0 in the mask of one structure" in report["dropped"][0]["why"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"p{i}{end}" for i in range(2) for end in ("", "_liver_mask", "_spleen_mask")],
+        [f"{folder}/p{i}" for i in range(2) for folder in ("images", "masks/liver", "masks/spleen")],
+        [f"{folder}/p{i}" for i in range(2) for folder in ("ct_scan", "liver_mask", "spleen_mask")],
+        [f"images/p{i}" for i in range(2)] + [f"labels/p{i}/{n}" for i in range(2) for n in ("liver", "spleen")],
+    ],
+)
+def test_structures_are_told_by_the_ends_of_names_or_by_folders(names: list[str]) -> None:
+    pairs, left = pair(*names)
+    assert left == {}
+    assert sorted(map(len, pairs)) == [3, 3]
+
+
+def test_words_that_single_masks_carry_are_pointed_at(tmp_path: Path) -> None:
+    for i in range(4):
+        nifti(tmp_path / f"p{i}.nii", scan(i, SHAPE))
+        nifti(tmp_path / f"p{i}_{'liver' if i < 2 else 'spleen'}_mask.nii", square(0, 0))
+    report = prepare([tmp_path], None, Wish())
+    assert any("--labels liver=1,spleen=2" in note for note in report["notes"])
+    assert prepare([tmp_path], None, Wish(table=parse_table("liver=1,spleen=2")))["class_names"] == ["liver", "spleen"]
+
+
+def test_the_names_of_dicom_segments_are_reported_and_can_be_ordered(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = dicom_site(tmp_path / "in", 3)
+    assert main(["prepare", str(home), str(tmp_path / "out")]) == 0
+    assert 'Set data.classes to ["Tumour"].' in capsys.readouterr().out
+    assert json.loads((tmp_path / "out/classes.json").read_text()) == {"1": "Tumour"}
+    report = prepare([home], None, Wish(names=("Liver", "Tumour")))
+    assert (report["class_names"], report["labels"][2]["cases"]) == (["Liver", "Tumour"], 3)
+    with pytest.raises(UserFault, match="none for Tumour"):
+        prepare([home], None, Wish(names=("Liver",)))
+
+
+def test_names_are_written_only_where_they_are_known(tmp_path: Path) -> None:
+    home = ultrasound(tmp_path / "in", {"_mask": square(0, 0, 255, (12, 10))})
+    assert prepare([home], tmp_path / "out", Wish())["class_names"] == []
+    assert not (tmp_path / "out/classes.json").exists()
+    assert prepare([home], tmp_path / "named", Wish(names=("Lesion",)))["class_names"] == ["Lesion"]
+    assert json.loads((tmp_path / "named/classes.json").read_text()) == {"1": "Lesion"}
+    with pytest.raises(UserFault, match="in --names"):
+        prepare([home], None, Wish(names=("Lesion", "lesion")))
+    with pytest.raises(UserFault, match=r"1 name\(s\) in --names"):
+        prepare([home], None, Wish(names=("Lesion", "Cyst"), classes=1))
