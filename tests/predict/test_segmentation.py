@@ -91,7 +91,6 @@ def test_a_thickness_that_is_not_stated_is_the_distance_of_the_slices(tmp_path: 
 @pytest.mark.parametrize(
     ("tag", "value"),
     [
-        ("SpecificCharacterSet", "ISO_IR 999"),
         ("PatientSex", "male"),
         ("PatientBirthDate", "ANON"),
         ("StudyDate", "1950.13"),
