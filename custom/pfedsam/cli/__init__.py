@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from pfedsam.cli.plain import plain
 from pfedsam.errors import UserFault
 from pfedsam.quiet import quiet
 
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's own last flush
         return 1
     except UserFault as fault:
-        print(f"pfedsam: {fault}", file=sys.stderr)
+        print(plain(f"pfedsam: {fault}"), file=sys.stderr)
         return 2
 
 

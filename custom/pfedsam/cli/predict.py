@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pfedsam.cli import console
+from pfedsam.cli.plain import plain
 from pfedsam.data.planes import CHOICES
 from pfedsam.errors import UserFault
 
@@ -62,10 +63,10 @@ def serve(options: argparse.Namespace) -> int:
         predict(model, items, options.out, way, classes, again=options.overwrite), "predicting", len(items)
     ):
         if result.fault:
-            print(f"pfedsam: {result.fault}", file=sys.stderr)
+            print(plain(f"pfedsam: {result.fault}"), file=sys.stderr)
         done.append(_told(result))
     answer = {"branch": branch, "classes": {i + 1: n for i, n in enumerate(names)}, "files": done}
-    console.say(answer) if options.json else print(_summary(done, options.out, branch))
+    console.say(answer) if options.json else print(plain(_summary(done, options.out, branch)))
     return int(any(entry["fault"] for entry in done))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pfedsam.cli.plain import plain
 from pfedsam.data.planes import CHOICES
 
 HELP = "make a datalist of a folder of NIfTI, DICOM or PNG files, with a report in words"
@@ -64,7 +65,7 @@ def serve(options: argparse.Namespace) -> int:
         return _cooked(options, wish)
     out = None if options.dry_run else options.out
     report = prepare(options.folders, out, wish, _watch)
-    say(report) if options.json else print(_words(report, out))
+    say(report) if options.json else print(plain(_words(report, out)))
     return 0
 
 
@@ -103,7 +104,7 @@ def _cooked(options: argparse.Namespace, wish: Any) -> int:
         say(answer)
     else:
         for site, report in answer["sites"].items():
-            print(f"{site}\n{_words(report, options.out / site)}\n")
+            print(plain(f"{site}\n{_words(report, options.out / site)}\n"))
         print("\n".join(answer["faults"]) or "All sites are there.")
     return 0 if answer["complete"] else 1
 

@@ -1,0 +1,229 @@
+"""A DICOM segmentation of any series that can be read: what it states, what it leaves out, and back into prepare."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import highdicom
+import numpy as np
+import pydicom
+import pytest
+from data.dicoms import change, enhanced, write_series
+
+from pfedsam.data.dicom import read_series
+from pfedsam.errors import UserFault
+from pfedsam.export.model import Predictor, load
+from pfedsam.predict import run as running
+from pfedsam.predict.items import Item, find
+from pfedsam.predict.masks import Found, Way
+from pfedsam.predict.run import predict
+from pfedsam.predict.segmentation import TYPE_2, Classes, check, code_of, segmentation
+from pfedsam.predict.written import write
+from pfedsam.prepare.dicomseg import read_segmentation
+
+IMAGE = np.random.default_rng(3).integers(0, 900, (24, 20, 5)).astype(np.uint16)
+LABELS = np.zeros(IMAGE.shape, np.uint8)
+LABELS[3:9, 2:7, 1], LABELS[12:15, 4:18, 3] = 1, 2
+TWO = Classes(["liver", "tumour"])
+
+
+def only(folder: Path) -> Item:
+    (item,) = find(folder)
+    assert isinstance(item, Item), item
+    return item
+
+
+def drawn(item: Item, out: Path, classes: Classes = TWO) -> Path:
+    """The file of the known labels."""
+    masks = np.stack([LABELS[:, :, : IMAGE.shape[2]] == 1, LABELS == 2])
+    check(item, classes)
+    (path,) = write(out, item, Found(LABELS, masks, None), classes, again=True)
+    return path
+
+
+def tilted(folder: Path) -> None:
+    for file in write_series(folder, IMAGE):
+        k = int(pydicom.dcmread(file).InstanceNumber) - 1
+        change(file, ImagePositionPatient=[10 + 0.2 * (k % 2), -20 + 0.8 * k, 30 + 2.5 * k])
+
+
+def jittering(folder: Path) -> None:
+    for k, file in enumerate(write_series(folder, IMAGE)):
+        change(file, ImageOrientationPatient=[1, 0.0005 + 1e-5 * k, 0, -0.0005 - 1e-5 * k, 1, 0])
+
+
+KINDS = {
+    "straight": lambda folder: write_series(folder, IMAGE),
+    "tilted": tilted,
+    "jittering": jittering,
+    "enhanced": lambda folder: enhanced(folder, IMAGE, shuffled=True),
+    "enhanced and tilted": lambda folder: enhanced(folder, IMAGE, shuffled=True, shift=0.8),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_predict_writes_prepare_reads_back_voxel_for_voxel(tmp_path: Path, kind: str) -> None:
+    KINDS[kind](tmp_path / "s")
+    item = only(tmp_path / "s")
+    path = drawn(item, tmp_path / "out")
+    found = read_segmentation(path, read_series(item.files), item.files, classes={"liver": 1, "tumour": 2})
+    assert np.array_equal(found, LABELS)
+
+
+@pytest.mark.parametrize("tag", [*TYPE_2, "PositionReferenceIndicator"])
+@pytest.mark.parametrize("left", ["nothing", "an empty value"])
+def test_a_tag_that_de_identification_took_is_written_empty(tmp_path: Path, tag: str, left: str) -> None:
+    write_series(tmp_path / "s", IMAGE, tags={tag: ""})
+    if left == "nothing":
+        for file in (tmp_path / "s").iterdir():
+            change(file, **{tag: None})
+    seg = pydicom.dcmread(drawn(only(tmp_path / "s"), tmp_path / "out"))
+    assert not seg.get(tag)
+
+
+@pytest.mark.parametrize("stated", ["", None])
+def test_a_thickness_that_is_not_stated_is_the_distance_of_the_slices(tmp_path: Path, stated: str | None) -> None:
+    write_series(tmp_path / "s", IMAGE, tags={"SliceThickness": stated})
+    seg = pydicom.dcmread(drawn(only(tmp_path / "s"), tmp_path / "out"))
+    assert seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness == 2.5
+
+
+@pytest.mark.parametrize(
+    ("tag", "value"),
+    [
+        ("PatientSex", "male"),
+        ("PatientBirthDate", "ANON"),
+        ("StudyDate", "1950.13"),
+        ("StudyTime", "noon"),
+    ],
+)
+def test_a_value_that_a_segmentation_cannot_state_is_left_out(tmp_path: Path, tag: str, value: str) -> None:
+    write_series(tmp_path / "s", IMAGE)
+    for file in (tmp_path / "s").iterdir():
+        data = pydicom.dcmread(file)
+        data.add_new(tag, "LO", value)
+        data.save_as(file)
+    assert pydicom.dcmread(drawn(only(tmp_path / "s"), tmp_path / "out")).get(tag) == ""
+
+
+@pytest.mark.parametrize("tag", ["StudyInstanceUID", "FrameOfReferenceUID"])
+def test_a_series_that_a_segmentation_cannot_refer_to_is_told_before_the_inference(
+    tmp_path: Path, tag: str, model: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_series(tmp_path / "s", IMAGE, tags={tag: None})
+    monkeypatch.setattr(running, "segment", None)
+    (done,) = predict(model, find(tmp_path / "s"), tmp_path / "out", Way("global"), Classes(["target"]))
+    assert f"expected a {tag} in each file" in str(done.fault)
+
+
+@pytest.fixture(scope="module")
+def model(trained_model: Path) -> Predictor:
+    return load(trained_model)
+
+
+def test_an_anonymous_segmentation_says_nothing_of_the_patient(tmp_path: Path) -> None:
+    tags = {"PatientName": "Xqzname^Jane", "PatientID": "XQZ-17", "PatientBirthDate": "19510203", "PatientSex": "F"}
+    more = {
+        "AccessionNumber": "XQZACC",
+        "StudyID": "XQZSTUDY",
+        "StudyDescription": "XQZ visit",
+        "StudyDate": "20200102",
+    }
+    more |= {"InstitutionName": "XQZ clinic", "Manufacturer": "XQZ", "ReferringPhysicianName": "Xqz^Doctor"}
+    write_series(tmp_path / "s", IMAGE, tags={**tags, **more})
+    item = only(tmp_path / "s")
+    named, nameless = (drawn(item, tmp_path / str(a), Classes(TWO.names, anonymous=a)) for a in (False, True))
+    assert b"Xqzname" in named.read_bytes()
+    assert not any(text in nameless.read_bytes() for text in (b"Xqz", b"XQZ", b"19510203", b"20200102"))
+    seg = highdicom.seg.segread(nameless)
+    assert seg.StudyInstanceUID == pydicom.dcmread(item.files[0]).StudyInstanceUID
+    found = read_segmentation(nameless, read_series(item.files), item.files, classes={"liver": 1, "tumour": 2})
+    assert np.array_equal(found, LABELS)
+
+
+def test_a_class_has_the_code_of_the_job_and_tissue_without_one(tmp_path: Path) -> None:
+    write_series(tmp_path / "s", IMAGE)
+    classes = Classes(TWO.names, {"liver": "SCT:10200004:Liver"})
+    seg = highdicom.seg.segread(drawn(only(tmp_path / "s"), tmp_path / "out", classes))
+    kinds = [seg.get_segment_description(n).segmented_property_type for n in (1, 2)]
+    assert [(k.value, k.scheme_designator, k.meaning) for k in kinds] == [
+        ("10200004", "SCT", "Liver"),
+        ("85756007", "SCT", "Tissue"),
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "10200004", "SCT:10200004", "SCT::Liver", ":1:Liver", f"SCT:1:{'x' * 65}"])
+def test_a_code_of_another_form_is_refused(text: str) -> None:
+    with pytest.raises(UserFault, match="SCT:10200004:Liver"):
+        code_of(text)
+
+
+def test_a_meaning_may_hold_a_colon() -> None:
+    assert code_of("SCT: 10200004 : Liver: left").meaning == "Liver: left"
+
+
+def test_several_enhanced_files_of_one_series_have_a_mask_each(tmp_path: Path) -> None:
+    for name in "abc":
+        path = enhanced(tmp_path / name, IMAGE)
+        change(path, SeriesInstanceUID="1.2.3").rename(tmp_path / f"{name}.dcm")
+        (tmp_path / name).rmdir()
+    assert sorted(item.name.name for item in find(tmp_path) if isinstance(item, Item)) == ["a", "b", "c"]
+
+
+def test_two_series_that_share_instance_uids_are_both_refused_and_a_copy_is_not(
+    tmp_path: Path, model: Predictor
+) -> None:
+    for name in "ab":
+        for k, file in enumerate(write_series(tmp_path / f"in/{name}", IMAGE + ord(name))):
+            change(file, SOPInstanceUID=f"1.2.3.{k + 1}")
+    (tmp_path / "in/c").mkdir()
+    for file in write_series(tmp_path / "in/d", IMAGE):
+        (tmp_path / "in/c" / file.name).write_bytes(file.read_bytes())
+    done = list(
+        predict(model, find(tmp_path / "in"), tmp_path / "out", Way("global", scale="percentile"), Classes(["x"]))
+    )
+    assert ["1.2.3.1 in 2 files that differ" in str(d.fault) for d in done] == [True, True, False, False]
+    assert [bool(d.files) for d in done] == [False, False, True, True]
+
+
+def test_files_without_a_series_or_instance_uid_are_named_one_by_one(tmp_path: Path) -> None:
+    write_series(tmp_path / "a", IMAGE, tags={"SeriesInstanceUID": ""})
+    write_series(tmp_path / "b", IMAGE, tags={"SOPInstanceUID": ""})
+    assert sum("a SeriesInstanceUID and a SOPInstanceUID" in str(f) for f in find(tmp_path)) == 10
+
+
+@pytest.mark.parametrize("verb", ["predict", "prepare"])
+def test_no_library_tells_a_patient_s_name(tmp_path: Path, trained_model: Path, verb: str) -> None:
+    tags = {"PatientName": "Xqzname", "PatientBirthDate": "Xqz", "StudyTime": "99Xqz", "PatientSex": "Xqz"}
+    for i in range(3):
+        write_series(tmp_path / f"in/images/{i}", IMAGE, patient=f"p{i}")
+        for file in (tmp_path / f"in/images/{i}").iterdir():
+            data = pydicom.dcmread(file)
+            for tag, value in tags.items():
+                data.add_new(tag, "PN" if tag == "PatientName" else "LO", value)
+            data.save_as(file)
+        write_series(tmp_path / f"in/masks/{i}", LABELS, patient=f"p{i}")
+    more = ["--model", str(trained_model), "--anonymous"] if verb == "predict" else ["--site", "h"]
+    source = tmp_path / "in/images" if verb == "predict" else tmp_path / "in"
+    command = [sys.executable, "-W", "default", "-m", "pfedsam.cli", verb, str(source), str(tmp_path / "out"), *more]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    written = [f.read_bytes() for f in (tmp_path / "out").rglob("*") if f.is_file()]
+    assert "Warning" not in told.stderr
+    assert "Traceback" not in told.stderr
+    assert "Xqz" not in told.stdout + told.stderr
+    assert not any(b"Xqz" in data for data in written)
+    assert written or verb == "prepare"
+
+
+def test_the_segmentation_of_a_series_in_latin_1_keeps_its_name(tmp_path: Path) -> None:
+    write_series(tmp_path / "s", IMAGE, tags={"SpecificCharacterSet": "ISO_IR 100", "PatientName": "Müller^Jörg"})
+    seg = pydicom.dcmread(drawn(only(tmp_path / "s"), tmp_path / "out"))
+    assert str(seg.PatientName) == "Müller^Jörg"
+
+
+def test_probabilities_of_a_shuffled_enhanced_file_lie_on_its_frames(tmp_path: Path) -> None:
+    item = Item("dicom", (enhanced(tmp_path, IMAGE, shuffled=True),), Path("x"))
+    likely = (LABELS == 1)[None].astype(np.float32)
+    segmentation(item, likely, Classes(["liver"]), fractional=True).save_as(tmp_path / "seg.dcm")
+    found = read_segmentation(tmp_path / "seg.dcm", read_series(item.files), item.files, classes={"liver": 1})
+    assert np.array_equal(found, LABELS == 1)
