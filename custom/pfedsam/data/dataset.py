@@ -53,12 +53,14 @@ class Batch:
         label: (B, L, L) of class numbers, L = `label_size`.
         stemmed: whether the front has been run already.
         annotated: channels of the classes that the site's masks show; None: all of them.
+        ignores: whether `IGNORED` in the label marks pixels that nobody labelled; else it is a class like others.
     """
 
     image: Tensor
     label: Tensor
     stemmed: bool = False
     annotated: list[int] | None = None
+    ignores: bool = False
 
 
 class Dataset:
@@ -92,6 +94,7 @@ class Dataset:
         self.split = split
         known = [c for c in range(config.model.num_classes) if c + 1 not in unannotated]
         self.annotated = known if unannotated else None
+        self.ignores = config.data.ignore is not None
         self.mean = torch.tensor(mean).view(3, 1, 1) / 255
         self.std = torch.tensor(std).view(3, 1, 1) / 255
         self.slices = [s for row in rows for s in _slices(root, row)]
@@ -113,9 +116,9 @@ class Dataset:
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
     def labels(self, i: int) -> Tensor:
-        """The mask at its own size, (H, W) of class numbers."""
-        s = self.slices[i]
-        return torch.from_numpy(reader.read_mask(s.mask, s.index, self.config.model.num_classes))
+        """The mask at its own size, (H, W) of class numbers, and `IGNORED` where nobody labelled."""
+        s, config = self.slices[i], self.config
+        return torch.from_numpy(reader.read_mask(s.mask, s.index, config.model.num_classes, config.data.ignore))
 
     def normalise(self, image: Tensor) -> Tensor:
         """0..1 to the backbone's input."""
@@ -131,7 +134,7 @@ class Dataset:
         """The views, read, augmented where they are numbered, and normalised."""
         images, masks = zip(*(self._view(view, augment) for view in views), strict=True)
         label = shrink(torch.stack(masks), label_size(self.config))
-        return Batch(self.normalise(torch.stack(images)), label, annotated=self.annotated)
+        return Batch(self.normalise(torch.stack(images)), label, annotated=self.annotated, ignores=self.ignores)
 
     def _view(self, view: View, augment: Augment | None) -> tuple[Tensor, Tensor]:
         pair = self[view.slice]
@@ -206,8 +209,8 @@ def _relabelled(masks: Tensor, shape: tuple[int, int]) -> Tensor:
     """(B, H, W) class numbers at another size: each pixel has the class that weighs most in it."""
     if tuple(masks.shape[-2:]) == shape:
         return masks.long()
-    classes = torch.arange(int(masks.max()) + 1).view(-1, 1, 1)
-    return _smooth((masks[:, None] == classes).float(), shape).argmax(1)
+    numbers: Tensor = torch.unique(masks.long())
+    return numbers[_smooth((masks[:, None] == numbers.view(-1, 1, 1)).float(), shape).argmax(1)]
 
 
 def _smooth(maps: Tensor, shape: tuple[int, int]) -> Tensor:

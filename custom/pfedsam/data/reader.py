@@ -21,6 +21,7 @@ from pfedsam.errors import UserFault
 
 Pixels = NDArray[np.float32]
 EIGHT_BIT = (0.0, 255.0)
+IGNORED = 255  # of pixels that nobody labelled, whatever value the file has for them
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,11 @@ def rgb(pixels: NDArray[Any]) -> Pixels:
     return np.repeat(pixels[..., :1], 3, -1) if pixels.shape[-1] < 3 else pixels[..., :3]
 
 
-def read_mask(path: Path, index: int, classes: int) -> NDArray[np.uint8]:
-    """Slice `index` of a label map, (H, W) with values 0..classes.
+def read_mask(path: Path, index: int, classes: int, ignore: int | None = None) -> NDArray[np.uint8]:
+    """Slice `index` of a label map, (H, W) with values 0..classes, and `IGNORED` where nobody labelled.
+
+    Args:
+        ignore: the file's value of pixels that nobody labelled; None: all are labelled.
 
     Raises:
         UserFault: more than one channel, or a label out of range.
@@ -89,13 +93,15 @@ def read_mask(path: Path, index: int, classes: int) -> NDArray[np.uint8]:
             expected=f"a mask with one channel in {path}", came=f"{labels.shape[-1]} channels", do="save label numbers"
         )
     rounded = np.rint(labels)
-    if not np.array_equal(rounded, labels) or labels.min() < 0 or labels.max() > classes:
+    unlabelled = np.zeros(labels.shape, bool) if ignore is None else rounded == ignore
+    known = labels[~unlabelled]
+    if not np.array_equal(rounded, labels) or (known.size and (known.min() < 0 or known.max() > classes)):
         raise UserFault(
             expected=f"labels 0..{classes} in {path}",
             came=f"values from {labels.min()} to {labels.max()}",
             do="write class numbers (a 0/255 mask becomes 0/1), or set model.num_classes",
         )
-    return np.asarray(rounded, dtype=np.uint8)
+    return np.asarray(np.where(unlabelled, IGNORED, rounded), dtype=np.uint8)
 
 
 def intensity_range(path: Path) -> tuple[float, float]:

@@ -133,7 +133,7 @@ class Prefix:
         entries = [self._entry(data, view, augment) for view in views]
         hidden = torch.stack([entry["hidden"] for entry in entries]).float()
         label = torch.stack([entry["label"] for entry in entries]).long()
-        return Batch(hidden, label, stemmed=True, annotated=data.annotated)
+        return Batch(hidden, label, stemmed=True, annotated=data.annotated, ignores=data.ignores)
 
     def _entry(self, data: Dataset, view: View, augment: Augment | None) -> Entry:
         key = f"{data.split}.{view.slice}.{view.number}"
