@@ -38,6 +38,35 @@ def test_a_perfect_answer_costs_next_to_nothing_and_dice_counts() -> None:
     assert with_dice.item() == pytest.approx(without.item() + 1, abs=1e-3)
 
 
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_pixels_that_nobody_labelled_cost_nothing_and_teach_nothing(exclusive: bool) -> None:
+    """The loss of a half-labelled batch is that of the labelled half alone."""
+    train = {"loss": "ce" if exclusive else "bce"}
+    config = tiny(model={"exclusive": exclusive, "num_classes": 2}, train=train).train
+    logits, label = torch.randn(2, 3 if exclusive else 2, 8, 8, requires_grad=True), torch.randint(0, 3, (2, 8, 8))
+    half = label.clone()
+    half[:, :4] = 255
+    loss = segmentation_loss(logits, Batch(logits, half, ignores=True), config)
+    loss.backward()
+    assert not logits.grad[:, :, :4].any()
+    assert logits.grad[:, :, 4:].all()
+    known = logits.detach()[:, :, 4:], label[:, 4:]
+    alone = [torch.cat([part, part], 2 if part.dim() == 4 else 1) for part in known]  # square, and of the same means
+    square = segmentation_loss(alone[0], Batch(*alone), config)
+    assert loss.item() == pytest.approx(square.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_a_batch_without_a_labelled_pixel_teaches_nothing(exclusive: bool) -> None:
+    train = {"loss": "ce" if exclusive else "bce"}
+    config = tiny(model={"exclusive": exclusive, "num_classes": 2}, train=train).train
+    logits = torch.randn(1, 3 if exclusive else 2, 4, 4, requires_grad=True)
+    loss = segmentation_loss(logits, Batch(logits, torch.full((1, 4, 4), 255), ignores=True), config)
+    loss.backward()
+    assert loss.isfinite()
+    assert not logits.grad.any()
+
+
 def test_one_hot_counts_the_background_only_where_asked() -> None:
     label = torch.tensor([[[0, 1, 2]]])
     assert one_hot(label, 2, background=False)[0, :, 0].tolist() == [[0, 1, 0], [0, 0, 1]]

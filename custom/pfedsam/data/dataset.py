@@ -54,12 +54,14 @@ class Batch:
         label: (B, L, L) of class numbers, L = `label_size`.
         stemmed: whether the front has been run already.
         annotated: channels of the classes that the site's masks show; None: all of them.
+        ignores: whether `IGNORED` in the label marks pixels that nobody labelled; else it is a class like others.
     """
 
     image: Tensor
     label: Tensor
     stemmed: bool = False
     annotated: list[int] | None = None
+    ignores: bool = False
 
 
 class Dataset:
@@ -93,6 +95,7 @@ class Dataset:
         self.split = split
         known = [c for c in range(config.model.num_classes) if c + 1 not in unannotated]
         self.annotated = known if unannotated else None
+        self.ignores = config.data.ignore is not None
         self.mean = torch.tensor(mean).view(3, 1, 1) / 255
         self.std = torch.tensor(std).view(3, 1, 1) / 255
         self.slices = [s for row in rows for s in _slices(root, row, config.data.plane)]
@@ -115,7 +118,7 @@ class Dataset:
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
     def labels(self, i: int) -> Tensor:
-        """The mask at its own size, (H, W) of class numbers."""
+        """The mask at its own size, (H, W) of class numbers, and `IGNORED` where nobody labelled."""
         s, data = self.slices[i], self.config.data
         mask = reader.read_mask(s.mask, s.index, self.config.model.num_classes, data.ignore, plane=data.plane)
         return torch.from_numpy(mask)
@@ -134,7 +137,7 @@ class Dataset:
         """The views, read, augmented where they are numbered, and normalised."""
         images, masks = zip(*(self._view(view, augment) for view in views), strict=True)
         label = shrink(torch.stack(masks), label_size(self.config))
-        return Batch(self.normalise(torch.stack(images)), label, annotated=self.annotated)
+        return Batch(self.normalise(torch.stack(images)), label, annotated=self.annotated, ignores=self.ignores)
 
     def label(self, view: View, augment: Augment | None = None) -> Tensor:
         """The view's label as `batch` gives it, (L, L) of class numbers; its image is not read."""
@@ -228,8 +231,8 @@ def _relabelled(masks: Tensor, shape: tuple[int, int]) -> Tensor:
     """(B, H, W) class numbers at another size: each pixel has the class that weighs most in it."""
     if tuple(masks.shape[-2:]) == shape:
         return masks.long()
-    classes = torch.arange(int(masks.max()) + 1).view(-1, 1, 1)
-    return _smooth((masks[:, None] == classes).float(), shape).argmax(1)
+    numbers: Tensor = torch.unique(masks.long())
+    return numbers[_smooth((masks[:, None] == numbers.view(-1, 1, 1)).float(), shape).argmax(1)]
 
 
 def _smooth(maps: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -85,7 +85,7 @@ def pick(dice: list[float | None]) -> dict[str, int]:
 def _row(site: Site, case: int, label: str) -> dict[str, Any]:
     data = site.data["test"]
     slices = list(data.cases())[case]
-    index = max(slices, key=lambda i: int((data.labels(i) > 0).sum()))
+    index = max(slices, key=lambda i: int(reference(data, i).sum()))
     roles = {"global": site.method.global_, "personal": site.method.personal}
     branches = find(site.model, data, [index], tuple(dict.fromkeys(roles.values())))
     return {

@@ -9,6 +9,8 @@ from pfedsam.config import Direction
 def distillation(student: Tensor, teacher: Tensor, temperature: float, *, exclusive: bool) -> Tensor:
     """T^2 KL(teacher || student), mean over pixels (and classes of a sigmoid head); no gradient to the teacher.
 
+    Over all pixels, those too that nobody labelled: a teacher needs no label.
+
     Args:
         student: logits (B, outputs, h, w).
         teacher: logits of the same shape.

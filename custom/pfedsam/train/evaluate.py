@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pfedsam.data.dataset import Dataset, View, unfit
+from pfedsam.data.values import IGNORED
 from pfedsam.model.segmenter import Branches
 from pfedsam.train.loop import Source
 from pfedsam.train.losses import one_hot
@@ -34,8 +35,11 @@ def evaluate(
     maps = _predict(model, data, _passes(model, data, cases), branches, source)
     for case in cases:
         truth = torch.stack([reference(data, i) for i in case], dim=-1)
+        known = torch.stack([labelled(data, i) for i in case], dim=-1) if data.ignores else None
         first = data.slices[case[0]]
         for name, found in _stacked(islice(maps, len(case)), data, branches).items():
+            if known is not None:
+                found = found & known
             flat = truth.shape[-1] == 1
             pair = (found[..., 0], truth[..., 0]) if flat else (found, truth)
             spacing = (first.spacing[:2] if flat else first.spacing) if distances else None
@@ -114,6 +118,11 @@ def _predict(
             yield i, {name: maps[row] for name, maps in logits.items()}
 
 
+def labelled(data: Dataset, i: int) -> Tensor:
+    """Where somebody labelled a slice's pixels, (H, W) of bool: nothing is scored elsewhere."""
+    return data.labels(i) != IGNORED
+
+
 def reference(data: Dataset, i: int) -> Tensor:
-    """A slice's mask at its own size, (classes, H, W) of bool."""
+    """A slice's mask at its own size, (classes, H, W) of bool; pixels that nobody labelled are of no class."""
     return one_hot(data.labels(i)[None].long(), data.config.model.num_classes, background=False)[0].bool()

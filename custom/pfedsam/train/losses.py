@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pfedsam.config import TrainConfig
 from pfedsam.data.dataset import Batch
+from pfedsam.data.values import IGNORED
 
 
 def segmentation_loss(logits: Tensor, batch: Batch, config: TrainConfig) -> Tensor:
@@ -16,14 +17,19 @@ def segmentation_loss(logits: Tensor, batch: Batch, config: TrainConfig) -> Tens
 
     Args:
         logits: (B, outputs, h, w); brought to the label's size bilinearly.
-        batch: its labels; classes that its site does not annotate are left out.
+        batch: its labels; classes that its site does not annotate are left out, and pixels that nobody labelled.
     """
-    label = batch.label
+    label, exclusive = batch.label, config.loss == "ce"
     logits = resize(logits.float(), label.shape[-1])
-    target = one_hot(label, logits.shape[1], background=config.loss == "ce")
-    logits, target = annotated(logits, batch), annotated(target, batch)
-    loss = F.cross_entropy(logits, label) if config.loss == "ce" else binary(logits, target, config.pos_weight)
-    return loss + config.dice_weight * dice(logits, target, config) if config.dice_weight else loss
+    target = one_hot(label, logits.shape[1], background=exclusive)
+    logits, target, known = annotated(logits, batch), annotated(target, batch), labelled(batch)
+    loss = exclusive_entropy(logits, label, known) if exclusive else binary(logits, target, config.pos_weight, known)
+    return loss + config.dice_weight * dice(logits, target, config, known) if config.dice_weight else loss
+
+
+def labelled(batch: Batch) -> Tensor | None:
+    """(B, 1, L, L) of 1 where somebody labelled the pixel and 0 elsewhere; None where all are labelled."""
+    return (batch.label != IGNORED)[:, None].float() if batch.ignores else None
 
 
 def annotated(channels: Tensor, batch: Batch) -> Tensor:
@@ -34,16 +40,29 @@ def annotated(channels: Tensor, batch: Batch) -> Tensor:
     return channels if batch.annotated is None else torch.stack([channels[:, i] for i in batch.annotated], 1)
 
 
-def binary(logits: Tensor, target: Tensor, pos_weight: float) -> Tensor:
-    """Mean binary cross-entropy per pixel and class, positives weighted (FedFMS: 2)."""
-    return F.binary_cross_entropy_with_logits(logits, target, pos_weight=logits.new_full((), pos_weight))
+def exclusive_entropy(logits: Tensor, label: Tensor, known: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy per pixel; of the `known` ones, 0 where there is none."""
+    if known is None:
+        return F.cross_entropy(logits, label)
+    return F.cross_entropy(logits, label, ignore_index=IGNORED, reduction="sum") / known.sum().clamp_min(1)
 
 
-def dice(logits: Tensor, target: Tensor, config: TrainConfig) -> Tensor:
-    """MONAI's soft Dice loss over the batch, background left out."""
+def binary(logits: Tensor, target: Tensor, pos_weight: float, known: Tensor | None = None) -> Tensor:
+    """Mean binary cross-entropy per pixel (of the `known` ones) and class, positives weighted (FedFMS: 2)."""
+    weight = logits.new_full((), pos_weight)
+    if known is None:
+        return F.binary_cross_entropy_with_logits(logits, target, pos_weight=weight)
+    total = F.binary_cross_entropy_with_logits(logits, target, known, pos_weight=weight, reduction="sum")
+    return total / (known.sum() * logits.shape[1]).clamp_min(1)
+
+
+def dice(logits: Tensor, target: Tensor, config: TrainConfig, known: Tensor | None = None) -> Tensor:
+    """MONAI's soft Dice loss over the batch's `known` pixels, background left out."""
     exclusive = config.loss == "ce"
-    loss = DiceLoss(sigmoid=not exclusive, softmax=exclusive, include_background=not exclusive, batch=True)
-    return cast(Tensor, loss(logits, target))
+    found = logits.softmax(1) if exclusive else logits.sigmoid()
+    if known is not None:
+        found, target = found * known, target * known
+    return cast(Tensor, DiceLoss(include_background=not exclusive, batch=True)(found, target))
 
 
 def one_hot(label: Tensor, channels: int, *, background: bool) -> Tensor:

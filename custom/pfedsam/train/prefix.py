@@ -133,7 +133,7 @@ class Prefix:
         """What `data.batch` returns, behind the front."""
         pairs = [self._pair(data, view, augment) for view in views]
         hidden, label = (torch.stack(parts) for parts in zip(*pairs, strict=True))
-        return Batch(hidden.float(), label, stemmed=True, annotated=data.annotated)
+        return Batch(hidden.float(), label, stemmed=True, annotated=data.annotated, ignores=data.ignores)
 
     def _pair(self, data: Dataset, view: View, augment: Augment | None) -> tuple[Tensor, Tensor]:
         """The view behind the front, and its label."""
