@@ -150,12 +150,15 @@ def _server_fault(trace: Trace) -> Cause | None:
     if not told:
         return None
     what, _, do = told[-1].partition(REMEDY)
-    return Cause("server", what, f"at the server: {do or 'read its log'}", tries=1)
+    return Cause(
+        "server", f"the server {what.removeprefix('[server] ')}", f"at the server: {do or 'read its log'}", tries=1
+    )
 
 
 def _site_faults(trace: Trace) -> Cause | None:
     """Updates that were refused or did not come, since the last finished round: what stands in a site's own log."""
-    told = list(dict.fromkeys(line for line in _errors(trace) if not line.startswith("[server] ")))
+    lines = [line.removesuffix("; the site's own log says why") for line in _errors(trace)]
+    told = list(dict.fromkeys(line for line in lines if not line.startswith("[server] ")))
     if not told:
         return None
     answered = any("not counted" in line for line in told)

@@ -94,7 +94,7 @@ def watch(
     with tempfile.TemporaryDirectory() as place:
         copy = Path(place) / folder
         shutil.copytree(job, copy)
-        name_run(copy, run.name, must_exist=False)
+        name_run(copy, run.name, must_exist=bool(continues))
         return _bring_to_its_end(run, copy, Lookout(admin, patience, clock), out=out)
 
 
@@ -110,16 +110,14 @@ def _bring_to_its_end(run: Run, job: Path, look: Lookout, *, out: Path) -> Outco
         log.info("job %s of run %s ended: %s, %d of %d rounds", run.job, run.name, ended, done, run.total)
         if folder is not None and done >= run.total and _tested(run, results, look.patience):
             return Outcome(run.name, folder, tuple(ends))
-        sound = {REJOIN: None, COMPLETED: UNFINISHED}
-        cause = sound[ended] if ended in sound else _cause(look.admin, run.job, ended, folder)
-        _count(run, done, cause, look.patience)
+        _count(run, done, _cause(look.admin, run.job, ended, folder), look.patience)
 
 
-def _cause(admin: Admin, job: str, ended: str, folder: Path | None) -> Cause:
-    """Why a job ended before its run did; told at once, whatever becomes of the run."""
-    cause = cause_of(Trace(ended, admin.meta(job) or {}, log_lines(folder), admin.heard(job)))
-    log.warning("it ended because %s. To mend it: %s", cause.what, cause.do)
-    return cause
+def _cause(admin: Admin, job: str, ended: str, folder: Path | None) -> Cause | None:
+    """Why a job ended before its run did; None where we ended it ourselves."""
+    if ended in (REJOIN, COMPLETED):
+        return UNFINISHED if ended == COMPLETED else None
+    return cause_of(Trace(ended, admin.meta(job) or {}, log_lines(folder), admin.heard(job)))
 
 
 def _fetch(look: Lookout, job: str, out: Path) -> Path | None:
@@ -243,7 +241,7 @@ def _groups(stats: Any) -> Iterator[dict[str, Any]]:
 
 
 def _count(run: Run, done: int, cause: Cause | None, patience: Patience) -> None:
-    """Count the jobs that brought no new round; those that waited for sites, or that we ended, do not count.
+    """Tell why a job ended, and count the jobs without a new round but those that waited for sites, or that we ended.
 
     Raises:
         UserFault: there were too many, or the next would end the same way.
@@ -260,9 +258,10 @@ def _count(run: Run, done: int, cause: Cause | None, patience: Patience) -> None
         went = "" if lasting else f", the last of {patience.attempts} jobs without a new round"
         raise UserFault(
             expected=f"run {run.name} to go on",
-            came=f"the end of job {run.job}{went}, because {cause.what}",
+            came=f"the end of job {run.job}{went}: {cause.what}",
             do=f"{cause.do}; then {_again(run)}",
         )
+    log.warning("its end: %s. To mend it: %s", cause.what, cause.do)
 
 
 def _again(run: Run) -> str:
