@@ -33,6 +33,7 @@ from pfedsam.flare.admin import Admin
 from pfedsam.flare.presence import Patience
 from pfedsam.flare.watch import Outcome, watch
 from pfedsam.jobs import render
+from pfedsam.names import site_names
 
 PROJECT = Path(__file__).parent / "project.yml"
 LEAD = "lead@hub.org"
@@ -222,7 +223,12 @@ class Federation:
 
 
 def localised(project: dict[str, Any], home: Path, *, byoc: bool, port: int) -> dict[str, Any]:
-    """project.yml for this machine: its port, a folder of ours for the server's jobs."""
+    """project.yml for this machine: its port, a folder of ours for the server's jobs.
+
+    Raises:
+        UserFault: a hospital has a name that FLARE does not take.
+    """
+    site_names([p["name"] for p in project["participants"] if p["type"] == "client"])
     for participant in project["participants"]:
         if participant["type"] == "server":
             participant["fed_learn_port"] = port

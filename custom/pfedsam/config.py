@@ -354,8 +354,12 @@ def one_name(text: str, what: str) -> str:
     Raises:
         UserFault: it is no such name; the message says of what.
     """
-    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", text):
-        raise UserFault(expected=f"a {what}'s name of letters, digits, . - and _", came=repr(text), do="rename it")
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", text):
+        raise UserFault(
+            expected=f"a {what}'s name of letters, digits, . - and _, at most 100, not beginning with .",
+            came=repr(text),
+            do="rename it",
+        )
     return text
 
 

@@ -1,6 +1,5 @@
 """Files that a crash cannot tear: written beside, synced, renamed."""
 
-import contextlib
 import hashlib
 import io
 import json
@@ -14,6 +13,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from pfedsam.errors import UserFault
+from pfedsam.names import beside
 
 Tensors = dict[str, Tensor]
 PAYLOAD = "payload_sha256"  # the fact that holds the tensors' checksum
@@ -31,14 +31,13 @@ def write_atomic(path: Path, data: bytes) -> None:
     Raises:
         UserFault: the disk is full or forbids writing; what `path` held is untouched.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_synced(beside, data)
-        os.replace(beside, path)
+        with beside(path) as new:
+            _write_synced(new, data)
+            os.replace(new, path)
         _sync_folder(path.parent)
     except OSError as error:
-        _forget(beside)
         raise _unwritten(path, data, error) from None
 
 
@@ -86,11 +85,6 @@ def _sync_folder(path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def _forget(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -11,6 +11,7 @@ from pfedsam.config import Config, from_dict, load, one_name, to_dict
 from pfedsam.data.folder import whole
 from pfedsam.errors import UserFault
 from pfedsam.files import read_json
+from pfedsam.names import job_name, site_names
 
 SETTINGS = Path("app/config/pfedsam.json")
 SERVER = Path("app/config/config_fed_server.json")
@@ -43,7 +44,8 @@ def render(
         begin: "STUDY/RUN", a finished run whose shared tensors the new one starts from.
 
     Raises:
-        UserFault: no such job, `out` exists, a setting is unknown, or the disk is full; no half job is left.
+        UserFault: no such job, `out` exists or has a name that FLARE does not take, as has a site; a setting is
+            unknown; or the disk is full. No half job is left.
     """
     config, usual = settings_of(job, changes)
     read_json(job / "meta.json")  # so that a fault names the job's file, not the copy's
@@ -51,8 +53,11 @@ def render(
         raise UserFault(expected="1 round or more", came=str(rounds), do="correct --rounds")
     if out.exists():
         raise UserFault(expected="a folder that does not exist yet", came=str(out), do="remove it or name another")
+    job_name(out.resolve().name)
+    if begin:
+        _check_begin(begin)
     if sites:
-        config.check_sites(sites, rounds or usual)
+        config.check_sites(site_names(sites), rounds or usual)
     with whole(out) as new:
         shutil.copytree(job, new, ignore=shutil.ignore_patterns("custom"), dirs_exist_ok=True)
         (new / SETTINGS).write_text(json.dumps(_changed(job, changes), indent=2) + "\n")
@@ -64,6 +69,14 @@ def render(
             _edit_persistor(new, begin=begin)
         if code:
             _copy_code(new, config)
+
+
+def _check_begin(begin: str) -> None:
+    study, slash, run = begin.partition("/")
+    if not slash:
+        raise UserFault(expected="STUDY/RUN to begin with", came=repr(begin), do="write e.g. --begin brain_mri/latest")
+    one_name(study, "study")
+    one_name(run, "run")
 
 
 def _copy_code(out: Path, config: Config) -> None:

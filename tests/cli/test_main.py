@@ -14,3 +14,15 @@ def test_a_reader_that_has_enough_is_no_fault(tmp_path: Path) -> None:
     assert process.stderr.read() == ""
     assert process.wait() == 1
     assert (tmp_path / "out/datalist.csv").is_file()
+
+
+HEAVY = "torch monai matplotlib nvflare highdicom numpy scipy nibabel pydicom PIL jinja2"
+
+
+def test_help_is_shown_without_loading_what_verbs_compute_with() -> None:
+    """`pfedsam --help` takes as long as its imports."""
+    code = "import sys; from pfedsam.cli import parser; parser(); print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert "argparse" in loaded
+    assert loaded & set(HEAVY.split()) == set()

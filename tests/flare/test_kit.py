@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,6 @@ from conftest import ROOT
 from pfedsam.errors import UserFault
 from pfedsam.flare.admin import Admin
 from pfedsam.flare.kit import CLASSES
-from pfedsam.flare.presence import Patience, Run, Since, present_sites, someone_outside, wait_for_sites
-from pfedsam.flare.watch import _Job, last_error
 
 pytestmark = pytest.mark.flare
 
@@ -102,76 +99,6 @@ def test_a_second_federation_in_the_same_folder_is_refused(
 def test_a_verb_without_a_federation_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["start", "--home", str(tmp_path)]) == 2
     assert "run prepare first" in capsys.readouterr().err
-
-
-def test_a_site_outside_the_job_is_taken_in_after_a_while_and_not_for_ever() -> None:
-    run, outside, patience = Run("run", job="job"), {}, Patience(outside=0.0, rejoins=2)
-    present = {"a": {"job"}, "b": {"job"}, "late": {""}}
-    assert not someone_outside(present, run, outside, Patience(outside=60.0))
-    assert [someone_outside(present, run, outside, patience) for _ in range(3)] == [True, True, False]
-    assert not someone_outside({"late": {""}}, run, {}, patience)
-
-
-class Answering:
-    """A server's answers to `present`, one after the other, the last for ever."""
-
-    def __init__(self, *answers: set[str]) -> None:
-        self.answers = list(answers)
-
-    def present(self) -> dict[str, set[str]]:
-        sites = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        return {site: {""} for site in sites}
-
-
-def test_the_first_job_waits_for_sites_that_come_back_one_by_one_and_for_those_that_it_names() -> None:
-    patience = Patience(poll=0.02, settle=0.1, sites=5.0)
-    admin = Answering({"a"}, {"a", "b"}, {"a", "b"}, {"a", "b", "c"})
-    wait_for_sites(admin, Run("run", quorum=2), patience)
-    assert set(admin.present()) == {"a", "b", "c"}
-    admin = Answering({"x", "y"}, {"x", "y", "a"}, {"x", "y", "a", "b"})
-    named = frozenset({"a", "b"})
-    wait_for_sites(admin, Run("run", quorum=1, named=named, sites=set(named)), patience)
-    assert {"a", "b"} <= set(admin.present())
-    assert set(present_sites(admin, Run("run", named=named))) == named
-
-
-class Running(Answering):
-    """A server with a job in a round, one site in it and one outside."""
-
-    def __init__(self, round_: int) -> None:
-        self.round, self.told = round_, []
-
-    def present(self) -> dict[str, set[str]]:
-        return {"a": {"job"}, "late": {""}}
-
-    def ask(self, what: str, *_: str) -> dict:
-        self.told.append(what)
-        return {"workflow": {"current_round": self.round}}
-
-
-@pytest.mark.parametrize(("round_", "aborted"), [(1, True), (2, False)])
-def test_a_site_outside_ends_a_job_only_where_a_round_is_left_for_it(round_: int, aborted: bool) -> None:
-    server, patience = Running(round_), Patience(outside=0.0, boundary=0.0)
-    job = _Job(server, Run("run", job="job", total=3), patience)
-    for _ in range(2):
-        job._look(time.monotonic())
-        time.sleep(0.01)
-    assert ("abort_job" in server.told) == aborted
-
-
-def test_the_last_error_of_a_job_is_read_from_its_log(tmp_path: Path) -> None:
-    assert last_error(tmp_path) == last_error(None) == ""
-    line = "2026-01-01 10:00:00,000 - pfedsam - ERROR - [server] expected weights; came none"
-    (tmp_path / "log.txt").write_text(f"before\n{line}\nafter\n")
-    assert last_error(tmp_path) == "[server] expected weights; came none"
-
-
-def test_how_long_something_is_so_begins_anew_when_it_was_not() -> None:
-    since = Since()
-    assert since.seconds(False) == 0.0
-    since.seconds(True)
-    assert since.seconds(True) > 0.0
-    assert since.seconds(False) == 0.0
 
 
 def test_the_classes_that_sites_allow_are_those_that_our_jobs_name() -> None:

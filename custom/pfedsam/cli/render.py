@@ -3,8 +3,6 @@
 import argparse
 from pathlib import Path
 
-from pfedsam.jobs import render
-
 HELP = "write a job folder that brings its own code, for the console and nvflare job submit"
 EXAMPLE = "pfedsam render jobs/pfedsam /tmp/job --set train.lr=3e-4 --set seed=1"
 
@@ -24,13 +22,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def serve(options: argparse.Namespace) -> None:
     """Write the job."""
+    from pfedsam.jobs import render
+
     render(
         options.job,
         options.out,
         changes=options.set,
         rounds=options.rounds,
         code=not options.no_code,
-        sites=options.sites.split(",") if options.sites else None,
+        sites=[name.strip() for name in options.sites.split(",")] if options.sites else None,
         run=options.continues,
         continues=bool(options.continues),
         begin=options.begin,

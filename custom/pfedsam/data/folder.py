@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pfedsam.errors import UserFault
+from pfedsam.names import beside
 
 
 def check_free(out: Path) -> None:
@@ -33,23 +34,18 @@ def whole(out: Path) -> Iterator[Path]:
         UserFault: `out` is taken, or the disk is full or forbids writing.
     """
     check_free(out)
-    folder = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        folder = out.parent / f".{out.name}.{os.getpid()}.tmp"
-        folder.mkdir()
-        yield folder
-        os.replace(folder, out)
-        folder = None
+        with beside(out) as folder:
+            folder.mkdir()
+            yield folder
+            os.replace(folder, out)
     except OSError as error:
         raise UserFault(
             expected=f"to write {out}",
             came=_reason(error),
             do="free space, mend the folder's rights, or name another",
         ) from None
-    finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _reason(error: OSError) -> str:

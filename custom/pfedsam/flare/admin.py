@@ -1,7 +1,8 @@
 """A person's way to the server: FLARE's admin session, opened anew when the server has gone and come back."""
 
+import io
 import json
-from contextlib import suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,8 @@ class Admin:
         """One question to FLARE's admin session; a refusal is a `UserFault`, all else is raised as it comes."""
         try:
             if self._session is None:
-                self._session = new_secure_session(self.user, str(self._kit), timeout=10)
+                with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # it prints at each connection
+                    self._session = new_secure_session(self.user, str(self._kit), timeout=10)
             return getattr(self._session, question)(*arguments, **options)
         except (AuthenticationError, AuthorizationError, InvalidJobDefinition) as fault:
             self.__exit__()
@@ -115,8 +117,15 @@ class Admin:
             if job.get("job_name", job.get("name")) == name and not str(job.get("status", "")).startswith("FINISHED")
         ]
 
+    def heard(self, job: str) -> tuple[str, ...]:
+        """The lines of the server's own log that name a job; none where the person may not read it."""
+        try:
+            return tuple(str(self.ask("grep_target", "server", "", job, "log.txt") or "").splitlines())
+        except UserFault:
+            return ()
+
     def fetch(self, job: str, out: Path) -> Path | None:
-        """Download a job's results; None where FLARE has none."""
+        """Download a job's results; None where FLARE has none, or does not answer."""
         if (out / job).is_dir():
             return out / job
         found = self.ask("download_job_result", job, str(out))

@@ -1,11 +1,13 @@
 """The run that the watcher brings to its end, its patience, and who is there: sites come and go."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from pfedsam import log
 from pfedsam.flare.admin import Admin
+from pfedsam.flare.ends import Cause
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,27 @@ class Patience:
     retests: int = 2
 
 
+@dataclass(frozen=True)
+class Clock:
+    """The time that the watcher goes by, in seconds; a test hands in one that does not wait."""
+
+    now: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
+@dataclass(frozen=True)
+class Lookout:
+    """What the watcher looks with: its way to the server, its patience, its clock."""
+
+    admin: Admin
+    patience: Patience = Patience()  # frozen
+    clock: Clock = Clock()  # frozen
+
+    def wait(self) -> None:
+        """Until the next look."""
+        self.clock.sleep(self.patience.poll)
+
+
 @dataclass
 class Run:
     """What the watcher knows of the run it brings to its end."""
@@ -44,10 +67,11 @@ class Run:
     job: str = ""
     server: Any = None  # when the server that took the job was started
     rounds: int = 0
+    begun: bool = False  # whether the server has rounds of it to go on from
     quorum: int = 1
     total: int = 0
     named: frozenset[str] = frozenset()  # the sites that the job names; none: it is for all
-    idle: int = 0
+    fruitless: list[Cause] = field(default_factory=list)  # why its jobs since the last new round have ended
     retests: int = 0
     sites: set[str] = field(default_factory=set)
     rejoined: dict[str, int] = field(default_factory=dict)
@@ -58,15 +82,16 @@ def present_sites(admin: Admin, run: Run) -> dict[str, set[str]]:
     return {site: jobs for site, jobs in admin.present().items() if not run.named or site in run.named}
 
 
-def wait_for_sites(admin: Admin, run: Run, patience: Patience) -> None:
+def wait_for_sites(look: Lookout, run: Run) -> None:
     """Wait until a quorum is connected, and, until patience ends, all the sites that the run has had or names.
 
     Where it knows of none, until no further one appears: after a restart sites come back one by one.
     """
-    began = told = changed = time.monotonic()
+    patience, clock = look.patience, look.clock
+    began = told = changed = clock.now()
     before: set[str] = set()
     while True:
-        here, now = set(present_sites(admin, run)), time.monotonic()
+        here, now = set(present_sites(look.admin, run)), clock.now()
         before, changed = here, changed if here == before else now
         settled = run.sites <= here and (run.sites or now - changed > patience.settle)
         if len(here) >= run.quorum and (settled or now - began > patience.sites):
@@ -76,7 +101,7 @@ def wait_for_sites(admin: Admin, run: Run, patience: Patience) -> None:
         if now - told > patience.sites:
             told = now
             log.warning("waiting for %d sites, connected: %s", run.quorum, ", ".join(sorted(here)) or "none")
-        time.sleep(patience.poll)
+        look.wait()
 
 
 def inside_job(present: dict[str, set[str]], run: Run) -> set[str]:
@@ -84,15 +109,15 @@ def inside_job(present: dict[str, set[str]], run: Run) -> set[str]:
     return {site for site, jobs in present.items() if run.job in jobs}
 
 
-def someone_outside(present: dict[str, set[str]], run: Run, outside: dict[str, "Since"], patience: Patience) -> bool:
+def someone_outside(present: dict[str, set[str]], run: Run, outside: dict[str, "Since"], look: Lookout) -> bool:
     """Whether a connected site has been out of the job for long: it came late, or came back."""
     inside = inside_job(present, run)
     if not inside:
         return False
-    late = []
+    late, now = [], look.clock.now()
     for site in present:
-        waited = outside.setdefault(site, Since()).seconds(site not in inside)
-        if waited > patience.outside and run.rejoined.get(site, 0) < patience.rejoins:
+        waited = outside.setdefault(site, Since()).seconds(site not in inside, now)
+        if waited > look.patience.outside and run.rejoined.get(site, 0) < look.patience.rejoins:
             late.append(site)
     for site in late:
         run.rejoined[site] = run.rejoined.get(site, 0) + 1
@@ -106,10 +131,10 @@ class Since:
     def __init__(self) -> None:
         self._start: float | None = None
 
-    def seconds(self, so: bool) -> float:
+    def seconds(self, so: bool, now: float) -> float:
         """Seconds since it became so; 0 if it is not."""
         if not so:
             self._start = None
             return 0.0
-        self._start = time.monotonic() if self._start is None else self._start
-        return time.monotonic() - self._start
+        self._start = now if self._start is None else self._start
+        return now - self._start

@@ -9,7 +9,6 @@ the job that goes on with the run.
 import json
 import shutil
 import tempfile
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,14 +18,34 @@ from typing import Any
 from pfedsam import log
 from pfedsam.errors import UserFault
 from pfedsam.flare.admin import GONE, Admin
-from pfedsam.flare.presence import Patience, Run, Since, inside_job, present_sites, someone_outside, wait_for_sites
+from pfedsam.flare.ends import (
+    ABORTED,
+    COMPLETED,
+    FINISHED,
+    LOST,
+    REJOIN,
+    Cause,
+    Trace,
+    cause_of,
+    log_lines,
+    refusals,
+)
+from pfedsam.flare.presence import (
+    Clock,
+    Lookout,
+    Patience,
+    Run,
+    Since,
+    inside_job,
+    present_sites,
+    someone_outside,
+    wait_for_sites,
+)
 from pfedsam.jobs import SETTINGS, loop_of, name_run, named_sites
+from pfedsam.names import job_name
 
-FINISHED, COMPLETED, ABORTED = "FINISHED", "FINISHED:COMPLETED", "FINISHED:ABORTED"
-UNSCHEDULED = "FINISHED:CAN_NOT_SCHEDULE"
 STARTED = ("DISPATCHED", "RUNNING", "GONE")  # states of a job that a running server should know
-LOST, REJOIN = "LOST", "REJOIN"
-ERROR = " - pfedsam - ERROR - "  # how a line of such begins, after its time
+UNFINISHED = Cause("unfinished", "the run's last round was not tested", "read that job's log.txt")
 
 
 @dataclass(frozen=True)
@@ -51,6 +70,7 @@ def watch(
     out: Path,
     patience: Patience = Patience(),  # noqa: B008 - frozen
     continues: str = "",
+    clock: Clock = Clock(),  # noqa: B008 - frozen
 ) -> Outcome:
     """Submit `job` and go on with its run until its last round is tested.
 
@@ -59,43 +79,54 @@ def watch(
         admin: the way to the server of the person who submits.
         out: where results are downloaded to.
         continues: go on with this run, and with its job if that still runs, instead of beginning one.
+        clock: what the watcher waits by.
 
     Raises:
-        UserFault: the job was refused, aborted by a person, or makes no more progress.
+        UserFault: the job was refused, aborted by a person, or makes no more progress; with the reason, and what
+            to do about it.
     """
     if not (job / SETTINGS).is_file():
         raise UserFault(expected=f"a job folder with {SETTINGS}", came=str(job), do="render one: pfedsam render")
     loop, named = loop_of(job), frozenset(named_sites(job))
-    name, quorum, total = continues or f"{job.name}-{uuid.uuid4().hex[:8]}", loop["min_clients"], loop["num_rounds"]
-    run = Run(name, quorum=int(quorum), total=int(total), named=named, sites=set(named))
+    folder, quorum, total = job_name(job.resolve().name), int(loop["min_clients"]), int(loop["num_rounds"])
+    name = continues or f"{folder}-{uuid.uuid4().hex[:8]}"
+    run = Run(name, quorum=quorum, total=total, named=named, sites=set(named), begun=bool(continues))
     with tempfile.TemporaryDirectory() as place:
-        copy = Path(place) / job.name
+        copy = Path(place) / folder
         shutil.copytree(job, copy)
         name_run(copy, run.name, must_exist=bool(continues))
-        return _bring_to_its_end(run, copy, admin, out=out, patience=patience)
+        return _bring_to_its_end(run, copy, Lookout(admin, patience, clock), out=out)
 
 
-def _bring_to_its_end(run: Run, job: Path, admin: Admin, *, out: Path, patience: Patience) -> Outcome:
+def _bring_to_its_end(run: Run, job: Path, look: Lookout, *, out: Path) -> Outcome:
     ends: list[str] = []
     while True:
-        _begin(admin, run, job, patience)
-        ended = _Job(admin, run, patience).follow()
+        _begin(look, run, job)
+        ended = _Job(look, run).follow()
         ends.append(ended)
-        folder = None if ended == LOST else admin.fetch(run.job, out)
+        folder = None if ended == LOST else _fetch(look, run.job, out)
         results = _results(folder)
         done = len(results.get("rounds", []))
         log.info("job %s of run %s ended: %s, %d of %d rounds", run.job, run.name, ended, done, run.total)
-        if ended not in (REJOIN, COMPLETED) and (reason := last_error(folder)):
-            log.warning("its log ends with: %s", reason)
-        if folder is not None and done >= run.total and _tested(run, results, patience):
+        if folder is not None and done >= run.total and _tested(run, results, look.patience):
             return Outcome(run.name, folder, tuple(ends))
-        if ended == ABORTED:
-            raise UserFault(
-                expected=f"run {run.name} to end by itself",
-                came=f"job {run.job} aborted, by a person or for a class that a party does not allow",
-                do=f"see the job's log; go on when you like: watch it again with --continue {run.name}",
-            )
-        _count(run, done, ended, patience)
+        _count(run, done, _cause(look.admin, run.job, ended, folder), look.patience)
+
+
+def _cause(admin: Admin, job: str, ended: str, folder: Path | None) -> Cause | None:
+    """Why a job ended before its run did; None where we ended it ourselves."""
+    if ended in (REJOIN, COMPLETED):
+        return UNFINISHED if ended == COMPLETED else None
+    return cause_of(Trace(ended, admin.meta(job) or {}, log_lines(folder), admin.heard(job)))
+
+
+def _fetch(look: Lookout, job: str, out: Path) -> Path | None:
+    """The results of a job that has ended; None where the server has none, or does not give them in three tries."""
+    for _ in range(3):
+        if folder := look.admin.fetch(job, out):
+            return folder
+        look.wait()
+    return None
 
 
 def _tested(run: Run, results: dict[str, Any], patience: Patience) -> bool:
@@ -105,23 +136,23 @@ def _tested(run: Run, results: dict[str, Any], patience: Patience) -> bool:
     return bool(tested) and (trained <= tested or run.retests > patience.retests)
 
 
-def _begin(admin: Admin, run: Run, job: Path, patience: Patience) -> None:
+def _begin(look: Lookout, run: Run, job: Path) -> None:
     """Submit the run's next job once enough sites are there; or follow the one that still runs."""
-    wait_for_sites(admin, run, patience)
-    system = admin.ask("get_system_info")
+    wait_for_sites(look, run)
+    system = look.admin.ask("get_system_info")
     run.server = system.server_info.start_time if system else None
     running = {entry.job_id for entry in system.job_info} if system else set()
-    left = [number for number in admin.unfinished(run.name) if number in running]
+    left = [number for number in look.admin.unfinished(run.name) if number in running]
     if left:
         run.job = left[-1]
         log.info("job %s of run %s still runs; following it", run.job, run.name)
         return
     token = uuid.uuid4().hex
-    run.job = _until_answered(lambda: admin.submit(job, token), patience)
+    run.job = _until_answered(lambda: look.admin.submit(job, token), look)
     log.info("submitted job %s of run %s", run.job, run.name)
 
 
-def _until_answered(ask: Callable[[], str], patience: Patience) -> str:
+def _until_answered(ask: Callable[[], str], look: Lookout) -> str:
     """What `ask` returns once the server answers; a refusal goes through."""
     while True:
         try:
@@ -129,27 +160,28 @@ def _until_answered(ask: Callable[[], str], patience: Patience) -> str:
         except UserFault:
             raise
         except Exception as fault:
-            log.warning("the server does not answer (%s); trying again", fault or type(fault).__name__)
-            time.sleep(patience.poll)
+            log.warning("the job could not be submitted (%s); trying again", fault or type(fault).__name__)
+            look.wait()
 
 
 class _Job:
     """One job of a run, followed to its end, look after look."""
 
-    def __init__(self, admin: Admin, run: Run, patience: Patience) -> None:
-        self._admin, self._run, self._patience = admin, run, patience
+    def __init__(self, look: Lookout, run: Run) -> None:
+        self._look, self._admin, self._run = look, look.admin, run
         self._missing = Since()
         self._outside: dict[str, Since] = {}
         self._round: int | None = None
-        self._round_began = time.monotonic()
+        self._round_began = look.clock.now()
         self._longest: float | None = None
         self._abort_at: float | None = None  # when the job is to be aborted, so that a site can join
         self._abort_after: int | None = None  # or as soon as this round is over
+        self._refused: dict[str, str] = {}  # the sites that did not take this job, and why
 
     def follow(self) -> str:
         """Wait for the job's end; returns FLARE's status, or LOST or REJOIN."""
         while True:
-            time.sleep(self._patience.poll)
+            self._look.wait()
             meta = self._admin.meta(self._run.job)
             status = str(meta.get("status", "")) if meta else ""
             if status.startswith(FINISHED):
@@ -159,25 +191,33 @@ class _Job:
                 continue
             known = any(entry.job_id == self._run.job for entry in system.job_info)
             restarted = status == GONE["status"] or system.server_info.start_time != self._run.server
-            if self._missing.seconds(status in STARTED and not known and restarted) > self._patience.lost:
+            now = self._look.clock.now()
+            if self._missing.seconds(status in STARTED and not known and restarted, now) > self._look.patience.lost:
                 log.warning("the server has come back without job %s", self._run.job)
                 return LOST
             if status == "RUNNING" and known:
-                self._look(time.monotonic())
+                self._note_refusals(refusals(meta or {}))
+                self._see(now)
 
-    def _look(self, now: float) -> None:
+    def _see(self, now: float) -> None:
         """See which round it is and who takes part; abort where a site waits outside and the round is over."""
         self._note_round(_round(self._admin, self._run.job), now)
-        present = present_sites(self._admin, self._run)
+        present = {s: jobs for s, jobs in present_sites(self._admin, self._run).items() if s not in self._refused}
         inside = inside_job(present, self._run)
         self._run.sites |= inside
         lacking, left = len(inside) < self._run.quorum, (self._round or 0) + 1 < self._run.total
         joinable = self._abort_at is None and (lacking or left)  # in the last round there is nothing to join for
-        if joinable and someone_outside(present, self._run, self._outside, self._patience):
-            limit = self._patience.boundary if self._longest is None else 2 * self._longest
+        if joinable and someone_outside(present, self._run, self._outside, self._look):
+            limit = self._look.patience.boundary if self._longest is None else 2 * self._longest
             self._abort_at, self._abort_after = now if lacking else now + limit, self._round
         if self._abort_at is not None and (now >= self._abort_at or self._round != self._abort_after):
             self._admin.ask("abort_job", self._run.job)
+
+    def _note_refusals(self, refused: dict[str, str]) -> None:
+        """Tell once who did not take the job; nobody waits for them."""
+        for site in sorted(set(refused) - set(self._refused)):
+            log.warning("site %s did not take job %s: %s; it goes on without it", site, self._run.job, refused[site])
+        self._refused = refused
 
     def _note_round(self, round_: int | None, now: float) -> None:
         if round_ is None or round_ == self._round:
@@ -200,26 +240,35 @@ def _groups(stats: Any) -> Iterator[dict[str, Any]]:
             yield from _groups(value)
 
 
-def _count(run: Run, done: int, ended: str, patience: Patience) -> None:
-    """Count the jobs that brought no new round; those that FLARE could not start, or that we ended, do not count."""
-    run.idle = 0 if done > run.rounds else run.idle + (ended not in (REJOIN, UNSCHEDULED))
-    run.rounds = max(done, run.rounds)
-    if run.idle >= patience.attempts:
+def _count(run: Run, done: int, cause: Cause | None, patience: Patience) -> None:
+    """Tell why a job ended, and count the jobs without a new round but those that waited for sites, or that we ended.
+
+    Raises:
+        UserFault: there were too many, or the next would end the same way.
+    """
+    if done > run.rounds:
+        run.rounds, run.fruitless, run.begun = done, [], True
+    elif cause is not None and cause.counts:
+        run.fruitless.append(cause)
+    if cause is None:
+        return
+    alike = sum(one.kind == cause.kind for one in run.fruitless)
+    lasting = cause.kind == "aborted" or (cause.tries is not None and alike >= cause.tries)
+    if lasting or len(run.fruitless) >= patience.attempts:
+        went = "" if lasting else f", the last of {patience.attempts} jobs without a new round"
         raise UserFault(
-            expected=f"run {run.name} to make progress",
-            came=f"{patience.attempts} jobs without a new round, the last {run.job} ended {ended}",
-            do="read the server's and the sites' logs of that job; the run can be continued afterwards",
+            expected=f"run {run.name} to go on",
+            came=f"the end of job {run.job}{went}: {cause.what}",
+            do=f"{cause.do}; then {_again(run)}",
         )
+    log.warning("its end: %s. To mend it: %s", cause.what, cause.do)
+
+
+def _again(run: Run) -> str:
+    return f"watch it again with --continue {run.name}" if run.begun else "watch the job again"
 
 
 def _results(folder: Path | None) -> dict[str, Any]:
     found = sorted(folder.rglob("results.json")) if folder else []
     results: dict[str, Any] = json.loads(found[0].read_text()) if found else {}
     return results
-
-
-def last_error(folder: Path | None) -> str:
-    """What pfedsam last told as an error in the logs of a job's results; empty if nothing."""
-    logs = sorted(folder.rglob("log.txt")) if folder else []
-    told = [line for path in logs for line in path.read_text(errors="replace").splitlines() if ERROR in line]
-    return told[-1].partition(ERROR)[2] if told else ""

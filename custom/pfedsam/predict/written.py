@@ -16,6 +16,7 @@ from PIL import Image
 from pfedsam.data.dicom import header, read_series
 from pfedsam.data.volume import Volume, read_nifti, read_picture
 from pfedsam.errors import UserFault
+from pfedsam.names import beside
 from pfedsam.predict.items import Item
 from pfedsam.predict.masks import Found
 from pfedsam.predict.segmentation import Classes, check, segmentation
@@ -160,13 +161,12 @@ def _replace(path: Path, save: Save) -> Path:
     Raises:
         UserFault: the disk is full or forbids writing.
     """
-    beside = path.with_name(f".tmp-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save(str(beside))
-        os.replace(beside, path)
+        with beside(path, "".join(path.suffixes)) as new:
+            save(str(new))
+            os.replace(new, path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise UserFault(
             expected=f"to write {path}", came=error.strerror or str(error), do="free space or mend the folder's rights"
         ) from None

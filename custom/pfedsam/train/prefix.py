@@ -19,6 +19,7 @@ from pfedsam import log
 from pfedsam.config import Config
 from pfedsam.data.dataset import Augment, Batch, Dataset, View
 from pfedsam.model.segmenter import Branches
+from pfedsam.names import beside
 from pfedsam.train.precision import autocast
 
 Entry = dict[str, Tensor]  # "hidden" (h, w, c) or (c, h, w) bfloat16; labels are read anew: they may be corrected
@@ -59,12 +60,11 @@ class Disk:
 
     def put(self, key: str, entry: Entry) -> None:
         """Write it; not at all where the disk is full."""
-        beside = self._path(key).with_suffix(".tmp")
         try:
-            save_file(entry, beside)
-            beside.replace(self._path(key))
+            with beside(self._path(key)) as new:
+                save_file(entry, new)
+                new.replace(self._path(key))
         except (OSError, SafetensorError) as fault:
-            beside.unlink(missing_ok=True)
             log.warning("cache of the frozen front: %s", fault)
 
     def drop(self, key: str) -> None:

@@ -1,0 +1,184 @@
+"""Why a job ended, in a line with a remedy: from FLARE's status, what it wrote down of the job, and its logs."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+FINISHED, COMPLETED, ABORTED = "FINISHED", "FINISHED:COMPLETED", "FINISHED:ABORTED"
+UNSCHEDULED, UNDEPLOYED = "FINISHED:CAN_NOT_SCHEDULE", "FINISHED:FAILED_TO_RUN"
+LOST, REJOIN = "LOST", "REJOIN"
+OURS = " - pfedsam - ERROR - "  # how a line of ours begins, after its time
+ROUND = re.compile(r" - pfedsam - INFO - round \d+ done ")
+REMEDY = "; to mend it: "
+LISTS = "class_allow_list of local/resources.json"
+NEVER = r"no deploy map|not in study|must be a list|invalid required"  # FLARE's reasons that no waiting changes
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a job has left behind.
+
+    Attributes:
+        status: FLARE's last word on it, or LOST or REJOIN.
+        meta: what the server has written down of it.
+        log: the lines of its log at the server.
+        heard: the lines of the server's own log that name it; none where the person may not read them.
+    """
+
+    status: str
+    meta: dict[str, Any] = field(default_factory=dict)
+    log: tuple[str, ...] = ()
+    heard: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why a job ended.
+
+    Attributes:
+        kind: one word; jobs that ended alike have the same.
+        what: in words.
+        do: what a person can do about it.
+        tries: jobs in a row without a new round that may end so before the watcher gives up; None: its patience.
+    """
+
+    kind: str
+    what: str
+    do: str
+    tries: int | None = None
+
+    @property
+    def counts(self) -> bool:
+        """Whether a job that ended so was a try; one that only waited for sites or resources was none."""
+        return self.kind != "unscheduled" or self.tries is not None
+
+
+def cause_of(trace: Trace) -> Cause:
+    """The first reason that the traces tell, those that no other job can change before those that may pass."""
+    ways = (
+        _lost,
+        _deployment,
+        _schedule,
+        _refused_class,
+        _aborted,
+        _configuration,
+        _server_fault,
+        _site_faults,
+        _process,
+    )
+    found = next((cause for way in ways if (cause := way(trace)) is not None), None)
+    return found or Cause("unknown", "the logs at the server give no reason", "read that job's log.txt at each site")
+
+
+def log_lines(folder: Path | None) -> tuple[str, ...]:
+    """The lines of the logs in a job's downloaded results."""
+    logs = sorted(folder.rglob("log.txt")) if folder else []
+    return tuple(line for path in logs for line in path.read_text(errors="replace").splitlines())
+
+
+def refusals(meta: dict[str, Any]) -> dict[str, str]:
+    """The parties that refused a job when it was deployed, each with its reason; silent ones are not among them."""
+    pairs = (str(entry).partition(": ")[::2] for entry in meta.get("job_deploy_detail") or ())
+    return {
+        who: why.removeprefix("NVFLARE_ERROR: ") for who, why in pairs if why and why != "OK" and "no reply" not in why
+    }
+
+
+def _lost(trace: Trace) -> Cause | None:
+    if trace.status != LOST:
+        return None
+    return Cause("lost", "the server restarted and no longer knows it", "see why the server restarted")
+
+
+def _deployment(trace: Trace) -> Cause | None:
+    if trace.status != UNDEPLOYED:
+        return None
+    refused = refusals(trace.meta)
+    if refused:
+        told = "; ".join(f"{who}: {why}" for who, why in sorted(refused.items()))
+        code = any("BYOC" in why for why in refused.values())
+        do = "render the job with --no-code, or have code allowed at these sites" if code else "mend what it names"
+        return Cause("refused", f"not deployed: {told}", do, tries=1)
+    silent = [str(entry) for entry in trace.meta.get("job_deploy_detail") or () if "no reply" in str(entry)]
+    raised = [line.partition("): ")[2] for line in trace.heard if "Failed to run the Job" in line]
+    told = "; ".join(silent or raised[-1:]) or "FLARE gives no reason"
+    do = "see that these sites are up; FLARE's POC mode takes no job above 4 MiB"
+    return Cause("undeployed", f"not started: {told}", do)
+
+
+def _schedule(trace: Trace) -> Cause | None:
+    if trace.status != UNSCHEDULED:
+        return None
+    tries = [re.sub(r"^\S+ \S+: ", "", str(entry)) for entry in trace.meta.get("schedule_history") or ()]
+    told = next((entry for entry in reversed(tries) if "max schedule count" not in entry), "FLARE gives no reason")
+    do = "start the sites or free the resources that it names"
+    return Cause("unscheduled", f"FLARE could not schedule it: {told}", do, 1 if re.search(NEVER, told) else None)
+
+
+def _refused_class(trace: Trace) -> Cause | None:
+    """A class that the server does not allow stands in its log; of a site the server knows only that there was one."""
+    named = re.findall(r"Component '([^']+)' at config path '[^']*' is not in allow_list", "\n".join(trace.log))
+    others = [line for line in trace.log if re.search(r"ComponentNotAuthorized|UnsafeComponent", line)]
+    if named or others:
+        told = f"the class {named[-1]}" if named else f"a class: {others[-1][-200:].strip()}"
+        do = f"name the class in {LISTS} at the server (HospitalKit writes ours), or render the job with its code"
+        return Cause("class", f"the server does not allow {told}, in a job without code", do, tries=1)
+    for site, reason in _reports(trace):
+        if reason == "unsafe component":
+            do = f"name the class in {LISTS} at that site; the job's log.txt there says which"
+            return Cause("class", f"site {site} does not allow a class of this job", do, tries=1)
+    return None
+
+
+def _aborted(trace: Trace) -> Cause | None:
+    return Cause("aborted", "a person aborted it", "go on when you like", tries=1) if trace.status == ABORTED else None
+
+
+def _configuration(trace: Trace) -> Cause | None:
+    faults = [line for line in trace.log if "ConfigError: " in line]
+    if not faults:
+        return None
+    told = faults[-1].rpartition("ConfigError: ")[2].rpartition("exception: ")[2].strip("' ")
+    do = "correct the job's configuration, and see that the server has the pfedsam that rendered it"
+    return Cause("configuration", f"the server could not read the job's configuration: {told[:300]}", do, tries=1)
+
+
+def _server_fault(trace: Trace) -> Cause | None:
+    """A fault at the server since the last finished round, that a person has to mend."""
+    told = [line for line in _errors(trace) if line.startswith("[server] ")]
+    if not told:
+        return None
+    what, _, do = told[-1].partition(REMEDY)
+    return Cause(
+        "server", f"the server {what.removeprefix('[server] ')}", f"at the server: {do or 'read its log'}", tries=1
+    )
+
+
+def _site_faults(trace: Trace) -> Cause | None:
+    """Updates that were refused or did not come, since the last finished round: what stands in a site's own log."""
+    lines = [line.removesuffix("; the site's own log says why") for line in _errors(trace)]
+    told = list(dict.fromkeys(line for line in lines if not line.startswith("[server] ")))
+    if not told:
+        return None
+    answered = any("not counted" in line for line in told)
+    do = "read that job's log.txt in the kits of these sites, and mend what it says"
+    return Cause("sites", "; ".join(told[-6:]), do, tries=2 if answered else None)
+
+
+def _process(trace: Trace) -> Cause | None:
+    """A site's process that ended, as the site reported to the server, which learns no more than that."""
+    for site, reason in _reports(trace):
+        do = f"read that job's log.txt in the kit of {site}: the site may refuse a class, or its memory has run out"
+        return Cause("process", f"the job's process at site {site} ended ({reason})", do)
+    return None
+
+
+def _reports(trace: Trace) -> list[tuple[str, str]]:
+    return re.findall(r"due to reported failure from (\S+): (.+)", "\n".join(trace.heard))
+
+
+def _errors(trace: Trace) -> list[str]:
+    """What pfedsam told as errors since the last finished round."""
+    last = max((n for n, line in enumerate(trace.log) if ROUND.search(line)), default=-1)
+    return [line.partition(OURS)[2] for line in trace.log[last + 1 :] if OURS in line]

@@ -1,0 +1,69 @@
+"""Why a job ended, out of what FLARE leaves of it."""
+
+from pathlib import Path
+
+import pytest
+
+from pfedsam.flare.ends import ABORTED, LOST, UNDEPLOYED, UNSCHEDULED, Trace, cause_of, log_lines, refusals
+
+DIED = "FINISHED:EXECUTION_EXCEPTION"
+AT = "2026-01-01 10:00:00,000"
+ROUND = f"{AT} - pfedsam - INFO - round 3 done in 7 s: 2 sites, mean validation Dice (personal) 0.500"
+FULL = f"{AT} - pfedsam - ERROR - [server] expected to write 9 bytes; came No space left; to mend it: free space"
+SILENT = f"{AT} - pfedsam - ERROR - update of a not counted: no update came: EXECUTION_EXCEPTION"
+FEW = f"{AT} - pfedsam - ERROR - round 0: expected valid updates of 2 sites, came 1; the job stops."
+
+
+@pytest.mark.parametrize(
+    ("trace", "kind", "what", "do", "tries"),
+    [
+        (Trace(LOST), "lost", "restarted", "", None),
+        (Trace(DIED), "unknown", "no reason", "log.txt", None),
+        (Trace(DIED, log=(FULL,)), "server", "expected to write 9 bytes; came No space left", "free space", 1),
+        (Trace(DIED, log=(FULL, ROUND)), "unknown", "no reason", "", None),  # the round after it went well
+        (Trace(DIED, log=(ROUND, FULL)), "server", "No space left", "", 1),
+        (Trace(DIED, log=(SILENT, SILENT, FULL)), "server", "No space left", "", 1),
+        (Trace(DIED, log=(SILENT, SILENT)), "sites", "update of a not counted", "kits of these sites", 2),
+        (Trace(DIED, log=(FEW,)), "sites", "came 1", "", None),  # a silent site may come back
+        (Trace(ABORTED, log=(SILENT,)), "aborted", "a person", "", 1),
+        (Trace(UNDEPLOYED, {"job_deploy_detail": ["server: OK", "b: NVFLARE_ERROR: BYOC not permitted"]}),
+         "refused", "b: BYOC not permitted", "--no-code", 1),
+        (Trace(UNDEPLOYED, {"job_deploy_detail": ["server: job signature verification failed", "b: OK"]}),
+         "refused", "server: job signature verification failed", "mend", 1),
+        (Trace(UNDEPLOYED, {"job_deploy_detail": ["server: OK", "b: no reply (deployment timeout)"]}),
+         "undeployed", "b: no reply", "are up", None),
+        (Trace(UNDEPLOYED, heard=(f"{AT} - JobRunner - ERROR - Failed to run the Job (9-a): RuntimeError: port",)),
+         "undeployed", "RuntimeError: port", "", None),
+        (Trace(UNSCHEDULED, {"schedule_history": [f"{AT[:19]}: missing required site b",
+                                                  f"{AT[:19]}: exceeded max schedule count 10"]}),
+         "unscheduled", "missing required site b", "", None),
+        (Trace(UNSCHEDULED, {"schedule_history": [f"{AT[:19]}: site 'b' not in study 'x'"]}),
+         "unscheduled", "not in study", "", 1),
+        (Trace(DIED, heard=("Failing job 9-a due to reported failure from b: exception",)),
+         "process", "site b ended (exception)", "kit of b", None),
+        (Trace(DIED, log=(f"{AT} - MPM - ERROR - nvflare.x.UnsafeComponentError: bad",)), "class", "bad", "class", 1),
+    ],
+)  # fmt: skip
+def test_the_reason_is_told_with_what_to_do_and_how_often_to_try(
+    trace: Trace, kind: str, what: str, do: str, tries: int | None
+) -> None:
+    cause = cause_of(trace)
+    assert (cause.kind, cause.tries) == (kind, tries)
+    assert what in cause.what
+    assert do in cause.do
+    assert "to mend it" not in cause.what + cause.do
+
+
+def test_the_parties_that_refused_a_job_are_those_that_answered_with_a_reason() -> None:
+    told = ["server: OK", "a: OK", "b: NVFLARE_ERROR: BYOC not permitted", "c: no reply (deployment timeout)"]
+    assert refusals({"job_deploy_detail": [*told, "num_ok_sites 1 < required_min_sites 2"]}) == {
+        "b": "BYOC not permitted"
+    }
+    assert refusals({}) == refusals({"job_deploy_detail": None}) == {}
+
+
+def test_the_lines_of_a_job_s_log_are_read_wherever_it_lies_and_none_where_it_is_not(tmp_path: Path) -> None:
+    (tmp_path / "workspace").mkdir()
+    (tmp_path / "workspace/log.txt").write_bytes(b"one\n\xff two\n")
+    assert log_lines(tmp_path) == ("one", "\N{REPLACEMENT CHARACTER} two")
+    assert log_lines(None) == log_lines(tmp_path / "nowhere") == ()

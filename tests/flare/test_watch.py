@@ -1,0 +1,315 @@
+"""The watcher, with a server that plays FLARE's and in a time that costs none."""
+
+import json
+from pathlib import Path
+
+import pytest
+from fake import FOR_EVER, Plan, Server, Time
+
+from conftest import ROOT
+from pfedsam.errors import UserFault
+from pfedsam.flare.ends import ABORTED, COMPLETED, LOST, REJOIN, UNDEPLOYED, UNSCHEDULED
+from pfedsam.flare.presence import Lookout, Patience, Run, Since, wait_for_sites
+from pfedsam.flare.watch import Outcome, watch
+from pfedsam.jobs import name_run, render
+
+DIED = "FINISHED:EXECUTION_EXCEPTION"
+REFUSED = (
+    "2026-01-01 10:00:00,000 - runner_process - ERROR - FL server execution exception: ComponentNotAuthorized: "
+    "component not authorized: Component 'pfedsam.flare.rounds.Rounds' at config path 'workflows.#1' "
+    "is not in allow_list"
+)
+WEIGHTS = (
+    "2026-01-01 10:00:00,000 - pfedsam - ERROR - [server] expected weights; came none; to mend it: set PFEDSAM_WEIGHTS"
+)
+SILENT = (
+    "2026-01-01 10:00:00,000 - pfedsam - ERROR - update of a not counted: no update came: EXECUTION_EXCEPTION; "
+    "the site's own log says why"
+)
+
+
+def rendered(folder: Path, rounds: int = 2, sites: list[str] | None = None) -> Path:
+    """The demo's job without code; a round needs two sites."""
+    render(ROOT / "jobs/pfedsam", folder / "job", rounds=rounds, code=False, sites=sites)
+    return folder / "job"
+
+
+def watched(server: Server, folder: Path, rounds: int = 2, **more: object) -> Outcome:
+    """A run of so many rounds, watched to its end."""
+    job = rendered(folder, rounds, more.pop("sites", None))
+    return watch(job, server, out=folder / "out", clock=server.time.clock, **more)
+
+
+def test_a_run_that_nothing_disturbs_is_one_job(tmp_path: Path) -> None:
+    server = Server(Time(), Plan())
+    outcome = watched(server, tmp_path)
+    assert outcome.ends == (COMPLETED,)
+    assert outcome.folder == tmp_path / "out/job-1"
+    assert server.jobs["job-1"].run == outcome.run
+    assert outcome.run.startswith("job-")
+
+
+def test_a_job_that_dies_is_continued_in_the_same_run(tmp_path: Path) -> None:
+    server = Server(Time(), Plan(DIED, lasts=12, done=1), Plan(first=1, lasts=10))
+    outcome = watched(server, tmp_path)
+    assert outcome.ends == (DIED, COMPLETED)
+    assert {job.run for job in server.jobs.values()} == {outcome.run}
+
+
+def test_a_job_that_reached_its_last_round_and_test_is_a_success_whatever_flare_calls_it(tmp_path: Path) -> None:
+    assert watched(Server(Time(), Plan("FINISHED:ABNORMAL")), tmp_path).ends == ("FINISHED:ABNORMAL",)
+
+
+@pytest.mark.parametrize(("back", "ends"), [(20.0, (LOST, COMPLETED)), (FOR_EVER, (COMPLETED,))])
+def test_a_job_that_a_restarted_server_does_not_know_is_lost(
+    tmp_path: Path, back: float, ends: tuple[str, ...]
+) -> None:
+    """FLARE leaves it RUNNING for ever; its results cannot be had, and nobody asks for them."""
+    server = Server(Time(), Plan(lasts=20), restarts=(back,))
+    assert watched(server, tmp_path).ends == ends
+    assert len(server.fetched) == 1
+    if back < FOR_EVER:
+        assert server.submitted[1] > back + Patience().lost
+
+
+def test_the_watcher_waits_out_a_server_that_does_not_answer(tmp_path: Path) -> None:
+    server = Server(Time(), Plan(lasts=20), away=(6, 600))
+    assert watched(server, tmp_path).ends == (COMPLETED,)
+    assert server.time.now > 600
+
+
+def test_a_submission_is_tried_until_the_server_answers(tmp_path: Path) -> None:
+    server = Server(Time(), Plan())
+    submit, tokens = server.submit, []
+
+    def sparing(folder: Path, token: str) -> str:
+        tokens.append(token)
+        if len(tokens) < 3:
+            raise ConnectionError("cannot connect to server")
+        return submit(folder, token)
+
+    server.submit = sparing
+    assert watched(server, tmp_path).ends == (COMPLETED,)
+    assert len(tokens) == 3
+    assert len(set(tokens)) == 1  # so that a job that came through unanswered is not there twice
+
+
+def test_results_that_do_not_come_at_once_are_asked_for_again(tmp_path: Path) -> None:
+    server = Server(Time(), Plan())
+    fetch, asked = server.fetch, []
+
+    def sparing(name: str, out: Path) -> Path | None:
+        asked.append(name)
+        return fetch(name, out) if len(asked) > 2 else None
+
+    server.fetch = sparing
+    assert watched(server, tmp_path).ends == (COMPLETED,)
+    assert asked == ["job-1"] * 3
+
+
+def test_a_site_that_waits_outside_is_taken_in_at_the_round_s_boundary(tmp_path: Path) -> None:
+    long = Plan(lasts=600, every=60, done=10)
+    server = Server(Time(), long, Plan(first=2, inside=("a", "b", "c"), done=10), sites={"a": 0, "b": 0, "c": 70})
+    assert watched(server, tmp_path, rounds=10).ends == (REJOIN, COMPLETED)
+    ((at, round_),) = server.aborts
+    assert round_ == 2
+    assert at - server.submitted[0] == pytest.approx(120, abs=4)  # as the second round ends, not in its middle
+
+
+def test_a_round_that_does_not_end_is_aborted_after_twice_the_longest(tmp_path: Path) -> None:
+    """It may be waiting for the very site that is to be taken in."""
+    server = Server(Time(), Plan(lasts=FOR_EVER, every=30), Plan(done=10), sites={"a": 0, "b": 0, "c": 70})
+    ask = server.ask
+
+    def stuck(question: str, *arguments: str) -> object:
+        round_ = min(server.jobs["job-1"].round(server.time.now), 2) if server.jobs else 0
+        return {"workflow": {"current_round": round_}} if question == "show_stats" else ask(question, *arguments)
+
+    server.ask = stuck
+    assert watched(server, tmp_path, rounds=10).ends == (REJOIN, COMPLETED)
+    joined = 70 + Patience().outside
+    assert server.aborts[0][0] == pytest.approx(joined + 2 * 30, abs=8)
+
+
+def test_nobody_is_taken_in_during_the_last_round(tmp_path: Path) -> None:
+    last = Plan(first=1, every=FOR_EVER, lasts=3 * Patience().boundary)
+    server = Server(Time(), last, sites={"a": 0, "b": 0, "c": 100})
+    assert watched(server, tmp_path).ends == (COMPLETED,)
+    assert server.aborts == []
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_job_below_its_quorum_is_aborted_at_once_even_in_the_last_round(tmp_path: Path, first: int) -> None:
+    server = Server(Time(), Plan(first=first, lasts=FOR_EVER, every=FOR_EVER, leaves={"b": 30.0}), Plan())
+    assert watched(server, tmp_path).ends == (REJOIN, COMPLETED)
+    assert server.aborts[0][0] - server.submitted[0] == pytest.approx(30 + Patience().outside, abs=5)
+
+
+def test_a_site_that_never_gets_into_the_job_does_not_stop_it_for_ever(tmp_path: Path) -> None:
+    plan = Plan(lasts=300, every=30, done=10)
+    server = Server(Time(), plan, sites={"a": 0, "b": 0, "c": 0})
+    outcome = watched(server, tmp_path, rounds=10, patience=Patience(rejoins=3))
+    assert outcome.ends == (*[REJOIN] * 3, COMPLETED)
+
+
+def test_a_site_that_refused_the_job_is_told_once_and_not_waited_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = Plan(lasts=300, every=30, done=10, deploy=("a: OK", "b: OK", "c: NVFLARE_ERROR: BYOC not permitted"))
+    server = Server(Time(), plan, sites={"a": 0, "b": 0, "c": 0})
+    assert watched(server, tmp_path, rounds=10).ends == (COMPLETED,)
+    assert caplog.text.count("site c did not take job job-1: BYOC not permitted") == 1
+
+
+def test_a_site_that_a_job_does_not_name_neither_counts_nor_joins(tmp_path: Path) -> None:
+    server = Server(Time(), Plan(lasts=300, every=150), sites={"x": 0, "a": 40, "b": 60})
+    assert watched(server, tmp_path, sites=["a", "b"]).ends == (COMPLETED,)
+    assert server.submitted[0] == pytest.approx(60, abs=3)
+    assert server.aborts == []
+
+
+def test_after_a_restart_the_run_waits_for_the_sites_that_it_has_had(tmp_path: Path) -> None:
+    """They come back one by one; two would be enough for a round."""
+    three = {"a": 0.0, "b": 0.0, "c": 0.0}
+    plan = Plan(inside=("a", "b", "c"), lasts=40, every=20)
+    server = Server(Time(), plan, sites=three, restarts=(30.0,))
+    present = server.present
+
+    def returning() -> dict[str, set[str]]:
+        back = {"a": 35.0, "b": 40.0, "c": 75.0}
+        return {s: j for s, j in present().items() if not 30 <= server.time.now < back[s]}
+
+    server.present = returning
+    assert watched(server, tmp_path).ends == (LOST, COMPLETED)
+    assert server.submitted[1] == pytest.approx(75, abs=3)
+
+
+def test_a_site_that_does_not_come_back_is_waited_for_no_longer_than_patience(tmp_path: Path) -> None:
+    server = Server(
+        Time(), Plan(DIED, lasts=20, inside=("a", "b", "c"), done=1), Plan(), sites={"a": 0, "b": 0, "c": 0}
+    )
+    present = server.present
+    server.present = lambda: {s: j for s, j in present().items() if s != "c" or server.time.now < 30}
+    assert watched(server, tmp_path, patience=Patience(sites=60)).ends == (DIED, COMPLETED)
+    assert server.submitted[1] > 30 + 60
+
+
+@pytest.mark.parametrize(
+    ("connect", "settle", "quorum", "begins"),
+    [
+        ({"a": 0, "b": 0}, 10, 2, 10),  # nobody further comes
+        ({"a": 0, "b": 6, "c": 14}, 10, 2, 24),  # each newcomer makes it wait anew
+        ({"a": 0, "b": 300}, 10, 2, 300),  # a quorum is waited for as long as it takes
+        ({"a": 0, "b": 0, "c": 50}, 0, 2, 0),
+    ],
+)
+def test_the_first_job_waits_until_no_further_site_appears(
+    connect: dict[str, float], settle: float, quorum: int, begins: float
+) -> None:
+    server = Server(Time(), Plan(), sites=connect)
+    wait_for_sites(Lookout(server, Patience(settle=settle), server.time.clock), Run("run", quorum=quorum))
+    assert server.time.now == pytest.approx(begins, abs=4)
+
+
+def test_the_final_test_is_done_again_for_a_site_that_was_lost_in_it_but_not_for_ever(tmp_path: Path) -> None:
+    once = Server(Time(), Plan(untested=("b",)), Plan(first=2, lasts=5))
+    assert watched(once, tmp_path).ends == (COMPLETED, COMPLETED)
+    never = Server(Time(), Plan(untested=("b",)))
+    assert len(watched(never, tmp_path / "never", patience=Patience(retests=3)).ends) == 4
+
+
+def test_a_job_that_still_runs_is_followed_instead_of_submitted_again(tmp_path: Path) -> None:
+    server = Server(Time(), Plan(lasts=100))
+    job = rendered(tmp_path)
+    name_run(job, "mine", must_exist=False)
+    server.submit(job, "")
+    outcome = watch(job, server, out=tmp_path / "out", continues="mine", clock=server.time.clock)
+    assert outcome == Outcome("mine", tmp_path / "out/job-1", (COMPLETED,))
+    assert len(server.jobs) == 1
+
+
+def test_a_continued_run_is_one_that_must_exist(tmp_path: Path) -> None:
+    server, seen = Server(Time(), Plan()), []
+    submit = server.submit
+
+    def noted(folder: Path, token: str) -> str:
+        path = folder / "app/config/config_fed_server.json"
+        seen.extend(c["args"] for c in json.loads(path.read_text())["components"] if c["id"] == "persistor")
+        return submit(folder, token)
+
+    server.submit = noted
+    watched(server, tmp_path, continues="mine")
+    assert [(one["run"], one["continues"]) for one in seen] == [("mine", True)]
+
+
+@pytest.mark.parametrize(
+    ("plan", "jobs", "told"),
+    [
+        (Plan(DIED, log=REFUSED, done=0), 1, "does not allow the class pfedsam.flare.rounds.Rounds"),
+        (Plan(ABORTED, heard="due to reported failure from b: unsafe component", done=0), 1, "site b does not allow"),
+        (Plan(ABORTED, done=0), 1, "a person aborted it"),
+        (Plan(UNDEPLOYED, deploy=("b: NVFLARE_ERROR: BYOC not permitted",), done=0), 1, "b: BYOC not permitted"),
+        (Plan(UNDEPLOYED, deploy=("b: no reply (deployment timeout)",), done=0), 5, "b: no reply"),
+        (Plan(UNSCHEDULED, history=("2026-01-01 10:00:00: no deploy map",), done=0), 1, "no deploy map"),
+        (Plan(DIED, log=WEIGHTS, done=0), 1, "set PFEDSAM_WEIGHTS; then watch the job again"),
+        (Plan(DIED, log="x - E - ConfigError: Error in 'y', exception: 'TypeError: nonsense'", done=0), 1, "nonsense"),
+        (Plan(DIED, log=SILENT, done=0), 2, "update of a not counted"),
+        (Plan(DIED, heard="due to reported failure from b: infrastructure error", done=0), 5, "at site b ended"),
+        (Plan(DIED, done=0), 5, "the logs at the server give no reason"),
+        (Plan(COMPLETED, done=0), 5, "was not tested"),
+    ],
+)
+def test_what_cannot_become_better_is_not_submitted_again_and_every_end_has_its_reason(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, plan: Plan, jobs: int, told: str
+) -> None:
+    server = Server(Time(), plan)
+    with pytest.raises(UserFault) as fault:
+        watched(server, tmp_path)
+    assert told in str(fault.value)
+    assert len(server.jobs) == jobs
+    assert caplog.text.count("its end: ") == jobs - 1  # from the first job on; of the last the fault tells
+
+
+def test_a_new_round_renews_the_attempts(tmp_path: Path) -> None:
+    fruitless, fruitful = Plan(DIED, done=0), Plan(DIED, done=1)
+    plans = [fruitless] * 4 + [fruitful] + [Plan(DIED, done=1)] * 4 + [Plan()]
+    assert len(watched(Server(Time(), *plans), tmp_path).ends) == 10
+
+
+def test_a_job_that_a_person_aborted_stays_so_and_the_way_on_names_the_run_where_it_has_rounds(tmp_path: Path) -> None:
+    server = Server(Time(), Plan(ABORTED, done=1))
+    with pytest.raises(UserFault, match=r"watch it again with --continue job-\w+"):
+        watched(server, tmp_path)
+    assert len(server.jobs) == 1
+
+
+def test_jobs_that_only_waited_for_sites_are_no_attempts(tmp_path: Path) -> None:
+    waits = Plan(UNSCHEDULED, history=("2026-01-01 10:00:00: connected sites (1) < min_sites (2)",), done=0)
+    assert len(watched(Server(Time(), *[waits] * 9, Plan()), tmp_path).ends) == 10
+
+
+def test_a_submission_that_is_not_allowed_ends_the_watch_at_once(tmp_path: Path) -> None:
+    refusal = UserFault(expected="the right", came="none", do="ask for it")
+    with pytest.raises(UserFault, match="ask for it"):
+        watched(Server(Time(), refusal), tmp_path)
+
+
+def test_what_is_no_rendered_job_or_has_a_name_that_flare_does_not_take_is_told_before_anything_is_asked(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(UserFault, match="pfedsam render"):
+        watch(tmp_path, None, out=tmp_path)
+    job = rendered(tmp_path).rename(tmp_path / "my job")
+    with pytest.raises(UserFault, match="my job"):
+        watch(job, None, out=tmp_path)
+
+
+def test_how_long_something_is_so_begins_anew_when_it_was_not() -> None:
+    since = Since()
+    assert [since.seconds(so, now) for so, now in ((False, 1), (True, 2), (True, 5), (False, 6), (True, 7))] == [
+        0,
+        0,
+        3,
+        0,
+        0,
+    ]

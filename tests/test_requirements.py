@@ -1,0 +1,55 @@
+"""What is imported is named in requirements.txt, and what is named is used."""
+
+import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+from conftest import ROOT
+
+OWN = {"pfedsam", "federation", "conftest"}
+BY_NAME = {"tensorboard", "torchvision", "timm"}  # torch, FLARE and segment-anything load these, not we
+
+
+def top_level_imports(*folders: str) -> dict[str, Path]:
+    """The packages that the modules below import, anywhere in them, each with a module that does."""
+    found: dict[str, Path] = {}
+    for path in (path for folder in folders for path in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names = [node.module]
+            found |= {name.split(".")[0]: path for name in names}
+    return {name: path for name, path in found.items() if name not in sys.stdlib_module_names and name not in OWN}
+
+
+def plain(name: str) -> str:
+    """A distribution's name as package indexes compare it."""
+    return re.sub(r"[-_.]+", "-", re.split(r"[ \[=<>~!;]", name)[0]).lower()
+
+
+def required() -> set[str]:
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    return {plain(line) for line in lines if line and not line.startswith("#")}
+
+
+def optional() -> set[str]:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    return {plain(line) for name in ("onnx", "bundle") for line in extras[name]}
+
+
+def test_every_package_that_is_imported_is_named() -> None:
+    offers = packages_distributions()
+    for name, path in top_level_imports("custom/pfedsam", "poc").items():
+        given = {plain(one) for one in offers.get(name, [name])}
+        assert given & (required() | optional()), f"{name}, imported in {path}"
+
+
+def test_every_package_that_is_named_is_imported() -> None:
+    offers = packages_distributions()
+    used = {
+        plain(one) for name in top_level_imports("custom/pfedsam", "poc", "benchmarks") for one in offers.get(name, [])
+    }
+    assert required() - used - BY_NAME == set()
