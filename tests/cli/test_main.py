@@ -11,7 +11,8 @@ def test_a_reader_that_has_enough_is_no_fault(tmp_path: Path) -> None:
     assert process.stdout
     process.stdout.close()
     assert process.stderr
-    assert process.stderr.read() == ""
+    with process.stderr:
+        assert process.stderr.read() == ""
     assert process.wait() == 1
     assert (tmp_path / "out/datalist.csv").is_file()
 
