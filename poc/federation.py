@@ -185,10 +185,10 @@ class Federation:
             raise UserFault(expected="a job's id", came="none, and none was submitted", do="run submit first")
         return path.read_text()
 
-    def watch(self, job: Path, patience: Patience = Patience()) -> Outcome:  # noqa: B008 - frozen
-        """Submit a rendered job and bring it to its end, whatever dies meanwhile."""
+    def watch(self, job: Path, patience: Patience = Patience(), continues: str = "") -> Outcome:  # noqa: B008 - frozen
+        """Submit a rendered job and bring it to its end, whatever dies meanwhile; or go on with the run so named."""
         with self.admin() as admin:
-            outcome = watch(job, admin, out=self.home / "results", patience=patience)
+            outcome = watch(job, admin, out=self.home / "results", patience=patience, continues=continues)
         (self.home / "last_job").write_text(outcome.folder.name)
         return outcome
 
@@ -263,6 +263,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="submit, watch: change a setting"
     )
     parser.add_argument("--rounds", type=int, help="submit, watch: change the number of rounds")
+    parser.add_argument("--continue", dest="continues", default="", metavar="RUN", help="watch: go on with this run")
     options = parser.parse_args(arguments)
     federation = Federation(options.home.resolve())
     tell()
@@ -292,7 +293,7 @@ def serve(federation: Federation, options: argparse.Namespace) -> str:
     job = federation.render(Path(options.what or "jobs/pfedsam"), *options.set, rounds=options.rounds)
     if options.verb == "submit":
         return f"job {federation.submit(job)}; next: watch it with nvflare job monitor, or fetch when it has ended"
-    return f"results: {federation.watch(job).folder}"
+    return f"results: {federation.watch(job, continues=options.continues).folder}"
 
 
 if __name__ == "__main__":
