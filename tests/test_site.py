@@ -194,7 +194,8 @@ def test_a_round_scores_the_server_s_model_once(open_site, monkeypatch: pytest.M
     serve_round(site, wire, Turn("run", site.base, 0, 2))
     scored: list[tuple[str, ...]] = []
 
-    def spied(model: Branches, data: Dataset, branches: tuple[str, ...], source: Source) -> dict:
+    def spied(model: Branches, data: Dataset, branches: tuple[str, ...], source: Source, *, distances: bool) -> dict:
+        assert not distances
         scored.append(branches)
         return evaluate(model, data, branches, source)
 
