@@ -73,6 +73,7 @@ def test_a_rendered_job_brings_its_code_and_its_changes(tmp_path: Path) -> None:
     change = ["--set", "train.lr=0.5", "--set", "study=other", "--rounds", "3"]
     assert main(["render", str(ROOT / "jobs/pfedsam"), str(out), *change]) == 0
     assert (out / "app/custom/pfedsam/site.py").is_file()
+    assert not (out / "app/custom/pfedsam/prepare").exists()
     assert (out / "app/custom/pfedsam/assets/demo_sam.safetensors").is_file()
     assert sum(p.stat().st_size for p in out.rglob("*") if p.is_file()) < 4_100_000  # POC deploys at most 4 MiB
     config = load(out / "app/config/pfedsam.json")

@@ -18,11 +18,12 @@ from pfedsam.errors import UserFault
 from pfedsam.exchange.aggregate import weighted_mean
 from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints, first_tensors, same_settings
 from pfedsam.exchange.codec import decode, encode
+from pfedsam.exchange.first import initial_shared
 from pfedsam.exchange.schema import shared_schema
 from pfedsam.files import Tensors, write_json
 from pfedsam.report.results import finish, joined, private_begun, sites_of, start, versions
 from pfedsam.service import Turn, serve_round, serve_test
-from pfedsam.site import Places, Site, initial_shared
+from pfedsam.site import Places, Site
 
 RUN = "run"
 OTHER = "name another folder, or remove that one"  # where what lies there was run with other settings

@@ -15,6 +15,7 @@ from pfedsam.names import job_name, site_names
 
 SETTINGS = Path("app/config/pfedsam.json")
 SERVER = Path("app/config/config_fed_server.json")
+OF_A_PERSON = ("cli", "doctor", "predict", "prepare")  # rooms of verbs that no job calls
 
 
 def render(
@@ -80,9 +81,12 @@ def _check_begin(begin: str) -> None:
 
 
 def _copy_code(out: Path, config: Config) -> None:
+    """The package, as small as a job can do with: FLARE's http takes 4 MiB at most."""
     leave = ["__pycache__"] if config.model.backbone == "demo" else ["__pycache__", "*.safetensors"]
-    source = Path(pfedsam.__file__).parent
-    shutil.copytree(source, out / "app/custom/pfedsam", ignore=shutil.ignore_patterns(*leave))
+    source, target = Path(pfedsam.__file__).parent, out / "app/custom/pfedsam"
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(*leave))
+    for room in OF_A_PERSON:
+        shutil.rmtree(target / room)
 
 
 def settings_of(job: Path, changes: Sequence[str] = ()) -> tuple[Config, int]:

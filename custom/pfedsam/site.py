@@ -18,15 +18,11 @@ from pfedsam.exchange.codec import with_feedback
 from pfedsam.exchange.schema import Stamp
 from pfedsam.exchange.store import LAST, Moment, SiteStore
 from pfedsam.files import Tensors, not_finite
-from pfedsam.methods.base import Method
-from pfedsam.model import build
-from pfedsam.model.backbones import Backbone
 from pfedsam.model.partition import Part, tensors_of, wire_name
 from pfedsam.model.prepared import prepared
 from pfedsam.train.evaluate import evaluate
 from pfedsam.train.loop import Progress, RoundReport, train_round
 from pfedsam.train.metrics import CaseScore, summary
-from pfedsam.train.precision import computes_bf16
 from pfedsam.train.prefix import prefix
 
 ROLES = ("global", "personal")
@@ -84,7 +80,7 @@ class Site:
         self.method = methods.get(config.method)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         parts, self.base = prepared(
-            config.model, places.weights, places.prepared, rounded=rounded(self.method, device, config)
+            config.model, places.weights, places.prepared, rounded=methods.rounds(self.method, device, config)
         )
         torch.manual_seed(_site_seed(config.seed, name))
         self.model = self.method.model(parts, config)
@@ -278,32 +274,6 @@ class Site:
                 do="take the weight file that the server has (setting weights, PFEDSAM_WEIGHTS) and"
                 " the same versions of segment-anything and timm",
             )
-
-
-def initial_shared(config: Config, weights: Path | None = None, cache: Path | None = None) -> tuple[Tensors, str]:
-    """The server's first shared tensors and the base model's digest.
-
-    Args:
-        weights: folder of pretrained weight files; None reads PFEDSAM_WEIGHTS.
-        cache: folder of prepared base models; None: the base is read and digested anew.
-    """
-    method = methods.get(config.method)
-    parts, base = _base(config, method, weights, cache)
-    model = method.model(parts, config)
-    shared = tensors_of(model, method.partition(model, config), Part.SHARED)
-    return {wire_name(name): t.detach().clone().contiguous() for name, t in shared.items()}, base
-
-
-def rounded(method: Method, device: torch.device, config: Config) -> bool:
-    """Whether the base may be rounded as autocast rounds it: not if it is trained."""
-    return computes_bf16(device, config.train.precision) and not method.trains
-
-
-def _base(config: Config, method: Method, weights: Path | None, cache: Path | None) -> tuple[Backbone, str]:
-    if cache is not None:
-        return prepared(config.model, weights, cache, rounded=rounded(method, torch.device("cpu"), config))
-    parts = build.backbone(config.model, weights)
-    return parts, build.base_digest(parts)
 
 
 def _demand_finite(trained: Tensors, round_: int) -> None:

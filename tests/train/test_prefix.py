@@ -13,7 +13,8 @@ from pfedsam.config import from_dict, to_dict
 from pfedsam.data.augment import augmentation
 from pfedsam.data.dataset import PLAIN, Batch, View
 from pfedsam.errors import UserFault
-from pfedsam.site import Places, Site, initial_shared
+from pfedsam.exchange.first import initial_shared
+from pfedsam.site import Places, Site
 from pfedsam.train.precision import autocast
 from pfedsam.train.prefix import Bounded, Disk, Memory, prefix
 
@@ -74,7 +75,7 @@ def test_a_mask_or_an_image_that_was_corrected_is_not_answered_from_the_cache(
         if cache == "disk" or not sites:
             sites.append(Site("site-1", config, Places(tmp_path / "data", tmp_path / "store")))
         site = sites[-1]
-        return site._source(site.data["train"], [View(0, 1), View(1, PLAIN)], augmentation(5))
+        return site._source(site.data["train"], [View(0, 1), View(1, PLAIN)], augmentation(5, config))
 
     sites: list[Site] = []
     before = batch()

@@ -19,7 +19,6 @@ from pfedsam.model.backbones import Backbone
 from pfedsam.model.partition import Part, tensors_of, wire_name
 from pfedsam.model.prepared import assemble, prepared, state_of
 from pfedsam.model.segmenter import Branches
-from pfedsam.site import rounded
 from pfedsam.train.evaluate import decide
 from pfedsam.train.precision import autocast
 
@@ -144,7 +143,7 @@ def load(
     where = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     shared, private, state = read_tensors(path)
     method = methods.get(facts.config.method)
-    parts = _base(facts, state, (weights, cache), rounded(method, where, facts.config))
+    parts = _base(facts, state, (weights, cache), methods.rounds(method, where, facts.config))
     check(facts.config, shared, private or None)
     model = _assembled(method, parts, facts.config, shared, private).to(where)
     mean, std = (torch.tensor(values).view(3, 1, 1) / 255 for values in (parts.mean, parts.std))

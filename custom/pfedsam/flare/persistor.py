@@ -17,10 +17,10 @@ from pfedsam import log
 from pfedsam.config import Config
 from pfedsam.errors import UserFault
 from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints, first_tensors, same_settings
+from pfedsam.exchange.first import initial_shared
 from pfedsam.files import SETTINGS, Tensors, not_finite, pack, write_atomic
 from pfedsam.flare.context import STAMP, cache, job_config, run_dir, setting, simulated, store
 from pfedsam.report.cards import shared_card
-from pfedsam.site import initial_shared
 
 
 class SharedPersistor(ModelPersistor):  # type: ignore[misc]

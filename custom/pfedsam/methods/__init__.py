@@ -3,8 +3,12 @@
 import importlib
 import pkgutil
 
+import torch
+
+from pfedsam.config import Config
 from pfedsam.errors import UserFault
 from pfedsam.methods.base import Method
+from pfedsam.train.precision import computes_bf16
 
 
 def names() -> list[str]:
@@ -22,3 +26,8 @@ def get(name: str) -> Method:
         raise UserFault(expected="method one of " + ", ".join(names()), came=name, do="correct the configuration")
     method: Method = importlib.import_module(f"pfedsam.methods.{name}").METHOD
     return method
+
+
+def rounds(method: Method, device: torch.device, config: Config) -> bool:
+    """Whether the frozen base may be rounded as autocast rounds it on a device: not if the method trains it."""
+    return computes_bf16(device, config.train.precision) and not method.trains
