@@ -193,6 +193,36 @@ def test_a_palette_means_colours_in_an_image_and_numbers_in_a_mask(tmp_path: Pat
     assert reader.read_mask(tmp_path / "p.png", 0, 2).tolist() == [[0, 1], [2, 1]]
 
 
+@pytest.mark.parametrize(
+    ("name", "colours", "black"),
+    [
+        ("p.png", [(255, 255, 255), (0, 0, 0)], 1),
+        ("p.bmp", [(255, 255, 255), (0, 0, 0)], 1),
+        ("p.tif", [(255, 0, 0), (2, 1, 2)], 1),
+        ("p.png", [(9, 9, 9), (255, 0, 0), (0, 255, 0), (0, 0, 0)], 3),
+    ],
+)
+def test_a_mask_whose_palette_shows_another_number_than_0_as_the_background_is_refused(
+    tmp_path: Path, name: str, colours: list[tuple[int, int, int]], black: int
+) -> None:
+    numbers = np.full((4, 6), black, np.uint8)
+    numbers[1, 2] = black - 1
+    image = Image.fromarray(numbers)
+    image.putpalette([channel for colour in colours for channel in colour])
+    image.save(tmp_path / name)
+    for read in (lambda p: reader.read_mask(p, 0, 3), lambda p: read_volume(p, labels=True)):
+        with pytest.raises(UserFault, match=rf"number 0 for the background.*shows number {black} as black"):
+            read(tmp_path / name)
+    assert reader.read_image(tmp_path / name)[0, 0].max() <= 16
+
+
+def test_a_palette_with_black_for_0_keeps_its_numbers_though_others_are_black_too(tmp_path: Path) -> None:
+    image = Image.fromarray(np.array([[3, 1], [2, 1]], np.uint8))
+    image.putpalette([0, 0, 0, 250, 0, 0] + [0] * 30)
+    image.save(tmp_path / "p.png")
+    assert reader.read_mask(tmp_path / "p.png", 0, 3).tolist() == [[3, 1], [2, 1]]
+
+
 def test_a_file_of_several_pages_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     pages = [Image.fromarray(np.full((4, 6), i, np.uint8)) for i in range(3)]
     pages[0].save(tmp_path / "x.tif", save_all=True, append_images=pages[1:])

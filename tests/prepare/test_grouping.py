@@ -72,7 +72,24 @@ def test_a_subject_of_bids_is_a_patient_wherever_it_is_written() -> None:
     assert found([*many, "P1_1.nii", "P1_2.nii"])[-1] is None
 
 
+def test_a_barcode_of_the_cancer_genome_atlas_names_the_patient_of_each_slide_and_tile() -> None:
+    paths = [
+        f"TCGA-{p}-01Z-00-DX{k}_{x}_0.png" for p in ("18-5592", "A7-A13E", "A7-A13F") for k in (1, 2) for x in (0, 9)
+    ]
+    assert found(paths) == ["TCGA-18-5592", "TCGA-A7-A13E", "TCGA-A7-A13F"]
+
+
+def test_a_date_before_a_patient_s_name_is_none() -> None:
+    assert found([f"2021030{v}_{p}/s_{i}.png" for p in SIX for v in (1, 2) for i in SLICES]) == SIX
+    assert found([f"2021-03-0{v}_{p}_{v}.png" for p in SIX for v in (1, 2)]) == SIX
+
+
 def test_a_patient_written_in_two_ways_is_one() -> None:
+    assert (
+        "6 patients of 12 files"
+        in grouped([PurePath(f"{f(p)}/{f(p)}.png") for p in SIX for f in (str, str.lower)]).words
+    )
+    assert found([f"{p}.NII.GZ" for p in SIX]) == SIX
     assert found([f"2020/{p}/a.png" for p in SIX] + [f"2021/{p.lower()}/a.png" for p in SIX]) == SIX
 
 
@@ -84,6 +101,9 @@ def test_a_patient_written_in_two_ways_is_one() -> None:
         [f"{c}/{c} ({i}).png" for c in ("benign", "malignant", "normal") for i in range(3)],
         [f"IMG_2021030{i}_00{i}.png" for i in range(9)],
         [f"202{i % 3}_00{i}.png" for i in range(9)],
+        [f"CXR_000{i}_{i % 2}.png" for i in range(9)],
+        [f"fold{i // 3}_{i % 3}.png" for i in range(9)],
+        [f"{head}{i}.png" for i in range(3) for head in ("00ae65c", "1b44d22e", "2cf9a8b")],
     ],
 )
 def test_a_number_alone_is_a_patient_and_the_word_before_it_is_none(names: list[str]) -> None:
@@ -107,6 +127,15 @@ def test_a_number_alone_is_a_patient_and_the_word_before_it_is_none(names: list[
         ([f"{p}_{i}.png" for p in ("Meier", "Kim", "Lee") for i in SLICES], "begin with Kim, Lee, Meier"),
         ([f"lab{k}/P{k}{p}/{i}.png" for k in range(3) for p in range(5) for i in SLICES], "in them 15"),
         ([f"P{p}/{i}.png" for p in (1, 2, 3) for i in SLICES] + [f"{i}.png" for i in range(6)], "outside the folders"),
+        ([f"slide{k}_{x}_{y}.png" for k in (1, 2, 3) for x in (0, 256) for y in (0, 256)], "slide1_0, slide1_256"),
+        ([f"slide{k}_x{x}_y{y}.png" for k in (1, 2, 3) for x in (0, 256) for y in (0, 256)], "slide1_x0_y0"),
+        ([f"P{p}S{i}.png" for p in (1, 2, 3) for i in SLICES], "P1S0, P1S1"),
+        ([f"slice{i}_P{p}.png" for p in (1, 2, 3) for i in SLICES], "slice0_P1"),
+        ([f"{p}{part}.png" for p in (101, 102, 103) for part in "abc"], "101a, 101b"),
+        ([f"P{p}{end}.png" for p in (1, 2, 3) for end in ("", "_flip", "_rot90")], "P1, P1_flip"),
+        ([f"P{p}{end}.png" for p in (1, 2, 3) for end in ("", " (1)")], r"P1, P1 \(1\)"),
+        ([f"00{p}_{k}HC.png" for p in (1, 2, 3) for k in ("", 2)], "001_2HC, 001_HC"),
+        ([f"GLI-0000{p}-00{v}/t1.nii" for p in (1, 2, 3) for v in (0, 1)], "GLI-00001-000, GLI-00001-001"),
     ],
 )
 def test_what_could_be_otherwise_is_asked_with_the_ways_to_answer(names: list[str], said: str) -> None:

@@ -31,6 +31,7 @@ UPRIGHT = {  # EXIF's orientation: what turns the picture back
 }
 SIDEWAYS = (5, 6, 7, 8)
 EXIF_OF_PNG = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # a chunk's kind, or what its text begins with
+BLACK = 16  # a palette's colour whose channels lie below is shown as black
 LOSSY = (6, 7, 34712, 50001)  # compressions of TIFF: JPEG in two ways, JPEG 2000, WebP
 SIGNED = 2  # a TIFF's SampleFormat
 FORMS = {SIGNED: " with sign", 3: " floating point", 5: " complex, of whole numbers", 6: " complex"}
@@ -43,7 +44,8 @@ def pixels(path: Path, *, labels: bool = False) -> NDArray[Any]:
         labels: the numbers as stored: of a palette, of a TIFF whose 0 is shown white, of 2 and 4 bits.
 
     Raises:
-        UserFault: several pages, colours of 16 bits, too many pixels, or what is drawn is drawn in the transparency.
+        UserFault: several pages, colours of 16 bits, too many pixels, a drawing in the transparency, or a mask whose
+            palette shows another number than 0 as the background.
         Exception: nearly any, of a damaged file; see `readable`.
     """
     with _opened(path) as file:
@@ -193,9 +195,24 @@ def _channels(path: Path, image: Image.Image, labels: bool) -> NDArray[Any]:
     if image.mode in ("CMYK", "YCbCr", "HSV", "LAB"):
         image = image.convert("RGB")
     values = np.asarray(image)
+    if image.mode in ("P", "PA"):
+        _check_palette(path, image, values if values.ndim == 2 else values[..., 0])
     if values.ndim == 2:
         return values.astype(np.uint8) if values.dtype == bool else values
     return opaque(values, path, labels=labels) if values.shape[-1] in (2, 4) else values
+
+
+def _check_palette(path: Path, image: Image.Image, numbers: NDArray[Any]) -> None:
+    """Programs that write a palette of their own may give the background any number, and show it as black still."""
+    shown = np.array(image.getpalette("RGB")).reshape(-1, 3)
+    used = np.unique(numbers[numbers < len(shown)])
+    darkest = int(used[shown[used].max(1).argmin()]) if used.size else 0
+    if shown[darkest].max() <= BLACK and shown[darkest].max() < shown[0].max():
+        raise UserFault(
+            expected=f"number 0 for the background in the mask {path}",
+            came=f"a palette that shows number {darkest} as black, and 0 in another colour",
+            do="save it without a palette, as grey of class numbers with 0 for the background",
+        )
 
 
 def _as_stored(values: NDArray[Any], depth: int, zero_is_white: bool) -> NDArray[Any]:

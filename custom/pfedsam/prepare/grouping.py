@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 
 from pfedsam.errors import UserFault
+from pfedsam.prepare.apart import may_be_one
 from pfedsam.prepare.words import (
     CLASSES,
     GENERIC,
@@ -25,7 +26,9 @@ ENOUGH = 3  # patients that three splits need
 FEW, MANY = 10, 40  # so few patients, with so many files each, may be something else: slices, or classes
 ODD = 0.1  # share of files that may lie elsewhere
 SMALL = 12  # so many folders of plain words may be classes; more may be surnames
-SUBJECT = re.compile(r"(?:^|[/_])(sub-[A-Za-z0-9]+)(?=[/_.]|$)")  # BIDS
+SUBJECT = re.compile(  # of BIDS, and of the Cancer Genome Atlas
+    r"(?:^|[/_])(sub-[A-Za-z0-9]+(?=[/_.]|$)|TCGA[-_][A-Z0-9]{2}[-_][A-Z0-9]{4}(?=[-_/.]|$))"
+)
 NUMBERED = re.compile(r"(?:p|pt|pat|patient|patid|case|subj|subject|sub|id|s)?[-_ ]?\d+")
 ROLES = re.compile(rf"{MASK_WORDS}|{IMAGE_WORDS}|{SPLITS}|{MODALITIES}|{SIDES}|anat|perf|func|derivatives|{GENERIC}")
 KINDS = re.compile(rf"{CLASSES}|{PLACES}")
@@ -35,6 +38,7 @@ BARE_SLICE = re.compile(r"(?:\D*[ _.-])?(?:slice|sl|frame|tile)[ _-]?\d+", re.IG
 VIEW = re.compile(rf"(?P<rest>.*\d.*?)[ _.-]+(?:{SIDES}|{TIMES}|{MODALITIES}|{IMAGE_WORDS})", re.IGNORECASE)
 SIDE = re.compile(r"(?P<rest>.+?)[ _.-]+(?:left|right|od|os|ou)", re.IGNORECASE)
 FIRST = re.compile(rf"(?:left|right|od|os|ou|{MODALITIES})[ _.-]+(?P<rest>.*\d.*)", re.IGNORECASE)
+DATED = re.compile(rf"(?:{TIMES})[ _.-]+(?P<rest>.*[^\W\d_].*)", re.IGNORECASE)
 EYE = re.compile(r"(?P<rest>.*\d)[lr]", re.IGNORECASE)
 COUNTER = re.compile(r"(?P<rest>.*?)[ _.-]*\(?\d+\)?")
 
@@ -48,7 +52,7 @@ class Grouping:
 
 
 def grouped(names: Sequence[PurePath], among: int | None = None) -> Grouping:
-    """Patients by BIDS's `sub-`; else by the outermost folder that tells patients apart; else by file names.
+    """Patients by BIDS's `sub-` or TCGA's barcode; else by the outermost folder that tells them apart; else by names.
 
     Args:
         names: paths below the folder that the user gave.
@@ -59,7 +63,7 @@ def grouped(names: Sequence[PurePath], among: int | None = None) -> Grouping:
     """
     subjects = [m[1] if (m := SUBJECT.search(name.as_posix())) else None for name in names]
     rest = [name for name, subject in zip(names, subjects, strict=True) if subject is None]
-    rule = _said("The part of a path that begins with sub- is the patient", names, subjects)
+    rule = _said("The part of a path that begins with sub- or TCGA- is the patient", names, subjects)
     if not rest:
         return Grouping(subjects, rule)
     try:
@@ -120,6 +124,7 @@ def _by_folder(names: Sequence[PurePath]) -> Grouping | None:
                 some = f"{len(found)} folders ({_some(found)}), and in them {len(below)} ({_some(below)})"
                 raise _question(names, some)
             keys = [_folder(level, depth) for level in levels]
+            _check_apart(names, [key for key in keys if key is not None])
             return _checked("Each folder at one level is a patient", names, keys)
         elif not below or any(map(_is_patient, found)):
             raise _question(names, f"{len(found)} folder(s) that may be patients ({_some(found)})")
@@ -170,6 +175,7 @@ def _by_name(names: Sequence[PurePath]) -> Grouping:
     cut = [_core(m["rest"]) if (m := _slice(core)) else core for core in cores]
     groups, marked = sorted(set(cut)), any((m := SLICE.fullmatch(core)) and m["word"] for core in cores)
     if len(set(cores)) > len(groups) >= ENOUGH:
+        _check_apart(names, groups)
         return _checked("A name's last number is a slice, the rest is the patient", names, cut)
     if len(set(cores)) > len(groups) and (marked or all(group[-1:].isdigit() for group in groups)):
         raise _question(names, f"{len(groups)} patient(s) if a name's last number is a slice ({_some(groups)})")
@@ -177,6 +183,7 @@ def _by_name(names: Sequence[PurePath]) -> Grouping:
         raise _question(names, "names of slices that name no patient")
     if strange := _prefixes(cores):
         raise _question(names, f"names that begin with {_some(strange)} and end with a number")
+    _check_apart(names, cores)
     own = len(set(cores)) == len(set(stems))
     rule = "Each file name is a patient" if own else "A name without its side, date or sequence is the patient"
     return Grouping([*cores], _said(rule, names, cores) + " If a patient has several, say --patient REGEX.")
@@ -219,7 +226,13 @@ def _cores(stems: Sequence[str]) -> list[str]:
 def _core(stem: str) -> str:
     while m := VIEW.fullmatch(stem) or SIDE.fullmatch(stem) or FIRST.fullmatch(stem):
         stem = m["rest"]
-    return stem
+    dated = DATED.fullmatch(stem)
+    return stem if dated is None or _fits(dated["rest"], ROLES) else dated["rest"]
+
+
+def _check_apart(names: Sequence[PurePath], keys: Sequence[str]) -> None:
+    if some := may_be_one(keys):
+        raise _question(names, f"names such as {_some(some)}, which may be of one patient")
 
 
 def _slice(core: str) -> re.Match[str] | None:
@@ -262,8 +275,8 @@ def _said(rule: str, names: Sequence[PurePath], keys: Sequence[str | None]) -> s
     known = [(name, key) for name, key in zip(names, keys, strict=True) if key is not None]
     if not known:
         return rule + ": none of the files."
-    name, key = known[0]
-    return f"{rule}: {len({k for _, k in known})} patients of {len(known)} files, such as {key} of {name.as_posix()}."
+    (name, key), count = known[0], len({plain(key) for _, key in known})
+    return f"{rule}: {count} patients of {len(known)} files, such as {key} of {name.as_posix()}."
 
 
 def _some(found: Sequence[str]) -> str:
@@ -272,4 +285,5 @@ def _some(found: Sequence[str]) -> str:
 
 def stem_of(name: PurePath) -> str:
     """The file name without its ending, `.nii.gz` counted as one."""
-    return name.name.split(".nii")[0] if ".nii" in name.name else name.stem
+    end = plain(name.name).find(".nii")
+    return name.name[:end] if end >= 0 else name.stem
