@@ -171,3 +171,14 @@ def test_a_site_is_not_scored_on_classes_that_it_does_not_annotate(hospital: Pat
     places = dict.fromkeys(("site-1", "site-2"), Places(hospital, tmp_path / "sites"))
     found = federate(Plan(config, places, 1, tmp_path))["final"]["sites"]
     assert [found[site]["global"]["scored"] + found[site]["global"]["empty"] for site in places] == [6, 3]
+
+
+def test_a_run_that_begins_anew_in_a_used_store_measures_its_own_beginning(hospital: Path, tmp_path: Path) -> None:
+    """Every run in one process goes by one name: what the store kept of the run before it is not this one's."""
+    first = replace(plan(hospital, tmp_path / "first"), rounds=1)
+    federate(first)
+    begun = federate(replace(first, folder=tmp_path / "second", begin=tmp_path / "first"))
+    alone = replace(plan(hospital, tmp_path / "alone"), rounds=1, begin=tmp_path / "first")
+    expected = federate(alone)
+    for site in expected["final"]["sites"]:
+        assert begun["final"]["sites"][site]["before"] == expected["final"]["sites"][site]["before"]

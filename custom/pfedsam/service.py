@@ -63,7 +63,7 @@ def serve_round(
     site.check_base(turn.base)
     shared = decode(wire, shared_schema(site.config), site.config.wire.down)
     began = _told(site, site.receive(shared, Moment(turn.run, turn.round), trained=turn.trained), turn.run)
-    before, received = _before(site, turn.run), site.as_received()
+    before, received = _before(site, turn), site.as_received()
     update = site.train(turn.round, turn.rounds, progress=progress, stop=stop)
     if update.report.stopped:
         return update, {}
@@ -115,10 +115,13 @@ def _told(site: Site, facts: dict[str, str], run: str) -> dict[str, Any]:
     return {"run": source, "round": round_}
 
 
-def _before(site: Site, run: str) -> dict[str, Any]:
-    """Test metrics of the model as this site first received it in this run; kept for its last task."""
-    found: dict[str, Any] | None = site.store.remembered(BEFORE, run)
+def _before(site: Site, turn: Turn) -> dict[str, Any]:
+    """Test metrics of the model as this site first received it in this run; kept for its last task.
+
+    What is kept when a run's first round begins is of an earlier run of that name, and scored anew.
+    """
+    found: dict[str, Any] | None = site.store.remembered(BEFORE, turn.run) if turn.round else None
     if found is None:
         found = site.summary("test", "global")
-        site.store.remember(BEFORE, run, found)
+        site.store.remember(BEFORE, turn.run, found)
     return found

@@ -82,6 +82,24 @@ def enhanced(
     return path
 
 
+def a_frame_each(files: list[Path], slopes: list[float], intercept: float) -> list[Path]:
+    """The files of a series as enhanced ones of one frame: place and rescaling are in functional groups alone."""
+    for file, slope in zip(files, slopes, strict=True):
+        data = pydicom.dcmread(file)
+        data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = EnhancedMRImageStorage
+        data.NumberOfFrames = 1
+        own = _of(
+            PlanePositionSequence=[_of(ImagePositionPatient=data.ImagePositionPatient)],
+            PlaneOrientationSequence=[_of(ImageOrientationPatient=data.ImageOrientationPatient)],
+            PixelMeasuresSequence=[_of(PixelSpacing=data.PixelSpacing, SliceThickness=data.SliceThickness)],
+            PixelValueTransformationSequence=[_of(RescaleSlope=slope, RescaleIntercept=intercept, RescaleType="US")],
+        )
+        data.SharedFunctionalGroupsSequence, data.PerFrameFunctionalGroupsSequence = [Dataset()], [own]
+        del data.ImagePositionPatient, data.ImageOrientationPatient, data.PixelSpacing, data.SliceThickness
+        data.save_as(file)
+    return files
+
+
 def _of(**tags: object) -> Dataset:
     data = Dataset()
     for tag, value in tags.items():

@@ -42,6 +42,13 @@ def test_a_class_beyond_the_job_s_is_refused(tmp_path: Path) -> None:
         check_classes(site(tmp_path, {**LIVER, "3": "Cyst"}), named("Liver", "Tumour"))
 
 
+@pytest.mark.parametrize("names", [{"Tumour": 1, "Liver": 2}, {"1": "Tumour", "two": "Liver"}, {"1": 2}])
+def test_names_that_a_person_wrote_otherwise_are_not_passed_over(tmp_path: Path, names: dict[str, object]) -> None:
+    (tmp_path / "classes.json").write_text(json.dumps(names))
+    with pytest.raises(UserFault, match=r"class number to name in .*classes.json"):
+        check_classes(tmp_path, named("Liver", "Tumour"))
+
+
 def test_a_site_that_names_nothing_and_a_job_of_one_nameless_class_go_on(tmp_path: Path) -> None:
     check_classes(tmp_path, named("Liver", "Tumour"))
     check_classes(site(tmp_path, {"1": "Nuclei"}), named(classes=1))

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from data.dicoms import change, enhanced, write_series
+from data.dicoms import a_frame_each, change, enhanced, write_series
 
 from pfedsam.data.dicom import read_dicom, read_series
 from pfedsam.data.volume import read_volume
@@ -149,6 +149,27 @@ def test_an_enhanced_file_is_placed_by_its_functional_groups(tmp_path: Path, cou
     assert volume.affine @ [0, 0, 0, 1] == pytest.approx([-10, 20, 30, 1])
 
 
+def test_an_enhanced_file_a_slice_is_rescaled_as_its_functional_groups_say(tmp_path: Path) -> None:
+    slopes = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    a_frame_each(write_series(tmp_path, RAMP), slopes, -1024)
+    volume = read_dicom(tmp_path)
+    assert np.array_equal(volume.values, RAMP * np.array(slopes) - 1024)
+    assert volume.spacing == pytest.approx((0.5, 0.75, 2.5))
+
+
+def test_bits_beside_an_enhanced_image_s_own_count_nothing(tmp_path: Path) -> None:
+    path = enhanced(tmp_path, RAMP | np.uint16(1 << 13), shuffled=True)
+    change(path, BitsStored=12, HighBit=11)
+    assert np.array_equal(read_volume(path).values, RAMP)
+
+
+def test_a_label_map_in_an_enhanced_file_keeps_its_numbers(tmp_path: Path) -> None:
+    numbers = (RAMP % 3).astype(np.uint8)
+    for count in (1, 4):
+        path = enhanced(tmp_path / str(count), numbers[:, :, :count], shuffled=True)
+        assert np.array_equal(read_volume(path, labels=True).values, numbers[:, :, :count])
+
+
 def test_an_enhanced_file_of_a_tilted_gantry_is_read(tmp_path: Path) -> None:
     path = enhanced(tmp_path, RAMP, shift=0.8)
     volume = read_volume(path)
@@ -160,6 +181,18 @@ def test_frames_at_one_place_are_named(tmp_path: Path) -> None:
     path = enhanced(tmp_path, RAMP, gap=0)
     with pytest.raises(UserFault, match="two at the position of frame 2 of"):
         read_volume(path)
+
+
+def test_two_scans_at_the_same_places_are_named_though_the_places_jitter(tmp_path: Path) -> None:
+    for k, file in enumerate(write_series(tmp_path, RAMP)):
+        change(file, ImagePositionPatient=[10, -20, 30 + k // 2 * 2.5 + k % 2 * 0.005])
+    with pytest.raises(UserFault, match=r"two at the position of .*folders of their own"):
+        read_dicom(tmp_path)
+
+
+def test_slices_less_than_a_micron_apart_are_read(tmp_path: Path) -> None:
+    write_series(tmp_path, RAMP, gap=0.0008, tags={"PixelSpacing": [0.0008, 0.0008]})
+    assert read_dicom(tmp_path).spacing == pytest.approx((0.0008,) * 3)
 
 
 def test_a_clip_without_geometry_says_what_it_is(tmp_path: Path) -> None:

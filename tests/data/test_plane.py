@@ -12,7 +12,7 @@ from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 from conftest import tiny
 from pfedsam.data import reader
 from pfedsam.data.datalist import Row
-from pfedsam.data.dataset import Dataset
+from pfedsam.data.dataset import Dataset, open_site
 from pfedsam.data.geometry import oriented, placeless
 from pfedsam.data.planes import CHOICES, PLANES, STORED
 from pfedsam.data.volume import read_nifti
@@ -40,7 +40,7 @@ def as_stored(path: Path, codes: tuple[str, str, str], of: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("codes", "plane"), product(LAYOUTS, CHOICES))
+@pytest.mark.parametrize(("codes", "plane"), list(product(LAYOUTS, CHOICES)))
 def test_a_slice_is_read_as_the_whole_volume_would_be_laid_out(
     tmp_path: Path, codes: tuple[str, str, str], plane: str
 ) -> None:
@@ -121,3 +121,50 @@ def test_what_prepare_laid_out_training_in_that_plane_reads_as_it_lies(tmp_path:
     for path in (tmp_path / "out/images").iterdir():
         stored = nibabel.load(path).get_fdata()
         assert np.array_equal(reader.read_image(path, 2, plane)[..., 0], stored[:, :, 2])
+
+
+def sagittal(path: Path, values: np.ndarray) -> Path:
+    """A volume whose slices are sagittal: 1 mm pixels, 3 mm from one to the next."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(values, placeless((1.0, 1.0, 3.0), "sagittal")), path)
+    return path
+
+
+def sagittal_site(folder: Path, slices: int) -> Path:
+    """Three patients' pairs."""
+    for i in range(3):
+        values = np.random.default_rng(i).integers(0, 999, (8, 9, slices)).astype(np.int16)
+        sagittal(folder / f"images/p{i}.nii", values)
+        sagittal(folder / f"masks/p{i}.nii", (values > 500).astype(np.uint8))
+    return folder
+
+
+@pytest.mark.parametrize(("plane", "told"), [("axial", 1), ("sagittal", 0)])
+def test_a_site_is_told_that_the_job_cuts_its_volumes_across(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, plane: str, told: int
+) -> None:
+    prepare([sagittal_site(tmp_path / "in", 4)], tmp_path / "out", Wish(plane="sagittal"))
+    config = tiny(data={"plane": plane, "scale": "percentile"})
+    open_site(tmp_path / "out", "h", config, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    text = f"[h] 3 of 3 volumes have coarser steps within the {plane} slices than across them"
+    assert caplog.text.count(text) == told
+
+
+def test_a_single_slice_is_not_cut_across(tmp_path: Path) -> None:
+    home = sagittal_site(tmp_path / "in", 1)
+    for use in (lambda: reader.header(home / "images/p0.nii", "axial"), lambda: prepare([home], None, Wish())):
+        with pytest.raises(UserFault, match=r"a single sagittal slice, of which axial cuts are 9 x 1 pixels.*sagittal"):
+            use()
+    assert reader.header(home / "images/p0.nii", "sagittal").shape == (8, 9)
+    assert prepare([home], None, Wish(plane="sagittal"))["slices"] == 3
+
+
+def test_training_sends_a_flat_nifti_to_prepare_and_a_series_of_volumes_apart(tmp_path: Path) -> None:
+    for shape, remedy in (
+        ((5, 6), "run pfedsam prepare"),
+        ((5, 6, 7, 1), "run pfedsam prepare"),
+        ((5, 6, 7, 2), "split"),
+    ):
+        nibabel.save(nibabel.Nifti1Image(np.zeros(shape, np.uint8), np.eye(4)), tmp_path / "x.nii")
+        with pytest.raises(UserFault, match=remedy):
+            reader.header(tmp_path / "x.nii", "axial")

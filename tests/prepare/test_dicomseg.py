@@ -6,11 +6,12 @@ import highdicom
 import numpy as np
 import pydicom
 import pytest
-from data.dicoms import SAGITTAL, write_seg, write_series
+from data.dicoms import SAGITTAL, change, write_seg, write_series
 from prepare.corpus import lesion, scan
 
 from pfedsam.data import datalist
 from pfedsam.data.dicom import files_of, read_series
+from pfedsam.data.volume import read_volume
 from pfedsam.errors import UserFault
 from pfedsam.prepare.dicomseg import class_numbers, read_segmentation
 from pfedsam.prepare.discover import discover
@@ -54,6 +55,26 @@ def test_another_grid_is_refused(tmp_path: Path) -> None:
     path = write_seg(tmp_path / "seg.dcm", files_of(tmp_path / "t"), lesion(1), ["Tumour"])
     with pytest.raises(UserFault, match="another grid"):
         read_segmentation(path, read_series(files), files, classes=ONE)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_wider_pixels_from_the_same_corner_are_another_grid(tmp_path: Path, named: bool) -> None:
+    files = in_order_written(tmp_path / "s")
+    path = write_seg(tmp_path / "seg.dcm", files, lesion(1), ["Tumour"])
+    if not named:
+        drawn = pydicom.dcmread(path)
+        for group in drawn.PerFrameFunctionalGroupsSequence:
+            del group.DerivationImageSequence
+        drawn.save_as(path)
+    for file in files:
+        change(file, PixelSpacing=[1.0, 1.5])
+    with pytest.raises(UserFault, match="another grid"):
+        read_segmentation(path, read_series(files), files, classes=ONE)
+
+
+def in_order_written(folder: Path) -> list[Path]:
+    write_series(folder, scan(1).astype(np.uint16))
+    return files_of(folder)
 
 
 def test_segments_on_one_voxel_are_refused(tmp_path: Path) -> None:
@@ -197,6 +218,33 @@ def test_classes_follow_the_labels_whatever_number_a_file_gives_them(tmp_path: P
 
 def test_the_order_of_classes_is_by_number_then_name() -> None:
     assert class_numbers([{1: "b", 2: "a"}, {3: "c", 1: "a"}]) == {"a": 1, "b": 2, "c": 3}
+
+
+def test_labels_that_differ_in_case_alone_are_one_class() -> None:
+    assert class_numbers([{1: "Tumour"}, {1: "tumour", 2: "Liver"}]) == {"Tumour": 1, "tumour": 1, "Liver": 2}
+
+
+def test_one_spelling_of_a_label_stands_for_all(tmp_path: Path) -> None:
+    for i, label in enumerate(["Tumour", "tumour", "TUMOUR"]):
+        write_series(tmp_path / f"in/{i}", scan(i).astype(np.uint16), patient=str(i))
+        write_seg(tmp_path / f"in/{i}.dcm", files_of(tmp_path / f"in/{i}"), lesion(i), [label])
+    report = prepare([tmp_path / "in"], tmp_path / "out", Wish(table={"tumour": 1}, plane="stored"))
+    assert (report["classes"], report["class_names"]) == (1, ["TUMOUR"])
+    masks = [read_volume(path, labels=True).values for path in sorted((tmp_path / "out/masks").iterdir())]
+    assert all(np.array_equal(mask, lesion(i)) for i, mask in enumerate(masks))
+
+
+def test_segments_without_a_label_are_told_apart_by_their_numbers(tmp_path: Path) -> None:
+    both = lesion(1) + 2 * np.roll(lesion(1), 9, 0)
+    files = in_order_written(tmp_path / "s")
+    path = write_seg(tmp_path / "seg.dcm", files, both, ["a", "b"])
+    drawn = pydicom.dcmread(path)
+    for segment in drawn.SegmentSequence:
+        segment.SegmentLabel = ""
+    drawn.save_as(path)
+    (case,) = (found := discover([tmp_path], None)).cases
+    assert found.segments == {"segment 1": 1, "segment 2": 2}
+    assert np.array_equal(read_segmentation(case.mask, read_series(files), files, classes=found.segments), both)
 
 
 def test_two_segmentations_of_one_series_are_left_to_the_user(tmp_path: Path) -> None:

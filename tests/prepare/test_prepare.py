@@ -183,9 +183,9 @@ def test_a_picture_and_a_volume_are_no_pair_and_named(tmp_path: Path, square: bo
     assert all("save both in one format" in d["do"] for d in report["dropped"])
 
 
-@pytest.mark.parametrize("orientation", [AXIAL, SAGITTAL])
+@pytest.mark.parametrize(("orientation", "plane"), [(AXIAL, "axial"), (SAGITTAL, "sagittal")])
 def test_a_picture_drawn_on_a_dicom_slice_lies_on_it_row_for_row(
-    tmp_path: Path, orientation: tuple[float, ...]
+    tmp_path: Path, orientation: tuple[float, ...], plane: str
 ) -> None:
     for i in range(3):
         values = scan(i, (20, 20, 1)).astype(np.uint16)
@@ -193,7 +193,7 @@ def test_a_picture_drawn_on_a_dicom_slice_lies_on_it_row_for_row(
         for file in (tmp_path / f"in/images/p{i}").iterdir():
             file.rename(tmp_path / f"in/images/p{i}.dcm")
         picture(tmp_path / f"in/masks/p{i}.png", (values[..., 0] > 600).astype(np.uint8))
-    report = prepare([tmp_path / "in"], tmp_path / "out", Wish(plane="axial"))
+    report = prepare([tmp_path / "in"], tmp_path / "out", Wish(plane=plane))
     assert (report["cases"], report["dropped"]) == (3, [])
     for path in (tmp_path / "out/images").iterdir():
         image, mask = (read_nifti(tmp_path / "out" / kind / path.name).values for kind in ("images", "masks"))

@@ -198,3 +198,13 @@ def test_names_are_written_only_where_they_are_known(tmp_path: Path) -> None:
         prepare([home], None, Wish(names=("Lesion", "lesion")))
     with pytest.raises(UserFault, match=r"1 name\(s\) in --names"):
         prepare([home], None, Wish(names=("Lesion", "Cyst"), classes=1))
+
+
+def test_structures_whose_names_differ_in_case_alone_are_one_class(tmp_path: Path) -> None:
+    home = structures(tmp_path / "in")
+    for i in (1, 2):
+        file = home / f"s{i}/segmentations/liver.nii"
+        file.rename(file.with_name("Liver.nii"))
+    report = prepare([home], None, Wish())
+    assert (report["classes"], report["class_names"]) == (2, ["liver", "spleen"])
+    assert [row["pixels"] for row in report["labels"][1:]] == [4 * 27, 4 * 27]

@@ -21,7 +21,7 @@ def check_classes(folder: Path, config: Config) -> None:
     path = folder / FILE
     if not path.is_file():
         return
-    ours = {int(number): str(name) for number, name in read_json(path).items() if number.isdecimal()}
+    ours = _numbered(path)
     told = ", ".join(f"{number} {name}" for number, name in sorted(ours.items()))
     if not config.data.classes and config.model.num_classes > 1:
         raise UserFault(
@@ -36,6 +36,20 @@ def check_classes(folder: Path, config: Config) -> None:
             came=f"{told} in {path}",
             do="prepare this site again with --labels so that its numbers are the job's, or correct data.classes",
         )
+
+
+def _numbered(path: Path) -> dict[int, str]:
+    """A site's own names, which a person may have written by hand: what is no number is not passed over.
+
+    Raises:
+        UserFault: a key is no class number, or a name is no text.
+    """
+    told = read_json(path)
+    if strange := [f"{key}: {name}" for key, name in told.items() if not key.isdecimal() or not isinstance(name, str)]:
+        raise UserFault(
+            expected=f"class number to name in {path}", came=strange[0], do='write it such as {"1": "Liver"}'
+        )
+    return {int(number): name for number, name in told.items() if int(number)}
 
 
 def _plain(name: str) -> str:

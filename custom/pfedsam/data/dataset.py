@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pfedsam import log
 from pfedsam.config import Config
 from pfedsam.data import datalist, reader
 from pfedsam.data.classes import check_classes
 from pfedsam.data.datalist import Row
-from pfedsam.data.geometry import check_formats, strayed
+from pfedsam.data.geometry import across, check_formats, strayed
 from pfedsam.errors import UserFault
 
 PLAIN = -1  # the number of a view without augmentation
@@ -176,10 +177,26 @@ def open_site(
     splits = datalist.read(path, None if config.data.pool else site)
     splits["train"] = limited(splits["train"], config, site)
     lacks = config.data.unannotated.get(site, [])
-    return {
+    found = {
         name: Dataset(path.parent, rows, config, split=name, mean=mean, std=std, unannotated=lacks)
         for name, rows in splits.items()
     }
+    _tell_coarse(site, found, config.data.plane)
+    return found
+
+
+def _tell_coarse(site: str, splits: dict[str, Dataset], plane: str) -> None:
+    """Say of volumes that they were taken in another plane than the job cuts them along."""
+    volumes = [s for split in splits.values() for s in split.slices if s.index == 1 and s.unit == "mm"]
+    if coarse := sum(across(s.spacing, 2) for s in volumes):
+        log.warning(
+            "[%s] %d of %d volumes have coarser steps within the %s slices than across them: they were taken in"
+            " another plane; the plane of most sites' volumes makes the best data.plane",
+            site,
+            coarse,
+            len(volumes),
+            plane,
+        )
 
 
 def limited(rows: list[Row], config: Config, site: str) -> list[Row]:

@@ -1,4 +1,4 @@
-"""Reading a DICOM series: classic (a file a slice) by pydicom, enhanced (all frames in a file) by highdicom."""
+"""Reading a DICOM series: classic (a file a slice) or enhanced (all frames in a file), by pydicom."""
 
 import filecmp
 from collections import defaultdict
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import highdicom
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
@@ -24,7 +23,7 @@ from pfedsam.data.slices import (
     order,
     slices_of,
 )
-from pfedsam.data.stored import check_colours, class_numbers, eight_bit, intensities
+from pfedsam.data.stored import class_numbers, intensities
 from pfedsam.errors import UserFault
 
 __all__ = ["LPS_TO_RAS", "read_dicom", "read_series"]
@@ -97,7 +96,7 @@ def read_series(files: Sequence[Path], *, labels: bool = False) -> Volume:
         check_alike(slices)
         _check_one_patient(heads)
         affine = affine_of(slices, where)
-        values = np.stack([_pixels(file, labels) for file in ordered], axis=2)
+        values = np.stack([_pixels(file, labels)[0] for file in ordered], axis=2)
         return Volume(values, affine, flat_spacing(slices[0]) if affine is None else spacing_of(affine))
 
 
@@ -194,7 +193,7 @@ def _check_one_patient(heads: dict[Path, Any]) -> None:
 
 
 def _pixels(file: Path, labels: bool) -> NDArray[Any]:
-    """(H, W), or (H, W, 3) of colours."""
+    """A file's frames: (N, H, W), or (N, H, W, 3) of colours."""
     with readable(file):
         data = pydicom.dcmread(file)
         return class_numbers(file, data) if labels else intensities(file, data)
@@ -207,13 +206,7 @@ def _enhanced(file: Path, head: Any, labels: bool) -> Volume:
     ordered = order(slices, file)
     affine = affine_of([slices[i] for i in ordered], file)
     assert affine is not None  # each frame has a position
-    if labels:
-        return Volume(
-            np.moveaxis(class_numbers(file, pydicom.dcmread(file))[ordered], 0, 2), affine, spacing_of(affine)
-        )
-    check_colours(file, head)
-    values = highdicom.imread(file).get_frames(ordered, as_indices=True, dtype=np.float32, apply_icc_profile=False)
-    values = np.moveaxis(eight_bit(file, values) if values.ndim == 4 else values, 0, 2)
+    values = np.moveaxis(_pixels(file, labels)[ordered], 0, 2)
     return Volume(values, affine, spacing_of(affine))
 
 

@@ -16,6 +16,7 @@ from pfedsam.data.planes import CHOICES, PLANES, STORED
 from pfedsam.errors import UserFault
 
 Affine = NDArray[np.float64]
+COARSE = 1.5  # so many times the way to the next slice is a step within a slice that makes it coarse
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,32 @@ def spacing_of(affine: Affine) -> tuple[float, float, float]:
     """(row, column, slice) in mm."""
     row, column, depth = (float(x) for x in nibabel.affines.voxel_sizes(affine))
     return row, column, depth
+
+
+def across(spacing: tuple[float, float, float], slices: int) -> bool:
+    """Whether slices are coarser than the way from one to the next: the volume was taken in another plane."""
+    return slices > 1 and max(spacing[:2]) > COARSE * spacing[2]
+
+
+def check_cut(affine: Affine | None, shape: tuple[int, ...], plane: str, where: str) -> None:
+    """Refuse a single slice that was cut across: each piece of it would be one pixel wide.
+
+    Args:
+        affine, shape: as laid out in `plane`.
+        where: the file, for the fault.
+
+    Raises:
+        UserFault: it is, and another plane would leave the slice whole.
+    """
+    if affine is None or min(shape[:2]) > 1:
+        return
+    size = (shape[0], shape[1], shape[2])
+    if whole := next((other for other in PLANES if min(laid(affine, size, other).shape[:2]) > 1), None):
+        raise UserFault(
+            expected=f"{plane} slices of several rows and columns in {where}",
+            came=f"a single {whole} slice, of which {plane} cuts are {shape[0]} x {shape[1]} pixels",
+            do=f"take the plane {whole} (data.plane of the job, --plane of prepare and predict)",
+        )
 
 
 def check_formats(image: Path, mask: Path, places: tuple[Affine | None, Affine | None]) -> None:

@@ -15,7 +15,7 @@ from nibabel.arrayproxy import ArrayProxy
 from numpy.typing import NDArray
 
 from pfedsam.data import nifti, picture
-from pfedsam.data.geometry import Affine, laid, spacing_of
+from pfedsam.data.geometry import Affine, check_cut, laid, spacing_of
 from pfedsam.data.inflated import Inflated
 from pfedsam.data.planes import STORED
 from pfedsam.data.readable import readable
@@ -167,11 +167,15 @@ def _picture_labels(path: Path, _: int, __: str) -> NDArray[Any]:
 def _nifti_header(path: Path, plane: str) -> Header:
     volume = nifti.opened(path)
     if len(volume.shape) != 3 or min(volume.shape) < 1:
+        several = len(volume.shape) > 3 and max(volume.shape[3:]) > 1
         raise UserFault(
-            expected=f"a 3-D volume in {path}", came=f"shape {volume.shape}", do="split it into 3-D volumes"
+            expected=f"a 3-D volume in {path}",
+            came=f"shape {volume.shape}",
+            do="split it into 3-D volumes" if several else "run pfedsam prepare, which gives it three axes",
         )
     layout = laid(nifti.affine_of(path, volume), volume.shape, plane)
     assert layout.affine is not None
+    check_cut(layout.affine, layout.shape, plane, str(path))
     return Header(layout.shape[:2], layout.shape[2], spacing_of(layout.affine), layout.affine)
 
 

@@ -18,6 +18,7 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM counts towards left and po
 UNEVEN = 0.1  # two distances that differ by this share of the smaller are two
 TURNED = 1e-3  # of a direction's cosine: what exporters' rounding and a scanner's jitter stay below
 STRETCHED = 1e-3  # of the spacing, as a share of it
+SAME = 0.05  # of a pixel's side: slices that lie closer lie at one place, but for a scanner's jitter
 
 
 @dataclass(frozen=True)
@@ -134,11 +135,12 @@ def check_alike(slices: Sequence[Slice]) -> None:
 
 def _alike(one: Slice, other: Slice) -> bool:
     same = (one.size, len(one.spacing)) == (other.size, len(other.spacing))
-    return (
-        same
-        and np.allclose(one.spacing, other.spacing, rtol=STRETCHED, atol=0)
-        and parallel(one.orientation, other.orientation)
-    )
+    return same and alike(one.spacing, other.spacing) and parallel(one.orientation, other.orientation)
+
+
+def alike(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether two PixelSpacing are one, but for rounding; of one length."""
+    return np.allclose(one, other, rtol=STRETCHED, atol=0)
 
 
 def parallel(one: Sequence[float], other: Sequence[float]) -> bool:
@@ -183,11 +185,12 @@ def _step(slices: Sequence[Slice], where: Path) -> NDArray[np.float64]:
         return slices[0].normal * slices[0].step
     places = np.array([one.position for one in slices])
     gaps = np.diff(places @ slices[0].normal)
-    if gaps.min() < 1e-3:
+    if gaps.min() < SAME * min(flat_spacing(slices[0])[:2]):
+        apart = "folders" if where.is_dir() else "files"
         raise UserFault(
             expected=f"one slice at each position of the series in {where}",
             came=f"two at the position of {slices[int(gaps.argmin()) + 1].name}",
-            do="split the series by time, echo or b-value into folders of their own",
+            do=f"split the series by time, echo or b-value into {apart} of their own",
         )
     _check_even(gaps, [one.name for one in slices], where)
     return np.asarray((places[-1] - places[0]) / (len(places) - 1))

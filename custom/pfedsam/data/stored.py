@@ -7,15 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, pixel_array
 
+from pfedsam.data.slices import frames, group
 from pfedsam.errors import UserFault
 
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")  # what pydicom makes RGB of
 
 
 def intensities(file: Path, data: Any) -> NDArray[Any]:
-    """(H, W), or (H, W, 3) of 8-bit colours; bright is high.
+    """A file's frames, (N, H, W), or (N, H, W, 3) of 8-bit colours; bright is high.
 
-    Whole numbers as stored or as the file's table has them, float32 where the file rescales.
+    Whole numbers as stored or as the file's table has them, float32 where the file, or a frame of it, rescales.
 
     Raises:
         UserFault: a compression without a plugin, or colours of more than 8 bits.
@@ -23,30 +24,36 @@ def intensities(file: Path, data: Any) -> NDArray[Any]:
     """
     _check_plugin(file, data.file_meta.TransferSyntaxUID)
     check_colours(file, data)
-    stored = pixel_array(data)
+    stored = _stored(data)
     if data.PhotometricInterpretation == "PALETTE COLOR":
         return eight_bit(file, np.asarray(apply_color_lut(stored, data)))
-    if stored.ndim == 3:
+    if stored.ndim == 4:
         return np.asarray(stored, dtype=np.uint8)
-    return _rescaled(stored, data)
+    return np.stack([_rescaled(frame, data, i) for i, frame in enumerate(stored)])
 
 
 def class_numbers(file: Path, data: Any) -> NDArray[Any]:
-    """The numbers of a mask as stored: how they are to be shown (MONOCHROME1, a palette) changes none.
+    """The numbers of a mask as stored, a frame each: how they are to be shown (MONOCHROME1, a palette) changes none.
 
     Raises:
         UserFault: a compression without a plugin, or a rescaling that would make other numbers of them.
         Exception: nearly any, of a damaged file; see `readable`.
     """
     _check_plugin(file, data.file_meta.TransferSyntaxUID)
-    rescaled = (_number(data, "RescaleSlope", 1), _number(data, "RescaleIntercept", 0)) != (1, 0)
+    rescaled = any(_rescaling(data, i) != (1, 0) for i in range(frames(data)))
     if rescaled or data.get("ModalityLUTSequence"):
         raise UserFault(
             expected=f"class numbers in the mask {file}",
             came="numbers that its header rescales (RescaleSlope, RescaleIntercept or ModalityLUTSequence)",
             do="save the mask as a DICOM-SEG, as NIfTI or as PNG",
         )
-    return np.asarray(pixel_array(data))
+    return _stored(data)
+
+
+def _stored(data: Any) -> NDArray[Any]:
+    """The stored numbers, (N, H, W) or (N, H, W, 3); bits of an overlay beside them are cut off."""
+    pixels = pixel_array(data)
+    return np.asarray(pixels if frames(data) > 1 else pixels[None])
 
 
 def check_colours(file: Path, head: Any) -> None:
@@ -79,8 +86,6 @@ def eight_bit(file: Path, colours: NDArray[Any]) -> NDArray[np.uint8]:
         return colours
     wide = colours.astype(np.uint16)
     low, high = wide & 255, wide >> 8
-    if colours.max() <= 255 and colours.dtype.kind == "f":  # highdicom's frames, of 8-bit colours
-        return colours.astype(np.uint8)
     if not (np.array_equal(low, high) or not low.any()):
         raise _deep(file, 16)
     return high.astype(np.uint8)
@@ -94,14 +99,21 @@ def _deep(file: Path, bits: int) -> UserFault:
     )
 
 
-def _rescaled(stored: NDArray[Any], data: Any) -> NDArray[Any]:
+def _rescaled(stored: NDArray[Any], data: Any, index: int) -> NDArray[Any]:
+    """Frame `index` of a file, (H, W)."""
     dark = data.PhotometricInterpretation == "MONOCHROME1"
     if data.get("ModalityLUTSequence"):
         looked_up = apply_modality_lut(stored.astype(np.int32), data)  # as int32 any length of table can be counted
         return np.asarray(np.iinfo(looked_up.dtype).max - looked_up if dark else looked_up)
     values = _inverted(stored, data) if dark else stored
-    slope, shift = _number(data, "RescaleSlope", 1), _number(data, "RescaleIntercept", 0)
+    slope, shift = _rescaling(data, index)
     return values if (slope, shift) == (1, 0) else (values.astype(np.float64) * slope + shift).astype(np.float32)
+
+
+def _rescaling(data: Any, index: int) -> tuple[float, float]:
+    """Slope and intercept of a frame: an enhanced file states them in its functional groups, a classic one itself."""
+    place = group(data, index, "PixelValueTransformationSequence") or data
+    return _number(place, "RescaleSlope", 1), _number(place, "RescaleIntercept", 0)
 
 
 def _number(data: Any, tag: str, absent: float) -> float:

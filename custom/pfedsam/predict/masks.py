@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pfedsam.config import Scale
 from pfedsam.data.dataset import fit, unfit
+from pfedsam.data.geometry import check_cut
 from pfedsam.data.reader import EIGHT_BIT, levels, rgb, spread, unit
 from pfedsam.data.volume import Volume, oriented, restored
 from pfedsam.export.model import Predictor
@@ -54,11 +55,13 @@ def segment(model: Predictor, volume: Volume, way: Way) -> Found:
     """The masks of one volume or picture, every slice as the final test of its training would find it.
 
     Raises:
-        UserFault: values that are not finite or do not fit `scale`, or a branch that the model file does not hold.
+        UserFault: values that are not finite or do not fit `scale`, a single slice of another plane, or a branch that
+            the model file does not hold.
     """
     volume.whole("the image")
     plane = way.plane or model.config.data.plane
     laid = oriented(volume, plane)
+    check_cut(laid.affine, laid.values.shape[:3], plane, "the image")
     found = [_slice(maps, model.config.model.exclusive, way) for maps in _maps(model, laid, way)]
     masks, labels, probabilities = zip(*found, strict=True)
 

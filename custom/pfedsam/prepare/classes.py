@@ -25,10 +25,11 @@ def numbered(
     if len({name.casefold() for name in names}) < len(names):
         raise UserFault(expected="a name for each class in --names", came=", ".join(names), do="name no two alike")
     wished = wished or {}
-    by_name = {label: number for label, number in wished.items() if label in found}
-    by_value = {int(v): number for v, number in wished.items() if v.isdigit() and v not in by_name}
+    known = {label.casefold() for label in found}
+    by_name = {label.casefold(): number for label, number in wished.items() if label.casefold() in known}
+    by_value = {int(v): number for v, number in wished.items() if v.isdigit() and v.casefold() not in by_name}
     by_value |= {REST: wished["*"]} if "*" in wished else {}
-    if strange := [key for key in wished if key not in by_name and not key.isdigit() and key != "*"]:
+    if strange := [key for key in wished if key.casefold() not in by_name and not key.isdigit() and key != "*"]:
         raise UserFault(
             expected="--labels of mask values or of structures: " + (", ".join(found) or "none found"),
             came=strange[0],
@@ -41,7 +42,7 @@ def numbered(
             do=f'name those to learn with --labels, such as --labels "{next(iter(found))}=1"',
         )
     if by_name:
-        return {label: by_name.get(label, 0) for label in found}, by_value or None
+        return {label: wished.get(label, by_name.get(label.casefold(), 0)) for label in found}, by_value or None
     return (_in_order(found, names) if names else dict(found)), by_value or None
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pfedsam.data.dicom import header, in_order, read_series
-from pfedsam.data.geometry import Volume, check_formats, oriented, placeless, strayed
+from pfedsam.data.geometry import Volume, check_cut, check_formats, oriented, placeless, strayed
 from pfedsam.data.picture import lossy
 from pfedsam.data.volume import kind_of, read_volume
 from pfedsam.errors import UserFault
@@ -75,6 +75,7 @@ def read_pair(case: Case, plan: Plan) -> Pair:
     labels, values = _labels(case, source, files, plan)
     image, mask = oriented(source, plan.plane), oriented(labels, plan.plane)
     _check_fit(case, image, mask)
+    check_cut(image.affine, image.values.shape[:3], plan.plane, str(case.image[0]))
     return Pair(image, mask.values, values, plan.rule.ignore is not None)
 
 

@@ -29,9 +29,12 @@ def is_segmentation(path: Path) -> bool:
 
 
 def segment_labels(head: Any) -> dict[int, str]:
-    """Each segment's number and label, as a DICOM-SEG's data set names them; a label map's background is none."""
+    """Each segment's number and label, as a DICOM-SEG's data set names them; a label map's background is none.
+
+    One without a label goes by its number: two of them are two structures.
+    """
     return {
-        int(s.SegmentNumber): str(s.get("SegmentLabel", "")).strip()
+        int(s.SegmentNumber): str(s.get("SegmentLabel") or "").strip() or f"segment {int(s.SegmentNumber)}"
         for s in head.get("SegmentSequence", [])
         if s.get("SegmentNumber") is not None and not _is_background(s, head)
     }
@@ -47,12 +50,17 @@ def _is_background(segment: Any, head: Any) -> bool:
 
 
 def class_numbers(heads: Iterable[dict[int, str]]) -> dict[str, int]:
-    """A class number a segment label: in the order of the lowest number that any file gives it, then by name."""
-    lowest: dict[str, int] = {}
+    """A class number a segment label: in the order of the lowest number that any file gives it, then by name.
+
+    Labels that differ in upper and lower case alone are one structure, as people write it.
+    """
+    lowest, spelt = dict[str, int](), dict[str, None]()
     for labels in heads:
         for number, label in labels.items():
-            lowest[label] = min(number, lowest.get(label, number))
-    return {label: i + 1 for i, label in enumerate(sorted(lowest, key=lambda k: (lowest[k], k)))}
+            spelt[label] = None
+            lowest[label.casefold()] = min(number, lowest.get(label.casefold(), number))
+    order = {label: i for i, label in enumerate(sorted(lowest, key=lambda k: (lowest[k], k)), 1)}
+    return {label: order[label.casefold()] for label in sorted(spelt, key=lambda k: (order[k.casefold()], k))}
 
 
 def read_segmentation(

@@ -79,14 +79,21 @@ def _from_files(folders: Sequence[Path], masks: Path | None, said: Said) -> Foun
     ]
     cases, left = told(cases, left, stack)
     segments = class_numbers(s.labels for s in stack.segmentations)
-    more = [name for name in matches.structures if name not in segments]
     return Found(
         len(files) + len(dropped),
         sorted(cases, key=lambda case: case.name),
         sorted(dropped + stack.dropped + orphans + left, key=lambda d: d.file),
         [*_remarks(stack), *matches.notes],
-        segments | {name: len(segments) + i for i, name in enumerate(more, 1)},
+        _with_structures(segments, matches.structures),
     )
+
+
+def _with_structures(segments: dict[str, int], structures: Iterable[str]) -> dict[str, int]:
+    """The classes of segments, then those of structures that have a file each; names alike but for case are one."""
+    numbers = {label.casefold(): number for label, number in segments.items()}
+    for name in structures:
+        numbers.setdefault(name.casefold(), len(numbers) + 1)
+    return segments | {name: numbers[name.casefold()] for name in structures}
 
 
 def _case(match: Match, patients: dict[Path, str]) -> Case:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pfedsam.data.geometry import across
 from pfedsam.data.values import IGNORED
 from pfedsam.prepare.convert import Pair
 from pfedsam.prepare.labels import counted
@@ -127,7 +128,9 @@ def remarks(facts: Sequence[Facts], names: Sequence[str], plane: str) -> list[st
             f"{len(empty)} case(s) show no class at all and are kept as such ({_some(empty)}): "
             "right where nothing is to be seen; where it was never drawn, remove the pair and prepare again."
         )
-    if thick := [name for name, one in zip(names, facts, strict=True) if one.placed and _across(one)]:
+    if thick := [
+        name for name, one in zip(names, facts, strict=True) if one.placed and across(one.spacing, one.shape[2])
+    ]:
         found.append(
             f"{len(thick)} volume(s) have coarser steps within the {plane} slices than across them ({_some(thick)}): "
             "they were taken in another plane; choose it with --plane, so that slices are sharp."
@@ -148,10 +151,6 @@ def _inverted(facts: Sequence[Facts], names: Sequence[str]) -> list[str]:
     odd = [name for name, share in zip(names, shares, strict=True) if share > 0.5 > 2 * median(shares)]
     words = "classes cover more than half, and in most others less than a quarter: are background and class exchanged?"
     return [f"In {len(odd)} case(s) ({_some(odd)}) {words}"] if odd else []
-
-
-def _across(one: Facts) -> bool:
-    return one.shape[2] > 1 and max(one.spacing[:2]) > 1.5 * one.spacing[2]
 
 
 def _range(values: Sequence[float]) -> list[float]:

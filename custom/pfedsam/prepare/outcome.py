@@ -95,4 +95,8 @@ def _classes_by(rule: Rule, segments: dict[str, int]) -> str:
 
 
 def names_of(segments: dict[str, int]) -> dict[int, str]:
-    return {number: " and ".join(k for k, n in segments.items() if n == number) for number in segments.values()}
+    """The names of each class; spellings that differ in case alone are one name."""
+    names: dict[int, dict[str, str]] = {}
+    for label, number in segments.items():
+        names.setdefault(number, {}).setdefault(label.casefold(), label)
+    return {number: " and ".join(of.values()) for number, of in names.items()}

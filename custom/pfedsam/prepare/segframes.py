@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pfedsam.data.dicom import frame_order, header
 from pfedsam.data.geometry import Affine, Volume
-from pfedsam.data.slices import LPS_TO_RAS, Slice, enhanced, group, parallel, slices_of
+from pfedsam.data.slices import LPS_TO_RAS, Slice, alike, enhanced, group, parallel, slices_of
 from pfedsam.errors import UserFault
 
 Instance = tuple[str, int]  # SOPInstanceUID and the number of a frame; 0 for a file of one slice
@@ -26,11 +26,18 @@ class Frame:
     sources: frozenset[Instance]
     orientation: tuple[float, ...]
     position: tuple[float, ...]
+    spacing: tuple[float, ...]
 
     @property
     def placed(self) -> bool:
         """Whether it states where it lies."""
         return bool(self.position and self.orientation)
+
+    def fits(self, one: Slice) -> bool:
+        """Whether its pixels run as those of a slice of its size do, as far as both say."""
+        turned = self.orientation and one.orientation and not parallel(self.orientation, one.orientation)
+        wider = self.spacing and one.spacing and not alike(self.spacing, one.spacing)
+        return not (turned or wider)
 
 
 def segments_of(file: Any) -> list[int | None]:
@@ -84,6 +91,7 @@ def _frame(file: Any, index: int) -> Frame:
         frozenset((str(s.ReferencedSOPInstanceUID), n) for s in named for n in _numbers(s)),
         _floats(group(file, index, "PlaneOrientationSequence"), "ImageOrientationPatient"),
         _floats(group(file, index, "PlanePositionSequence"), "ImagePositionPatient"),
+        _floats(group(file, index, "PixelMeasuresSequence"), "PixelSpacing"),
     )
 
 
@@ -96,7 +104,7 @@ def _floats(found: Any, tag: str) -> tuple[float, ...]:
 
 
 def _named(path: Path, frames: list[Frame], source: Volume, slices: dict[Instance, Slice]) -> list[int] | None:
-    """By reference: each frame names one slice of the series, and no other direction."""
+    """By reference: each frame names one slice of the series, and no other direction or spacing."""
     index = {instance: i for i, instance in enumerate(slices)} | {
         (uid, 1): i for i, (uid, number) in enumerate(slices) if number == 0
     }
@@ -108,7 +116,7 @@ def _named(path: Path, frames: list[Frame], source: Volume, slices: dict[Instanc
             return None
         (place,) = places
         one = known[place]
-        if frame.orientation and one.orientation and not parallel(frame.orientation, one.orientation):
+        if not frame.fits(one):
             return None
         if _apart(frame, one, source):
             raise UserFault(
@@ -130,7 +138,7 @@ def _met(frames: list[Frame], source: Volume, slices: dict[Instance, Slice]) -> 
     for frame in frames:
         off = np.abs(places - _voxel(frame.position, source.affine)).max(1)
         nearest = int(off.argmin())
-        if off[nearest] > CLOSE or not parallel(frame.orientation, known[nearest].orientation):
+        if off[nearest] > CLOSE or not frame.fits(known[nearest]):
             return None
         found.append(nearest)
     return found
