@@ -91,6 +91,27 @@ def test_prepare_and_training_lay_a_mask_on_its_image_where_as_stored_the_two_ar
         assert np.array_equal(labels, oriented(read_nifti(tmp_path / "drawn.nii"), "axial").values[..., index])
 
 
+@pytest.mark.parametrize(("known", "unit"), [(False, "px"), (True, "mm")])
+def test_distances_of_a_prepared_volume_are_in_the_unit_that_its_source_knows(
+    tmp_path: Path, known: bool, unit: str
+) -> None:
+    """A float TIFF knows no millimetres, and is written as NIfTI, which always has some."""
+    for folder in ("images", "masks"):
+        (tmp_path / "in" / folder).mkdir(parents=True)
+    for i in range(3):
+        grey, mask = np.random.default_rng(i).random((8, 8)).astype(np.float32) * 900, np.eye(8, dtype=np.uint8)
+        if known:
+            nifti(tmp_path / f"in/images/p{i}.nii", grey[..., None], np.eye(4))
+            nifti(tmp_path / f"in/masks/p{i}.nii", mask[..., None], np.eye(4))
+        else:
+            Image.fromarray(grey).save(tmp_path / f"in/images/p{i}.tif")
+            Image.fromarray(mask).save(tmp_path / f"in/masks/p{i}.png")
+    prepare([tmp_path / "in"], tmp_path / "out", Wish())
+    data = open_site(tmp_path / "out", "a", tiny(data={"scale": "percentile"}), **SAM)["train"]
+    assert data.slices[0].unit == unit
+    assert data.slices[0].image.suffix == ".nii"
+
+
 def test_a_patient_whose_issuer_some_series_leave_out_sits_in_one_split(tmp_path: Path) -> None:
     for i in range(3):
         for which, tags in (("t1", {}), ("t2", {"IssuerOfPatientID": "HOSP"})):

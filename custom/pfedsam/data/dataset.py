@@ -272,5 +272,4 @@ def _slices(root: Path, row: Row, plane: str) -> list[Slice]:
             came=far,
             do="run pfedsam prepare, which lays the mask on its image and says where that can't be",
         )
-    unit: Literal["mm", "px"] = "px" if head.affine is None else "mm"
-    return [Slice(image, mask, i, head.shape, head.spacing, row.group, unit) for i in range(head.slices)]
+    return [Slice(image, mask, i, head.shape, head.spacing, row.group, head.unit) for i in range(head.slices)]

@@ -3,7 +3,7 @@
 import logging
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel
 import numpy as np
@@ -16,6 +16,7 @@ from pfedsam.errors import UserFault
 METRE, MICRON = 1, 3  # codes of xyzt_units; all others are taken as millimetres
 MILLIMETRES = {METRE: 1000.0, MICRON: 0.001}
 VOXELS = 2**31
+PIXELS = b"pfedsam: spacing in pixels"  # the description of a volume whose source knows no millimetres
 FOLDED = 1e-3  # a voxel's volume, as a share of its sides' product, that is none
 TILTED = 0.25  # so far a tilted gantry's slice distance may lie from the step of its affine, as a share
 
@@ -60,6 +61,11 @@ def affine_of(path: Path, file: Any) -> Affine:
     _check_forms(path, file, scale)
     _check_pixdim(path, file)
     return affine
+
+
+def unit(file: Any) -> Literal["mm", "px"]:
+    """Of the spacing: NIfTI has no word for a source that knows no millimetres, so that `prepare` writes a note."""
+    return "px" if bytes(file.header["descrip"].tobytes()).startswith(PIXELS) else "mm"
 
 
 def _check_forms(path: Path, file: Any, scale: Affine) -> None:

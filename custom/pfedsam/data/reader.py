@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from nibabel.arrayproxy import ArrayProxy
@@ -28,7 +28,7 @@ EIGHT_BIT = (0.0, 255.0)
 
 @dataclass(frozen=True)
 class Header:
-    """What a file holds: slice shape (H, W), number of slices, spacing (row, column, slice) in mm, its place.
+    """What a file holds: slice shape (H, W), number of slices, spacing (row, column, slice) in `unit`, its place.
 
     For formats that do not know millimetres `spacing` is (1, 1, 1), that is pixels, and there is no `affine`.
     """
@@ -37,6 +37,7 @@ class Header:
     slices: int
     spacing: tuple[float, float, float]
     affine: Affine | None = field(default=None, compare=False)
+    unit: Literal["mm", "px"] = "px"
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def _nifti_header(path: Path, plane: str) -> Header:
     layout = laid(nifti.affine_of(path, volume), volume.shape, plane)
     assert layout.affine is not None
     check_cut(layout.affine, layout.shape, plane, str(path))
-    return Header(layout.shape[:2], layout.shape[2], spacing_of(layout.affine), layout.affine)
+    return Header(layout.shape[:2], layout.shape[2], spacing_of(layout.affine), layout.affine, nifti.unit(volume))
 
 
 def _nifti_pixels(path: Path, index: int, plane: str) -> NDArray[Any]:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from PIL import Image
 
 from pfedsam.data.dicom import header, in_order, read_series
 from pfedsam.data.geometry import Volume, check_cut, check_formats, oriented, placeless, strayed
+from pfedsam.data.nifti import PIXELS
 from pfedsam.data.picture import lossy
 from pfedsam.data.volume import kind_of, read_volume
 from pfedsam.errors import UserFault
@@ -91,9 +92,8 @@ def write_pair(pair: Pair, folder: Path, name: str, *, plane: str) -> tuple[str,
     end = "png" if flat else "nii"
     image, mask = f"images/{name}.{end}", f"masks/{name}.{end}"
     write = _write_png if end == "png" else _write_nifti
-    affine = placeless(pair.image.spacing, plane) if pair.image.affine is None else pair.image.affine
-    write(folder / image, Volume(pair.image.values, affine, pair.image.spacing))
-    write(folder / mask, Volume(pair.labels, affine, pair.image.spacing))
+    write(folder / image, pair.image, plane)
+    write(folder / mask, replace(pair.image, values=pair.labels), plane)
     return image, mask
 
 
@@ -218,13 +218,16 @@ def _size(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape[:2] if shape[2] == 1 else shape))
 
 
-def _write_png(path: Path, volume: Volume) -> None:
+def _write_png(path: Path, volume: Volume, _: str) -> None:
     Image.fromarray(np.ascontiguousarray(volume.values[:, :, 0])).save(path)
 
 
-def _write_nifti(path: Path, volume: Volume) -> None:
-    file = nibabel.Nifti1Image(_compact(volume.values), volume.affine)
+def _write_nifti(path: Path, volume: Volume, plane: str) -> None:
+    affine = placeless(volume.spacing, plane) if volume.affine is None else volume.affine
+    file = nibabel.Nifti1Image(_compact(volume.values), affine)
     file.header.set_xyzt_units("mm")
+    if volume.affine is None and volume.spacing == (1, 1, 1):
+        file.header["descrip"] = PIXELS
     nibabel.save(file, path)
 
 
