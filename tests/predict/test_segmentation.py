@@ -18,7 +18,7 @@ from pfedsam.predict.items import Item, find
 from pfedsam.predict.masks import Found, Way
 from pfedsam.predict.run import predict
 from pfedsam.predict.segmentation import TYPE_2, Classes, check, code_of, segmentation
-from pfedsam.predict.written import write
+from pfedsam.predict.written import of_others, write
 from pfedsam.prepare.dicomseg import read_segmentation
 
 IMAGE = np.random.default_rng(3).integers(0, 900, (24, 20, 5)).astype(np.uint16)
@@ -139,6 +139,23 @@ def test_an_anonymous_segmentation_says_nothing_of_the_patient(tmp_path: Path) -
     assert seg.StudyInstanceUID == pydicom.dcmread(item.files[0]).StudyInstanceUID
     found = read_segmentation(nameless, read_series(item.files), item.files, classes={"liver": 1, "tumour": 2})
     assert np.array_equal(found, LABELS)
+
+
+def test_a_segmentation_names_its_patient_once_and_passes_on_no_other_name(tmp_path: Path) -> None:
+    others = {"OtherPatientNames": "Formerly^Known", "PatientBirthName": "Born^As", "PatientComments": "nephew of Born"}
+    write_series(tmp_path / "s", IMAGE, tags=others)
+    path = drawn(only(tmp_path / "s"), tmp_path / "out")
+    assert str(pydicom.dcmread(path).PatientName) == "Doe^PAT-1"
+    assert not any(text in path.read_bytes() for text in (b"Formerly", b"Born"))
+
+
+def test_a_mask_of_a_series_that_has_grown_since_is_not_taken_for_the_whole_one(tmp_path: Path) -> None:
+    files = write_series(tmp_path / "s", IMAGE)
+    whole = only(tmp_path / "s")
+    path = drawn(whole, tmp_path / "out")
+    assert not of_others(path, whole)
+    whole.files[-1].rename(tmp_path / "late.dcm")
+    assert of_others(path, only(tmp_path / "s")), f"one of {len(files)} slices is gone"
 
 
 def test_a_class_has_the_code_of_the_job_and_tissue_without_one(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def _check_same(target: Path, item: Item) -> None:
     if of_others(target, item):
         raise UserFault(
             expected=f"no mask of other images at {target}",
-            came="one, so that it was not written over",
+            came="one of another series, or of fewer or more slices than there are now; it was not written over",
             do="name another output folder, or --overwrite",
         )
 

@@ -33,6 +33,17 @@ TYPE_2 = (  # what a segmentation states of patient and study, and may state emp
     "StudyTime",
     "ReferringPhysicianName",
 )
+PATIENT = (  # what a segmentation states of the patient; other names, addresses and remarks do not go on with it
+    "PatientID",
+    "IssuerOfPatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "PatientSpeciesDescription",
+    "PatientSpeciesCodeSequence",
+    "PatientBreedDescription",
+    "PatientBreedCodeSequence",
+)
 TYPE_1 = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 SHARED = ("ImageOrientationPatient", "PixelSpacing")
 NAMELESS = {0x0018, 0x0020, 0x0028, 0x5200}  # the groups of acquisition, place, pixels and frames
@@ -187,6 +198,8 @@ def _sources(item: Item, classes: Classes) -> list[Any]:
                 source[tag].value = sources[0][tag].value
         if "ImagePositionPatient" in source and not source.get("SliceThickness"):
             source.SliceThickness = _distance(sources)
+        for element in [own for own in source if own.tag.group == 0x0010 and own.keyword not in PATIENT]:
+            del source[element.tag]
         if classes.anonymous:
             _strip(source)
         for tag in TYPE_2:

@@ -65,16 +65,15 @@ def write(out: Path, item: Item, found: Found, classes: Classes, *, again: bool)
 
 
 def of_others(path: Path, item: Item) -> bool:
-    """Whether the segmentation at `path` was drawn on other images than a DICOM item's."""
+    """Whether the segmentation at `path` was drawn on other images than a DICOM item's, or on some of them alone."""
     head = header(path) if item.kind == "dicom" else None
     referred = {
         str(image.ReferencedSOPInstanceUID)
         for series in (head.get("ReferencedSeriesSequence", []) if head else [])
         for image in series.get("ReferencedInstanceSequence", [])
     }
-    return bool(referred) and referred.isdisjoint(
-        str(own.get("SOPInstanceUID")) for file in item.files if (own := header(file)) is not None
-    )
+    heads = [header(file) for file in item.files] if referred else []
+    return bool(referred) and referred != {str(own.get("SOPInstanceUID")) for own in heads if own is not None}
 
 
 def picture_savers(item: Item, found: Found, classes: Classes) -> list[Save]:
