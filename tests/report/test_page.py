@@ -182,6 +182,23 @@ def test_each_table_says_how_many_patients_were_tested(tmp_path: Path, results: 
     assert "Test patients: north 41, south 43." in final_table(results)
 
 
+def test_of_several_classes_each_is_told_by_name(tmp_path: Path, results: dict[str, Any]) -> None:
+    """A mean over classes hides the one that the model misses."""
+    results["config"] |= {"data": {"classes": ["Liver", "Tumour"]}, "model": {"num_classes": 2}}
+    run = written(tmp_path / "run", results)
+    (run / "north").mkdir()
+    liver, tumour = ({"iou": 0.5, "hd95": 3.0, "assd": 1.0, "found": True, "cls": cls} for cls in (1, 2))
+    personal = [liver | {"dice": 0.91}, tumour | {"dice": 0.125}, liver | {"dice": 0.93}, tumour | {"dice": None}]
+    glob = [score | {"dice": None if score["dice"] is None else 0.25} for score in personal]
+    found = {"cases": ["a.png", "b.png"], "groups": [0, 1], "scores": {"global": glob, "personal": personal}}
+    (run / "north/cases.json").write_text(json.dumps(found))
+    text = re.sub(r"\s*<[^>]+>\s*", "|", page_of(run))
+    assert "Classes: 1 Liver, 2 Tumour." in text
+    assert "north||Liver||0.250||0.920||2|" in text
+    assert "north||Tumour||0.250||0.125||1|" in text
+    assert "Dice by class" not in page_of(run, pictures=False)
+
+
 def test_sites_in_millimetres_and_in_pixels_have_no_mean_distance(tmp_path: Path, results: dict[str, Any]) -> None:
     for role in ROLES:
         results["final"]["sites"]["south"][role]["unit"] = "px"

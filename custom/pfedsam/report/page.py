@@ -77,6 +77,7 @@ def page(material: Material, rows: list[SiteRow]) -> str:
         distances=DISTANCES,
         distances_say=words.DISTANCES_SAY,
         patients=words.patients_tested(results),
+        by_class=words.class_rows(material),
         charts=charts(material, rows),
         pictures={name: base64.b64encode(data).decode() for name, data in sorted(material.pictures.items())},
         private=bool(material.pictures or material.cases),

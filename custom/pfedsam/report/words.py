@@ -76,6 +76,28 @@ def site_row(name: str, roles: dict[str, Any], cases: Cases | None) -> SiteRow:
     )
 
 
+def class_rows(material: Material) -> list[dict[str, Any]]:
+    """Mean Dice by site and class, where case scores lie in reach; empty for a task of one class."""
+    named = class_names(material.results["config"])
+    found = []
+    for site, cases in sorted(material.cases.items()) if len(named) > 1 else ():
+        for number, name in enumerate(named, 1):
+            dice = {role: _dice_of(cases, role, number) for role in ROLES[1:]}
+            means = {role: fmean(values) if values else None for role, values in dice.items()}
+            found.append({"site": site, "class": name, "cases": len(dice["personal"]), **means})
+    return found
+
+
+def class_names(settings: dict[str, Any]) -> list[str]:
+    """The classes' names as the job gives them, else their numbers."""
+    named = settings.get("data", {}).get("classes") or []
+    return named or [f"class {i + 1}" for i in range(settings.get("model", {}).get("num_classes", 1))]
+
+
+def _dice_of(cases: Cases, role: str, number: int) -> list[float]:
+    return [row["dice"] for (_, cls), row in cases.scores[role].items() if cls == number]
+
+
 def spans(cases: Cases) -> dict[str, dict[str, Interval]]:
     """The interval of each role and metric; those of one patient or none are left out."""
     found: dict[str, dict[str, Interval]] = {}
