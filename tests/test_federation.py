@@ -12,7 +12,7 @@ from conftest import tiny
 from pfedsam import methods
 from pfedsam.errors import UserFault
 from pfedsam.federation import Plan, federate
-from pfedsam.files import digest
+from pfedsam.files import digest, facts_of
 from pfedsam.report.gather import gather
 from pfedsam.report.table import final_table
 from pfedsam.report.words import site_rows, summary
@@ -182,3 +182,12 @@ def test_a_run_that_begins_anew_in_a_used_store_measures_its_own_beginning(hospi
     expected = federate(alone)
     for site in expected["final"]["sites"]:
         assert begun["final"]["sites"][site]["before"] == expected["final"]["sites"][site]["before"]
+
+
+def test_a_site_that_never_trains_is_not_tested_with_another_folder_s_run(hospital: Path, tmp_path: Path) -> None:
+    """Every run in one process has the same name, and a site's store may be the same too."""
+    places = {site: Places(hospital, tmp_path / "sites") for site in ("site-1", "site-2")}
+    federate(Plan(tiny(), places, 1, tmp_path / "first"))
+    assert facts_of(tmp_path / "first/site-2/private.safetensors")["round"] == "0"
+    federate(Plan(tiny(every={"site-2": 0}), places, 1, tmp_path / "second"))
+    assert "round" not in facts_of(tmp_path / "second/site-2/private.safetensors")

@@ -62,7 +62,11 @@ def federate(plan: Plan, told: Callable[[dict[str, Any]], None] = lambda _: None
     plan.config.check_sites(plan.places, plan.rounds)
     checkpoints = Checkpoints(plan.folder / "store", plan.config.study)
     sites = {name: Site(name, plan.config, places) for name, places in sorted(plan.places.items())}
-    point = _same(plan, checkpoints.load(RUN) or _first(plan))
+    past = checkpoints.load(RUN)
+    if past is None:
+        for site in sites.values():
+            site.store.forget(RUN)  # each folder's run has this name
+    point = _same(plan, past or _first(plan))
     for round_ in range(point.done, plan.rounds):
         point = _round(plan, sites, point, round_)
         checkpoints.save(point)

@@ -83,6 +83,12 @@ class SiteStore:
         others = [path for path, run in runs.items() if run != before.run and begin in (run, "latest")]
         return [*own, *others]
 
+    def forget(self, run: str) -> None:
+        """Delete what an earlier run of this name has left: another one begins under it."""
+        for path in self._files():
+            if facts_of(path).get("run") == run:
+                path.unlink(missing_ok=True)
+
     def remember(self, name: str, run: str, value: Any) -> None:
         """Keep a small fact of a run beside the tensors."""
         write_json(self._note(name, run), value)
