@@ -40,7 +40,7 @@ def as_stored(path: Path, codes: tuple[str, str, str], of: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("codes", "plane"), product(LAYOUTS, CHOICES))
+@pytest.mark.parametrize(("codes", "plane"), list(product(LAYOUTS, CHOICES)))
 def test_a_slice_is_read_as_the_whole_volume_would_be_laid_out(
     tmp_path: Path, codes: tuple[str, str, str], plane: str
 ) -> None:

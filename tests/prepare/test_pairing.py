@@ -59,6 +59,9 @@ def pair(*paths: str) -> tuple[set[tuple[str, ...]], dict[str, str]]:
         ("images/a", "images/a_mask"),
         ("p1", "p1_lesion"),
         ("p1", "p1_mask_1"),
+        ("training/images/21_training", "training/1st_manual/21_manual1"),
+        ("train/Images/g1", "train/gts/g1"),
+        ("testA_1", "testA_1_anno"),
     ],
 )
 def test_these_names_belong_together(image: str, mask: str) -> None:
@@ -68,6 +71,18 @@ def test_these_names_belong_together(image: str, mask: str) -> None:
 def test_files_of_the_same_name_in_two_folders_are_not_mixed() -> None:
     paths = [f"{p}/{f}/scan" for p in ("p1", "p2") for f in ("images", "masks")]
     assert pair(*paths)[0] == {("p1/images/scan", "p1/masks/scan"), ("p2/images/scan", "p2/masks/scan")}
+
+
+def test_a_field_of_view_beside_the_drawing_is_not_taken_for_it() -> None:
+    names = [f"images/{i}_training" for i in (21, 22)]
+    masks = [f"{name}" for i in (21, 22) for name in (f"1st_manual/{i}_manual1", f"mask/{i}_training_mask")]
+    pairs, left = pair(*names, *masks)
+    assert pairs == set()
+    assert all("1 images and 2 masks" in why for why in left.values())
+
+
+def test_a_mask_of_one_split_is_not_taken_for_an_image_of_another() -> None:
+    assert pair("images/train_5", "masks/test_5_mask")[0] == set()
 
 
 def test_two_channels_for_one_mask_are_not_chosen_from() -> None:
