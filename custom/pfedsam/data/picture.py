@@ -71,6 +71,12 @@ def shape(path: Path) -> tuple[int, int]:
         return (file.width, file.height) if _orientation(file, early=early) in SIDEWAYS else (file.height, file.width)
 
 
+def turn(path: Path) -> int:
+    """EXIF's number of how a picture is turned; 1: it is upright as stored."""
+    with _opened(path) as file:
+        return _orientation(file, early=file.format == "PNG" and not _exif_is_late(path))
+
+
 def lossy(path: Path) -> bool:
     """Whether the compression changes numbers, as JPEG's does under any name and inside a TIFF."""
     with _opened(path) as file:
