@@ -10,6 +10,7 @@ from pfedsam.prepare.discover import Said, discover
 from pfedsam.prepare.families import taken_whole
 from pfedsam.prepare.pairing import claimed, item
 from pfedsam.prepare.pairrule import by_pattern
+from pfedsam.prepare.site import Wish, prepare
 
 
 def pair(*paths: str) -> tuple[set[tuple[str, ...]], dict[str, str]]:
@@ -186,3 +187,19 @@ def test_one_odd_mask_elsewhere_takes_no_pairs_of_others_away() -> None:
     pairs, left = pair(*names, "masks/7")
     assert len(pairs) == 2
     assert set(left) == {"masks/7"}
+
+
+@pytest.mark.parametrize("mask", ["masks/p{}.gif", "1st_manual/p{}_manual1.gif", "p{}_mask.nrrd"])
+def test_masks_of_a_kind_that_is_not_read_are_the_reason_and_not_the_images_without_them(
+    tmp_path: Path, mask: str
+) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/notes.txt").write_text("no image")
+    for i in range(4):
+        nifti(tmp_path / f"images/p{i}.nii.gz", scan(i))
+        (tmp_path / mask.format(i)).parent.mkdir(exist_ok=True)
+        (tmp_path / mask.format(i)).write_bytes(b"GIF89a")
+    with pytest.raises(UserFault) as caught:
+        prepare([tmp_path], None, Wish())
+    assert f"files; {mask.format(0)}: a kind of file that is not read here" in caught.value.came
+    assert "convert it" in caught.value.do

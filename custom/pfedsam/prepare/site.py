@@ -13,7 +13,7 @@ from pfedsam.errors import UserFault
 from pfedsam.prepare import facts as numbers
 from pfedsam.prepare.classes import class_names, numbered
 from pfedsam.prepare.convert import Plan, mask_values, read_pair, write_pair
-from pfedsam.prepare.discover import Said, discover
+from pfedsam.prepare.discover import Said, discover, telling
 from pfedsam.prepare.facts import facts_of
 from pfedsam.prepare.found import Case, Dropped, Found
 from pfedsam.prepare.labels import Rule, Values, understood
@@ -98,7 +98,7 @@ def _prepared(found: Found, folder: Path | None, wish: Wish, watch: Watch) -> di
     done, failed, pictures = _converted(cases, folder, Plan(wish.plane, rule, segments, wish.ordered), watch)
     left = [*found.dropped, *dropped, *unread, *failed]
     if not done:
-        first = [*unread, *failed, *dropped, *found.dropped]
+        first = [*unread, *failed, *dropped, *telling(found.dropped)]
         raise UserFault(
             expected="a pair of image and mask that can be used", came=_nothing(found, first), do=_first_step(first)
         )
