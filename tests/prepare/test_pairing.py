@@ -10,6 +10,7 @@ from pfedsam.prepare.discover import Said, discover
 from pfedsam.prepare.families import taken_whole
 from pfedsam.prepare.pairing import claimed, item
 from pfedsam.prepare.pairrule import by_pattern
+from pfedsam.prepare.site import Wish, prepare
 
 
 def pair(*paths: str) -> tuple[set[tuple[str, ...]], dict[str, str]]:
@@ -59,6 +60,9 @@ def pair(*paths: str) -> tuple[set[tuple[str, ...]], dict[str, str]]:
         ("images/a", "images/a_mask"),
         ("p1", "p1_lesion"),
         ("p1", "p1_mask_1"),
+        ("training/images/21_training", "training/1st_manual/21_manual1"),
+        ("train/Images/g1", "train/gts/g1"),
+        ("testA_1", "testA_1_anno"),
     ],
 )
 def test_these_names_belong_together(image: str, mask: str) -> None:
@@ -68,6 +72,18 @@ def test_these_names_belong_together(image: str, mask: str) -> None:
 def test_files_of_the_same_name_in_two_folders_are_not_mixed() -> None:
     paths = [f"{p}/{f}/scan" for p in ("p1", "p2") for f in ("images", "masks")]
     assert pair(*paths)[0] == {("p1/images/scan", "p1/masks/scan"), ("p2/images/scan", "p2/masks/scan")}
+
+
+def test_a_field_of_view_beside_the_drawing_is_not_taken_for_it() -> None:
+    names = [f"images/{i}_training" for i in (21, 22)]
+    masks = [f"{name}" for i in (21, 22) for name in (f"1st_manual/{i}_manual1", f"mask/{i}_training_mask")]
+    pairs, left = pair(*names, *masks)
+    assert pairs == set()
+    assert all("1 images and 2 masks" in why for why in left.values())
+
+
+def test_a_mask_of_one_split_is_not_taken_for_an_image_of_another() -> None:
+    assert pair("images/train_5", "masks/test_5_mask")[0] == set()
 
 
 def test_two_channels_for_one_mask_are_not_chosen_from() -> None:
@@ -171,3 +187,19 @@ def test_one_odd_mask_elsewhere_takes_no_pairs_of_others_away() -> None:
     pairs, left = pair(*names, "masks/7")
     assert len(pairs) == 2
     assert set(left) == {"masks/7"}
+
+
+@pytest.mark.parametrize("mask", ["masks/p{}.gif", "1st_manual/p{}_manual1.gif", "p{}_mask.nrrd"])
+def test_masks_of_a_kind_that_is_not_read_are_the_reason_and_not_the_images_without_them(
+    tmp_path: Path, mask: str
+) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/notes.txt").write_text("no image")
+    for i in range(4):
+        nifti(tmp_path / f"images/p{i}.nii.gz", scan(i))
+        (tmp_path / mask.format(i)).parent.mkdir(exist_ok=True)
+        (tmp_path / mask.format(i)).write_bytes(b"GIF89a")
+    with pytest.raises(UserFault) as caught:
+        prepare([tmp_path], None, Wish())
+    assert f"files; {mask.format(0)}: a kind of file that is not read here" in caught.value.came
+    assert "convert it" in caught.value.do

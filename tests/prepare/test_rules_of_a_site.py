@@ -125,18 +125,26 @@ def test_a_rare_class_that_leaves_no_gap_and_a_common_number_that_does_are_class
 
 
 @pytest.mark.parametrize(
-    "values",
+    ("values", "ways"),
     [
-        [{0, 1}, {0, 255}],
-        [{0, 255}] * 9 + [{0, 1}],
-        [{0, 255}] * 9 + [{0, 1, 255}],
-        [{0, 2}, {0, 255}, {0, 255}],
-        [{0, 128, 255}, {0, 255}],
+        ([{0, 1}, {0, 255}], ["--ignore 255 if", "--labels 1=1,255=1 if all"]),
+        ([{0, 255}] * 9 + [{0, 1}], ["--ignore 255 if", "--labels 1=1,255=1 if all"]),
+        ([{0, 255}] * 9 + [{0, 1, 255}], ["--ignore 255 if", "--labels 1=1,255=1 if all"]),
+        ([{0, 2}, {0, 255}, {0, 255}], ["--ignore 255 if", "--labels 2=1,255=2 if each"]),
+        ([{0, 127, 255}, {0, 255}], ["--labels 127=1,255=1 if all", "--labels 127=1,255=2 if each"]),
+        ([set(range(30, 256)), {0, 255}], ["--labels '*=1' if all"]),
     ],
 )
-def test_255_beside_masks_of_1_or_of_other_classes_is_asked_about(values: list[set[int]]) -> None:
-    with pytest.raises(UserFault, match=r"--ignore 255 if .*--labels 1=1,255=1 if both"):
+def test_255_beside_masks_of_other_values_is_asked_about_with_the_ways_to_say_what_these_mean(
+    values: list[set[int]], ways: list[str]
+) -> None:
+    with pytest.raises(UserFault) as caught:
         understood(masks(*values), None, None)
+    assert all(way in caught.value.do for way in ways)
+    assert ("--ignore" in caught.value.do) == (ways[0].startswith("--ignore"))
+    for way in ways[1:]:
+        said = {-1 if key == "*" else int(key): n for key, n in parse_table(way.split()[1].strip("'")).items()}
+        assert understood(masks(*values), said, None).mapping(values[0], HERE)
     assert understood(masks(*values), None, None, ignore=255).ignore == 255
 
 

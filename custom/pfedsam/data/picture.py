@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
+from pfedsam.data.readable import readable
 from pfedsam.data.values import opaque
 from pfedsam.errors import UserFault
 
@@ -69,6 +70,19 @@ def shape(path: Path) -> tuple[int, int]:
             return file.height, file.width
         early = file.format == "PNG" and not _exif_is_late(path)
         return (file.width, file.height) if _orientation(file, early=early) in SIDEWAYS else (file.height, file.width)
+
+
+def turn(path: Path) -> int:
+    """EXIF's number of how a picture is turned; 1: it is upright as stored."""
+    with _opened(path) as file:
+        return _orientation(file, early=file.format == "PNG" and not _exif_is_late(path))
+
+
+def palette(path: Path) -> list[tuple[int, ...]]:
+    """The red, green and blue of each number; none where a picture has no palette."""
+    with readable(path), _opened(path) as file:
+        colours = file.getpalette("RGB") if file.mode in ("P", "PA") else None
+    return list(zip(*[iter(colours or [])] * 3, strict=True))
 
 
 def lossy(path: Path) -> bool:

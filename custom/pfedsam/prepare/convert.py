@@ -14,7 +14,7 @@ from PIL import Image
 from pfedsam.data.dicom import header, in_order, read_series
 from pfedsam.data.geometry import Volume, check_cut, check_formats, oriented, placeless, strayed
 from pfedsam.data.nifti import PIXELS
-from pfedsam.data.picture import lossy
+from pfedsam.data.picture import SIDEWAYS, lossy, turn
 from pfedsam.data.volume import kind_of, read_volume
 from pfedsam.errors import UserFault
 from pfedsam.prepare.dicomseg import is_segmentation, read_segmentation
@@ -44,12 +44,14 @@ class Pair:
         labels: (H, W, N) of class numbers; `IGNORED` where nobody labelled, if `partly`.
         values: the mask's own.
         partly: whether masks say where nobody labelled.
+        turned: whether EXIF turns the image and no mask, and the sizes do not show whether that is right.
     """
 
     image: Volume
     labels: NDArray[np.uint8]
     values: set[int]
     partly: bool = False
+    turned: bool = False
 
 
 def mask_values(case: Case) -> Values:
@@ -77,7 +79,16 @@ def read_pair(case: Case, plan: Plan) -> Pair:
     image, mask = oriented(source, plan.plane), oriented(labels, plan.plane)
     _check_fit(case, image, mask)
     check_cut(image.affine, image.values.shape[:3], plan.plane, str(case.image[0]))
-    return Pair(image, mask.values, values, plan.rule.ignore is not None)
+    return Pair(image, mask.values, values, plan.rule.ignore is not None, _is_turned_alone(case, image))
+
+
+def _is_turned_alone(case: Case, image: Volume) -> bool:
+    if kind_of(case.image[0]) != "picture" or any(
+        kind_of(mask) == "picture" and turn(mask) != 1 for mask in case.masks
+    ):
+        return False
+    number, (height, width) = turn(case.image[0]), image.values.shape[:2]
+    return number != 1 and (height == width or number not in SIDEWAYS)
 
 
 def write_pair(pair: Pair, folder: Path, name: str, *, plane: str) -> tuple[str, str]:

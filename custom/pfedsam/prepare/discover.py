@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pfedsam.data import datalist
 from pfedsam.data.dicom import header
-from pfedsam.data.volume import kind_of
+from pfedsam.data.volume import kind_of, stem_of
 from pfedsam.errors import UserFault
 from pfedsam.prepare.dicomseg import class_numbers, segment_labels
 from pfedsam.prepare.families import Match, taken_whole
@@ -94,6 +94,20 @@ def _with_structures(segments: dict[str, int], structures: Iterable[str]) -> dic
     for name in structures:
         numbers.setdefault(name.casefold(), len(numbers) + 1)
     return segments | {name: numbers[name.casefold()] for name in structures}
+
+
+def telling(dropped: Sequence[Dropped]) -> list[Dropped]:
+    """The same, those first that may be the masks of images without one, but are of a kind that is not read."""
+    kinds = [kind_of(Path(one.file)) for one in dropped]
+    names = {name for one, kind in zip(dropped, kinds, strict=True) if kind for name in _names(one, mask=False)}
+    masks = [kind is None and bool(names & _names(one, mask=True)) for one, kind in zip(dropped, kinds, strict=True)]
+    return [one for first in (True, False) for one, is_mask in zip(dropped, masks, strict=True) if is_mask == first]
+
+
+def _names(one: Dropped, *, mask: bool) -> set[tuple[str, ...]]:
+    path = Path(one.file)
+    stem = path.stem if mask else stem_of(path)
+    return {key for key in item(one.file, (), path.parts[:-1], stem, mask=mask).keys if key}
 
 
 def _case(match: Match, patients: dict[Path, str]) -> Case:

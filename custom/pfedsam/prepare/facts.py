@@ -13,6 +13,7 @@ from pfedsam.data.values import IGNORED
 from pfedsam.prepare.convert import Pair
 from pfedsam.prepare.labels import counted
 
+WIDE = 100  # mm: no voxel of a patient is wider
 DIM = 128  # 8-bit images whose bright end lies lower are stretched by percentile
 
 
@@ -20,7 +21,8 @@ DIM = 128  # 8-bit images whose bright end lies lower are stretched by percentil
 class Facts:
     """One prepared case: shape (H, W, N), spacing (row, column, slice) in mm, intensities, pixels of each class.
 
-    `unlabelled` counts the pixels that nobody labelled, which are of no class.
+    `unlabelled` counts the pixels that nobody labelled, which are of no class. `turned`: EXIF turns the image
+    and not its mask, and the sizes do not show whether they fit.
     """
 
     shape: tuple[int, int, int]
@@ -34,6 +36,7 @@ class Facts:
     pixels: dict[int, int]
     values: frozenset[int]
     unlabelled: int = 0
+    turned: bool = False
 
 
 def facts_of(pair: Pair) -> Facts:
@@ -55,6 +58,7 @@ def facts_of(pair: Pair) -> Facts:
         pixels=pixels,
         values=frozenset(pair.values),
         unlabelled=unlabelled,
+        turned=pair.turned,
     )
 
 
@@ -135,9 +139,20 @@ def remarks(facts: Sequence[Facts], names: Sequence[str], plane: str) -> list[st
             f"{len(thick)} volume(s) have coarser steps within the {plane} slices than across them ({_some(thick)}): "
             "they were taken in another plane; choose it with --plane, so that slices are sharp."
         )
+    if wide := [name for name, one in zip(names, facts, strict=True) if one.placed and min(one.spacing) > WIDE]:
+        found.append(
+            f"{len(wide)} volume(s) have voxels of more than {WIDE} mm ({_some(wide)}): if their headers say metres and"
+            " mean millimetres, correct them (nibabel: image.header.set_xyzt_units('mm')) and prepare again."
+        )
     if len({one.colour for one in facts}) > 1:
         found.append("Grey and colour images are mixed; grey is repeated to RGB in training.")
     found.extend(_inverted(facts, names))
+    found.extend(_absent(facts))
+    if turned := [name for name, one in zip(names, facts, strict=True) if one.turned]:
+        found.append(
+            f"{len(turned)} image(s) are turned upright as their EXIF says, and their masks are not ({_some(turned)}): "
+            "see in report.html whether they fit. If they do not, save the images as PNG without EXIF."
+        )
     for number in sorted({n for one in facts for n in one.pixels if n}):
         holders = [name for name, one in zip(names, facts, strict=True) if number in one.pixels]
         if len(holders) == 1 and len(facts) >= 10:
@@ -146,11 +161,29 @@ def remarks(facts: Sequence[Facts], names: Sequence[str], plane: str) -> list[st
 
 
 def _inverted(facts: Sequence[Facts], names: Sequence[str]) -> list[str]:
-    """A remark on cases that are mostly of a class, where most others are mostly background."""
+    """A remark on cases that are mostly of a class, where most others are mostly background, and where most are so."""
     shares = [1 - one.pixels.get(0, 0) / max(1, sum(one.pixels.values())) for one in facts]
-    odd = [name for name, share in zip(names, shares, strict=True) if share > 0.5 > 2 * median(shares)]
+    odd = [name for name, share in zip(names, shares, strict=True) if share > 0.5]
+    if not odd or 0.25 <= median(shares) <= 0.5:
+        return []
+    if median(shares) > 0.5:
+        words = "are background and class exchanged? If so, say --labels 0=1,255=0 (or with the masks' own values)."
+        return [f"In {len(odd)} case(s) ({_some(odd)}), as in most, classes cover more than half: {words}"]
     words = "classes cover more than half, and in most others less than a quarter: are background and class exchanged?"
-    return [f"In {len(odd)} case(s) ({_some(odd)}) {words}"] if odd else []
+    return [f"In {len(odd)} case(s) ({_some(odd)}) {words}"]
+
+
+def _absent(facts: Sequence[Facts]) -> list[str]:
+    """A remark on class numbers that no mask shows, below those that some show."""
+    shown = sorted({number for one in facts for number in one.pixels if number})
+    absent = [number for number in range(1, max(shown, default=0)) if number not in shown]
+    if not absent:
+        return []
+    table = ",".join(f"{number}={i}" for i, number in enumerate(shown[:8], 1))
+    return [
+        f"No mask shows class {', '.join(map(str, absent[:5]))}, though some show class {shown[-1]}."
+        f" If the numbers are to begin at 1 and have no gap, say such as --labels {table}."
+    ]
 
 
 def _range(values: Sequence[float]) -> list[float]:

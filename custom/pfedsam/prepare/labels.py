@@ -151,10 +151,23 @@ def _white(drawn: Sequence[set[int]]) -> bool:
         raise UserFault(
             expected="values that mean the same in all masks",
             came=f"{white} mask(s) of 0 and 255, and {len(others)} with {_listed(set().union(*others))}",
-            do="say --ignore 255 if 255 marks pixels that nobody labelled, --labels 1=1,255=1 if both are one class,"
-            " or --labels 255=1 if 255 alone is the class (masks with other values are then left out)",
+            do=_meanings(set().union(*others)),
         )
     return True
+
+
+def _meanings(values: set[int]) -> str:
+    """What the user may say where some masks hold 0 and 255, and others these values."""
+    every = sorted({*values, WHITE})
+    one = ",".join(f"{value}=1" for value in every)
+    ways = [f"--labels {one} if all are one class" if len(every) <= 8 else "--labels '*=1' if all are one class"]
+    if min(values) <= LARGEST:
+        ways = ["--ignore 255 if 255 marks pixels that nobody labelled", *ways]
+    if len(every) <= 8 and values != {1}:
+        apart = ",".join(f"{value}={i}" for i, value in enumerate(every, 1))
+        ways.append(f"--labels {apart} if each is a class of its own")
+    ways.append("or --labels 255=1 if 255 alone is the class (masks with other values are then left out)")
+    return "say " + ", ".join(ways)
 
 
 def _highest(drawn: Sequence[set[int]]) -> int:

@@ -9,7 +9,20 @@ from pathlib import Path
 from typing import Literal
 
 from pfedsam.prepare.found import Dropped
-from pfedsam.prepare.words import IMAGE, MASK, MASK_WORDS, MODALITY, WEAK, Words, place, plain, role, without, words
+from pfedsam.prepare.words import (
+    IMAGE,
+    MASK,
+    MASK_WORDS,
+    MODALITY,
+    SPLIT,
+    WEAK,
+    Words,
+    place,
+    plain,
+    role,
+    without,
+    words,
+)
 
 MASK_END = re.compile(rf"(?:^|(?P<stem>.*?)[ _.-]+)(?:{MASK_WORDS})")
 MASK_START = re.compile(rf"(?:{MASK_WORDS})[ _.-]+(?P<stem>.+)")
@@ -53,13 +66,17 @@ class Item:
 
     @cached_property
     def keys(self) -> tuple[Words, ...]:
-        """What it is paired by, a level each: as it is, without its end, without such words anywhere, or modalities."""
+        """What it is paired by, a level each: as it is, without its end, without such words anywhere, or modalities.
+
+        An image may say which split it is of where its mask does not: DRIVE's 21_training and 21_manual1.
+        """
         stem = _cut(self.stem, MASK_END, MASK_START) if self.mask else self.stem
         if not self.mask and any(folder in ("imagestr", "imagests") for folder in self.folders):
             stem = _cut(stem, CHANNEL)
         cut = _cut(stem, IMAGE_END)
         bare = self.bare if self.mask else without(words(stem), IMAGE)
-        return (*((s,) if s else () for s in (self.stem, cut)), bare, without(bare, MODALITY))
+        last = without(words(cut), IMAGE, MASK, MODALITY) if self.mask else without(bare, MODALITY, SPLIT)
+        return (*((s,) if s else () for s in (self.stem, cut)), bare, last)
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,12 @@ from pfedsam.errors import UserFault
 from pfedsam.prepare import facts as numbers
 from pfedsam.prepare.classes import class_names, numbered
 from pfedsam.prepare.convert import Plan, mask_values, read_pair, write_pair
-from pfedsam.prepare.discover import Said, discover
+from pfedsam.prepare.discover import Said, discover, telling
 from pfedsam.prepare.facts import facts_of
 from pfedsam.prepare.found import Case, Dropped, Found
 from pfedsam.prepare.labels import Rule, Values, understood
 from pfedsam.prepare.outcome import Done, labels_by, names_of, write_down
+from pfedsam.prepare.palettes import unlike
 from pfedsam.prepare.patients import by_pattern, by_themselves
 from pfedsam.prepare.splits import SHARES, drawn
 from pfedsam.prepare.thumbnail import thumbnail
@@ -91,13 +92,13 @@ def _prepared(found: Found, folder: Path | None, wish: Wish, watch: Watch) -> di
         (folder / "masks").mkdir()
     cases, dropped, patients_by = _patients(found, wish)
     segments, table = numbered(found.segments, wish.table, wish.names)
-    cases, unread, values = _surveyed(cases, watch)
+    cases, unread, values = _surveyed(cases, watch, colours=wish.table is None)
     classes = wish.classes or len(wish.names) or None
     rule = _with_segments(understood(values, table, classes, ignore=wish.ignore), segments, classes)
     done, failed, pictures = _converted(cases, folder, Plan(wish.plane, rule, segments, wish.ordered), watch)
     left = [*found.dropped, *dropped, *unread, *failed]
     if not done:
-        first = [*unread, *failed, *dropped, *found.dropped]
+        first = [*unread, *failed, *dropped, *telling(found.dropped)]
         raise UserFault(
             expected="a pair of image and mask that can be used", came=_nothing(found, first), do=_first_step(first)
         )
@@ -146,8 +147,12 @@ def _with_segments(rule: Rule, segments: dict[str, int], classes: int | None) ->
     return Rule(highest, rule.table, ignore=rule.ignore)
 
 
-def _surveyed(cases: Sequence[Case], watch: Watch) -> tuple[list[Case], list[Dropped], list[Values]]:
-    """The cases whose masks can be read, those that can't, and the values of the first."""
+def _surveyed(cases: Sequence[Case], watch: Watch, *, colours: bool) -> tuple[list[Case], list[Dropped], list[Values]]:
+    """The cases whose masks can be read, those that can't, and the values of the first.
+
+    Args:
+        colours: whether a mask whose palette shows a number in another colour than most is left out.
+    """
     kept, dropped, values = [], [], []
     for case in watch(cases, "masks"):
         try:
@@ -155,7 +160,9 @@ def _surveyed(cases: Sequence[Case], watch: Watch) -> tuple[list[Case], list[Dro
             kept.append(case)
         except UserFault as fault:
             dropped.append(Dropped.by(fault, case.name))
-    return kept, dropped, values
+    odd = unlike(kept, values) if colours else {}
+    like = [i for i in range(len(kept)) if i not in odd]
+    return [kept[i] for i in like], [*dropped, *odd.values()], [values[i] for i in like]
 
 
 def _converted(

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 MASK_WORDS = (
-    r"masks?|msks?|segs?|segm|dseg|segmentations?|labels?|lbls?|labelmaps?|labels?t[rs]|gt|ground[ _-]?truth"
-    r"|annotations?|annots?|manual\d?"
+    r"masks?|msks?|segs?|segm|dseg|segmentations?|labels?|lbls?|labelmaps?|labels?t[rs]|gts?|ground[ _-]?truth"
+    r"|annotations?|annots?|annos?|manual\d?"
 )
 IMAGE_WORDS = r"images?|images?t[rs]|imgs?|imaging|scans?|slices?|pictures?|photos?|volumes?|vols?|inputs?|originals?"
 MODALITIES = (
@@ -44,7 +44,7 @@ CLASSES = (  # what pictures are sorted by: findings, and the organs in which th
 SEPARATOR = re.compile(r"[ _.\-]+")
 GLUED = re.compile(rf"(?P<word>(?:{MASK_WORDS}|{IMAGE_WORDS}))(?P<number>\d+)")
 COMPOUND = re.compile(rf"(?P<rest>.+)[ _.-]+(?:(?P<mask>{MASK_WORDS})|(?P<image>{IMAGE_WORDS}|data))")
-MASK, IMAGE, MODALITY = re.compile(MASK_WORDS), re.compile(IMAGE_WORDS), re.compile(MODALITIES)
+MASK, IMAGE, MODALITY, SPLIT = (re.compile(w) for w in (MASK_WORDS, IMAGE_WORDS, MODALITIES, SPLITS))
 
 Words = tuple[str, ...]
 
