@@ -13,3 +13,7 @@ class UserFault(ValueError):
     def __init__(self, *, expected: str, came: str, do: str) -> None:
         super().__init__(f"expected {expected}; came {came}; to mend it: {do}")
         self.expected, self.came, self.do = expected, came, do
+
+
+class ClassesDiffer(UserFault):
+    """A site's masks give the job's numbers another meaning: training on would mix the classes of all sites."""

@@ -38,8 +38,12 @@ def simulate(job: Path, workspace: Path, threads: int, **environment: str) -> st
     return done.stdout + done.stderr
 
 
+def results_path(workspace: Path) -> Path:
+    return workspace / "server/simulate_job/results.json"
+
+
 def results(workspace: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((workspace / "server/simulate_job/results.json").read_text())
+    found: dict[str, Any] = json.loads(results_path(workspace).read_text())
     return found
 
 
@@ -221,6 +225,18 @@ def test_a_site_without_data_is_told_in_one_line_and_the_job_stops(tmp_path: Pat
     assert any(f"[{site}] expected a datalist" in log for site in ("site-1", "site-2"))  # who comes first
     assert "PFEDSAM_DATA" in log
     assert not (tmp_path / "ws/server/simulate_job/results.json").exists()
+
+
+def test_sites_that_number_their_classes_otherwise_stop_the_run_in_words(hospital: Path, tmp_path: Path) -> None:
+    """Trained together one hospital's liver was the other's tumour. A quorum of one would have gone on without it."""
+    for site, name in (("site-1", "Liver"), ("site-2", "Spleen")):
+        shutil.copytree(hospital / site, tmp_path / "data" / site)
+        (tmp_path / "data" / site / "classes.json").write_text(json.dumps({"1": name}))
+    path = job(tmp_path / "job", "data.source=site", 'data.classes=["Liver"]')
+    log = simulate(path, tmp_path / "ws", threads=2, PFEDSAM_DATA=str(tmp_path / "data"))
+    assert "[site-2] expected the job's classes: 1 Liver; came 1 Spleen in" in log
+    assert "site-2: its masks number the classes otherwise than the job (data.classes)" in log
+    assert not results_path(tmp_path / "ws").exists() or not results(tmp_path / "ws")["final"]["sites"]
 
 
 def simulate_and_kill(job: Path, workspace: Path, when: str, **environment: str) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pfedsam.config import Config
-from pfedsam.errors import UserFault
+from pfedsam.errors import ClassesDiffer, UserFault
 from pfedsam.files import read_json
 
 FILE = "classes.json"  # beside the datalist, as `pfedsam prepare` writes it: {"1": "Liver", "2": "Tumour"}
@@ -16,7 +16,7 @@ def check_classes(folder: Path, config: Config) -> None:
         folder: of the site's datalist.
 
     Raises:
-        UserFault: a number has another name here than in the job, or the job names none of several classes.
+        ClassesDiffer: a number has another name here than in the job, or the job names none of several classes.
     """
     path = folder / FILE
     if not path.is_file():
@@ -24,14 +24,14 @@ def check_classes(folder: Path, config: Config) -> None:
     ours = _numbered(path)
     told = ", ".join(f"{number} {name}" for number, name in sorted(ours.items()))
     if not config.data.classes and config.model.num_classes > 1:
-        raise UserFault(
+        raise ClassesDiffer(
             expected="the names of the classes in the job (data.classes), as this site's masks name theirs",
             came=f"none in the job, and here: {told}",
             do="name them in the job in the order of their numbers, so that every site can compare its own",
         )
     theirs = dict(enumerate(config.data.classes, 1))
     if theirs and any(_plain(name) != _plain(theirs.get(number, "")) for number, name in ours.items()):
-        raise UserFault(
+        raise ClassesDiffer(
             expected="the job's classes: " + ", ".join(f"{number} {name}" for number, name in theirs.items()),
             came=f"{told} in {path}",
             do="prepare this site again with --labels so that its numbers are the job's, or correct data.classes",

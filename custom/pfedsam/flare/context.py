@@ -25,6 +25,7 @@ STAMP = "pfedsam_stamp"
 REPORT = "pfedsam_report"
 REJECTED = "pfedsam_rejected"
 REASON = "pfedsam_reason"  # in the server's context: why the guard refused the update at hand
+CLASSES_DIFFER = "PFEDSAM_CLASSES_DIFFER"  # the return code of a site whose masks number the classes otherwise
 RUN = "pfedsam_run"
 TRAINED = "pfedsam_trained"  # in a task: the sites of which the server has an update in an earlier round of the run
 

@@ -20,10 +20,11 @@ from nvflare.fuel.utils import fobs
 
 from pfedsam import log
 from pfedsam.config import one_name, whole
-from pfedsam.errors import UserFault
+from pfedsam.errors import ClassesDiffer, UserFault
 from pfedsam.exchange.codec import encode
 from pfedsam.files import pack, unpack, write_atomic
 from pfedsam.flare.context import (
+    CLASSES_DIFFER,
     REPORT,
     RUN,
     STAMP,
@@ -76,7 +77,8 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
             return serve(self._open(fl_ctx), shareable, fl_ctx, abort_signal)
         except UserFault as fault:
             log.error("[%s] %s", fl_ctx.get_identity_name(), fault)
-            return make_reply(ReturnCode.EXECUTION_EXCEPTION)
+            differ = isinstance(fault, ClassesDiffer)
+            return make_reply(CLASSES_DIFFER if differ else ReturnCode.EXECUTION_EXCEPTION)
 
     def _open(self, fl_ctx: FLContext) -> Site:
         if self._site is None:

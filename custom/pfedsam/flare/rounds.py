@@ -10,7 +10,11 @@ from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
 
 from pfedsam import log
-from pfedsam.flare.context import REASON, REJECTED, RUN, TRAINED, due, trained
+from pfedsam.flare.context import CLASSES_DIFFER, REASON, REJECTED, RUN, TRAINED, due, trained
+
+TOLD = {  # what a site answers without an update, in words
+    CLASSES_DIFFER: "its masks number the classes otherwise than the job (data.classes); the site's own log names both"
+}
 
 
 class Rounds(ScatterAndGather):  # type: ignore[misc]
@@ -53,9 +57,11 @@ class Rounds(ScatterAndGather):  # type: ignore[misc]
         result.set_peer_props({**(result.get_peer_props() or {}), ReservedKey.IDENTITY_NAME: client_name})
         code, reason = result.get_return_code(), fl_ctx.get_prop(REASON)
         if code != ReturnCode.OK and (reason or not is_unknown_task):  # a late update is refused by the guard
-            reason = reason or f"no update came: {code}; the site's own log says why"
+            reason = reason or TOLD.get(str(code), f"no update came: {code}; the site's own log says why")
             log.error("update of %s not counted: %s", client_name, reason)
             self.fire_event_with_data(REJECTED, fl_ctx, REJECTED, {"site": client_name, "reason": reason})
+            if code == CLASSES_DIFFER and not self._current_round:  # later the site is out, and no round is lost
+                self.system_panic(f"{client_name}: {reason}", fl_ctx)
         return bool(super()._accept_train_result(client_name, result, fl_ctx, is_unknown_task))
 
     def _prepare_train_task_data(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
