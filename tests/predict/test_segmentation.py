@@ -244,3 +244,16 @@ def test_probabilities_of_a_shuffled_enhanced_file_lie_on_its_frames(tmp_path: P
     segmentation(item, likely, Classes(["liver"]), fractional=True).save_as(tmp_path / "seg.dcm")
     found = read_segmentation(tmp_path / "seg.dcm", read_series(item.files), item.files, classes={"liver": 1})
     assert np.array_equal(found, LABELS == 1)
+
+
+def test_slices_of_a_volume_that_are_a_series_each_are_named_and_a_few_single_ones_are_not(tmp_path: Path) -> None:
+    """Each would be shown to the model by its own brightness, where training saw a volume."""
+    files = write_series(tmp_path / "in", IMAGE)
+    for k, file in enumerate(files):
+        change(file, SeriesInstanceUID=f"1.2.3.{k + 1}")
+    faults = [str(fault) for fault in find(tmp_path / "in")]
+    assert len(faults) == 5
+    assert all("5 series of one slice in one folder" in fault and "one SeriesInstanceUID" in fault for fault in faults)
+    for file in files[2:]:
+        file.unlink()
+    assert [type(item) for item in find(tmp_path / "in")] == [Item, Item]

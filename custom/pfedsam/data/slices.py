@@ -173,6 +173,28 @@ def affine_of(slices: Sequence[Slice], where: Path) -> Affine | None:
     return np.asarray(LPS_TO_RAS @ affine)
 
 
+def make_volume(slices: Sequence[Slice], where: Path) -> bool:
+    """Whether the slices are those of one volume; copies of a slice count once.
+
+    Args:
+        where: their folder, for the fault that is not told.
+    """
+    try:
+        check_alike(slices)
+        affine_of([slices[i] for i in order(slices, where)], where)
+    except UserFault:
+        return False
+    return True
+
+
+def scattered(count: int) -> tuple[str, str]:
+    """Why slices of one volume that are a series each are not read, and what to do."""
+    return (
+        f"{count} series of one slice in one folder, which together make a volume",
+        "write one SeriesInstanceUID into the files (the exporter gave each slice its own), or export them again",
+    )
+
+
 def flat_spacing(one: Slice) -> tuple[float, float, float]:
     """(row, column, 1) in mm; 1 where the slice does not say."""
     row, column = one.spacing or (1.0, 1.0)

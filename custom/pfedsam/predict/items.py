@@ -10,6 +10,7 @@ from typing import Any
 
 from pfedsam.data.dicom import copies, header, in_order, placed, shared_instance, unread, volumes
 from pfedsam.data.readable import hindrance
+from pfedsam.data.slices import frames, make_volume, scattered, slices_of
 from pfedsam.data.volume import NIFTI, PICTURES, Kind, kind_of, stem_of
 from pfedsam.errors import UserFault
 
@@ -107,12 +108,36 @@ def _series(files: list[Path], place: Path, alone: str) -> Iterator[Item | UserF
                 series[str(head.SeriesInstanceUID)][file] = head
     stacks = {uid: {file: head for file, head in heads.items() if placed(head)} for uid, heads in series.items()}
     several = sum(map(bool, stacks.values())) > 1
+    lone = _scattered(list(stacks.values()))
     for uid, stack in stacks.items():
+        if stack and next(iter(stack)) in lone:
+            yield lone[next(iter(stack))]
+            continue
         yield from (_flat(file, series[uid][file], place, stack) for file in series[uid] if file not in stack)
         parts = volumes(stack)
         for part in parts:
             name = place / _short(uid) if several else place.parent / alone
             yield from _stack(part, name if len(parts) == 1 else place / stem_of(next(iter(part))))
+
+
+def _scattered(stacks: list[dict[Path, Any]]) -> dict[Path, UserFault]:
+    """By file: the fault of slices that are a series each and together make a volume.
+
+    One by one each would be shown to the model by its own brightness, not by its volume's.
+    """
+    kinds: dict[tuple[str, str], dict[Path, Any]] = defaultdict(dict)
+    for stack in stacks:
+        for file, head in stack.items() if len(stack) == 1 else ():
+            if frames(head) == 1:
+                kinds[str(head.get("FrameOfReferenceUID")), str(head.get("PatientID"))][file] = head
+    faults: dict[Path, UserFault] = {}
+    for found in kinds.values():
+        slices = [one for file, head in found.items() for one in slices_of(file, head)]
+        if len(found) > 2 and make_volume(slices, next(iter(found)).parent):
+            came, do = scattered(len(found))
+            for file in found:
+                faults[file] = UserFault(expected=f"a series of which {file} is a slice", came=came, do=do)
+    return faults
 
 
 def shared(items: Iterable[Item]) -> dict[Path, UserFault]:

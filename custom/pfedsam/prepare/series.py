@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pfedsam.data.dicom import copies, header, placed, shared_instance, unread
-from pfedsam.data.slices import Slice, affine_of, check_alike, enhanced, frames, order, slices_of
-from pfedsam.errors import UserFault
+from pfedsam.data.slices import Slice, enhanced, frames, make_volume, scattered, slices_of
 from pfedsam.prepare.dicomseg import STORAGE, segment_labels
 from pfedsam.prepare.found import Case, Dropped
 from pfedsam.prepare.patients import by_issuer
@@ -178,14 +177,7 @@ def _one(parts: list[Series]) -> Series:
 
 
 def _is_volume(one: Series) -> bool:
-    """Whether the slices make a volume; copies of a slice count once."""
-    where, slices = one.files[0].path.parent, list(one.slices.values())
-    try:
-        check_alike(slices)
-        affine_of([slices[i] for i in order(slices, where)], where)
-    except UserFault:
-        return False
-    return True
+    return make_volume(list(one.slices.values()), one.files[0].path.parent)
 
 
 def _checked(series: list[Series]) -> list[Series]:
@@ -206,10 +198,7 @@ def _scattered(one: Series, neighbours: list[Series]) -> tuple[str, str] | None:
     same = [s for s in neighbours if len(s.slices) == 1 and (s.frame, s.patient) == (one.frame, one.patient)]
     if len(one.slices) != 1 or len(same) < 3 or not _is_volume(_one(same)):
         return None
-    return (
-        f"{len(same)} series of one slice in one folder, which together make a volume",
-        "write one SeriesInstanceUID into the files (the exporter gave each slice its own), or export them again",
-    )
+    return scattered(len(same))
 
 
 def _segmentation(file: File, head: Any) -> Segmentation:
