@@ -52,7 +52,7 @@ def test_seconds_are_counted_from_steps_and_slices() -> None:
     later = 10 * 2.0 + 4 * 0.2 + 0.4 + 0.05
     assert found.round == pytest.approx(later)
     assert found.first_round == pytest.approx(later + 0.5 + 5 * 0.1)
-    assert found.test == pytest.approx((5 + 4) * 0.3 + 0.6)
+    assert found.test == pytest.approx(5 * 0.3 + 4 * 0.2 + 0.6)  # distances are of the test split alone
     assert found.run == pytest.approx(found.first_round + 2 * later + found.test)
 
 
