@@ -109,8 +109,9 @@ def test_a_mask_lies_where_its_image_lies_in_the_image_s_own_unit(tmp_path: Path
     source = nibabel.Nifti1Image(np.zeros((3, 4, 2), np.int16), np.diag([500.0, 500.0, 2000.0, 1]))
     source.header.set_xyzt_units(unit)
     source.to_filename(tmp_path / "a.nii")
+    item, classes = Item("nifti", (tmp_path / "a.nii",), Path("a")), Classes(["class"])
     found = Found(np.ones((3, 4, 2), np.uint8), np.ones((1, 3, 4, 2), bool), None)
-    (mask,) = write(tmp_path / "out", Item("nifti", (tmp_path / "a.nii",), Path("a")), found, ["class"], again=False)
+    (mask,) = write(tmp_path / "out", item, found, classes, again=False)
     assert np.array_equal(read_nifti(mask).affine, read_nifti(tmp_path / "a.nii").affine)
     assert nibabel.load(mask).header.get_xyzt_units()[0] == unit
 
