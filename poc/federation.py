@@ -106,15 +106,14 @@ class Federation:
             if not self.processes(party, "sub_start.sh"):
                 for mark in ("daemon_pid.fl", "pid.fl", "shutdown.fl", "restart.fl"):
                     (self.kit(party) / mark).unlink(missing_ok=True)
-                log = (self.kit(party) / "started.log").open("ab")
-                subprocess.Popen(
-                    ["bash", str(self.kit(party) / "startup/start.sh")],
+                # in the background of a shell that ends: the party outlives this process
+                command = 'bash "$0" >> started.log 2>&1 < /dev/null &'
+                subprocess.run(
+                    ["bash", "-c", command, str(self.kit(party) / "startup/start.sh")],
                     cwd=self.kit(party),
                     env=self.environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
                     start_new_session=True,
+                    check=True,
                 )
         expected = {p for p in parties or self.parties if p != self.facts["server"]}
         end = time.monotonic() + wait
