@@ -8,7 +8,7 @@ from typing import Any
 from pfedsam import log
 from pfedsam.exchange.codec import decode
 from pfedsam.exchange.ledger import payload_bytes
-from pfedsam.exchange.schema import shared_schema
+from pfedsam.exchange.schema import down_schema, shared_of
 from pfedsam.exchange.store import Moment
 from pfedsam.files import Tensors
 from pfedsam.report.site_files import write_site_files
@@ -49,7 +49,7 @@ def serve_round(
     """One round at a site: receive, score what came, train, score the own branch.
 
     Args:
-        wire: the server's shared tensors as they travel.
+        wire: the server's tensors as they travel.
         turn: the round of the run.
         progress, stop: as for `Site.train`.
 
@@ -61,8 +61,8 @@ def serve_round(
             diverged.
     """
     site.check_base(turn.base)
-    shared = decode(wire, shared_schema(site.config), site.config.wire.down)
-    began = _told(site, site.receive(shared, Moment(turn.run, turn.round), trained=turn.trained), turn.run)
+    arrived = decode(wire, down_schema(site.config), site.config.wire.down)
+    began = _told(site, site.receive(arrived, Moment(turn.run, turn.round), trained=turn.trained), turn.run)
     before, received = _before(site, turn), site.as_received()
     update = site.train(turn.round, turn.rounds, progress=progress, stop=stop)
     if update.report.stopped:
@@ -90,8 +90,8 @@ def serve_test(site: Site, wire: Tensors, turn: Turn, folder: Path) -> dict[str,
         UserFault: the server's base is another one, or the site's private part of the run is lost.
     """
     site.check_base(turn.base)
-    shared, run = decode(wire, shared_schema(site.config), site.config.wire.down), turn.run
-    stored = site.recall(shared, run, trained=turn.trained)
+    arrived, run = decode(wire, down_schema(site.config), site.config.wire.down), turn.run
+    stored = site.recall(shared_of(arrived), run, trained=turn.trained)
     scores, val = site.scores("test"), site.scores("val")
     write_site_files(site, scores, folder, {"run": run, **{k: v for k, v in stored.items() if k == "round"}})
     return {

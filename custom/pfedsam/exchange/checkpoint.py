@@ -11,6 +11,7 @@ from pfedsam.config import Config, from_dict, one_name
 from pfedsam.errors import UserFault
 from pfedsam.exchange.claim import Claim
 from pfedsam.exchange.schema import schema_of
+from pfedsam.exchange.server import ServerState, unflat
 from pfedsam.files import PAYLOAD, Tensors, digest, facts_of, pack, unpack, write_atomic, write_json
 
 KEEP = 2
@@ -28,7 +29,7 @@ class Checkpoint:
         done: finished rounds; the next one has this number.
         config, base: digests of the settings and of the frozen base.
         results: results.json so far.
-        tensors: the shared part.
+        state: the shared part, and what the server's rule remembers.
     """
 
     run: str
@@ -36,7 +37,7 @@ class Checkpoint:
     config: str
     base: str
     results: dict[str, Any]
-    tensors: Tensors
+    state: ServerState
 
 
 class Checkpoints:
@@ -59,8 +60,9 @@ class Checkpoints:
             self._claims[point.run].check()
         path = self._of(point.run) / f"round.{point.done:06d}.json"
         facts = {"run": point.run, "done": str(point.done), "config": point.config, "base": point.base}
-        write_atomic(path.with_suffix(".safetensors"), pack(point.tensors, facts))
-        known = {**facts, "done": point.done, "sha256": digest(point.tensors), "results": point.results}
+        tensors = point.state.flat()
+        write_atomic(path.with_suffix(".safetensors"), pack(tensors, facts))
+        known = {**facts, "done": point.done, "sha256": digest(tensors), "results": point.results}
         write_json(path, known)
         for old in self._newest_first(point.run)[KEEP:]:
             old.unlink(missing_ok=True)
@@ -147,10 +149,11 @@ def first_tensors(root: Path, begin: str, fresh: Tensors, base: str, config: Con
     point = _trained(Checkpoints(root, one_name(study, "study")), name)
     run, do = f"{study}/{point.run}", "take the settings of that run's job for the model, and its data.scale"
     same_settings(config, point.results["config"], f"run {run}, whose model this begins with", do, _tells)
-    if point.base != base or schema_of(point.tensors) != schema_of(fresh):
+    shared = point.state.shared
+    if point.base != base or schema_of(shared) != schema_of(fresh):
         came = "another base" if point.base != base else "other shared tensors"
         raise UserFault(expected=f"the model of run {run} to be this job's", came=came, do=do)
-    return point.tensors, {"run": run, "rounds": point.done, "sha256": digest(point.tensors)}
+    return shared, {"run": run, "rounds": point.done, "sha256": digest(shared)}
 
 
 def _trained(checkpoints: Checkpoints, name: str) -> Checkpoint:
@@ -189,4 +192,4 @@ def _read(path: Path) -> Checkpoint:
     if facts_of(beside).get(PAYLOAD) != known["sha256"]:
         raise ValueError("tensors and facts are not of one round")
     fields = {key: known[key] for key in ("run", "done", "config", "base", "results")}
-    return Checkpoint(**fields, tensors=tensors)
+    return Checkpoint(**fields, state=unflat(tensors))

@@ -5,7 +5,7 @@ import torch
 
 from pfedsam.config import Config
 from pfedsam.data.dataset import Batch
-from pfedsam.methods.base import Dice, Method
+from pfedsam.methods.base import Dice, Here, Method
 from pfedsam.model import build
 from pfedsam.model.moe import balance_term
 from pfedsam.model.partition import Declaration, Kind, Part, kinds
@@ -52,7 +52,7 @@ def losses(model: Branches, batch: Batch, config: Config) -> Losses:
 
 
 @torch.no_grad()
-def merge(model: Branches, config: Config, dice: Dice | None) -> None:
+def merge(model: Branches, config: Config, here: Here) -> None:
     """R3 and post: A, B and decoder of the personal branch are copied anew from the server's, where that is better.
 
     Better on the site's own validation split than the branch it has, by more than `train.recopy_margin` of Dice: our
@@ -60,9 +60,9 @@ def merge(model: Branches, config: Config, dice: Dice | None) -> None:
     below 1 they go that part of the way only. R1 copies once, R2 has nothing to copy; experts always stay as the site
     left them.
     """
-    if config.reading == "R2" or (dice and stays(config, dice)):
+    if config.reading == "R2" or (here.dice and stays(config, here.dice)):
         return
-    share = config.train.recopy if dice else 1.0
+    share = config.train.recopy if here.dice else 1.0
     target = dict(model["personal"].named_parameters())
     kind = kinds(model["global"])
     for name, source in model["global"].named_parameters():
