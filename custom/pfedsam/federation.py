@@ -21,7 +21,7 @@ from pfedsam.exchange.codec import decode, encode
 from pfedsam.exchange.first import initial_shared
 from pfedsam.exchange.schema import shared_schema
 from pfedsam.files import Tensors, write_json
-from pfedsam.report.results import finish, joined, private_begun, sites_of, start, versions
+from pfedsam.record.results import finish, joined, private_begun, sites_of, start, versions
 from pfedsam.service import Turn, serve_round, serve_test
 from pfedsam.site import Places, Site
 

@@ -14,7 +14,7 @@ from pfedsam.export import facts as headers
 from pfedsam.export.verify import verify
 from pfedsam.federation import Plan, federate
 from pfedsam.files import pack
-from pfedsam.report.results import start
+from pfedsam.record.results import start
 from pfedsam.site import Places
 
 CHECKS = ["format", "tensors", "header", "settings", "round", "names and shapes", "base"]

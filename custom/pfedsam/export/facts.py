@@ -10,7 +10,7 @@ from pfedsam.config import Config, from_dict, text_digest
 from pfedsam.errors import UserFault
 from pfedsam.exchange.schema import private_schema
 from pfedsam.files import PAYLOAD, SETTINGS, facts_of
-from pfedsam.report.results import versions
+from pfedsam.record.results import versions
 
 FORMAT = "pfedsam.model"
 VERSION = 1

@@ -17,7 +17,7 @@ from pfedsam.exchange.guard import Accepted, Rejected, Verdict, check, check_sam
 from pfedsam.exchange.schema import Stamp, shared_schema
 from pfedsam.files import Tensors
 from pfedsam.flare.context import REASON, REPORT, RUN, job_config, ledger, selected_by, stamp_of
-from pfedsam.report.results import report_fault
+from pfedsam.record.results import report_fault
 
 TENSORS = (DataKind.WEIGHTS, DataKind.WEIGHT_DIFF)
 NOTED = "pfedsam_noted"  # in FLARE's context: the message that stands in the ledger already

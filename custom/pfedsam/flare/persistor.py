@@ -20,7 +20,7 @@ from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints, first_tensors, 
 from pfedsam.exchange.first import initial_shared
 from pfedsam.files import SETTINGS, Tensors, not_finite, pack, write_atomic
 from pfedsam.flare.context import STAMP, cache, job_config, run_dir, setting, simulated, store
-from pfedsam.report.cards import shared_card
+from pfedsam.record.cards import shared_card
 
 
 class SharedPersistor(ModelPersistor):  # type: ignore[misc]
