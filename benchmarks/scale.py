@@ -19,9 +19,9 @@ from pfedsam.config import Config
 from pfedsam.exchange.aggregate import weighted_mean
 from pfedsam.exchange.codec import decode, encode
 from pfedsam.exchange.ledger import payload_bytes
-from pfedsam.exchange.schema import shared_schema
 from pfedsam.files import Tensors
 from pfedsam.jobs import render, settings_of
+from pfedsam.study import shared_schema
 
 SETTINGS = (*VIT_B, "model.image_size=256")
 FORMATS = {

@@ -1,6 +1,8 @@
 """The house rules that a reader may rely on, held against the source."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,12 +16,12 @@ LOWER = {  # a room may import these rooms, and itself
     "prepare": {"data"},
     "train": {"model", "data", "record"},
     "methods": {"train", "model", "data"},
-    "exchange": {"model", "methods"},
+    "exchange": {"model"},
     "record": {"exchange"},
     "report": {"record", "exchange", "train", "site"},
-    "export": {"record", "exchange", "methods", "train", "model", "data", "site"},
-    "flare": {"record", "report", "exchange", "train", "data", "site", "service", "jobs", "doctor"},
-    "doctor": {"service", "site", "exchange", "train", "model", "data"},
+    "export": {"study", "record", "exchange", "methods", "train", "model", "data", "site"},
+    "flare": {"study", "record", "report", "exchange", "train", "data", "site", "service", "jobs", "doctor"},
+    "doctor": {"study", "service", "site", "exchange", "train", "model", "data"},
     "predict": {"export", "train", "data"},
 }
 FREE = {"config", "errors", "files", "names", "quiet"}
@@ -41,6 +43,24 @@ def test_imports_go_one_way(room: str) -> None:
     for path in (PACKAGE / room).glob("*.py"):
         rooms = {m.split(".")[1] for m in imports(path) if m.startswith("pfedsam.")} - FREE - {"log", "__version__"}
         assert rooms <= LOWER[room] | {room}, path.name
+
+
+def loaded(module: str) -> set[str]:
+    """The modules that a fresh process has after it imported one."""
+    told = f"import sys, {module}; print('\\n'.join(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", told], check=True, capture_output=True, text=True)
+    return set(found.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("module", "without"),
+    [
+        ("pfedsam.exchange.guard", {"monai", "matplotlib", "pfedsam.methods", "pfedsam.train", "pfedsam.data"}),
+        ("pfedsam.record.results", {"monai", "matplotlib", "pfedsam.methods", "pfedsam.train", "pfedsam.data"}),
+    ],
+)
+def test_a_light_module_loads_no_heavy_one(module: str, without: set[str]) -> None:
+    assert not loaded(module) & without
 
 
 def test_only_the_flare_room_knows_flare() -> None:

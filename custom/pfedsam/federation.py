@@ -16,14 +16,13 @@ import torch
 from pfedsam.config import Config, to_dict
 from pfedsam.errors import UserFault
 from pfedsam.exchange.aggregate import weighted_mean
-from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints, first_tensors, same_settings
+from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
 from pfedsam.exchange.codec import decode, encode
-from pfedsam.exchange.first import initial_shared
-from pfedsam.exchange.schema import shared_schema
 from pfedsam.files import Tensors, write_json
 from pfedsam.record.results import finish, joined, private_begun, sites_of, start, versions
 from pfedsam.service import Turn, serve_round, serve_test
 from pfedsam.site import Places, Site
+from pfedsam.study import first_tensors, initial_shared, same_settings, shared_schema
 
 RUN = "run"
 OTHER = "name another folder, or remove that one"  # where what lies there was run with other settings

@@ -6,8 +6,9 @@ import torch
 from conftest import tiny
 from pfedsam.config import to_dict
 from pfedsam.errors import UserFault
-from pfedsam.exchange.checkpoint import KEEP, Checkpoint, Checkpoints, first_tensors
+from pfedsam.exchange.checkpoint import KEEP, Checkpoint, Checkpoints
 from pfedsam.files import digest
+from pfedsam.study import first_tensors
 
 
 def point(done: int, run: str = "run") -> Checkpoint:

@@ -24,10 +24,10 @@ from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
 from pfedsam.exchange.codec import decode, encode
 from pfedsam.exchange.guard import check
 from pfedsam.exchange.ledger import Ledger
-from pfedsam.exchange.schema import shared_schema
 from pfedsam.files import Tensors, pack, write_atomic, write_json
 from pfedsam.service import Turn, serve_round, serve_test
 from pfedsam.site import Places, Site
+from pfedsam.study import shared_schema
 from pfedsam.train.loop import Progress, steps_of
 from pfedsam.train.prefix import prefix
 

@@ -10,7 +10,7 @@ from pfedsam import methods
 from pfedsam.config import Config, Precision
 from pfedsam.data.dataset import fit, unfit
 from pfedsam.errors import UserFault
-from pfedsam.exchange.schema import private_schema, schema_of, shared_schema
+from pfedsam.exchange.schema import schema_of
 from pfedsam.export.facts import NOT_ONE, Facts, header, read_facts
 from pfedsam.files import Tensors, digest, pack, unpack, write_atomic
 from pfedsam.methods.base import Method
@@ -19,6 +19,7 @@ from pfedsam.model.backbones import Backbone
 from pfedsam.model.partition import Part, tensors_of, wire_name
 from pfedsam.model.prepared import assemble, prepared, state_of
 from pfedsam.model.segmenter import Branches
+from pfedsam.study import private_schema, shared_schema
 from pfedsam.train.evaluate import decide
 from pfedsam.train.precision import autocast
 

@@ -13,10 +13,10 @@ from pfedsam import log
 from pfedsam.exchange.aggregate import weighted_mean
 from pfedsam.exchange.codec import decode
 from pfedsam.exchange.guard import Rejected
-from pfedsam.exchange.schema import shared_schema
 from pfedsam.files import Tensors
 from pfedsam.flare.context import due, job_config
 from pfedsam.flare.filters import judge
+from pfedsam.study import shared_schema
 
 
 class MeanOfSites(Aggregator):  # type: ignore[misc]

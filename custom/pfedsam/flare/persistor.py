@@ -16,11 +16,11 @@ from nvflare.fuel.utils import fobs
 from pfedsam import log
 from pfedsam.config import Config
 from pfedsam.errors import UserFault
-from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints, first_tensors, same_settings
-from pfedsam.exchange.first import initial_shared
+from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
 from pfedsam.files import SETTINGS, Tensors, not_finite, pack, write_atomic
 from pfedsam.flare.context import STAMP, cache, job_config, run_dir, setting, simulated, store
 from pfedsam.record.cards import shared_card
+from pfedsam.study import first_tensors, initial_shared, same_settings
 
 
 class SharedPersistor(ModelPersistor):  # type: ignore[misc]
