@@ -17,11 +17,11 @@ from torch import Tensor
 from pfedsam.data.dataset import PLAIN, Dataset, View, fit, label_size, open_site
 from pfedsam.errors import UserFault
 from pfedsam.jobs import settings_of
-from pfedsam.report.results import HIGHER_IS_BETTER
-from pfedsam.report.words import TITLES, number
+from pfedsam.record.measures import HIGHER_IS_BETTER, METRICS, TITLES, number
+from pfedsam.record.scores import CaseScore, summary
 from pfedsam.train.evaluate import masks, reference
 from pfedsam.train.losses import one_hot
-from pfedsam.train.metrics import METRICS, CaseScore, score, summary
+from pfedsam.train.metrics import score
 
 SURE = 20.0  # a logit that leaves no doubt
 

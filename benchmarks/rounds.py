@@ -18,8 +18,8 @@ from nvflare.app_opt.pt.recipes import FedAvgRecipe
 from nvflare.client.config import ExchangeFormat
 
 from pfedsam.config import Config
-from pfedsam.exchange.schema import shared_schema
 from pfedsam.jobs import render, settings_of
+from pfedsam.study import shared_schema
 
 SETTINGS = (*VIT_B, "model.image_size=64")
 STARTED = re.compile(r"^(\S+ \S+) .*(?:Round \d+ started|Sampled clients)", re.MULTILINE)  # ours, the recipe's

@@ -24,11 +24,11 @@ from pfedsam import methods
 from pfedsam.config import Config
 from pfedsam.data.datalist import raw_rows
 from pfedsam.errors import UserFault
-from pfedsam.exchange.checkpoint import same_settings
 from pfedsam.federation import OTHER, Plan, federate
 from pfedsam.jobs import settings_of
 from pfedsam.report.gather import read_results
 from pfedsam.site import Places
+from pfedsam.study import same_settings
 
 ROOT = Path(__file__).parent.parent
 LAUNCHES = "train.record"  # how a GPU is given a step; it is the same step

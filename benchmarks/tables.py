@@ -23,11 +23,9 @@ from sweep import Run, data_of, record_of, sizes
 from pfedsam import methods
 from pfedsam.data.datalist import raw_rows
 from pfedsam.errors import UserFault
-from pfedsam.report.bootstrap import Classes, interval, mean_of
-from pfedsam.report.cases import ROLES, Cases, Scores, gathered, less, read_cases
-from pfedsam.report.results import HIGHER_IS_BETTER
-from pfedsam.report.words import TITLES
-from pfedsam.train.metrics import DISTANCES, METRICS, MIXED
+from pfedsam.record.cases import ROLES, Cases, Classes, Scores, gathered, less, read_cases
+from pfedsam.record.measures import DISTANCES, HIGHER_IS_BETTER, METRICS, MIXED, TITLES
+from pfedsam.report.bootstrap import interval, mean_of
 
 REST = [metric for metric in METRICS if metric != "dice"]
 MEASURES = ("mean Dice", "worst", *(TITLES[metric] for metric in REST), "MB up / down", "s a round", "less first row")

@@ -15,6 +15,7 @@ from stock import State, StockSAM, adapted, random_state, start_like, stepper
 from pfedsam import methods
 from pfedsam.config import Config, from_dict
 from pfedsam.data.dataset import Batch
+from pfedsam.methods.base import Here
 from pfedsam.model import weights
 from pfedsam.model.backbones import BUILDERS, Backbone
 from pfedsam.model.prepared import round_matrices
@@ -145,7 +146,7 @@ def made(parts: Backbone, config: Config, device: str = "cpu") -> tuple[Branches
     method, model = methods.get(config.method), branches(parts, config)
     part = method.partition(model, config)
     model.to(device).train()
-    method.merge(model, config, None)
+    method.merge(model, config, Here())
     return model, make_optimisers(model, part, config.train)
 
 

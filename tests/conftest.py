@@ -9,11 +9,11 @@ import torch
 
 from pfedsam.config import Config, from_dict
 from pfedsam.data.synthetic import write_site
-from pfedsam.exchange.first import initial_shared
 from pfedsam.export.facts import Facts, Origin, branches
 from pfedsam.export.model import save
 from pfedsam.model import build
 from pfedsam.site import Places, Site
+from pfedsam.study import initial_shared
 
 ROOT = Path(__file__).parent.parent
 TINY = ("train.max_steps=2", "train.epochs=1", "data.train=4", "data.val=2", "data.test=2", "model.image_size=64")

@@ -25,8 +25,8 @@ from pfedsam.data.dataset import open_site
 from pfedsam.errors import UserFault
 from pfedsam.files import write_json
 from pfedsam.jobs import settings_of
-from pfedsam.report.cases import read_cases
-from pfedsam.train.metrics import summary
+from pfedsam.record.cases import read_cases
+from pfedsam.record.scores import summary
 
 
 def test_our_step_takes_the_same_steps_as_sam_as_published() -> None:

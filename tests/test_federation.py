@@ -13,11 +13,11 @@ from pfedsam import methods
 from pfedsam.errors import UserFault
 from pfedsam.federation import Plan, federate
 from pfedsam.files import digest, facts_of
+from pfedsam.record.measures import METRICS
+from pfedsam.record.table import final_table
 from pfedsam.report.gather import gather
-from pfedsam.report.table import final_table
 from pfedsam.report.words import site_rows, summary
 from pfedsam.site import Places
-from pfedsam.train.metrics import METRICS
 
 
 def plan(hospital: Path, folder: Path) -> Plan:
@@ -65,10 +65,10 @@ def test_a_run_that_was_cut_goes_on_with_its_rounds_and_sites_alone(hospital: Pa
 
 
 def test_a_run_names_all_code_that_it_ran_with(hospital: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pfedsam.report.results.CODE", "before")
+    monkeypatch.setattr("pfedsam.record.results.CODE", "before")
     with pytest.raises(KeyboardInterrupt):
         federate(plan(hospital, tmp_path), stopped)
-    monkeypatch.setattr("pfedsam.report.results.CODE", "after")
+    monkeypatch.setattr("pfedsam.record.results.CODE", "after")
     assert federate(plan(hospital, tmp_path))["versions"]["code"] == "before, after"
 
 

@@ -12,14 +12,13 @@ from conftest import tiny
 from pfedsam import methods
 from pfedsam.data.dataset import PLAIN, Dataset, View
 from pfedsam.errors import UserFault
-from pfedsam.exchange.first import initial_shared
 from pfedsam.exchange.guard import Accepted, check
-from pfedsam.exchange.schema import shared_schema
 from pfedsam.exchange.store import Moment
 from pfedsam.model.partition import Kind, Part, kinds, tensors_of
 from pfedsam.model.segmenter import Branches
 from pfedsam.service import Turn, serve_round, serve_test
 from pfedsam.site import Places, Site
+from pfedsam.study import initial_shared, shared_schema
 from pfedsam.train.evaluate import evaluate
 from pfedsam.train.loop import Source
 

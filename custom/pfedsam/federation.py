@@ -15,14 +15,13 @@ import torch
 from pfedsam import methods
 from pfedsam.config import Config, to_dict
 from pfedsam.errors import UserFault
-from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints, first_tensors, same_settings
-from pfedsam.exchange.first import initial_shared
-from pfedsam.exchange.schema import down_schema, up_schema
-from pfedsam.exchange.server import Contribution, begin, contribution, message
+from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
+from pfedsam.exchange.server import Contribution, begin_state, contribution, message
 from pfedsam.files import write_json
-from pfedsam.report.results import finish, joined, private_begun, sites_of, start, versions
+from pfedsam.record.results import finish, joined, private_begun, sites_of, start, versions
 from pfedsam.service import Turn, serve_round, serve_test
 from pfedsam.site import Places, Site
+from pfedsam.study import down_schema, first_tensors, initial_shared, same_settings, up_schema
 
 RUN = "run"
 OTHER = "name another folder, or remove that one"  # where what lies there was run with other settings
@@ -81,7 +80,7 @@ def _first(plan: Plan) -> Checkpoint:
     shared, begun = first_tensors(root, begin, shared, base, plan.config)
     digest = plan.config.digest()
     results = {**start(to_dict(plan.config), digest, base, begun), "planned": _planned(plan), "seconds": 0.0}
-    return Checkpoint(RUN, 0, digest, base, results, begin(shared, down_schema(plan.config)))
+    return Checkpoint(RUN, 0, digest, base, results, begin_state(shared, down_schema(plan.config)))
 
 
 def _planned(plan: Plan) -> dict[str, Any]:

@@ -8,13 +8,14 @@ from typing import Any
 from pfedsam import log
 from pfedsam.exchange.codec import decode
 from pfedsam.exchange.ledger import payload_bytes
-from pfedsam.exchange.schema import down_schema, shared_of
+from pfedsam.exchange.schema import shared_of
 from pfedsam.exchange.store import Moment
 from pfedsam.files import Tensors
+from pfedsam.record.scores import summary
 from pfedsam.report.site_files import write_site_files
 from pfedsam.site import Site, Update
+from pfedsam.study import down_schema
 from pfedsam.train.loop import Progress
-from pfedsam.train.metrics import summary
 
 BEFORE = "before"  # name of the store's note: test metrics before training
 

@@ -21,9 +21,9 @@ from pfedsam.files import Tensors, not_finite
 from pfedsam.methods.base import Here, Method, as_it_is, nothing_told
 from pfedsam.model.partition import Part, tensors_of, wire_name
 from pfedsam.model.prepared import prepared
+from pfedsam.record.scores import CaseScore, summary
 from pfedsam.train.evaluate import evaluate
 from pfedsam.train.loop import Progress, RoundReport, train_round
-from pfedsam.train.metrics import CaseScore, summary
 from pfedsam.train.prefix import prefix
 
 ROLES = ("global", "personal")

@@ -9,7 +9,8 @@ from conftest import tiny
 from pfedsam.exchange.codec import BLOCK, CODECS, decode, encode, quantise, wire_schema, with_feedback
 from pfedsam.exchange.guard import Accepted, Rejected, check
 from pfedsam.exchange.ledger import payload_bytes
-from pfedsam.exchange.schema import Stamp, schema_of, shared_schema
+from pfedsam.exchange.schema import Stamp, schema_of
+from pfedsam.study import shared_schema
 
 NUMBERS = list(CODECS)
 STEPS = {"int8": 127, "int4": 7}

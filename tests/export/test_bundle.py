@@ -16,10 +16,10 @@ from conftest import tiny
 from pfedsam.cli import main
 from pfedsam.data import reader
 from pfedsam.errors import UserFault
-from pfedsam.exchange.first import initial_shared
 from pfedsam.export.bundle import Labels, write_bundle
 from pfedsam.export.model import load
 from pfedsam.files import pack
+from pfedsam.study import initial_shared
 
 REQUIRED = (  # what MONAI's schema of metadata asks for, and for each tensor in network_data_format
     *("schema", "version", "monai_version", "pytorch_version", "numpy_version", "required_packages_version"),

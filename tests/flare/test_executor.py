@@ -15,12 +15,12 @@ from nvflare.apis.workspace import Workspace
 
 from pfedsam.config import from_dict
 from pfedsam.errors import UserFault
-from pfedsam.exchange.first import initial_shared
 from pfedsam.files import digest
 from pfedsam.flare.context import REPORT, RUN, STAMP, TRAINED, ledger, places, setting
 from pfedsam.flare.executor import PFedSAMExecutor
 from pfedsam.flare.filters import OnlyDeclaredEnters, OnlySharedLeaves
 from pfedsam.flare.policy import SitePolicy
+from pfedsam.study import initial_shared
 
 SETTINGS = {
     "model": {"image_size": 64, "experts": 2},

@@ -18,9 +18,9 @@ from conftest import ROOT, TINY
 from pfedsam.config import load
 from pfedsam.errors import UserFault
 from pfedsam.exchange.ledger import Ledger
-from pfedsam.exchange.schema import shared_schema
 from pfedsam.flare.presence import Patience
 from pfedsam.jobs import render
+from pfedsam.study import shared_schema
 
 pytestmark = [pytest.mark.flare, pytest.mark.long]
 READER = "reader@hospital-b.org"

@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from conftest import ROOT, TINY
 from pfedsam.config import load
 from pfedsam.exchange.codec import wire_schema
-from pfedsam.exchange.schema import shared_schema
 from pfedsam.federation import Plan, federate
 from pfedsam.jobs import render
 from pfedsam.site import Places
+from pfedsam.study import shared_schema
 
 pytestmark = pytest.mark.flare
 BRANCHES, METRICS = ("before", "global", "personal"), ("dice", "iou", "hd95", "assd")

@@ -10,8 +10,6 @@ from conftest import tiny
 from pfedsam import methods
 from pfedsam.config import Config
 from pfedsam.data.dataset import PLAIN, View
-from pfedsam.exchange.first import initial_shared
-from pfedsam.exchange.schema import shared_schema
 from pfedsam.methods.base import distance
 from pfedsam.methods.iat import overlap
 from pfedsam.model.adapters import TokenAdapter, adapt_blocks
@@ -19,6 +17,7 @@ from pfedsam.model.backbones import BUILDERS
 from pfedsam.model.lora import loras
 from pfedsam.model.partition import Part
 from pfedsam.site import Site
+from pfedsam.study import initial_shared, shared_schema
 
 
 def update(site: Site) -> dict[str, torch.Tensor]:

@@ -5,8 +5,8 @@ import pytest
 from conftest import after_a_round, tiny
 from pfedsam.data.dataset import View
 from pfedsam.errors import UserFault
-from pfedsam.exchange.schema import shared_schema
 from pfedsam.model.partition import Kind, kinds
+from pfedsam.study import shared_schema
 
 
 def test_a_class_that_a_site_does_not_annotate_is_taught_by_the_global_branch_alone(open_site) -> None:

@@ -9,11 +9,11 @@ from conftest import tiny
 from pfedsam import methods
 from pfedsam.config import Config
 from pfedsam.errors import UserFault
-from pfedsam.exchange.schema import shared_schema
 from pfedsam.model import build
 from pfedsam.model.moe import LocalMoE
 from pfedsam.model.partition import Kind, Part, Partition, kinds, partition, tensors_of, wire_name
 from pfedsam.model.segmenter import Branches
+from pfedsam.study import shared_schema
 
 PLACES = [("qkv", "qkv"), ("linear", "qkv"), ("linear", "mlp")]  # of LoRA and of the experts
 every_method = pytest.mark.parametrize("method", methods.names())

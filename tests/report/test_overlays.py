@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pfedsam.record.scores import CaseScore
 from pfedsam.report.plots import FOUND, plot_overlays
 from pfedsam.report.site_files import by_case, pick
-from pfedsam.train.metrics import CaseScore
 
 
 def scored(cls: int, dice: float | None) -> CaseScore:

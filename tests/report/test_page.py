@@ -16,12 +16,12 @@ import pytest
 from pfedsam.cli import main
 from pfedsam.errors import UserFault
 from pfedsam.exchange.ledger import Ledger
+from pfedsam.record.results import ROLES, finish
+from pfedsam.record.table import final_table
 from pfedsam.report.bootstrap import interval
 from pfedsam.report.gather import gather, rounds_of
 from pfedsam.report.page import write_report
-from pfedsam.report.results import ROLES, finish
 from pfedsam.report.site_files import names
-from pfedsam.report.table import final_table
 
 EMPTY = {"area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source", "use"}
 PIXEL = bytes.fromhex(

@@ -11,8 +11,8 @@ from conftest import tiny
 from pfedsam.config import Config
 from pfedsam.data.dataset import PLAIN, View, fit_labels, shrink
 from pfedsam.data.synthetic import write_site
-from pfedsam.exchange.first import initial_shared
 from pfedsam.site import Places, Site
+from pfedsam.study import initial_shared
 from pfedsam.train.evaluate import reference
 
 SPLITS = {"train": 4, "val": 1, "test": 2}

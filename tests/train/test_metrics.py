@@ -4,7 +4,9 @@ import torch
 from scipy import ndimage
 from scipy.spatial import distance
 
-from pfedsam.train.metrics import TOLERANCE, CaseScore, score, summary
+from pfedsam.record.measures import TOLERANCE
+from pfedsam.record.scores import CaseScore, summary
+from pfedsam.train.metrics import score
 
 
 def square(row: int, side: int = 6) -> torch.Tensor:

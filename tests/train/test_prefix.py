@@ -13,8 +13,8 @@ from pfedsam.config import from_dict, to_dict
 from pfedsam.data.augment import augmentation
 from pfedsam.data.dataset import PLAIN, Batch, View
 from pfedsam.errors import UserFault
-from pfedsam.exchange.first import initial_shared
 from pfedsam.site import Places, Site
+from pfedsam.study import initial_shared
 from pfedsam.train.precision import autocast
 from pfedsam.train.prefix import Bounded, Disk, Memory, prefix
 

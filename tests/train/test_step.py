@@ -12,11 +12,11 @@ from pfedsam import methods
 from pfedsam.config import Config, from_dict
 from pfedsam.data.dataset import Batch, View
 from pfedsam.errors import UserFault
-from pfedsam.exchange.first import initial_shared
 from pfedsam.model.moe import LocalMoE
 from pfedsam.model.partition import Kind, Part, kinds
 from pfedsam.model.segmenter import Branches
 from pfedsam.site import Site
+from pfedsam.study import initial_shared
 from pfedsam.train.evaluate import find, reference
 from pfedsam.train.loop import make_optimisers
 from pfedsam.train.metrics import score

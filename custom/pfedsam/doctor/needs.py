@@ -9,7 +9,8 @@ from pfedsam.config import Config
 from pfedsam.doctor.trial import Trial
 from pfedsam.exchange import checkpoint, store
 from pfedsam.exchange.codec import wire_schema
-from pfedsam.exchange.schema import Schema, shared_schema
+from pfedsam.exchange.schema import Schema
+from pfedsam.study import shared_schema
 from pfedsam.train.loop import steps_of
 
 FLARE_ROUND = 2.3  # seconds: FLARE 2.9 looks for tasks and answers in fixed intervals; measured, as the next

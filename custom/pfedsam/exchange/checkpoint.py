@@ -1,23 +1,19 @@
 """The server's memory of a run: after each round one safetensors and one JSON, two generations."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pfedsam import log, methods
-from pfedsam.config import Config, from_dict, one_name
+from pfedsam import log
+from pfedsam.config import one_name
 from pfedsam.errors import UserFault
 from pfedsam.exchange.claim import Claim
-from pfedsam.exchange.schema import schema_of
 from pfedsam.exchange.server import ServerState, unflat
 from pfedsam.files import PAYLOAD, Tensors, digest, facts_of, pack, unpack, write_atomic, write_json
 
 KEEP = 2
 BEST = "best.safetensors"
-ROUTING = ("experts", "experts_in", "top_k", "gate_multiplied", "gate_noise", "route", "interpolation")
-UNREAD = {f"model.{name}" for name in (*ROUTING, "adapter_start")}  # by the shared part of a model that was trained
 
 
 @dataclass(frozen=True)
@@ -124,66 +120,6 @@ class Checkpoints:
     def _latest(self, trained: bool) -> str | None:
         runs = {path.parent for path in self.folder.glob("*/round.*.json" if trained else "*/*")}
         return max(runs, key=lambda path: path.stat().st_mtime_ns).name if runs else None
-
-
-def first_tensors(root: Path, begin: str, fresh: Tensors, base: str, config: Config) -> tuple[Tensors, dict[str, Any]]:
-    """What a new run begins with: its own first tensors, or the last shared tensors of another run.
-
-    Args:
-        root: the folder of all studies' checkpoints.
-        begin: "STUDY/RUN" or "STUDY/latest"; empty: no other run.
-        fresh, base, config: the new run's own first tensors, its base and its settings.
-
-    Returns:
-        The tensors, and what they are for results.json: `run`, its finished `rounds`, `sha256`; empty if fresh.
-
-    Raises:
-        UserFault: there is no such run, it trained another model, or the method needs one and none is named.
-    """
-    if not begin:
-        if methods.get(config.method).joins:
-            do = "render with --begin STUDY/RUN, the run of the federation that it joins"
-            raise UserFault(expected=f"a trained model that {config.method} begins with", came="none", do=do)
-        return fresh, {}
-    study, _, name = begin.partition("/")
-    point = _trained(Checkpoints(root, one_name(study, "study")), name)
-    run, do = f"{study}/{point.run}", "take the settings of that run's job for the model, and its data.scale"
-    same_settings(config, point.results["config"], f"run {run}, whose model this begins with", do, _tells)
-    shared = point.state.shared
-    if point.base != base or schema_of(shared) != schema_of(fresh):
-        came = "another base" if point.base != base else "other shared tensors"
-        raise UserFault(expected=f"the model of run {run} to be this job's", came=came, do=do)
-    return shared, {"run": run, "rounds": point.done, "sha256": digest(shared)}
-
-
-def _trained(checkpoints: Checkpoints, name: str) -> Checkpoint:
-    point = checkpoints.load(checkpoints.find(name, trained=True))
-    if point is None:
-        raise UserFault(expected=f"a finished round of run {name}", came="none", do="name a run that has trained")
-    return point
-
-
-def same_settings(
-    config: Config, began: dict[str, Any], run: str, do: str, held: Callable[[str], bool] = lambda _: True
-) -> None:
-    """Hold a job's settings against those that a run began with; what an older version did not know has its default.
-
-    Args:
-        run: what began, and `do`: what a user can do about it; for the message.
-        held: whether a setting, by its dotted name, has to be the same.
-
-    Raises:
-        UserFault: they differ.
-    """
-    others = {name: value for name, value in config.unlike(from_dict(began)).items() if held(name)}
-    if others:
-        came = "others (there: " + ", ".join(f"{name} {value}" for name, value in others.items()) + ")"
-        raise UserFault(expected=f"the settings of {run}", came=came, do=do)
-
-
-def _tells(name: str) -> bool:
-    """Whether a setting says what a trained shared part means: with another one the same tensors are another model."""
-    return name in ("data.scale", "data.plane", "data.classes") or (name.startswith("model.") and name not in UNREAD)
 
 
 def _read(path: Path) -> Checkpoint:

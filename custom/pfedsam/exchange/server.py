@@ -78,7 +78,7 @@ def unflat(tensors: Tensors) -> ServerState:
     return ServerState({name: t for name, t in tensors.items() if "/" not in name}, memory, models)
 
 
-def begin(shared: Tensors, down: Schema) -> ServerState:
+def begin_state(shared: Tensors, down: Schema) -> ServerState:
     """The state before the first round; what the method sends down beside the shared tensors begins at zero.
 
     Args:
@@ -119,7 +119,8 @@ def moved(state: ServerState, step: Tensors) -> ServerState:
 def mean_update(contributions: Mapping[str, Contribution]) -> Tensors:
     """The sample-weighted mean of the sites' updates."""
     total = sum(one.samples for one in contributions.values())
-    return weighted({site: one.samples / total for site, one in contributions.items()}, lambda s: contributions[s].update)
+    shares = {site: one.samples / total for site, one in contributions.items()}
+    return weighted(shares, lambda site: contributions[site].update)
 
 
 def weighted(weights: Mapping[str, float], tensors_of: Callable[[str], Tensors]) -> Tensors:

@@ -8,10 +8,10 @@ from pfedsam.config import Config
 from pfedsam.data.planes import described
 from pfedsam.export.facts import Facts
 from pfedsam.export.source import Source
-from pfedsam.report.cards import USE
-from pfedsam.report.results import ROLES
-from pfedsam.report.words import DISTANCES_SAY, TITLES, measure, unit
-from pfedsam.train.metrics import METRICS, CaseScore, summary
+from pfedsam.record.cards import USE
+from pfedsam.record.measures import DISTANCES_SAY, METRICS, TITLES, measure, unit
+from pfedsam.record.results import ROLES
+from pfedsam.record.scores import CaseScore, summary
 
 Row = dict[str, Any]
 COUNTS = {"scored": "scored", "empty": "empty", "false_alarms": "false alarms"}

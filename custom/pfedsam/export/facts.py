@@ -8,9 +8,9 @@ from pathlib import Path
 from pfedsam import methods
 from pfedsam.config import Config, from_dict, text_digest
 from pfedsam.errors import UserFault
-from pfedsam.exchange.schema import private_schema
 from pfedsam.files import PAYLOAD, SETTINGS, facts_of
-from pfedsam.report.results import versions
+from pfedsam.record.results import versions
+from pfedsam.study import private_schema
 
 FORMAT = "pfedsam.model"
 VERSION = 1

@@ -8,12 +8,13 @@ from typing import Any
 
 from pfedsam.config import Config, from_dict, text_digest
 from pfedsam.errors import UserFault
-from pfedsam.exchange.schema import Schema, private_schema, schema_of, shared_schema
+from pfedsam.exchange.schema import Schema, schema_of
 from pfedsam.export.facts import FORMAT, SEAL, VERSION, seal
 from pfedsam.export.model import BASE, PRIVATE, SHARED, below
 from pfedsam.files import PAYLOAD, SETTINGS, Tensors, facts_of, read_json, unpack
 from pfedsam.model import build
 from pfedsam.model.prepared import assemble
+from pfedsam.study import private_schema, shared_schema
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from nvflare.app_common.abstract.aggregator import Aggregator
 
 from pfedsam import log, methods
 from pfedsam.exchange.guard import Rejected
-from pfedsam.exchange.schema import up_schema
 from pfedsam.exchange.server import Contribution, contribution
 from pfedsam.flare.context import REPORT, job_config
 from pfedsam.flare.filters import judge
+from pfedsam.study import up_schema
 
 
 class SharedAggregator(Aggregator):  # type: ignore[misc]

@@ -16,7 +16,7 @@ from pfedsam.data.synthetic import write_pool, write_site
 from pfedsam.errors import UserFault
 from pfedsam.exchange.ledger import Ledger
 from pfedsam.exchange.schema import Stamp
-from pfedsam.report.results import sites_of
+from pfedsam.record.results import sites_of
 from pfedsam.site import Places
 
 CONFIG_FILE = "pfedsam.json"

@@ -14,10 +14,11 @@ from pfedsam import log
 from pfedsam.config import Config
 from pfedsam.errors import UserFault
 from pfedsam.exchange.guard import Accepted, Rejected, Verdict, check, check_samples, facts_fault
-from pfedsam.exchange.schema import Stamp, down_schema, shared_schema, up_schema
+from pfedsam.exchange.schema import Stamp
 from pfedsam.files import Tensors
 from pfedsam.flare.context import REASON, REPORT, RUN, job_config, ledger, selected_by, stamp_of
-from pfedsam.report.results import report_fault
+from pfedsam.record.results import report_fault
+from pfedsam.study import down_schema, shared_schema, up_schema
 
 TENSORS = (DataKind.WEIGHTS, DataKind.WEIGHT_DIFF)
 NOTED = "pfedsam_noted"  # in FLARE's context: the message that stands in the ledger already

@@ -16,13 +16,12 @@ from nvflare.fuel.utils import fobs
 from pfedsam import log
 from pfedsam.config import Config
 from pfedsam.errors import UserFault
-from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints, first_tensors, same_settings
-from pfedsam.exchange.first import initial_shared
-from pfedsam.exchange.schema import down_schema
-from pfedsam.exchange.server import ServerState, begin
+from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
+from pfedsam.exchange.server import ServerState, begin_state
 from pfedsam.files import SETTINGS, Tensors, not_finite, pack, write_atomic
 from pfedsam.flare.context import STAMP, cache, job_config, run_dir, setting, simulated, store
-from pfedsam.report.cards import shared_card
+from pfedsam.record.cards import shared_card
+from pfedsam.study import down_schema, first_tensors, initial_shared, same_settings
 
 
 class SharedPersistor(ModelPersistor):  # type: ignore[misc]
@@ -75,7 +74,8 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
 
     def model(self, fl_ctx: FLContext) -> ModelLearnable:
         """The shared tensors as FLARE's widgets know a model."""
-        return make_model_learnable(self.state.shared, {STAMP: {"config": job_config(fl_ctx).digest(), "base": self.base}})
+        stamp = {"config": job_config(fl_ctx).digest(), "base": self.base}
+        return make_model_learnable(self.state.shared, {STAMP: stamp})
 
     def save_model(self, model: ModelLearnable, fl_ctx: FLContext) -> None:
         """Write the round's shared tensors, their card and the checkpoint; stops the job where it cannot."""
@@ -99,7 +99,7 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
             first, self.begun = first_tensors(store(fl_ctx), self.begin, fresh, self.base, job_config(fl_ctx))
             if self.begun:
                 log.info("[server] begins with the model of run %(run)s after %(rounds)d rounds", self.begun)
-            return begin(first, down_schema(job_config(fl_ctx)))
+            return begin_state(first, down_schema(job_config(fl_ctx)))
         self.begun = {k: v for k, v in self.point.results.get("begun_with", {}).items() if k != "private"}
         _same_job(self.point, job_config(fl_ctx), self.base)
         log.info("[server] run %s goes on after %d finished rounds", self.run, self.done)
@@ -116,7 +116,7 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
         return Checkpoint(self.run, done, config, self.base, results, self.state)
 
     def _note_best(self, fl_ctx: FLContext) -> None:
-        """Hold what FLARE's selector names best, the model of before the round; it counts once its round has ended well."""
+        """Hold what FLARE's selector names best, what the round began with; it counts once the round is kept."""
         dice = float(fl_ctx.get_prop(AppConstants.VALIDATION_RESULT))
         facts = {"round": str(fl_ctx.get_prop(AppConstants.CURRENT_ROUND)), "val_dice": repr(dice)}
         self._candidate = (self.state.shared, facts) if dice > self._best else None

@@ -15,9 +15,9 @@ from pfedsam.config import to_dict
 from pfedsam.errors import UserFault
 from pfedsam.files import write_json
 from pfedsam.flare.context import REJECTED, REPORT, job_config, run_dir
+from pfedsam.record.results import finish, private_begun, replanned, start, tested_fault, versions
+from pfedsam.record.table import final_table
 from pfedsam.report.plots import plot_curves
-from pfedsam.report.results import finish, private_begun, replanned, start, tested_fault, versions
-from pfedsam.report.table import final_table
 
 
 class ResultsWriter(Widget):  # type: ignore[misc]

@@ -37,7 +37,7 @@ class Rounds(Controller):  # type: ignore[misc]
     def __init__(self, num_rounds: int = 5, min_sites: int = 1, grace: float = 3600, timeout: int = 7200) -> None:
         super().__init__()
         self.num_rounds, self.min_sites, self.grace, self.timeout = num_rounds, min_sites, grace, timeout
-        self.round: int | None = None  # the one in progress
+        self.round = 0  # the one in progress, or the next
         self._failed: set[str] = set()
         self._asked = 0
         self._open = False  # whether an answer still counts
@@ -60,11 +60,10 @@ class Rounds(Controller):  # type: ignore[misc]
             if not self._gather(abort_signal, fl_ctx):
                 return
             self._end(fl_ctx)
-        self.round = None
 
     def stop_controller(self, fl_ctx: FLContext) -> None:
         """Nothing that comes now is counted."""
-        self.round, self._open = None, False
+        self._open = False
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Answer the administrator's question where the run stands."""
@@ -77,8 +76,11 @@ class Rounds(Controller):  # type: ignore[misc]
     def process_result_of_unknown_task(
         self, client: Client, task_name: str, client_task_id: str, result: Shareable, fl_ctx: FLContext
     ) -> None:
-        """An answer that came late counts where it is of this round; of another one the guard has refused it."""
-        if self._open and task_name == AppConstants.TASK_TRAIN and _code(result) == ReturnCode.OK:
+        """A late answer counts where its round still waits; what the guard refused stands in the record."""
+        code = _code(result)
+        if code != ReturnCode.OK and fl_ctx.get_prop(REASON):
+            self._book(client.name, code, fl_ctx)
+        elif self._open and code == ReturnCode.OK and task_name == AppConstants.TASK_TRAIN:
             self._count(client.name, result, fl_ctx)
         else:
             log.warning("late answer of %s to task %s dropped", client.name, task_name)
@@ -144,17 +146,19 @@ class Rounds(Controller):  # type: ignore[misc]
         self.fire_event(AppEventType.AFTER_CONTRIBUTION_ACCEPT, fl_ctx)
 
     def _refuse(self, site: str, code: str, fl_ctx: FLContext) -> None:
-        """A site that was refused, or answered without an update, stands in results.json with the reason.
-
-        Where the others are too few for the round, the job stops at once.
-        """
-        reason = fl_ctx.get_prop(REASON) or TOLD.get(code, f"no update came: {code}; the site's own log says why")
-        log.error("update of %s not counted: %s", site, reason)
-        self.fire_event_with_data(REJECTED, fl_ctx, REJECTED, {"site": site, "reason": reason})
+        """Book it; where the other sites are too few for the round, the job stops at once."""
+        reason = self._book(site, code, fl_ctx)
         self._failed.add(site)
         at_start = code == CLASSES_DIFFER and not self.round  # later the site is out, and no round is lost
         if at_start or self._asked - len(self._failed) < self._least:
             self.system_panic(f"{site}: {reason}", fl_ctx)
+
+    def _book(self, site: str, code: str, fl_ctx: FLContext) -> str:
+        """A site that was refused, or answered without an update, stands in results.json with the reason."""
+        reason = fl_ctx.get_prop(REASON) or TOLD.get(code, f"no update came: {code}; the site's own log says why")
+        log.error("update of %s not counted: %s", site, reason)
+        self.fire_event_with_data(REJECTED, fl_ctx, REJECTED, {"site": site, "reason": reason})
+        return str(reason)
 
 
 def _put(fl_ctx: FLContext, key: str, value: object) -> None:

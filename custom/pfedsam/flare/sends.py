@@ -1,6 +1,5 @@
 """A task for each site: FLARE's broadcast sends all sites the same, and a rule may make a model for each."""
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +13,11 @@ from nvflare.apis.signal import Signal
 from nvflare.app_common.app_constant import AppConstants
 
 from pfedsam.config import Config
-from pfedsam.exchange.schema import down_schema
 from pfedsam.exchange.server import ServerState, message
 from pfedsam.files import Tensors
 from pfedsam.flare.context import RUN, STAMP, TRAINED, job_config, trained
+from pfedsam.flare.presence import Clock
+from pfedsam.study import down_schema
 
 LOOK = 0.2  # seconds between two looks at what has come in; our choice, as FLARE's own
 Received = Callable[[ClientTask, FLContext], None]
@@ -50,16 +50,23 @@ def tell_each(
     return found
 
 
-def wait_for(controller: Controller, tasks: list[Task], patience: Patience, stop: Signal) -> None:
+def wait_for(
+    controller: Controller,
+    tasks: list[Task],
+    patience: Patience,
+    stop: Signal,
+    *,
+    clock: Clock = Clock(),  # noqa: B008 - frozen
+) -> None:
     """Wait until each site has answered or is lost, or until patience ends; what is left then is cancelled."""
     enough = None
     while not stop.triggered and any(task.completion_status is None for task in tasks):
-        now = time.monotonic()
+        now = clock.now()
         if sum(map(_answered, tasks)) >= patience.least:
             enough = now if enough is None else enough
             if now - enough >= patience.grace:
                 break
-        time.sleep(LOOK)
+        clock.sleep(LOOK)
     for task in tasks:
         if task.completion_status is None:
             controller.cancel_task(task, fl_ctx=None)

@@ -62,6 +62,4 @@ def rule(state: ServerState, contributions: Mapping[str, Contribution], config: 
     return replace(mean(state, contributions, config), memory=control | met)
 
 
-METHOD = replace(
-    fedavg.METHOD, merge=merge, gradient=gradient, tell=tell, rule=rule, up=controls, down=controls
-)
+METHOD = replace(fedavg.METHOD, merge=merge, gradient=gradient, tell=tell, rule=rule, up=controls, down=controls)

@@ -1,8 +1,8 @@
 """A model for each site: the average of the sites' models, weighted by how alike the sites' updates are.
 
 After HeurFedAMP (Huang et al. 2021, "Personalized Cross-Silo Federated Learning on Non-IID Data"): a softmax over
-cosines, with a fixed weight for the site itself. Ours: cosines of the round's updates, because models that began at one
-pretrained model are all alike; no proximal term. The shared model, which a site that never trained is sent, is the mean.
+cosines, with a fixed weight for the site itself. Ours: cosines of the round's updates, because models that began at
+one pretrained model are all alike; no proximal term. The shared model is the mean: a site that never trained gets it.
 """
 
 import math
@@ -41,7 +41,8 @@ def weights(site: str, moves: Mapping[str, Tensors]) -> dict[str, float]:
 
 def cosine(a: Tensors, b: Tensors) -> float:
     """Of two updates as vectors; 0 where one is zero. Rounded, so that the number of threads does not show."""
-    inner, one, other = (sum(float((x[n].double() * y[n].double()).sum()) for n in a) for x, y in ((a, b), (a, a), (b, b)))
+    pairs = (a, b), (a, a), (b, b)
+    inner, one, other = (sum(float((x[n].double() * y[n].double()).sum()) for n in a) for x, y in pairs)
     return round(inner / math.sqrt(one * other), 6) if one and other else 0.0
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pfedsam.record.cases import Classes, Groups
+
 DRAWS = 5000
-Groups = dict[str, list[float]]  # by patient (group): the values of its cases
-Classes = list[Groups]  # of each class that was scored
 
 
 def mean_of(sites: dict[str, Classes]) -> float:

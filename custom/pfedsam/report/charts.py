@@ -7,7 +7,7 @@ from typing import Any
 
 import matplotlib
 
-from pfedsam.report.results import ROLES, sites_of
+from pfedsam.record.results import ROLES, sites_of
 from pfedsam.report.words import SiteRow
 
 matplotlib.use("Agg")

@@ -11,8 +11,8 @@ from pfedsam.config import from_dict
 from pfedsam.errors import UserFault
 from pfedsam.exchange.ledger import Ledger
 from pfedsam.files import read_json
-from pfedsam.report.cases import Cases, read_cases
-from pfedsam.report.results import sites_of
+from pfedsam.record.cases import Cases, read_cases
+from pfedsam.record.results import sites_of
 
 RESULTS, CASES, PICTURES, LEDGER = "results.json", "cases.json", "overlays.png", "ledger.jsonl"
 SKIP = {"synthetic_data", "tb_events", "custom", "prepared", "scratch", "images", "masks"}  # nothing of a run's record

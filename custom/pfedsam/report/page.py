@@ -10,12 +10,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pfedsam.files import write_atomic
+from pfedsam.record import measures
+from pfedsam.record.results import ROLES, sites_of
+from pfedsam.record.table import patients_tested
 from pfedsam.report import words
 from pfedsam.report.charts import dice_chart, final_chart, loss_chart
 from pfedsam.report.gather import Material
-from pfedsam.report.results import HIGHER_IS_BETTER, ROLES, sites_of
 from pfedsam.report.words import SiteRow
-from pfedsam.train.metrics import DISTANCES
 
 ASSETS = Path(__file__).parent.parent / "assets"
 
@@ -54,11 +55,11 @@ def page(material: Material, rows: list[SiteRow]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "number": words.number,
+        "number": measures.number,
         "megabytes": words.megabytes,
         "duration": words.duration,
-        "measure": words.measure,
-        "unit": words.unit,
+        "measure": measures.measure,
+        "unit": measures.unit,
     }
     results = material.results
     return environment.get_template("report.html").render(
@@ -72,11 +73,11 @@ def page(material: Material, rows: list[SiteRow]) -> str:
         rows=rows,
         roles=ROLES,
         metrics=words.shown(rows),
-        titles=words.TITLES,
-        best=HIGHER_IS_BETTER,
-        distances=DISTANCES,
-        distances_say=words.DISTANCES_SAY,
-        patients=words.patients_tested(results),
+        titles=measures.TITLES,
+        best=measures.HIGHER_IS_BETTER,
+        distances=measures.DISTANCES,
+        distances_say=measures.DISTANCES_SAY,
+        patients=patients_tested(results),
         by_class=words.class_rows(material),
         charts=charts(material, rows),
         pictures={name: base64.b64encode(data).decode() for name, data in sorted(material.pictures.items())},

@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 
-from pfedsam.report.results import sites_of
+from pfedsam.record.results import sites_of
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -8,11 +8,11 @@ from statistics import fmean
 from typing import Any
 
 from pfedsam.files import SETTINGS, pack, write_atomic, write_json
-from pfedsam.report.cards import private_card, shared_card
+from pfedsam.record.cards import private_card, shared_card
+from pfedsam.record.scores import CaseScore
 from pfedsam.report.plots import plot_overlays
 from pfedsam.site import Site
 from pfedsam.train.evaluate import find, reference
-from pfedsam.train.metrics import CaseScore
 
 Scores = dict[str, list[CaseScore]]
 

@@ -4,21 +4,16 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from pfedsam.report.bootstrap import Classes, interval
-from pfedsam.report.cases import Cases
+from pfedsam.record.cases import Cases, Classes
+from pfedsam.record.measures import HIGHER_IS_BETTER, METRICS, MIXED, number
+from pfedsam.record.results import ROLES, replanned, took_part
+from pfedsam.report.bootstrap import interval
 from pfedsam.report.gather import Material
-from pfedsam.report.results import HIGHER_IS_BETTER, ROLES, replanned, took_part
-from pfedsam.train.metrics import METRICS, MIXED, TOLERANCE
 
 FEW_CASES = 20  # below so many scored test cases a site's mean says little; our choice
 FEW_ROUNDS = 5  # our choice
 FEW_PATIENTS = 5  # fewer of them say nothing of others, whatever the interval; our choice
 NAMES = {"before": "before training", "global": "global", "personal": "personal"}
-TITLES = dict(zip(METRICS, ("Dice", "IoU", "detected", "surface Dice", "HD95", "ASSD"), strict=True))
-DISTANCES_SAY = (
-    "Detected: share of the scored cases in which something was found; HD95 and ASSD are means over these. "
-    f"Surface Dice: share of the outlines within {TOLERANCE:g} mm, or {TOLERANCE:g} pixels where files know no spacing."
-)
 Interval = tuple[float, float]
 
 
@@ -81,8 +76,8 @@ def class_rows(material: Material) -> list[dict[str, Any]]:
     named = class_names(material.results["config"])
     found = []
     for site, cases in sorted(material.cases.items()) if len(named) > 1 else ():
-        for number, name in enumerate(named, 1):
-            dice = {role: _dice_of(cases, role, number) for role in ROLES[1:]}
+        for cls, name in enumerate(named, 1):
+            dice = {role: _dice_of(cases, role, cls) for role in ROLES[1:]}
             means = {role: fmean(values) if values else None for role, values in dice.items()}
             found.append({"site": site, "class": name, "cases": len(dice["personal"]), **means})
     return found
@@ -94,8 +89,8 @@ def class_names(settings: dict[str, Any]) -> list[str]:
     return named or [f"class {i + 1}" for i in range(settings.get("model", {}).get("num_classes", 1))]
 
 
-def _dice_of(cases: Cases, role: str, number: int) -> list[float]:
-    return [row["dice"] for (_, cls), row in cases.scores[role].items() if cls == number]
+def _dice_of(cases: Cases, role: str, cls: int) -> list[float]:
+    return [row["dice"] for (_, of), row in cases.scores[role].items() if of == cls]
 
 
 def spans(cases: Cases) -> dict[str, dict[str, Interval]]:
@@ -139,7 +134,7 @@ def summary(material: Material, rows: list[SiteRow]) -> list[str]:
     time = f" in {duration(results['seconds'])}" if results.get("seconds") else ""
     lines = [f"{who} Method {results['method']}, {count} round{'s' * (count != 1)}{time}."]
     if named := results["config"].get("data", {}).get("classes"):
-        lines.append("Classes: " + ", ".join(f"{number} {name}" for number, name in enumerate(named, 1)) + ".")
+        lines.append("Classes: " + ", ".join(f"{cls} {name}" for cls, name in enumerate(named, 1)) + ".")
     if not rows:
         return [*lines, "The final test has not been done: the run is not finished, or it was cut."]
     if outside := [row.name for row in rows if row.name not in sites]:
@@ -229,32 +224,10 @@ def mean_of(values: list[float | None]) -> float | None:
     return fmean(known) if known else None
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """A number for people; a dash where there is none."""
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def measure(value: float | None, metric: str) -> str:
-    """A metric's value: shares to a thousandth, distances to a tenth."""
-    return number(value, 3 if HIGHER_IS_BETTER[metric] else 1)
-
-
 def shown(rows: list[SiteRow]) -> list[str]:
     """The metrics of which a row has a value; Dice always. Runs of older versions lack some."""
     known = {metric for row in rows for of in row.means.values() for metric in METRICS if of.get(metric) is not None}
     return [metric for metric in METRICS if metric in {"dice", *known}]
-
-
-def unit(row: dict[str, Any]) -> str:
-    """Of a row's distances; a dash where it is not known."""
-    return str(row.get("unit") or "-")
-
-
-def patients_tested(results: dict[str, Any]) -> str:
-    """A sentence: how many patients each site's test split has; empty where no site says."""
-    sites = sorted(results["final"]["sites"].items())
-    told = [f"{name} {roles['patients']}" for name, roles in sites if roles.get("patients")]
-    return f"Test patients: {', '.join(told)}." if told else ""
 
 
 def duration(seconds: float | None) -> str:

@@ -9,9 +9,10 @@ from torch import Tensor
 from pfedsam.data.dataset import Dataset, View, unfit
 from pfedsam.data.values import IGNORED
 from pfedsam.model.segmenter import Branches
+from pfedsam.record.scores import CaseScore
 from pfedsam.train.loop import Source
 from pfedsam.train.losses import one_hot
-from pfedsam.train.metrics import CaseScore, score
+from pfedsam.train.metrics import score
 from pfedsam.train.precision import autocast
 
 THRESHOLD = 0.5  # on probabilities, never on logits

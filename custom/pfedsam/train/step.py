@@ -118,9 +118,7 @@ class Steps:
         return self._recording.replay(batch)
 
     def _run(self, batch: Batch, optimisers: Optimisers) -> Losses:
-        return step(
-            self._model, batch, optimisers.values(), self._loss_of, self._config, gradient=self._gradient
-        )
+        return step(self._model, batch, optimisers.values(), self._loss_of, self._config, gradient=self._gradient)
 
     def _record(self, batch: Batch, optimisers: Optimisers) -> Recording:
         held = replace(batch, image=batch.image.to(self._device), label=batch.label.to(self._device))

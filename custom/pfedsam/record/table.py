@@ -6,9 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from pfedsam.report.results import ROLES, took_part
-from pfedsam.report.words import DISTANCES_SAY, TITLES, measure, patients_tested, unit
-from pfedsam.train.metrics import METRICS
+from pfedsam.record.measures import DISTANCES_SAY, METRICS, TITLES, measure, unit
+from pfedsam.record.results import ROLES, took_part
 
 
 def final_table(results: dict[str, Any]) -> str:
@@ -31,3 +30,10 @@ def final_table(results: dict[str, Any]) -> str:
     text = io.StringIO()
     Console(file=text, width=150).print(table)
     return text.getvalue()
+
+
+def patients_tested(results: dict[str, Any]) -> str:
+    """A sentence: how many patients each site's test split has; empty where no site says."""
+    sites = sorted(results["final"]["sites"].items())
+    told = [f"{name} {roles['patients']}" for name, roles in sites if roles.get("patients")]
+    return f"Test patients: {', '.join(told)}." if told else ""

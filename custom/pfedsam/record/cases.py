@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from pfedsam.errors import UserFault
-from pfedsam.report.bootstrap import Classes, Groups
-from pfedsam.train.metrics import DISTANCES, METRICS, MIXED
+from pfedsam.record.measures import DISTANCES, METRICS, MIXED
 
+Groups = dict[str, list[float]]  # by patient (group): the values of its cases
+Classes = list[Groups]  # of each class that was scored
 ROLES = ("global", "personal")
 Scores = dict[tuple[str, int], dict[str, float]]  # by case and class, the metrics that there are
 

@@ -11,11 +11,9 @@ import torch
 
 import pfedsam
 from pfedsam.exchange.guard import facts_fault
-from pfedsam.train.metrics import DISTANCES, METRICS, MIXED, OVERLAP
+from pfedsam.record.measures import DISTANCES, HIGHER_IS_BETTER, METRICS, MIXED, OVERLAP, UNITS
 
 ROLES = ("before", "global", "personal")
-HIGHER_IS_BETTER = {metric: metric not in ("hd95", "assd") for metric in METRICS}
-UNITS = ("mm", "px")
 
 
 def _code() -> str:

@@ -1,0 +1,32 @@
+"""The metrics: their names, which way is better, in which unit, and how their values are spelt."""
+
+from typing import Any, Literal
+
+Unit = Literal["mm", "px"]
+UNITS = ("mm", "px")
+MIXED = "mixed"
+OVERLAP = ("dice", "iou")
+DISTANCES = ("surface_dice", "hd95", "assd")  # measured between outlines, and so in a unit
+METRICS = ("dice", "iou", "detected", *DISTANCES)
+HIGHER_IS_BETTER = {metric: metric not in ("hd95", "assd") for metric in METRICS}
+TITLES = dict(zip(METRICS, ("Dice", "IoU", "detected", "surface Dice", "HD95", "ASSD"), strict=True))
+TOLERANCE = 2.0  # mm, or pixels: how far an outline may be off for surface Dice; our choice
+DISTANCES_SAY = (
+    "Detected: share of the scored cases in which something was found; HD95 and ASSD are means over these. "
+    f"Surface Dice: share of the outlines within {TOLERANCE:g} mm, or {TOLERANCE:g} pixels where files know no spacing."
+)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number for people; a dash where there is none."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def measure(value: float | None, metric: str) -> str:
+    """A metric's value: shares to a thousandth, distances to a tenth."""
+    return number(value, 3 if HIGHER_IS_BETTER[metric] else 1)
+
+
+def unit(row: dict[str, Any]) -> str:
+    """Of a row's distances; a dash where it is not known."""
+    return str(row.get("unit") or "-")

@@ -1,0 +1,141 @@
+"""What a study's settings mean: which tensors are shared, what a run begins with, whether two are of one model."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pfedsam import methods
+from pfedsam.config import Config, from_dict, one_name
+from pfedsam.errors import UserFault
+from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
+from pfedsam.exchange.schema import EXTRA, Schema, schema_of
+from pfedsam.files import Tensors, digest
+from pfedsam.methods.base import Extras, Method
+from pfedsam.model import build
+from pfedsam.model.backbones import Backbone
+from pfedsam.model.partition import Part, tensors_of, wire_name
+from pfedsam.model.prepared import prepared
+
+ROUTING = ("experts", "experts_in", "top_k", "gate_multiplied", "gate_noise", "route", "interpolation")
+UNREAD = {f"model.{name}" for name in (*ROUTING, "adapter_start")}  # by the shared part of a model that was trained
+
+
+@lru_cache(maxsize=4)
+def shared_schema(config: Config) -> Schema:
+    """The schema of `config`: built on the meta device, without weights, alike on site and server."""
+    return schema_of({wire_name(name): tensor for name, tensor in _tensors(config, Part.SHARED).items()})
+
+
+@lru_cache(maxsize=4)
+def up_schema(config: Config) -> Schema:
+    """What a site sends after a round: its shared update, and what the method declares beside it."""
+    return _with_extras(config, methods.get(config.method).up)
+
+
+@lru_cache(maxsize=4)
+def down_schema(config: Config) -> Schema:
+    """What a site is sent: the shared tensors, and what the method declares beside them."""
+    return _with_extras(config, methods.get(config.method).down)
+
+
+def _with_extras(config: Config, declared: Extras) -> Schema:
+    shared = shared_schema(config)
+    return shared | {EXTRA + name: spec for name, spec in sorted(declared(shared, config).items())}
+
+
+@lru_cache(maxsize=4)
+def private_schema(config: Config) -> Schema:
+    """What a site keeps under `config`, by name in the model; it travels in no message."""
+    return schema_of(_tensors(config, Part.PRIVATE))
+
+
+def _tensors(config: Config, part: Part) -> Tensors:
+    method = methods.get(config.method)
+    with torch.device("meta"):
+        parts = build.backbone(config.model, read=False)
+        model = method.model(parts, config)
+    return tensors_of(model, method.partition(model, config), part)
+
+
+def initial_shared(config: Config, weights: Path | None = None, cache: Path | None = None) -> tuple[Tensors, str]:
+    """The server's first shared tensors and the base model's digest.
+
+    Args:
+        weights: folder of pretrained weight files; None reads PFEDSAM_WEIGHTS.
+        cache: folder of prepared base models; None: the base is read and digested anew.
+    """
+    method = methods.get(config.method)
+    parts, base = _base(config, method, weights, cache)
+    model = method.model(parts, config)
+    shared = tensors_of(model, method.partition(model, config), Part.SHARED)
+    return {wire_name(name): t.detach().clone().contiguous() for name, t in shared.items()}, base
+
+
+def _base(config: Config, method: Method, weights: Path | None, cache: Path | None) -> tuple[Backbone, str]:
+    if cache is not None:
+        return prepared(config.model, weights, cache, rounded=methods.rounds(method, torch.device("cpu"), config))
+    parts = build.backbone(config.model, weights)
+    return parts, build.base_digest(parts)
+
+
+def first_tensors(root: Path, begin: str, fresh: Tensors, base: str, config: Config) -> tuple[Tensors, dict[str, Any]]:
+    """What a new run begins with: its own first tensors, or the last shared tensors of another run.
+
+    Args:
+        root: the folder of all studies' checkpoints.
+        begin: "STUDY/RUN" or "STUDY/latest"; empty: no other run.
+        fresh, base, config: the new run's own first tensors, its base and its settings.
+
+    Returns:
+        The tensors, and what they are for results.json: `run`, its finished `rounds`, `sha256`; empty if fresh.
+
+    Raises:
+        UserFault: there is no such run, it trained another model, or the method needs one and none is named.
+    """
+    if not begin:
+        if methods.get(config.method).joins:
+            do = "render with --begin STUDY/RUN, the run of the federation that it joins"
+            raise UserFault(expected=f"a trained model that {config.method} begins with", came="none", do=do)
+        return fresh, {}
+    study, _, name = begin.partition("/")
+    point = _trained(Checkpoints(root, one_name(study, "study")), name)
+    run, do = f"{study}/{point.run}", "take the settings of that run's job for the model, and its data.scale"
+    same_settings(config, point.results["config"], f"run {run}, whose model this begins with", do, _tells)
+    shared = point.state.shared
+    if point.base != base or schema_of(shared) != schema_of(fresh):
+        came = "another base" if point.base != base else "other shared tensors"
+        raise UserFault(expected=f"the model of run {run} to be this job's", came=came, do=do)
+    return shared, {"run": run, "rounds": point.done, "sha256": digest(shared)}
+
+
+def _trained(checkpoints: Checkpoints, name: str) -> Checkpoint:
+    point = checkpoints.load(checkpoints.find(name, trained=True))
+    if point is None:
+        raise UserFault(expected=f"a finished round of run {name}", came="none", do="name a run that has trained")
+    return point
+
+
+def same_settings(
+    config: Config, began: dict[str, Any], run: str, do: str, held: Callable[[str], bool] = lambda _: True
+) -> None:
+    """Hold a job's settings against those that a run began with; what an older version did not know has its default.
+
+    Args:
+        run: what began, and `do`: what a user can do about it; for the message.
+        held: whether a setting, by its dotted name, has to be the same.
+
+    Raises:
+        UserFault: they differ.
+    """
+    others = {name: value for name, value in config.unlike(from_dict(began)).items() if held(name)}
+    if others:
+        came = "others (there: " + ", ".join(f"{name} {value}" for name, value in others.items()) + ")"
+        raise UserFault(expected=f"the settings of {run}", came=came, do=do)
+
+
+def _tells(name: str) -> bool:
+    """Whether a setting says what a trained shared part means: with another one the same tensors are another model."""
+    return name in ("data.scale", "data.plane", "data.classes") or (name.startswith("model.") and name not in UNREAD)
