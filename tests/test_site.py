@@ -13,22 +13,26 @@ from pfedsam import methods
 from pfedsam.data.dataset import PLAIN, Dataset, View
 from pfedsam.errors import UserFault
 from pfedsam.exchange.guard import Accepted, check
+from pfedsam.exchange.server import begin_state, message
 from pfedsam.exchange.store import Moment
+from pfedsam.methods.base import Here
 from pfedsam.model.partition import Kind, Part, kinds, tensors_of
 from pfedsam.model.segmenter import Branches
 from pfedsam.service import Turn, serve_round, serve_test
 from pfedsam.site import Places, Site
-from pfedsam.study import initial_shared, shared_schema
+from pfedsam.study import down_schema, initial_shared, up_schema
 from pfedsam.train.evaluate import evaluate
 from pfedsam.train.loop import Source
 
 
 def trained(site: Site, shared: dict[str, torch.Tensor], round_: int = 0):
-    site.receive(shared)
+    site.receive(
+        message(begin_state(shared, down_schema(site.config)), site.name, site.config, down_schema(site.config))
+    )
     return site.train(round_, 2)
 
 
-ALL_SHARED = {"fedavg", "fedprox", "ffa_lora", "fedms_sam", "fedmsa"}
+ALL_SHARED = {"fedavg", "fedavgm", "fedprox", "ffa_lora", "fedms_sam", "fedmsa", "scaffold", "similarity"}
 KEEPS = {"pfedsam", "newcomer", "local", "fedper", "fedrep", "fedbn", "ditto", "fedsa_lora", "iat"}
 
 
@@ -41,7 +45,7 @@ def test_an_update_is_legal_and_moves_what_it_trains(open_site, method: str) -> 
     update = trained(site, shared)
     stamp = site.stamp(0)
     assert stamp.base == base
-    assert check(update.wire, stamp, schema=shared_schema(config), expected=stamp) == Accepted()
+    assert check(update.wire, stamp, schema=up_schema(config), expected=stamp) == Accepted()
     assert update.samples == 6
     moved = {bool(t.any()) for n, t in update.wire.items() if n.endswith("lora.b.weight")}
     assert moved <= {method != "newcomer"}
@@ -170,7 +174,7 @@ def test_only_a_better_model_of_the_server_s_is_copied(
     moved = {n: t + wire[n] for n, t in shared.items()}
     before, _ = copies_and_served(site)
     site._load_shared(moved)
-    site.method.merge(site.model, config, {"global": served, "personal": own}.__getitem__)
+    site.method.merge(site.model, config, Here({"global": served, "personal": own}.__getitem__))
     after, there = copies_and_served(site)
     assert all(torch.equal(after[n], there[n] if copied else before[n]) for n in after)
 
