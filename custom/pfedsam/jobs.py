@@ -171,11 +171,11 @@ def _edit_server(out: Path, rounds: int | None, sites: int | None) -> None:
     """Set the number of rounds, and lower what a round needs to the number of named sites."""
     path = out / SERVER
     server = read_json(path)
-    loop, mean = _arguments(server, "workflows", "rounds", out), _arguments(server, "components", "aggregator", out)
+    loop = _arguments(server, "workflows", "rounds", out)
     loop["num_rounds"] = loop["num_rounds"] if rounds is None else rounds
     if sites is not None:
-        loop["min_clients"] = mean["min_sites"] = min(loop["min_clients"], sites)
-        _edit(out / "meta.json", "min_clients", loop["min_clients"])
+        loop["min_sites"] = min(loop["min_sites"], sites)
+        _edit(out / "meta.json", "min_clients", loop["min_sites"])
     path.write_text(json.dumps(server, indent=2) + "\n")
 
 
