@@ -27,6 +27,7 @@ from pfedsam.report.bootstrap import Classes, interval, mean_of
 from pfedsam.report.cases import ROLES, Cases, Scores, gathered, less, read_cases
 from pfedsam.report.results import HIGHER_IS_BETTER
 from pfedsam.report.words import TITLES
+from pfedsam.settings import chosen_method
 from pfedsam.train.metrics import DISTANCES, METRICS, MIXED
 
 REST = [metric for metric in METRICS if metric != "dice"]
@@ -157,7 +158,7 @@ def demand_own(cases: Cases, role: str, dice: float | None, folder: Path) -> Non
 
 def one_branch(record: dict[str, Any]) -> bool:
     """Whether the run's method predicts everywhere with one branch."""
-    method = methods.get(record["config"]["method"])
+    method = methods.get(chosen_method(record["config"])[0])
     return method.personal == method.global_
 
 

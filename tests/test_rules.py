@@ -14,14 +14,14 @@ LOWER = {  # a room may import these rooms, and itself
     "prepare": {"data"},
     "train": {"model", "data"},
     "methods": {"train", "model", "data"},
-    "exchange": {"model", "methods"},
-    "report": {"exchange", "train", "site"},
-    "export": {"report", "exchange", "methods", "train", "model", "data", "site"},
-    "flare": {"report", "exchange", "train", "data", "site", "service", "jobs", "doctor"},
-    "doctor": {"service", "site", "exchange", "train", "model", "data"},
+    "exchange": {"model", "methods", "settings"},
+    "report": {"exchange", "train", "site", "settings"},
+    "export": {"settings", "report", "exchange", "methods", "train", "model", "data", "site"},
+    "flare": {"settings", "report", "exchange", "train", "data", "site", "service", "jobs", "doctor"},
+    "doctor": {"settings", "service", "site", "exchange", "train", "model", "data"},
     "predict": {"export", "train", "data"},
 }
-FREE = {"config", "errors", "files", "names", "quiet"}
+FREE = {"bounds", "config", "errors", "files", "names", "quiet"}
 
 
 def imports(path: Path) -> set[str]:
@@ -82,4 +82,4 @@ def test_the_guide_to_a_new_method_shows_the_method_as_it_is() -> None:
     assert [line.removeprefix("+") for line in shown.splitlines()] == (
         PACKAGE / "methods/fedprox.py"
     ).read_text().splitlines()
-    assert max(len(path.read_text().splitlines()) for path in (PACKAGE / "methods").glob("*.py")) <= 80
+    assert max(len(path.read_text().splitlines()) for path in (PACKAGE / "methods").glob("*.py")) <= 120

@@ -23,6 +23,7 @@ from pfedsam.exchange.schema import shared_schema
 from pfedsam.files import Tensors, write_json
 from pfedsam.report.results import finish, joined, private_begun, sites_of, start, versions
 from pfedsam.service import Turn, serve_round, serve_test
+from pfedsam.settings import check_sites
 from pfedsam.site import Places, Site
 
 RUN = "run"
@@ -59,7 +60,7 @@ def federate(plan: Plan, told: Callable[[dict[str, Any]], None] = lambda _: None
             other sites or planned for another number of rounds.
     """
     torch.use_deterministic_algorithms(not torch.cuda.is_available())
-    plan.config.check_sites(plan.places, plan.rounds)
+    check_sites(plan.config, plan.places, plan.rounds)
     checkpoints = Checkpoints(plan.folder / "store", plan.config.study)
     sites = {name: Site(name, plan.config, places) for name, places in sorted(plan.places.items())}
     past = checkpoints.load(RUN)

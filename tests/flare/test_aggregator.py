@@ -19,12 +19,12 @@ from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 from nvflare.app_common.widgets.intime_model_selector import IntimeModelSelector
 
-from pfedsam.config import from_dict
 from pfedsam.exchange.schema import shared_schema
 from pfedsam.flare.aggregator import MeanOfSites
 from pfedsam.flare.context import REJECTED, REPORT, STAMP, selected_by
 from pfedsam.flare.filters import UpdateGuard
 from pfedsam.flare.rounds import Rounds
+from pfedsam.settings import from_dict
 
 SETTINGS = {"model": {"image_size": 64, "experts": 2}}
 

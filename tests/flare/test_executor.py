@@ -13,7 +13,6 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 from nvflare.apis.workspace import Workspace
 
-from pfedsam.config import from_dict
 from pfedsam.errors import UserFault
 from pfedsam.exchange.first import initial_shared
 from pfedsam.files import digest
@@ -21,6 +20,7 @@ from pfedsam.flare.context import REPORT, RUN, STAMP, TRAINED, ledger, places, s
 from pfedsam.flare.executor import PFedSAMExecutor
 from pfedsam.flare.filters import OnlyDeclaredEnters, OnlySharedLeaves
 from pfedsam.flare.policy import SitePolicy
+from pfedsam.settings import from_dict
 
 SETTINGS = {
     "model": {"image_size": 64, "experts": 2},

@@ -9,11 +9,12 @@ import torch
 from PIL import Image
 
 from conftest import tiny
-from pfedsam.config import from_dict, to_dict
+from pfedsam.config import to_dict
 from pfedsam.data.augment import augmentation
 from pfedsam.data.dataset import PLAIN, Batch, View
 from pfedsam.errors import UserFault
 from pfedsam.exchange.first import initial_shared
+from pfedsam.settings import from_dict
 from pfedsam.site import Places, Site
 from pfedsam.train.precision import autocast
 from pfedsam.train.prefix import Bounded, Disk, Memory, prefix

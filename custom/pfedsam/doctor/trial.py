@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from pfedsam.config import Config, from_dict
+from pfedsam.config import Config
 from pfedsam.data.dataset import PLAIN, Dataset, View
 from pfedsam.exchange.aggregate import weighted_mean
 from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
@@ -27,6 +27,7 @@ from pfedsam.exchange.ledger import Ledger
 from pfedsam.exchange.schema import shared_schema
 from pfedsam.files import Tensors, pack, write_atomic, write_json
 from pfedsam.service import Turn, serve_round, serve_test
+from pfedsam.settings import from_dict
 from pfedsam.site import Places, Site
 from pfedsam.train.loop import Progress, steps_of
 from pfedsam.train.prefix import prefix

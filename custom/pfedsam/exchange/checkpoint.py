@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from pfedsam import log, methods
-from pfedsam.config import Config, from_dict, one_name
+from pfedsam.config import Config
 from pfedsam.errors import UserFault
 from pfedsam.exchange.claim import Claim
 from pfedsam.exchange.schema import schema_of
 from pfedsam.files import PAYLOAD, Tensors, digest, facts_of, pack, unpack, write_atomic, write_json
+from pfedsam.names import one_name
+from pfedsam.settings import from_record
 
 KEEP = 2
 BEST = "best.safetensors"
 ROUTING = ("experts", "experts_in", "top_k", "gate_multiplied", "gate_noise", "route", "interpolation")
-UNREAD = {f"model.{name}" for name in (*ROUTING, "adapter_start")}  # by the shared part of a model that was trained
+UNREAD = {f"model.{name}" for name in ROUTING}  # by the shared part of a model that was trained
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,7 @@ def same_settings(
     Raises:
         UserFault: they differ.
     """
-    others = {name: value for name, value in config.unlike(from_dict(began)).items() if held(name)}
+    others = {name: value for name, value in config.unlike(from_record(began)).items() if held(name)}
     if others:
         came = "others (there: " + ", ".join(f"{name} {value}" for name, value in others.items()) + ")"
         raise UserFault(expected=f"the settings of {run}", came=came, do=do)

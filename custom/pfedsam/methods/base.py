@@ -18,6 +18,12 @@ from pfedsam.model.segmenter import Branches, Segmenter
 from pfedsam.train.loop import Phase, always
 from pfedsam.train.step import LossOf
 
+
+@dataclass(frozen=True)
+class NoSettings:
+    """Of a method without settings of its own."""
+
+
 # a role's (global, personal) mean Dice on the site's validation split, as it stands; NaN: nothing to score
 Dice = Callable[[str], float]
 
@@ -50,6 +56,7 @@ class Method:
         trains: kinds of the pretrained model that it trains; all others stay frozen.
         phase: which parts the next step trains, when so many of a round's steps are done.
         joins: whether it begins with the model of another run, and needs one.
+        settings: the frozen dataclass of its own settings, read from "method" in a job; no field may be called name.
     """
 
     build: Callable[[Segmenter, Config], Branches]
@@ -62,6 +69,7 @@ class Method:
     trains: frozenset[Kind] = frozenset()
     phase: Phase = always
     joins: bool = False
+    settings: type = NoSettings
 
     def model(self, parts: Backbone, config: Config) -> Branches:
         """The branches on a backbone; what is not pretrained drawn from the job's seed, experts as torch stands."""
