@@ -13,8 +13,9 @@ from nvflare.private.fed.server.job_meta_validator import JobMetaValidator
 from conftest import ROOT
 from pfedsam import methods
 from pfedsam.cli import main
+from pfedsam.config import to_dict
 from pfedsam.errors import UserFault
-from pfedsam.jobs import render
+from pfedsam.jobs import render, settings_of
 from pfedsam.methods.pfedsam import Settings
 from pfedsam.settings import read_config
 
@@ -85,6 +86,22 @@ def test_a_rendered_job_brings_its_code_and_its_changes(tmp_path: Path) -> None:
     assert valid, error
 
 
+@pytest.mark.parametrize(
+    ("changes", "method"),
+    [
+        (["method=fedprox"], {"name": "fedprox", "mu": 0.01}),
+        (["method=fedprox", "method.mu=0.1"], {"name": "fedprox", "mu": 0.1}),
+        (["method.mu=0.1", "method=fedprox"], {"name": "fedprox", "mu": 0.1}),
+        (["method.name=ditto", "method.lam=0.1"], {"name": "ditto", "lam": 0.1}),
+        (['method={"name": "iat", "orthogonal_weight": 1}'], {"name": "iat", "orthogonal_weight": 1}),
+        (["method=fedprox", "train.prox_weight=0.1"], {"name": "fedprox", "mu": 0.1}),
+    ],
+)
+def test_a_method_is_chosen_and_set_on_the_command_line(changes: list[str], method: dict) -> None:
+    config, _ = settings_of(ROOT / "jobs/pfedsam", changes)
+    assert to_dict(config)["method"] == method
+
+
 def torn(folder: Path) -> Path:
     """Job folders, each with one file that is not what it should be."""
     for name in ("settings", "server", "meta"):
@@ -101,6 +118,11 @@ def torn(folder: Path) -> Path:
         (["render", "nowhere", "{out}"], "a job folder"),
         (["render", "{job}", "{job}"], "does not exist yet"),
         (["render", "{job}", "{out}", "--set", "train.speed=9"], "speed"),
+        (["render", "{job}", "{out}", "--set", "method.mu=1"], "settings of method pfedsam among reading, distill"),
+        (
+            ["render", "{job}", "{out}", "--set", "method=fedavg", "--set", "method.mu=1"],
+            "no settings of method fedavg",
+        ),
         (["render", "{job}", "{out}", "--set", "nonsense"], "KEY=VALUE"),
         (["render", "{job}", "{out}", "--set", "train.lr.x=3"], "settings below lr"),
         (["render", "{job}", "{out}", "--rounds", "-3"], "rounds of 1 or more"),
