@@ -18,13 +18,26 @@ LOWER = {  # a room may import these rooms, and itself
     "methods": {"exchange", "train", "model", "data"},
     "exchange": {"model"},
     "record": {"exchange"},
-    "report": {"record", "exchange", "train", "site"},
-    "export": {"study", "record", "exchange", "methods", "train", "model", "data", "site"},
-    "flare": {"methods", "study", "record", "report", "exchange", "train", "data", "site", "service", "jobs", "doctor"},
-    "doctor": {"study", "service", "site", "exchange", "train", "model", "data"},
+    "report": {"settings", "record", "exchange", "train", "site"},
+    "export": {"settings", "study", "record", "exchange", "methods", "train", "model", "data", "site"},
+    "flare": {
+        "settings",
+        "methods",
+        "study",
+        "record",
+        "report",
+        "exchange",
+        "train",
+        "data",
+        "site",
+        "service",
+        "jobs",
+        "doctor",
+    },
+    "doctor": {"settings", "study", "service", "site", "exchange", "train", "model", "data"},
     "predict": {"export", "train", "data"},
 }
-FREE = {"config", "errors", "files", "names", "quiet"}
+FREE = {"bounds", "config", "errors", "files", "names", "quiet"}
 
 
 def imports(path: Path) -> set[str]:

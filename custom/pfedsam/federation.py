@@ -20,6 +20,7 @@ from pfedsam.exchange.server import Contribution, begin_state, contribution, mes
 from pfedsam.files import write_json
 from pfedsam.record.results import finish, joined, private_begun, sites_of, start, versions
 from pfedsam.service import Turn, serve_round, serve_test
+from pfedsam.settings import check_sites
 from pfedsam.site import Places, Site
 from pfedsam.study import down_schema, first_tensors, initial_shared, same_settings, up_schema
 
@@ -57,7 +58,7 @@ def federate(plan: Plan, told: Callable[[dict[str, Any]], None] = lambda _: None
             other sites or planned for another number of rounds.
     """
     torch.use_deterministic_algorithms(not torch.cuda.is_available())
-    plan.config.check_sites(plan.places, plan.rounds)
+    check_sites(plan.config, plan.places, plan.rounds)
     checkpoints = Checkpoints(plan.folder / "store", plan.config.study)
     sites = {name: Site(name, plan.config, places) for name, places in sorted(plan.places.items())}
     past = checkpoints.load(RUN)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pfedsam import methods
-from pfedsam.config import Config, from_dict, one_name
+from pfedsam.config import Config
 from pfedsam.errors import UserFault
 from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
 from pfedsam.exchange.schema import EXTRA, Schema, schema_of
@@ -18,9 +18,11 @@ from pfedsam.model import build
 from pfedsam.model.backbones import Backbone
 from pfedsam.model.partition import Part, tensors_of, wire_name
 from pfedsam.model.prepared import prepared
+from pfedsam.names import one_name
+from pfedsam.settings import from_record
 
 ROUTING = ("experts", "experts_in", "top_k", "gate_multiplied", "gate_noise", "route", "interpolation")
-UNREAD = {f"model.{name}" for name in (*ROUTING, "adapter_start")}  # by the shared part of a model that was trained
+UNREAD = {f"model.{name}" for name in ROUTING}  # by the shared part of a model that was trained
 
 
 @lru_cache(maxsize=4)
@@ -130,7 +132,7 @@ def same_settings(
     Raises:
         UserFault: they differ.
     """
-    others = {name: value for name, value in config.unlike(from_dict(began)).items() if held(name)}
+    others = {name: value for name, value in config.unlike(from_record(began)).items() if held(name)}
     if others:
         came = "others (there: " + ", ".join(f"{name} {value}" for name, value in others.items()) + ")"
         raise UserFault(expected=f"the settings of {run}", came=came, do=do)

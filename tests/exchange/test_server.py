@@ -3,11 +3,12 @@ import itertools
 import pytest
 import torch
 
-from pfedsam.config import Config, from_dict
+from pfedsam.config import Config
 from pfedsam.exchange import server
 from pfedsam.exchange.schema import EXTRA, Spec
 from pfedsam.exchange.server import Contribution, ServerState, mean, unflat, weighted
 from pfedsam.files import Tensors
+from pfedsam.settings import from_dict
 
 SHAPES = {"w": (7, 5), "b": (3,)}
 

@@ -21,7 +21,6 @@ from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 from nvflare.app_common.widgets.intime_model_selector import IntimeModelSelector
 
-from pfedsam.config import from_dict
 from pfedsam.exchange.server import ServerState
 from pfedsam.flare.aggregator import SharedAggregator
 from pfedsam.flare.context import REJECTED, REPORT, STAMP, selected_by
@@ -29,6 +28,7 @@ from pfedsam.flare.filters import UpdateGuard
 from pfedsam.flare.presence import Clock
 from pfedsam.flare.rounds import Rounds
 from pfedsam.flare.sends import Patience, wait_for
+from pfedsam.settings import from_dict
 from pfedsam.study import shared_schema
 
 SETTINGS = {"model": {"image_size": 64, "experts": 2}}

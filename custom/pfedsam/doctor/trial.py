@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from pfedsam.config import Config, from_dict
+from pfedsam.config import Config
 from pfedsam.data.dataset import PLAIN, Dataset, View
 from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
 from pfedsam.exchange.codec import encode
@@ -26,6 +26,7 @@ from pfedsam.exchange.ledger import Ledger
 from pfedsam.exchange.server import ServerState, contribution, mean
 from pfedsam.files import Tensors, pack, write_atomic, write_json
 from pfedsam.service import Turn, serve_round, serve_test
+from pfedsam.settings import from_dict
 from pfedsam.site import Places, Site
 from pfedsam.study import shared_schema
 from pfedsam.train.loop import Progress, steps_of

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from pfedsam import log
-from pfedsam.config import one_name
 from pfedsam.errors import UserFault
 from pfedsam.exchange.claim import Claim
 from pfedsam.exchange.server import ServerState, unflat
 from pfedsam.files import PAYLOAD, Tensors, digest, facts_of, pack, unpack, write_atomic, write_json
+from pfedsam.names import one_name
 
 KEEP = 2
 BEST = "best.safetensors"

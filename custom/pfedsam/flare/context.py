@@ -11,12 +11,13 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.workspace import Workspace
 from nvflare.private.fed.simulator.simulator_const import SimulatorConstants
 
-from pfedsam.config import Config, load
+from pfedsam.config import Config
 from pfedsam.data.synthetic import write_pool, write_site
 from pfedsam.errors import UserFault
 from pfedsam.exchange.ledger import Ledger
 from pfedsam.exchange.schema import Stamp
 from pfedsam.record.results import sites_of
+from pfedsam.settings import read_config
 from pfedsam.site import Places
 
 CONFIG_FILE = "pfedsam.json"
@@ -148,7 +149,7 @@ def _data(fl_ctx: FLContext, site: str, config: Config) -> Path:
 
 @lru_cache(maxsize=8)
 def _load(path: str) -> Config:
-    return load(path)
+    return read_config(path)
 
 
 def _workspace(fl_ctx: FLContext) -> Workspace:

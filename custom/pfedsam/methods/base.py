@@ -22,6 +22,12 @@ from pfedsam.model.segmenter import Branches, Segmenter
 from pfedsam.train.loop import Phase, RoundReport, always
 from pfedsam.train.step import Gradient, LossOf, untouched
 
+
+@dataclass(frozen=True)
+class NoSettings:
+    """Of a method without settings of its own."""
+
+
 # a role's (global, personal) mean Dice on the site's validation split, as it stands; NaN: nothing to score
 Dice = Callable[[str], float]
 Augmented = Augment | None
@@ -107,6 +113,7 @@ class Method:
         tell: called after training: what goes up, and what the site remembers. A site that lost it stops.
         gradient: called in each step between the gradient and the optimisers; may change gradients in place.
         augment: the augmentation of a round, made from the job's (None: off). Not with `train.cache`.
+        settings: the frozen dataclass of its own settings, read from "method" in a job; no field may be called name.
     """
 
     build: Callable[[Segmenter, Config], Branches]
@@ -125,6 +132,7 @@ class Method:
     tell: Callable[[Branches, Config, Here, RoundReport], Told] = nothing_told
     gradient: Gradient = untouched
     augment: Callable[[Augmented, Config, Here], Augmented] = as_it_is
+    settings: type = NoSettings
 
     def model(self, parts: Backbone, config: Config) -> Branches:
         """The branches on a backbone; what is not pretrained drawn from the job's seed, experts as torch stands."""

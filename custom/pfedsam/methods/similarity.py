@@ -7,18 +7,24 @@ one pretrained model are all alike; no proximal term. The shared model is the me
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from pfedsam.bounds import number
 from pfedsam.config import Config
 from pfedsam.exchange.server import Contribution, ServerState, weighted
 from pfedsam.files import Tensors
 from pfedsam.methods import fedavg
 
-OWN = 0.5  # a site's weight in its own model
-SHARPNESS = 5.0  # the factor on the cosines
+
+@dataclass(frozen=True)
+class Settings:
+    """The rule's own; both are our choice, because the paper tunes them."""
+
+    own: float = number(0.5, least=0, most=1)  # a site's weight in its own model
+    sharpness: float = number(5.0, least=0, most=100)  # the factor on the cosines
 
 
-def rule(state: ServerState, contributions: Mapping[str, Contribution], _config: Config) -> ServerState:
+def rule(state: ServerState, contributions: Mapping[str, Contribution], config: Config) -> ServerState:
     """The next model of each site that gave an update; the others keep theirs."""
     moves = {site: one.update for site, one in contributions.items()}
 
@@ -26,17 +32,19 @@ def rule(state: ServerState, contributions: Mapping[str, Contribution], _config:
         return {name: tensor + moves[site][name] for name, tensor in state.model_of(site).items()}
 
     total = sum(one.samples for one in contributions.values())
-    models = {site: weighted(weights(site, moves), trained) for site in moves}
+    models = {site: weighted(weights(site, moves, config.own(Settings)), trained) for site in moves}
     shared = weighted({site: one.samples / total for site, one in contributions.items()}, trained)
     return replace(state, shared=shared, models={**state.models, **models})
 
 
-def weights(site: str, moves: Mapping[str, Tensors]) -> dict[str, float]:
+def weights(site: str, moves: Mapping[str, Tensors], settings: Settings) -> dict[str, float]:
     """Each site's weight in this site's model; they add up to 1."""
     others = {other: move for other, move in moves.items() if other != site}
-    alike = {other: math.exp(SHARPNESS * cosine(moves[site], move)) for other, move in others.items()}
+    alike = {other: math.exp(settings.sharpness * cosine(moves[site], move)) for other, move in others.items()}
     total = sum(alike.values())
-    return {other: (1 - OWN) * value / total for other, value in alike.items()} | {site: OWN if alike else 1.0}
+    return {other: (1 - settings.own) * value / total for other, value in alike.items()} | {
+        site: settings.own if alike else 1.0
+    }
 
 
 def cosine(a: Tensors, b: Tensors) -> float:
@@ -46,4 +54,4 @@ def cosine(a: Tensors, b: Tensors) -> float:
     return round(inner / math.sqrt(one * other), 6) if one and other else 0.0
 
 
-METHOD = replace(fedavg.METHOD, rule=rule)
+METHOD = replace(fedavg.METHOD, rule=rule, settings=Settings)
