@@ -19,7 +19,8 @@ from nvflare.client.config import ExchangeFormat
 
 from pfedsam.config import Config
 from pfedsam.exchange.schema import shared_schema
-from pfedsam.jobs import render, settings_of
+from pfedsam.flare.recipe import render
+from pfedsam.jobs import read_job
 
 SETTINGS = (*VIT_B, "model.image_size=64")
 STARTED = re.compile(r"^(\S+ \S+) .*(?:Round \d+ started|Sampled clients)", re.MULTILINE)  # ours, the recipe's
@@ -47,7 +48,7 @@ while flare.is_running():
 def main() -> None:
     """Each job with 2 and 4 sites; one table."""
     options = arguments()
-    config, _ = settings_of(ROOT / "jobs/pfedsam", SETTINGS)
+    config = read_job(ROOT / "jobs/pfedsam", SETTINGS).config
     lines = ["| sites | job | a round outside training, median seconds | of stock |", "|---|---|---|---|"]
     for sites in options.sites:
         lines += rows(config, sites, options.rounds)

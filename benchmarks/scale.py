@@ -21,7 +21,8 @@ from pfedsam.exchange.codec import decode, encode
 from pfedsam.exchange.ledger import payload_bytes
 from pfedsam.exchange.schema import shared_schema
 from pfedsam.files import Tensors
-from pfedsam.jobs import render, settings_of
+from pfedsam.flare.recipe import render
+from pfedsam.jobs import read_job
 
 SETTINGS = (*VIT_B, "model.image_size=256")
 FORMATS = {
@@ -119,7 +120,7 @@ def means(counts: list[int]) -> list[str]:
     """Lines of the second table: what the server holds for a round's mean, and how long the mean takes."""
     lines = ["| sites | update | the server holds, MB | mean over sites, seconds |", "|---|---|---|---|"]
     for name, changes in FORMATS.items():
-        config, _ = settings_of(ROOT / "jobs/pfedsam", [*SETTINGS, *changes])
+        config = read_job(ROOT / "jobs/pfedsam", [*SETTINGS, *changes]).config
         wire = update(config)
         for count in counts:
             began = time.perf_counter()

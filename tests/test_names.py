@@ -14,7 +14,7 @@ from pfedsam.config import from_dict, one_name
 from pfedsam.data.folder import whole
 from pfedsam.errors import UserFault
 from pfedsam.files import write_atomic
-from pfedsam.jobs import render
+from pfedsam.flare.recipe import render
 from pfedsam.names import beside, job_name, site_name, site_names
 from pfedsam.predict.written import _replace
 from pfedsam.train.prefix import Disk
