@@ -19,7 +19,7 @@ def test_a_run_that_was_stopped_goes_on_and_ends_with_each_site_s_files_and_the_
     out = tmp_path / "run"
     command = [*COMMAND, "--out", str(out), *CHANGES]
     with monkeypatch.context() as once:
-        once.setattr("pfedsam.cli.simulate.console.counted", stopping)
+        once.setattr("pfedsam.cli.simulate.console.counted", Stopping)
         with pytest.raises(SystemExit, match="the same command goes on"):
             main(command)
     assert not (out / "results.json").exists()
@@ -36,7 +36,7 @@ def test_a_run_that_was_stopped_goes_on_and_ends_with_each_site_s_files_and_the_
     assert main(["report", str(out), "--out", str(tmp_path / "report.html")]) == 0
 
 
-class stopping:
+class Stopping:
     """A bar at whose first step the user stops the run."""
 
     def __init__(self, what: str, total: int) -> None:

@@ -22,7 +22,7 @@ SIMULATED = 'recipe.execute(SimEnv(clients=["site-1", "site-2"], workspace_root=
 POC = """
 env = PocEnv(num_clients=2)
 try:
-    print("results in", recipe.execute(env).get_result(timeout=400))
+    print("results in", recipe.execute(env).get_result(timeout=400, clean_up=False))
 finally:
     env.stop()
 """
