@@ -22,7 +22,8 @@ from pfedsam.doctor.examine import Diagnosis, Here, examine
 from pfedsam.doctor.needs import Setting
 from pfedsam.doctor.trial import peak
 from pfedsam.federation import Plan, federate
-from pfedsam.jobs import render, settings_of
+from pfedsam.flare.recipe import render
+from pfedsam.jobs import read_job
 from pfedsam.site import Places
 
 ROWS = {
@@ -53,7 +54,7 @@ class Case:
     @property
     def config(self) -> Config:
         """The demonstration's, changed."""
-        return settings_of(ROOT / "jobs/pfedsam", ROWS[self.name])[0]
+        return read_job(ROOT / "jobs/pfedsam", ROWS[self.name]).config
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 from machine import ROOT, heading, publish, simulator
 
-from pfedsam.jobs import render
+from pfedsam.flare.recipe import render
 
 SITES = ["site-1", "site-2"]
 SETTINGS = ("train.max_steps=1", "data.train=2", "data.val=1", "data.test=1", "model.image_size=64")

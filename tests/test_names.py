@@ -13,7 +13,7 @@ from conftest import ROOT
 from pfedsam.data.folder import whole
 from pfedsam.errors import UserFault
 from pfedsam.files import write_atomic
-from pfedsam.jobs import render
+from pfedsam.flare.recipe import render
 from pfedsam.names import beside, job_name, one_name, site_name, site_names
 from pfedsam.predict.written import _replace
 from pfedsam.settings import from_dict

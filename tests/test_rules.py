@@ -112,7 +112,7 @@ def test_no_parameter_is_chosen_by_a_piece_of_its_name() -> None:
 
 def test_the_guide_to_a_new_method_shows_the_method_as_it_is() -> None:
     guide = (ROOT / "docs/add-a-method.md").read_text()
-    shown = guide.split("+++ custom/pfedsam/methods/fedprox.py\n")[1].split("+++ jobs/")[0]
+    shown = guide.split("+++ custom/pfedsam/methods/fedprox.py\n")[1].split("+++ benchmarks/")[0]
     assert [line.removeprefix("+") for line in shown.splitlines()] == (
         PACKAGE / "methods/fedprox.py"
     ).read_text().splitlines()

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from pfedsam.doctor.needs import Setting
 from pfedsam.doctor.trial import Request, Trial, tried
 from pfedsam.errors import UserFault
 from pfedsam.federation import Plan, federate
-from pfedsam.jobs import read_job, render
+from pfedsam.flare.recipe import render
 from pfedsam.settings import from_dict
 from pfedsam.site import Places
 
@@ -130,14 +129,6 @@ def test_memory_that_would_just_fit_does_not_pass() -> None:
 
 def test_the_versions_installed_here_are_those_required() -> None:
     assert [check.ok for check in checks.versions()] == [True, True]
-
-
-def test_a_job_is_read_from_its_folder_or_from_its_settings_file(tmp_path: Path) -> None:
-    job = ROOT / "jobs/pfedsam"
-    settings = job / "app/config/pfedsam.json"
-    assert read_job(job, TINY) == read_job(settings, TINY)
-    shutil.copy(settings, tmp_path / "mine.json")
-    assert read_job(tmp_path / "mine.json") == (read_job(job)[0], 1)
 
 
 def test_every_site_that_a_simulated_job_names_must_have_data(

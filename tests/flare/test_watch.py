@@ -10,8 +10,9 @@ from conftest import ROOT
 from pfedsam.errors import UserFault
 from pfedsam.flare.ends import ABORTED, COMPLETED, LOST, REJOIN, UNDEPLOYED, UNSCHEDULED
 from pfedsam.flare.presence import Lookout, Patience, Run, Since, wait_for_sites
+from pfedsam.flare.recipe import render
 from pfedsam.flare.watch import Outcome, watch
-from pfedsam.jobs import name_run, render
+from pfedsam.jobs import name_run
 
 DIED = "FINISHED:EXECUTION_EXCEPTION"
 REFUSED = (

@@ -14,7 +14,8 @@ from pfedsam.cli.plain import plain
 from pfedsam.errors import UserFault
 from pfedsam.quiet import quiet
 
-VERBS = ("doctor", "prepare", "render", "watch", "report", "export", "verify", "predict", "convert", "synthetic")
+VERBS: tuple[str, ...] = ("doctor", "prepare", "simulate", "render", "watch", "report")
+VERBS += ("export", "verify", "predict", "convert", "synthetic")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

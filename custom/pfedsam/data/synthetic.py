@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from pfedsam.config import Config
 from pfedsam.data.datalist import Row, read, write_csv
 from pfedsam.data.folder import whole
 
@@ -87,6 +88,21 @@ def appearance_of(site: str) -> Appearance:
         view=float(rng.uniform(0.85, 1)),
         lesion=float(rng.uniform(0.08, 0.11)),
     )
+
+
+def drawn(folder: Path, site: str, config: Config) -> Path:
+    """`folder`, with the data of `site` in it, or of all demo sites where the job pools them; drawn at first use.
+
+    Raises:
+        UserFault: `folder` holds something else, or can't be written.
+    """
+    if not (folder / "datalist.csv").exists():
+        counts = {split: getattr(config.data, split) for split in ("train", "val", "test")}
+        if config.data.pool:
+            write_pool(folder, counts, config.seed)
+        else:
+            write_site(folder, site, counts, config.seed)
+    return folder
 
 
 def write_site(folder: Path, site: str, counts: dict[str, int], seed: int) -> Path:

@@ -12,7 +12,7 @@ from nvflare.apis.workspace import Workspace
 from nvflare.private.fed.simulator.simulator_const import SimulatorConstants
 
 from pfedsam.config import Config
-from pfedsam.data.synthetic import write_pool, write_site
+from pfedsam.data.synthetic import drawn
 from pfedsam.errors import UserFault
 from pfedsam.exchange.ledger import Ledger
 from pfedsam.exchange.schema import Stamp
@@ -129,14 +129,7 @@ def cache(fl_ctx: FLContext) -> Path:
 
 def _data(fl_ctx: FLContext, site: str, config: Config) -> Path:
     if config.data.source == "synthetic":
-        folder = run_dir(fl_ctx) / "synthetic_data"
-        if not (folder / "datalist.csv").exists():
-            counts = {"train": config.data.train, "val": config.data.val, "test": config.data.test}
-            if config.data.pool:
-                write_pool(folder, counts, config.seed)
-            else:
-                write_site(folder, site, counts, config.seed)
-        return folder
+        return drawn(run_dir(fl_ctx) / "synthetic_data", site, config)
     folder_name = setting(fl_ctx, "data")
     if folder_name is None:
         raise UserFault(

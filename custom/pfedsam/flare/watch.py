@@ -41,7 +41,7 @@ from pfedsam.flare.presence import (
     someone_outside,
     wait_for_sites,
 )
-from pfedsam.jobs import SETTINGS, loop_of, name_run, named_sites
+from pfedsam.jobs import SETTINGS, name_run, read_job
 from pfedsam.names import job_name
 
 STARTED = ("DISPATCHED", "RUNNING", "GONE")  # states of a job that a running server should know
@@ -87,10 +87,9 @@ def watch(
     """
     if not (job / SETTINGS).is_file():
         raise UserFault(expected=f"a job folder with {SETTINGS}", came=str(job), do="render one: pfedsam render")
-    loop, named = loop_of(job), frozenset(named_sites(job))
-    folder, quorum, total = job_name(job.resolve().name), int(loop["min_sites"]), int(loop["num_rounds"])
-    name = continues or f"{folder}-{uuid.uuid4().hex[:8]}"
-    run = Run(name, quorum=quorum, total=total, named=named, sites=set(named), begun=bool(continues))
+    facts, folder = read_job(job), job_name(job.resolve().name)
+    name, named = continues or f"{folder}-{uuid.uuid4().hex[:8]}", frozenset(facts.sites)
+    run = Run(name, quorum=facts.quorum, total=facts.rounds, named=named, sites=set(named), begun=bool(continues))
     with tempfile.TemporaryDirectory() as place:
         copy = Path(place) / folder
         shutil.copytree(job, copy)
