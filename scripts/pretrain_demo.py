@@ -16,7 +16,8 @@ from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor
 
 from pfedsam.config import TrainConfig
-from pfedsam.data.dataset import Batch, fit
+from pfedsam.data.dataset import Batch
+from pfedsam.data.square import fit
 from pfedsam.data.synthetic import PRETRAIN_SITES, draw
 from pfedsam.model.backbones import Backbone, demo_vit, vit_encoder, with_sam_decoder
 from pfedsam.model.decoder import PromptFreeDecoder

@@ -16,10 +16,11 @@ LOWER = {  # a room may import these rooms, and itself
     "methods": {"train", "model", "data"},
     "exchange": {"model", "methods"},
     "report": {"exchange", "train", "site"},
-    "export": {"report", "exchange", "methods", "train", "model", "data", "site"},
+    "inference": {"report", "exchange", "methods", "train", "model", "data"},
+    "export": {"inference", "report", "exchange", "train", "model", "data"},
     "flare": {"report", "exchange", "train", "data", "site", "service", "jobs", "doctor"},
     "doctor": {"service", "site", "exchange", "train", "model", "data"},
-    "predict": {"export", "train", "data"},
+    "predict": {"inference", "data"},
 }
 FREE = {"config", "errors", "files", "names", "quiet"}
 

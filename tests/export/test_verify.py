@@ -10,10 +10,10 @@ from conftest import tiny
 from pfedsam.cli import main
 from pfedsam.errors import UserFault
 from pfedsam.exchange.first import initial_shared
-from pfedsam.export import facts as headers
 from pfedsam.export.verify import verify
 from pfedsam.federation import Plan, federate
 from pfedsam.files import pack
+from pfedsam.inference import facts as headers
 from pfedsam.report.results import start
 from pfedsam.site import Places
 

@@ -104,6 +104,7 @@ def converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     torch.save({"x": torch.arange(300.0)}, source)
     known = weights.WeightFile(source.name, weights.sha256(source), weights.SAM)
     monkeypatch.setitem(weights.KNOWN, "vit_b", (known,))
+    monkeypatch.setitem(weights.FILES, known.name, known)
     target = weights.convert(source)
     source.unlink()
     return target
@@ -145,7 +146,7 @@ def test_a_conversion_that_finds_the_disk_full_leaves_nothing(tmp_path: Path, mo
 
     source = tmp_path / "sam_vit_b_01ec64.pth"
     torch.save({"x": torch.arange(3.0)}, source)
-    monkeypatch.setitem(weights.KNOWN, "vit_b", (weights.WeightFile(source.name, weights.sha256(source), ""),))
+    monkeypatch.setitem(weights.FILES, source.name, weights.WeightFile(source.name, weights.sha256(source), ""))
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserFault, match="No space left"):
         weights.convert(source)

@@ -9,8 +9,8 @@ from typing import Any
 from pfedsam.config import from_dict, text_digest
 from pfedsam.errors import UserFault
 from pfedsam.exchange.store import LAST, Moment, SiteStore
-from pfedsam.export.facts import Facts, Origin, branches
 from pfedsam.files import SETTINGS, Tensors, facts_of, read_json, unpack
+from pfedsam.inference.facts import ModelFacts, Origin, roles_of
 
 STORE = "PFEDSAM_STORE"
 JOB = "simulate_job"  # FLARE's simulator gives every job this name
@@ -41,24 +41,24 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Source:
+class RunModel:
     """One model's parts and what is known of them.
 
     Attributes:
-        facts: for `export.model.save`.
+        facts: for `inference.model_file.write_model`.
         shared, private: the tensors; None: no private part.
         results: the run's results.json; empty where the site has none.
         tested: whether the run's final test was of this shared part, as far as its file says.
     """
 
-    facts: Facts
+    facts: ModelFacts
     shared: Tensors
     private: Tensors | None
     results: dict[str, Any] = field(default_factory=dict)
     tested: bool = True
 
 
-def gather(place: Place) -> Source:
+def gather(place: Place) -> RunModel:
     """The model that lies at `place`.
 
     Raises:
@@ -74,15 +74,15 @@ def gather(place: Place) -> Source:
     run = known.get("run") or own.get("run") or str(results.get("run", ""))
     site = own.get("site", place.site) if private is not None else ""
     origin = Origin(base, site, run, _round(known, results, run), _number(own.get("round")))
-    roles = branches(config, private=private is not None)
+    roles = roles_of(config, private=private is not None)
     if not roles:
         raise UserFault(
             expected=f"a site's private part: method {config.method} shares nothing",
             came="none",
             do="name the site with --site, on its own machine",
         )
-    return Source(
-        Facts(config, digest, origin, roles, settings=settings), shared, private, results, _tested(known, results)
+    return RunModel(
+        ModelFacts(config, digest, origin, roles, settings=settings), shared, private, results, _tested(known, results)
     )
 
 

@@ -11,10 +11,10 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, TwoWayTransf
 from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom
 from torch import Tensor, nn
 
+from pfedsam.files import Tensors, below
 from pfedsam.model.encoder import ChannelsFirst, Encoder
 from pfedsam.model.vit import PatchAndPosition, ViTBlock
 
-State = dict[str, Tensor]
 MEAN = (123.675, 116.28, 103.53)  # segment_anything build_sam.py, RGB of 0..255
 STD = (58.395, 57.12, 57.375)
 
@@ -33,7 +33,7 @@ class Backbone:
     std: tuple[float, float, float] = STD
 
 
-def vit(size: int, state: State | None, *, width: int, depth: int, heads: int, every: int) -> Backbone:
+def vit(size: int, state: Tensors | None, *, width: int, depth: int, heads: int, every: int) -> Backbone:
     """SAM's ViT at any image size: global attention in each `every`-th block, 14 x 14 windows elsewhere."""
     encoder = ImageEncoderViT(
         img_size=size,
@@ -48,7 +48,7 @@ def vit(size: int, state: State | None, *, width: int, depth: int, heads: int, e
     return with_sam_decoder(vit_encoder(encoder, state, channels=256, patch=16), state, width=256, mlp=2048)
 
 
-def demo(size: int, state: State | None) -> Backbone:
+def demo(size: int, state: Tensors | None) -> Backbone:
     """A small SAM of the same classes for demonstration; pretrained by scripts/pretrain_demo.py."""
     encoder = vit_encoder(demo_vit(size), state, channels=128, patch=8)
     return with_sam_decoder(encoder, state, width=128, mlp=512)
@@ -70,14 +70,15 @@ def demo_vit(size: int) -> ImageEncoderViT:
     )
 
 
-def tiny_vit(size: int, state: State | None) -> Backbone:
+def tiny_vit(size: int, state: Tensors | None) -> Backbone:
     """MobileSAM's encoder: timm's TinyViT-5M with stride 16 and SAM's neck, keys mapped."""
     from pfedsam.model.tinyvit import build_tiny_vit
 
-    return with_sam_decoder(build_tiny_vit(_below(state, "image_encoder.")), state, width=256, mlp=2048)
+    trunk = None if state is None else below("image_encoder.", state)
+    return with_sam_decoder(build_tiny_vit(trunk), state, width=256, mlp=2048)
 
 
-BUILDERS: dict[str, Callable[[int, State | None], Backbone]] = {
+BUILDERS: dict[str, Callable[[int, Tensors | None], Backbone]] = {
     "demo": demo,
     "tiny_vit": tiny_vit,
     "vit_b": partial(vit, width=768, depth=12, heads=12, every=3),
@@ -86,16 +87,16 @@ BUILDERS: dict[str, Callable[[int, State | None], Backbone]] = {
 }
 
 
-def vit_encoder(encoder: ImageEncoderViT, state: State | None, *, channels: int, patch: int) -> Encoder:
+def vit_encoder(encoder: ImageEncoderViT, state: Tensors | None, *, channels: int, patch: int) -> Encoder:
     """segment-anything's ViT as a row of units, with `state` (SAM's keys) at the encoder's own size."""
     if state is not None:
-        encoder.load_state_dict(fit_positions(_below(state, "image_encoder.") or {}, encoder))
+        encoder.load_state_dict(fit_positions(below("image_encoder.", state), encoder))
     entry = PatchAndPosition(encoder.patch_embed, cast(nn.Parameter, encoder.pos_embed))
     neck = nn.Sequential(ChannelsFirst(), *encoder.neck)
     return Encoder([entry, *map(ViTBlock, encoder.blocks), neck], channels=channels, patch=patch)
 
 
-def fit_positions(state: State, encoder: ImageEncoderViT) -> State:
+def fit_positions(state: Tensors, encoder: ImageEncoderViT) -> Tensors:
     """`state` with the position table and relative positions interpolated to the encoder's size.
 
     The table is resized bicubically, the relative positions linearly, as segment-anything itself
@@ -117,7 +118,7 @@ def _fit(value: Tensor, shape: torch.Size) -> Tensor:
     return F.interpolate(value.T[None], size=shape[0], mode="linear")[0].T
 
 
-def with_sam_decoder(encoder: Encoder, state: State | None, *, width: int, mlp: int) -> Backbone:
+def with_sam_decoder(encoder: Encoder, state: Tensors | None, *, width: int, mlp: int) -> Backbone:
     """An encoder with SAM's decoder and position code behind it."""
     transformer = TwoWayTransformer(depth=2, embedding_dim=width, num_heads=8, mlp_dim=mlp)
     decoder = MaskDecoder(
@@ -125,12 +126,6 @@ def with_sam_decoder(encoder: Encoder, state: State | None, *, width: int, mlp: 
     )
     position = PositionEmbeddingRandom(width // 2)
     if state is not None:
-        decoder.load_state_dict(_below(state, "mask_decoder.") or {})
-        position.load_state_dict(_below(state, "prompt_encoder.pe_layer.") or {})
+        decoder.load_state_dict(below("mask_decoder.", state))
+        position.load_state_dict(below("prompt_encoder.pe_layer.", state))
     return Backbone(encoder, decoder, position)
-
-
-def _below(state: State | None, prefix: str) -> State | None:
-    if state is None:
-        return None
-    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
