@@ -16,7 +16,7 @@ from pfedsam.data import datalist, reader
 from pfedsam.data.classes import check_classes
 from pfedsam.data.datalist import Row
 from pfedsam.data.geometry import across, check_formats, strayed
-from pfedsam.data.square import Normalise, fit, fit_labels, shrink
+from pfedsam.data.square import Normalise, fit, fit_labels, shown, shrink
 from pfedsam.errors import UserFault
 
 PLAIN = -1  # the number of a view without augmentation
@@ -114,8 +114,7 @@ class Dataset:
         s = self.slices[i]
         plane = self.config.data.plane
         ends = reader.EIGHT_BIT if self.config.data.scale == "uint8" else self._range(s.image, plane)
-        pixels = reader.unit(reader.read_image(s.image, s.index, plane), ends, str(s.image))
-        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+        return shown(reader.read_image(s.image, s.index, plane), ends, str(s.image))
 
     def labels(self, i: int) -> Tensor:
         """The mask at its own size, (H, W) of class numbers, and `IGNORED` where nobody labelled."""

@@ -4,7 +4,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pfedsam.data import reader
+
 THRESHOLD = 0.5  # on probabilities, never on logits
+
+
+def shown(pixels: reader.Pixels, ends: tuple[float, float], name: str) -> Tensor:
+    """A picture, (H, W, 3), as (3, H, W) of 0..1 from values between `ends`; raises as `reader.unit`."""
+    return torch.from_numpy(reader.unit(pixels, ends, name)).permute(2, 0, 1).contiguous()
 
 
 class Normalise(nn.Module):

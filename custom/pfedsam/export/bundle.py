@@ -17,7 +17,7 @@ from pfedsam.config import Config, Scale
 from pfedsam.data import reader
 from pfedsam.data.folder import whole
 from pfedsam.data.planes import described
-from pfedsam.data.square import label_map
+from pfedsam.data.square import label_map, shown
 from pfedsam.errors import UserFault
 from pfedsam.files import read_json, write_atomic, write_json
 from pfedsam.inference.facts import ModelFacts, read_facts
@@ -65,8 +65,7 @@ class Picture:
     def __call__(self, path: str) -> MetaTensor:
         """The picture in the file at `path`."""
         ends = reader.EIGHT_BIT if self.scale == "uint8" else reader.intensity_range(Path(path))
-        pixels = reader.unit(reader.read_image(Path(path)), ends, path)
-        return MetaTensor(torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), meta={"filename_or_obj": path})
+        return MetaTensor(shown(reader.read_image(Path(path)), ends, path), meta={"filename_or_obj": path})
 
 
 class Labels:

@@ -56,7 +56,7 @@ def means(source: RunModel, site: str, folder: Path | None = None) -> dict[str, 
 
 
 def _title(facts: ModelFacts, file: Path) -> tuple[str, ...]:
-    whose = f"site {facts.origin.site}, personal and global branch" if _private(facts) else "global branch, all sites"
+    whose = f"site {facts.origin.site}, personal and global branch" if facts.origin.site else "global branch, all sites"
     return (
         f"# Model of study {facts.config.study}: {whose}",
         "",
@@ -132,7 +132,7 @@ def _how(source: RunModel, facts: ModelFacts) -> tuple[str, ...]:
         "",
         f"- Method: {config.method}{_reading(config)}; seed {config.seed}.",
         f"- Rounds done: {rounds} (counted from 0 in the files){own}. Run: {origin.run or 'unknown'}.",
-        f"- Base: {PROVENANCE[m.backbone].source}, at {m.image_size} px; its digest `{origin.base}`.",
+        f"- Base: {PROVENANCE[m.backbone][0]}, at {m.image_size} px; its digest `{origin.base}`.",
         f"- Settings: `{facts.config_hash}`, in full in the file's header.",
         "- Software: " + ", ".join(f"{name} {version}" for name, version in facts.versions.items()) + ".",
     )
@@ -141,7 +141,7 @@ def _how(source: RunModel, facts: ModelFacts) -> tuple[str, ...]:
 def _inside(facts: ModelFacts) -> tuple[str, ...]:
     lines = ["## What is in the file", ""]
     lines.append("- The shared part, as every site of the study has it.")
-    if _private(facts):
+    if facts.origin.site:
         lines.append(
             f"- **The private part of site {facts.origin.site}, trained on its images alone. It must not be published"
             " or leave the site:** a model can give away what it was trained on. For others: `--global-only`."
@@ -151,18 +151,14 @@ def _inside(facts: ModelFacts) -> tuple[str, ...]:
 
 
 def _licences(facts: ModelFacts) -> tuple[str, ...]:
-    base = PROVENANCE[facts.config.model.backbone]
+    source, licence = PROVENANCE[facts.config.model.backbone]
     return (
         "## Licences",
         "",
-        f"- Base weights ({base.source.split(',')[0]}): {base.licence}.",
+        f"- Base weights ({source.split(',')[0]}): {licence}.",
         "- Training data: [the sites fill this in: licence, consent, ethics approval].",
         "- This model: [the study fills this in].",
     )
-
-
-def _private(facts: ModelFacts) -> bool:
-    return bool(facts.origin.site)
 
 
 def _slices(results: dict[str, Any]) -> dict[str, int]:

@@ -2,10 +2,7 @@
 
 import importlib.util
 import json
-import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +59,7 @@ def _needed() -> None:
 def _program(chain: nn.Module, image: torch.Tensor) -> Any:
     """The graph, traced with a dynamic batch."""
     batch = torch.export.Dim("batch", min=1, max=4096)
-    with torch.no_grad(), warnings.catch_warnings(action="ignore"), _quiet():
+    with torch.no_grad(), warnings.catch_warnings(action="ignore"):
         chain(image)  # fills the tables that are computed once, with real tensors
         program = torch.export.export(chain, (image,), dynamic_shapes=({0: batch},))
         return torch.onnx.export(
@@ -131,15 +128,3 @@ def _notes(model: Predictor, branch: str) -> dict[str, str]:
 
 def _reading(exclusive: bool) -> str:
     return "softmax over outputs, the first is the background" if exclusive else "sigmoid for each class"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's own chatter."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -107,10 +107,8 @@ def _shared(place: Place) -> tuple[Tensors, dict[str, str]]:
     for path in (*servers, *own) if place.alone else (*own, *servers):
         if path.is_file():
             return read(path)
-    if not place.alone and any(
-        SETTINGS in facts_of(path) for path in _site_paths(place, PRIVATE)
-    ):  # a method that shares nothing
-        return {}, {}
+    if not place.alone and any(SETTINGS in facts_of(path) for path in _site_paths(place, PRIVATE)):
+        return {}, {}  # a method that shares nothing
     raise UserFault(
         expected=f"a run's {SHARED} below {place.folder}",
         came="none",
@@ -206,13 +204,9 @@ def _results(folder: Path) -> dict[str, Any]:
 
 def _site_paths(place: Place, name: str) -> list[Path]:
     """Files of that name that are a site's: its header says whose."""
-    paths = (place.folder / f.format(site=place.site) / name for f in SITE_FOLDERS if place.site or "{" not in f)
-    return [p for p in paths if p.is_file() and facts_of(p).get("site") in ((place.site,) if place.site else _any(p))]
-
-
-def _any(path: Path) -> tuple[str, ...]:
-    site = facts_of(path).get("site")
-    return (site,) if site else ()
+    paths = [place.folder / f.format(site=place.site) / name for f in SITE_FOLDERS if place.site or "{" not in f]
+    whose = {path: facts_of(path).get("site") for path in paths}
+    return [path for path, site in whose.items() if site and site == (place.site or site)]
 
 
 def _number(text: str | None) -> int | None:

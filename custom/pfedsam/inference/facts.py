@@ -80,8 +80,8 @@ def header(facts: ModelFacts, payload: str) -> dict[str, str]:
         "study": facts.config.study,
         "site": origin.site,
         "run": origin.run,
-        "round": _text(origin.round),
-        "private_round": _text(origin.private_round),
+        "round": "" if origin.round is None else str(origin.round),
+        "private_round": "" if origin.private_round is None else str(origin.private_round),
         "base": origin.base,
         "config": facts.config_hash,
         SETTINGS: facts.settings or facts.config.text(),
@@ -137,7 +137,3 @@ def sealed(lines: dict[str, str]) -> bool:
 def seal(lines: dict[str, str], payload: str) -> str:
     """sha256 over a header's lines and the payload's digest; finds an accident, not a forger."""
     return hashlib.sha256(json.dumps([sorted(lines.items()), payload]).encode()).hexdigest()
-
-
-def _text(number: int | None) -> str:
-    return "" if number is None else str(number)

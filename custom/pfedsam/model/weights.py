@@ -20,22 +20,12 @@ MOBILE_SAM = "github.com/ChaoningZhang/MobileSAM"
 MOBILE_SAM_FILE = f"https://{MOBILE_SAM} (weights/mobile_sam.pt)"
 
 
-@dataclass(frozen=True)
-class Provenance:
-    """Where a backbone's pretrained weights come from, and their licence."""
-
-    source: str
-    licence: str
-
-
-PROVENANCE = {
-    "demo": Provenance(
-        "the demonstration backbone that ships with pfedsam, pretrained on synthetic images", "that of pfedsam"
-    ),
-    "tiny_vit": Provenance(f"MobileSAM (TinyViT-5M), {MOBILE_SAM}", "Apache-2.0"),
-    "vit_b": Provenance(f"SAM ViT-B, {SAM}", "Apache-2.0"),
-    "vit_l": Provenance(f"SAM ViT-L, {SAM}", "Apache-2.0"),
-    "vit_h": Provenance(f"SAM ViT-H, {SAM}", "Apache-2.0"),
+PROVENANCE = {  # by backbone: where its weights come from, and their licence
+    "demo": ("the demonstration backbone that ships with pfedsam, pretrained on synthetic images", "that of pfedsam"),
+    "tiny_vit": (f"MobileSAM (TinyViT-5M), {MOBILE_SAM}", "Apache-2.0"),
+    "vit_b": (f"SAM ViT-B, {SAM}", "Apache-2.0"),
+    "vit_l": (f"SAM ViT-L, {SAM}", "Apache-2.0"),
+    "vit_h": (f"SAM ViT-H, {SAM}", "Apache-2.0"),
 }
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from pfedsam.config import Scale
 from pfedsam.data.geometry import check_cut
-from pfedsam.data.reader import EIGHT_BIT, levels, rgb, spread, unit
-from pfedsam.data.square import decide, label_map, probabilities
+from pfedsam.data.reader import EIGHT_BIT, levels, rgb, spread
+from pfedsam.data.square import decide, label_map, probabilities, shown
 from pfedsam.data.volume import Volume, oriented, restored
 from pfedsam.inference.predictor import Predictor
 
@@ -83,8 +83,8 @@ def _logits(model: Predictor, volume: Volume, way: Way) -> Iterator[Tensor]:
     count = volume.values.shape[2]
     ends = EIGHT_BIT if way.scale == "uint8" else levels(_picture(volume, i) for i in spread(count))
     for start in range(0, count, way.batch):
-        pictures = [unit(_picture(volume, i), ends, "the image") for i in range(count)[start : start + way.batch]]
-        yield from model.logits_at_size(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2), way.branch)
+        pictures = [shown(_picture(volume, i), ends, "the image") for i in range(count)[start : start + way.batch]]
+        yield from model.logits_at_size(torch.stack(pictures), way.branch)
 
 
 def _kept(maps: Tensor, exclusive: bool, way: Way) -> tuple[Tensor, Tensor, Tensor]:
