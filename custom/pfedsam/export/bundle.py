@@ -22,6 +22,7 @@ from pfedsam.errors import UserFault
 from pfedsam.files import read_json, write_atomic, write_json
 from pfedsam.inference.facts import ModelFacts, read_facts
 from pfedsam.inference.predictor import load_model
+from pfedsam.model.weights import ASSETS
 
 SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
 MODEL = "models/model.safetensors"
@@ -29,9 +30,8 @@ LICENCE = """The site or study that made this model fills in its licence here.
 
 Base weights: see docs/README.md. The training data's licence, consent and ethics approval: the sites'.
 """
-INFERENCE = Path(pfedsam.__file__).parent / "assets/bundle_inference.json"
 NO_BASE = "The base weights are not in the bundle: name their folder (pfedsam brings the demo backbone's)."
-Item = dict[str, Any]
+Sample = dict[str, Any]
 
 
 class Network(nn.Module):
@@ -83,20 +83,18 @@ class Labels:
 
 
 def run(
-    dataset: Iterable[Item], inferer: Callable[..., Tensor], network: Network, after: Callable[[Item], Item]
-) -> int:
-    """Predict each item's `image` into its `pred` and hand it to `after`; returns how many there were."""
-    count, tracked = 0, get_track_meta()
+    dataset: Iterable[Sample], inferer: Callable[..., Tensor], network: Network, after: Callable[[Sample], Sample]
+) -> None:
+    """Predict each sample's `image` into its `pred` and hand it to `after`."""
+    tracked = get_track_meta()
     set_track_meta(True)  # the writer names a mask by its picture; training in this process switches that off
     try:
-        for item in dataset:
-            image: MetaTensor = item["image"]
-            found = inferer(image.as_tensor()[None], network)[0]
-            after({**item, "pred": MetaTensor(found, meta=image.meta)})
-            count += 1
+        for sample in dataset:
+            image: MetaTensor = sample["image"]
+            logits = inferer(image.as_tensor()[None], network)[0]
+            after({**sample, "pred": MetaTensor(logits, meta=image.meta)})
     finally:
         set_track_meta(tracked)
-    return count
 
 
 def write_bundle(model: Path, folder: Path, branch: str, card: str) -> None:
@@ -147,9 +145,7 @@ def check_bundle(branches: tuple[str, ...], folder: Path, branch: str) -> None:
 def metadata(facts: ModelFacts) -> dict[str, Any]:
     """configs/metadata.json: all that MONAI's schema requires, and what this project knows."""
     config = facts.config
-    outputs = config.model.num_classes + config.model.exclusive
-    names = {str(i): name for i, name in enumerate(_channels(config))}
-    image = _tensor("RGB", 3, [0, 1], {"0": "red", "1": "green", "2": "blue"})
+    channels = ["background"] * config.model.exclusive + config.class_names
     return {
         "schema": SCHEMA,
         "version": "1.0.0",
@@ -166,8 +162,8 @@ def metadata(facts: ModelFacts) -> dict[str, Any]:
         "intended_use": "Research use; not a medical device. Test it on your own data before you rely on it.",
         "plane": described(config.data.plane),
         "network_data_format": {
-            "inputs": {"image": image},
-            "outputs": {"pred": _tensor("logits", outputs, [], names)},
+            "inputs": {"image": _tensor("RGB", [0, 1], ["red", "green", "blue"])},
+            "outputs": {"pred": _tensor("logits", [], channels)},
         },
     }
 
@@ -178,25 +174,20 @@ def inference(config: Config, branch: str) -> dict[str, Any]:
     MONAI's writer wants masks as (W, H): they are transposed before.
     """
     settings = {"branch": branch, "scale": config.data.scale, "exclusive": config.model.exclusive}
-    return {**read_json(INFERENCE), **settings}
+    return {**read_json(ASSETS / "bundle_inference.json"), **settings}
 
 
-def _tensor(format_: str, channels: int, values: list[int], names: dict[str, str]) -> Item:
+def _tensor(format_: str, values: list[int], channels: list[str]) -> dict[str, Any]:
     return {
         "type": "image",
         "format": format_,
-        "num_channels": channels,
+        "num_channels": len(channels),
         "spatial_shape": ["*", "*"],
         "dtype": "float32",
         "value_range": values,
         "is_patch_data": False,
-        "channel_def": names,
+        "channel_def": {str(i): name for i, name in enumerate(channels)},
     }
-
-
-def _channels(config: Config) -> list[str]:
-    background = ["background"] if config.model.exclusive else []
-    return background + config.class_names
 
 
 def _readme(card: str, *, with_base: bool) -> str:

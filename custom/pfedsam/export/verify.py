@@ -97,18 +97,15 @@ def _settings(subject: Subject) -> Check:
     if theirs and theirs != said:
         return Check("settings", False, f"{said[:12]}, those of the run are {theirs[:12]}")
     if subject.config is None:
-        return Check(
-            "settings", None if SETTINGS not in subject.lines else False, "cannot be read from file or results"
-        )
+        fits = False if SETTINGS in subject.lines else None
+        return Check("settings", fits, "cannot be read from file or results")
     return Check("settings", True, f"{said[:12]}" + (", as in results.json" if theirs else ""))
 
 
 def _round(subject: Subject) -> Check:
     """Against results.json: of its run, and its last round, or for the best or an exported one any that it did."""
-    number, rounds = (
-        subject.lines.get("round", ""),
-        [str(entry["round"]) for entry in subject.results.get("rounds", [])],
-    )
+    number = subject.lines.get("round", "")
+    rounds = [str(entry["round"]) for entry in subject.results.get("rounds", [])]
     run, theirs = subject.lines.get("run"), subject.results.get("run")
     if run and theirs and run != theirs:
         return Check("round", False, f"of run {run}, results.json is of {theirs}")
