@@ -14,7 +14,8 @@ import torch
 from sweep import ROOT, data_of, sizes
 from torch import Tensor
 
-from pfedsam.data.dataset import PLAIN, Dataset, View, fit, label_size, open_site
+from pfedsam.data.dataset import PLAIN, Dataset, View, label_size, open_site
+from pfedsam.data.square import fit
 from pfedsam.errors import UserFault
 from pfedsam.jobs import read_job
 from pfedsam.record.measures import HIGHER_IS_BETTER, METRICS, TITLES, number

@@ -9,8 +9,8 @@ from typing import Any
 from pfedsam.config import text_digest
 from pfedsam.errors import UserFault
 from pfedsam.exchange.store import LAST, Moment, SiteStore
-from pfedsam.export.facts import Facts, Origin, branches
 from pfedsam.files import SETTINGS, Tensors, facts_of, read_json, unpack
+from pfedsam.inference.facts import ModelFacts, Origin, roles_of
 from pfedsam.settings import from_record
 
 STORE = "PFEDSAM_STORE"
@@ -42,24 +42,24 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Source:
+class RunModel:
     """One model's parts and what is known of them.
 
     Attributes:
-        facts: for `export.model.save`.
+        facts: for `inference.model_file.write_model`.
         shared, private: the tensors; None: no private part.
         results: the run's results.json; empty where the site has none.
         tested: whether the run's final test was of this shared part, as far as its file says.
     """
 
-    facts: Facts
+    facts: ModelFacts
     shared: Tensors
     private: Tensors | None
     results: dict[str, Any] = field(default_factory=dict)
     tested: bool = True
 
 
-def gather(place: Place) -> Source:
+def gather(place: Place) -> RunModel:
     """The model that lies at `place`.
 
     Raises:
@@ -75,15 +75,15 @@ def gather(place: Place) -> Source:
     run = known.get("run") or own.get("run") or str(results.get("run", ""))
     site = own.get("site", place.site) if private is not None else ""
     origin = Origin(base, site, run, _round(known, results, run), _number(own.get("round")))
-    roles = branches(config, private=private is not None)
+    roles = roles_of(config, private=private is not None)
     if not roles:
         raise UserFault(
             expected=f"a site's private part: method {config.method} shares nothing",
             came="none",
             do="name the site with --site, on its own machine",
         )
-    return Source(
-        Facts(config, digest, origin, roles, settings=settings), shared, private, results, _tested(known, results)
+    return RunModel(
+        ModelFacts(config, digest, origin, roles, settings=settings), shared, private, results, _tested(known, results)
     )
 
 
@@ -108,10 +108,8 @@ def _shared(place: Place) -> tuple[Tensors, dict[str, str]]:
     for path in (*servers, *own) if place.alone else (*own, *servers):
         if path.is_file():
             return read(path)
-    if not place.alone and any(
-        SETTINGS in facts_of(path) for path in _site_paths(place, PRIVATE)
-    ):  # a method that shares nothing
-        return {}, {}
+    if not place.alone and any(SETTINGS in facts_of(path) for path in _site_paths(place, PRIVATE)):
+        return {}, {}  # a method that shares nothing
     raise UserFault(
         expected=f"a run's {SHARED} below {place.folder}",
         came="none",
@@ -210,13 +208,9 @@ def _results(folder: Path) -> dict[str, Any]:
 
 def _site_paths(place: Place, name: str) -> list[Path]:
     """Files of that name that are a site's: its header says whose."""
-    paths = (place.folder / f.format(site=place.site) / name for f in SITE_FOLDERS if place.site or "{" not in f)
-    return [p for p in paths if p.is_file() and facts_of(p).get("site") in ((place.site,) if place.site else _any(p))]
-
-
-def _any(path: Path) -> tuple[str, ...]:
-    site = facts_of(path).get("site")
-    return (site,) if site else ()
+    paths = [place.folder / f.format(site=place.site) / name for f in SITE_FOLDERS if place.site or "{" not in f]
+    whose = {path: facts_of(path).get("site") for path in paths}
+    return [path for path, site in whose.items() if site and site == (place.site or site)]
 
 
 def _number(text: str | None) -> int | None:

@@ -12,7 +12,7 @@ from pfedsam.record.cards import private_card, shared_card
 from pfedsam.record.scores import CaseScore
 from pfedsam.report.plots import plot_overlays
 from pfedsam.site import Site
-from pfedsam.train.evaluate import find, reference
+from pfedsam.train.evaluate import find_masks, reference
 
 Scores = dict[str, list[CaseScore]]
 
@@ -87,7 +87,7 @@ def _row(site: Site, case: int, label: str) -> dict[str, Any]:
     slices = list(data.cases())[case]
     index = max(slices, key=lambda i: int(reference(data, i).sum()))
     roles = {"global": site.method.global_, "personal": site.method.personal}
-    branches = find(site.model, data, [index], tuple(dict.fromkeys(roles.values())))
+    branches = find_masks(site.model, data, [index], tuple(dict.fromkeys(roles.values())))
     return {
         "image": data.picture(index).permute(1, 2, 0).numpy(),
         "truth": reference(data, index).numpy(),

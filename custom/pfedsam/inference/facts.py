@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pfedsam import methods
-from pfedsam.config import Config, text_digest
+from pfedsam.config import Config
 from pfedsam.errors import UserFault
 from pfedsam.files import PAYLOAD, SETTINGS, facts_of
 from pfedsam.record.results import versions
@@ -39,7 +39,7 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Facts:
+class ModelFacts:
     """What a model file says about itself.
 
     Attributes:
@@ -47,7 +47,7 @@ class Facts:
         config_hash: their digest as the job took it.
         origin: run, round, site and base.
         branches: what can be asked of it: "global", "personal", or both.
-        whole: whether the frozen base is in the file.
+        with_base: whether the frozen base is in the file.
         versions: of the software that wrote it.
         sha256: of the tensors.
         settings: the settings as the job wrote them, one line of JSON; empty: as `config` writes them.
@@ -57,13 +57,13 @@ class Facts:
     config_hash: str
     origin: Origin
     branches: tuple[str, ...]
-    whole: bool = False
+    with_base: bool = False
     versions: dict[str, str] = field(default_factory=dict)
     sha256: str = ""
     settings: str = ""
 
 
-def branches(config: Config, *, private: bool) -> tuple[str, ...]:
+def roles_of(config: Config, *, private: bool) -> tuple[str, ...]:
     """The roles a model file of `config` can play, with or without a site's private part."""
     if private or not private_schema(config):
         return ("global", "personal")
@@ -71,7 +71,7 @@ def branches(config: Config, *, private: bool) -> tuple[str, ...]:
     return ("global",) if method.global_ == "global" else ()
 
 
-def header(facts: Facts, payload: str) -> dict[str, str]:
+def header(facts: ModelFacts, payload: str) -> dict[str, str]:
     """The facts as a safetensors header, sealed together with the payload's digest."""
     origin = facts.origin
     lines = {
@@ -81,43 +81,28 @@ def header(facts: Facts, payload: str) -> dict[str, str]:
         "study": facts.config.study,
         "site": origin.site,
         "run": origin.run,
-        "round": _text(origin.round),
-        "private_round": _text(origin.private_round),
+        "round": "" if origin.round is None else str(origin.round),
+        "private_round": "" if origin.private_round is None else str(origin.private_round),
         "base": origin.base,
         "config": facts.config_hash,
         SETTINGS: facts.settings or facts.config.text(),
         "branches": " ".join(facts.branches),
-        "whole": str(facts.whole).lower(),
+        "whole": str(facts.with_base).lower(),
         "versions": json.dumps(versions(), sort_keys=True),
     }
     return {**lines, SEAL: seal(lines, payload)}
 
 
-def read_facts(path: Path) -> Facts:
+def read_facts(path: Path) -> ModelFacts:
     """What the file at `path` says about itself; its tensors stay unread, and unchecked.
 
     Raises:
-        UserFault: no such file, another kind of file, a newer format, or a header that was changed.
-    """
-    lines = checked_header(path)
-    if lines[SEAL] != seal({k: v for k, v in lines.items() if k not in (SEAL, PAYLOAD)}, lines[PAYLOAD]):
-        raise UserFault(
-            expected=f"the header of {path.name} as it was written",
-            came="one that was changed afterwards",
-            do="export the model again, or run: pfedsam verify FILE",
-        )
-    return facts_in(lines)
-
-
-def checked_header(path: Path) -> dict[str, str]:
-    """The header of a model file of a format that is known here.
-
-    Raises:
-        UserFault: no such file, another kind of file, or a newer format.
+        UserFault: no such file, another kind of file, a newer format, a header that was changed, or settings that
+            are none of this version's.
     """
     lines = facts_of(path)
     if not path.is_file() or lines.get("format") != FORMAT or not {SEAL, PAYLOAD} <= lines.keys():
-        came = "no such file" if not path.is_file() else "another kind of file, or the beginning of a damaged one"
+        came = "another kind of file, or the beginning of a damaged one" if path.is_file() else "no such file"
         raise UserFault(expected=f"{NOT_ONE} at {path}", came=came, do="name the file that pfedsam export wrote")
     if lines.get("version") != str(VERSION):
         raise UserFault(
@@ -125,43 +110,31 @@ def checked_header(path: Path) -> dict[str, str]:
             came=f"format {lines.get('version')} in {path.name}",
             do="install the version of pfedsam that wrote it, or a newer one",
         )
-    return lines
-
-
-def facts_in(lines: dict[str, str]) -> Facts:
-    """The facts that a header states; not checked against its seal.
-
-    Raises:
-        UserFault: the settings are none of this version's.
-    """
-    origin = Origin(
-        lines["base"], lines["site"], lines["run"], _number(lines["round"]), _number(lines["private_round"])
-    )
-    return Facts(
+    if not sealed(lines):
+        raise UserFault(
+            expected=f"the header of {path.name} as it was written",
+            came="one that was changed afterwards",
+            do="export the model again, or run: pfedsam verify FILE",
+        )
+    rounds = (int(lines[key]) if lines[key] else None for key in ("round", "private_round"))
+    return ModelFacts(
         config=from_record(json.loads(lines[SETTINGS])),
         config_hash=lines["config"],
-        origin=origin,
+        origin=Origin(lines["base"], lines["site"], lines["run"], *rounds),
         branches=tuple(lines["branches"].split()),
-        whole=lines["whole"] == "true",
+        with_base=lines["whole"] == "true",
         versions=json.loads(lines["versions"]),
         sha256=lines[PAYLOAD],
         settings=lines[SETTINGS],
     )
 
 
+def sealed(lines: dict[str, str]) -> bool:
+    """Whether a file's header is as it was written, as far as its seal can say."""
+    rest = {key: value for key, value in lines.items() if key not in (SEAL, PAYLOAD)}
+    return lines.get(SEAL) == seal(rest, lines.get(PAYLOAD, ""))
+
+
 def seal(lines: dict[str, str], payload: str) -> str:
     """sha256 over a header's lines and the payload's digest; finds an accident, not a forger."""
     return hashlib.sha256(json.dumps([sorted(lines.items()), payload]).encode()).hexdigest()
-
-
-def settings_fit(lines: dict[str, str]) -> bool:
-    """Whether a header's settings have the digest that stands beside them."""
-    return SETTINGS in lines and text_digest(lines[SETTINGS]) == lines.get("config")
-
-
-def _text(number: int | None) -> str:
-    return "" if number is None else str(number)
-
-
-def _number(text: str) -> int | None:
-    return int(text) if text else None

@@ -9,18 +9,20 @@ from safetensors.torch import load_file, save_file
 
 from conftest import after_a_round, model_facts, save_model, tiny
 from pfedsam import methods
+from pfedsam.data.square import probabilities
 from pfedsam.errors import UserFault
-from pfedsam.export import facts as headers
-from pfedsam.export.facts import read_facts
-from pfedsam.export.model import load, save
+from pfedsam.inference import facts as headers
+from pfedsam.inference.facts import read_facts
+from pfedsam.inference.model_file import write_model
+from pfedsam.inference.predictor import load_model
 from pfedsam.site import Site
-from pfedsam.train.evaluate import evaluate, find
+from pfedsam.train.evaluate import evaluate, find_masks
 
 NORMS = {"fedbn": {"backbone": "tiny_vit", "pretrained": False}}
 
 
 def same_as_the_final_test(site: Site, path: Path) -> None:
-    model, test = load(path), site.data["test"]
+    model, test = load_model(path), site.data["test"]
     pictures = torch.stack([test[i][0] for i in range(len(test))])
     site.model.eval()
     for role in ("global", "personal"):
@@ -28,7 +30,7 @@ def same_as_the_final_test(site: Site, path: Path) -> None:
         with torch.no_grad():
             expected = site.model(test.normalise(pictures), (branch,))[branch]
         assert torch.allclose(model.logits(pictures, role), expected, atol=1e-6), role
-        found = find(site.model, test, [0], (branch,))[branch][..., 0]
+        found = find_masks(site.model, test, [0], (branch,))[branch][..., 0]
         assert torch.equal(model.mask(test.picture(0), role), found)
 
 
@@ -46,27 +48,28 @@ def test_so_does_each_reading(open_site, tmp_path: Path, reading: str) -> None:
 
 def test_so_does_training_in_bf16(open_site, tmp_path: Path) -> None:
     site = after_a_round(open_site, tiny(train={"precision": "bf16"}))
-    model = load(save_model(site, tmp_path / "model.safetensors"))
+    model = load_model(save_model(site, tmp_path / "model.safetensors"))
     found = evaluate(model.model, site.data["test"], ("global", "personal"), distances=True)
     assert found == site.scores("test")
     image = site.data["test"][0][0][None]
     assert not torch.equal(
-        model.logits(image, "global"), load(tmp_path / "model.safetensors", precision="fp32").logits(image, "global")
+        model.logits(image, "global"),
+        load_model(tmp_path / "model.safetensors", precision="fp32").logits(image, "global"),
     )
 
 
 def test_classes_that_exclude_each_other_share_their_probability(open_site, tmp_path: Path) -> None:
     site = after_a_round(open_site, tiny(model={"num_classes": 2, "exclusive": True}, train={"loss": "ce"}))
-    model = load(save_model(site, tmp_path / "model.safetensors"))
-    found = model.probabilities(torch.rand(2, 3, 64, 64), "personal")
-    assert found.shape[:2] == (2, 2)
-    assert (found.sum(1) < 1).all()
+    model = load_model(save_model(site, tmp_path / "model.safetensors"))
+    found = probabilities(model.logits(torch.rand(1, 3, 64, 64), "personal")[0], exclusive=True)
+    assert len(found) == 2
+    assert (found.sum(0) < 1).all()
     same_as_the_final_test(site, tmp_path / "model.safetensors")
 
 
 def test_the_scores_of_a_loaded_model_are_the_site_s(open_site, tmp_path: Path) -> None:
     site = after_a_round(open_site, tiny())
-    model = load(save_model(site, tmp_path / "model.safetensors"))
+    model = load_model(save_model(site, tmp_path / "model.safetensors"))
     found = evaluate(model.model, site.data["test"], ("global", "personal"), distances=True)
     assert found == site.scores("test")
 
@@ -78,16 +81,17 @@ def test_a_model_with_its_base_needs_no_weight_file(open_site, tmp_path: Path, m
         save_model(site, tmp_path / "whole.safetensors", base=True),
     )
     picture = torch.rand(1, 3, 64, 64)
-    expected = load(small).logits(picture, "personal")
+    expected = load_model(small).logits(picture, "personal")
     monkeypatch.setattr("pfedsam.model.weights.ASSETS", tmp_path / "nowhere")
-    assert read_facts(whole).whole
-    assert torch.equal(load(whole).logits(picture, "personal"), expected)
+    assert read_facts(whole).with_base
+    assert torch.equal(load_model(whole).logits(picture, "personal"), expected)
 
 
 def test_a_prepared_base_gives_the_same_numbers(model_file: Path, tmp_path: Path) -> None:
     picture = torch.rand(1, 3, 64, 64)
     assert torch.equal(
-        load(model_file, None, tmp_path).logits(picture, "global"), load(model_file).logits(picture, "global")
+        load_model(model_file, None, tmp_path).logits(picture, "global"),
+        load_model(model_file).logits(picture, "global"),
     )
 
 
@@ -95,14 +99,14 @@ def test_loading_draws_nothing_from_the_caller_s_random_numbers(model_file: Path
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    load(model_file)
+    load_model(model_file)
     assert torch.equal(torch.rand(1), expected)
 
 
 def test_the_shared_part_alone_is_the_global_branch(open_site, tmp_path: Path) -> None:
     site = after_a_round(open_site, tiny())
-    save(tmp_path / "shared.safetensors", model_facts(site, private=False), site.shared())
-    model = load(tmp_path / "shared.safetensors")
+    write_model(tmp_path / "shared.safetensors", model_facts(site, private=False), site.shared())
+    model = load_model(tmp_path / "shared.safetensors")
     assert model.branches == ("global",)
     with pytest.raises(UserFault, match="a branch that the model file holds"):
         model.logits(torch.rand(1, 3, 64, 64), "personal")
@@ -161,21 +165,21 @@ def test_a_file_that_is_not_whole_and_known_is_refused_with_words(
     model_file: Path, tmp_path: Path, harm, told: str
 ) -> None:
     with pytest.raises(UserFault, match=told):
-        load(harm(model_file, tmp_path))
+        load_model(harm(model_file, tmp_path))
 
 
 def test_another_base_is_refused(open_site, tmp_path: Path) -> None:
     site = after_a_round(open_site, tiny())
     other = model_facts(site)
     other = replace(other, origin=replace(other.origin, base="0" * 64))
-    save(tmp_path / "other.safetensors", other, site.shared(), site.private())
+    write_model(tmp_path / "other.safetensors", other, site.shared(), site.private())
     with pytest.raises(UserFault, match="the base model that this model was trained on"):
-        load(tmp_path / "other.safetensors")
+        load_model(tmp_path / "other.safetensors")
 
 
 def test_tensors_of_other_settings_are_not_written(open_site, tmp_path: Path) -> None:
     site = after_a_round(open_site, tiny())
     other = replace(model_facts(site), config=tiny(own={"reading": "R2"}))
     with pytest.raises(UserFault, match="the private part"):
-        save(tmp_path / "other.safetensors", other, site.shared(), site.private())
+        write_model(tmp_path / "other.safetensors", other, site.shared(), site.private())
     assert not (tmp_path / "other.safetensors").exists()

@@ -18,8 +18,8 @@ NO_IMAGE = ("SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG")  # D
 
 
 @dataclass(frozen=True)
-class Item:
-    """One thing to predict.
+class Scan:
+    """One image to predict: a picture, a NIfTI volume or a DICOM series.
 
     Attributes:
         kind: of its files.
@@ -34,8 +34,8 @@ class Item:
     instances: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
 
-def find(source: Path, out: Path | None = None) -> Iterator[Item | UserFault]:
-    """The items in file or folder `source`, sorted by path; a fault in place of each that can't be used.
+def find_scans(source: Path, out: Path | None = None) -> Iterator[Scan | UserFault]:
+    """The scans in file or folder `source`, sorted by path; a fault in place of each that can't be used.
 
     Hidden files and folders are passed over, and what lies below `out`; links to folders are not followed.
 
@@ -71,7 +71,7 @@ def _folders(source: Path, out: Path | None) -> Iterator[tuple[Path, list[Path]]
         yield Path(top), [Path(top) / name for name in sorted(names) if not name.startswith(".")]
 
 
-def _in_folder(folder: Path, files: list[Path], source: Path) -> Iterator[Item | UserFault]:
+def _in_folder(folder: Path, files: list[Path], source: Path) -> Iterator[Scan | UserFault]:
     root = source if source.is_dir() else source.parent
     dicom = []
     for file in files:
@@ -81,15 +81,15 @@ def _in_folder(folder: Path, files: list[Path], source: Path) -> Iterator[Item |
         elif (kind := kind_of(file)) == "dicom":
             dicom.append(file)
         elif kind:
-            yield Item(kind, (file,), file.relative_to(root).with_name(stem_of(file)))
+            yield Scan(kind, (file,), file.relative_to(root).with_name(stem_of(file)))
     if source.is_file():
         yield from _series(dicom, Path(), stem_of(source))
     else:
         yield from _series(dicom, folder.relative_to(root), Path(os.path.abspath(folder)).name)
 
 
-def _series(files: list[Path], place: Path, alone: str) -> Iterator[Item | UserFault]:
-    """The items in DICOM files of one folder.
+def _series(files: list[Path], place: Path, alone: str) -> Iterator[Scan | UserFault]:
+    """The scans in DICOM files of one folder.
 
     Args:
         place: the folder's, below the source.
@@ -140,20 +140,20 @@ def _scattered(stacks: list[dict[Path, Any]]) -> dict[Path, UserFault]:
     return faults
 
 
-def shared(items: Iterable[Item]) -> dict[Path, UserFault]:
-    """By an item's first file: the fault of two DICOM items that share a SOPInstanceUID and are no copies.
+def twins(scans: Iterable[Scan]) -> dict[Path, UserFault]:
+    """By a scan's first file: the fault of two DICOM scans that share a SOPInstanceUID and are no copies.
 
     A segmentation of the one would refer to the other as well.
     """
     faults: dict[Path, UserFault] = {}
-    first: dict[str, tuple[Path, Path]] = {}  # by SOPInstanceUID: the file, and its item's first
-    for item in items:
-        for uid, file in zip(item.instances, item.files, strict=bool(item.instances)):
-            other, theirs = first.setdefault(uid, (file, item.files[0]))
-            if theirs != item.files[0] and not copies(other, file):
+    first: dict[str, tuple[Path, Path]] = {}  # by SOPInstanceUID: the file, and its scan's first
+    for scan in scans:
+        for uid, file in zip(scan.instances, scan.files, strict=bool(scan.instances)):
+            other, theirs = first.setdefault(uid, (file, scan.files[0]))
+            if theirs != scan.files[0] and not copies(other, file):
                 fault = shared_instance(uid, [other, file])
                 faults.setdefault(theirs, fault)
-                faults.setdefault(item.files[0], fault)
+                faults.setdefault(scan.files[0], fault)
     return faults
 
 
@@ -169,10 +169,10 @@ def _unusable(file: Path, head: Any) -> UserFault | None:
     return None
 
 
-def _flat(file: Path, head: Any, place: Path, stack: dict[Path, Any]) -> Item | UserFault:
-    """An image without geometry, such as an X-ray, is an item of its own, unless others of its series have one."""
+def _flat(file: Path, head: Any, place: Path, stack: dict[Path, Any]) -> Scan | UserFault:
+    """An image without geometry, such as an X-ray, is a scan of its own, unless others of its series have one."""
     if not stack:
-        return Item("dicom", (file,), place / stem_of(file), (str(head.SOPInstanceUID),))
+        return Scan("dicom", (file,), place / stem_of(file), (str(head.SOPInstanceUID),))
     return UserFault(
         expected=f"a position in each slice of a series, so in {file}",
         came="no ImagePositionPatient, which others of its series have",
@@ -184,10 +184,10 @@ def _short(uid: str) -> str:
     return f"series-{hashlib.sha256(uid.encode()).hexdigest()[:8]}"
 
 
-def _stack(heads: dict[Path, Any], name: Path) -> Iterator[Item | UserFault]:
+def _stack(heads: dict[Path, Any], name: Path) -> Iterator[Scan | UserFault]:
     try:
         files = tuple(in_order(heads))
-        yield Item("dicom", files, name, tuple(str(heads[file].SOPInstanceUID) for file in files))
+        yield Scan("dicom", files, name, tuple(str(heads[file].SOPInstanceUID) for file in files))
     except UserFault as fault:
         yield fault
 
