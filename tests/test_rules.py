@@ -17,7 +17,7 @@ LOWER = {  # a room may import these rooms, and itself
     "exchange": {"model", "methods"},
     "report": {"exchange", "train", "site"},
     "export": {"report", "exchange", "methods", "train", "model", "data", "site"},
-    "flare": {"report", "exchange", "train", "data", "site", "service", "jobs", "doctor"},
+    "flare": {"report", "exchange", "train", "data", "site", "service", "jobs"},
     "doctor": {"service", "site", "exchange", "train", "model", "data"},
     "predict": {"export", "train", "data"},
 }
