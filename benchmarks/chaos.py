@@ -30,6 +30,7 @@ sys.path.insert(0, str(ROOT / "poc"))
 from federation import Federation  # noqa: E402
 
 from pfedsam.flare.presence import Patience  # noqa: E402
+from pfedsam.layout import SERVER  # noqa: E402
 
 ROUNDS = 4
 SITES = 2  # of the three hospitals: the kills matter, not the crowd
@@ -73,7 +74,7 @@ def run_once(
 
 def every_site_in_every_round(job: Path, sites: int) -> None:
     """Set the quorum to all sites, so that runs can be compared bit for bit; a round that lacks one is done again."""
-    path = job / "app/config/config_fed_server.json"
+    path = job / SERVER
     server = json.loads(path.read_text())
     loop = next(w["args"] for w in server["workflows"] if w["id"] == "rounds")
     loop |= {"min_clients": sites, "train_timeout": 60}

@@ -23,6 +23,7 @@ from pfedsam.doctor.needs import Setting
 from pfedsam.doctor.trial import peak
 from pfedsam.federation import Plan, federate
 from pfedsam.jobs import render, settings_of
+from pfedsam.layout import simulated_results
 from pfedsam.site import Places
 
 ROWS = {
@@ -150,7 +151,7 @@ def simulated(case: Case, folder: Path) -> tuple[dict[str, Any], dict[str, float
         with subprocess.Popen(command, stdout=log, stderr=log, env=environment) as run:
             watch = Watch(run.pid)
             run.wait()
-    record = folder / "ws/server/simulate_job/results.json"
+    record = simulated_results(folder / "ws")
     if not record.exists():
         raise SystemExit((folder / "log").read_text()[-3000:])
     return json.loads(record.read_text()), {"site": watch.site / 1e6, WHOLE: watch.all / 1e6}

@@ -20,6 +20,7 @@ from nvflare.client.config import ExchangeFormat
 from pfedsam.config import Config
 from pfedsam.exchange.schema import shared_schema
 from pfedsam.jobs import render, settings_of
+from pfedsam.layout import simulated_results
 
 SETTINGS = (*VIT_B, "model.image_size=64")
 STARTED = re.compile(r"^(\S+ \S+) .*(?:Round \d+ started|Sampled clients)", re.MULTILINE)  # ours, the recipe's
@@ -128,7 +129,7 @@ def outside(log: str, workspace: Path) -> float:
 
 def training(workspace: Path) -> dict[int, float]:
     """Of each round of ours, seconds that the slowest site trained and scored."""
-    path = workspace / "server/simulate_job/results.json"
+    path = simulated_results(workspace)
     if not path.exists():
         return {}
     rounds = json.loads(path.read_text())["rounds"]

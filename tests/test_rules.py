@@ -21,7 +21,7 @@ LOWER = {  # a room may import these rooms, and itself
     "doctor": {"service", "site", "exchange", "train", "model", "data"},
     "predict": {"export", "train", "data"},
 }
-FREE = {"config", "errors", "files", "names", "quiet"}
+FREE = {"config", "errors", "files", "layout", "names", "quiet"}
 
 
 def imports(path: Path) -> set[str]:

@@ -11,10 +11,9 @@ from pfedsam.config import Config, from_dict, load, one_name, to_dict
 from pfedsam.data.folder import whole
 from pfedsam.errors import UserFault
 from pfedsam.files import read_json
+from pfedsam.layout import CODE, META, SERVER, SETTINGS, job_of
 from pfedsam.names import job_name, site_names
 
-SETTINGS = Path("app/config/pfedsam.json")
-SERVER = Path("app/config/config_fed_server.json")
 OF_A_PERSON = ("cli", "doctor", "predict", "prepare")  # rooms of verbs that no job calls
 
 
@@ -49,7 +48,7 @@ def render(
             unknown; or the disk is full. No half job is left.
     """
     config, usual = settings_of(job, changes)
-    read_json(job / "meta.json")  # so that a fault names the job's file, not the copy's
+    read_json(job / META)  # so that a fault names the job's file, not the copy's
     if rounds is not None and rounds < 1:
         raise UserFault(expected="1 round or more", came=str(rounds), do="correct --rounds")
     if out.exists():
@@ -62,7 +61,7 @@ def render(
     with whole(out) as new:
         shutil.copytree(job, new, ignore=shutil.ignore_patterns("custom"), dirs_exist_ok=True)
         (new / SETTINGS).write_text(json.dumps(_changed(job, changes), indent=2) + "\n")
-        _edit(new / "meta.json", "deploy_map", {"app": ["server", *sites] if sites else ["@ALL"]})
+        _edit(new / META, "deploy_map", {"app": ["server", *sites] if sites else ["@ALL"]})
         _edit_server(new, rounds, len(sites) if sites else None)
         if run:
             name_run(new, run, must_exist=continues)
@@ -83,7 +82,7 @@ def _check_begin(begin: str) -> None:
 def _copy_code(out: Path, config: Config) -> None:
     """The package, as small as a job can do with: FLARE's http takes 4 MiB at most."""
     leave = ["__pycache__"] if config.model.backbone == "demo" else ["__pycache__", "*.safetensors"]
-    source, target = Path(pfedsam.__file__).parent, out / "app/custom/pfedsam"
+    source, target = Path(pfedsam.__file__).parent, out / CODE
     shutil.copytree(source, target, ignore=shutil.ignore_patterns(*leave))
     for room in OF_A_PERSON:
         shutil.rmtree(target / room)
@@ -105,7 +104,7 @@ def read_job(path: Path, changes: Sequence[str] = ()) -> tuple[Config, int]:
     Raises:
         UserFault: no such job, or a setting is unknown.
     """
-    job = path.resolve().parents[2] if path.is_file() and len(path.resolve().parents) > 2 else path
+    job = job_of(path)
     if path.is_file() and not (job / SERVER).is_file():
         settings = to_dict(load(path))
         for change in changes:
@@ -116,8 +115,8 @@ def read_job(path: Path, changes: Sequence[str] = ()) -> tuple[Config, int]:
 
 def named_sites(path: Path) -> tuple[str, ...]:
     """The sites that a job names (by its folder, or by the settings' file in it); none where it is for all."""
-    job = path.resolve().parents[2] if path.is_file() and len(path.resolve().parents) > 2 else path
-    meta = read_json(job / "meta.json") if (job / "meta.json").is_file() else {}
+    job = job_of(path)
+    meta = read_json(job / META) if (job / META).is_file() else {}
     names = [name for app in meta.get("deploy_map", {}).values() for name in app]
     return tuple(name for name in names if name not in ("server", "@ALL"))
 
@@ -175,7 +174,7 @@ def _edit_server(out: Path, rounds: int | None, sites: int | None) -> None:
     loop["num_rounds"] = loop["num_rounds"] if rounds is None else rounds
     if sites is not None:
         loop["min_clients"] = mean["min_sites"] = min(loop["min_clients"], sites)
-        _edit(out / "meta.json", "min_clients", loop["min_clients"])
+        _edit(out / META, "min_clients", loop["min_clients"])
     path.write_text(json.dumps(server, indent=2) + "\n")
 
 
@@ -183,7 +182,7 @@ def name_run(job: Path, run: str, *, must_exist: bool) -> None:
     """Write into a rendered job which run it belongs to; the job takes the run's name, for people to see."""
     _edit_persistor(job, run=one_name(run, "run"), continues=must_exist)
     if run != "latest":
-        _edit(job / "meta.json", "name", run)
+        _edit(job / META, "name", run)
 
 
 def _edit_persistor(job: Path, **arguments: Any) -> None:

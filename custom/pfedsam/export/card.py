@@ -8,6 +8,7 @@ from pfedsam.config import Config
 from pfedsam.data.planes import described
 from pfedsam.export.facts import Facts
 from pfedsam.export.source import Source
+from pfedsam.layout import CASES, sites_folders
 from pfedsam.report.cards import USE
 from pfedsam.report.results import ROLES
 from pfedsam.report.words import DISTANCES_SAY, TITLES, measure, unit
@@ -178,13 +179,9 @@ def _slices(results: dict[str, Any]) -> dict[str, int]:
 
 def _own(folder: Path, site: str, run: str) -> dict[str, Row]:
     """A site's means out of the scores that it keeps of its final test in that run."""
-    for path in (
-        folder / "cases.json",
-        folder / "pfedsam/cases.json",
-        folder / site / "simulate_job/pfedsam/cases.json",
-    ):
+    for own in sites_folders(folder, site):
         try:
-            kept = json.loads(path.read_text())
+            kept = json.loads((own / CASES).read_text())
             scores = kept["scores"]
         except (OSError, ValueError, KeyError):
             continue

@@ -16,6 +16,7 @@ from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 
 from pfedsam import log
 from pfedsam.errors import UserFault
+from pfedsam.layout import PERSON
 
 GONE: dict[str, Any] = {"status": "GONE"}  # what stands for a job that the server does not have
 
@@ -36,7 +37,7 @@ class Admin:
         self._kit = kit
         self._session: Session | None = None
         try:
-            self.user = str(json.loads((kit / "startup/fed_admin.json").read_text())["admin"]["username"])
+            self.user = str(json.loads((kit / PERSON).read_text())["admin"]["username"])
         except (OSError, ValueError, KeyError):
             raise UserFault(
                 expected="a person's startup kit", came=f"none in {kit}", do="name the folder you were given"

@@ -10,17 +10,16 @@ from nvflare.apis.dxo import DXO
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.workspace import Workspace
-from nvflare.private.fed.simulator.simulator_const import SimulatorConstants
 
 from pfedsam.config import Config, load
 from pfedsam.data.synthetic import write_pool, write_site
 from pfedsam.errors import UserFault
 from pfedsam.exchange.ledger import Ledger
 from pfedsam.exchange.schema import Stamp
+from pfedsam.layout import SETTINGS, SIMULATED
 from pfedsam.report.results import sites_of
 from pfedsam.site import Places
 
-CONFIG_FILE = "pfedsam.json"
 STAMP = "pfedsam_stamp"
 REPORT = "pfedsam_report"
 REJECTED = "pfedsam_rejected"
@@ -33,7 +32,7 @@ TRAINED = "pfedsam_trained"  # in a task: the sites of which the server has an u
 def job_config(fl_ctx: FLContext) -> Config:
     """The job's settings: app/config/pfedsam.json, the same file on server and sites."""
     folder = _workspace(fl_ctx).get_app_config_dir(fl_ctx.get_job_id())
-    return _load(str(Path(folder) / CONFIG_FILE))
+    return _load(str(Path(folder) / SETTINGS.name))
 
 
 def run_dir(fl_ctx: FLContext) -> Path:
@@ -100,7 +99,7 @@ def simulated(fl_ctx: FLContext) -> bool:
 
     By the job's id, which server and sites know; FLARE's own mark stands at the sites alone.
     """
-    return bool(fl_ctx.get_job_id() == SimulatorConstants.JOB_NAME)
+    return bool(fl_ctx.get_job_id() == SIMULATED)
 
 
 def due(fl_ctx: FLContext, round_: int) -> list[Client] | None:

@@ -41,7 +41,8 @@ from pfedsam.flare.presence import (
     someone_outside,
     wait_for_sites,
 )
-from pfedsam.jobs import SETTINGS, loop_of, name_run, named_sites
+from pfedsam.jobs import loop_of, name_run, named_sites
+from pfedsam.layout import RESULTS, SETTINGS
 from pfedsam.names import job_name
 
 STARTED = ("DISPATCHED", "RUNNING", "GONE")  # states of a job that a running server should know
@@ -269,6 +270,6 @@ def _again(run: Run) -> str:
 
 
 def _results(folder: Path | None) -> dict[str, Any]:
-    found = sorted(folder.rglob("results.json")) if folder else []
+    found = sorted(folder.rglob(RESULTS)) if folder else []
     results: dict[str, Any] = json.loads(found[0].read_text()) if found else {}
     return results
