@@ -134,8 +134,7 @@ def alone(case: Case, folder: Path) -> None:
 
     torch.set_num_threads(1)
     config = case.config
-    counts = {"train": config.data.train, "val": config.data.val, "test": config.data.test}
-    write_site(folder / "data", "site-1", counts, config.seed)
+    write_site(folder / "data", "site-1", config.data.counts, config.seed)
     began = time.process_time()
     federate(Plan(config, {"site-1": Places(folder / "data", folder / "store")}, case.rounds, folder))
     (folder / "own.json").write_text(json.dumps({"peak": peak(), "processor": time.process_time() - began}))

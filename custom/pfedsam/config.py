@@ -112,6 +112,11 @@ class DataConfig:
     val: int = 8
     test: int = 16
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Images of a synthetic site by split."""
+        return {"train": self.train, "val": self.val, "test": self.test}
+
 
 @dataclass(frozen=True)
 class Config:

@@ -111,7 +111,7 @@ def examine(
     possible = config if has_weights else replace(config, model=replace(config.model, pretrained=False))
     used = replace(here, data=here.data if has_data else None, site=site)
     trial, base, first_start = _try(possible, used, setting, told)
-    trial = trial if has_data else replace(trial, slices=_counts(config))
+    trial = trial if has_data else replace(trial, slices=config.data.counts)
     room, files = needs.memory(config, trial, setting, first_start), needs.disk(config, trial, setting, base)
     disk = next(folder for folder in (here.store.resolve(), *here.store.resolve().parents) if folder.exists())
     found += [
@@ -153,7 +153,7 @@ def _try(config: Config, here: Here, setting: Setting, told: Callable[[str], Non
 def _tried(
     config: Config, here: Here, setting: Setting, folder: Path, told: Callable[[str], None]
 ) -> tuple[Trial, int, int]:
-    data, counts = here.data or folder / "data", _counts(config)
+    data, counts = here.data or folder / "data", config.data.counts
     if here.data is None:  # no more images than a trial looks at
         write_site(data, here.site, {split: min(count, DRAWN[split]) for split, count in counts.items()}, config.seed)
 
@@ -204,7 +204,3 @@ def _mean(trials: list[Trial]) -> Trial:
         if key != "slices"
     }
     return replace(trials[0], **both)
-
-
-def _counts(config: Config) -> dict[str, int]:
-    return {"train": config.data.train, "val": config.data.val, "test": config.data.test}

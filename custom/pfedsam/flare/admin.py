@@ -70,12 +70,14 @@ class Admin:
             self.__exit__()
             raise
 
-    def ask(self, question: str, *arguments: Any, **options: Any) -> Any:
-        """One question; None while the server does not answer."""
+    def ask(self, question: str, *arguments: Any, gone: Any = None, **options: Any) -> Any:
+        """One question; None while the server does not answer, `gone` where it has no such job."""
         try:
             return self.call(question, *arguments, **options)
         except UserFault:
             raise
+        except JobNotFound:
+            return gone
         except Exception as fault:  # FLARE raises many kinds for a server that is away
             log.debug("%s: %s", question, fault)
             return None
@@ -90,16 +92,8 @@ class Admin:
 
     def meta(self, job: str) -> dict[str, Any] | None:
         """What the server has written down of a job; GONE where it has none, None while it does not answer."""
-        try:
-            found: dict[str, Any] = self.call("get_job_meta", job)
-            return found
-        except JobNotFound:
-            return GONE
-        except UserFault:
-            raise
-        except Exception as fault:
-            log.debug("job meta: %s", fault)
-            return None
+        found: dict[str, Any] | None = self.ask("get_job_meta", job, gone=GONE)
+        return found
 
     def present(self) -> dict[str, set[str]]:
         """The sites that answer now, and the jobs that run at each."""

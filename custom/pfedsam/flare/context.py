@@ -26,13 +26,14 @@ REJECTED = "pfedsam_rejected"
 REASON = "pfedsam_reason"  # in the server's context: why the guard refused the update at hand
 CLASSES_DIFFER = "PFEDSAM_CLASSES_DIFFER"  # the return code of a site whose masks number the classes otherwise
 RUN = "pfedsam_run"
+_settings = lru_cache(maxsize=8)(load)
 TRAINED = "pfedsam_trained"  # in a task: the sites of which the server has an update in an earlier round of the run
 
 
 def job_config(fl_ctx: FLContext) -> Config:
     """The job's settings: app/config/pfedsam.json, the same file on server and sites."""
     folder = _workspace(fl_ctx).get_app_config_dir(fl_ctx.get_job_id())
-    return _load(str(Path(folder) / SETTINGS.name))
+    return _settings(str(Path(folder) / SETTINGS.name))
 
 
 def run_dir(fl_ctx: FLContext) -> Path:
@@ -134,7 +135,7 @@ def _data(fl_ctx: FLContext, site: str, config: Config) -> Path:
     if config.data.source == "synthetic":
         folder = run_dir(fl_ctx) / "synthetic_data"
         if not (folder / "datalist.csv").exists():
-            counts = {"train": config.data.train, "val": config.data.val, "test": config.data.test}
+            counts = config.data.counts
             if config.data.pool:
                 write_pool(folder, counts, config.seed)
             else:
@@ -148,11 +149,6 @@ def _data(fl_ctx: FLContext, site: str, config: Config) -> Path:
             do='set PFEDSAM_DATA, or "data" in the scope properties of local/privacy.json',
         )
     return Path(folder_name)
-
-
-@lru_cache(maxsize=8)
-def _load(path: str) -> Config:
-    return load(path)
 
 
 def _workspace(fl_ctx: FLContext) -> Workspace:
