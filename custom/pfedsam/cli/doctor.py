@@ -135,10 +135,10 @@ def _line(found: "Diagnosis", bandwidth: float | None) -> list[tuple[str, str]]:
     if not bandwidth:
         return []
     each = on_the_wire(found.wire.up + found.wire.down, bandwidth)
-    whole = each * found.setting.rounds + on_the_wire(found.wire.down, bandwidth)
+    run = each * found.setting.rounds + on_the_wire(found.wire.down, bandwidth)
     return [
         (f"on a line of {bandwidth:g} Mbit/s, besides, a round", duration(each)),
-        ("on that line, besides, the whole run", duration(whole)),
+        ("on that line, besides, the whole run", duration(run)),
     ]
 
 
