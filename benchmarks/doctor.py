@@ -24,6 +24,7 @@ from pfedsam.doctor.trial import peak
 from pfedsam.federation import Plan, federate
 from pfedsam.flare.recipe import render
 from pfedsam.jobs import read_job
+from pfedsam.layout import simulated_results
 from pfedsam.site import Places
 
 ROWS = {
@@ -134,8 +135,7 @@ def alone(case: Case, folder: Path) -> None:
 
     torch.set_num_threads(1)
     config = case.config
-    counts = {"train": config.data.train, "val": config.data.val, "test": config.data.test}
-    write_site(folder / "data", "site-1", counts, config.seed)
+    write_site(folder / "data", "site-1", config.data.counts, config.seed)
     began = time.process_time()
     federate(Plan(config, {"site-1": Places(folder / "data", folder / "store")}, case.rounds, folder))
     (folder / "own.json").write_text(json.dumps({"peak": peak(), "processor": time.process_time() - began}))
@@ -151,7 +151,7 @@ def simulated(case: Case, folder: Path) -> tuple[dict[str, Any], dict[str, float
         with subprocess.Popen(command, stdout=log, stderr=log, env=environment) as run:
             watch = Watch(run.pid)
             run.wait()
-    record = folder / "ws/server/simulate_job/results.json"
+    record = simulated_results(folder / "ws")
     if not record.exists():
         raise SystemExit((folder / "log").read_text()[-3000:])
     return json.loads(record.read_text()), {"site": watch.site / 1e6, WHOLE: watch.all / 1e6}

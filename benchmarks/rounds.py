@@ -20,6 +20,7 @@ from nvflare.client.config import ExchangeFormat
 from pfedsam.config import Config
 from pfedsam.flare.recipe import render
 from pfedsam.jobs import read_job
+from pfedsam.layout import simulated_results
 from pfedsam.study import shared_schema
 
 SETTINGS = (*VIT_B, "model.image_size=64")
@@ -129,7 +130,7 @@ def outside(log: str, workspace: Path) -> float:
 
 def training(workspace: Path) -> dict[int, float]:
     """Of each round of ours, seconds that the slowest site trained and scored."""
-    path = workspace / "server/simulate_job/results.json"
+    path = simulated_results(workspace)
     if not path.exists():
         return {}
     rounds = json.loads(path.read_text())["rounds"]

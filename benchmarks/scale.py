@@ -21,6 +21,7 @@ from pfedsam.exchange.server import contribution, mean_update
 from pfedsam.files import Tensors
 from pfedsam.flare.recipe import render
 from pfedsam.jobs import read_job
+from pfedsam.layout import simulated_results
 from pfedsam.study import shared_schema
 
 SETTINGS = (*VIT_B, "model.image_size=256")
@@ -72,7 +73,7 @@ def simulated(sites: int, threads: int, rounds: int) -> str:
             watch = Memory(run.pid)
             run.wait()
         whole = time.monotonic() - began
-        record = folder / "ws/server/simulate_job/results.json"
+        record = simulated_results(folder / "ws")
         found = json.loads(record.read_text()) if record.exists() else {"final": {"sites": {}}}
         if len(found["final"]["sites"]) != sites:
             raise SystemExit(f"{len(found['final']['sites'])} of {sites} sites\n{(folder / 'log').read_text()[-3000:]}")

@@ -10,13 +10,10 @@ from pfedsam.bounds import check_run
 from pfedsam.config import Config
 from pfedsam.errors import UserFault
 from pfedsam.files import read_json
+from pfedsam.layout import META, SERVER, SETTINGS
 from pfedsam.names import job_name, one_name, site_names
 from pfedsam.settings import from_dict
 
-META, CODE = Path("meta.json"), Path("app/custom")  # in FLARE's folder of a job
-SETTINGS, SERVER, CLIENT = (
-    Path("app/config") / name for name in ("pfedsam.json", "config_fed_server.json", "config_fed_client.json")
-)
 ROUNDS = {  # a job's facts, as the arguments of flare.rounds.Rounds are named
     "rounds": "num_rounds",
     "min_sites": "min_sites",

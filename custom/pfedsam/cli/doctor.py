@@ -12,7 +12,7 @@ from rich.table import Table
 from pfedsam.cli import console
 
 if TYPE_CHECKING:
-    from pfedsam.doctor.checks import Check
+    from pfedsam.doctor.checks import Finding
     from pfedsam.doctor.examine import Diagnosis
 
 HELP = "say what a job needs on this machine, after a small real run of it, and whether all is there"
@@ -89,7 +89,7 @@ def _show(found: "Diagnosis", bandwidth: float | None) -> None:
     _verdict(found.checks)
 
 
-def _verdict(seen: "list[Check]") -> None:
+def _verdict(seen: "list[Finding]") -> None:
     out = Console(highlight=False)
     out.print(_checks(seen))
     for check in seen:
@@ -136,14 +136,14 @@ def _line(found: "Diagnosis", bandwidth: float | None) -> list[tuple[str, str]]:
     if not bandwidth:
         return []
     each = on_the_wire(found.wire.up + found.wire.down, bandwidth)
-    whole = each * found.setting.rounds + on_the_wire(found.wire.down, bandwidth)
+    run = each * found.setting.rounds + on_the_wire(found.wire.down, bandwidth)
     return [
         (f"on a line of {bandwidth:g} Mbit/s, besides, a round", duration(each)),
-        ("on that line, besides, the whole run", duration(whole)),
+        ("on that line, besides, the whole run", duration(run)),
     ]
 
 
-def _checks(seen: "list[Check]") -> Table:
+def _checks(seen: "list[Finding]") -> Table:
     table = Table(title="What was looked at")
     for name in ("", "", "found"):
         table.add_column(name)

@@ -8,6 +8,7 @@ from pfedsam.config import Config
 from pfedsam.data.planes import described
 from pfedsam.export.source import RunModel
 from pfedsam.inference.facts import ModelFacts
+from pfedsam.layout import CASES, sites_folders
 from pfedsam.methods.pfedsam import Settings
 from pfedsam.model.weights import PROVENANCE
 from pfedsam.record.cards import USE
@@ -169,13 +170,9 @@ def _slices(results: dict[str, Any]) -> dict[str, int]:
 
 def _own(folder: Path, site: str, run: str) -> dict[str, Row]:
     """A site's means out of the scores that it keeps of its final test in that run."""
-    for path in (
-        folder / "cases.json",
-        folder / "pfedsam/cases.json",
-        folder / site / "simulate_job/pfedsam/cases.json",
-    ):
+    for own in sites_folders(folder, site):
         try:
-            kept = json.loads(path.read_text())
+            kept = json.loads((own / CASES).read_text())
             scores = kept["scores"]
         except (OSError, ValueError, KeyError):
             continue

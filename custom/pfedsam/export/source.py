@@ -11,12 +11,10 @@ from pfedsam.errors import UserFault
 from pfedsam.exchange.store import LAST, Moment, SiteStore
 from pfedsam.files import SETTINGS, Tensors, facts_of, read_json, unpack
 from pfedsam.inference.facts import ModelFacts, Origin, roles_of
+from pfedsam.layout import MODELS, PRIVACY, RESULTS, servers_folders, sites_folders
 from pfedsam.settings import from_record
 
 STORE = "PFEDSAM_STORE"
-JOB = "simulate_job"  # FLARE's simulator gives every job this name
-SITE_FOLDERS = ("", "pfedsam", "{site}/" + JOB + "/pfedsam", "{site}")  # below the folder that the user names
-SERVER_FOLDERS = ("", "server/" + JOB, "workspace")  # the last: what `nvflare job download` unpacks
 SHARED, PRIVATE = "shared.safetensors", "private.safetensors"
 
 
@@ -104,7 +102,7 @@ def _shared(place: Place) -> tuple[Tensors, dict[str, str]]:
     """The shared part: the file that is named, else as the site tested it, else the server's last."""
     if place.shared is not None:
         return read(place.shared)
-    own, servers = _site_paths(place, SHARED), [place.folder / f / "models" / SHARED for f in SERVER_FOLDERS]
+    own, servers = _site_paths(place, SHARED), [f / MODELS / SHARED for f in servers_folders(place.folder)]
     for path in (*servers, *own) if place.alone else (*own, *servers):
         if path.is_file():
             return read(path)
@@ -145,7 +143,7 @@ def _stored(
         raise UserFault(
             expected=f"a private part of study {study} and site {place.site or '?'} in {folder}",
             came="none",
-            do="name the site with --site, and the folder that PFEDSAM_STORE or local/privacy.json names",
+            do=f"name the site with --site, and the folder that PFEDSAM_STORE or {PRIVACY} names",
         )
     return {n: t for n, t in found[0].items() if "/" not in n}, {**found[1], "site": place.site}
 
@@ -202,15 +200,19 @@ def _tested(known: dict[str, str], results: dict[str, Any]) -> bool:
 
 
 def _results(folder: Path) -> dict[str, Any]:
-    found = (folder / f / "results.json" for f in SERVER_FOLDERS)
+    found = (f / RESULTS for f in servers_folders(folder))
     return next((read_json(path) for path in found if path.is_file()), {})
 
 
 def _site_paths(place: Place, name: str) -> list[Path]:
     """Files of that name that are a site's: its header says whose."""
-    paths = [place.folder / f.format(site=place.site) / name for f in SITE_FOLDERS if place.site or "{" not in f]
-    whose = {path: facts_of(path).get("site") for path in paths}
-    return [path for path, site in whose.items() if site and site == (place.site or site)]
+    paths = (f / name for f in sites_folders(place.folder, place.site))
+    return [p for p in paths if p.is_file() and facts_of(p).get("site") in ((place.site,) if place.site else _any(p))]
+
+
+def _any(path: Path) -> tuple[str, ...]:
+    site = facts_of(path).get("site")
+    return (site,) if site else ()
 
 
 def _number(text: str | None) -> int | None:

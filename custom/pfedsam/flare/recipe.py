@@ -28,7 +28,8 @@ from pfedsam.flare.filters import OnlyDeclaredEnters, OnlySharedLeaves, UpdateGu
 from pfedsam.flare.persistor import SharedPersistor
 from pfedsam.flare.results import ResultsWriter
 from pfedsam.flare.rounds import Rounds
-from pfedsam.jobs import CLIENT, FACTS, ROUNDS, RUN, SERVER, SETTINGS, Job, make_job, read_job
+from pfedsam.jobs import FACTS, ROUNDS, RUN, Job, make_job, read_job
+from pfedsam.layout import CLIENT, SERVER, SETTINGS
 from pfedsam.names import job_name
 from pfedsam.settings import check_sites
 
