@@ -1,16 +1,31 @@
-"""The public sets of the papers: which folder is which site, what mask values mean, how many cases there are."""
+"""Make the benchmark's sites of a public set as downloaded, a folder a site: public_sets.py --help.
 
+Which folder is which site, what mask values mean, how many cases there are: by the papers. Exit code 1 where a site
+is missing, or has another number of cases than the set.
+"""
+
+import argparse
 import shutil
+import sys
+import tarfile
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
 from pfedsam.data.folder import whole
+from pfedsam.data.readable import readable
 from pfedsam.errors import UserFault
-from pfedsam.prepare.archives import is_archive, unpack
-from pfedsam.prepare.site import Watch, Wish, prepare
-from pfedsam.prepare.softmaps import combined, has_softmaps
+from pfedsam.prepare.site import Wish, prepare
+from pfedsam.prepare.splits import parse_shares
+
+DISC, CUP = "_ODsegSoftmap.png", "_cupsegSoftmap.png"  # of Drishti-GS1
+HALF = 128  # of the experts who drew a soft map; FedFMS's release cuts at 100 of 255
 
 
 @dataclass(frozen=True)
@@ -65,21 +80,29 @@ RECIPES = {
 }
 
 
-def named(name: str) -> Recipe:
-    """The recipe of that name.
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Each site of the set named, and what is missing of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.epilog = "\n".join(f"{name}: {recipe.what}" for name, recipe in RECIPES.items())
+    parser.add_argument("set", choices=RECIPES)
+    parser.add_argument("sources", type=Path, nargs="+", metavar="ARCHIVE", help="as downloaded, or unpacked")
+    parser.add_argument("out", type=Path, metavar="OUT", help="a new or empty folder")
+    parser.add_argument("--split", default="0.7,0.1,0.2", metavar="SHARES", help="of train, val and test")
+    parser.add_argument("--seed", type=int, default=0, help="another seed draws other splits")
+    options = parser.parse_args(arguments)
+    try:
+        wish = Wish(shares=parse_shares(options.split), seed=options.seed)
+        answer = cook(options.sources, options.out, RECIPES[options.set], wish)
+    except UserFault as fault:
+        parser.exit(2, f"{fault}\n")
+    for site, report in answer["sites"].items():
+        left_out = len(report["dropped"])
+        print(f"{site}: {report['cases']} cases, {left_out} left out; see {options.out / site / 'report.html'}")
+    print("\n".join(answer["faults"]) or "All sites are there.")
+    return 0 if answer["complete"] else 1
 
-    Raises:
-        UserFault: there is none.
-    """
-    if name not in RECIPES:
-        every = "; ".join(f"{n}: {r.what}" for n, r in RECIPES.items())
-        raise UserFault(expected=f"a recipe ({every})", came=name, do="name one of them")
-    return RECIPES[name]
 
-
-def cook(
-    sources: Sequence[Path], out: Path, recipe: Recipe, wish: Wish, watch: Watch = lambda things, what: things
-) -> dict[str, Any]:
+def cook(sources: Sequence[Path], out: Path, recipe: Recipe, wish: Wish) -> dict[str, Any]:
     """Each site of a public set as a folder of its own in `out`; the report holds the sites' reports.
 
     `complete` tells whether every site is there with the number of cases that it should have.
@@ -92,37 +115,84 @@ def cook(
     """
     with whole(out) as folder:
         unpacked = folder / ".unpacked"
-        homes = _homes(_folders(sources, unpacked, watch), recipe)
         reports = {}
-        for site, home in homes.items():
-            if has_softmaps(home):
+        for site, home in _homes(_folders(sources, unpacked), recipe).items():
+            if any(home.rglob(f"*{DISC}")):
                 home = combined(home, unpacked / f"{site}-masks")
             wished = replace(wish, site=site, table=recipe.own.get(site, recipe.table))
-            reports[site] = prepare_into(home, folder / site, wished, watch)
+            reports[site] = _prepared(home, folder / site, wished)
         shutil.rmtree(unpacked, ignore_errors=True)
     faults = [fault for site, count in recipe.sites.items() if (fault := _missing(site, count, reports.get(site)))]
     return {"complete": not faults, "faults": faults, "sites": reports}
 
 
-def prepare_into(home: Path, folder: Path, wish: Wish, watch: Watch) -> dict[str, Any]:
+def _prepared(home: Path, folder: Path, wish: Wish) -> dict[str, Any]:
     """One site's report; a fault names the site."""
     try:
-        return prepare([home], folder, wish, watch)
+        return prepare([home], folder, wish)
     except UserFault as fault:
         raise UserFault(expected=f"{fault.expected} at {wish.site}", came=fault.came, do=fault.do) from None
 
 
-def _folders(sources: Sequence[Path], unpacked: Path, watch: Watch) -> list[Path]:
+def _folders(sources: Sequence[Path], unpacked: Path) -> list[Path]:
     """The folders to look in: those given, and one for the archives, given or lying in them."""
-    packed = [p for s in sources for p in ([s] if s.is_file() else sorted(s.glob("*"))) if is_archive(p)]
+    packed = [p for s in sources for p in ([s] if s.is_file() else sorted(s.glob("*"))) if _is_archive(p)]
     if strange := [s for s in sources if not s.is_dir() and s not in packed]:
         raise UserFault(
             expected=f"an archive (zip or tar) or a folder at {strange[0]}", came="neither", do="download it again"
         )
-    for i, archive in enumerate(watch(packed, "archives")):
+    for i, archive in enumerate(packed):
         (unpacked / str(i)).mkdir(parents=True)
         unpack(archive, unpacked / str(i))
     return [*(s for s in sources if s.is_dir()), *([unpacked] if packed else [])]
+
+
+def _is_archive(path: Path) -> bool:
+    return path.is_file() and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path))
+
+
+def unpack(path: Path, folder: Path) -> None:
+    """The archive's files below `folder`: the standard library lets no entry out of it.
+
+    Raises:
+        UserFault: a tar's entry leads elsewhere, or the archive is damaged.
+    """
+    with readable(path):
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as packed:
+                packed.extractall(folder)
+        else:
+            with tarfile.open(path) as rolled:
+                rolled.extractall(folder, filter="data")
+
+
+def combined(home: Path, folder: Path) -> Path:
+    """Drishti-GS1, a soft map of the disc and one of the cup a picture, as `folder` with images/ and masks/.
+
+    The masks hold 1 for the rim (disc without cup) and 2 for the cup.
+
+    Raises:
+        UserFault: a picture or a map is missing or damaged.
+    """
+    for part in ("images", "masks"):
+        (folder / part).mkdir(parents=True)
+    for disc in sorted(home.rglob(f"*{DISC}")):
+        name = disc.name.removesuffix(DISC)
+        picture = next((p for p in sorted(home.rglob(f"{name}.*")) if p.suffix in (".png", ".jpg")), None)
+        cup = disc.with_name(name + CUP)
+        if picture is None or not cup.is_file():
+            raise UserFault(
+                expected=f"the picture and both soft maps of {name}", came="not all", do="download the set again"
+            )
+        (folder / "images" / picture.name).symlink_to(picture.resolve())
+        mask = np.where(_map(cup) >= HALF, 2, _map(disc) >= HALF).astype(np.uint8)
+        Image.fromarray(mask).save(folder / "masks" / f"{name}.png")
+    return folder
+
+
+def _map(path: Path) -> NDArray[np.uint8]:
+    with readable(path), Image.open(path) as image:
+        return np.asarray(image.convert("L"))
 
 
 def _homes(folders: Sequence[Path], recipe: Recipe) -> dict[str, Path]:
@@ -149,3 +219,7 @@ def _missing(site: str, count: int | None, report: dict[str, Any] | None) -> str
     if count is not None and report["cases"] != count:
         return f"{site}: {report['cases']} cases, where the set has {count}"
     return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
