@@ -171,10 +171,11 @@ def _orientation(path: Path, file: Image.Image) -> int:
     """
     early = file.format == "PNG" and not any(mark in path.read_bytes() for mark in EXIF_OF_PNG)
     try:
-        number = (Image.Image.getexif(file) if early else file.getexif()).get(ExifTags.Base.Orientation)
+        exif = Image.Image.getexif(file) if early else file.getexif()
+        number = exif.get(ExifTags.Base.Orientation, UPRIGHT)
     except Exception:  # damaged EXIF raises nearly anything
         return UPRIGHT
-    return number if number in range(1, 9) else UPRIGHT
+    return int(number) if number in range(1, 9) else UPRIGHT
 
 
 def _channels(path: Path, image: Image.Image, labels: bool) -> NDArray[Any]:

@@ -1,9 +1,15 @@
 """Where the slices of a DICOM series lie: their order, the grid that they make, and why they make none.
 
 A slice is a classic file, or a frame of an enhanced one, whose geometry is in its functional groups.
+
+`highdicom.get_volume_from_series` does not serve here. It refuses what is read rightly: spacings that differ by
+rounding, a tilted gantry (with its tolerance off it lays the slices straight), files without FrameOfReferenceUID, and enhanced
+files of one frame. Of uneven slices it says only that they are not regular. It is no faster: 2.1 to 2.5 s for 150
+slices of 512 x 512, here 1.8 to 3.2 s.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -174,7 +180,7 @@ def affine_of(slices: Sequence[Slice], where: Path) -> Affine | None:
 
 
 def make_volume(slices: Sequence[Slice], where: Path) -> bool:
-    """Whether the slices are those of one volume; copies of a slice count once.
+    """Whether the slices are those of one volume.
 
     Args:
         where: their folder, for the fault that is not told.
@@ -187,12 +193,24 @@ def make_volume(slices: Sequence[Slice], where: Path) -> bool:
     return True
 
 
-def scattered(count: int) -> tuple[str, str]:
-    """Why slices of one volume that are a series each are not read, and what to do."""
-    return (
-        f"{count} series of one slice in one folder, which together make a volume",
-        "write one SeriesInstanceUID into the files (the exporter gave each slice its own), or export them again",
-    )
+def scattered(lone: Mapping[Path, tuple[tuple[str, str], Slice]]) -> dict[Path, tuple[str, str]]:
+    """By file: why slices of one volume that are a series each are not read, and what to do.
+
+    One by one each would be shown to the model by its own brightness, not by its volume's.
+
+    Args:
+        lone: of the files of a folder that are a series of one slice: FrameOfReferenceUID and patient, and the slice.
+    """
+    kinds: dict[tuple[str, str], dict[Path, Slice]] = defaultdict(dict)
+    for file, (kind, one) in lone.items():
+        kinds[kind][file] = one
+    do = "write one SeriesInstanceUID into the files (the exporter gave each slice its own), or export them again"
+    return {
+        file: (f"{len(found)} series of one slice in one folder, which together make a volume", do)
+        for found in kinds.values()
+        if len(found) > 2 and make_volume(list(found.values()), next(iter(found)).parent)
+        for file in found
+    }
 
 
 def flat_spacing(one: Slice) -> tuple[float, float, float]:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pfedsam.data.dicom import copies, header, in_order, placed, shared_instance, unread, volumes
+from pfedsam.data.dicom import header, in_order, placed, shared_uids, unread, volumes
 from pfedsam.data.readable import hindrance
-from pfedsam.data.slices import frames, make_volume, scattered, slices_of
+from pfedsam.data.slices import frames, scattered, slices_of
 from pfedsam.data.volume import NIFTI, PICTURES, Kind, kind_of, stem_of
 from pfedsam.errors import UserFault
 
@@ -121,23 +121,17 @@ def _series(files: list[Path], place: Path, alone: str) -> Iterator[Item | UserF
 
 
 def _scattered(stacks: list[dict[Path, Any]]) -> dict[Path, UserFault]:
-    """By file: the fault of slices that are a series each and together make a volume.
-
-    One by one each would be shown to the model by its own brightness, not by its volume's.
-    """
-    kinds: dict[tuple[str, str], dict[Path, Any]] = defaultdict(dict)
-    for stack in stacks:
-        for file, head in stack.items() if len(stack) == 1 else ():
-            if frames(head) == 1:
-                kinds[str(head.get("FrameOfReferenceUID")), str(head.get("PatientID"))][file] = head
-    faults: dict[Path, UserFault] = {}
-    for found in kinds.values():
-        slices = [one for file, head in found.items() for one in slices_of(file, head)]
-        if len(found) > 2 and make_volume(slices, next(iter(found)).parent):
-            came, do = scattered(len(found))
-            for file in found:
-                faults[file] = UserFault(expected=f"a series of which {file} is a slice", came=came, do=do)
-    return faults
+    """By file: the fault of slices that are a series each and together make a volume."""
+    lone = {
+        file: ((str(head.get("FrameOfReferenceUID")), str(head.get("PatientID"))), slices_of(file, head)[0])
+        for stack in stacks
+        for file, head in (stack.items() if len(stack) == 1 else ())
+        if frames(head) == 1
+    }
+    return {
+        file: UserFault(expected=f"a series of which {file} is a slice", came=came, do=do)
+        for file, (came, do) in scattered(lone).items()
+    }
 
 
 def shared(items: Iterable[Item]) -> dict[Path, UserFault]:
@@ -145,16 +139,9 @@ def shared(items: Iterable[Item]) -> dict[Path, UserFault]:
 
     A segmentation of the one would refer to the other as well.
     """
-    faults: dict[Path, UserFault] = {}
-    first: dict[str, tuple[Path, Path]] = {}  # by SOPInstanceUID: the file, and its item's first
-    for item in items:
-        for uid, file in zip(item.instances, item.files, strict=bool(item.instances)):
-            other, theirs = first.setdefault(uid, (file, item.files[0]))
-            if theirs != item.files[0] and not copies(other, file):
-                fault = shared_instance(uid, [other, file])
-                faults.setdefault(theirs, fault)
-                faults.setdefault(item.files[0], fault)
-    return faults
+    dicom = [item for item in items if item.instances]
+    faults = shared_uids(dict(zip(item.instances, item.files, strict=True)) for item in dicom)
+    return {dicom[i].files[0]: fault for i, fault in faults.items()}
 
 
 def _unusable(file: Path, head: Any) -> UserFault | None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pfedsam.data.dicom import header, in_order, read_series
+from pfedsam.data.dicom import read_in_order
 from pfedsam.data.geometry import Volume, check_cut, check_formats, oriented, placeless, strayed
 from pfedsam.data.nifti import PIXELS
 from pfedsam.data.picture import SIDEWAYS, lossy, turn
@@ -111,11 +111,9 @@ def write_pair(pair: Pair, folder: Path, name: str, *, plane: str) -> tuple[str,
 def _image(case: Case) -> tuple[Volume, Sequence[Path]]:
     """The image as stored, and its files in the order of its slices."""
     if kind_of(case.image[0]) == "dicom":
-        heads = {file: head for file in case.image if (head := header(file)) is not None}
-        files = in_order(heads) if len(heads) > 1 else case.image
-        volume = read_series(case.image)
+        volume, files = read_in_order(case.image)
     else:
-        files, volume = case.image, read_volume(case.image[0])
+        volume, files = read_volume(case.image[0]), case.image
     volume.whole(str(case.image[0]))
     return volume, files
 
