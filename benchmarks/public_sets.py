@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pfedsam.data.folder import whole
+from pfedsam.data.folder import new_folder
 from pfedsam.data.readable import readable
 from pfedsam.errors import UserFault
 from pfedsam.prepare.site import Wish, prepare
@@ -113,7 +113,7 @@ def cook(sources: Sequence[Path], out: Path, recipe: Recipe, wish: Wish) -> dict
     Raises:
         UserFault: an archive is unsafe or damaged, no site's folder is found, or none can be prepared.
     """
-    with whole(out) as folder:
+    with new_folder(out) as folder:
         unpacked = folder / ".unpacked"
         reports = {}
         for site, home in _homes(_folders(sources, unpacked), recipe).items():

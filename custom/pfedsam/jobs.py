@@ -8,7 +8,7 @@ from typing import Any
 
 import pfedsam
 from pfedsam.config import Config, from_dict, load, one_name, to_dict
-from pfedsam.data.folder import whole
+from pfedsam.data.folder import new_folder
 from pfedsam.errors import UserFault
 from pfedsam.files import read_json
 from pfedsam.names import job_name, site_names
@@ -59,7 +59,7 @@ def render(
         _check_begin(begin)
     if sites:
         config.check_sites(site_names(sites), rounds or usual)
-    with whole(out) as new:
+    with new_folder(out) as new:
         shutil.copytree(job, new, ignore=shutil.ignore_patterns("custom"), dirs_exist_ok=True)
         (new / SETTINGS).write_text(json.dumps(_changed(job, changes), indent=2) + "\n")
         _edit(new / "meta.json", "deploy_map", {"app": ["server", *sites] if sites else ["@ALL"]})

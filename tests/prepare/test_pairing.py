@@ -8,18 +8,18 @@ from prepare.corpus import lesion, nifti, nifti_site, scan
 from pfedsam.errors import UserFault
 from pfedsam.prepare.discover import Said, discover
 from pfedsam.prepare.families import taken_whole
-from pfedsam.prepare.pairing import claimed, item
-from pfedsam.prepare.pairrule import by_pattern
+from pfedsam.prepare.pairing import candidate, claimed
+from pfedsam.prepare.pairrule import pairs_by_pattern
 from pfedsam.prepare.site import Wish, prepare
 
 
 def pair(*paths: str) -> tuple[set[tuple[str, ...]], dict[str, str]]:
     """Pairs, and what is said of the rest."""
-    items = []
+    candidates = []
     for path in paths:
         *parts, name = path.split("/")
-        items.append(item(path, (), tuple(parts), name))
-    found = taken_whole(claimed(items))
+        candidates.append(candidate(path, (), tuple(parts), name))
+    found = taken_whole(claimed(candidates))
     return {(m.image.name, *(mask.name for mask in m.masks)) for m in found.pairs}, {
         d.file: d.why for d in found.dropped
     }
@@ -179,7 +179,7 @@ def test_pair_joins_the_masks_of_an_image_and_names_structures_by_a_second_group
 def test_a_pattern_of_pair_needs_a_group() -> None:
     for wrong in (("vol", "(a)"), ("(vol", "(a)")):
         with pytest.raises(UserFault, match="--pair"):
-            by_pattern([], *wrong)
+            pairs_by_pattern([], *wrong)
 
 
 def test_one_odd_mask_elsewhere_takes_no_pairs_of_others_away() -> None:

@@ -88,7 +88,7 @@ def _watch(things: Sequence[Any], what: str) -> Iterable[Any]:
 
 def _words(report: dict[str, Any], out: Path | None) -> str:
     """The report's main points as lines."""
-    from pfedsam.prepare.page import grouped
+    from pfedsam.prepare.page import by_reason
 
     lines = [
         f"{report['cases']} pairs of image and mask, {report['slices']} slices, {report['patients']} patients.",
@@ -101,7 +101,7 @@ def _words(report: dict[str, Any], out: Path | None) -> str:
         f"{report['split_by']} "
         + ", ".join(f"{name} {s['patients']} patients, {s['slices']} slices" for name, s in report["splits"].items()),
         *(f"Note: {note}" for note in report["notes"]),
-        *(f"Left out: {_some(files)}: {why}. To mend it: {do}." for why, do, files in grouped(report["dropped"])),
+        *(f"Left out: {_some(files)}: {why}. To mend it: {do}." for why, do, files in by_reason(report["dropped"])),
         f"Written to {out}: look at {out / 'report.html'} first." if out else "Nothing was written (--dry-run).",
     ]
     return "\n".join(lines)

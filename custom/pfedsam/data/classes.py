@@ -9,7 +9,7 @@ from pfedsam.files import read_json
 FILE = "classes.json"  # beside the datalist, as `pfedsam prepare` writes it: {"1": "Liver", "2": "Tumour"}
 
 
-def check_classes(folder: Path, config: Config) -> None:
+def check_class_names(folder: Path, config: Config) -> None:
     """Refuse masks whose numbers mean other classes than the job's; nothing where the site does not name its own.
 
     Args:

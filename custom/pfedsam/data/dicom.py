@@ -50,7 +50,9 @@ def files_of(path: Path) -> list[Path]:
     """
     if path.is_file():
         return [path]
-    headers = {file: head for file in sorted(path.iterdir()) if (head := header(file)) is not None and "Rows" in head}
+    headers = {
+        file: head for file in sorted(path.iterdir()) if (head := dicom_header(file)) is not None and "Rows" in head
+    }
     series = {str(head.get("SeriesInstanceUID", "")) for head in headers.values()}
     if len(series) != 1:
         raise UserFault(
@@ -61,7 +63,7 @@ def files_of(path: Path) -> list[Path]:
     return in_order(headers)
 
 
-def header(path: Path) -> Any | None:
+def dicom_header(path: Path) -> Any | None:
     """A DICOM file's data set without its pixels; None where the file is no DICOM or can't be read."""
     try:
         return pydicom.dcmread(path, stop_before_pixels=True) if path.is_file() else None
@@ -91,7 +93,7 @@ def read_in_order(files: Sequence[Path], *, labels: bool = False) -> tuple[Volum
         heads = _heads(files)
         if len(heads) == 1 and enhanced(heads[files[0]]):
             return _enhanced(files[0], heads[files[0]], labels), files
-        _check_single(heads)
+        _check_one_frame(heads)
         ordered = in_order(heads)
         slices = [slices_of(file, heads[file])[0] for file in ordered]
         check_alike(slices)
@@ -104,7 +106,7 @@ def read_in_order(files: Sequence[Path], *, labels: bool = False) -> tuple[Volum
 def _heads(files: Sequence[Path]) -> dict[Path, Any]:
     heads = {}
     for file in files:
-        if (head := header(file)) is None:
+        if (head := dicom_header(file)) is None:
             raise UserFault(
                 expected=f"a readable file at {file}", came="no DICOM, or a damaged one", do="export it again"
             )
@@ -186,7 +188,7 @@ def _shared_uid(uid: str, files: Sequence[Path]) -> UserFault:
     )
 
 
-def _check_single(heads: dict[Path, Any]) -> None:
+def _check_one_frame(heads: dict[Path, Any]) -> None:
     if several := next((file for file, head in heads.items() if frames(head) > 1), None):
         count = frames(heads[several])
         if len(heads) == 1:
@@ -235,4 +237,4 @@ def _enhanced(file: Path, head: Any, labels: bool) -> Volume:
 
 def frame_order(file: Path) -> list[int]:
     """Of an enhanced file, which of its frames each slice of its volume is, counted from 0."""
-    return order(slices_of(file, header(file)), file)
+    return order(slices_of(file, dicom_header(file)), file)

@@ -99,12 +99,12 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
             _check_tiff(path)
             raise
         with file:
-            _check_single(path, file)
+            _check_one_page(path, file)
             _check_depth(path, file)
             yield file
 
 
-def _check_single(path: Path, file: Image.Image) -> None:
+def _check_one_page(path: Path, file: Image.Image) -> None:
     """A camera's JPEG may hold previews of its picture (MPO): those are no pages."""
     pages = 1 if file.format == "MPO" else getattr(file, "n_frames", 1)
     if pages > 1:

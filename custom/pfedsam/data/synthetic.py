@@ -14,7 +14,7 @@ from PIL import Image
 from scipy import ndimage
 
 from pfedsam.data.datalist import Row, read, write_csv
-from pfedsam.data.folder import whole
+from pfedsam.data.folder import new_folder
 
 Array = NDArray[np.float64]
 
@@ -99,7 +99,7 @@ def write_site(folder: Path, site: str, counts: dict[str, int], seed: int) -> Pa
     Raises:
         UserFault: `folder` holds something, or can't be written.
     """
-    with whole(folder) as new:
+    with new_folder(folder) as new:
         _fill(new, site, counts, seed)
     return folder / "datalist.csv"
 
@@ -107,7 +107,7 @@ def write_site(folder: Path, site: str, counts: dict[str, int], seed: int) -> Pa
 def write_pool(folder: Path, counts: dict[str, int], seed: int) -> Path:
     """Write every demo site below `folder`, and one datalist of them all, as `write_site` does: the pooled baseline."""
     rows = []
-    with whole(folder) as new:
+    with new_folder(folder) as new:
         for site in DEMO_SITES:
             for of_split in read(_fill(new / site, site, counts, seed)).values():
                 rows += [

@@ -16,7 +16,7 @@ import pfedsam
 from pfedsam.config import Config, Scale
 from pfedsam.data import reader
 from pfedsam.data.dataset import fit, unfit
-from pfedsam.data.folder import whole
+from pfedsam.data.folder import new_folder
 from pfedsam.data.planes import described
 from pfedsam.errors import UserFault
 from pfedsam.export.facts import Facts, read_facts
@@ -116,7 +116,7 @@ def write_bundle(model: Path, folder: Path, branch: str, card: str) -> None:
     """
     facts = read_facts(model)
     check(facts.branches, folder, branch)
-    with whole(folder) as beside:
+    with new_folder(folder) as beside:
         (beside / MODEL).parent.mkdir(parents=True)
         shutil.copyfile(model, beside / MODEL)
         write_json(beside / "configs/metadata.json", metadata(facts))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pfedsam.data.dicom import header, in_order, placed, shared_uids, unread, volumes
+from pfedsam.data.dicom import dicom_header, in_order, placed, shared_uids, unread, volumes
 from pfedsam.data.readable import hindrance
 from pfedsam.data.slices import frames, scattered, slices_of
 from pfedsam.data.volume import NIFTI, PICTURES, Kind, kind_of, stem_of
@@ -98,7 +98,7 @@ def _series(files: list[Path], place: Path, alone: str) -> Iterator[Item | UserF
     """
     series: dict[str, dict[Path, Any]] = defaultdict(dict)
     for file in files:
-        head = header(file)
+        head = dicom_header(file)
         if head is None:
             yield _no_dicom(file)
         elif "Rows" in head and head.get("Modality") not in NO_IMAGE:

@@ -58,7 +58,7 @@ def segment(model: Predictor, volume: Volume, way: Way) -> Found:
         UserFault: values that are not finite or do not fit `scale`, a single slice of another plane, or a branch that
             the model file does not hold.
     """
-    volume.whole("the image")
+    volume.require_finite("the image")
     plane = way.plane or model.config.data.plane
     laid = oriented(volume, plane)
     check_cut(laid.affine, laid.values.shape[:3], plane, "the image")

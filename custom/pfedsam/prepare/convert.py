@@ -19,7 +19,7 @@ from pfedsam.data.volume import kind_of, read_volume
 from pfedsam.errors import UserFault
 from pfedsam.prepare.dicomseg import is_segmentation, read_segmentation
 from pfedsam.prepare.found import Case
-from pfedsam.prepare.labels import Rule, Values, counted, halved, translated, whole
+from pfedsam.prepare.labels import LabelRule, Values, counted, halved, label_numbers, translated
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Plan:
     """
 
     plane: str
-    rule: Rule
+    rule: LabelRule
     segments: dict[str, int]
     layered: bool = False
 
@@ -114,7 +114,7 @@ def _image(case: Case) -> tuple[Volume, Sequence[Path]]:
         volume, files = read_in_order(case.image)
     else:
         volume, files = read_volume(case.image[0]), case.image
-    volume.whole(str(case.image[0]))
+    volume.require_finite(str(case.image[0]))
     return volume, files
 
 
@@ -138,7 +138,7 @@ def _labels(case: Case, source: Volume, files: Sequence[Path], plan: Plan) -> tu
     return whole_mask, found
 
 
-def _numbers(path: Path, rule: Rule) -> tuple[Volume, set[int]]:
+def _numbers(path: Path, rule: LabelRule) -> tuple[Volume, set[int]]:
     """Class numbers by the rule, and the mask's own values."""
     own = _own_labels(path)
     values = set(counted(own.values))
@@ -201,7 +201,7 @@ def _joined(one: Volume, other: Volume, names: tuple[Case, Path], *, layered: bo
 
 def _own_labels(path: Path) -> Volume:
     volume = read_volume(path, labels=True)
-    values = whole(volume.values, path)
+    values = label_numbers(volume.values, path)
     if kind_of(path) == "picture" and lossy(path):
         values = halved(values, path)
     return Volume(values, volume.affine, volume.spacing)

@@ -125,7 +125,7 @@ def _by_folder(names: Sequence[PurePath]) -> Grouping | None:
                 raise _question(names, some)
             keys = [_folder(level, depth) for level in levels]
             _check_apart(names, [key for key in keys if key is not None])
-            return _checked("Each folder at one level is a patient", names, keys)
+            return _with_enough("Each folder at one level is a patient", names, keys)
         elif not below or any(map(_is_patient, found)):
             raise _question(names, f"{len(found)} folder(s) that may be patients ({_some(found)})")
     return None
@@ -157,7 +157,7 @@ def _are_doubtful(names: Sequence[PurePath], levels: Sequence[Sequence[str]], fo
     """Whether folders of plain words may be patients: many, of the same file names, or names that tell no patient."""
     homes: dict[str, set[tuple[str, ...]]] = defaultdict(set)
     for name, level in zip(names, levels, strict=True):
-        homes[stem_of(name)].add(tuple(level))
+        homes[_stem(name)].add(tuple(level))
     repeated = sum(len(where) > 1 for where in homes.values()) > ODD * len(homes)
     cores = _cores(list(homes))
     each = len({_core(m["rest"]) if (m := _slice(core)) else core for core in cores}) == len(homes)
@@ -165,7 +165,7 @@ def _are_doubtful(names: Sequence[PurePath], levels: Sequence[Sequence[str]], fo
 
 
 def _by_name(names: Sequence[PurePath]) -> Grouping:
-    stems = [stem_of(name) for name in names]
+    stems = [_stem(name) for name in names]
     cores = _cores(stems)
     homes: dict[str, set[tuple[str, ...]]] = defaultdict(set)
     for name, core in zip(names, cores, strict=True):
@@ -176,7 +176,7 @@ def _by_name(names: Sequence[PurePath]) -> Grouping:
     groups, marked = sorted(set(cut)), any((m := SLICE.fullmatch(core)) and m["word"] for core in cores)
     if len(set(cores)) > len(groups) >= ENOUGH:
         _check_apart(names, groups)
-        return _checked("A name's last number is a slice, the rest is the patient", names, cut)
+        return _with_enough("A name's last number is a slice, the rest is the patient", names, cut)
     if len(set(cores)) > len(groups) and (marked or all(group[-1:].isdigit() for group in groups)):
         raise _question(names, f"{len(groups)} patient(s) if a name's last number is a slice ({_some(groups)})")
     if 2 * sum(BARE_SLICE.fullmatch(core) is not None for core in cores) > len(cores):
@@ -252,7 +252,7 @@ def _prefixes(cores: Sequence[str]) -> list[str]:
     return several if len(several) > 1 and len(set(cores)) > len(several) else []
 
 
-def _checked(rule: str, names: Sequence[PurePath], keys: Sequence[str | None]) -> Grouping:
+def _with_enough(rule: str, names: Sequence[PurePath], keys: Sequence[str | None]) -> Grouping:
     """The grouping, if it has patients enough for so many files."""
     patients = sorted({key for key in keys if key is not None})
     if len(patients) < FEW and len(names) > MANY * len(patients):
@@ -283,7 +283,7 @@ def _some(found: Sequence[str]) -> str:
     return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
 
 
-def stem_of(name: PurePath) -> str:
+def _stem(name: PurePath) -> str:
     """The file name without its ending, `.nii.gz` counted as one."""
     end = plain(name.name).find(".nii")
     return name.name[:end] if end >= 0 else name.stem

@@ -10,9 +10,9 @@ from typing import Any
 
 from pfedsam.data.datalist import Row, write_csv
 from pfedsam.data.values import IGNORED
-from pfedsam.prepare.facts import Facts
 from pfedsam.prepare.found import Case
-from pfedsam.prepare.labels import REST, WHITE, Rule
+from pfedsam.prepare.labels import REST, WHITE, LabelRule
+from pfedsam.prepare.measurements import Measurements
 from pfedsam.prepare.page import page
 from pfedsam.prepare.patients import pseudonym
 from pfedsam.prepare.walk import MARK
@@ -21,19 +21,19 @@ CLASSES = "classes.json"  # class number to name, beside the datalist
 
 
 @dataclass(frozen=True)
-class Done:
+class Prepared:
     """One prepared case: its source, its new name and files, its facts."""
 
     case: Case
     name: str
     image: str
     mask: str
-    facts: Facts
+    facts: Measurements
 
 
 def write_down(
     folder: Path,
-    done: Sequence[Done],
+    done: Sequence[Prepared],
     splits: dict[str, str],
     report: dict[str, Any],
     pictures: list[tuple[str, bytes]],
@@ -70,7 +70,7 @@ def _private(path: Path) -> Path:
     return path
 
 
-def labels_by(rule: Rule, segments: dict[str, int]) -> str:
+def labels_by(rule: LabelRule, segments: dict[str, int]) -> str:
     """How mask values became classes, in words."""
     if rule.ignore is None:
         return _classes_by(rule, segments)
@@ -80,7 +80,7 @@ def labels_by(rule: Rule, segments: dict[str, int]) -> str:
     )
 
 
-def _classes_by(rule: Rule, segments: dict[str, int]) -> str:
+def _classes_by(rule: LabelRule, segments: dict[str, int]) -> str:
     if segments:
         return "Structures by their names in the files: " + ", ".join(
             f"{label} is {number or 'left out'}" for label, number in segments.items()

@@ -19,11 +19,11 @@ def page(report: dict[str, Any], pictures: Sequence[tuple[str, bytes]]) -> str:
     )
     shown = [(text, base64.b64encode(data).decode()) for text, data in pictures]
     colours = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in COLOURS]
-    left = grouped(report["dropped"])
+    left = by_reason(report["dropped"])
     return environment.get_template("prepare.html").render(r=report, left=left, pictures=shown, colours=colours)
 
 
-def grouped(dropped: Sequence[dict[str, str]]) -> list[tuple[str, str, list[str]]]:
+def by_reason(dropped: Sequence[dict[str, str]]) -> list[tuple[str, str, list[str]]]:
     """Why, what to do, and the files that both hold for: a row a reason, each file named."""
     groups: dict[tuple[str, str], list[str]] = {}
     for one in dropped:

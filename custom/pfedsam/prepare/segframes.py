@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pfedsam.data.dicom import frame_order, header
+from pfedsam.data.dicom import dicom_header, frame_order
 from pfedsam.data.geometry import Affine, Volume
-from pfedsam.data.slices import LPS_TO_RAS, Slice, alike, enhanced, group, parallel, slices_of
+from pfedsam.data.slices import LPS_TO_RAS, SliceHeader, alike, enhanced, group, parallel, slices_of
 from pfedsam.errors import UserFault
 
 Instance = tuple[str, int]  # SOPInstanceUID and the number of a frame; 0 for a file of one slice
@@ -33,7 +33,7 @@ class Frame:
         """Whether it states where it lies."""
         return bool(self.position and self.orientation)
 
-    def fits(self, one: Slice) -> bool:
+    def fits(self, one: SliceHeader) -> bool:
         """Whether its pixels run as those of a slice of its size do, as far as both say."""
         turned = self.orientation and one.orientation and not parallel(self.orientation, one.orientation)
         wider = self.spacing and one.spacing and not alike(self.spacing, one.spacing)
@@ -65,9 +65,9 @@ def slices_drawn_on(path: Path, file: Any, source: Volume, files: Sequence[Path]
     return found
 
 
-def _slices(files: Sequence[Path]) -> dict[Instance, Slice]:
+def _slices(files: Sequence[Path]) -> dict[Instance, SliceHeader]:
     """A series' slices in order."""
-    heads = [header(file) for file in files]
+    heads = [dicom_header(file) for file in files]
     if len(heads) == 1 and heads[0] is not None and enhanced(heads[0]):
         own, uid = slices_of(files[0], heads[0]), str(heads[0].get("SOPInstanceUID"))
         one = len(own) == 1
@@ -103,7 +103,7 @@ def _floats(found: Any, tag: str) -> tuple[float, ...]:
     return tuple(float(x) for x in (found.get(tag) or ())) if found is not None else ()
 
 
-def _named(path: Path, frames: list[Frame], source: Volume, slices: dict[Instance, Slice]) -> list[int] | None:
+def _named(path: Path, frames: list[Frame], source: Volume, slices: dict[Instance, SliceHeader]) -> list[int] | None:
     """By reference: each frame names one slice of the series, and no other direction or spacing."""
     index = {instance: i for i, instance in enumerate(slices)} | {
         (uid, 1): i for i, (uid, number) in enumerate(slices) if number == 0
@@ -128,7 +128,7 @@ def _named(path: Path, frames: list[Frame], source: Volume, slices: dict[Instanc
     return found
 
 
-def _met(frames: list[Frame], source: Volume, slices: dict[Instance, Slice]) -> list[int] | None:
+def _met(frames: list[Frame], source: Volume, slices: dict[Instance, SliceHeader]) -> list[int] | None:
     """By place: each frame lies on one slice of the series."""
     known = list(slices.values())
     if source.affine is None or not all(one.placed for one in frames) or not all(one.placed for one in known):
@@ -144,7 +144,7 @@ def _met(frames: list[Frame], source: Volume, slices: dict[Instance, Slice]) -> 
     return found
 
 
-def _apart(frame: Frame, one: Slice, source: Volume) -> bool:
+def _apart(frame: Frame, one: SliceHeader, source: Volume) -> bool:
     """Whether both state where they lie, and that is half a voxel or more apart."""
     if source.affine is None or not frame.position or not one.position:
         return False

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pfedsam.data.dicom import header, holds_volume, placed, shared_uids, unread
-from pfedsam.data.slices import Slice, make_volume, scattered, slices_of
+from pfedsam.data.dicom import dicom_header, holds_volume, placed, shared_uids, unread
+from pfedsam.data.slices import SliceHeader, make_volume, scattered, slices_of
 from pfedsam.prepare.dicomseg import STORAGE, segment_labels
 from pfedsam.prepare.found import Case, Dropped
 from pfedsam.prepare.patients import by_issuer
@@ -32,7 +32,7 @@ class Series:
     frame: str
     patient: str
     issuer: str
-    slices: dict[str, Slice] = field(default_factory=dict)
+    slices: dict[str, SliceHeader] = field(default_factory=dict)
     placed: bool = True
     alone: bool = False
     fault: tuple[str, str] | None = None
@@ -73,7 +73,7 @@ def stacked(files: Iterable[File]) -> Stack:
     stack, alone = Stack(), list[Series]()
     joined: dict[tuple[str, str], list[Series]] = defaultdict(list)
     for file in files:
-        head = header(file.path)
+        head = dicom_header(file.path)
         if head is not None and str(head.get("SOPClassUID", "")) in STORAGE:
             stack.segmentations.append(_segmentation(file, head))
         elif (why := _unusable(head)) is not None:
@@ -90,7 +90,7 @@ def stacked(files: Iterable[File]) -> Stack:
             stack.series.append(one)
     patients, notes = by_issuer([(one.patient, one.issuer) for one in stack.series])
     named = [replace(one, patient=patient) for one, patient in zip(stack.series, patients, strict=True)]
-    return replace(stack, series=_checked(named), notes=notes)
+    return replace(stack, series=_with_faults(named), notes=notes)
 
 
 def matched(stack: Stack) -> tuple[list[Case], list[Series], list[Dropped]]:
@@ -131,7 +131,7 @@ def told(cases: list[Case], left: list[Dropped], stack: Stack) -> tuple[list[Cas
 
 def _scattered(series: Iterable[Series]) -> dict[Path, tuple[str, str]]:
     """By file: why a slice has no mask where an exporter gave each slice of a volume a SeriesInstanceUID of its own."""
-    homes: dict[Path, dict[Path, tuple[tuple[str, str], Slice]]] = defaultdict(dict)
+    homes: dict[Path, dict[Path, tuple[tuple[str, str], SliceHeader]]] = defaultdict(dict)
     for one in series:
         if len(one.slices) == 1:
             path = one.files[0].path
@@ -184,7 +184,7 @@ def _is_volume(one: Series) -> bool:
     return make_volume(list(one.slices.values()), one.files[0].path.parent)
 
 
-def _checked(series: list[Series]) -> list[Series]:
+def _with_faults(series: list[Series]) -> list[Series]:
     """The series, each with its fault where another one has an image of the same SOPInstanceUID that is no copy."""
     faults = shared_uids({uid: file.path for uid, file in one.instances.items()} for one in series)
     told = {i: (f"expected {fault.expected}, but came {fault.came}", fault.do) for i, fault in faults.items()}

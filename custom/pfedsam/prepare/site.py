@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 
 from pfedsam.data.datalist import SPLITS
-from pfedsam.data.folder import check_free, whole
+from pfedsam.data.folder import check_free, new_folder
 from pfedsam.errors import UserFault
-from pfedsam.prepare import facts as numbers
+from pfedsam.prepare import measurements
 from pfedsam.prepare.classes import class_names, numbered
 from pfedsam.prepare.convert import Plan, mask_values, read_pair, write_pair
 from pfedsam.prepare.discover import Said, discover, telling
-from pfedsam.prepare.facts import facts_of
-from pfedsam.prepare.found import Case, Dropped, Found
-from pfedsam.prepare.labels import Rule, Values, understood
-from pfedsam.prepare.outcome import Done, labels_by, names_of, write_down
+from pfedsam.prepare.found import Case, Discovered, Dropped
+from pfedsam.prepare.labels import LabelRule, Values, understood
+from pfedsam.prepare.measurements import measured
+from pfedsam.prepare.outcome import Prepared, labels_by, names_of, write_down
 from pfedsam.prepare.palettes import unlike
 from pfedsam.prepare.patients import by_pattern, by_themselves
 from pfedsam.prepare.splits import SHARES, drawn
@@ -82,11 +82,11 @@ def prepare(
     found = discover(folders, wish.masks, wish.site, wish.said)
     if out is None:
         return _prepared(found, None, wish, watch)
-    with whole(out) as folder:
+    with new_folder(out) as folder:
         return _prepared(found, folder, wish, watch)
 
 
-def _prepared(found: Found, folder: Path | None, wish: Wish, watch: Watch) -> dict[str, Any]:
+def _prepared(found: Discovered, folder: Path | None, wish: Wish, watch: Watch) -> dict[str, Any]:
     if folder is not None:
         (folder / "images").mkdir(parents=True)
         (folder / "masks").mkdir()
@@ -107,11 +107,11 @@ def _prepared(found: Found, folder: Path | None, wish: Wish, watch: Watch) -> di
     report = _report(found, done, left, wish) | {
         "classes": rule.classes,
         "class_names": names,
-        "labels": numbers.label_table(
+        "labels": measurements.label_table(
             [d.facts for d in done], names_of(segments) | dict(enumerate(names, 1)), rule.classes
         ),
         "labels_by": labels_by(rule, segments),
-        "unlabelled": None if rule.ignore is None else numbers.unlabelled([d.facts for d in done]),
+        "unlabelled": None if rule.ignore is None else measurements.unlabelled([d.facts for d in done]),
         "patients_by": patients_by,
         "split_by": split_by,
         "splits": _counts(done, splits),
@@ -121,7 +121,7 @@ def _prepared(found: Found, folder: Path | None, wish: Wish, watch: Watch) -> di
     return report
 
 
-def _patients(found: Found, wish: Wish) -> tuple[list[Case], list[Dropped], str]:
+def _patients(found: Discovered, wish: Wish) -> tuple[list[Case], list[Dropped], str]:
     if wish.patient in ("folder", "each"):
         return by_themselves(found.cases, wish.patient)
     if wish.patient is not None:
@@ -133,7 +133,7 @@ def _patients(found: Found, wish: Wish) -> tuple[list[Case], list[Dropped], str]
     return by_themselves(found.cases)
 
 
-def _with_segments(rule: Rule, segments: dict[str, int], classes: int | None) -> Rule:
+def _with_segments(rule: LabelRule, segments: dict[str, int], classes: int | None) -> LabelRule:
     """The rule with as many classes as DICOM segments want."""
     highest = max(segments.values(), default=0)
     if highest <= rule.classes:
@@ -144,7 +144,7 @@ def _with_segments(rule: Rule, segments: dict[str, int], classes: int | None) ->
             came=str(classes),
             do="raise it, or name those to keep with --labels",
         )
-    return Rule(highest, rule.table, ignore=rule.ignore)
+    return LabelRule(highest, rule.table, ignore=rule.ignore)
 
 
 def _surveyed(cases: Sequence[Case], watch: Watch, *, colours: bool) -> tuple[list[Case], list[Dropped], list[Values]]:
@@ -167,9 +167,9 @@ def _surveyed(cases: Sequence[Case], watch: Watch, *, colours: bool) -> tuple[li
 
 def _converted(
     cases: Sequence[Case], folder: Path | None, plan: Plan, watch: Watch
-) -> tuple[list[Done], list[Dropped], list[tuple[str, bytes]]]:
+) -> tuple[list[Prepared], list[Dropped], list[tuple[str, bytes]]]:
     """One case at a time: read, written, its facts kept; the pictures are of cases spread evenly."""
-    done: list[Done] = []
+    done: list[Prepared] = []
     dropped, pictures = [], []
     shown = set(np.linspace(0, len(cases) - 1, min(PICTURES, len(cases))).round().astype(int).tolist())
     for i, case in enumerate(watch(cases, "cases")):
@@ -180,13 +180,13 @@ def _converted(
             continue
         name = f"case-{len(done) + 1:04d}"
         image, mask = write_pair(pair, folder, name, plane=plan.plane) if folder else ("", "")
-        done.append(Done(case, name, image, mask, facts_of(pair)))
+        done.append(Prepared(case, name, image, mask, measured(pair)))
         if i in shown and folder:
             pictures.append((f"{name}: {case.name}", thumbnail(pair)))
     return done, dropped, pictures
 
 
-def _splits(done: Sequence[Done], wish: Wish, patients_by: str) -> tuple[dict[str, str], str]:
+def _splits(done: Sequence[Prepared], wish: Wish, patients_by: str) -> tuple[dict[str, str], str]:
     """The split of each patient, and how it came about."""
     patients = [d.case.patient for d in done]
     kept = {d.case.patient: d.case.split for d in done if d.case.split}
@@ -207,7 +207,7 @@ def _splits(done: Sequence[Done], wish: Wish, patients_by: str) -> tuple[dict[st
     return {patient: split for patient, split in kept.items() if split}, "Splits are the datalist's."
 
 
-def _counts(done: Sequence[Done], splits: dict[str, str]) -> dict[str, dict[str, int]]:
+def _counts(done: Sequence[Prepared], splits: dict[str, str]) -> dict[str, dict[str, int]]:
     of = {split: [d for d in done if splits[d.case.patient] == split] for split in SPLITS}
     return {
         split: {
@@ -219,7 +219,7 @@ def _counts(done: Sequence[Done], splits: dict[str, str]) -> dict[str, dict[str,
     }
 
 
-def _report(found: Found, done: Sequence[Done], left: Sequence[Dropped], wish: Wish) -> dict[str, Any]:
+def _report(found: Discovered, done: Sequence[Prepared], left: Sequence[Dropped], wish: Wish) -> dict[str, Any]:
     facts = [d.facts for d in done]
     return {
         "site": wish.site,
@@ -229,14 +229,14 @@ def _report(found: Found, done: Sequence[Done], left: Sequence[Dropped], wish: W
         "cases": len(done),
         "patients": len({d.case.patient for d in done}),
         "slices": sum(one.shape[2] for one in facts),
-        "sizes": numbers.sizes(facts),
-        "intensity": numbers.intensities(facts),
-        "notes": [*found.notes, *numbers.remarks(facts, [d.name for d in done], wish.plane)],
+        "sizes": measurements.sizes(facts),
+        "intensity": measurements.intensities(facts),
+        "notes": [*found.notes, *measurements.remarks(facts, [d.name for d in done], wish.plane)],
         "dropped": [{"file": d.file, "why": d.why, "do": d.do} for d in left],
     }
 
 
-def _nothing(found: Found, left: Sequence[Dropped]) -> str:
+def _nothing(found: Discovered, left: Sequence[Dropped]) -> str:
     return f"none in {found.files} files" + "".join(f"; {d.file}: {d.why}" for d in left[:3])
 
 

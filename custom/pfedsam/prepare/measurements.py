@@ -18,7 +18,7 @@ DIM = 128  # 8-bit images whose bright end lies lower are stretched by percentil
 
 
 @dataclass(frozen=True)
-class Facts:
+class Measurements:
     """One prepared case: shape (H, W, N), spacing (row, column, slice) in mm, intensities, pixels of each class.
 
     `unlabelled` counts the pixels that nobody labelled, which are of no class. `turned`: EXIF turns the image
@@ -39,14 +39,14 @@ class Facts:
     turned: bool = False
 
 
-def facts_of(pair: Pair) -> Facts:
+def measured(pair: Pair) -> Measurements:
     """The facts of a case; the 99.5 percentile is over a part of a large volume."""
     values = pair.image.values
     part = values.ravel()[:: max(1, values.size // 1_000_000)]
     pixels = counted(pair.labels)
     unlabelled = pixels.pop(IGNORED, 0) if pair.partly else 0
     height, width, count = values.shape[:3]
-    return Facts(
+    return Measurements(
         shape=(height, width, count),
         spacing=pair.image.spacing,
         placed=pair.image.affine is not None,
@@ -62,7 +62,7 @@ def facts_of(pair: Pair) -> Facts:
     )
 
 
-def label_table(facts: Sequence[Facts], names: dict[int, str], classes: int) -> list[dict[str, Any]]:
+def label_table(facts: Sequence[Measurements], names: dict[int, str], classes: int) -> list[dict[str, Any]]:
     """A row a class, the background first: pixels, their share of all, and in how many cases it is seen."""
     pixels, cases = Counter[int](), Counter[int]()
     for one in facts:
@@ -81,7 +81,7 @@ def label_table(facts: Sequence[Facts], names: dict[int, str], classes: int) -> 
     ]
 
 
-def unlabelled(facts: Sequence[Facts]) -> dict[str, Any]:
+def unlabelled(facts: Sequence[Measurements]) -> dict[str, Any]:
     """The pixels that nobody labelled, their share of all, and in how many cases there are some."""
     pixels = sum(one.unlabelled for one in facts)
     return {
@@ -91,7 +91,7 @@ def unlabelled(facts: Sequence[Facts]) -> dict[str, Any]:
     }
 
 
-def sizes(facts: Sequence[Facts]) -> dict[str, Any]:
+def sizes(facts: Sequence[Measurements]) -> dict[str, Any]:
     """Smallest, middle and largest slice, number of slices, and spacing in mm where it is known."""
     placed = [one.spacing for one in facts if one.placed]
     return {
@@ -106,7 +106,7 @@ def sizes(facts: Sequence[Facts]) -> dict[str, Any]:
     }
 
 
-def intensities(facts: Sequence[Facts]) -> dict[str, Any]:
+def intensities(facts: Sequence[Measurements]) -> dict[str, Any]:
     """Ranges, and which `data.scale` suits them, with the reason in words."""
     bright = median(one.high for one in facts)
     if not all(one.eight_bit for one in facts):
@@ -124,7 +124,7 @@ def intensities(facts: Sequence[Facts]) -> dict[str, Any]:
     }
 
 
-def remarks(facts: Sequence[Facts], names: Sequence[str], plane: str) -> list[str]:
+def remarks(facts: Sequence[Measurements], names: Sequence[str], plane: str) -> list[str]:
     """What a person should look at, in words."""
     found = []
     if empty := [name for name, one in zip(names, facts, strict=True) if set(one.pixels) <= {0}]:
@@ -160,7 +160,7 @@ def remarks(facts: Sequence[Facts], names: Sequence[str], plane: str) -> list[st
     return found
 
 
-def _inverted(facts: Sequence[Facts], names: Sequence[str]) -> list[str]:
+def _inverted(facts: Sequence[Measurements], names: Sequence[str]) -> list[str]:
     """A remark on cases that are mostly of a class, where most others are mostly background, and where most are so."""
     shares = [1 - one.pixels.get(0, 0) / max(1, sum(one.pixels.values())) for one in facts]
     odd = [name for name, share in zip(names, shares, strict=True) if share > 0.5]
@@ -173,7 +173,7 @@ def _inverted(facts: Sequence[Facts], names: Sequence[str]) -> list[str]:
     return [f"In {len(odd)} case(s) ({_some(odd)}) {words}"]
 
 
-def _absent(facts: Sequence[Facts]) -> list[str]:
+def _absent(facts: Sequence[Measurements]) -> list[str]:
     """A remark on class numbers that no mask shows, below those that some show."""
     shown = sorted({number for one in facts for number in one.pixels if number})
     absent = [number for number in range(1, max(shown, default=0)) if number not in shown]
