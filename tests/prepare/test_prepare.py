@@ -19,9 +19,10 @@ from conftest import tiny
 from pfedsam.cli import main
 from pfedsam.data import datalist
 from pfedsam.data.dataset import open_site
-from pfedsam.data.dicom import files_of
+from pfedsam.data.dicom import files_of, read_dicom
 from pfedsam.data.folder import new_folder
-from pfedsam.data.volume import oriented, read_dicom, read_nifti
+from pfedsam.data.geometry import oriented
+from pfedsam.data.volume import read_nifti
 from pfedsam.errors import UserFault
 from pfedsam.prepare import site
 from pfedsam.prepare.labels import parse_table

@@ -75,9 +75,13 @@ def slices_of(path: Path, head: Any) -> list[SliceHeader]:
     if not enhanced(head):
         return [_slice(path.name, head, [head])]
     names = [path.name] if frames(head) == 1 else [f"frame {i + 1} of {path.name}" for i in range(frames(head))]
+    return [frame_slice(name, head, i) for i, name in enumerate(names)]
+
+
+def frame_slice(name: str, head: Any, index: int) -> SliceHeader:
+    """The slice that a frame's functional groups state."""
     kinds = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
-    groups = ([g for kind in kinds if (g := group(head, i, kind)) is not None] for i in range(len(names)))
-    return [_slice(name, head, found) for name, found in zip(names, groups, strict=True)]
+    return _slice(name, head, [found for kind in kinds if (found := group(head, index, kind)) is not None])
 
 
 def group(head: Any, index: int, kind: str) -> Any | None:

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from pfedsam.config import Scale
 from pfedsam.data.dataset import fit, unfit
-from pfedsam.data.geometry import check_cut
+from pfedsam.data.geometry import Volume, check_cut, oriented, restored
 from pfedsam.data.reader import EIGHT_BIT, levels, rgb, spread, unit
-from pfedsam.data.volume import Volume, oriented, restored
 from pfedsam.export.model import Predictor
 from pfedsam.train.evaluate import decide, label_map
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pfedsam.data.dicom import dicom_header, read_series
-from pfedsam.data.volume import Volume, read_nifti, read_picture
+from pfedsam.data.geometry import Volume
+from pfedsam.data.volume import read_nifti, read_picture
 from pfedsam.errors import UserFault
 from pfedsam.names import beside
 from pfedsam.predict.items import Item

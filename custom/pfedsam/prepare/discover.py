@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from pfedsam.data import datalist
@@ -19,26 +18,21 @@ from pfedsam.prepare.walk import File, files_below
 from pfedsam.prepare.words import role
 
 
-@dataclass(frozen=True)
-class Said:
-    """What the user says of the files.
-
-    Attributes:
-        pair: patterns of an image and its mask, whose first groups are equal.
-        structures: names of structures that have a mask file each.
-    """
-
-    pair: tuple[str, str] | None = None
-    structures: Collection[str] = ()
-
-
-def discover(folders: Sequence[Path], masks: Path | None, site: str | None = None, said: Said = Said()) -> Discovered:
+def discover(
+    folders: Sequence[Path],
+    masks: Path | None,
+    *,
+    site: str | None = None,
+    pair: tuple[str, str] | None = None,
+    structures: Collection[str] = (),
+) -> Discovered:
     """All cases below `folders`, and what is left out of them.
 
     Args:
         masks: a folder in which every file is a mask.
         site: whose rows to take of a datalist that serves several.
-        said: how files are paired, where the user says so.
+        pair: patterns of an image and its mask, whose first groups are equal; None: by the rules.
+        structures: names of those that have a mask file each, where the user names them.
 
     Raises:
         UserFault: a folder does not exist, or a datalist is at fault.
@@ -47,7 +41,7 @@ def discover(folders: Sequence[Path], masks: Path | None, site: str | None = Non
         if not folder.is_dir():
             raise UserFault(expected=f"a folder at {folder}", came="none", do="name an existing folder")
     listed = [folder / name for folder in folders for name in datalist.NAMES if (folder / name).is_file()]
-    if listed and said.pair:
+    if listed and pair:
         raise UserFault(
             expected=f"no --pair, as {listed[0]} says which mask each image has",
             came="both",
@@ -55,18 +49,18 @@ def discover(folders: Sequence[Path], masks: Path | None, site: str | None = Non
         )
     if listed:
         return _from_datalist(listed[0], len(folders), site)
-    return _from_files(folders, masks, said)
+    return _from_files(folders, masks, pair, structures)
 
 
-def _from_files(folders: Sequence[Path], masks: Path | None, said: Said) -> Discovered:
+def _from_files(
+    folders: Sequence[Path], masks: Path | None, pair: tuple[str, str] | None, structures: Collection[str]
+) -> Discovered:
     files, dropped = _files(folders, masks)
     stack = stacked(f for f in files if f.kind == "dicom")
     cases, lone, orphans = matched(stack)
     roles = frozenset(folders) if len(set(folders)) > 1 else frozenset()
     candidates = [*_file_candidates(files, masks, roles), *_series_candidates(lone, masks, roles)]
-    matches = taken_whole(
-        pairs_by_pattern(candidates, *said.pair) if said.pair else claimed(candidates), said.structures
-    )
+    matches = taken_whole(pairs_by_pattern(candidates, *pair) if pair else claimed(candidates), structures)
     patients = {series.files[0].path: series.patient for series in lone}
     whole = [match for match in matches.pairs if all(len(mask.files) == 1 for mask in match.masks)]
     cases += [_case(match, patients) for match in whole]

@@ -19,6 +19,7 @@ from pfedsam.prepare.words import (
     SPLITS,
     TIMES,
     plain,
+    some_of,
     words,
 )
 
@@ -110,7 +111,7 @@ def _by_folder(names: Sequence[PurePath]) -> Grouping | None:
         if lacking >= 1 - ODD:
             return None
         if lacking > ODD:
-            raise _question(names, f"{here.count(None)} of {len(names)} files lie outside the folders {_some(found)}")
+            raise _question(names, f"{here.count(None)} of {len(names)} files lie outside the folders {some_of(found)}")
         within: dict[str, set[str]] = defaultdict(set)
         for level in levels:
             if len(level) > depth + 1:
@@ -118,16 +119,16 @@ def _by_folder(names: Sequence[PurePath]) -> Grouping | None:
         below = sorted(set[str]().union(*within.values()))
         if sum(map(_has_number, found)) * 2 <= len(found):
             if (below and _may_be_surnames(within)) or (not below and _are_doubtful(names, levels, found)):
-                raise _question(names, f"{len(found)} folders ({_some(found)}), which may be patients or classes")
+                raise _question(names, f"{len(found)} folders ({some_of(found)}), which may be patients or classes")
         elif len(found) >= ENOUGH:
             if len(found) <= 5 and len(below) >= 3 * len(found) and not all(map(_is_patient, found)):
-                some = f"{len(found)} folders ({_some(found)}), and in them {len(below)} ({_some(below)})"
+                some = f"{len(found)} folders ({some_of(found)}), and in them {len(below)} ({some_of(below)})"
                 raise _question(names, some)
             keys = [_folder(level, depth) for level in levels]
             _check_apart(names, [key for key in keys if key is not None])
             return _with_enough("Each folder at one level is a patient", names, keys)
         elif not below or any(map(_is_patient, found)):
-            raise _question(names, f"{len(found)} folder(s) that may be patients ({_some(found)})")
+            raise _question(names, f"{len(found)} folder(s) that may be patients ({some_of(found)})")
     return None
 
 
@@ -178,11 +179,11 @@ def _by_name(names: Sequence[PurePath]) -> Grouping:
         _check_apart(names, groups)
         return _with_enough("A name's last number is a slice, the rest is the patient", names, cut)
     if len(set(cores)) > len(groups) and (marked or all(group[-1:].isdigit() for group in groups)):
-        raise _question(names, f"{len(groups)} patient(s) if a name's last number is a slice ({_some(groups)})")
+        raise _question(names, f"{len(groups)} patient(s) if a name's last number is a slice ({some_of(groups)})")
     if 2 * sum(BARE_SLICE.fullmatch(core) is not None for core in cores) > len(cores):
         raise _question(names, "names of slices that name no patient")
     if strange := _prefixes(cores):
-        raise _question(names, f"names that begin with {_some(strange)} and end with a number")
+        raise _question(names, f"names that begin with {some_of(strange)} and end with a number")
     _check_apart(names, cores)
     own = len(set(cores)) == len(set(stems))
     rule = "Each file name is a patient" if own else "A name without its side, date or sequence is the patient"
@@ -232,7 +233,7 @@ def _core(stem: str) -> str:
 
 def _check_apart(names: Sequence[PurePath], keys: Sequence[str]) -> None:
     if some := may_be_one(keys):
-        raise _question(names, f"names such as {_some(some)}, which may be of one patient")
+        raise _question(names, f"names such as {some_of(some)}, which may be of one patient")
 
 
 def _slice(core: str) -> re.Match[str] | None:
@@ -256,7 +257,7 @@ def _with_enough(rule: str, names: Sequence[PurePath], keys: Sequence[str | None
     """The grouping, if it has patients enough for so many files."""
     patients = sorted({key for key in keys if key is not None})
     if len(patients) < FEW and len(names) > MANY * len(patients):
-        raise _question(names, f"{rule}, only {len(patients)} patients ({_some(patients)})")
+        raise _question(names, f"{rule}, only {len(patients)} patients ({some_of(patients)})")
     return Grouping([*keys], _said(rule, names, keys))
 
 
@@ -277,10 +278,6 @@ def _said(rule: str, names: Sequence[PurePath], keys: Sequence[str | None]) -> s
         return rule + ": none of the files."
     (name, key), count = known[0], len({plain(key) for _, key in known})
     return f"{rule}: {count} patients of {len(known)} files, such as {key} of {name.as_posix()}."
-
-
-def _some(found: Sequence[str]) -> str:
-    return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
 
 
 def _stem(name: PurePath) -> str:

@@ -1,7 +1,7 @@
 """What is known of each prepared case, and of the site as a whole: the numbers of the report."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -12,6 +12,7 @@ from pfedsam.data.geometry import across
 from pfedsam.data.values import IGNORED
 from pfedsam.prepare.convert import Pair
 from pfedsam.prepare.labels import counted
+from pfedsam.prepare.words import some_of
 
 WIDE = 100  # mm: no voxel of a patient is wider
 DIM = 128  # 8-bit images whose bright end lies lower are stretched by percentile
@@ -126,38 +127,47 @@ def intensities(facts: Sequence[Measurements]) -> dict[str, Any]:
 
 def remarks(facts: Sequence[Measurements], names: Sequence[str], plane: str) -> list[str]:
     """What a person should look at, in words."""
-    found = []
-    if empty := [name for name, one in zip(names, facts, strict=True) if set(one.pixels) <= {0}]:
-        found.append(
-            f"{len(empty)} case(s) show no class at all and are kept as such ({_some(empty)}): "
-            "right where nothing is to be seen; where it was never drawn, remove the pair and prepare again."
-        )
-    if thick := [
-        name for name, one in zip(names, facts, strict=True) if one.placed and across(one.spacing, one.shape[2])
-    ]:
-        found.append(
-            f"{len(thick)} volume(s) have coarser steps within the {plane} slices than across them ({_some(thick)}): "
-            "they were taken in another plane; choose it with --plane, so that slices are sharp."
-        )
-    if wide := [name for name, one in zip(names, facts, strict=True) if one.placed and min(one.spacing) > WIDE]:
-        found.append(
-            f"{len(wide)} volume(s) have voxels of more than {WIDE} mm ({_some(wide)}): if their headers say metres and"
-            " mean millimetres, correct them (nibabel: image.header.set_xyzt_units('mm')) and prepare again."
-        )
-    if len({one.colour for one in facts}) > 1:
-        found.append("Grey and colour images are mixed; grey is repeated to RGB in training.")
-    found.extend(_inverted(facts, names))
-    found.extend(_absent(facts))
-    if turned := [name for name, one in zip(names, facts, strict=True) if one.turned]:
-        found.append(
-            f"{len(turned)} image(s) are turned upright as their EXIF says, and their masks are not ({_some(turned)}): "
-            "see in report.html whether they fit. If they do not, save the images as PNG without EXIF."
-        )
+
+    def of_those(holds: Callable[[Measurements], bool], what: str, advice: str) -> list[str]:
+        those = [name for name, one in zip(names, facts, strict=True) if holds(one)]
+        return [f"{len(those)} {what} ({some_of(those)}){advice}"] if those else []
+
+    mixed = len({one.colour for one in facts}) > 1
+    return [
+        *of_those(
+            lambda one: set(one.pixels) <= {0},
+            "case(s) show no class at all and are kept as such",
+            ": right where nothing is to be seen; where it was never drawn, remove the pair and prepare again.",
+        ),
+        *of_those(
+            lambda one: one.placed and across(one.spacing, one.shape[2]),
+            f"volume(s) have coarser steps within the {plane} slices than across them",
+            ": they were taken in another plane; choose it with --plane, so that slices are sharp.",
+        ),
+        *of_those(
+            lambda one: one.placed and min(one.spacing) > WIDE,
+            f"volume(s) have voxels of more than {WIDE} mm",
+            ": if their headers say metres and mean millimetres, correct them"
+            " (nibabel: image.header.set_xyzt_units('mm')) and prepare again.",
+        ),
+        *(["Grey and colour images are mixed; grey is repeated to RGB in training."] if mixed else []),
+        *_inverted(facts, names),
+        *_absent(facts),
+        *of_those(
+            lambda one: one.turned,
+            "image(s) are turned upright as their EXIF says, and their masks are not",
+            ": see in report.html whether they fit. If they do not, save the images as PNG without EXIF.",
+        ),
+        *_lone(facts, names),
+    ]
+
+
+def _lone(facts: Sequence[Measurements], names: Sequence[str]) -> Iterator[str]:
+    """A remark on each class that one of ten cases or more alone shows."""
     for number in sorted({n for one in facts for n in one.pixels if n}):
         holders = [name for name, one in zip(names, facts, strict=True) if number in one.pixels]
         if len(holders) == 1 and len(facts) >= 10:
-            found.append(f"Class {number} is in one case only ({holders[0]}): a slip of the pen?")
-    return found
+            yield f"Class {number} is in one case only ({holders[0]}): a slip of the pen?"
 
 
 def _inverted(facts: Sequence[Measurements], names: Sequence[str]) -> list[str]:
@@ -168,9 +178,9 @@ def _inverted(facts: Sequence[Measurements], names: Sequence[str]) -> list[str]:
         return []
     if median(shares) > 0.5:
         words = "are background and class exchanged? If so, say --labels 0=1,255=0 (or with the masks' own values)."
-        return [f"In {len(odd)} case(s) ({_some(odd)}), as in most, classes cover more than half: {words}"]
+        return [f"In {len(odd)} case(s) ({some_of(odd)}), as in most, classes cover more than half: {words}"]
     words = "classes cover more than half, and in most others less than a quarter: are background and class exchanged?"
-    return [f"In {len(odd)} case(s) ({_some(odd)}) {words}"]
+    return [f"In {len(odd)} case(s) ({some_of(odd)}) {words}"]
 
 
 def _absent(facts: Sequence[Measurements]) -> list[str]:
@@ -188,7 +198,3 @@ def _absent(facts: Sequence[Measurements]) -> list[str]:
 
 def _range(values: Sequence[float]) -> list[float]:
     return [min(values), median(values), max(values)]
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pfedsam.data.classes import NAMES
 from pfedsam.data.datalist import Row, write_csv
 from pfedsam.data.values import IGNORED
 from pfedsam.prepare.found import Case
@@ -16,8 +17,6 @@ from pfedsam.prepare.measurements import Measurements
 from pfedsam.prepare.page import page
 from pfedsam.prepare.patients import pseudonym
 from pfedsam.prepare.walk import MARK
-
-CLASSES = "classes.json"  # class number to name, beside the datalist
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def write_down(
             )
     if report["class_names"]:
         named = {str(number): name for number, name in enumerate(report["class_names"], 1)}
-        (folder / CLASSES).write_text(json.dumps(named, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (folder / NAMES).write_text(json.dumps(named, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     _private(folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False))
     _private(folder / "report.html").write_text(page(report, pictures), encoding="utf-8")
 

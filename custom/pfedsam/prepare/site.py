@@ -13,15 +13,15 @@ from pfedsam.errors import UserFault
 from pfedsam.prepare import measurements
 from pfedsam.prepare.classes import class_names, numbered
 from pfedsam.prepare.convert import Plan, mask_values, read_pair, write_pair
-from pfedsam.prepare.discover import Said, discover, telling
+from pfedsam.prepare.discover import discover, telling
 from pfedsam.prepare.found import Case, Discovered, Dropped
 from pfedsam.prepare.labels import LabelRule, Values, understood
 from pfedsam.prepare.measurements import measured
 from pfedsam.prepare.outcome import Prepared, labels_by, names_of, write_down
+from pfedsam.prepare.page import thumbnail
 from pfedsam.prepare.palettes import unlike
 from pfedsam.prepare.patients import by_pattern, by_themselves
 from pfedsam.prepare.splits import SHARES, drawn
-from pfedsam.prepare.thumbnail import thumbnail
 
 PICTURES = 24
 Watch = Callable[[Sequence[Any], str], Iterable[Any]]  # goes through things, telling how far it is
@@ -57,14 +57,9 @@ class Wish:
     names: tuple[str, ...] = ()
 
     @property
-    def said(self) -> Said:
-        """What it says of the files."""
-        return Said(self.pair, [*(key for key in self.table or {} if not key.isdigit() and key != "*"), *self.names])
-
-    @property
-    def ordered(self) -> bool:
-        """Whether the user gives the order of structures."""
-        return bool(self.names) or any(not key.isdigit() and key != "*" for key in self.table or {})
+    def structures(self) -> list[str]:
+        """Those that it names, which gives them their order."""
+        return [*(key for key in self.table or {} if not key.isdigit() and key != "*"), *self.names]
 
 
 def prepare(
@@ -79,7 +74,7 @@ def prepare(
     """
     if out is not None:
         check_free(out)
-    found = discover(folders, wish.masks, wish.site, wish.said)
+    found = discover(folders, wish.masks, site=wish.site, pair=wish.pair, structures=wish.structures)
     if out is None:
         return _prepared(found, None, wish, watch)
     with new_folder(out) as folder:
@@ -95,7 +90,7 @@ def _prepared(found: Discovered, folder: Path | None, wish: Wish, watch: Watch) 
     cases, unread, values = _surveyed(cases, watch, colours=wish.table is None)
     classes = wish.classes or len(wish.names) or None
     rule = _with_segments(understood(values, table, classes, ignore=wish.ignore), segments, classes)
-    done, failed, pictures = _converted(cases, folder, Plan(wish.plane, rule, segments, wish.ordered), watch)
+    done, failed, pictures = _converted(cases, folder, Plan(wish.plane, rule, segments, bool(wish.structures)), watch)
     left = [*found.dropped, *dropped, *unread, *failed]
     if not done:
         first = [*unread, *failed, *dropped, *telling(found.dropped)]

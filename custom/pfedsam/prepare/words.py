@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 MASK_WORDS = (
@@ -95,3 +95,8 @@ def place(folders: Iterable[str]) -> Words:
         elif not MASK.fullmatch(name) and not IMAGE.fullmatch(name) and (found := COMPOUND.fullmatch(name)):
             kept.append(found["rest"])
     return tuple(kept)
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first three, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
