@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pfedsam.data.values import IGNORED, whole_numbers
 from pfedsam.errors import UserFault
+from pfedsam.prepare.words import some_of
 
 Labels = NDArray[Any]  # whole numbers, (H, W, N)
 Values = dict[int, int]  # how many pixels of a mask hold each value
@@ -247,5 +248,4 @@ def translated(labels: Labels, mapping: dict[int, int]) -> NDArray[np.uint8]:
 
 
 def _listed(values: Iterable[int]) -> str:
-    numbers = sorted(values)
-    return ", ".join(map(str, numbers[:8])) + (f" and {len(numbers) - 8} more" if len(numbers) > 8 else "")
+    return some_of([str(value) for value in sorted(values)], 8)

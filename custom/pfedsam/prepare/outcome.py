@@ -47,15 +47,8 @@ def write_down(
         table = csv.writer(file)
         table.writerow(["case", "image", "mask", "patient", "group"])
         for d in done:
-            table.writerow(
-                [
-                    d.name,
-                    d.case.image[0],
-                    "; ".join(map(str, d.case.masks)),
-                    d.case.patient.removeprefix("name:"),
-                    groups[d.case.patient],
-                ]
-            )
+            masks, patient = "; ".join(map(str, d.case.masks)), d.case.patient
+            table.writerow([d.name, d.case.image[0], masks, patient.removeprefix("name:"), groups[patient]])
     if report["class_names"]:
         named = {str(number): name for number, name in enumerate(report["class_names"], 1)}
         (folder / NAMES).write_text(json.dumps(named, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

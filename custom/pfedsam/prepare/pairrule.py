@@ -1,12 +1,10 @@
 """Pairs as the user says with --pair: two regular expressions whose first groups are equal."""
 
-import re
 from collections.abc import Sequence
 
-from pfedsam.errors import UserFault
 from pfedsam.prepare.found import Dropped
 from pfedsam.prepare.pairing import Candidate, Claim, Claimed
-from pfedsam.prepare.words import plain, words
+from pfedsam.prepare.words import pattern_of, plain, words
 
 
 def pairs_by_pattern(candidates: Sequence[Candidate], image: str, mask: str) -> Claimed:
@@ -17,7 +15,8 @@ def pairs_by_pattern(candidates: Sequence[Candidate], image: str, mask: str) -> 
     Raises:
         UserFault: a pattern is no regular expression, or has no group.
     """
-    patterns = [_compiled(text) for text in (image, mask)]
+    group, example = "for what an image and its mask share", ", such as 'volume-(.+)' 'segmentation-(.+)'"
+    patterns = [pattern_of(text, "--pair", group, example) for text in (image, mask)]
     answer, images = Claimed(), dict[str, list[Candidate]]()
     masks = [(one, hit) for one in candidates if (hit := patterns[1].search(one.name))]
     taken = {one for one, _ in masks}
@@ -40,22 +39,6 @@ def pairs_by_pattern(candidates: Sequence[Candidate], image: str, mask: str) -> 
     why, do = "the name fits neither pattern of --pair", "nothing, if it is not needed; else widen a pattern"
     answer.dropped.extend(Dropped(one.name, why, do) for one in candidates if one not in taken)
     return answer
-
-
-def _compiled(text: str) -> re.Pattern[str]:
-    try:
-        pattern = re.compile(text)
-    except re.error as error:
-        raise UserFault(
-            expected="regular expressions for --pair", came=f"{text!r} ({error})", do="mend the expression"
-        ) from None
-    if not pattern.groups:
-        raise UserFault(
-            expected="a group (...) in both patterns of --pair, the same text in an image and its mask",
-            came=text,
-            do="put brackets around the part that image and mask share, such as 'volume-(.+)' 'segmentation-(.+)'",
-        )
-    return pattern
 
 
 def _unfit(one: Candidate, key: str, images: int) -> Dropped:

@@ -95,7 +95,9 @@ def _prepared(found: Discovered, folder: Path | None, wish: Wish, watch: Watch) 
     if not done:
         first = [*unread, *failed, *dropped, *telling(found.dropped)]
         raise UserFault(
-            expected="a pair of image and mask that can be used", came=_nothing(found, first), do=_first_step(first)
+            expected="a pair of image and mask that can be used",
+            came=f"none in {found.files} files" + "".join(f"; {d.file}: {d.why}" for d in first[:3]),
+            do=first[0].do if first else "name the folder that holds images and masks",
         )
     splits, split_by = _splits(done, wish, patients_by)
     names = class_names(rule.classes, names_of(segments), wish.names)
@@ -229,11 +231,3 @@ def _report(found: Discovered, done: Sequence[Prepared], left: Sequence[Dropped]
         "notes": [*found.notes, *measurements.remarks(facts, [d.name for d in done], wish.plane)],
         "dropped": [{"file": d.file, "why": d.why, "do": d.do} for d in left],
     }
-
-
-def _nothing(found: Discovered, left: Sequence[Dropped]) -> str:
-    return f"none in {found.files} files" + "".join(f"; {d.file}: {d.why}" for d in left[:3])
-
-
-def _first_step(left: Sequence[Dropped]) -> str:
-    return left[0].do if left else "name the folder that holds images and masks"

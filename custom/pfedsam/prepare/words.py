@@ -5,6 +5,8 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
+from pfedsam.errors import UserFault
+
 MASK_WORDS = (
     r"masks?|msks?|segs?|segm|dseg|segmentations?|labels?|lbls?|labelmaps?|labels?t[rs]|gts?|ground[ _-]?truth"
     r"|annotations?|annots?|annos?|manual\d?"
@@ -97,6 +99,26 @@ def place(folders: Iterable[str]) -> Words:
     return tuple(kept)
 
 
-def some_of(names: Sequence[str]) -> str:
-    """The first three, and how many more there are."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+def some_of(names: Sequence[str], most: int = 3) -> str:
+    """The first of them, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def pattern_of(text: str, option: str, group: str, example: str = "") -> re.Pattern[str]:
+    """The regular expression that the user gives with an option.
+
+    Args:
+        group: what its group is for, and `example` how that looks.
+
+    Raises:
+        UserFault: it is none, or has no group.
+    """
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        raise UserFault(
+            expected=f"a regular expression for {option}", came=f"{text!r} ({error})", do="mend it"
+        ) from None
+    if not pattern.groups:
+        raise UserFault(expected=f"a group (...) in {option} {group}", came=text, do=f"put brackets around it{example}")
+    return pattern
