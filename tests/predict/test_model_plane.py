@@ -9,7 +9,8 @@ import pytest
 
 from conftest import model_facts
 from pfedsam.cli import main
-from pfedsam.data.volume import oriented, read_nifti
+from pfedsam.data.geometry import oriented
+from pfedsam.data.volume import read_nifti
 from pfedsam.export.bundle import metadata
 from pfedsam.export.onnx import _notes
 from pfedsam.inference.model_file import write_model

@@ -13,7 +13,7 @@ from torch import Tensor
 from pfedsam import log
 from pfedsam.config import Config
 from pfedsam.data import datalist, reader
-from pfedsam.data.classes import check_classes
+from pfedsam.data.classes import check_class_names
 from pfedsam.data.datalist import Row
 from pfedsam.data.geometry import across, check_formats, strayed
 from pfedsam.data.square import Normalise, fit, fit_labels, shown, shrink
@@ -167,7 +167,7 @@ def open_site(
         UserFault: the datalist, a file of it, or the meaning of the masks' numbers is not what the job expects.
     """
     path = datalist.find(folder, site)
-    check_classes(path.parent, config)
+    check_class_names(path.parent, config)
     splits = datalist.read(path, None if config.data.pool else site)
     splits["train"] = limited(splits["train"], config, site)
     lacks = config.data.unannotated.get(site, [])

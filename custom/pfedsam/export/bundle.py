@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import pfedsam
 from pfedsam.config import Config, Scale
 from pfedsam.data import reader
-from pfedsam.data.folder import whole
+from pfedsam.data.folder import new_folder
 from pfedsam.data.planes import described
 from pfedsam.data.square import label_map, shown
 from pfedsam.errors import UserFault
@@ -111,7 +111,7 @@ def write_bundle(model: Path, folder: Path, branch: str, card: str) -> None:
     """
     facts = read_facts(model)
     check_bundle(facts.branches, folder, branch)
-    with whole(folder) as beside:
+    with new_folder(folder) as beside:
         (beside / MODEL).parent.mkdir(parents=True)
         shutil.copyfile(model, beside / MODEL)
         write_json(beside / "configs/metadata.json", metadata(facts))

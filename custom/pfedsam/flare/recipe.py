@@ -18,7 +18,7 @@ from nvflare.recipe.spec import Recipe
 
 import pfedsam
 from pfedsam.config import Config
-from pfedsam.data.folder import whole
+from pfedsam.data.folder import new_folder
 from pfedsam.errors import UserFault
 from pfedsam.files import read_json
 from pfedsam.flare.aggregator import SharedAggregator
@@ -136,7 +136,7 @@ def render(job: Path, out: Path, *, changes: Iterable[str] = (), code: bool = Tr
     job_name(out.resolve().name)
     if job.is_dir():
         _check_unedited(job)
-    with whole(out) as new:
+    with new_folder(out) as new:
         _export(recipe, new)
 
 

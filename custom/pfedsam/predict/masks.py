@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pfedsam.config import Scale
-from pfedsam.data.geometry import check_cut
+from pfedsam.data.geometry import Volume, check_cut, oriented, restored
 from pfedsam.data.reader import EIGHT_BIT, levels, rgb, spread
 from pfedsam.data.square import decide, label_map, probabilities, shown
-from pfedsam.data.volume import Volume, oriented, restored
 from pfedsam.inference.predictor import Predictor
 
 
@@ -57,7 +56,7 @@ def segment(model: Predictor, volume: Volume, way: Way) -> Prediction:
         UserFault: values that are not finite or do not fit `scale`, a single slice of another plane, or a branch that
             the model file does not hold.
     """
-    volume.whole("the image")
+    volume.require_finite("the image")
     plane = way.plane or model.config.data.plane
     laid = oriented(volume, plane)
     check_cut(laid.affine, laid.values.shape[:3], plane, "the image")

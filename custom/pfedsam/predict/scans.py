@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pfedsam.data.dicom import copies, header, in_order, placed, shared_instance, unread, volumes
+from pfedsam.data.dicom import dicom_header, in_order, placed, shared_uids, unread, volumes
+from pfedsam.data.picture import PICTURES
 from pfedsam.data.readable import hindrance
-from pfedsam.data.slices import frames, make_volume, scattered, slices_of
-from pfedsam.data.volume import NIFTI, PICTURES, Kind, kind_of, stem_of
+from pfedsam.data.slices import frames, scattered, slices_of
+from pfedsam.data.volume import NIFTI, Kind, kind_of, stem_of
 from pfedsam.errors import UserFault
 
 NO_IMAGE = ("SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG")  # DICOM modalities that are about images
@@ -98,7 +99,7 @@ def _series(files: list[Path], place: Path, alone: str) -> Iterator[Scan | UserF
     """
     series: dict[str, dict[Path, Any]] = defaultdict(dict)
     for file in files:
-        head = header(file)
+        head = dicom_header(file)
         if head is None:
             yield _no_dicom(file)
         elif "Rows" in head and head.get("Modality") not in NO_IMAGE:
@@ -121,23 +122,17 @@ def _series(files: list[Path], place: Path, alone: str) -> Iterator[Scan | UserF
 
 
 def _scattered(stacks: list[dict[Path, Any]]) -> dict[Path, UserFault]:
-    """By file: the fault of slices that are a series each and together make a volume.
-
-    One by one each would be shown to the model by its own brightness, not by its volume's.
-    """
-    kinds: dict[tuple[str, str], dict[Path, Any]] = defaultdict(dict)
-    for stack in stacks:
-        for file, head in stack.items() if len(stack) == 1 else ():
-            if frames(head) == 1:
-                kinds[str(head.get("FrameOfReferenceUID")), str(head.get("PatientID"))][file] = head
-    faults: dict[Path, UserFault] = {}
-    for found in kinds.values():
-        slices = [one for file, head in found.items() for one in slices_of(file, head)]
-        if len(found) > 2 and make_volume(slices, next(iter(found)).parent):
-            came, do = scattered(len(found))
-            for file in found:
-                faults[file] = UserFault(expected=f"a series of which {file} is a slice", came=came, do=do)
-    return faults
+    """By file: the fault of slices that are a series each and together make a volume."""
+    lone = {
+        file: ((str(head.get("FrameOfReferenceUID")), str(head.get("PatientID"))), slices_of(file, head)[0])
+        for stack in stacks
+        for file, head in (stack.items() if len(stack) == 1 else ())
+        if frames(head) == 1
+    }
+    return {
+        file: UserFault(expected=f"a series of which {file} is a slice", came=came, do=do)
+        for file, (came, do) in scattered(lone).items()
+    }
 
 
 def twins(scans: Iterable[Scan]) -> dict[Path, UserFault]:
@@ -145,16 +140,9 @@ def twins(scans: Iterable[Scan]) -> dict[Path, UserFault]:
 
     A segmentation of the one would refer to the other as well.
     """
-    faults: dict[Path, UserFault] = {}
-    first: dict[str, tuple[Path, Path]] = {}  # by SOPInstanceUID: the file, and its scan's first
-    for scan in scans:
-        for uid, file in zip(scan.instances, scan.files, strict=bool(scan.instances)):
-            other, theirs = first.setdefault(uid, (file, scan.files[0]))
-            if theirs != scan.files[0] and not copies(other, file):
-                fault = shared_instance(uid, [other, file])
-                faults.setdefault(theirs, fault)
-                faults.setdefault(scan.files[0], fault)
-    return faults
+    dicom = [scan for scan in scans if scan.instances]
+    faults = shared_uids(dict(zip(scan.instances, scan.files, strict=True)) for scan in dicom)
+    return {dicom[i].files[0]: fault for i, fault in faults.items()}
 
 
 def _unusable(file: Path, head: Any) -> UserFault | None:

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pfedsam.data.dicom import header, read_series
-from pfedsam.data.volume import Volume, read_nifti, read_picture
+from pfedsam.data.dicom import dicom_header, read_series
+from pfedsam.data.geometry import Volume
+from pfedsam.data.volume import read_nifti, read_picture
 from pfedsam.errors import UserFault
 from pfedsam.names import beside
 from pfedsam.predict.masks import Prediction
@@ -66,13 +67,13 @@ def write(out: Path, scan: Scan, found: Prediction, classes: Classes, *, again: 
 
 def of_others(path: Path, scan: Scan) -> bool:
     """Whether the segmentation at `path` was drawn on other images than a DICOM scan's, or on some of them alone."""
-    head = header(path) if scan.kind == "dicom" else None
+    head = dicom_header(path) if scan.kind == "dicom" else None
     referred = {
         str(image.ReferencedSOPInstanceUID)
         for series in (head.get("ReferencedSeriesSequence", []) if head else [])
         for image in series.get("ReferencedInstanceSequence", [])
     }
-    heads = [header(file) for file in scan.files] if referred else []
+    heads = [dicom_header(file) for file in scan.files] if referred else []
     return bool(referred) and referred != {str(own.get("SOPInstanceUID")) for own in heads if own is not None}
 
 

@@ -1,7 +1,7 @@
 """What is known of each prepared case, and of the site as a whole: the numbers of the report."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -12,13 +12,14 @@ from pfedsam.data.geometry import across
 from pfedsam.data.values import IGNORED
 from pfedsam.prepare.convert import Pair
 from pfedsam.prepare.labels import counted
+from pfedsam.prepare.words import some_of
 
 WIDE = 100  # mm: no voxel of a patient is wider
 DIM = 128  # 8-bit images whose bright end lies lower are stretched by percentile
 
 
 @dataclass(frozen=True)
-class Facts:
+class Measurements:
     """One prepared case: shape (H, W, N), spacing (row, column, slice) in mm, intensities, pixels of each class.
 
     `unlabelled` counts the pixels that nobody labelled, which are of no class. `turned`: EXIF turns the image
@@ -39,14 +40,14 @@ class Facts:
     turned: bool = False
 
 
-def facts_of(pair: Pair) -> Facts:
+def measured(pair: Pair) -> Measurements:
     """The facts of a case; the 99.5 percentile is over a part of a large volume."""
     values = pair.image.values
     part = values.ravel()[:: max(1, values.size // 1_000_000)]
     pixels = counted(pair.labels)
     unlabelled = pixels.pop(IGNORED, 0) if pair.partly else 0
     height, width, count = values.shape[:3]
-    return Facts(
+    return Measurements(
         shape=(height, width, count),
         spacing=pair.image.spacing,
         placed=pair.image.affine is not None,
@@ -62,7 +63,7 @@ def facts_of(pair: Pair) -> Facts:
     )
 
 
-def label_table(facts: Sequence[Facts], names: dict[int, str], classes: int) -> list[dict[str, Any]]:
+def label_table(facts: Sequence[Measurements], names: dict[int, str], classes: int) -> list[dict[str, Any]]:
     """A row a class, the background first: pixels, their share of all, and in how many cases it is seen."""
     pixels, cases = Counter[int](), Counter[int]()
     for one in facts:
@@ -81,7 +82,7 @@ def label_table(facts: Sequence[Facts], names: dict[int, str], classes: int) -> 
     ]
 
 
-def unlabelled(facts: Sequence[Facts]) -> dict[str, Any]:
+def unlabelled(facts: Sequence[Measurements]) -> dict[str, Any]:
     """The pixels that nobody labelled, their share of all, and in how many cases there are some."""
     pixels = sum(one.unlabelled for one in facts)
     return {
@@ -91,7 +92,7 @@ def unlabelled(facts: Sequence[Facts]) -> dict[str, Any]:
     }
 
 
-def sizes(facts: Sequence[Facts]) -> dict[str, Any]:
+def sizes(facts: Sequence[Measurements]) -> dict[str, Any]:
     """Smallest, middle and largest slice, number of slices, and spacing in mm where it is known."""
     placed = [one.spacing for one in facts if one.placed]
     return {
@@ -106,7 +107,7 @@ def sizes(facts: Sequence[Facts]) -> dict[str, Any]:
     }
 
 
-def intensities(facts: Sequence[Facts]) -> dict[str, Any]:
+def intensities(facts: Sequence[Measurements]) -> dict[str, Any]:
     """Ranges, and which `data.scale` suits them, with the reason in words."""
     bright = median(one.high for one in facts)
     if not all(one.eight_bit for one in facts):
@@ -124,43 +125,52 @@ def intensities(facts: Sequence[Facts]) -> dict[str, Any]:
     }
 
 
-def remarks(facts: Sequence[Facts], names: Sequence[str], plane: str) -> list[str]:
+def remarks(facts: Sequence[Measurements], names: Sequence[str], plane: str) -> list[str]:
     """What a person should look at, in words."""
-    found = []
-    if empty := [name for name, one in zip(names, facts, strict=True) if set(one.pixels) <= {0}]:
-        found.append(
-            f"{len(empty)} case(s) show no class at all and are kept as such ({_some(empty)}): "
-            "right where nothing is to be seen; where it was never drawn, remove the pair and prepare again."
-        )
-    if thick := [
-        name for name, one in zip(names, facts, strict=True) if one.placed and across(one.spacing, one.shape[2])
-    ]:
-        found.append(
-            f"{len(thick)} volume(s) have coarser steps within the {plane} slices than across them ({_some(thick)}): "
-            "they were taken in another plane; choose it with --plane, so that slices are sharp."
-        )
-    if wide := [name for name, one in zip(names, facts, strict=True) if one.placed and min(one.spacing) > WIDE]:
-        found.append(
-            f"{len(wide)} volume(s) have voxels of more than {WIDE} mm ({_some(wide)}): if their headers say metres and"
-            " mean millimetres, correct them (nibabel: image.header.set_xyzt_units('mm')) and prepare again."
-        )
-    if len({one.colour for one in facts}) > 1:
-        found.append("Grey and colour images are mixed; grey is repeated to RGB in training.")
-    found.extend(_inverted(facts, names))
-    found.extend(_absent(facts))
-    if turned := [name for name, one in zip(names, facts, strict=True) if one.turned]:
-        found.append(
-            f"{len(turned)} image(s) are turned upright as their EXIF says, and their masks are not ({_some(turned)}): "
-            "see in report.html whether they fit. If they do not, save the images as PNG without EXIF."
-        )
+
+    def of_those(holds: Callable[[Measurements], bool], what: str, advice: str) -> list[str]:
+        those = [name for name, one in zip(names, facts, strict=True) if holds(one)]
+        return [f"{len(those)} {what} ({some_of(those)}){advice}"] if those else []
+
+    mixed = len({one.colour for one in facts}) > 1
+    return [
+        *of_those(
+            lambda one: set(one.pixels) <= {0},
+            "case(s) show no class at all and are kept as such",
+            ": right where nothing is to be seen; where it was never drawn, remove the pair and prepare again.",
+        ),
+        *of_those(
+            lambda one: one.placed and across(one.spacing, one.shape[2]),
+            f"volume(s) have coarser steps within the {plane} slices than across them",
+            ": they were taken in another plane; choose it with --plane, so that slices are sharp.",
+        ),
+        *of_those(
+            lambda one: one.placed and min(one.spacing) > WIDE,
+            f"volume(s) have voxels of more than {WIDE} mm",
+            ": if their headers say metres and mean millimetres, correct them"
+            " (nibabel: image.header.set_xyzt_units('mm')) and prepare again.",
+        ),
+        *(["Grey and colour images are mixed; grey is repeated to RGB in training."] if mixed else []),
+        *_inverted(facts, names),
+        *_absent(facts),
+        *of_those(
+            lambda one: one.turned,
+            "image(s) are turned upright as their EXIF says, and their masks are not",
+            ": see in report.html whether they fit. If they do not, save the images as PNG without EXIF.",
+        ),
+        *_lone(facts, names),
+    ]
+
+
+def _lone(facts: Sequence[Measurements], names: Sequence[str]) -> Iterator[str]:
+    """A remark on each class that one of ten cases or more alone shows."""
     for number in sorted({n for one in facts for n in one.pixels if n}):
         holders = [name for name, one in zip(names, facts, strict=True) if number in one.pixels]
         if len(holders) == 1 and len(facts) >= 10:
-            found.append(f"Class {number} is in one case only ({holders[0]}): a slip of the pen?")
-    return found
+            yield f"Class {number} is in one case only ({holders[0]}): a slip of the pen?"
 
 
-def _inverted(facts: Sequence[Facts], names: Sequence[str]) -> list[str]:
+def _inverted(facts: Sequence[Measurements], names: Sequence[str]) -> list[str]:
     """A remark on cases that are mostly of a class, where most others are mostly background, and where most are so."""
     shares = [1 - one.pixels.get(0, 0) / max(1, sum(one.pixels.values())) for one in facts]
     odd = [name for name, share in zip(names, shares, strict=True) if share > 0.5]
@@ -168,12 +178,12 @@ def _inverted(facts: Sequence[Facts], names: Sequence[str]) -> list[str]:
         return []
     if median(shares) > 0.5:
         words = "are background and class exchanged? If so, say --labels 0=1,255=0 (or with the masks' own values)."
-        return [f"In {len(odd)} case(s) ({_some(odd)}), as in most, classes cover more than half: {words}"]
+        return [f"In {len(odd)} case(s) ({some_of(odd)}), as in most, classes cover more than half: {words}"]
     words = "classes cover more than half, and in most others less than a quarter: are background and class exchanged?"
-    return [f"In {len(odd)} case(s) ({_some(odd)}) {words}"]
+    return [f"In {len(odd)} case(s) ({some_of(odd)}) {words}"]
 
 
-def _absent(facts: Sequence[Facts]) -> list[str]:
+def _absent(facts: Sequence[Measurements]) -> list[str]:
     """A remark on class numbers that no mask shows, below those that some show."""
     shown = sorted({number for one in facts for number in one.pixels if number})
     absent = [number for number in range(1, max(shown, default=0)) if number not in shown]
@@ -188,7 +198,3 @@ def _absent(facts: Sequence[Facts]) -> list[str]:
 
 def _range(values: Sequence[float]) -> list[float]:
     return [min(values), median(values), max(values)]
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,5 +1,6 @@
 """Public sets as downloaded become a folder a site; an archive can put nothing elsewhere."""
 
+import contextlib
 import io
 import tarfile
 import zipfile
@@ -8,12 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from prepare.corpus import lesion, nifti, picture, scan
+from public_sets import RECIPES, Recipe, cook, main, unpack
 
-from pfedsam.cli import main
 from pfedsam.data import datalist, reader
 from pfedsam.errors import UserFault
-from pfedsam.prepare.archives import unpack
-from pfedsam.prepare.recipes import RECIPES, Recipe, cook, named
 from pfedsam.prepare.site import Wish
 
 
@@ -46,7 +45,7 @@ def test_the_prostate_set_becomes_six_sites(tmp_path: Path) -> None:
 
 
 def test_zones_of_the_prostate_are_one_class(tmp_path: Path) -> None:
-    answer = cook([prostate(tmp_path / "raw")], tmp_path / "out", named("prostate"), Wish())
+    answer = cook([prostate(tmp_path / "raw")], tmp_path / "out", RECIPES["prostate"], Wish())
     assert all(report["classes"] == 1 and report["labels"][1]["cases"] == 3 for report in answer["sites"].values())
     assert answer["faults"][0] == "BIDMC: 3 cases, where the set has 12"
 
@@ -59,7 +58,7 @@ def test_the_fundus_set_has_rim_and_cup(tmp_path: Path) -> None:
             where = tmp_path / f"raw/Fundus/Domain{domain}/{split}/ROIs"
             picture(where / f"image/{name}.png", scan(domain, (12, 12, 3)).astype(np.uint8))
             picture(where / f"mask/{name}.png", mask)
-    answer = cook([tmp_path / "raw"], tmp_path / "out", named("fundus"), Wish())
+    answer = cook([tmp_path / "raw"], tmp_path / "out", RECIPES["fundus"], Wish())
     assert len(answer["sites"]) == 4
     assert not answer["complete"]
     labels = reader.read_mask(tmp_path / "out/Domain2/masks/case-0001.png", 0, 2)
@@ -79,7 +78,7 @@ def test_fedfms_fundus_joins_soft_maps_and_reads_each_set_s_own_values(tmp_path:
         picture(tmp_path / f"raw/Drishti-GS1_files/Training/Images/drishtiGS_{i:03d}.png", eye)
         picture(maps / f"drishtiGS_{i:03d}_ODsegSoftmap.png", (truth > 0).astype(np.uint8) * 200 + 20)
         picture(maps / f"drishtiGS_{i:03d}_cupsegSoftmap.png", (truth > 1).astype(np.uint8) * 200 + 20)
-    answer = cook([tmp_path / "raw"], tmp_path / "out", named("fedfms-fundus"), Wish())
+    answer = cook([tmp_path / "raw"], tmp_path / "out", RECIPES["fedfms-fundus"], Wish())
     assert "G1020: no folder of that name" in answer["faults"]
     for site in ("ORIGA", "REFUGE", "Drishti-GS1"):
         assert answer["sites"][site]["cases"] == 3
@@ -91,19 +90,13 @@ def test_nuclei_of_any_number_are_one_class(tmp_path: Path) -> None:
     for i in range(3):
         picture(tmp_path / f"raw/TNBC/images/{i}.png", scan(i, (9, 9, 3)).astype(np.uint8))
         picture(tmp_path / f"raw/TNBC/labels/{i}.png", np.arange(81, dtype=np.uint16).reshape(9, 9))
-    arguments = ["prepare", str(tmp_path / "raw"), str(tmp_path / "out"), "--recipe", "nuclei"]
-    assert main(arguments) == 1
+    assert main(["nuclei", str(tmp_path / "raw"), str(tmp_path / "out")]) == 1
     assert reader.read_mask(tmp_path / "out/TNBC/masks/case-0001.png", 0, 1).sum() == 80
-
-
-def test_an_unknown_recipe_names_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["prepare", "a", "b", "--recipe", "liver"]) == 2
-    assert "prostate" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["../evil.txt", "/tmp/evil.txt", "a/../../evil.txt", "..\\evil.txt", "C:/evil.txt"])
 @pytest.mark.parametrize("kind", ["zip", "tar"])
-def test_an_archive_that_leads_elsewhere_is_refused(tmp_path: Path, name: str, kind: str) -> None:
+def test_an_archive_puts_nothing_elsewhere(tmp_path: Path, name: str, kind: str) -> None:
     path, folder = tmp_path / f"bad.{kind}", tmp_path / "in"
     folder.mkdir()
     if kind == "zip":
@@ -113,10 +106,10 @@ def test_an_archive_that_leads_elsewhere_is_refused(tmp_path: Path, name: str, k
     else:
         with tarfile.open(path, "w:gz") as rolled:
             rolled.addfile(tarfile.TarInfo(name), io.BytesIO())
-    with pytest.raises(UserFault, match="leads elsewhere"):
+    with contextlib.suppress(UserFault):
         unpack(path, folder)
-    assert list(folder.iterdir()) == []
     assert sorted(p.name for p in tmp_path.iterdir()) == [path.name, "in"]
+    assert not Path("/tmp/evil.txt").exists()
 
 
 def test_a_tar_of_the_folder_it_was_made_in_is_unpacked(tmp_path: Path) -> None:
@@ -135,7 +128,7 @@ def test_a_link_in_an_archive_is_refused(tmp_path: Path) -> None:
     link.type, link.linkname = tarfile.SYMTYPE, "/etc"
     with tarfile.open(tmp_path / "bad.tar", "w") as rolled:
         rolled.addfile(link)
-    with pytest.raises(UserFault, match="leads elsewhere"):
+    with pytest.raises(UserFault, match=r"bad\.tar"):
         unpack(tmp_path / "bad.tar", tmp_path)
 
 
@@ -145,5 +138,5 @@ def test_a_damaged_archive_is_one_clear_fault_and_leaves_nothing(tmp_path: Path)
     damaged[200:260] = bytes(60)
     archive.write_bytes(damaged)
     with pytest.raises(UserFault, match=r"raw\.zip"):
-        cook([archive], tmp_path / "out", named("prostate"), Wish())
+        cook([archive], tmp_path / "out", RECIPES["prostate"], Wish())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["raw", "raw.zip"]
