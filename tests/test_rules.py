@@ -101,9 +101,9 @@ def test_no_parameter_is_chosen_by_a_piece_of_its_name() -> None:
 
 def test_the_guide_to_a_new_method_shows_the_method_as_it_is() -> None:
     guide = (ROOT / "docs/add-a-method.md").read_text()
-    shown = guide.split("+++ custom/pfedsam/methods/fedprox.py\n")[1].split("+++ benchmarks/")[0]
+    shown = guide.split("+++ custom/pfedsam/methods/scaffold.py\n")[1].split("+++ benchmarks/")[0]
     assert [line.removeprefix("+") for line in shown.splitlines()] == (
-        PACKAGE / "methods/fedprox.py"
+        PACKAGE / "methods/scaffold.py"
     ).read_text().splitlines()
     files = [path for path in (PACKAGE / "methods").glob("*.py") if path.name != "base.py"]
     assert max(len(path.read_text().splitlines()) for path in files) <= 120
