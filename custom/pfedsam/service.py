@@ -10,8 +10,9 @@ from pfedsam.exchange.codec import decode
 from pfedsam.exchange.ledger import payload_bytes
 from pfedsam.exchange.store import Moment
 from pfedsam.files import Tensors
+from pfedsam.kept import tested_site
 from pfedsam.record.scores import summary
-from pfedsam.report.site_files import write_site_files
+from pfedsam.record.site_files import write_site_files
 from pfedsam.site import Site, Update
 from pfedsam.study import shared_schema
 from pfedsam.train.loop import Progress
@@ -93,7 +94,8 @@ def serve_test(site: Site, wire: Tensors, turn: Turn, folder: Path) -> dict[str,
     shared, run = decode(wire, shared_schema(site.config), site.config.wire.down), turn.run
     stored = site.recall(shared, run, trained=turn.trained)
     scores, val = site.scores("test"), site.scores("val")
-    write_site_files(site, scores, folder, {"run": run, **{k: v for k, v in stored.items() if k == "round"}})
+    trained = {"run": run, **{k: v for k, v in stored.items() if k == "round"}}
+    write_site_files(tested_site(site, scores, trained), folder)
     return {
         **{role: summary(cases) for role, cases in scores.items()},
         BEFORE: site.store.remembered(BEFORE, run),

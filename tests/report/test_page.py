@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from pfedsam.cli import main
 from pfedsam.errors import UserFault
 from pfedsam.exchange.ledger import Ledger
+from pfedsam.record.pictures import Gallery, Picture, packed
 from pfedsam.record.results import ROLES, finish
+from pfedsam.record.site_files import PICTURES, case_names
 from pfedsam.record.table import final_table
 from pfedsam.report.bootstrap import interval
 from pfedsam.report.gather import gather, rounds_of
 from pfedsam.report.page import write_report
-from pfedsam.report.site_files import names
 
 EMPTY = {"area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source", "use"}
 PIXEL = bytes.fromhex(
@@ -150,7 +152,13 @@ def test_every_element_is_closed_and_every_id_is_its_own(tmp_path: Path, results
 def test_nothing_is_fetched_from_elsewhere(tmp_path: Path, results: dict[str, Any]) -> None:
     run = written(tmp_path / "run", results)
     with_cases(run, "north", 0.1)
+    with_cases(run, "south", 0.1)
+    (run / "south/overlays.png").unlink()
+    mask = torch.eye(16, dtype=torch.bool)[None]
+    picture = Picture("worst", torch.zeros(3, 16, 16, dtype=torch.uint8), mask, {"global": mask})
+    (run / "south" / PICTURES).write_bytes(packed(Gallery("south", ["disc"], [picture])))
     text = page_of(run)
+    assert text.count("data:image/png;base64,") == 2
     assert all(ref.startswith(("#", "data:image/png;base64,")) for ref in Checked(text).references)
     assert "<script" not in text
     assert not re.search(r"@import|url\((?!#)", text)
@@ -387,7 +395,7 @@ def test_a_hospitals_own_page_tells_one_run_though_it_has_had_several(tmp_path: 
 
 def test_an_image_with_two_masks_is_two_cases_by_name() -> None:
     pairs = [("a.png", "one/a.png"), ("b.png", "one/b.png"), ("a.png", "two/a.png")]
-    assert names(pairs) == ["a.png (one/a.png)", "b.png", "a.png (two/a.png)"]
+    assert case_names(pairs) == ["a.png (one/a.png)", "b.png", "a.png (two/a.png)"]
 
 
 def test_of_a_ledger_with_an_earlier_run_the_last_one_is_told() -> None:
