@@ -76,7 +76,7 @@ def every_site_in_every_round(job: Path, sites: int) -> None:
     path = job / "app/config/config_fed_server.json"
     server = json.loads(path.read_text())
     loop = next(w["args"] for w in server["workflows"] if w["id"] == "rounds")
-    loop |= {"min_clients": sites, "train_timeout": 60}
+    loop |= {"min_sites": sites, "timeout": 60}
     next(c["args"] for c in server["components"] if c["id"] == "aggregator")["min_sites"] = sites
     path.write_text(json.dumps(server))
 

@@ -89,17 +89,17 @@ def _stock(row: str, base: Path, size: int) -> Callable[..., float]:
     from safetensors.torch import load_file
     from stock import StockSAM, adapted, stepper
 
-    from pfedsam.config import Config
+    from pfedsam.settings import from_dict
 
     model = StockSAM("vit_b", size, load_file(base.with_suffix(".published")))
-    return stepper(adapted(model, 4) if row.startswith("LoRA") else model, Config())
+    return stepper(adapted(model, 4) if row.startswith("LoRA") else model, from_dict({}))
 
 
 def _ours(row: str, base: Path, size: int) -> Callable[..., float]:
     import training_step
 
-    from pfedsam.config import from_dict
     from pfedsam.model.prepared import read_base
+    from pfedsam.settings import from_dict
 
     method = "pfedsam" if row.startswith("two") else "fedavg"
     shape = {"backbone": "vit_b", "image_size": size}

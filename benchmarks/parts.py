@@ -55,7 +55,7 @@ def table(out: Path, task: str, row: str, seed: int) -> list[str]:
     here, found = places(run, out), {}
     for name in sites(run, config):
         site = Site(name, config, here)
-        site.recall(point.tensors, RUN)
+        site.recall(point.state.shared, RUN)
         found[name] = worth(site)
     head = ["", *next(iter(found.values()))]
     cells = [[name, *(f"{dice:.3f}" for dice in of_site.values())] for name, of_site in found.items()]

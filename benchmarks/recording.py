@@ -11,11 +11,12 @@ from machine import heading, publish
 from training_step import batch, made
 
 from pfedsam import methods
-from pfedsam.config import Config, from_dict
+from pfedsam.config import Config
 from pfedsam.data.dataset import Batch
 from pfedsam.model import weights
 from pfedsam.model.backbones import BUILDERS
 from pfedsam.model.prepared import round_matrices
+from pfedsam.settings import from_dict
 from pfedsam.train.loop import set_rate
 from pfedsam.train.step import Steps
 

@@ -7,7 +7,6 @@ import sys
 import tempfile
 import threading
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ import torch
 from machine import ROOT, VIT_B, heading, publish, simulator
 
 from pfedsam.config import Config
-from pfedsam.exchange.aggregate import weighted_mean
-from pfedsam.exchange.codec import decode, encode
+from pfedsam.exchange.codec import encode
 from pfedsam.exchange.ledger import payload_bytes
+from pfedsam.exchange.server import contribution, mean_update
 from pfedsam.files import Tensors
 from pfedsam.jobs import render, settings_of
 from pfedsam.study import shared_schema
@@ -123,7 +122,8 @@ def means(counts: list[int]) -> list[str]:
         wire = update(config)
         for count in counts:
             began = time.perf_counter()
-            weighted_mean({f"site-{i}": (wire, 1) for i in range(count)}, partial(opened, config=config))
+            one = contribution(wire, 1, {}, config=config, up=shared_schema(config))
+            mean_update({f"site-{i}": one for i in range(count)})
             took = time.perf_counter() - began
             lines.append(f"| {count} | {name} | {count * payload_bytes(wire) / 1e6:.1f} | {took:.2f} |")
     return lines
@@ -133,11 +133,6 @@ def update(config: Config) -> Tensors:
     """A site's update as it travels."""
     shapes = shared_schema(config)
     return encode({name: torch.randn(spec.shape) for name, spec in shapes.items()}, config.wire.up)
-
-
-def opened(wire: Tensors, config: Config) -> Tensors:
-    """What the aggregator makes of it."""
-    return decode(wire, shared_schema(config), config.wire.up)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 import pfedsam.flare.executor
 from pfedsam.data.synthetic import write_site
-from pfedsam.config import from_dict
+from pfedsam.settings import from_dict
 from pfedsam.site import Places, Site
 folder, backbone, size = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 if not (folder / "datalist.csv").exists():

@@ -65,7 +65,7 @@ IN_MLP = ("model.experts_in=mlp",)
 INT8 = ("wire.up=int8", "wire.down=int8")
 INT4 = ("wire.up=int4", "wire.down=int8")
 IN_SHORT = {"pfedsam": "pFedSAM", "fedavg": "FedAvg", "local": "local only"}  # where a suite compares three
-ALWAYS = "train.recopy_if=always"
+ALWAYS = "method.recopy_if=always"
 LOWER = ("3e-3", "3e-4")  # than the real jobs' rates
 UNTUNED = ("fedper", "fedrep", "fedprox", "fedsa_lora", "ffa_lora")  # at pFedSAM's rates; what else is tried
 CACHED = ("train.views=8", "train.cache=memory")
@@ -77,9 +77,9 @@ METHODS = [  # the first row is what the others are compared with
     Row("fedavg", "FedAvg of LoRA and decoder", ("method=fedavg",)),
     Row("pooled", "pooled: one site holds all", ("method=fedavg", "data.pool=true", *at("3e-3"))),
     Row("fedper", "FedPer", ("method=fedper",)),
-    Row("ditto", "Ditto", ("method=ditto", "train.prox_weight=0.1")),
+    Row("ditto", "Ditto", ("method=ditto", "method.lam=0.1")),
     Row("fedmsa", "FedMSA", ("method=fedmsa",)),
-    Row("fedmsa_released", "FedMSA, adapters begun at random", ("method=fedmsa", "model.adapter_start=random")),
+    Row("fedmsa_released", "FedMSA, adapters begun at random", ("method=fedmsa", "method.start=random")),
     Row("fedms_sam", "FedSAM (FedFMS)", ("method=fedms_sam", *at("3e-4"))),
     Row("fedsa_lora", "FedSA-LoRA", ("method=fedsa_lora",)),
     Row("fedsa_lora_8", "FedSA-LoRA, rank 8, lean decoder: as IAT", ("method=fedsa_lora", *RANK_8, *LEAN)),
@@ -92,10 +92,10 @@ METHODS = [  # the first row is what the others are compared with
     Row("fedprox", "FedProx", ("method=fedprox",)),
     Row("fedbn", "FedBN", ("method=fedbn", "train.lr_private=3e-4")),  # pretrained norms: FedSAM's rate
     Row("ffa_lora", "FFA-LoRA", ("method=ffa_lora",)),
-    Row("r1", "pFedSAM, reading R1", ("reading=R1",)),
-    Row("r2", "pFedSAM, reading R2", ("reading=R2",)),
+    Row("r1", "pFedSAM, reading R1", ("method.reading=R1",)),
+    Row("r2", "pFedSAM, reading R2", ("method.reading=R2",)),
     COPIED,
-    Row("post", "pFedSAM, post-encoder", ("reading=post",)),
+    Row("post", "pFedSAM, post-encoder", ("method.reading=post",)),
 ]
 NAMED = {row.name: row for row in METHODS}
 OWN: dict[str, dict[str, tuple[str, ...]]] = {  # by task and row: rates that validate better there than the row's
@@ -107,14 +107,14 @@ SUITES = {
     "methods": METHODS,
     "ablations": [
         Row("pfedsam", "pFedSAM, defaults"),
-        Row("distill_none", "no distillation", ("train.distill=none",)),
-        Row("distill_down", "global teaches personal", ("train.distill=global_to_personal",)),
-        Row("distill_up", "personal teaches global", ("train.distill=personal_to_global",)),
-        Row("distill_05", "distillation weight 0.5", ("train.distill_weight=0.5",)),
+        Row("distill_none", "no distillation", ("method.distill=none",)),
+        Row("distill_down", "global teaches personal", ("method.distill=global_to_personal",)),
+        Row("distill_up", "personal teaches global", ("method.distill=personal_to_global",)),
+        Row("distill_05", "distillation weight 0.5", ("method.distill_weight=0.5",)),
         Row("experts_0", "no experts: a private copy of LoRA and decoder", ("model.experts=0",)),
         Row("experts_4", "4 experts", ("model.experts=4",)),
         Row("mlp", "experts in the MLP's LoRA", IN_MLP),
-        Row("r2_mlp", "reading R2, experts in the MLP's LoRA", ("reading=R2", *IN_MLP)),
+        Row("r2_mlp", "reading R2, experts in the MLP's LoRA", ("method.reading=R2", *IN_MLP)),
         Row("top_1", "1 expert selected", ("model.top_k=1",)),
         Row("top_4", "4 experts selected", ("model.top_k=4",)),
         Row("gate_free", "gate not multiplied", ("model.gate_multiplied=false",)),
@@ -127,10 +127,10 @@ SUITES = {
         Row("slow", "one rate of 3e-4 for all", at("3e-4")),
         Row("fast_private", "private part at three times the rate", ("train.lr_private=3e-2",)),
         COPIED,
-        Row("margin_01", "copied where the server's is better by 0.01 of Dice", ("train.recopy_margin=0.01",)),
-        Row("recopy_05", "goes half the way back each round", (ALWAYS, "train.recopy=0.5")),
-        Row("recopy_02", "goes a fifth of the way back each round", (ALWAYS, "train.recopy=0.2")),
-        Row("r1_distill_05", "reading R1, distillation weight 0.5", ("reading=R1", "train.distill_weight=0.5")),
+        Row("margin_01", "copied where the server's is better by 0.01 of Dice", ("method.recopy_margin=0.01",)),
+        Row("recopy_05", "goes half the way back each round", (ALWAYS, "method.recopy=0.5")),
+        Row("recopy_02", "goes a fifth of the way back each round", (ALWAYS, "method.recopy=0.2")),
+        Row("r1_distill_05", "reading R1, distillation weight 0.5", ("method.reading=R1", "method.distill_weight=0.5")),
         Row("balance_0", "no balance term", ("train.balance_weight=0",)),
         Row("slow_private", "private part at a tenth of the rate", ("train.lr_private=1e-3",)),
     ],
@@ -154,7 +154,7 @@ SUITES = {
         Row("int8", "int8 both ways", INT8),
         Row("lean", "lean decoder, float32", LEAN),
         Row("lean_int8", "lean decoder, int8 both ways", (*LEAN, *INT8)),
-        Row("post_cached", "post-encoder reading, 8 views cached", ("reading=post", *CACHED)),
+        Row("post_cached", "post-encoder reading, 8 views cached", ("method.reading=post", *CACHED)),
         Row("last4", "adapters in the last 4 blocks, 8 views cached", ("model.lora_last=4", *CACHED)),
         Row("lean_int4", "lean decoder, int4 up, int8 down", (*LEAN, *INT4)),
         Row("int4", "int4 up, int8 down", INT4),

@@ -26,6 +26,7 @@ from pfedsam.errors import UserFault
 from pfedsam.record.cases import ROLES, Cases, Classes, Scores, gathered, less, read_cases
 from pfedsam.record.measures import DISTANCES, HIGHER_IS_BETTER, METRICS, MIXED, TITLES
 from pfedsam.report.bootstrap import interval, mean_of
+from pfedsam.settings import chosen_method
 
 REST = [metric for metric in METRICS if metric != "dice"]
 MEASURES = ("mean Dice", "worst", *(TITLES[metric] for metric in REST), "MB up / down", "s a round", "less first row")
@@ -155,7 +156,7 @@ def demand_own(cases: Cases, role: str, dice: float | None, folder: Path) -> Non
 
 def one_branch(record: dict[str, Any]) -> bool:
     """Whether the run's method predicts everywhere with one branch."""
-    method = methods.get(record["config"]["method"])
+    method = methods.get(chosen_method(record["config"])[0])
     return method.personal == method.global_
 
 

@@ -13,12 +13,14 @@ from machine import heading, interleaved, median, publish
 from stock import State, StockSAM, adapted, random_state, start_like, stepper
 
 from pfedsam import methods
-from pfedsam.config import Config, from_dict
+from pfedsam.config import Config
 from pfedsam.data.dataset import Batch
+from pfedsam.methods.base import Here
 from pfedsam.model import weights
 from pfedsam.model.backbones import BUILDERS, Backbone
 from pfedsam.model.prepared import round_matrices
 from pfedsam.model.segmenter import Branches
+from pfedsam.settings import from_dict
 from pfedsam.train.loop import make_optimisers
 from pfedsam.train.precision import autocast
 from pfedsam.train.step import Optimisers, step
@@ -30,13 +32,13 @@ Stepper = Callable[[Batch], float]
 class Row:
     """What is trained and how; `cached`: the frozen front's output is there already."""
 
-    method: str
+    method: str | dict[str, Any]
     precision: str = "bf16"
-    reading: str = "R3"
     cached: bool = False
     model: dict[str, Any] = field(default_factory=dict)
 
 
+POST = {"name": "pfedsam", "reading": "post"}
 LAST = {"lora_last": 4}
 ROWS = {
     "plain, float32": Row("fedavg", "fp32"),
@@ -47,7 +49,7 @@ ROWS = {
     "two branches, last 4 blocks": Row("pfedsam", model=LAST),
     "two branches, last 4 blocks, front cached": Row("pfedsam", model=LAST, cached=True),
     "two branches, last 2 blocks, front cached": Row("pfedsam", model={"lora_last": 2}, cached=True),
-    "two branches, post-encoder reading, front cached": Row("pfedsam", reading="post", cached=True),
+    "two branches, post-encoder reading, front cached": Row(POST, cached=True),
 }
 LOSS_STEPS = 20
 
@@ -64,7 +66,7 @@ class Case:
         """Settings of one row."""
         shape = {"backbone": self.backbone, "image_size": self.size, **row.model}
         train = {"precision": row.precision}
-        return from_dict({"method": row.method, "reading": row.reading, "model": shape, "train": train})
+        return from_dict({"method": row.method, "model": shape, "train": train})
 
 
 def main() -> None:
@@ -145,7 +147,7 @@ def made(parts: Backbone, config: Config, device: str = "cpu") -> tuple[Branches
     method, model = methods.get(config.method), branches(parts, config)
     part = method.partition(model, config)
     model.to(device).train()
-    method.merge(model, config, None)
+    method.merge(model, config, Here())
     return model, make_optimisers(model, part, config.train)
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from pfedsam.config import Config, from_dict
+from pfedsam.config import Config
 from pfedsam.data.synthetic import write_site
 from pfedsam.export.facts import Facts, Origin, branches
 from pfedsam.export.model import save
 from pfedsam.model import build
+from pfedsam.settings import from_dict
 from pfedsam.site import Places, Site
 from pfedsam.study import initial_shared
 
@@ -35,10 +36,11 @@ def real() -> Path:
 
 
 def tiny(**changes: object) -> Config:
-    """A configuration of seconds: demo backbone, two steps a round, fp32."""
+    """A configuration of seconds: demo backbone, two steps a round, fp32; `own`: the method's own settings."""
+    method = {"name": changes.pop("method", "pfedsam"), **changes.pop("own", {})}
     model = {"backbone": "demo", "image_size": 64, "experts": 3, **changes.pop("model", {})}
     train = {"max_steps": 2, "lr": 1e-3, "precision": "fp32", **changes.pop("train", {})}
-    return from_dict({"model": model, "train": train, **changes})
+    return from_dict({"method": method, "model": model, "train": train, **changes})
 
 
 @pytest.fixture(scope="session")

@@ -1,20 +1,34 @@
+import json
+import math
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
-from pfedsam.config import Config, from_dict, load, to_dict
+from conftest import ROOT
+from pfedsam import methods
+from pfedsam.bounds import KEY, check_run, number, parse_count
+from pfedsam.config import Config, to_dict
 from pfedsam.errors import UserFault
+from pfedsam.settings import check_sites, from_dict, from_record, read_config
 
 
 def test_settings_come_back_from_their_own_json() -> None:
     config = from_dict({"seed": 3, "train": {"lr": 1e-3}, "model": {"lora_last": 2}})
     assert from_dict(to_dict(config)) == config
-    assert config != Config()
+    assert config != from_dict({})
 
 
 def test_the_digest_changes_with_any_setting() -> None:
-    digests = {from_dict(v).digest() for v in ({}, {"seed": 1}, {"train": {"lr": 2e-4}}, {"reading": "R1"})}
-    assert len(digests) == 4
+    digests = {
+        from_dict(v).digest()
+        for v in ({}, {"seed": 1}, {"train": {"lr": 2e-4}}, {"method": {"reading": "R1"}}, {"method": "ditto"})
+    }
+    assert len(digests) == 5
 
 
 @pytest.mark.parametrize(
@@ -23,20 +37,38 @@ def test_the_digest_changes_with_any_setting() -> None:
         ({"model": {"ranks": 4}}, "ranks"),
         ({"train": {"lr": "fast"}}, "'fast'"),
         ({"train": {"epochs": True}}, "True"),
-        ({"reading": "R4"}, "R1, R2, R3, post"),
+        ({"method": {"reading": "R4"}}, "R1, R2, R3, post"),
         ({"model": {"image_size": 250}}, "multiple of 16"),
         ({"model": {"experts": 2, "top_k": 3}}, "top_k"),
         ({"model": {"experts_in": "mlp"}}, "lora_on linear"),
         ({"train": {"loss": "ce"}}, "exclusive"),
-        ({"train": {"lr": -1}}, "lr > 0"),
+        ({"train": {"lr": -1}}, "train.lr above 0 and at most 10"),
         ({"study": "../up"}, "study"),
         ({"train": {"max_steps": -1}}, "max_steps of 0 or more"),
         ({"train": {"lr_private": -1e-3}}, "lr_private of 0 or more"),
         ({"train": {"dice_weight": -1}}, "dice_weight of 0 or more"),
         ({"train": {"views": 0}}, "views of 1 or more"),
-        ({"train": {"recopy_if": "always", "recopy_margin": 0.01}}, "which asks nothing"),
+        ({"method": {"recopy_if": "always", "recopy_margin": 0.01}}, "which asks nothing"),
         ({"model": {"lora_last": 0}}, "lora_last of 1 or more"),
-        ({"model": 3}, "config.model"),
+        ({"model": 3}, "an object at model"),
+        ([], "an object at the settings"),
+        ({"method_settings": {}}, "settings of a job among study, seed"),
+        ({"method": 3}, "an object at method"),
+        ({"method": {"name": 3}}, "the method's name"),
+        ({"method": "fedsomething"}, "method one of ditto, fedavg"),
+        ({"method": {"name": "fedprox", "lam": 1}}, "settings of method fedprox among mu; came lam"),
+        ({"method": {"name": "fedavg", "mu": 1}}, "no settings of method fedavg: it has none; came mu"),
+        ({"method": {"name": "fedprox", "mu": -1}}, "method.mu of 0 or more"),
+        ({"method": {"distill_weight": 1}}, "method.distill_weight of 0 or more and below 1"),
+        ({"train": {"lr": math.nan}}, "came nan"),
+        ({"train": {"weight_decay": math.inf}}, "at most 100; came inf"),
+        ({"model": {"image_size": 8192}}, "model.image_size of 16 or more and at most 4096"),
+        ({"seed": 10**30}, "seed of 0 or more"),
+        ({"every": {"site-1": 10**9}}, "every.site-1 of 0 or more and at most 100000"),
+        (
+            {"model": {"num_classes": 2}, "data": {"unannotated": {"site-1": [0]}}},
+            "data.unannotated.site-1 of 1 or more",
+        ),
     ],
 )
 def test_a_wrong_setting_is_told_by_name(values: dict, told: str) -> None:
@@ -70,10 +102,128 @@ def test_what_a_single_site_does_otherwise_is_checked(values: dict, named: str) 
 )
 def test_settings_of_single_sites_are_held_against_the_sites_that_there_are(values: dict, told: str) -> None:
     with pytest.raises(UserFault, match=told):
-        from_dict(values).check_sites(("site-2", "site-1"), 3)
+        check_sites(from_dict(values), ("site-2", "site-1"), 3)
 
 
 def test_a_settings_file_that_is_no_text_is_told(tmp_path: Path) -> None:
     (tmp_path / "pfedsam.json").write_bytes(b"\xff\xfe")
     with pytest.raises(UserFault, match="JSON file at"):
-        load(tmp_path / "pfedsam.json")
+        read_config(tmp_path / "pfedsam.json")
+
+
+def numbers(kind: type) -> Iterator[tuple[str, object]]:
+    """Each field of a settings class whose values are or hold numbers, with its bounds."""
+    hints = get_type_hints(kind)
+    for field in fields(kind):
+        if is_dataclass(hints[field.name]):
+            yield from numbers(hints[field.name])
+        elif {"int", "float"} & set(re.findall(r"\w+", str(hints[field.name]) + getattr(field.type, "__name__", ""))):
+            yield field.name, field.metadata.get(KEY)
+
+
+def test_every_number_has_bounds() -> None:
+    found = [
+        pair for kind in (Config, *(methods.get(name).settings for name in methods.names())) for pair in numbers(kind)
+    ]
+    assert {"lr", "limit", "unannotated", "every", "max_steps", "mu", "lam"} <= {name for name, _ in found}
+    assert [name for name, bounds in found if bounds is None] == []
+    with pytest.raises(TypeError, match="a lower and an upper bound"):
+        number(1, least=0)
+
+
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
+def test_a_number_that_is_not_finite_is_refused_though_json_takes_it(tmp_path: Path, constant: str) -> None:
+    (tmp_path / "pfedsam.json").write_text(f'{{"train": {{"dice_weight": {constant}}}}}')
+    with pytest.raises(UserFault, match=r"train\.dice_weight of 0 or more"):
+        read_config(tmp_path / "pfedsam.json")
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"num_rounds": 0}, "num_rounds of 1 or more and at most 100000"),
+        ({"rounds": 10**6}, "rounds of 1 or more"),
+        ({"min_clients": True}, "a whole number for min_clients"),
+        ({"train_timeout": -1}, "train_timeout of 0 or more"),
+        ({"wait_time_after_min_received": 1.5}, "a whole number for wait_time"),
+    ],
+)
+def test_the_numbers_of_a_run_have_bounds_too(values: dict, told: str) -> None:
+    check_run({"rounds": None, "min_sites": 2, "persistor_id": "persistor"})
+    with pytest.raises(UserFault, match=told):
+        check_run(values)
+
+
+def test_a_count_in_a_text_is_a_whole_number() -> None:
+    assert parse_count(" 8 ", "threads") == 8
+    for text in ("0", "-1", "two", "1.5", "", "9" * 9):
+        with pytest.raises(UserFault, match="a whole number of threads, from 1 to 100000"):
+            parse_count(text, "threads")
+
+
+def test_a_method_is_named_alone_or_with_its_own_settings() -> None:
+    config = from_dict({"method": {"name": "fedprox", "mu": 0.5}})
+    assert from_dict({"method": "fedavg"}) == from_dict({"method": {"name": "fedavg"}})
+    assert to_dict(config)["method"] == {"name": "fedprox", "mu": 0.5}
+    assert from_dict({"method": "fedprox"}).unlike(config) == {"method.mu": 0.5}
+    assert from_dict({"method": "fedavg"}).unlike(config) == {"method.name": "fedprox", "method.mu": 0.5}
+    with pytest.raises(TypeError, match="method fedprox has"):
+        config.own(methods.get("ditto").settings)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({"method": "fedprox", "train": {"prox_weight": 0.5}}, {"name": "fedprox", "mu": 0.5}),
+        ({"method": "ditto", "train": {"prox_weight": 0.5}}, {"name": "ditto", "lam": 0.5}),
+        ({"method": "iat", "train": {"orthogonal_weight": 2}}, {"name": "iat", "orthogonal_weight": 2}),
+        ({"method": "fedmsa", "model": {"adapter_start": "random"}}, {"name": "fedmsa", "start": "random"}),
+        ({"reading": "R2", "train": {"distill": "none"}}, {"name": "pfedsam", "reading": "R2", "distill": "none"}),
+        ({"method": "newcomer", "reading": "R1"}, {"name": "newcomer", "reading": "R1"}),
+    ],
+)
+def test_an_old_job_file_is_read(old: dict, new: dict) -> None:
+    assert from_dict(old) == from_dict({"method": new})
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"method": "fedavg", "train": {"prox_weight": 0.01}}, r"no train\.prox_weight with method fedavg.*method\.mu"),
+        (
+            {"method": "ditto", "reading": "R3"},
+            r"no reading with method ditto: it is method\.reading of method pfedsam or",
+        ),
+        (
+            {"method": {"name": "fedprox", "mu": 0.5}, "train": {"prox_weight": 0.1}},
+            r"method\.mu alone; came train\.prox_weight too",
+        ),
+    ],
+)
+def test_an_old_setting_that_the_method_does_not_read_is_refused_in_a_job_file(values: dict, told: str) -> None:
+    with pytest.raises(UserFault, match=told):
+        from_dict(values)
+
+
+def test_what_an_earlier_version_recorded_in_full_is_read_without_the_other_methods_settings() -> None:
+    old = {
+        "study": "pfedsam",
+        "method": "ditto",
+        "reading": "R3",
+        "seed": 1,
+        "model": {"adapter_start": "zero"},
+        "train": {"recopy_margin": 0.5, "recopy_if": "always", "prox_weight": 0.1, "orthogonal_weight": 0.1},
+    }
+    assert from_record(old) == from_dict({"method": {"name": "ditto", "lam": 0.1}, "seed": 1})
+    assert from_record(to_dict(from_record(old))) == from_record(old)
+    with pytest.raises(UserFault, match="reading post with method pfedsam or newcomer"):
+        from_record({**old, "reading": "post"})
+
+
+@pytest.mark.parametrize("archive", sorted((ROOT / "benchmarks/evidence").glob("*.tar.xz")), ids=lambda path: path.name)
+def test_the_settings_of_all_published_runs_are_read(archive: Path) -> None:
+    with tarfile.open(archive) as tar:
+        records = [json.load(tar.extractfile(name)) for name in tar.getnames() if name.endswith("results.json")]
+    assert records
+    for record in records:
+        assert from_record(record["config"]).method == record["method"]

@@ -20,30 +20,35 @@ from pfedsam.report.words import site_rows, summary
 from pfedsam.site import Places
 
 
-def plan(hospital: Path, folder: Path) -> Plan:
+def plan(hospital: Path, folder: Path, method: str = "pfedsam") -> Plan:
     names = ("site-1", "site-2")
-    return Plan(tiny(), {name: Places(hospital, folder / "sites") for name in names}, 3, folder)
+    return Plan(tiny(method=method), {name: Places(hospital, folder / "sites") for name in names}, 3, folder)
 
 
 def stopped(_: dict[str, Any]) -> None:
     raise KeyboardInterrupt
 
 
-def test_a_run_that_was_cut_goes_on_to_the_same_result(hospital: Path, tmp_path: Path) -> None:
-    whole = federate(plan(hospital, tmp_path / "whole"))
+@pytest.mark.parametrize("method", ["pfedsam", "fedavgm", "scaffold", "similarity"])
+def test_a_run_that_was_cut_goes_on_to_the_same_result(hospital: Path, tmp_path: Path, method: str) -> None:
+    """With the server's memory and its models of sites, and the memory of each site."""
+    whole = federate(plan(hospital, tmp_path / "whole", method))
 
     def cut(entry: dict[str, Any]) -> None:
         if entry["round"] == 1:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        federate(plan(hospital, tmp_path / "cut"), cut)
+        federate(plan(hospital, tmp_path / "cut", method), cut)
     assert not (tmp_path / "cut/results.json").exists()
     told: list[int] = []
-    found = federate(plan(hospital, tmp_path / "cut"), lambda entry: told.append(entry["round"]))
+    found = federate(plan(hospital, tmp_path / "cut", method), lambda entry: told.append(entry["round"]))
     assert told == [2]
     assert [entry["round"] for entry in found["rounds"]] == [0, 1, 2]
     assert found["final"] == whole["final"]
+    last = [load_file(next((tmp_path / name / "store").rglob("round.000003.safetensors"))) for name in ("cut", "whole")]
+    assert last[0].keys() == last[1].keys()
+    assert all(torch.equal(last[0][name], tensor) for name, tensor in last[1].items())
 
 
 def test_a_run_with_other_settings_does_not_go_on_in_the_same_folder(hospital: Path, tmp_path: Path) -> None:

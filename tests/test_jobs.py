@@ -13,9 +13,11 @@ from nvflare.private.fed.server.job_meta_validator import JobMetaValidator
 from conftest import ROOT
 from pfedsam import methods
 from pfedsam.cli import main
-from pfedsam.config import load
+from pfedsam.config import to_dict
 from pfedsam.errors import UserFault
-from pfedsam.jobs import render
+from pfedsam.jobs import render, settings_of
+from pfedsam.methods.pfedsam import Settings
+from pfedsam.settings import read_config
 
 JOBS = sorted(p.parent for p in (ROOT / "jobs").glob("*/meta.json"))
 
@@ -37,7 +39,7 @@ def test_a_job_is_one_flare_accepts_and_every_class_in_it_exists(job: Path) -> N
     for path in paths(list(files(job).values())):
         module, name = path.rsplit(".", 1)
         assert hasattr(importlib.import_module(module), name), path
-    load(job / "app/config/pfedsam.json")
+    read_config(job / "app/config/pfedsam.json")
     assert json.loads((job / "meta.json").read_text())["name"] == job.name
 
 
@@ -56,9 +58,9 @@ def test_jobs_differ_in_their_settings_and_rounds_alone(job: Path) -> None:
 
 
 def test_every_method_and_reading_has_a_job_and_every_job_a_study_of_its_own() -> None:
-    configs = {job.name: load(job / "app/config/pfedsam.json") for job in JOBS}
+    configs = {job.name: read_config(job / "app/config/pfedsam.json") for job in JOBS}
     assert {config.method for config in configs.values()} == set(methods.names())
-    assert {c.reading for c in configs.values() if c.method == "pfedsam"} == {"R1", "R2", "R3", "post"}
+    assert {c.own(Settings).reading for c in configs.values() if c.method == "pfedsam"} == {"R1", "R2", "R3", "post"}
     assert len({config.study for config in configs.values()}) == len(configs)
 
 
@@ -76,12 +78,28 @@ def test_a_rendered_job_brings_its_code_and_its_changes(tmp_path: Path) -> None:
     assert not (out / "app/custom/pfedsam/prepare").exists()
     assert (out / "app/custom/pfedsam/assets/demo_sam.safetensors").is_file()
     assert sum(p.stat().st_size for p in out.rglob("*") if p.is_file()) < 4_100_000  # POC deploys at most 4 MiB
-    config = load(out / "app/config/pfedsam.json")
+    config = read_config(out / "app/config/pfedsam.json")
     assert (config.train.lr, config.study) == (0.5, "other")
     assert files(out)["config_fed_server.json"]["workflows"][0]["args"]["num_rounds"] == 3
     assert json.loads((out / "meta.json").read_text())["deploy_map"] == {"app": ["@ALL"]}
     valid, error, _ = JobMetaValidator().validate("job", zip_directory_to_bytes("", str(out)))
     assert valid, error
+
+
+@pytest.mark.parametrize(
+    ("changes", "method"),
+    [
+        (["method=fedprox"], {"name": "fedprox", "mu": 0.01}),
+        (["method=fedprox", "method.mu=0.1"], {"name": "fedprox", "mu": 0.1}),
+        (["method.mu=0.1", "method=fedprox"], {"name": "fedprox", "mu": 0.1}),
+        (["method.name=ditto", "method.lam=0.1"], {"name": "ditto", "lam": 0.1}),
+        (['method={"name": "iat", "orthogonal_weight": 1}'], {"name": "iat", "orthogonal_weight": 1}),
+        (["method=fedprox", "train.prox_weight=0.1"], {"name": "fedprox", "mu": 0.1}),
+    ],
+)
+def test_a_method_is_chosen_and_set_on_the_command_line(changes: list[str], method: dict) -> None:
+    config, _ = settings_of(ROOT / "jobs/pfedsam", changes)
+    assert to_dict(config)["method"] == method
 
 
 def torn(folder: Path) -> Path:
@@ -100,9 +118,14 @@ def torn(folder: Path) -> Path:
         (["render", "nowhere", "{out}"], "a job folder"),
         (["render", "{job}", "{job}"], "does not exist yet"),
         (["render", "{job}", "{out}", "--set", "train.speed=9"], "speed"),
+        (["render", "{job}", "{out}", "--set", "method.mu=1"], "settings of method pfedsam among reading, distill"),
+        (
+            ["render", "{job}", "{out}", "--set", "method=fedavg", "--set", "method.mu=1"],
+            "no settings of method fedavg",
+        ),
         (["render", "{job}", "{out}", "--set", "nonsense"], "KEY=VALUE"),
         (["render", "{job}", "{out}", "--set", "train.lr.x=3"], "settings below lr"),
-        (["render", "{job}", "{out}", "--rounds", "-3"], "1 round or more"),
+        (["render", "{job}", "{out}", "--rounds", "-3"], "rounds of 1 or more"),
         (["render", "{job}", "{out}", "--continue", "../else"], "a run's name"),
         (["render", "{torn}/settings", "{out}"], "a JSON file"),
         (["render", "{torn}/server", "{out}"], "rounds among the workflows"),

@@ -10,13 +10,13 @@ from nvflare.fuel.f3.cellnet.fqcn import FQCN
 from safetensors.torch import load_file
 
 from conftest import ROOT
-from pfedsam.config import from_dict, one_name
 from pfedsam.data.folder import whole
 from pfedsam.errors import UserFault
 from pfedsam.files import write_atomic
 from pfedsam.jobs import render
-from pfedsam.names import beside, job_name, site_name, site_names
+from pfedsam.names import beside, job_name, one_name, site_name, site_names
 from pfedsam.predict.written import _replace
+from pfedsam.settings import from_dict
 from pfedsam.train.prefix import Disk
 
 

@@ -15,16 +15,28 @@ LOWER = {  # a room may import these rooms, and itself
     "data": set(),
     "prepare": {"data"},
     "train": {"model", "data", "record"},
-    "methods": {"train", "model", "data"},
+    "methods": {"exchange", "train", "model", "data"},
     "exchange": {"model"},
     "record": {"exchange"},
-    "report": {"record", "exchange"},
-    "export": {"study", "record", "exchange", "methods", "train", "model", "data", "site"},
-    "flare": {"study", "record", "exchange", "train", "data", "site", "service", "jobs", "doctor"},
-    "doctor": {"study", "service", "site", "exchange", "train", "model", "data"},
+    "report": {"settings", "record", "exchange"},
+    "export": {"settings", "study", "record", "exchange", "methods", "train", "model", "data", "site"},
+    "flare": {
+        "settings",
+        "methods",
+        "study",
+        "record",
+        "exchange",
+        "train",
+        "data",
+        "site",
+        "service",
+        "jobs",
+        "doctor",
+    },
+    "doctor": {"settings", "study", "service", "site", "exchange", "train", "model", "data"},
     "predict": {"export", "train", "data"},
 }
-FREE = {"config", "errors", "files", "names", "quiet"}
+FREE = {"bounds", "config", "errors", "files", "names", "quiet"}
 
 
 def imports(path: Path) -> set[str]:
@@ -110,4 +122,5 @@ def test_the_guide_to_a_new_method_shows_the_method_as_it_is() -> None:
     assert [line.removeprefix("+") for line in shown.splitlines()] == (
         PACKAGE / "methods/fedprox.py"
     ).read_text().splitlines()
-    assert max(len(path.read_text().splitlines()) for path in (PACKAGE / "methods").glob("*.py")) <= 80
+    files = [path for path in (PACKAGE / "methods").glob("*.py") if path.name != "base.py"]
+    assert max(len(path.read_text().splitlines()) for path in files) <= 120

@@ -13,22 +13,26 @@ from pfedsam import methods
 from pfedsam.data.dataset import PLAIN, Dataset, View
 from pfedsam.errors import UserFault
 from pfedsam.exchange.guard import Accepted, check
+from pfedsam.exchange.server import begin_state, message
 from pfedsam.exchange.store import Moment
+from pfedsam.methods.base import Here
 from pfedsam.model.partition import Kind, Part, kinds, tensors_of
 from pfedsam.model.segmenter import Branches
 from pfedsam.service import Turn, serve_round, serve_test
 from pfedsam.site import Places, Site
-from pfedsam.study import initial_shared, shared_schema
+from pfedsam.study import down_schema, initial_shared, up_schema
 from pfedsam.train.evaluate import evaluate
 from pfedsam.train.loop import Source
 
 
 def trained(site: Site, shared: dict[str, torch.Tensor], round_: int = 0):
-    site.receive(shared)
+    site.receive(
+        message(begin_state(shared, down_schema(site.config)), site.name, site.config, down_schema(site.config))
+    )
     return site.train(round_, 2)
 
 
-ALL_SHARED = {"fedavg", "fedprox", "ffa_lora", "fedms_sam", "fedmsa"}
+ALL_SHARED = {"fedavg", "fedavgm", "fedprox", "ffa_lora", "fedms_sam", "fedmsa", "scaffold", "similarity"}
 KEEPS = {"pfedsam", "newcomer", "local", "fedper", "fedrep", "fedbn", "ditto", "fedsa_lora", "iat"}
 
 
@@ -41,7 +45,7 @@ def test_an_update_is_legal_and_moves_what_it_trains(open_site, method: str) -> 
     update = trained(site, shared)
     stamp = site.stamp(0)
     assert stamp.base == base
-    assert check(update.wire, stamp, schema=shared_schema(config), expected=stamp) == Accepted()
+    assert check(update.wire, stamp, schema=up_schema(config), expected=stamp) == Accepted()
     assert update.samples == 6
     moved = {bool(t.any()) for n, t in update.wire.items() if n.endswith("lora.b.weight")}
     assert moved <= {method != "newcomer"}
@@ -109,7 +113,7 @@ def test_a_store_of_another_model_is_refused_and_kept(open_site) -> None:
 
 @pytest.mark.parametrize("reading", ["R1", "R2", "R3", "post"])
 def test_each_reading_keeps_its_own_things_local(open_site, reading: str) -> None:
-    config = tiny(reading=reading, train={"recopy_if": "always"})
+    config = tiny(own={"reading": reading, "recopy_if": "always"})
     shared, _ = initial_shared(config)
     site = open_site(config)
     first = trained(site, shared)
@@ -137,7 +141,7 @@ def copies_and_served(site: Site) -> tuple[dict[str, torch.Tensor], dict[str, to
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_the_personal_branch_goes_part_of_the_way_back_to_the_server_s(open_site, share: float) -> None:
-    config = tiny(train={"recopy": share, "recopy_if": "always"})
+    config = tiny(own={"recopy": share, "recopy_if": "always"})
     shared, _ = initial_shared(config)
     site = open_site(config)
     first = trained(site, shared)
@@ -163,14 +167,14 @@ def test_the_personal_branch_goes_part_of_the_way_back_to_the_server_s(open_site
 def test_only_a_better_model_of_the_server_s_is_copied(
     open_site, served: float, own: float, margin: float, copied: bool
 ) -> None:
-    config = tiny(train={"recopy_margin": margin})
+    config = tiny(own={"recopy_margin": margin})
     shared, _ = initial_shared(config)
     site = open_site(config)
     wire = trained(site, shared).wire
     moved = {n: t + wire[n] for n, t in shared.items()}
     before, _ = copies_and_served(site)
     site._load_shared(moved)
-    site.method.merge(site.model, config, {"global": served, "personal": own}.__getitem__)
+    site.method.merge(site.model, config, Here({"global": served, "personal": own}.__getitem__))
     after, there = copies_and_served(site)
     assert all(torch.equal(after[n], there[n] if copied else before[n]) for n in after)
 
@@ -208,7 +212,7 @@ def test_a_round_scores_the_server_s_model_once(open_site, monkeypatch: pytest.M
 @pytest.mark.parametrize("reading", ["R1", "R2", "R3", "post"])
 def test_a_site_that_never_trained_predicts_with_the_server_s_model(open_site, reading: str) -> None:
     """Also where its only round diverged."""
-    config = tiny(reading=reading)
+    config = tiny(own={"reading": reading})
     shared, _ = initial_shared(config)
     learned = {name: tensor + 0.01 for name, tensor in shared.items()}
     site = open_site(config)
@@ -226,7 +230,7 @@ def test_a_site_that_never_trained_predicts_with_the_server_s_model(open_site, r
 
 
 def test_a_newcomer_s_own_model_is_the_server_s_but_for_its_experts(open_site) -> None:
-    config = tiny(method="newcomer", reading="R1")
+    config = tiny(method="newcomer", own={"reading": "R1"})
     shared, _ = initial_shared(config)
     moved = {n: t + 0.01 for n, t in shared.items()}
     trained(open_site(config), moved)
@@ -250,7 +254,7 @@ def test_distillation_reaches_only_the_branch_it_should(open_site) -> None:
     name = "encoder.units.6.attn.qkv.lora.b.weight"
     found = {}
     for direction in ("none", "global_to_personal", "personal_to_global", "mutual"):
-        config = tiny(train={"distill": direction, "distill_weight": 0.5})
+        config = tiny(own={"distill": direction, "distill_weight": 0.5})
         site = open_site(config)
         site.store.folder = site.store.folder / direction
         shared = trained(site, initial_shared(config)[0]).wire[name]

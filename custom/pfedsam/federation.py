@@ -1,4 +1,4 @@
-"""A whole run in one process, without FLARE: the same sites, messages and mean, for long series of experiments.
+"""A whole run in one process, without FLARE: the same sites, messages and rule, for long series of experiments.
 
 Bit-equal to the run through FLARE (a test of `tests/flare/test_simulator.py`); what it leaves out are processes,
 transport, guards and policies. A run that was cut goes on after its last finished round.
@@ -7,22 +7,22 @@ transport, guards and policies. A run that was cut goes on after its last finish
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pfedsam import methods
 from pfedsam.config import Config, to_dict
 from pfedsam.errors import UserFault
-from pfedsam.exchange.aggregate import weighted_mean
 from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
-from pfedsam.exchange.codec import decode, encode
-from pfedsam.files import Tensors, write_json
+from pfedsam.exchange.server import Contribution, begin_state, contribution, message
+from pfedsam.files import write_json
 from pfedsam.record.results import finish, joined, private_begun, sites_of, start, versions
 from pfedsam.service import Turn, serve_round, serve_test
+from pfedsam.settings import check_sites
 from pfedsam.site import Places, Site
-from pfedsam.study import first_tensors, initial_shared, same_settings, shared_schema
+from pfedsam.study import down_schema, first_tensors, initial_shared, same_settings, up_schema
 
 RUN = "run"
 OTHER = "name another folder, or remove that one"  # where what lies there was run with other settings
@@ -58,7 +58,7 @@ def federate(plan: Plan, told: Callable[[dict[str, Any]], None] = lambda _: None
             other sites or planned for another number of rounds.
     """
     torch.use_deterministic_algorithms(not torch.cuda.is_available())
-    plan.config.check_sites(plan.places, plan.rounds)
+    check_sites(plan.config, plan.places, plan.rounds)
     checkpoints = Checkpoints(plan.folder / "store", plan.config.study)
     sites = {name: Site(name, plan.config, places) for name, places in sorted(plan.places.items())}
     past = checkpoints.load(RUN)
@@ -81,7 +81,7 @@ def _first(plan: Plan) -> Checkpoint:
     shared, begun = first_tensors(root, begin, shared, base, plan.config)
     digest = plan.config.digest()
     results = {**start(to_dict(plan.config), digest, base, begun), "planned": _planned(plan), "seconds": 0.0}
-    return Checkpoint(RUN, 0, digest, base, results, shared)
+    return Checkpoint(RUN, 0, digest, base, results, begin_state(shared, down_schema(plan.config)))
 
 
 def _planned(plan: Plan) -> dict[str, Any]:
@@ -109,31 +109,31 @@ def _spelt(planned: dict[str, Any]) -> str:
 def _round(plan: Plan, sites: dict[str, Site], point: Checkpoint, round_: int) -> Checkpoint:
     began = time.monotonic()
     config = plan.config
-    wire = encode(point.tensors, config.wire.down)
-    updates: dict[str, tuple[Tensors, int]] = {}
+    given: dict[str, Contribution] = {}
     reports: dict[str, Any] = {}
     due = {name: site for name, site in sites.items() if config.trains(name, round_)}
     for name, site in due.items():
         turn = Turn(RUN, point.base, round_, plan.rounds, name in sites_of(point.results["rounds"]))
+        wire = message(point.state, name, config, down_schema(config))
         update, reports[name] = serve_round(site, wire, turn)
-        updates[name] = update.wire, update.samples
-    mean = weighted_mean(updates, partial(decode, schema=shared_schema(config), number=config.wire.up))
-    shared = {name: tensor + mean[name] for name, tensor in point.tensors.items()}
+        losses = update.report.losses
+        given[name] = contribution(update.wire, update.samples, losses, config=config, up=up_schema(config))
+    state = methods.get(config.method).rule(point.state, given, config)
     seconds = time.monotonic() - began
     done = {"round": round_, "seconds": seconds, "sites": reports, "rejected": {}}
     past = point.results
     begun = private_begun(past, reports)
     rounds = [*past["rounds"], done]
     results = {**past, "begun_with": begun, "rounds": rounds, "seconds": past["seconds"] + seconds}
-    return Checkpoint(RUN, round_ + 1, point.config, point.base, results, shared)
+    return Checkpoint(RUN, round_ + 1, point.config, point.base, results, state)
 
 
 def _finish(plan: Plan, sites: dict[str, Site], point: Checkpoint) -> dict[str, Any]:
     began = time.monotonic()
-    wire = encode(point.tensors, plan.config.wire.down)
-    part = sites_of(point.results["rounds"])
-    turns = {name: Turn(RUN, point.base, point.done, plan.rounds, name in part) for name in sites}
-    tested = {name: serve_test(site, wire, turns[name], plan.folder / name) for name, site in sites.items()}
+    part, down, tested = sites_of(point.results["rounds"]), down_schema(plan.config), {}
+    for name, site in sites.items():
+        turn = Turn(RUN, point.base, point.done, plan.rounds, name in part)
+        tested[name] = serve_test(site, message(point.state, name, plan.config, down), turn, plan.folder / name)
     results = {**point.results, "final": {**point.results["final"], "sites": tested}}
     results = finish(results, point.results["seconds"] + time.monotonic() - began)
     write_json(plan.folder / "results.json", results)

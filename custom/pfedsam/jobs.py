@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pfedsam
-from pfedsam.config import Config, from_dict, load, one_name, to_dict
+from pfedsam.bounds import check_run
+from pfedsam.config import Config
 from pfedsam.data.folder import whole
 from pfedsam.errors import UserFault
 from pfedsam.files import read_json
-from pfedsam.names import job_name, site_names
+from pfedsam.names import job_name, one_name, site_names
+from pfedsam.settings import check_sites, from_dict
 
 SETTINGS = Path("app/config/pfedsam.json")
 SERVER = Path("app/config/config_fed_server.json")
@@ -50,15 +52,14 @@ def render(
     """
     config, usual = settings_of(job, changes)
     read_json(job / "meta.json")  # so that a fault names the job's file, not the copy's
-    if rounds is not None and rounds < 1:
-        raise UserFault(expected="1 round or more", came=str(rounds), do="correct --rounds")
+    check_run({"rounds": rounds})
     if out.exists():
         raise UserFault(expected="a folder that does not exist yet", came=str(out), do="remove it or name another")
     job_name(out.resolve().name)
     if begin:
         _check_begin(begin)
     if sites:
-        config.check_sites(site_names(sites), rounds or usual)
+        check_sites(config, site_names(sites), rounds or usual)
     with whole(out) as new:
         shutil.copytree(job, new, ignore=shutil.ignore_patterns("custom"), dirs_exist_ok=True)
         (new / SETTINGS).write_text(json.dumps(_changed(job, changes), indent=2) + "\n")
@@ -107,10 +108,7 @@ def read_job(path: Path, changes: Sequence[str] = ()) -> tuple[Config, int]:
     """
     job = path.resolve().parents[2] if path.is_file() and len(path.resolve().parents) > 2 else path
     if path.is_file() and not (job / SERVER).is_file():
-        settings = to_dict(load(path))
-        for change in changes:
-            _change(settings, change)
-        return from_dict(settings), 1
+        return from_dict(_set(read_json(path), changes)), 1
     return settings_of(job, changes)
 
 
@@ -125,8 +123,12 @@ def named_sites(path: Path) -> tuple[str, ...]:
 def _changed(job: Path, changes: Sequence[str]) -> dict[str, Any]:
     if not (job / SETTINGS).is_file():
         raise UserFault(expected=f"a job folder with {SETTINGS}", came=str(job), do="name a folder of jobs/")
-    settings = read_json(job / SETTINGS)
-    for change in changes:
+    return _set(read_json(job / SETTINGS), changes)
+
+
+def _set(settings: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+    """The settings, changed; another method first, because it comes without the settings of the one before."""
+    for change in sorted(changes, key=lambda change: not change.startswith("method=")):
         _change(settings, change)
     return settings
 
@@ -148,6 +150,7 @@ def _arguments(server: dict[str, Any], kind: str, name: str, job: Path) -> dict[
             expected=f"{name} among the {kind} of {job / SERVER}", came="none", do="begin with a folder of jobs/"
         )
     arguments: dict[str, Any] = found[0].setdefault("args", {})
+    check_run(arguments)
     return arguments
 
 
@@ -160,6 +163,8 @@ def _change(settings: dict[str, Any], change: str) -> None:
     except json.JSONDecodeError:
         value = text
     *path, last = key.split(".")
+    if path[:1] == ["method"] and isinstance(settings.get("method"), str):
+        settings["method"] = {"name": settings["method"]}
     for name in path:
         settings = settings.setdefault(name, {})
         if not isinstance(settings, dict):
@@ -171,11 +176,11 @@ def _edit_server(out: Path, rounds: int | None, sites: int | None) -> None:
     """Set the number of rounds, and lower what a round needs to the number of named sites."""
     path = out / SERVER
     server = read_json(path)
-    loop, mean = _arguments(server, "workflows", "rounds", out), _arguments(server, "components", "aggregator", out)
+    loop = _arguments(server, "workflows", "rounds", out)
     loop["num_rounds"] = loop["num_rounds"] if rounds is None else rounds
     if sites is not None:
-        loop["min_clients"] = mean["min_sites"] = min(loop["min_clients"], sites)
-        _edit(out / "meta.json", "min_clients", loop["min_clients"])
+        loop["min_sites"] = min(loop["min_sites"], sites)
+        _edit(out / "meta.json", "min_clients", loop["min_sites"])
     path.write_text(json.dumps(server, indent=2) + "\n")
 
 

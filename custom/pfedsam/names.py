@@ -59,6 +59,21 @@ def job_name(text: str) -> str:
     return text
 
 
+def one_name(text: str, what: str) -> str:
+    """`text`, where it names one file or folder and leads nowhere else: it may come from a job or a message.
+
+    Raises:
+        UserFault: it is no such name; the message says of what.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", text):
+        raise UserFault(
+            expected=f"a {what}'s name of letters, digits, . - and _, at most 100, not beginning with .",
+            came=repr(text),
+            do="rename it",
+        )
+    return text
+
+
 @contextlib.contextmanager
 def beside(path: Path, ending: str = "") -> Iterator[Path]:
     """A place beside `path` that no other process has, for a file or folder that becomes `path` when it is whole.

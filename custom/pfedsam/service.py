@@ -8,13 +8,14 @@ from typing import Any
 from pfedsam import log
 from pfedsam.exchange.codec import decode
 from pfedsam.exchange.ledger import payload_bytes
+from pfedsam.exchange.schema import shared_of
 from pfedsam.exchange.store import Moment
 from pfedsam.files import Tensors
 from pfedsam.kept import tested_site
 from pfedsam.record.scores import summary
 from pfedsam.record.site_files import write_site_files
 from pfedsam.site import Site, Update
-from pfedsam.study import shared_schema
+from pfedsam.study import down_schema
 from pfedsam.train.loop import Progress
 
 BEFORE = "before"  # name of the store's note: test metrics before training
@@ -50,7 +51,7 @@ def serve_round(
     """One round at a site: receive, score what came, train, score the own branch.
 
     Args:
-        wire: the server's shared tensors as they travel.
+        wire: the server's tensors as they travel.
         turn: the round of the run.
         progress, stop: as for `Site.train`.
 
@@ -62,8 +63,8 @@ def serve_round(
             diverged.
     """
     site.check_base(turn.base)
-    shared = decode(wire, shared_schema(site.config), site.config.wire.down)
-    began = _told(site, site.receive(shared, Moment(turn.run, turn.round), trained=turn.trained), turn.run)
+    arrived = decode(wire, down_schema(site.config), site.config.wire.down)
+    began = _told(site, site.receive(arrived, Moment(turn.run, turn.round), trained=turn.trained), turn.run)
     before, received = _before(site, turn), site.as_received()
     update = site.train(turn.round, turn.rounds, progress=progress, stop=stop)
     if update.report.stopped:
@@ -91,8 +92,8 @@ def serve_test(site: Site, wire: Tensors, turn: Turn, folder: Path) -> dict[str,
         UserFault: the server's base is another one, or the site's private part of the run is lost.
     """
     site.check_base(turn.base)
-    shared, run = decode(wire, shared_schema(site.config), site.config.wire.down), turn.run
-    stored = site.recall(shared, run, trained=turn.trained)
+    arrived, run = decode(wire, down_schema(site.config), site.config.wire.down), turn.run
+    stored = site.recall(shared_of(arrived), run, trained=turn.trained)
     scores, val = site.scores("test"), site.scores("val")
     trained = {"run": run, **{k: v for k, v in stored.items() if k == "round"}}
     write_site_files(tested_site(site, scores, trained), folder)

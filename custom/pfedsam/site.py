@@ -4,7 +4,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from pfedsam.config import Config
 from pfedsam.data.dataset import Dataset, open_site
 from pfedsam.errors import UserFault
 from pfedsam.exchange.codec import with_feedback
-from pfedsam.exchange.schema import Stamp
+from pfedsam.exchange.schema import EXTRA, Stamp, extras_of, shared_of
 from pfedsam.exchange.store import LAST, Moment, SiteStore
 from pfedsam.files import Tensors, not_finite
+from pfedsam.methods.base import Here, Method, as_it_is, nothing_told
 from pfedsam.model.partition import Part, tensors_of, wire_name
 from pfedsam.model.prepared import prepared
 from pfedsam.record.scores import CaseScore, summary
@@ -26,7 +27,7 @@ from pfedsam.train.loop import Progress, RoundReport, train_round
 from pfedsam.train.prefix import prefix
 
 ROLES = ("global", "personal")
-OWED = "owed/"  # in the site store: no parameter's name holds a slash
+OWED, MEMORY = "owed/", "memory/"  # in the site store: no parameter's name holds a slash
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Update:
     """What a site would send: the difference to the shared tensors it got, and what it learned.
 
     Attributes:
-        wire: differences as they travel, by wire name.
+        wire: differences as they travel, by wire name, and what the method declares beside them.
         samples: number of the site's training slices, its weight in the mean.
         report: losses, seconds, whether it was stopped.
     """
@@ -87,6 +88,7 @@ class Site:
         self.part = self.method.partition(self.model, config)
         self.model.to(device)
         self.data: dict[str, Dataset] = open_site(places.data, name, config, mean=parts.mean, std=parts.std)
+        _demand_kept_views(self.method, config)
         front = prefix(self.model, config, (places.scratch or places.store / "scratch") / name / self.base[:16])
         self._source = front.batch if front else Dataset.batch
         self.store = SiteStore(places.store, config.study, name)
@@ -95,6 +97,7 @@ class Site:
         self._as_received: dict[str, Any] | None = None
         self._first = {name: tensor.clone() for name, tensor in self.private().items()}  # until something is stored
         self._received: Tensors = {}
+        self._here = Here()
         self._owed: Tensors = {}  # what rounding took from the last update, to be added to the next
         self._run: str | None = None
 
@@ -102,10 +105,11 @@ class Site:
         """What this site agrees to in `round_`."""
         return Stamp(round_, self.config.digest(), self.base)
 
-    def receive(self, shared: Tensors, at: Moment | None = None, *, trained: bool = False) -> dict[str, str]:
+    def receive(self, arrived: Tensors, at: Moment | None = None, *, trained: bool = False) -> dict[str, str]:
         """Begin a round: load the server's tensors, then the stored private part, and merge the two.
 
         Args:
+            arrived: the shared tensors, and what the method declares beside them.
             at: the round of the run; what the site once trained in it, or later, is then left aside.
             trained: the server has an update of this site in an earlier round of the run.
 
@@ -115,15 +119,18 @@ class Site:
         Raises:
             UserFault: the site has trained in this run, and its store has nothing of it.
         """
-        self._received, self._run = shared, at.run if at else None
+        self._received, self._run = shared_of(arrived), at.run if at else None
         self._as_received, self.scoring_seconds = None, 0.0
-        self._load_shared(shared)
+        self._load_shared(self._received)
         stored, facts = self.store.load(at, begin=self.config.begin_private) or (self._first, {})
         if trained:
             self._demand_kept(facts)
-        self._owed = _owed(stored) if facts.get("run") == self._run else {}
+        own = stored if facts.get("run") == self._run else {}
+        self._owed = _below(OWED, own)
         self._put_private(stored, facts)
-        self.method.merge(self.model, self.config, self._dice if facts else None)
+        dice = self._dice if facts else None
+        self._here = Here(dice, self.data["train"], extras_of(arrived), _below(MEMORY, own))
+        self.method.merge(self.model, self.config, self._here)
         return facts
 
     def train(
@@ -148,6 +155,8 @@ class Site:
             self.config,
             when=when,
             phase=self.method.phase,
+            gradient=self.method.gradient,
+            augmented=lambda augment: self.method.augment(augment, self.config, self._here),
             source=self._source,
             progress=progress,
             stop=stop,
@@ -155,11 +164,14 @@ class Site:
         now = self.shared()
         difference = {name: now[name] - tensor for name, tensor in self._received.items()}
         wire, owed = with_feedback(difference, self._owed, self.config.wire.up)
-        if not report.stopped:
-            _demand_finite(now | self.private(), round_)
-            self._owed = owed
-            self.save_private(round_)
-        return Update(wire, len(self.data["train"]), report)
+        if report.stopped:
+            return Update(wire, len(self.data["train"]), report)
+        told = self.method.tell(self.model, self.config, self._here, report)
+        _demand_finite(now | self.private() | told.extras | told.memory, round_)
+        self._owed, self._here = owed, replace(self._here, memory=told.memory)
+        self.save_private(round_)
+        extras = {EXTRA + name: tensor for name, tensor in told.extras.items()}
+        return Update(wire | extras, len(self.data["train"]), report)
 
     def shared(self) -> Tensors:
         """A copy of the shared part, by wire name, on the CPU: the only tensors that may ever leave."""
@@ -171,8 +183,10 @@ class Site:
         return {k: v.detach().cpu() for k, v in tensors_of(self.model, self.part, Part.PRIVATE).items()}
 
     def save_private(self, round_: int) -> None:
-        """Put the private part into the site store, and what this site owes the next update."""
-        if private := self.private() | {OWED + name: tensor for name, tensor in self._owed.items()}:
+        """Put into the site store the private part, what this site owes the next update, and the method's memory."""
+        beside = {OWED + name: tensor for name, tensor in self._owed.items()}
+        beside |= {MEMORY + name: tensor for name, tensor in self._here.memory.items()}
+        if private := self.private() | beside:
             facts = {"round": str(round_), "base": self.base, "config": self.config.digest()}
             self.store.save(private, facts, Moment(self._run, round_) if self._run else None)
 
@@ -190,7 +204,7 @@ class Site:
         """
         self._load_shared(shared)
         self._put_private(self._first, {})
-        self.method.merge(self.model, self.config, None)  # what follows the shared part where nothing is stored
+        self.method.merge(self.model, self.config, Here())  # what follows the shared part where nothing is stored
         self._run = run
         stored, facts = self.store.load(Moment(run, LAST) if run else None) or ({}, {})
         if trained:
@@ -233,7 +247,7 @@ class Site:
     @torch.no_grad()
     def _put_private(self, stored: Tensors, facts: dict[str, str]) -> None:
         """Into the model, if it fits: what the store had, with its facts; or what the model began with, without."""
-        private = {name: tensor for name, tensor in stored.items() if not name.startswith(OWED)}
+        private = {name: tensor for name, tensor in stored.items() if "/" not in name}
         target = tensors_of(self.model, self.part, Part.PRIVATE)
         if facts:
             self._demand_fit(private, target, facts)
@@ -250,7 +264,8 @@ class Site:
             )
 
     def _demand_kept(self, facts: dict[str, str]) -> None:
-        if self._first and facts.get("run") != self._run:
+        keeps = self._first or self.method.tell is not nothing_told
+        if keeps and facts.get("run") != self._run:
             raise UserFault(
                 expected=f"this site's private part of run {self._run}, in which it trained, in {self.store.folder}",
                 came="none that is whole",
@@ -285,8 +300,17 @@ def _demand_finite(trained: Tensors, round_: int) -> None:
         )
 
 
-def _owed(stored: Tensors) -> Tensors:
-    return {name.removeprefix(OWED): tensor for name, tensor in stored.items() if name.startswith(OWED)}
+def _demand_kept_views(method: Method, config: Config) -> None:
+    if method.augment is not as_it_is and config.train.cache != "none":
+        raise UserFault(
+            expected=f"train.cache none with {config.method}, whose augmentation is its own in each round",
+            came=config.train.cache,
+            do="leave train.cache out",
+        )
+
+
+def _below(prefix: str, stored: Tensors) -> Tensors:
+    return {name.removeprefix(prefix): tensor for name, tensor in stored.items() if name.startswith(prefix)}
 
 
 def _site_seed(seed: int, site: str) -> int:

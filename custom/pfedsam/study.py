@@ -8,25 +8,44 @@ from typing import Any
 import torch
 
 from pfedsam import methods
-from pfedsam.config import Config, from_dict, one_name
+from pfedsam.config import Config
 from pfedsam.errors import UserFault
 from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
-from pfedsam.exchange.schema import Schema, schema_of
+from pfedsam.exchange.schema import EXTRA, Schema, schema_of
 from pfedsam.files import Tensors, digest
-from pfedsam.methods.base import Method
+from pfedsam.methods.base import Extras, Method
 from pfedsam.model import build
 from pfedsam.model.backbones import Backbone
 from pfedsam.model.partition import Part, tensors_of, wire_name
 from pfedsam.model.prepared import prepared
+from pfedsam.names import one_name
+from pfedsam.settings import from_record
 
 ROUTING = ("experts", "experts_in", "top_k", "gate_multiplied", "gate_noise", "route", "interpolation")
-UNREAD = {f"model.{name}" for name in (*ROUTING, "adapter_start")}  # by the shared part of a model that was trained
+UNREAD = {f"model.{name}" for name in ROUTING}  # by the shared part of a model that was trained
 
 
 @lru_cache(maxsize=4)
 def shared_schema(config: Config) -> Schema:
     """The schema of `config`: built on the meta device, without weights, alike on site and server."""
     return schema_of({wire_name(name): tensor for name, tensor in _tensors(config, Part.SHARED).items()})
+
+
+@lru_cache(maxsize=4)
+def up_schema(config: Config) -> Schema:
+    """What a site sends after a round: its shared update, and what the method declares beside it."""
+    return _with_extras(config, methods.get(config.method).up)
+
+
+@lru_cache(maxsize=4)
+def down_schema(config: Config) -> Schema:
+    """What a site is sent: the shared tensors, and what the method declares beside them."""
+    return _with_extras(config, methods.get(config.method).down)
+
+
+def _with_extras(config: Config, declared: Extras) -> Schema:
+    shared = shared_schema(config)
+    return shared | {EXTRA + name: spec for name, spec in sorted(declared(shared, config).items())}
 
 
 @lru_cache(maxsize=4)
@@ -87,10 +106,11 @@ def first_tensors(root: Path, begin: str, fresh: Tensors, base: str, config: Con
     point = _trained(Checkpoints(root, one_name(study, "study")), name)
     run, do = f"{study}/{point.run}", "take the settings of that run's job for the model, and its data.scale"
     same_settings(config, point.results["config"], f"run {run}, whose model this begins with", do, _tells)
-    if point.base != base or schema_of(point.tensors) != schema_of(fresh):
+    shared = point.state.shared
+    if point.base != base or schema_of(shared) != schema_of(fresh):
         came = "another base" if point.base != base else "other shared tensors"
         raise UserFault(expected=f"the model of run {run} to be this job's", came=came, do=do)
-    return point.tensors, {"run": run, "rounds": point.done, "sha256": digest(point.tensors)}
+    return shared, {"run": run, "rounds": point.done, "sha256": digest(shared)}
 
 
 def _trained(checkpoints: Checkpoints, name: str) -> Checkpoint:
@@ -112,7 +132,7 @@ def same_settings(
     Raises:
         UserFault: they differ.
     """
-    others = {name: value for name, value in config.unlike(from_dict(began)).items() if held(name)}
+    others = {name: value for name, value in config.unlike(from_record(began)).items() if held(name)}
     if others:
         came = "others (there: " + ", ".join(f"{name} {value}" for name, value in others.items()) + ")"
         raise UserFault(expected=f"the settings of {run}", came=came, do=do)

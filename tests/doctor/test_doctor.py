@@ -11,7 +11,7 @@ import pytest
 
 from conftest import ROOT, TINY, tiny
 from pfedsam.cli import main
-from pfedsam.config import Config, from_dict, to_dict
+from pfedsam.config import to_dict
 from pfedsam.data.synthetic import write_site
 from pfedsam.doctor import checks, memory, needs
 from pfedsam.doctor.examine import Here, answer, examine
@@ -20,6 +20,7 @@ from pfedsam.doctor.trial import Request, Trial, tried
 from pfedsam.errors import UserFault
 from pfedsam.federation import Plan, federate
 from pfedsam.jobs import read_job, render
+from pfedsam.settings import from_dict
 from pfedsam.site import Places
 
 SLICES = {"train": 9, "val": 4, "test": 5}
@@ -119,7 +120,7 @@ def test_missing_weights_and_data_are_named_with_what_to_do(tmp_path: Path) -> N
 def test_of_several_sites_in_a_folder_the_largest_is_taken(tmp_path: Path) -> None:
     for name, count in {"north": 2, "south": 3}.items():
         write_site(tmp_path / name, name, {"train": count, "val": 1, "test": 1}, 0)
-    assert checks.site_of(Config(), tmp_path) == "south"
+    assert checks.site_of(from_dict({}), tmp_path) == "south"
 
 
 def test_memory_that_would_just_fit_does_not_pass() -> None:

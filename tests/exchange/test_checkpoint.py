@@ -7,13 +7,14 @@ from conftest import tiny
 from pfedsam.config import to_dict
 from pfedsam.errors import UserFault
 from pfedsam.exchange.checkpoint import KEEP, Checkpoint, Checkpoints
+from pfedsam.exchange.server import ServerState
 from pfedsam.files import digest
 from pfedsam.study import first_tensors
 
 
 def point(done: int, run: str = "run") -> Checkpoint:
     results = {"config": to_dict(tiny()), "rounds": list(range(done))}
-    return Checkpoint(run, done, "config", "base", results, {"a": torch.full((4,), float(done))})
+    return Checkpoint(run, done, "config", "base", results, ServerState({"a": torch.full((4,), float(done))}))
 
 
 def filled(root: Path) -> Checkpoints:
@@ -26,7 +27,7 @@ def filled(root: Path) -> Checkpoints:
 def test_the_newest_pair_comes_back_whole(tmp_path: Path) -> None:
     found = filled(tmp_path).load("run")
     assert (found.done, found.results, found.config, found.base) == (3, point(3).results, "config", "base")
-    assert torch.equal(found.tensors["a"], point(3).tensors["a"])
+    assert torch.equal(found.state.shared["a"], point(3).state.shared["a"])
 
 
 def test_two_generations_are_kept(tmp_path: Path) -> None:
@@ -64,10 +65,10 @@ def test_a_run_that_does_not_exist_is_told(tmp_path: Path) -> None:
 def test_the_best_so_far_stays_with_its_metric(tmp_path: Path) -> None:
     checkpoints = filled(tmp_path)
     assert checkpoints.load_best("run") is None
-    checkpoints.save_best("run", point(2).tensors, {"val_dice": "0.5"})
+    checkpoints.save_best("run", point(2).state.shared, {"val_dice": "0.5"})
     tensors, facts = checkpoints.load_best("run")
     assert facts["val_dice"] == "0.5"
-    assert torch.equal(tensors["a"], point(2).tensors["a"])
+    assert torch.equal(tensors["a"], point(2).state.shared["a"])
 
 
 @pytest.mark.parametrize("name", ["../elsewhere", "/srv/other", "", ".hidden", "a/b"])
@@ -84,9 +85,9 @@ def test_the_latest_run_to_begin_from_is_one_that_has_trained(tmp_path: Path) ->
     checkpoints.begin("later")
     assert checkpoints.find("latest") == "later"
     assert checkpoints.find("latest", trained=True) == point(1).run
-    begun = point(1).tensors, point(1).base, tiny()
+    begun = point(1).state.shared, point(1).base, tiny()
     tensors, source = first_tensors(tmp_path, "study/latest", *begun)
-    assert tensors.keys() == point(1).tensors.keys()
+    assert tensors.keys() == point(1).state.shared.keys()
     assert source == {"run": f"study/{point(1).run}", "rounds": 1, "sha256": digest(tensors)}
     with pytest.raises(UserFault, match="study's name"):
         first_tensors(tmp_path, "../study/latest", *begun)
@@ -107,7 +108,7 @@ def test_a_run_begins_with_a_model_under_the_settings_that_give_its_tensors_thei
     tmp_path: Path, changes: dict, refused: str | None
 ) -> None:
     Checkpoints(tmp_path, "study").save(point(1))
-    begun = point(1).tensors, point(1).base, tiny(**changes)
+    begun = point(1).state.shared, point(1).base, tiny(**changes)
     if refused is None:
         assert first_tensors(tmp_path, "study/run", *begun)[1]["rounds"] == 1
         return

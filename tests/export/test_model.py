@@ -40,7 +40,7 @@ def test_a_loaded_model_predicts_what_its_site_s_final_test_does(open_site, tmp_
 
 @pytest.mark.parametrize("reading", ["R1", "R2", "post"])
 def test_so_does_each_reading(open_site, tmp_path: Path, reading: str) -> None:
-    site = after_a_round(open_site, tiny(reading=reading))
+    site = after_a_round(open_site, tiny(own={"reading": reading}))
     same_as_the_final_test(site, save_model(site, tmp_path / "model.safetensors"))
 
 
@@ -175,7 +175,7 @@ def test_another_base_is_refused(open_site, tmp_path: Path) -> None:
 
 def test_tensors_of_other_settings_are_not_written(open_site, tmp_path: Path) -> None:
     site = after_a_round(open_site, tiny())
-    other = replace(model_facts(site), config=tiny(reading="R2"))
+    other = replace(model_facts(site), config=tiny(own={"reading": "R2"}))
     with pytest.raises(UserFault, match="the private part"):
         save(tmp_path / "other.safetensors", other, site.shared(), site.private())
     assert not (tmp_path / "other.safetensors").exists()

@@ -17,7 +17,7 @@ from pfedsam.export.onnx import CLOSE, OPSET, export_onnx
 from pfedsam.model.lora import LoRALinear, adapted
 from pfedsam.model.moe import LocalMoE
 
-READINGS: list[dict[str, Any]] = [{"reading": reading} for reading in ("R1", "R2", "post")]
+READINGS: list[dict[str, Any]] = [{"own": {"reading": reading}} for reading in ("R1", "R2", "post")]
 BACKBONES: list[dict[str, Any]] = [
     {"model": {"backbone": name, "pretrained": False}, "method": method}
     for name, method in (("tiny_vit", "pfedsam"), ("vit_b", "pfedsam"), ("tiny_vit", "fedbn"))

@@ -7,23 +7,28 @@ from typing import Any
 
 import pytest
 import torch
+from nvflare.apis.client import Client
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
 from nvflare.apis.event_type import EventType
 from nvflare.apis.filter import ContentBlockedException
 from nvflare.apis.fl_constant import FLContextKey, ReservedKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.apis.signal import Signal
 from nvflare.apis.workspace import Workspace
 from nvflare.app_common.abstract.model import make_model_learnable
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 from nvflare.app_common.widgets.intime_model_selector import IntimeModelSelector
 
-from pfedsam.config import from_dict
-from pfedsam.flare.aggregator import MeanOfSites
+from pfedsam.exchange.server import ServerState
+from pfedsam.flare.aggregator import SharedAggregator
 from pfedsam.flare.context import REJECTED, REPORT, STAMP, selected_by
 from pfedsam.flare.filters import UpdateGuard
+from pfedsam.flare.presence import Clock
 from pfedsam.flare.rounds import Rounds
+from pfedsam.flare.sends import Patience, wait_for
+from pfedsam.settings import from_dict
 from pfedsam.study import shared_schema
 
 SETTINGS = {"model": {"image_size": 64, "experts": 2}}
@@ -40,9 +45,11 @@ def fl_ctx(tmp_path: Path, events: list[str]) -> FLContext:
         (tmp_path / sub).mkdir(parents=True)
     (tmp_path / "job/app_server/config/pfedsam.json").write_text(json.dumps(SETTINGS))
     workspace = Workspace(str(tmp_path), site_name="server")
+    shared = {name: torch.zeros(spec.shape) for name, spec in shared_schema(from_dict(SETTINGS)).items()}
+    persistor = SimpleNamespace(base="base", state=ServerState(shared))
     engine = SimpleNamespace(
         get_workspace=lambda: workspace,
-        get_component=lambda _: SimpleNamespace(base="base"),
+        get_component=lambda _: persistor,
         fire_event=lambda event, _: events.append(event),
     )
     context = FLContext()
@@ -72,21 +79,21 @@ def update(site: str, value: float, *, round_: int = 2, samples: int = 4, **said
 
 
 def test_the_mean_is_weighted_by_samples(fl_ctx: FLContext) -> None:
-    mean = MeanOfSites(min_sites=2)
+    mean = SharedAggregator()
     assert mean.accept(update("b", 4.0, samples=1), fl_ctx)
     assert mean.accept(update("a", 0.0, samples=3), fl_ctx)
     assert all((t == 1.0).all() for t in from_shareable(mean.aggregate(fl_ctx)).data.values())
 
 
 def test_a_second_update_of_a_site_does_not_count(fl_ctx: FLContext) -> None:
-    mean = MeanOfSites()
+    mean = SharedAggregator()
     assert mean.accept(update("a", 1.0), fl_ctx)
     assert not mean.accept(update("a", 9.0), fl_ctx)
     assert all((t == 1.0).all() for t in from_shareable(mean.aggregate(fl_ctx)).data.values())
 
 
 def test_an_update_of_an_old_round_does_not_count(fl_ctx: FLContext) -> None:
-    assert not MeanOfSites().accept(update("a", 1.0, round_=1), fl_ctx)
+    assert not SharedAggregator().accept(update("a", 1.0, round_=1), fl_ctx)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +119,7 @@ def test_an_update_of_an_old_round_does_not_count(fl_ctx: FLContext) -> None:
 def test_an_update_that_says_nonsense_beside_its_tensors_does_not_count(
     fl_ctx: FLContext, caplog: pytest.LogCaptureFixture, said: dict[str, Any], reason: str
 ) -> None:
-    assert not MeanOfSites().accept(update("a", 1.0, **said), fl_ctx)
+    assert not SharedAggregator().accept(update("a", 1.0, **said), fl_ctx)
     assert reason in caplog.text
     with pytest.raises(ContentBlockedException, match=reason):
         UpdateGuard().process(update("a", 1.0, **said), fl_ctx)
@@ -143,19 +150,36 @@ def test_a_site_that_could_score_nothing_takes_no_part_in_choosing_the_best_mode
 
 
 def rounds() -> Rounds:
-    """The controller in its third round, waiting for two sites."""
-    controller = Rounds(num_rounds=3)
-    controller.aggregator, controller._current_round = MeanOfSites(), 2
-    controller.ignore_result_error = True
+    """The controller in its third round, waiting for three sites of which two suffice."""
+    controller = Rounds(num_rounds=3, min_sites=2)
+    controller.aggregator, controller.round = SharedAggregator(), 2
+    controller._open, controller._asked = True, 3
     return controller
+
+
+def answer(controller: Rounds, site: str, result: Shareable, fl_ctx: FLContext) -> None:
+    """As FLARE hands in a site's result."""
+    controller._received(SimpleNamespace(client=Client(site, ""), result=result), fl_ctx)
+
+
+def late(controller: Rounds, site: str, result: Shareable, fl_ctx: FLContext) -> None:
+    """As FLARE hands in a result whose task is gone."""
+    controller.process_result_of_unknown_task(Client(site, ""), AppConstants.TASK_TRAIN, "", result, fl_ctx)
 
 
 def test_an_update_is_booked_under_the_name_of_the_certificate(fl_ctx: FLContext) -> None:
     controller = rounds()
-    assert controller._accept_train_result("a", update("b", 1.0), fl_ctx)
-    assert not controller._accept_train_result("a", update("c", 1.0), fl_ctx)
-    assert controller._accept_train_result("b", update("b", 1.0), fl_ctx)
-    assert set(controller.aggregator._updates) == {"a", "b"}
+    answer(controller, "a", update("b", 1.0), fl_ctx)
+    answer(controller, "a", update("c", 1.0), fl_ctx)
+    late(controller, "b", update("b", 1.0), fl_ctx)
+    assert controller.aggregator.given.keys() == {"a", "b"}
+
+
+def test_a_late_update_counts_while_its_round_waits_and_not_after_it(fl_ctx: FLContext) -> None:
+    controller = rounds()
+    controller._open = False
+    late(controller, "a", update("a", 1.0), fl_ctx)
+    assert not controller.aggregator.given
 
 
 def test_a_site_without_an_update_stands_in_the_record_with_the_reason(fl_ctx: FLContext) -> None:
@@ -166,23 +190,55 @@ def test_a_site_without_an_update_stands_in_the_record_with_the_reason(fl_ctx: F
             told[context.get_prop(REJECTED)["site"]] = context.get_prop(REJECTED)["reason"]
 
     fl_ctx.get_engine().fire_event = book
-    controller._accept_train_result("late", make_reply(ReturnCode.TASK_ABORTED), fl_ctx, is_unknown_task=True)
+    late(controller, "late", make_reply(ReturnCode.TASK_ABORTED), fl_ctx)
     assert told == {}
-    assert not controller._accept_train_result("a", make_reply(ReturnCode.EXECUTION_EXCEPTION), fl_ctx)
+    answer(controller, "a", make_reply(ReturnCode.EXECUTION_EXCEPTION), fl_ctx)
     assert "EXECUTION_EXCEPTION; the site's own log" in told["a"]
     with pytest.raises(ContentBlockedException):
         UpdateGuard().process(update("b", float("nan")), fl_ctx)
-    assert not controller._accept_train_result("b", make_reply(ReturnCode.TASK_RESULT_FILTER_ERROR), fl_ctx)
+    answer(controller, "b", make_reply(ReturnCode.TASK_RESULT_FILTER_ERROR), fl_ctx)
     assert "NaN or infinite" in told["b"]
-    refused = make_reply(ReturnCode.TASK_RESULT_FILTER_ERROR)
-    assert not controller._accept_train_result("late", refused, fl_ctx, is_unknown_task=True)
+    late(controller, "late", make_reply(ReturnCode.TASK_RESULT_FILTER_ERROR), fl_ctx)
     assert "late" in told
 
 
-def test_a_round_without_enough_valid_updates_stops_the_job(fl_ctx: FLContext, events: list[str]) -> None:
-    mean = MeanOfSites(min_sites=2)
-    mean.accept(update("a", 1.0), fl_ctx)
-    mean.accept(update("b", float("nan")), fl_ctx)
-    assert from_shareable(mean.aggregate(fl_ctx)).data == {}
+def test_the_job_stops_as_soon_as_too_few_sites_are_left_for_the_round(fl_ctx: FLContext, events: list[str]) -> None:
+    controller = rounds()
+    answer(controller, "a", make_reply(ReturnCode.EXECUTION_EXCEPTION), fl_ctx)
+    assert EventType.FATAL_SYSTEM_ERROR not in events
+    answer(controller, "b", make_reply(ReturnCode.EXECUTION_EXCEPTION), fl_ctx)
     assert EventType.FATAL_SYSTEM_ERROR in events
-    assert "expected valid updates of 2 sites, came 1" in fl_ctx.get_prop(FLContextKey.EVENT_DATA)
+    assert "b: no update came" in fl_ctx.get_prop(FLContextKey.EVENT_DATA)
+
+
+def waited(tasks: list[SimpleNamespace], patience: Patience, after: dict[float, int]) -> tuple[float, list[int]]:
+    """How long a controller waits for tasks, and which it cancels; `after` so many seconds a task is answered."""
+    now, cancelled = [0.0], []
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+        for at, number in after.items():
+            if now[0] >= at and not tasks[number].client_tasks:
+                tasks[number].client_tasks.append(SimpleNamespace(result_received_time=at))
+                tasks[number].completion_status = "OK"
+
+    controller = SimpleNamespace(cancel_task=lambda task, fl_ctx: cancelled.append(tasks.index(task)))
+    wait_for(controller, tasks, patience, Signal(), clock=Clock(lambda: now[0], sleep))
+    return now[0], cancelled
+
+
+@pytest.mark.parametrize(
+    ("grace", "after", "seconds", "cancelled"),
+    [
+        (100.0, {1.0: 0, 5.0: 1, 9.0: 2}, 9.0, []),  # all answer
+        (2.0, {1.0: 0, 5.0: 1, 9.0: 2}, 7.0, [2]),  # two suffice, and the third is too late
+        (0.0, {1.0: 0, 5.0: 1}, 5.0, [2]),
+    ],
+)
+def test_a_round_waits_for_its_quorum_and_then_for_the_grace_of_the_others(
+    grace: float, after: dict[float, int], seconds: float, cancelled: list[int]
+) -> None:
+    tasks = [SimpleNamespace(client_tasks=[], completion_status=None) for _ in range(3)]
+    took, gone = waited(tasks, Patience(2, grace, 0), after)
+    assert took == pytest.approx(seconds, abs=0.5)
+    assert gone == cancelled

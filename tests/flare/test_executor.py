@@ -13,13 +13,13 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 from nvflare.apis.workspace import Workspace
 
-from pfedsam.config import from_dict
 from pfedsam.errors import UserFault
 from pfedsam.files import digest
 from pfedsam.flare.context import REPORT, RUN, STAMP, TRAINED, ledger, places, setting
 from pfedsam.flare.executor import PFedSAMExecutor
 from pfedsam.flare.filters import OnlyDeclaredEnters, OnlySharedLeaves
 from pfedsam.flare.policy import SitePolicy
+from pfedsam.settings import from_dict
 from pfedsam.study import initial_shared
 
 SETTINGS = {

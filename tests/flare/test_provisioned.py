@@ -15,11 +15,11 @@ from federation import LEAD, Federation, main
 from safetensors.torch import load_file
 
 from conftest import ROOT, TINY
-from pfedsam.config import load
 from pfedsam.errors import UserFault
 from pfedsam.exchange.ledger import Ledger
 from pfedsam.flare.presence import Patience
 from pfedsam.jobs import render
+from pfedsam.settings import read_config
 from pfedsam.study import shared_schema
 
 pytestmark = [pytest.mark.flare, pytest.mark.long]
@@ -100,7 +100,7 @@ def test_a_job_of_configuration_alone_runs_and_its_results_are_fetched(hospitals
     results = json.loads(found.read_text())
     assert set(results["final"]["sites"]) == SITES
     assert [set(r["sites"]) for r in results["rounds"]] == [SITES, SITES]
-    declared = set(shared_schema(load(job / "app/config/pfedsam.json")))
+    declared = set(shared_schema(read_config(job / "app/config/pfedsam.json")))
     for model in fetched.rglob("*.safetensors"):
         assert set(load_file(model)) == declared
     for site in SITES:

@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import ROOT, TINY
-from pfedsam.config import load
 from pfedsam.exchange.codec import wire_schema
 from pfedsam.federation import Plan, federate
 from pfedsam.jobs import render
+from pfedsam.settings import read_config
 from pfedsam.site import Places
 from pfedsam.study import shared_schema
 
@@ -81,7 +81,7 @@ def test_the_run_ends_with_a_table_and_the_place_of_its_results(run: tuple[Path,
 
 
 def test_only_declared_tensors_left_each_site_and_the_ledger_shows_them(run: tuple[Path, str]) -> None:
-    declared = sorted(shared_schema(load(run[0].parent / "job/app/config/pfedsam.json")))
+    declared = sorted(shared_schema(read_config(run[0].parent / "job/app/config/pfedsam.json")))
     assert not any("mix" in name for name in declared)
     for site in ("site-1", "site-2"):
         lines = ledger(run[0] / site / "pfedsam_store", site)
@@ -98,7 +98,7 @@ CACHED = ("model.lora_last=2", "train.views=2", "train.cache=disk")
 def test_a_lean_job_in_integers_runs_and_the_ledger_counts_its_bytes_both_ways(tmp_path: Path) -> None:
     folder = job(tmp_path / "job", "model.decoder=lean", "wire.up=int4", "wire.down=int8", *CACHED)
     log = simulate(folder, tmp_path / "ws", threads=2)
-    shared = shared_schema(load(folder / "app/config/pfedsam.json"))
+    shared = shared_schema(read_config(folder / "app/config/pfedsam.json"))
     up, down = (
         sum(torch.Size(spec.shape).numel() for spec in wire_schema(shared, number).values())
         for number in ("int4", "int8")
@@ -115,7 +115,7 @@ def test_a_lean_job_in_integers_runs_and_the_ledger_counts_its_bytes_both_ways(t
 
 
 def test_the_run_in_one_process_gives_the_bits_of_the_run_through_flare(run: tuple[Path, str], tmp_path: Path) -> None:
-    config = load(run[0].parent / "job/app/config/pfedsam.json")
+    config = read_config(run[0].parent / "job/app/config/pfedsam.json")
     sites = ("site-1", "site-2")
     places = {site: Places(run[0] / site / "simulate_job/synthetic_data", tmp_path / "stores") for site in sites}
     found, through = federate(Plan(config, places, 2, tmp_path / "out")), results(run[0])
@@ -134,7 +134,7 @@ def test_the_run_in_one_process_gives_the_bits_of_the_run_through_flare(run: tup
 
 
 def test_no_private_tensor_is_anywhere_in_the_server_s_folder(run: tuple[Path, str]) -> None:
-    declared = sorted(shared_schema(load(run[0].parent / "job/app/config/pfedsam.json")))
+    declared = sorted(shared_schema(read_config(run[0].parent / "job/app/config/pfedsam.json")))
     for model in (run[0] / "server").rglob("*.safetensors"):
         if "app_server" not in model.parts:
             assert sorted(load_file(model)) == declared

@@ -32,8 +32,8 @@ def names(config: Config, what: str) -> list[str]:
 
 def test_fedprox_without_its_pull_is_fedavg_and_with_it_stays_nearer(open_site) -> None:
     plain, free, held = (
-        update(open_site(tiny(method=method, train={"max_steps": 4, "prox_weight": weight})))
-        for method, weight in (("fedavg", 0.0), ("fedprox", 0.0), ("fedprox", 50.0))
+        update(open_site(tiny(method=method, train={"max_steps": 4}, own=own)))
+        for method, own in (("fedavg", {}), ("fedprox", {"mu": 0.0}), ("fedprox", {"mu": 50.0}))
     )
     assert all(torch.equal(plain[name], free[name]) for name in plain)
     length = {id(wire): sum(t.square().sum() for t in wire.values()) for wire in (plain, held)}
@@ -140,7 +140,7 @@ def test_medical_sam_adapters_begin_at_the_pretrained_model(open_site) -> None:
 
 
 def test_medical_sam_adapters_begin_elsewhere_where_told_as_in_the_release(open_site) -> None:
-    site = open_site(tiny(method="fedmsa", model={"adapter_start": "random"}))
+    site = open_site(tiny(method="fedmsa", own={"start": "random"}))
     plain = open_site(tiny(method="fedavg"), "site-2")
     image = site.data["val"].batch([View(0, PLAIN)], None).image
     assert not torch.allclose(site.model(image)["global"], plain.model(image)["global"], atol=1e-3)
@@ -224,7 +224,7 @@ def test_iat_s_regulariser_holds_the_shared_factor_off_the_private_drift(open_si
     train = {"max_steps": 8, "lr": 1e-2}
     found = []
     for weight in (0.0, 20.0):
-        site = open_site(tiny(method="iat", train={**train, "orthogonal_weight": weight}))
+        site = open_site(tiny(method="iat", train=train, own={"orthogonal_weight": weight}))
         update(site)
         found.append(torch.stack([overlap(*one) for one in methods.iat.moves(site.model)]).mean().item())
     assert found[1] < found[0]

@@ -31,7 +31,7 @@ def gradients(model: Branches, logits: dict[str, Tensor]) -> dict[str, Tensor]:
 @pytest.mark.parametrize("backbone", ["demo", "tiny_vit"])
 @pytest.mark.parametrize("reading", ["R3", "R2", "post"])
 def test_branches_side_by_side_equal_branches_in_turn(backbone: str, reading: str) -> None:
-    model = built(tiny(reading=reading, model={"backbone": backbone, "image_size": 96})).eval()
+    model = built(tiny(own={"reading": reading}, model={"backbone": backbone, "image_size": 96})).eval()
     image = torch.randn(2, 3, 96, 96)
     together = model(image)
     alone = {name: model(image, (name,))[name] for name in model.names()}

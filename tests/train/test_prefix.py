@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 
 from conftest import tiny
-from pfedsam.config import from_dict, to_dict
+from pfedsam.config import to_dict
 from pfedsam.data.augment import augmentation
 from pfedsam.data.dataset import PLAIN, Batch, View
 from pfedsam.errors import UserFault
+from pfedsam.settings import from_dict
 from pfedsam.site import Places, Site
 from pfedsam.study import initial_shared
 from pfedsam.train.precision import autocast

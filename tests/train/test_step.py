@@ -9,12 +9,13 @@ import torch
 
 from conftest import tiny
 from pfedsam import methods
-from pfedsam.config import Config, from_dict
+from pfedsam.config import Config
 from pfedsam.data.dataset import Batch, View
 from pfedsam.errors import UserFault
 from pfedsam.model.moe import LocalMoE
 from pfedsam.model.partition import Kind, Part, kinds
 from pfedsam.model.segmenter import Branches
+from pfedsam.settings import from_dict
 from pfedsam.site import Site
 from pfedsam.study import initial_shared
 from pfedsam.train.evaluate import find, reference

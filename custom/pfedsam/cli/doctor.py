@@ -38,7 +38,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def serve(options: argparse.Namespace) -> int:
     """Examine, show, and answer 1 if a check failed."""
-    from pfedsam.config import whole
+    from pfedsam.bounds import parse_count
     from pfedsam.doctor.examine import Here, examine, glance
     from pfedsam.doctor.needs import Setting
     from pfedsam.errors import UserFault
@@ -50,7 +50,7 @@ def serve(options: argparse.Namespace) -> int:
             raise UserFault(expected=f"--{name} above 0", came=str(value), do="correct it")
     config, rounds = read_job(options.job, options.set)
     own = os.environ.get("PFEDSAM_THREADS") or str(os.cpu_count() or 1 if options.sites == 1 else 1)
-    threads = options.threads or whole(own, "threads in PFEDSAM_THREADS")
+    threads = options.threads or parse_count(own, "threads in PFEDSAM_THREADS")
     data, weights = (options.data or _folder("DATA")), (options.weights or _folder("WEIGHTS"))
     named = named_sites(options.job) if options.sites > 1 and not options.site else ()
     here = Here(data, weights, options.store, threads, options.site, sites=named)

@@ -17,15 +17,16 @@ from pathlib import Path
 import psutil
 import torch
 
-from pfedsam.config import Config, from_dict
+from pfedsam.config import Config
 from pfedsam.data.dataset import PLAIN, Dataset, View
-from pfedsam.exchange.aggregate import weighted_mean
 from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
-from pfedsam.exchange.codec import decode, encode
+from pfedsam.exchange.codec import encode
 from pfedsam.exchange.guard import check
 from pfedsam.exchange.ledger import Ledger
+from pfedsam.exchange.server import ServerState, contribution, mean
 from pfedsam.files import Tensors, pack, write_atomic, write_json
 from pfedsam.service import Turn, serve_round, serve_test
+from pfedsam.settings import from_dict
 from pfedsam.site import Places, Site
 from pfedsam.study import shared_schema
 from pfedsam.train.loop import Progress, steps_of
@@ -251,8 +252,9 @@ def message_cost(site: Site, wire: Tensors, folder: Path) -> tuple[float, int]:
         check(up, stamp, schema=schema, expected=stamp, number=config.wire.up)
         ledger.note("out", up, task="train", round_=0, facts={})
         check(up, stamp, schema=schema, expected=stamp, number=config.wire.up)
-        mean = weighted_mean({"a": (up, 1)}, lambda tensors: decode(tensors, schema, config.wire.up))
-        Checkpoints(folder / "server", config.study).save(Checkpoint(RUN, 1, "", "", {}, mean))
+        given = {"a": contribution(up, 1, {}, config=config, up=schema)}
+        state = mean(ServerState(site.shared()), given, config)
+        Checkpoints(folder / "server", config.study).save(Checkpoint(RUN, 1, "", "", {}, state))
     return took(), ledger.path.stat().st_size
 
 

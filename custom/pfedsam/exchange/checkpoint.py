@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from pfedsam import log
-from pfedsam.config import one_name
 from pfedsam.errors import UserFault
 from pfedsam.exchange.claim import Claim
+from pfedsam.exchange.server import ServerState, unflat
 from pfedsam.files import PAYLOAD, Tensors, digest, facts_of, pack, unpack, write_atomic, write_json
+from pfedsam.names import one_name
 
 KEEP = 2
 BEST = "best.safetensors"
@@ -24,7 +25,7 @@ class Checkpoint:
         done: finished rounds; the next one has this number.
         config, base: digests of the settings and of the frozen base.
         results: results.json so far.
-        tensors: the shared part.
+        state: the shared part, and what the server's rule remembers.
     """
 
     run: str
@@ -32,7 +33,7 @@ class Checkpoint:
     config: str
     base: str
     results: dict[str, Any]
-    tensors: Tensors
+    state: ServerState
 
 
 class Checkpoints:
@@ -55,8 +56,9 @@ class Checkpoints:
             self._claims[point.run].check()
         path = self._of(point.run) / f"round.{point.done:06d}.json"
         facts = {"run": point.run, "done": str(point.done), "config": point.config, "base": point.base}
-        write_atomic(path.with_suffix(".safetensors"), pack(point.tensors, facts))
-        known = {**facts, "done": point.done, "sha256": digest(point.tensors), "results": point.results}
+        tensors = point.state.flat()
+        write_atomic(path.with_suffix(".safetensors"), pack(tensors, facts))
+        known = {**facts, "done": point.done, "sha256": digest(tensors), "results": point.results}
         write_json(path, known)
         for old in self._newest_first(point.run)[KEEP:]:
             old.unlink(missing_ok=True)
@@ -126,4 +128,4 @@ def _read(path: Path) -> Checkpoint:
     if facts_of(beside).get(PAYLOAD) != known["sha256"]:
         raise ValueError("tensors and facts are not of one round")
     fields = {key: known[key] for key in ("run", "done", "config", "base", "results")}
-    return Checkpoint(**fields, tensors=tensors)
+    return Checkpoint(**fields, state=unflat(tensors))

@@ -1,5 +1,7 @@
 """The codec: in which number format shared tensors travel, and what a lossy one owes the next message.
 
+What a method sends beside them travels as it is.
+
 Integers are quantised symmetrically in blocks, x = scale * q. On the wire such a tensor is one row
 of bytes: the blocks' scales (bfloat16), then the integers, two to a byte for int4. Plain PyTorch on
 a CPU; FLARE's own 8- and 4-bit quantisers need a GPU.
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pfedsam.config import Number
-from pfedsam.exchange.schema import Schema, Spec
+from pfedsam.exchange.schema import EXTRA, Schema, Spec
 from pfedsam.files import Tensors
 
 BLOCK = 64  # values a scale, 3 % on top of int8; our choice, as in FLARE's 4-bit quantiser
@@ -29,7 +31,7 @@ class _Codec:
 
 def encode(tensors: Tensors, number: Number) -> Tensors:
     """The tensors as they travel, by the same names."""
-    return {name: CODECS[number].encode(tensor) for name, tensor in tensors.items()}
+    return {name: _codec(name, number).encode(tensor) for name, tensor in tensors.items()}
 
 
 def decode(wire: Tensors, schema: Schema, number: Number) -> Tensors:
@@ -38,12 +40,16 @@ def decode(wire: Tensors, schema: Schema, number: Number) -> Tensors:
     Args:
         wire: fulfils `wire_schema(schema, number)`.
     """
-    return {name: CODECS[number].decode(tensor, schema[name]) for name, tensor in wire.items()}
+    return {name: _codec(name, number).decode(tensor, schema[name]) for name, tensor in wire.items()}
 
 
 def wire_schema(schema: Schema, number: Number) -> Schema:
     """What `encode` makes of tensors that fulfil `schema`."""
-    return {name: CODECS[number].spec(spec) for name, spec in schema.items()}
+    return {name: _codec(name, number).spec(spec) for name, spec in schema.items()}
+
+
+def _codec(name: str, number: Number) -> _Codec:
+    return CODECS["fp32" if name.startswith(EXTRA) else number]
 
 
 def with_feedback(update: Tensors, owed: Tensors, number: Number) -> tuple[Tensors, Tensors]:

@@ -1,6 +1,7 @@
 """The guard: accepts or rejects a message, with a reason. Pure; site and server call the same function."""
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -37,8 +38,8 @@ def check(
     """Whether names, shapes, dtypes and values are the schema's, and the stamp the expected one.
 
     Args:
-        schema: of the shared tensors.
-        number: the format they travel in.
+        schema: of the shared tensors, and of what the method declares beside them.
+        number: the format that the shared tensors travel in.
     """
     wire = wire_schema(schema, number)
     reason = stamp_fault(stamp, expected) or names_fault(tensors, wire)
@@ -109,12 +110,15 @@ def tensor_fault(name: str, tensor: Any, spec: Spec) -> str | None:
         return f"expected shape {spec.shape} at {name}, came {tuple(tensor.shape)}"
     if tensor.dtype != spec.dtype:
         return f"expected {spec.dtype} at {name}, came {tensor.dtype}"
-    return value_fault(name, tensor)
+    return value_fault(name, tensor, spec.most)
 
 
-def value_fault(name: str, tensor: Tensor) -> str | None:
-    """Why the values cannot be averaged; None if they can."""
-    return f"expected finite values at {name}, came NaN or infinite" if not_finite({name: tensor}) else None
+def value_fault(name: str, tensor: Tensor, most: float = math.inf) -> str | None:
+    """Why a rule cannot take the values: not finite, or larger than `most` either way; None if it can."""
+    if not_finite({name: tensor}):
+        return f"expected finite values at {name}, came NaN or infinite"
+    largest = float(tensor.abs().max()) if most < math.inf and tensor.numel() else 0.0
+    return f"expected values within {most:g} at {name}, came {largest:g}" if largest > most else None
 
 
 def _short(value: Any) -> str:

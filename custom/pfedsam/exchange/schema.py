@@ -1,21 +1,43 @@
 """What a legal message looks like; `study.shared_schema` derives it from the partition."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from pfedsam.files import Tensors
+
+EXTRA = "extra/"  # before the name of what a method sends beside shared tensors; no parameter's name holds a slash
 
 
 @dataclass(frozen=True)
 class Spec:
-    """Shape and number format of one tensor on the wire."""
+    """Shape and number format of one tensor on the wire, and what its values may be in size."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
+    most: float = math.inf
+
+    def zeros(self) -> Tensor:
+        """A tensor of this kind."""
+        return torch.zeros(self.shape, dtype=self.dtype)
 
 
 Schema = dict[str, Spec]
+T = TypeVar("T")
+
+
+def extras_of(message: Mapping[str, T]) -> dict[str, T]:
+    """Of a message or its schema what the method declares beside the shared tensors, by the declared name."""
+    return {name.removeprefix(EXTRA): one for name, one in message.items() if name.startswith(EXTRA)}
+
+
+def shared_of(message: Mapping[str, T]) -> dict[str, T]:
+    """Of a message or its schema the shared tensors."""
+    return {name: one for name, one in message.items() if not name.startswith(EXTRA)}
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from pfedsam import log
-from pfedsam.config import one_name
 from pfedsam.exchange.claim import Claim
 from pfedsam.files import Tensors, facts_of, not_finite, pack, unpack, write_atomic, write_json
+from pfedsam.names import one_name
 
 KEEP = 3  # of a run: one to redo the round in flight, one more should the server fall back a round, and the newest
 LAST = 10**9  # a round after every other

@@ -8,6 +8,7 @@ from pfedsam.config import Config
 from pfedsam.data.planes import described
 from pfedsam.export.facts import Facts
 from pfedsam.export.source import Source
+from pfedsam.methods.pfedsam import Settings
 from pfedsam.record.cards import USE
 from pfedsam.record.measures import DISTANCES_SAY, METRICS, TITLES, measure, unit
 from pfedsam.record.results import ROLES
@@ -125,8 +126,8 @@ def _reading(config: Config) -> str:
     """Which of pFedSAM's readings it was; empty for another method."""
     if config.method != "pfedsam":
         return ""
-    none = "" if config.model.experts else " (none in this run)"
-    return f", reading {config.reading}: {READINGS[config.reading]}{none}"
+    reading, none = config.own(Settings).reading, "" if config.model.experts else " (none in this run)"
+    return f", reading {reading}: {READINGS[reading]}{none}"
 
 
 def _how(source: Source, facts: Facts) -> tuple[str, ...]:

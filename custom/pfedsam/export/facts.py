@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pfedsam import methods
-from pfedsam.config import Config, from_dict, text_digest
+from pfedsam.config import Config, text_digest
 from pfedsam.errors import UserFault
 from pfedsam.files import PAYLOAD, SETTINGS, facts_of
 from pfedsam.record.results import versions
+from pfedsam.settings import from_record
 from pfedsam.study import private_schema
 
 FORMAT = "pfedsam.model"
@@ -137,7 +138,7 @@ def facts_in(lines: dict[str, str]) -> Facts:
         lines["base"], lines["site"], lines["run"], _number(lines["round"]), _number(lines["private_round"])
     )
     return Facts(
-        config=from_dict(json.loads(lines[SETTINGS])),
+        config=from_record(json.loads(lines[SETTINGS])),
         config_hash=lines["config"],
         origin=origin,
         branches=tuple(lines["branches"].split()),

@@ -13,7 +13,7 @@ from pfedsam.errors import UserFault
 from pfedsam.exchange.schema import schema_of
 from pfedsam.export.facts import NOT_ONE, Facts, header, read_facts
 from pfedsam.files import Tensors, digest, pack, unpack, write_atomic
-from pfedsam.methods.base import Method
+from pfedsam.methods.base import Here, Method
 from pfedsam.model import build
 from pfedsam.model.backbones import Backbone
 from pfedsam.model.partition import Part, tensors_of, wire_name
@@ -234,7 +234,7 @@ def _assembled(method: Method, parts: Backbone, config: Config, shared: Tensors,
     part = method.partition(model, config)
     for name, target in tensors_of(model, part, Part.SHARED).items():
         target.copy_(shared[wire_name(name)])
-    method.merge(model, config, None)
+    method.merge(model, config, Here())
     for name, target in tensors_of(model, part, Part.PRIVATE).items():
         if private:
             target.copy_(private[name])

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pfedsam.config import from_dict, text_digest
+from pfedsam.config import text_digest
 from pfedsam.errors import UserFault
 from pfedsam.exchange.store import LAST, Moment, SiteStore
 from pfedsam.export.facts import Facts, Origin, branches
 from pfedsam.files import SETTINGS, Tensors, facts_of, read_json, unpack
+from pfedsam.settings import from_record
 
 STORE = "PFEDSAM_STORE"
 JOB = "simulate_job"  # FLARE's simulator gives every job this name
@@ -68,7 +69,7 @@ def gather(place: Place) -> Source:
     shared, known = _shared(place)
     private, own = (None, {}) if place.alone else _private(place, known, results)
     settings = _settings(place, known or own, results)
-    config, digest = from_dict(json.loads(settings)), text_digest(settings)
+    config, digest = from_record(json.loads(settings)), text_digest(settings)
     _one_run(known, own, digest)
     base = known.get("base") or own.get("base") or str(results.get("base_hash", ""))
     run = known.get("run") or own.get("run") or str(results.get("run", ""))
@@ -138,7 +139,7 @@ def _private(place: Place, known: dict[str, str], results: dict[str, Any]) -> tu
 def _stored(
     place: Place, folder: Path, known: dict[str, str], results: dict[str, Any]
 ) -> tuple[Tensors, dict[str, str]]:
-    study = from_dict(json.loads(_settings(place, known, results))).study
+    study = from_record(json.loads(_settings(place, known, results))).study
     run = known.get("run") or results.get("run")
     store = SiteStore(folder, study, place.site)
     found = store.load(Moment(str(run), LAST) if run else None) if place.site else None
@@ -155,7 +156,10 @@ def _settings(place: Place, facts: dict[str, str], results: dict[str, Any]) -> s
     """The job's settings as one line of JSON: from the file that is named, a header, or results.json."""
     if place.settings is not None:
         values = read_json(place.settings)
-        return from_dict(values).text() if "config" not in values else json.dumps(values["config"], sort_keys=True)
+        if "config" in values:
+            return json.dumps(values["config"], sort_keys=True)
+        named, own = from_record(values), facts.get(SETTINGS)  # the run's digest is of its own spelling
+        return own if own and from_record(json.loads(own)) == named else named.text()
     if SETTINGS in facts:
         return facts[SETTINGS]
     if "config" in results:

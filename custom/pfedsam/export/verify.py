@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pfedsam.config import Config, from_dict, text_digest
+from pfedsam.config import Config, text_digest
 from pfedsam.errors import UserFault
 from pfedsam.exchange.schema import Schema, schema_of
 from pfedsam.export.facts import FORMAT, SEAL, VERSION, seal
@@ -14,6 +14,7 @@ from pfedsam.export.model import BASE, PRIVATE, SHARED, below
 from pfedsam.files import PAYLOAD, SETTINGS, Tensors, facts_of, read_json, unpack
 from pfedsam.model import build
 from pfedsam.model.prepared import assemble
+from pfedsam.settings import from_record
 from pfedsam.study import private_schema, shared_schema
 
 
@@ -176,7 +177,7 @@ def _expected(subject: Subject, config: Config) -> Iterator[tuple[Tensors, Schem
 
 def _config(lines: dict[str, str], results: dict[str, Any]) -> Config | None:
     try:
-        return from_dict(json.loads(lines[SETTINGS]) if SETTINGS in lines else results["config"])
+        return from_record(json.loads(lines[SETTINGS]) if SETTINGS in lines else results["config"])
     except (KeyError, ValueError):
         return None
 

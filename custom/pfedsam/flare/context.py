@@ -5,19 +5,19 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from nvflare.apis.client import Client
 from nvflare.apis.dxo import DXO
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.workspace import Workspace
 from nvflare.private.fed.simulator.simulator_const import SimulatorConstants
 
-from pfedsam.config import Config, load
+from pfedsam.config import Config
 from pfedsam.data.synthetic import write_pool, write_site
 from pfedsam.errors import UserFault
 from pfedsam.exchange.ledger import Ledger
 from pfedsam.exchange.schema import Stamp
 from pfedsam.record.results import sites_of
+from pfedsam.settings import read_config
 from pfedsam.site import Places
 
 CONFIG_FILE = "pfedsam.json"
@@ -103,14 +103,10 @@ def simulated(fl_ctx: FLContext) -> bool:
     return bool(fl_ctx.get_job_id() == SimulatorConstants.JOB_NAME)
 
 
-def due(fl_ctx: FLContext, round_: int) -> list[Client] | None:
-    """The connected sites whose turn the round is; None if it is everybody's."""
-    config = job_config(fl_ctx)
-    if not config.every:
-        return None
-    clients = fl_ctx.get_engine().get_clients()
-    theirs = [client for client in clients if config.trains(client.name, round_)]
-    return theirs if len(theirs) < len(clients) else None
+def due(fl_ctx: FLContext, round_: int) -> list[str]:
+    """The connected sites whose turn the round is."""
+    config, clients = job_config(fl_ctx), fl_ctx.get_engine().get_clients()
+    return [client.name for client in clients if config.trains(client.name, round_)]
 
 
 def trained(fl_ctx: FLContext) -> list[str]:
@@ -153,7 +149,7 @@ def _data(fl_ctx: FLContext, site: str, config: Config) -> Path:
 
 @lru_cache(maxsize=8)
 def _load(path: str) -> Config:
-    return load(path)
+    return read_config(path)
 
 
 def _workspace(fl_ctx: FLContext) -> Workspace:

@@ -1,7 +1,7 @@
 """The last act of a job: every site tests the final shared model and its own personal one."""
 
 from nvflare.apis.client import Client
-from nvflare.apis.controller_spec import ClientTask, Task
+from nvflare.apis.controller_spec import ClientTask
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.impl.controller import Controller
@@ -11,11 +11,11 @@ from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 
 from pfedsam import log
-from pfedsam.flare.context import RUN, TRAINED, trained
+from pfedsam.flare.sends import Patience, tell_each, wait_for
 
 
 class FinalEvaluation(Controller):  # type: ignore[misc]
-    """Sends the final shared tensors as task "validate" and waits for each site's metrics.
+    """Sends each site its final shared tensors as task "validate" and waits for its metrics.
 
     FLARE's CrossSiteModelEval would send every site's model to every other; here only the shared
     model travels, and the personal one is tested where it lives.
@@ -27,33 +27,17 @@ class FinalEvaluation(Controller):  # type: ignore[misc]
 
     def __init__(self, timeout: int = 3600, wait_after_first: int = 3600) -> None:
         super().__init__()
-        self.timeout = timeout
-        self.wait_after_first = wait_after_first
+        self.patience = Patience(1, wait_after_first, timeout)
 
     def start_controller(self, fl_ctx: FLContext) -> None:
         """Nothing to prepare."""
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
-        """Broadcast once, collect, end."""
-        engine = fl_ctx.get_engine()
-        generator = engine.get_component("generator")
-        message = generator.learnable_to_shareable(fl_ctx.get_prop(AppConstants.GLOBAL_MODEL), fl_ctx)
-        message.set_header(AppConstants.CURRENT_ROUND, fl_ctx.get_prop(AppConstants.CURRENT_ROUND))
-        message.set_header(RUN, engine.get_component("persistor").run)
-        message.set_header(TRAINED, trained(fl_ctx))
-        task = Task(
-            name=AppConstants.TASK_VALIDATION,
-            data=message,
-            timeout=self.timeout,
-            result_received_cb=self._received,
-        )
-        self.broadcast_and_wait(
-            task=task,
-            fl_ctx=fl_ctx,
-            min_responses=1,
-            wait_time_after_min_received=self.wait_after_first,
-            abort_signal=abort_signal,
-        )
+        """Send to all that are connected, collect, end."""
+        sites = [client.name for client in fl_ctx.get_engine().get_clients()]
+        task = AppConstants.TASK_VALIDATION
+        tasks = tell_each(self, task, sites, self._received, patience=self.patience, fl_ctx=fl_ctx)
+        wait_for(self, tasks, self.patience, abort_signal)
 
     def stop_controller(self, fl_ctx: FLContext) -> None:
         """Nothing to clean."""
@@ -65,11 +49,10 @@ class FinalEvaluation(Controller):  # type: ignore[misc]
         log.warning("late answer of %s to task %s dropped", client.name, task_name)
 
     def _received(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
-        result, site = client_task.result, client_task.client.name
+        result, site, client_task.result = client_task.result, client_task.client.name, None
         if result.get_return_code() != ReturnCode.OK:
             log.error("final test of %s failed: %s", site, result.get_return_code())
             return
         fl_ctx.set_prop(AppConstants.DATA_CLIENT, site, private=True, sticky=False)
         fl_ctx.set_prop(AppConstants.VALIDATION_RESULT, result, private=True, sticky=False)
         self.fire_event(AppEventType.VALIDATION_RESULT_RECEIVED, fl_ctx)
-        client_task.result = None

@@ -19,7 +19,7 @@ from nvflare.app_opt.pt.decomposers import TensorDecomposer
 from nvflare.fuel.utils import fobs
 
 from pfedsam import log
-from pfedsam.config import one_name, whole
+from pfedsam.bounds import parse_count
 from pfedsam.errors import ClassesDiffer, UserFault
 from pfedsam.exchange.codec import encode
 from pfedsam.files import pack, unpack, write_atomic
@@ -38,6 +38,7 @@ from pfedsam.flare.context import (
     stamp_of,
     stamp_values,
 )
+from pfedsam.names import one_name
 from pfedsam.quiet import quiet
 from pfedsam.service import Turn, serve_round, serve_test
 from pfedsam.site import Site, Update
@@ -185,4 +186,4 @@ def _threads(fl_ctx: FLContext) -> int:
     OpenMP barriers spin); one thread each also makes results independent of the simulator's -t.
     """
     chosen = setting(fl_ctx, "threads")
-    return whole(chosen, "threads") if chosen else 1 if simulated(fl_ctx) else os.cpu_count() or 1
+    return parse_count(chosen, "threads") if chosen else 1 if simulated(fl_ctx) else os.cpu_count() or 1

@@ -18,7 +18,7 @@ from pfedsam.exchange.schema import Stamp
 from pfedsam.files import Tensors
 from pfedsam.flare.context import REASON, REPORT, RUN, job_config, ledger, selected_by, stamp_of
 from pfedsam.record.results import report_fault
-from pfedsam.study import shared_schema
+from pfedsam.study import down_schema, shared_schema, up_schema
 
 TENSORS = (DataKind.WEIGHTS, DataKind.WEIGHT_DIFF)
 NOTED = "pfedsam_noted"  # in FLARE's context: the message that stands in the ledger already
@@ -62,7 +62,7 @@ class OnlyDeclaredEnters(Filter):  # type: ignore[misc]
         round_ = shareable.get_header(AppConstants.CURRENT_ROUND, -1)
         stamp = stamp_of(dxo, round_)
         expected = Stamp(stamp.round, config.digest(), stamp.base)
-        demand(check(dxo.data, stamp, schema=shared_schema(config), expected=expected, number=config.wire.down))
+        demand(check(dxo.data, stamp, schema=down_schema(config), expected=expected, number=config.wire.down))
         task = str(fl_ctx.get_prop("__task_name__") or "task")
         try:
             ledger(fl_ctx, config).note(
@@ -103,7 +103,7 @@ def judge(shareable: Shareable, fl_ctx: FLContext) -> Verdict:
         return Rejected(f"expected {DataKind.WEIGHT_DIFF}, came {dxo.data_kind}")
     base = fl_ctx.get_engine().get_component("persistor").base
     expected = Stamp(int(fl_ctx.get_prop(AppConstants.CURRENT_ROUND, -1)), config.digest(), base)
-    schema = shared_schema(config)
+    schema = up_schema(config)
     verdict = check(dxo.data, stamp_of(dxo, -1), schema=schema, expected=expected, number=config.wire.up)
     if isinstance(verdict, Accepted):
         verdict = check_samples(dxo.get_meta_prop(MetaKey.NUM_STEPS_CURRENT_ROUND))
@@ -142,8 +142,9 @@ def sealed(shareable: Shareable, config: Config) -> DXO:
 
 def well_formed(dxo: DXO, stamp: Stamp, config: Config) -> Verdict:
     """Whether a message's tensors are those declared, in the format of their kind: an update's, or the model's."""
-    number = config.wire.up if dxo.data_kind == DataKind.WEIGHT_DIFF else config.wire.down
-    return check(dxo.data, stamp, schema=shared_schema(config), expected=stamp, number=number)
+    update = dxo.data_kind == DataKind.WEIGHT_DIFF
+    schema, number = (up_schema, config.wire.up) if update else (shared_schema, config.wire.down)
+    return check(dxo.data, stamp, schema=schema(config), expected=stamp, number=number)
 
 
 def demand(verdict: Verdict) -> None:

@@ -10,13 +10,12 @@ from nvflare.lighter.spec import Builder, ProvisionContext
 OURS = tuple(  # what a job without code may name; not the package as a whole: FLARE would call any function of it
     f"pfedsam.flare.{name}"
     for name in (
-        "aggregator.MeanOfSites",
+        "aggregator.SharedAggregator",
         "evaluation.FinalEvaluation",
         "executor.PFedSAMExecutor",
         "filters.OnlyDeclaredEnters",
         "filters.OnlySharedLeaves",
         "filters.UpdateGuard",
-        "generator.SharedGenerator",
         "persistor.SharedPersistor",
         "policy.SitePolicy",
         "results.ResultsWriter",

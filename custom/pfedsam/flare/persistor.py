@@ -1,4 +1,4 @@
-"""The server's copy of the shared part: first value, each round's value, best value; safetensors only."""
+"""The server's copy of the model: first value, each round's value, best value; safetensors only."""
 
 import uuid
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_context import FLContext
-from nvflare.app_common.abstract.model import ModelLearnable, ModelLearnableKey, make_model_learnable
+from nvflare.app_common.abstract.model import ModelLearnable, make_model_learnable
 from nvflare.app_common.abstract.model_persistor import ModelPersistor
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
@@ -17,14 +17,15 @@ from pfedsam import log
 from pfedsam.config import Config
 from pfedsam.errors import UserFault
 from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
+from pfedsam.exchange.server import ServerState, begin_state
 from pfedsam.files import SETTINGS, Tensors, not_finite, pack, write_atomic
 from pfedsam.flare.context import STAMP, cache, job_config, run_dir, setting, simulated, store
 from pfedsam.record.cards import shared_card
-from pfedsam.study import first_tensors, initial_shared, same_settings
+from pfedsam.study import down_schema, first_tensors, initial_shared, same_settings
 
 
 class SharedPersistor(ModelPersistor):  # type: ignore[misc]
-    """Keeps the shared part alone: the server never holds an expert, nor the frozen base after the start.
+    """Keeps the server's state: the shared part, and what the rule remembers; never an expert, nor the frozen base.
 
     In the job's run folder the last and the best model, to be fetched; in the server's store a
     checkpoint of each round, from which another job goes on should this one die.
@@ -39,6 +40,7 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
         super().__init__()
         self.run, self.continues, self.begin = run, continues, begin
         self.base = ""
+        self.state = ServerState({})
         self.begun: dict[str, Any] = {}  # the other run whose model this one began with, as in results.json
         self.point: Checkpoint | None = None
         self._best = float("-inf")
@@ -63,25 +65,30 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
             config = job_config(fl_ctx)
             weights = setting(fl_ctx, "weights")
             shared, self.base = initial_shared(config, Path(weights) if weights else None, cache(fl_ctx))
-            shared = self._begin(shared, fl_ctx)
+            self.state = self._begin(shared, fl_ctx)
         except UserFault as fault:
             log.error("[server] %s", fault)
             self.system_panic(str(fault), fl_ctx)
             return make_model_learnable({}, {})
-        return make_model_learnable(shared, {STAMP: {"config": config.digest(), "base": self.base}})
+        return self.model(fl_ctx)
+
+    def model(self, fl_ctx: FLContext) -> ModelLearnable:
+        """The shared tensors as FLARE's widgets know a model."""
+        stamp = {"config": job_config(fl_ctx).digest(), "base": self.base}
+        return make_model_learnable(self.state.shared, {STAMP: stamp})
 
     def save_model(self, model: ModelLearnable, fl_ctx: FLContext) -> None:
         """Write the round's shared tensors, their card and the checkpoint; stops the job where it cannot."""
         try:
-            _demand_finite(model[ModelLearnableKey.WEIGHTS])
-            self._write(model[ModelLearnableKey.WEIGHTS], fl_ctx, "shared")
-            self._store(fl_ctx).save(self._point(model, fl_ctx))
+            _demand_finite(self.state.flat())
+            self._write(self.state.shared, fl_ctx, "shared")
+            self._store(fl_ctx).save(self._point(fl_ctx))
             self._save_best(fl_ctx)
         except UserFault as fault:
             log.error("[server] %s", fault)
             self.system_panic(str(fault), fl_ctx)
 
-    def _begin(self, fresh: Tensors, fl_ctx: FLContext) -> Tensors:
+    def _begin(self, fresh: Tensors, fl_ctx: FLContext) -> ServerState:
         checkpoints = self._store(fl_ctx)
         if self.continues:
             self.run = checkpoints.find(self.run)
@@ -92,28 +99,27 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
             first, self.begun = first_tensors(store(fl_ctx), self.begin, fresh, self.base, job_config(fl_ctx))
             if self.begun:
                 log.info("[server] begins with the model of run %(run)s after %(rounds)d rounds", self.begun)
-            return first
+            return begin_state(first, down_schema(job_config(fl_ctx)))
         self.begun = {k: v for k, v in self.point.results.get("begun_with", {}).items() if k != "private"}
         _same_job(self.point, job_config(fl_ctx), self.base)
         log.info("[server] run %s goes on after %d finished rounds", self.run, self.done)
-        self._write(self.point.tensors, fl_ctx, "shared", {"round": str(self.done - 1)})
+        self._write(self.point.state.shared, fl_ctx, "shared", {"round": str(self.done - 1)})
         if best := checkpoints.load_best(self.run):
             self._best = float(best[1]["val_dice"])
             self._write(best[0], fl_ctx, "shared.best", best[1])
-        return self.point.tensors
+        return self.point.state
 
-    def _point(self, model: ModelLearnable, fl_ctx: FLContext) -> Checkpoint:
+    def _point(self, fl_ctx: FLContext) -> Checkpoint:
         results = fl_ctx.get_engine().get_component("results").results
         done = int(fl_ctx.get_prop(AppConstants.CURRENT_ROUND)) + 1
         config = job_config(fl_ctx).digest()
-        return Checkpoint(self.run, done, config, self.base, results, model[ModelLearnableKey.WEIGHTS])
+        return Checkpoint(self.run, done, config, self.base, results, self.state)
 
     def _note_best(self, fl_ctx: FLContext) -> None:
-        """Hold a copy of what FLARE's selector names best; it counts once its round has ended well."""
+        """Hold what FLARE's selector names best, what the round began with; it counts once the round is kept."""
         dice = float(fl_ctx.get_prop(AppConstants.VALIDATION_RESULT))
-        tensors = fl_ctx.get_prop(AppConstants.GLOBAL_MODEL)[ModelLearnableKey.WEIGHTS]
         facts = {"round": str(fl_ctx.get_prop(AppConstants.CURRENT_ROUND)), "val_dice": repr(dice)}
-        self._candidate = ({name: t.clone() for name, t in tensors.items()}, facts) if dice > self._best else None
+        self._candidate = (self.state.shared, facts) if dice > self._best else None
 
     def _save_best(self, fl_ctx: FLContext) -> None:
         if self._candidate is None:

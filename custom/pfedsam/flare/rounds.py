@@ -1,71 +1,170 @@
-"""The rounds of a run: FLARE's ScatterAndGather, begun where the run stands."""
+"""The rounds of a run: each site is sent its model, and the rule makes the next one from what comes back."""
 
-from typing import Any
-
-from nvflare.apis.controller_spec import ClientTask, Task
+from nvflare.apis.client import Client
+from nvflare.apis.controller_spec import ClientTask
 from nvflare.apis.fl_constant import ReservedKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
+from nvflare.apis.impl.controller import Controller
 from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
 from nvflare.app_common.app_constant import AppConstants
-from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
+from nvflare.app_common.app_event_type import AppEventType
+from nvflare.fuel.utils.memory_utils import cleanup_memory
+from nvflare.widgets.info_collector import GroupInfoCollector, InfoCollector
 
 from pfedsam import log
-from pfedsam.flare.context import CLASSES_DIFFER, REASON, REJECTED, RUN, TRAINED, due, trained
+from pfedsam.flare.context import CLASSES_DIFFER, REASON, REJECTED, due
+from pfedsam.flare.sends import Patience, tell_each, wait_for
 
 TOLD = {  # what a site answers without an update, in words
     CLASSES_DIFFER: "its masks number the classes otherwise than the job (data.classes); the site's own log names both"
 }
 
 
-class Rounds(ScatterAndGather):  # type: ignore[misc]
+class Rounds(Controller):  # type: ignore[misc]
     """`num_rounds` rounds in all, those before counted that the run's earlier jobs have finished.
 
-    Quorum and deadline are FLARE's: a round ends when every site has answered, or
-    `wait_time_after_min_received` seconds after `min_clients` have, or after `train_timeout`.
+    A round ends when every site has answered or is lost, or `grace` seconds after `min_sites` have answered, or after
+    `timeout` seconds. It fires the events of FLARE's own workflows, for FLARE's widgets and ours.
+
+    Args:
+        num_rounds: of the whole run.
+        min_sites: valid updates that a round needs; with fewer the job stops and says so.
+        grace: seconds that the other sites may take once so many have answered.
+        timeout: seconds that a round may take.
     """
 
-    _start_round: int
-    _current_round: int
-    _num_rounds: int
+    def __init__(self, num_rounds: int = 5, min_sites: int = 1, grace: float = 3600, timeout: int = 7200) -> None:
+        super().__init__()
+        self.num_rounds, self.min_sites, self.grace, self.timeout = num_rounds, min_sites, grace, timeout
+        self.round = 0  # the one in progress, or the next
+        self._failed: set[str] = set()
+        self._asked = 0
+        self._open = False  # whether an answer still counts
 
     def start_controller(self, fl_ctx: FLContext) -> None:
-        """Load the model; begin after the rounds that the run has done."""
-        self._all_rounds = self._num_rounds
-        super().start_controller(fl_ctx)
-        self._start_round = self.persistor.done
-        self._num_rounds = max(self._all_rounds - self._start_round, 0)
-        fl_ctx.set_prop(AppConstants.START_ROUND, self._start_round, private=True, sticky=True)
-        fl_ctx.set_prop(AppConstants.CURRENT_ROUND, self._start_round, private=True, sticky=True)
+        """Load the model; the first round is the one after those that the run has done."""
+        engine = fl_ctx.get_engine()
+        self.persistor, self.aggregator = engine.get_component("persistor"), engine.get_component("aggregator")
+        _put(fl_ctx, AppConstants.NUM_ROUNDS, self.num_rounds)
+        _put(fl_ctx, AppConstants.GLOBAL_MODEL, self.persistor.load(fl_ctx))
+        _put(fl_ctx, AppConstants.START_ROUND, self.persistor.done)
+        _put(fl_ctx, AppConstants.CURRENT_ROUND, self.persistor.done)
+        self.fire_event(AppEventType.INITIAL_MODEL_LOADED, fl_ctx)
 
-    def broadcast_and_wait(self, task: Task, fl_ctx: FLContext, min_responses: int = 1, **options: Any) -> None:
-        """As FLARE's, to the sites whose turn it is."""
-        targets = due(fl_ctx, self._current_round)
-        if targets == []:
-            reason = f"round {self._current_round}: expected a site whose turn it is among those connected, came none"
-            self.system_panic(f"{reason}; correct every", fl_ctx)
-            return
-        fewest = min_responses if targets is None else min(min_responses, len(targets))
-        super().broadcast_and_wait(task=task, fl_ctx=fl_ctx, targets=targets, min_responses=fewest, **options)
+    def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
+        """The rounds that are left."""
+        self.fire_event(AppEventType.TRAINING_STARTED, fl_ctx)
+        for round_ in range(self.persistor.done, self.num_rounds):
+            self._begin(round_, fl_ctx)
+            if not self._gather(abort_signal, fl_ctx):
+                return
+            self._end(fl_ctx)
 
-    def _accept_train_result(
-        self, client_name: str, result: Shareable, fl_ctx: FLContext, is_unknown_task: bool = False
-    ) -> bool:
-        """As FLARE's; booked under the name that the site's certificate gives it, whatever name its message says.
+    def stop_controller(self, fl_ctx: FLContext) -> None:
+        """Nothing that comes now is counted."""
+        self._open = False
 
-        A site that was refused, or answered without an update, stands in results.json with the reason.
-        """
-        result.set_peer_props({**(result.get_peer_props() or {}), ReservedKey.IDENTITY_NAME: client_name})
-        code, reason = result.get_return_code(), fl_ctx.get_prop(REASON)
-        if code != ReturnCode.OK and (reason or not is_unknown_task):  # a late update is refused by the guard
-            reason = reason or TOLD.get(str(code), f"no update came: {code}; the site's own log says why")
-            log.error("update of %s not counted: %s", client_name, reason)
-            self.fire_event_with_data(REJECTED, fl_ctx, REJECTED, {"site": client_name, "reason": reason})
-            if code == CLASSES_DIFFER and not self._current_round:  # later the site is out, and no round is lost
-                self.system_panic(f"{client_name}: {reason}", fl_ctx)
-        return bool(super()._accept_train_result(client_name, result, fl_ctx, is_unknown_task))
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Answer the administrator's question where the run stands."""
+        super().handle_event(event_type, fl_ctx)
+        collector = fl_ctx.get_prop(InfoCollector.CTX_KEY_STATS_COLLECTOR, None)
+        if event_type == InfoCollector.EVENT_TYPE_GET_STATS and isinstance(collector, GroupInfoCollector):
+            info = {"current_round": self.round, "num_rounds": self.num_rounds}
+            collector.add_info(group_name=self.name, info=info)
 
-    def _prepare_train_task_data(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
-        client_task.task.data.set_header(AppConstants.NUM_ROUNDS, self._all_rounds)
-        client_task.task.data.set_header(RUN, self.persistor.run)
-        client_task.task.data.set_header(TRAINED, trained(fl_ctx))
-        super()._prepare_train_task_data(client_task, fl_ctx)
+    def process_result_of_unknown_task(
+        self, client: Client, task_name: str, client_task_id: str, result: Shareable, fl_ctx: FLContext
+    ) -> None:
+        """A late answer counts where its round still waits; what the guard refused stands in the record."""
+        code = _code(result)
+        if code != ReturnCode.OK and fl_ctx.get_prop(REASON):
+            self._book(client.name, code, fl_ctx)
+        elif self._open and code == ReturnCode.OK and task_name == AppConstants.TASK_TRAIN:
+            self._count(client.name, result, fl_ctx)
+        else:
+            log.warning("late answer of %s to task %s dropped", client.name, task_name)
+
+    def _begin(self, round_: int, fl_ctx: FLContext) -> None:
+        self.round, self._failed, self._open = round_, set(), True
+        self.aggregator.reset(fl_ctx)
+        _put(fl_ctx, AppConstants.CURRENT_ROUND, round_)
+        self.fire_event(AppEventType.ROUND_STARTED, fl_ctx)
+
+    def _gather(self, stop: Signal, fl_ctx: FLContext) -> bool:
+        """Whether the round has the updates that it needs; where it hasn't, the job stops."""
+        sites = due(fl_ctx, self.round)
+        self._asked = len(sites)
+        if not sites:
+            turn = "a site whose turn it is among those connected, came none; correct every"
+            self.system_panic(f"round {self.round}: expected {turn}", fl_ctx)
+            return False
+        patience = Patience(self._least, self.grace, self.timeout)
+        tasks = tell_each(self, AppConstants.TASK_TRAIN, sites, self._received, patience=patience, fl_ctx=fl_ctx)
+        wait_for(self, tasks, patience, stop)
+        self._open = False
+        if not stop.triggered and (came := len(self.aggregator.given)) < self._least:
+            reason = f"round {self.round}: expected valid updates of {self._least} sites, came {came}"
+            log.error("%s; the job stops. Each site's own log says what went wrong there", reason)
+            self.system_panic(reason, fl_ctx)
+            return False
+        return not stop.triggered
+
+    def _end(self, fl_ctx: FLContext) -> None:
+        """The rule's result is the model; it is on the disk before the round counts as done."""
+        self.fire_event(AppEventType.BEFORE_AGGREGATION, fl_ctx)
+        result = self.aggregator.aggregate(fl_ctx)
+        self.fire_event_with_data(AppEventType.AFTER_AGGREGATION, fl_ctx, AppConstants.AGGREGATION_RESULT, result)
+        _put(fl_ctx, AppConstants.GLOBAL_MODEL, self.persistor.model(fl_ctx))
+        fl_ctx.sync_sticky()
+        self.fire_event(AppEventType.BEFORE_LEARNABLE_PERSIST, fl_ctx)
+        self.persistor.save(fl_ctx.get_prop(AppConstants.GLOBAL_MODEL), fl_ctx)
+        self.fire_event(AppEventType.AFTER_LEARNABLE_PERSIST, fl_ctx)
+        self.fire_event(AppEventType.ROUND_DONE, fl_ctx)
+        cleanup_memory()
+
+    @property
+    def _least(self) -> int:
+        """`min_sites`, or as many as have their turn in the round, if these are fewer; at least one."""
+        return max(min(self.min_sites, self._asked), 1)
+
+    def _received(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
+        """Book a site's answer under the name that its certificate gives it, whatever name its message says."""
+        site, result, client_task.result = client_task.client.name, client_task.result, None
+        if (code := _code(result)) == ReturnCode.OK:
+            self._count(site, result, fl_ctx)
+        else:
+            self._refuse(site, code, fl_ctx)
+
+    def _count(self, site: str, result: Shareable, fl_ctx: FLContext) -> None:
+        result.set_peer_props({**(result.get_peer_props() or {}), ReservedKey.IDENTITY_NAME: site})
+        _put(fl_ctx, AppConstants.CURRENT_ROUND, self.round)
+        fl_ctx.set_prop(AppConstants.TRAINING_RESULT, result, private=True, sticky=False)
+        self.fire_event(AppEventType.BEFORE_CONTRIBUTION_ACCEPT, fl_ctx)
+        accepted = self.aggregator.accept(result, fl_ctx)
+        fl_ctx.set_prop(AppConstants.AGGREGATION_ACCEPTED, accepted, private=True, sticky=False)
+        self.fire_event(AppEventType.AFTER_CONTRIBUTION_ACCEPT, fl_ctx)
+
+    def _refuse(self, site: str, code: str, fl_ctx: FLContext) -> None:
+        """Book it; where the other sites are too few for the round, the job stops at once."""
+        reason = self._book(site, code, fl_ctx)
+        self._failed.add(site)
+        at_start = code == CLASSES_DIFFER and not self.round  # later the site is out, and no round is lost
+        if at_start or self._asked - len(self._failed) < self._least:
+            self.system_panic(f"{site}: {reason}", fl_ctx)
+
+    def _book(self, site: str, code: str, fl_ctx: FLContext) -> str:
+        """A site that was refused, or answered without an update, stands in results.json with the reason."""
+        reason = fl_ctx.get_prop(REASON) or TOLD.get(code, f"no update came: {code}; the site's own log says why")
+        log.error("update of %s not counted: %s", site, reason)
+        self.fire_event_with_data(REJECTED, fl_ctx, REJECTED, {"site": site, "reason": reason})
+        return str(reason)
+
+
+def _put(fl_ctx: FLContext, key: str, value: object) -> None:
+    """For every later context of the job, at the server alone."""
+    fl_ctx.set_prop(key, value, private=True, sticky=True)
+
+
+def _code(result: Shareable) -> str:
+    return str(result.get_return_code())

@@ -88,7 +88,7 @@ def watch(
     if not (job / SETTINGS).is_file():
         raise UserFault(expected=f"a job folder with {SETTINGS}", came=str(job), do="render one: pfedsam render")
     loop, named = loop_of(job), frozenset(named_sites(job))
-    folder, quorum, total = job_name(job.resolve().name), int(loop["min_clients"]), int(loop["num_rounds"])
+    folder, quorum, total = job_name(job.resolve().name), int(loop["min_sites"]), int(loop["num_rounds"])
     name = continues or f"{folder}-{uuid.uuid4().hex[:8]}"
     run = Run(name, quorum=quorum, total=total, named=named, sites=set(named), begun=bool(continues))
     with tempfile.TemporaryDirectory() as place:

@@ -1,7 +1,13 @@
-"""The methods by name: a file NAME.py in this folder with a `METHOD` is method NAME."""
+"""The methods by name: a file NAME.py in this folder with a `METHOD`, or an entry point of another distribution.
+
+Such an entry point is in the group `pfedsam.methods` and leads to a `Method`: `NAME = "package.module:METHOD"`.
+"""
 
 import importlib
 import pkgutil
+import sys
+from functools import lru_cache
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 
 import torch
 
@@ -10,20 +16,36 @@ from pfedsam.errors import UserFault
 from pfedsam.methods.base import Method
 from pfedsam.train.precision import computes_bf16
 
+GROUP = "pfedsam.methods"
+OURS = frozenset(m.name for m in pkgutil.iter_modules(__path__) if m.name != "base")
+
 
 def names() -> list[str]:
     """Every method's name."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "base")
+    return sorted(OURS | _plugins(tuple(sys.path)).names)
 
 
 def get(name: str) -> Method:
     """The method of that name.
 
     Raises:
-        UserFault: there is none.
+        UserFault: there is none; there are several; or another distribution's does not work.
     """
-    if name not in names():
-        raise UserFault(expected="method one of " + ", ".join(names()), came=name, do="correct the configuration")
+    found = list(_plugins(tuple(sys.path)).select(name=name))
+    if len(found) + (name in OURS) > 1:
+        raise UserFault(
+            expected=f"one method {name}",
+            came=f"{'pfedsam has one; ' * (name in OURS)}so has {', '.join(map(_distribution, found))}",
+            do="uninstall that distribution, or ask its authors for another name",
+        )
+    if found:
+        return _loaded(found[0])
+    if name not in OURS:
+        raise UserFault(
+            expected="method one of " + ", ".join(names()),
+            came=name,
+            do="correct the name, or install the distribution that has the method, here and at every site",
+        )
     method: Method = importlib.import_module(f"pfedsam.methods.{name}").METHOD
     return method
 
@@ -31,3 +53,26 @@ def get(name: str) -> Method:
 def rounds(method: Method, device: torch.device, config: Config) -> bool:
     """Whether the frozen base may be rounded as autocast rounds it on a device: not if the method trains it."""
     return computes_bf16(device, config.train.precision) and not method.trains
+
+
+@lru_cache(maxsize=1)
+def _plugins(_path: tuple[str, ...]) -> EntryPoints:
+    """Those of other distributions; kept, because looking them up takes a tenth of a second."""
+    return entry_points(group=GROUP)
+
+
+def _distribution(point: EntryPoint) -> str:
+    return f"distribution {point.dist.name}" if point.dist else point.value
+
+
+def _loaded(point: EntryPoint) -> Method:
+    try:
+        method = point.load()
+    except Exception as fault:  # whatever another's code raises
+        came = f"{type(fault).__name__}: {fault}"
+    else:
+        if isinstance(method, Method):
+            return method
+        came = f"{type(method).__name__} at {point.value}"
+    do = f"install a version of it that works with this pfedsam, or correct its entry point {point.name}"
+    raise UserFault(expected=f"method {point.name} in {_distribution(point)}", came=came, do=do)

@@ -5,7 +5,7 @@ With one site that holds all rows it is pooled training.
 
 from pfedsam.config import Config
 from pfedsam.data.dataset import Batch
-from pfedsam.methods.base import Dice, Method
+from pfedsam.methods.base import Here, Method
 from pfedsam.model.partition import Declaration, Part
 from pfedsam.model.segmenter import Branches, Segmenter
 from pfedsam.train.losses import segmentation_loss
@@ -27,7 +27,7 @@ def losses(model: Branches, batch: Batch, config: Config) -> Losses:
     return {"global": segmentation_loss(model(batch.image, stemmed=batch.stemmed)["global"], batch, config.train)}
 
 
-def merge(_model: Branches, _config: Config, _dice: Dice | None) -> None:
+def merge(_model: Branches, _config: Config, _here: Here) -> None:
     """Nothing private to bring in line."""
 
 

@@ -1,7 +1,8 @@
 """FedProx (Li et al. 2020, equation 2): FedAvg, and a pull towards what the server sent, mu / 2 |w - w_t|^2."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from pfedsam.bounds import number
 from pfedsam.config import Config
 from pfedsam.data.dataset import Batch
 from pfedsam.methods import fedavg
@@ -10,10 +11,17 @@ from pfedsam.model.segmenter import Branches
 from pfedsam.train.step import Losses
 
 
+@dataclass(frozen=True)
+class Settings:
+    """FedProx's own."""
+
+    mu: float = number(0.01, least=0, most=1_000_000)  # our choice: the paper tunes it
+
+
 def losses(model: Branches, batch: Batch, config: Config) -> Losses:
     """The supervised loss and the pull."""
     pull = distance(model["global"], model.received)
-    return fedavg.losses(model, batch, config) | {"prox": config.train.prox_weight / 2 * pull}
+    return fedavg.losses(model, batch, config) | {"prox": config.own(Settings).mu / 2 * pull}
 
 
-METHOD = replace(fedavg.METHOD, loss=losses, merge=note_received)
+METHOD = replace(fedavg.METHOD, loss=losses, merge=note_received, settings=Settings)

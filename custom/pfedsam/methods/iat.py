@@ -6,12 +6,13 @@ decoder's query and value projections, its rest frozen but tokens and last norms
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from segment_anything.modeling.transformer import Attention
 from torch import Tensor
 
+from pfedsam.bounds import number
 from pfedsam.config import Config
 from pfedsam.data.dataset import Batch
 from pfedsam.methods import fedavg
@@ -25,6 +26,13 @@ from pfedsam.train.step import Losses
 PARTS = {Kind.LORA_A: Part.PRIVATE, Kind.DECODER_LORA_B: Part.PRIVATE, Kind.DECODER: Part.FROZEN}  # others: shared
 DECAY = 0.9  # of the drift's moving average, a step
 SHORT = 1e-3  # a move by less of its adapter has no direction: weight decay and rounding make such moves
+
+
+@dataclass(frozen=True)
+class Settings:
+    """IAT's own."""
+
+    orthogonal_weight: float = number(0.1, least=0, most=1_000_000)  # the regulariser's; our choice: unknown to us
 
 
 def adapters(branch: Segmenter, config: Config) -> None:
@@ -44,7 +52,8 @@ def declare(_: Config) -> Declaration:
 def losses(model: Branches, batch: Batch, config: Config) -> Losses:
     """The supervised loss and the shift-orthogonal regulariser, averaged over the adapters."""
     overlaps = torch.stack([overlap(*found) for found in moves(model)])
-    return fedavg.losses(model, batch, config) | {"orthogonal": config.train.orthogonal_weight * overlaps.mean()}
+    weight = config.own(Settings).orthogonal_weight
+    return fedavg.losses(model, batch, config) | {"orthogonal": weight * overlaps.mean()}
 
 
 def moves(model: Branches) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
@@ -77,4 +86,4 @@ def overlap(move_b: Tensor, a: Tensor, b: Tensor, move_a: Tensor) -> Tensor:
     return inner.square() / ((one + short) * (other + short)).clamp_min(1e-30)
 
 
-METHOD = replace(fedavg.METHOD, declare=declare, loss=losses, merge=note_received, adapt=adapters)
+METHOD = replace(fedavg.METHOD, declare=declare, loss=losses, merge=note_received, adapt=adapters, settings=Settings)

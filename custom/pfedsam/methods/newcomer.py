@@ -9,7 +9,7 @@ from dataclasses import replace
 from pfedsam.config import Config
 from pfedsam.data.dataset import Batch
 from pfedsam.methods import pfedsam
-from pfedsam.methods.base import Dice
+from pfedsam.methods.base import Here
 from pfedsam.model.moe import balance_term
 from pfedsam.model.partition import Declaration, Kind, Part
 from pfedsam.model.segmenter import Branches
@@ -30,9 +30,9 @@ def losses(model: Branches, batch: Batch, config: Config) -> Losses:
     return {"personal": segmentation_loss(logits, batch, config.train), "balance": balance}
 
 
-def merge(model: Branches, config: Config, _dice: Dice | None) -> None:
+def merge(model: Branches, config: Config, _here: Here) -> None:
     """All but the experts is the federation's, in every round and reading."""
-    pfedsam.merge(model, config, None)
+    pfedsam.merge(model, config, Here())
 
 
 def phase(_done: int, _steps: int) -> frozenset[Part]:

@@ -1,25 +1,61 @@
 """pFedSAM (arXiv 2509.15638): a shared global branch, a personal branch with private experts, and
 distillation between the two. The readings of "what is local" are in docs/method.md."""
 
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 
+from pfedsam.bounds import number
 from pfedsam.config import Config
 from pfedsam.data.dataset import Batch
-from pfedsam.methods.base import Dice, Method
+from pfedsam.errors import UserFault
+from pfedsam.methods.base import Dice, Here, Method
 from pfedsam.model import build
+from pfedsam.model.encoder import adapt_after
 from pfedsam.model.moe import balance_term
 from pfedsam.model.partition import Declaration, Kind, Part, kinds
 from pfedsam.model.segmenter import Branches, Segmenter, twin
-from pfedsam.train.distill import distillation, teaches
+from pfedsam.train.distill import Direction, distillation, teaches
 from pfedsam.train.losses import annotated, segmentation_loss
 from pfedsam.train.step import Losses
 
+Reading = Literal["R1", "R2", "R3", "post"]
 OTHER = {"global": "personal", "personal": "global"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """pFedSAM's own; a newcomer has them too, but reads `reading` alone."""
+
+    reading: Reading = "R3"  # which reading of the paper's "local": docs/method.md
+    distill: Direction = "mutual"  # our choice: the figure's arrows are symmetric
+    distill_weight: float = number(0.1, least=0, below=1)  # DSFedMed: 0.1 beside 0.9 on the supervised terms
+    temperature: float = number(1.0, above=0, most=1000)  # DSFedMed
+    recopy: float = number(1.0, least=0, most=1)  # how far R3's A, B and decoder go back to the server's; our switch
+    recopy_if: Literal["better", "always"] = "better"  # only where the server's model validates higher; our choice
+    recopy_margin: float = number(0.0, least=0, most=1)  # in Dice: how much higher; our switch
+
+    def __post_init__(self) -> None:
+        if self.recopy_margin and self.recopy_if == "always":
+            raise UserFault(
+                expected="method.recopy_margin 0 with method.recopy_if always, which asks nothing",
+                came=str(self.recopy_margin),
+                do="set method.recopy_if better, or leave the margin out",
+            )
+
+
+def adapters(branch: Segmenter, config: Config) -> None:
+    """LoRA in the encoder's attention blocks, or after the encoder."""
+    if config.own(Settings).reading == "post":
+        adapt_after(branch.encoder, rank=config.model.lora_rank, alpha=config.model.lora_alpha)
+    else:
+        build.lora(branch, config)
 
 
 def branches(segmenter: Segmenter, config: Config) -> Branches:
     """Figure 1's two branches on one frozen base; in R2 they have A, B and decoder in common too."""
-    one_model = config.reading == "R2"
+    one_model = config.own(Settings).reading == "R2"
     personal = twin(segmenter, keep=lambda p: one_model or not p.requires_grad)
     if config.model.experts:
         build.add_experts(personal, config.model)
@@ -37,32 +73,33 @@ def losses(model: Branches, batch: Batch, config: Config) -> Losses:
     The personal branch is taught all classes, those too that its site's masks leave out: our choice, because it has
     them from nobody else. The global branch has them from the other sites.
     """
-    logits = model(batch.image, stemmed=batch.stemmed)
+    own, logits = config.own(Settings), model(batch.image, stemmed=batch.stemmed)
     out = {}
     for name, teacher in OTHER.items():
         out[name] = segmentation_loss(logits[name], batch, config.train)
-        if config.train.distill_weight and teaches(teacher, name, config.train.distill):
-            weight = config.train.distill_weight
+        if own.distill_weight and teaches(teacher, name, own.distill):
+            weight = own.distill_weight
             pair = logits[name], logits[teacher]
             if name == "global":
                 pair = annotated(pair[0], batch), annotated(pair[1], batch)
-            known = distillation(*pair, config.train.temperature, exclusive=config.model.exclusive)
+            known = distillation(*pair, own.temperature, exclusive=config.model.exclusive)
             out[name] = (1 - weight) * out[name] + weight * known
     return out | {"balance": config.train.balance_weight * balance_term(model["personal"])}
 
 
 @torch.no_grad()
-def merge(model: Branches, config: Config, dice: Dice | None) -> None:
+def merge(model: Branches, config: Config, here: Here) -> None:
     """R3 and post: A, B and decoder of the personal branch are copied anew from the server's, where that is better.
 
-    Better on the site's own validation split than the branch it has, by more than `train.recopy_margin` of Dice: our
-    choice, because a site unlike the others loses by a copy each round (`train.recopy_if=always`). With `train.recopy`
-    below 1 they go that part of the way only. R1 copies once, R2 has nothing to copy; experts always stay as the site
-    left them.
+    Better on the site's own validation split than the branch it has, by more than `method.recopy_margin` of Dice: our
+    choice, because a site unlike the others loses by a copy each round (`method.recopy_if=always`). With
+    `method.recopy` below 1 they go that part of the way only. R1 copies once, R2 has nothing to copy; experts always
+    stay as the site left them.
     """
-    if config.reading == "R2" or (dice and stays(config, dice)):
+    own = config.own(Settings)
+    if own.reading == "R2" or (here.dice and stays(own, here.dice)):
         return
-    share = config.train.recopy if dice else 1.0
+    share = own.recopy if here.dice else 1.0
     target = dict(model["personal"].named_parameters())
     kind = kinds(model["global"])
     for name, source in model["global"].named_parameters():
@@ -70,10 +107,12 @@ def merge(model: Branches, config: Config, dice: Dice | None) -> None:
             target[name].lerp_(source, share)
 
 
-def stays(config: Config, dice: Dice) -> bool:
+def stays(own: Settings, dice: Dice) -> bool:
     """Whether a site goes on with the personal branch that it has; it does not where nothing could be scored."""
-    asks, margin = config.train.recopy_if == "better", config.train.recopy_margin
-    return config.reading == "R1" or (asks and dice("global") <= dice("personal") + margin)
+    asks = own.recopy_if == "better"
+    return own.reading == "R1" or (asks and dice("global") <= dice("personal") + own.recopy_margin)
 
 
-METHOD = Method(branches, declare, losses, merge, personal="personal", global_="global")
+METHOD = Method(
+    branches, declare, losses, merge, personal="personal", global_="global", adapt=adapters, settings=Settings
+)

@@ -6,15 +6,15 @@ would be sent and never used. Both kinds work token by token, so windows and the
 """
 
 import math
-from typing import cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pfedsam.config import Start
 from pfedsam.model.encoder import Encoder
 
+Start = Literal["zero", "random"]
 NARROW = 4  # width / bottleneck, as released
 BESIDE = 0.5  # factor of the adapter beside the MLP, as released
 

@@ -13,7 +13,7 @@ from pfedsam.model import weights
 from pfedsam.model.adapters import TokenAdapter
 from pfedsam.model.backbones import BUILDERS, Backbone
 from pfedsam.model.decoder import ClassHead, PromptFreeDecoder
-from pfedsam.model.encoder import adapt, adapt_after
+from pfedsam.model.encoder import adapt
 from pfedsam.model.lora import LoRA, loras
 from pfedsam.model.moe import LocalMoE
 from pfedsam.model.segmenter import Segmenter
@@ -52,12 +52,9 @@ def segmenter(config: Config, parts: Backbone, adapters: Adapt) -> Segmenter:
 
 
 def lora(branch: Segmenter, config: Config) -> None:
-    """LoRA in the encoder's attention blocks, or after the encoder."""
+    """LoRA in the encoder's attention blocks."""
     m = config.model
-    if config.reading == "post":
-        adapt_after(branch.encoder, rank=m.lora_rank, alpha=m.lora_alpha)
-    else:
-        adapt(branch.encoder, rank=m.lora_rank, alpha=m.lora_alpha, last=m.lora_last, on=m.lora_on)
+    adapt(branch.encoder, rank=m.lora_rank, alpha=m.lora_alpha, last=m.lora_last, on=m.lora_on)
 
 
 def outputs(config: ModelConfig) -> int:

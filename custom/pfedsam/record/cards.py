@@ -19,12 +19,13 @@ def private_card(config: Config, facts: dict[str, str], site: str) -> str:
 
 def _card(title: str, config: Config, facts: dict[str, str], what: str) -> str:
     data = "synthetic images" if config.data.source == "synthetic" else "the sites' own images"
+    own = "".join(f", {name} {value}" for name, value in vars(config.method_settings).items())
     lines = [
         f"# {title}",
         "",
         what,
         "",
-        f"- method: {config.method}, reading {config.reading}, seed {config.seed}",
+        f"- method: {config.method}{own}; seed {config.seed}",
         f"- backbone: {config.model.backbone} at {config.model.image_size} px, {config.model.num_classes} class(es)",
         f"- trained on: {data}, study {config.study}",
         *(f"- {key}: {value}" for key, value in facts.items()),

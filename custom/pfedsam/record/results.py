@@ -31,7 +31,7 @@ def start(config: dict[str, Any], digest: str, base: str, begun: dict[str, Any] 
     """The record of a run that has done no round yet; `begun`: the other run whose model it began with."""
     return {
         "schema": 1,
-        "method": config["method"],
+        "method": config["method"]["name"],
         "synthetic": config["data"]["source"] == "synthetic",
         "config": config,
         "config_hash": digest,

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pfedsam.config import from_dict
 from pfedsam.errors import UserFault
 from pfedsam.exchange.ledger import Ledger
 from pfedsam.files import read_json
 from pfedsam.record.cases import Cases, read_cases
 from pfedsam.record.results import sites_of
 from pfedsam.record.site_files import CASES, PICTURES
+from pfedsam.settings import chosen_method, from_record
 
 RESULTS, LEDGER = "results.json", "ledger.jsonl"
 SHOWN = (PICTURES, "overlays.png")  # beside cases.json; the second is of older versions
@@ -179,7 +179,7 @@ def _own(
     config = _settings(files, stamp.get("config", ""))
     return {
         "schema": 1,
-        "method": str(config.get("method", "pfedsam" if config else "unknown method")),
+        "method": chosen_method(config)[0] if config else "unknown method",
         "synthetic": config.get("data", {}).get("source") == "synthetic",
         "config": config,
         "config_hash": stamp.get("config", ""),
@@ -201,7 +201,7 @@ def _settings(files: list[Path], digest: str) -> dict[str, Any]:
 def _digest(settings: dict[str, Any]) -> str:
     """Empty for settings that this version does not know."""
     try:
-        return from_dict(settings).digest()
+        return from_record(settings).digest()
     except UserFault:
         return ""
 

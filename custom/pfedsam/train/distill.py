@@ -1,9 +1,11 @@
 """Distillation between the branches: L_KD of Figure 1 (Hinton et al. 2015; arrows both ways)."""
 
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor
 
-from pfedsam.config import Direction
+Direction = Literal["none", "global_to_personal", "personal_to_global", "mutual"]
 
 
 def distillation(student: Tensor, teacher: Tensor, temperature: float, *, exclusive: bool) -> Tensor:

@@ -15,7 +15,7 @@ from pfedsam.data.augment import augmentation
 from pfedsam.data.dataset import PLAIN, Augment, Batch, Dataset, View
 from pfedsam.model.partition import DECODER, Part, Partition, kinds, tensors_of
 from pfedsam.model.segmenter import Branches
-from pfedsam.train.step import Losses, LossOf, Optimisers, Steps
+from pfedsam.train.step import Gradient, Losses, LossOf, Optimisers, Steps, untouched
 
 Source = Callable[[Dataset, list[View], Augment | None], Batch]
 Phase = Callable[[int, int], frozenset[Part]]
@@ -42,11 +42,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class RoundReport:
-    """What a round of training was: mean losses by name, seconds, slices seen, stopped early or not."""
+    """What a round of training was: mean losses by name, seconds, slices seen, steps taken, stopped early or not."""
 
     losses: dict[str, float]
     seconds: float
     seen: int
+    steps: int
     stopped: bool
 
 
@@ -59,6 +60,8 @@ def train_round(
     *,
     when: tuple[int, int, int],
     phase: Phase = always,
+    gradient: Gradient = untouched,
+    augmented: Callable[[Augment | None], Augment | None] = lambda augment: augment,
     source: Source = Dataset.batch,
     progress: Callable[[Progress], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
@@ -72,6 +75,8 @@ def train_round(
         loss_of: the method's losses; their sum is minimised.
         when: (seed, round, rounds); order, augmentation and noise follow from seed and round.
         phase: which parts are trained in the next step, when so many of the round's steps are done.
+        gradient: called in each step between the gradient and the optimisers.
+        augmented: makes the round's augmentation out of the job's; None: off.
         source: makes a batch of views; another than the data set's own keeps what can be kept.
         progress: told after each step.
         stop: asked before each step; True ends the round early.
@@ -83,8 +88,8 @@ def train_round(
     rising = {which: min(config.train.warmup, own_steps(which, phase, steps) // 2) for which in trained}
     now, began, seen = Progress(0, steps, {}), time.monotonic(), 0
     model.train()
-    augment = augmentation(seed, config) if config.train.augment else None
-    take = Steps(model, loss_of, config)
+    augment = augmented(augmentation(seed, config) if config.train.augment else None)
+    take = Steps(model, loss_of, config, gradient)
     with take.stream():
         for views in views_of(data, config.train, seed, round_, steps):
             if stop():
@@ -97,7 +102,7 @@ def train_round(
             seen += len(batch.image)
             progress(now)
         losses = now.losses
-    return RoundReport(losses, time.monotonic() - began, seen, now.step < steps)
+    return RoundReport(losses, time.monotonic() - began, seen, now.step, now.step < steps)
 
 
 def rate(config: TrainConfig, done: int, total: int) -> float:

@@ -18,13 +18,27 @@ from pfedsam.train.precision import autocast
 
 Losses = dict[str, Tensor]
 LossOf = Callable[[Branches, Batch, Config], Losses]
+Gradient = Callable[[Branches, Config], None]
 Optimisers = dict[Part, torch.optim.Optimizer]
 
 
+def untouched(_model: Branches, _config: Config) -> None:
+    """The gradient as it is."""
+
+
 def step(
-    model: Branches, batch: Batch, optimisers: Collection[torch.optim.Optimizer], loss_of: LossOf, config: Config
+    model: Branches,
+    batch: Batch,
+    optimisers: Collection[torch.optim.Optimizer],
+    loss_of: LossOf,
+    config: Config,
+    *,
+    gradient: Gradient = untouched,
 ) -> Losses:
     """One step of all optimisers on the sum of the method's losses; returns the losses, without a gradient.
+
+    Args:
+        gradient: called between the gradient and the optimisers; may change gradients in place.
 
     What is optimised and was not reached, as an expert that no image chose, has a gradient of zero, not none: AdamW
     then does with it what it does on a GPU, where all experts are run (`model.moe.mix`); our choice.
@@ -40,6 +54,8 @@ def step(
     for optimiser in optimisers:
         for weight in (p for group in optimiser.param_groups for p in group["params"] if p.grad is None):
             weight.grad = torch.zeros_like(weight)
+    gradient(model, config)
+    for optimiser in optimisers:
         optimiser.step()
     return {name: value.detach() for name, value in losses.items()}
 
@@ -69,8 +85,8 @@ class Steps:
     other parts are trained than before (`Method.phase`) recording begins anew.
     """
 
-    def __init__(self, model: Branches, loss_of: LossOf, config: Config) -> None:
-        self._model, self._loss_of, self._config = model, loss_of, config
+    def __init__(self, model: Branches, loss_of: LossOf, config: Config, gradient: Gradient = untouched) -> None:
+        self._model, self._loss_of, self._config, self._gradient = model, loss_of, config, gradient
         self._device = next(model.parameters()).device
         self._records = config.train.record and self._device.type == "cuda"
         self._active: frozenset[Part] = frozenset()
@@ -102,7 +118,7 @@ class Steps:
         return self._recording.replay(batch)
 
     def _run(self, batch: Batch, optimisers: Optimisers) -> Losses:
-        return step(self._model, batch, optimisers.values(), self._loss_of, self._config)
+        return step(self._model, batch, optimisers.values(), self._loss_of, self._config, gradient=self._gradient)
 
     def _record(self, batch: Batch, optimisers: Optimisers) -> Recording:
         held = replace(batch, image=batch.image.to(self._device), label=batch.label.to(self._device))

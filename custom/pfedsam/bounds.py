@@ -1,0 +1,98 @@
+"""The bounds of a number: declared once, beside its default, and checked in one way everywhere."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pfedsam.errors import UserFault
+
+KEY = "bounds"  # in a dataclass field's metadata
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Where a finite number may lie.
+
+    Attributes:
+        least, most: the ends.
+        above, below: whether the number must be above `least`, or below `most`, instead of equal to it at best.
+    """
+
+    least: float
+    most: float
+    above: bool = False
+    below: bool = False
+
+    def __str__(self) -> str:
+        low = f"above {self.least}" if self.above else f"of {self.least} or more"
+        return f"{low} and {'below' if self.below else 'at most'} {self.most}"
+
+    def hold(self, name: str, value: float) -> None:
+        """Hold a number against the bounds.
+
+        Raises:
+            UserFault: it is outside, or not finite; the message names it.
+        """
+        low = self.least < value if self.above else self.least <= value
+        high = value < self.most if self.below else value <= self.most
+        if not (low and high and math.isfinite(value)):
+            raise UserFault(expected=f"{name} {self}", came=str(value), do="correct the value")
+
+
+def number(
+    default: Any,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """A dataclass field with a default and with bounds for each number in its value.
+
+    Args:
+        default: a number or None; or `dict` or `list`, for one that begins empty.
+        least, above: the lower bound, one of the two.
+        most, below: the upper bound, one of the two.
+    """
+    low, high = least if above is None else above, most if below is None else below
+    if low is None or high is None:
+        raise TypeError("a number has a lower and an upper bound")
+    bounds = {KEY: Bounds(low, high, above is not None, below is not None)}
+    if callable(default):
+        return field(default_factory=default, metadata=bounds)
+    return field(default=default, metadata=bounds)
+
+
+ROUNDS, SITES, SECONDS = Bounds(1, 100_000), Bounds(1, 10_000), Bounds(0, 10_000_000)  # 0 seconds: FLARE waits for ever
+RUN = {  # what says how a run is carried, by FLARE's names and by ours
+    **dict.fromkeys(("rounds", "num_rounds"), ROUNDS),
+    **dict.fromkeys(("min_sites", "min_clients"), SITES),
+    **dict.fromkeys(("train_timeout", "wait_time_after_min_received", "timeout", "wait_after_first"), SECONDS),
+}
+
+
+def check_run(values: Mapping[str, Any]) -> None:
+    """Hold those of a run's numbers that `values` has against their bounds; a number that is None is not given.
+
+    Raises:
+        UserFault: one is no whole number, or out of bounds.
+    """
+    for name in values.keys() & RUN.keys():
+        if (value := values[name]) is not None:
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise UserFault(expected=f"a whole number for {name}", came=repr(value), do="correct the value")
+            RUN[name].hold(name, value)
+
+
+def parse_count(text: str, what: str, most: int = 100_000) -> int:
+    """A whole number of 1 or more out of a text, such as an environment variable.
+
+    Raises:
+        UserFault: it is none; the message says of what.
+    """
+    if not text.strip().isdecimal() or not 1 <= int(text) <= most:
+        raise UserFault(
+            expected=f"a whole number of {what}, from 1 to {most}", came=repr(text), do="correct it or leave it out"
+        )
+    return int(text)

@@ -1,0 +1,65 @@
+"""SCAFFOLD (Karimireddy et al. 2020, algorithm 1): control variates take out of each site's steps what is its own.
+
+Option II sets c_i to c_i - c + (x - y_i) / (K lr), which with SGD is the mean of the gradients that the site computed.
+We take that mean itself, so that it holds with AdamW too. The mean over sites counts those that have trained: our
+choice, because the server knows of no others. Updates are weighted by samples, as in all methods here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+
+from pfedsam.config import Config
+from pfedsam.exchange.schema import Schema
+from pfedsam.exchange.server import Contribution, ServerState, mean, weighted
+from pfedsam.files import Tensors
+from pfedsam.methods import fedavg
+from pfedsam.methods.base import Here, Told
+from pfedsam.model.segmenter import Branches
+from pfedsam.train.loop import RoundReport
+
+BOUND = 1e6  # of a control variate's values: a gradient that large is no gradient of a training that works
+MET, CORRECTION, SUM = "met/", "correction/", "sum/"
+
+
+def controls(shared: Schema, _config: Config) -> Schema:
+    """A control variate for each shared tensor; a site sends its change, the server sends c."""
+    return {name: replace(spec, most=BOUND) for name, spec in shared.items()}
+
+
+@torch.no_grad()
+def merge(model: Branches, _config: Config, here: Here) -> None:
+    """Note c - c_i for the round's steps."""
+    live = {name: p for name, p in model["global"].named_parameters() if name in here.extras}
+    own = here.memory or {name: torch.zeros_like(c) for name, c in here.extras.items()}
+    model.received = {CORRECTION + name: (here.extras[name] - own[name]).to(p.device) for name, p in live.items()}
+    model.received |= {SUM + name: torch.zeros_like(p) for name, p in live.items()}
+
+
+@torch.no_grad()
+def gradient(model: Branches, _config: Config) -> None:
+    """Add the step's gradient to their sum, then c - c_i to the gradient."""
+    for name, p in model["global"].named_parameters():
+        if p.grad is not None and SUM + name in model.received:
+            model.received[SUM + name] += p.grad
+            p.grad += model.received[CORRECTION + name]
+
+
+def tell(model: Branches, _config: Config, here: Here, report: RoundReport) -> Told:
+    """c_i stays, its change goes up."""
+    sums = {name.removeprefix(SUM): t for name, t in model.received.items() if name.startswith(SUM)}
+    now = {name: (total / max(report.steps, 1)).cpu() for name, total in sums.items()}
+    return Told({name: c - here.memory[name] if here.memory else c.clone() for name, c in now.items()}, now)
+
+
+def rule(state: ServerState, contributions: Mapping[str, Contribution], config: Config) -> ServerState:
+    """The mean of the updates; and c stays the mean of all sites' c_i."""
+    past = {name for name in state.memory if name.startswith(MET)}
+    met = {name: torch.ones(()) for name in past | {MET + site for site in contributions}}
+    change = weighted(dict.fromkeys(contributions, 1 / len(met)), lambda site: contributions[site].extras)
+    control: Tensors = {name: state.memory[name] * (len(past) / len(met)) + c for name, c in change.items()}
+    return replace(mean(state, contributions, config), memory=control | met)
+
+
+METHOD = replace(fedavg.METHOD, merge=merge, gradient=gradient, tell=tell, rule=rule, up=controls, down=controls)

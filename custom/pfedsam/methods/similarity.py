@@ -1,0 +1,57 @@
+"""A model for each site: the average of the sites' models, weighted by how alike the sites' updates are.
+
+After HeurFedAMP (Huang et al. 2021, "Personalized Cross-Silo Federated Learning on Non-IID Data"): a softmax over
+cosines, with a fixed weight for the site itself. Ours: cosines of the round's updates, because models that began at
+one pretrained model are all alike; no proximal term. The shared model is the mean: a site that never trained gets it.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from pfedsam.bounds import number
+from pfedsam.config import Config
+from pfedsam.exchange.server import Contribution, ServerState, weighted
+from pfedsam.files import Tensors
+from pfedsam.methods import fedavg
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The rule's own; both are our choice, because the paper tunes them."""
+
+    own: float = number(0.5, least=0, most=1)  # a site's weight in its own model
+    sharpness: float = number(5.0, least=0, most=100)  # the factor on the cosines
+
+
+def rule(state: ServerState, contributions: Mapping[str, Contribution], config: Config) -> ServerState:
+    """The next model of each site that gave an update; the others keep theirs."""
+    moves = {site: one.update for site, one in contributions.items()}
+
+    def trained(site: str) -> Tensors:
+        return {name: tensor + moves[site][name] for name, tensor in state.model_of(site).items()}
+
+    total = sum(one.samples for one in contributions.values())
+    models = {site: weighted(weights(site, moves, config.own(Settings)), trained) for site in moves}
+    shared = weighted({site: one.samples / total for site, one in contributions.items()}, trained)
+    return replace(state, shared=shared, models={**state.models, **models})
+
+
+def weights(site: str, moves: Mapping[str, Tensors], settings: Settings) -> dict[str, float]:
+    """Each site's weight in this site's model; they add up to 1."""
+    others = {other: move for other, move in moves.items() if other != site}
+    alike = {other: math.exp(settings.sharpness * cosine(moves[site], move)) for other, move in others.items()}
+    total = sum(alike.values())
+    return {other: (1 - settings.own) * value / total for other, value in alike.items()} | {
+        site: settings.own if alike else 1.0
+    }
+
+
+def cosine(a: Tensors, b: Tensors) -> float:
+    """Of two updates as vectors; 0 where one is zero. Rounded, so that the number of threads does not show."""
+    pairs = (a, b), (a, a), (b, b)
+    inner, one, other = (sum(float((x[n].double() * y[n].double()).sum()) for n in a) for x, y in pairs)
+    return round(inner / math.sqrt(one * other), 6) if one and other else 0.0
+
+
+METHOD = replace(fedavg.METHOD, rule=rule, settings=Settings)

@@ -1,0 +1,64 @@
+"""Settings that had another place or name in earlier versions, as old job files and records still spell them."""
+
+from typing import Any
+
+from pfedsam.errors import UserFault
+
+Values = dict[str, Any]
+EXPERTS = ("pfedsam", "newcomer")
+MOVED: dict[str, dict[str, str]] = {  # old dotted name: by method, the name of its own setting
+    "reading": dict.fromkeys(EXPERTS, "reading"),
+    "train.distill": dict.fromkeys(EXPERTS, "distill"),
+    "train.distill_weight": dict.fromkeys(EXPERTS, "distill_weight"),
+    "train.temperature": dict.fromkeys(EXPERTS, "temperature"),
+    "train.recopy": dict.fromkeys(EXPERTS, "recopy"),
+    "train.recopy_if": dict.fromkeys(EXPERTS, "recopy_if"),
+    "train.recopy_margin": dict.fromkeys(EXPERTS, "recopy_margin"),
+    "train.prox_weight": {"fedprox": "mu", "ditto": "lam"},
+    "train.orthogonal_weight": {"iat": "orthogonal_weight"},
+    "model.adapter_start": {"fedmsa": "start"},
+}
+
+
+def in_new_places(given: Values, own: Values, method: str, *, recorded: bool) -> tuple[Values, Values]:
+    """Settings and the method's own ones, what had an older name under today's.
+
+    Args:
+        given: the settings without the method; not changed.
+        own: the method's own settings; not changed.
+        method: its name.
+        recorded: whether an earlier version may have recorded other methods' settings too; they are then left out.
+
+    Raises:
+        UserFault: a setting is another method's, or is there under both names.
+    """
+    given, own = {key: dict(part) if isinstance(part, dict) else part for key, part in given.items()}, dict(own)
+    for old, homes in MOVED.items():
+        *section, last = old.split(".")
+        part = given.get(section[0]) if section else given
+        if not isinstance(part, dict) or last not in part:
+            continue
+        value, new = part.pop(last), homes.get(method)
+        if new is None:
+            _leave_out(old, value, method, recorded=recorded)
+        elif own.setdefault(new, value) != value:
+            raise UserFault(expected=f"method.{new} alone", came=f"{old} too, its older name", do=f"leave {old} out")
+    return given, own
+
+
+def _leave_out(old: str, value: object, method: str, *, recorded: bool) -> None:
+    """Nothing, where a setting may be left out because the method never read it."""
+    homes = MOVED[old]
+    if recorded and (old, value) == ("reading", "post"):  # earlier versions put any method's LoRA after the encoder
+        raise UserFault(
+            expected=f"reading post with method {' or '.join(homes)}",
+            came=f"method {method}",
+            do="install the version of pfedsam that recorded these settings",
+        )
+    if not recorded:
+        spelt = " or ".join(sorted({f"method.{name}" for name in homes.values()}))
+        raise UserFault(
+            expected=f"no {old} with method {method}: it is {spelt} of method {' or '.join(homes)}",
+            came=repr(value),
+            do=f"leave it out, or choose a method that has it and write {spelt}",
+        )

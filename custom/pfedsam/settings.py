@@ -1,0 +1,232 @@
+"""Reading settings: plain values into the dataclasses of `config.py` and of the job's method, all of them checked."""
+
+import dataclasses
+import re
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from pfedsam import methods
+from pfedsam.bounds import KEY, Bounds
+from pfedsam.config import Config
+from pfedsam.errors import UserFault
+from pfedsam.files import read_json
+from pfedsam.names import one_name
+from pfedsam.renamed import in_new_places
+
+USUAL = "pfedsam"  # the method of settings that name none
+OF_METHOD = ("method", "method_settings")  # of `Config`; one object in JSON
+FINITE = Bounds(-1e300, 1e300)  # of a number in another distribution's method that declares no bounds
+
+
+def from_dict(values: object) -> Config:
+    """The settings that a person wrote, defaults filled in.
+
+    Raises:
+        UserFault: on an unknown key, a wrong type, a number out of bounds or an impossible combination.
+    """
+    return _config(values, recorded=False)
+
+
+def from_record(values: object) -> Config:
+    """The settings that a run recorded in full, under this version or an earlier one.
+
+    Earlier versions recorded the settings of all methods. Those of other methods than the run's are left out.
+
+    Raises:
+        UserFault: as `from_dict`.
+    """
+    return _config(values, recorded=True)
+
+
+def read_config(path: str | Path) -> Config:
+    """The settings in the JSON file at `path`; raises as `from_dict`."""
+    return from_dict(read_json(Path(path)))
+
+
+def check_sites(config: Config, sites: Collection[str], rounds: int) -> None:
+    """Hold the settings of single sites against the sites that there are.
+
+    Raises:
+        UserFault: a setting names another site, or nobody would train in a round.
+    """
+    named: dict[str, Collection[str]] = {
+        "every": config.every,
+        "data.limit": config.data.limit,
+        "data.unannotated": config.data.unannotated,
+    }
+    for where, of_sites in named.items():
+        if unknown := sorted(set(of_sites) - set(sites)):
+            raise UserFault(
+                expected=f"sites in {where} among {', '.join(sorted(sites))}",
+                came=", ".join(unknown),
+                do="correct the spelling",
+            )
+    idle = [r for r in range(rounds) if not any(config.trains(site, r) for site in sites)]
+    if idle:
+        raise UserFault(
+            expected="a site that trains in each round", came=f"none in round {idle[0]}", do="correct every"
+        )
+
+
+def _config(values: object, *, recorded: bool) -> Config:
+    given = _object(values, "the settings")
+    name, own = chosen_method(given)
+    given.pop("method", None)
+    given, own = in_new_places(given, own, name, recorded=recorded)
+    method_settings = _build(methods.get(name).settings, own, "method", f"method {name}")
+    config = Config(method=name, method_settings=method_settings, **_values(Config, given, "", "a job"))
+    _check_together(config)
+    return config
+
+
+def chosen_method(settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The name of the method that settings choose, and its own settings as they are there.
+
+    Raises:
+        UserFault: it is not a name, or an object with a name.
+    """
+    value = settings.get("method", USUAL)
+    own = {"name": value} if isinstance(value, str) else _object(value, "method")
+    name = own.pop("name", USUAL)
+    if not isinstance(name, str):
+        raise UserFault(expected="the method's name as method.name", came=repr(name), do="write such as fedavg")
+    return name, own
+
+
+def _object(value: object, where: str) -> dict[str, Any]:
+    """A copy of a JSON object."""
+    if not isinstance(value, dict):
+        raise UserFault(expected=f"an object at {where}", came=repr(value), do="write {...} there")
+    return dict(value)
+
+
+def _build(kind: Any, values: object, where: str, whose: str) -> Any:
+    return kind(**_values(kind, _object(values, where), f"{where}.", whose))
+
+
+def _values(kind: Any, values: dict[str, Any], above: str, whose: str) -> dict[str, Any]:
+    """The values of a dataclass's fields, checked one by one, sections built."""
+    hints = get_type_hints(kind)
+    known = {field.name: field.metadata.get(KEY, FINITE) for field in dataclasses.fields(kind)}
+    known = {name: bounds for name, bounds in known.items() if name not in OF_METHOD}
+    if unknown := sorted(set(values) - set(known)):
+        expected = f"settings of {whose} among {', '.join(known)}" if known else f"no settings of {whose}: it has none"
+        raise UserFault(expected=expected, came=", ".join(unknown), do="correct the spelling, or leave it out")
+    return {name: _value(hints[name], value, above + name, known[name]) for name, value in values.items()}
+
+
+def _value(hint: Any, value: object, name: str, bounds: Bounds) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, name, name)
+    if not _fits(hint, value):
+        raise UserFault(expected=f"{name} to be {_spell(hint)}", came=repr(value), do="correct the value")
+    for where, number in _numbers(value, name):
+        bounds.hold(where, number)
+    return value
+
+
+def _numbers(value: object, name: str) -> Iterator[tuple[str, int | float]]:
+    """Each number in a value, with the name to call it by."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _numbers(inner, f"{name}.{key}")
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _numbers(inner, name)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield name, value
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) in (Union, UnionType):
+        return any(_fits(option, value) for option in get_args(hint))
+    if get_origin(hint) is dict:
+        return isinstance(value, dict) and all(_fits(get_args(hint)[1], v) for v in value.values())
+    if get_origin(hint) is list:
+        return isinstance(value, list) and all(_fits(get_args(hint)[0], v) for v in value)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+
+
+def _spell(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(str, get_args(hint)))
+    return getattr(hint, "__name__", str(hint))
+
+
+def _check_together(config: Config) -> None:
+    """What no single setting's type and bounds can say."""
+    m, t = config.model, config.train
+    if m.image_size % 16:
+        raise UserFault(
+            expected="model.image_size a multiple of 16", came=str(m.image_size), do="take 256, 512 or 1024"
+        )
+    if 0 < m.experts < m.top_k:
+        raise UserFault(
+            expected=f"model.top_k at most model.experts ({m.experts})", came=str(m.top_k), do="lower top_k"
+        )
+    if (m.experts_in, m.lora_on) == ("mlp", "qkv"):
+        raise UserFault(
+            expected="model.lora_on linear with model.experts_in mlp", came="qkv", do="change one of the two"
+        )
+    if (t.loss == "ce") != m.exclusive:
+        raise UserFault(
+            expected="train.loss ce with model.exclusive true, or bce with false",
+            came=f"{t.loss} with {m.exclusive}",
+            do="change one of the two",
+        )
+    if t.cache != "none" and t.augment and t.views is None:
+        raise UserFault(
+            expected="train.views with train.cache, so that views come again",
+            came="a fresh view each epoch",
+            do="set train.views, e.g. 8, or train.augment false",
+        )
+    _check_classes(config)
+    _check_unannotated(config)
+    one_name(config.study, "study")
+    if config.begin_private:
+        one_name(config.begin_private, "run")
+
+
+def _check_classes(config: Config) -> None:
+    """The names of the classes, their codes, and the value that is none of them."""
+    names, classes = config.data.classes, config.model.num_classes
+    if names and (len(names) != classes or len(set(names)) < classes or not all(name.strip() for name in names)):
+        raise UserFault(
+            expected=f"data.classes empty, or {classes} different names for model.num_classes {classes}",
+            came=f"{len(names)}: {', '.join(map(repr, names))}",
+            do="name each class once, in the order of the numbers in the masks",
+        )
+    if strange := sorted(set(config.data.codes) - set(names)):
+        raise UserFault(
+            expected="data.codes of the names in data.classes", came=", ".join(strange), do="correct the name"
+        )
+    for name, code in config.data.codes.items():
+        if not re.fullmatch(r"[^:]+:[^:]+:[^:]+", code):
+            raise UserFault(
+                expected=f"data.codes.{name} as SCHEME:VALUE:MEANING", came=code, do="write such as SCT:10200004:Liver"
+            )
+    if config.data.ignore is not None and config.data.ignore <= classes:
+        raise UserFault(
+            expected=f"data.ignore above model.num_classes ({classes}), 255 at most",
+            came=str(config.data.ignore),
+            do="take 255, which no class has",
+        )
+
+
+def _check_unannotated(config: Config) -> None:
+    """The classes that single sites' masks leave out."""
+    m = config.model
+    for site, classes in config.data.unannotated.items():
+        known = set(range(1, m.num_classes + 1))
+        if m.exclusive or not set(classes) < known:
+            raise UserFault(
+                expected=f"data.unannotated some of the classes {sorted(known)}, with model.exclusive false",
+                came=f"{classes} for {site}" + (" with true" if m.exclusive else ""),
+                do="name classes that the site's masks leave out; classes that exclude each other need whole masks",
+            )

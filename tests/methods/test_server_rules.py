@@ -1,0 +1,179 @@
+"""Methods whose server does more than average, or that remember and tell: right values by hand."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from conftest import tiny
+from pfedsam import methods
+from pfedsam.config import Config
+from pfedsam.errors import UserFault
+from pfedsam.exchange.guard import Accepted, check
+from pfedsam.exchange.schema import EXTRA, extras_of, shared_of
+from pfedsam.exchange.server import Contribution, ServerState, begin_state, contribution, message
+from pfedsam.exchange.store import Moment
+from pfedsam.files import Tensors
+from pfedsam.methods import fedavg, scaffold, similarity
+from pfedsam.methods.base import Here
+from pfedsam.site import Places, Site
+from pfedsam.study import down_schema, initial_shared, shared_schema, up_schema
+
+
+def moved_by(*values: float, samples: int = 1, **more: Tensors) -> Contribution:
+    return Contribution(samples, lambda: {"w": torch.tensor(values)}, **more)
+
+
+def test_fedavgm_keeps_its_velocity() -> None:
+    rule = methods.get("fedavgm").rule
+    once = rule(ServerState({"w": torch.zeros(1)}), {"a": moved_by(1.0), "b": moved_by(3.0)}, tiny(method="fedavgm"))
+    assert once.shared["w"].item() == 2.0
+    twice = rule(once, {"a": moved_by(1.0)}, tiny(method="fedavgm"))
+    assert twice.memory["w"].item() == pytest.approx(0.9 * 2 + 1)
+    assert twice.shared["w"].item() == pytest.approx(2 + 2.8)
+
+
+def test_similar_sites_average_with_each_other_and_each_has_its_model() -> None:
+    state = ServerState({"w": torch.zeros(2)}, models={"d": {"w": torch.full((2,), 7.0)}})
+    each = {"a": moved_by(1.0, 0.0), "b": moved_by(2.0, 0.0), "c": moved_by(0.0, 4.0)}
+    after = methods.get("similarity").rule(state, each, tiny(method="similarity"))
+    near, far = (math.exp(5 * cosine) / (math.exp(5) + 1) / 2 for cosine in (1, 0))
+    assert after.model_of("a")["w"].tolist() == pytest.approx([0.5 * 1 + near * 2, far * 4])
+    assert after.model_of("c")["w"].tolist() == pytest.approx([0.25 * 1 + 0.25 * 2, 0.5 * 4])
+    assert after.model_of("d")["w"].tolist() == [7.0, 7.0]  # it gave nothing in this round
+    assert after.model_of("new")["w"].tolist() == pytest.approx([1.0, 4 / 3])
+    again = methods.get("similarity").rule(after, {"a": moved_by(1.0, 1.0)}, tiny(method="similarity"))
+    assert torch.allclose(again.model_of("a")["w"], after.model_of("a")["w"] + 1)
+
+
+def test_a_site_that_did_not_move_is_like_no_other() -> None:
+    assert similarity.cosine({"w": torch.zeros(2)}, {"w": torch.ones(2)}) == 0.0
+
+
+def rounds_of_scaffold(open_site, rounds: int = 2) -> tuple[Config, ServerState, dict[str, Site]]:
+    """Two sites and the server after some rounds."""
+    config = tiny(method="scaffold")
+    state = begin_state(initial_shared(config)[0], down_schema(config))
+    sites = {name: open_site(config, name) for name in ("site-1", "site-2")}
+    for round_ in range(rounds):
+        given = {}
+        for name, site in sites.items():
+            wire = message(state, name, config, down_schema(config))
+            assert check(wire, stamp := site.stamp(round_), schema=down_schema(config), expected=stamp) == Accepted()
+            site.receive(wire, Moment("run", round_), trained=round_ > 0)
+            update = site.train(round_, rounds)
+            assert check(update.wire, stamp, schema=up_schema(config), expected=stamp) == Accepted()
+            given[name] = contribution(update.wire, update.samples, {}, config=config, up=up_schema(config))
+        state = scaffold.rule(state, given, config)
+    return config, state, sites
+
+
+def kept(site: Site) -> Tensors:
+    """A site's own control variates, as they lie in its store."""
+    stored, _ = site.store.load() or ({}, {})
+    return {name.removeprefix("memory/"): t for name, t in stored.items() if name.startswith("memory/")}
+
+
+def test_scaffold_s_c_is_the_mean_of_the_sites_own(open_site) -> None:
+    config, state, sites = rounds_of_scaffold(open_site)
+    own = [kept(site) for site in sites.values()]
+    assert own[0].keys() == shared_schema(config).keys()
+    assert any(bool(c.any()) for c in own[0].values())
+    for name in own[0]:
+        assert torch.allclose(state.memory[name], (own[0][name] + own[1][name]) / 2, atol=1e-7)
+
+
+def test_a_site_s_control_variate_is_the_mean_of_its_gradients(open_site) -> None:
+    config = tiny(method="scaffold")
+    site, seen = open_site(config), []
+    shared = initial_shared(config)[0]
+    spied = lambda model, config: (seen.append(grads(site)), scaffold.gradient(model, config))  # noqa: E731
+    site.method = replace(site.method, gradient=spied)
+    site.receive(message(begin_state(shared, down_schema(config)), "site-1", config, down_schema(config)))
+    told = extras_of(site.train(0, 1).wire)
+    for name, change in told.items():
+        assert torch.allclose(change, sum(one[name] for one in seen) / len(seen), atol=1e-6)
+
+
+def grads(site: Site) -> Tensors:
+    live = site.model["global"].named_parameters()
+    return {name: p.grad.clone() for name, p in live if p.grad is not None}
+
+
+def test_scaffold_adds_c_less_the_site_s_own_to_each_gradient(open_site) -> None:
+    config = tiny(method="scaffold")
+    site = open_site(config)
+    names = shared_schema(config)
+    arrived = initial_shared(config)[0] | {EXTRA + n: torch.full(spec.shape, 3.0) for n, spec in names.items()}
+    here = Here(extras=extras_of(arrived), memory={n: torch.full(spec.shape, 1.0) for n, spec in names.items()})
+    scaffold.merge(site.model, config, here)
+    for p in site.model["global"].parameters():
+        p.grad = torch.full_like(p, 0.5) if p.requires_grad else None
+    scaffold.gradient(site.model, config)
+    found = grads(site)
+    assert found.keys() == names.keys()
+    assert all(bool((g == 2.5).all()) for g in found.values())
+    assert all(bool((site.model.received["sum/" + n] == 0.5).all()) for n in names)
+
+
+def test_a_site_goes_on_with_the_memory_of_the_round_before_and_of_its_own_run_alone(open_site) -> None:
+    config, state, sites = rounds_of_scaffold(open_site, rounds=1)
+    wire = message(state, "site-1", config, down_schema(config))
+    first = kept(sites["site-1"])
+    again = open_site(config)  # a new process at the site
+    again.receive(wire, Moment("run", 1), trained=True)
+    assert all(torch.equal(again._here.memory[n], first[n]) for n in first)
+    again.train(1, 2)
+    redone = open_site(config)  # and once more: its second round did not reach the server
+    redone.receive(wire, Moment("run", 1), trained=True)
+    assert all(torch.equal(redone._here.memory[n], first[n]) for n in first)
+    other = open_site(config)
+    other.receive(wire, Moment("other", 0))
+    assert other._here.memory == {}
+
+
+def test_a_site_that_lost_its_memory_says_so(hospital, tmp_path, open_site) -> None:
+    config, state, _ = rounds_of_scaffold(open_site, rounds=1)
+    lost = Site("site-1", config, Places(hospital, tmp_path / "empty"))
+    with pytest.raises(UserFault, match="site's private part of run run"):
+        lost.receive(message(state, "site-1", config, down_schema(config)), Moment("run", 1), trained=True)
+
+
+def test_the_guard_refuses_extras_that_were_not_declared_or_are_out_of_bounds(open_site) -> None:
+    config = tiny(method="scaffold")
+    site = open_site(config)
+    shared = initial_shared(config)[0]
+    site.receive(message(begin_state(shared, down_schema(config)), "site-1", config, down_schema(config)))
+    wire, stamp = site.train(0, 1).wire, site.stamp(0)
+    name = next(n for n in wire if n.startswith(EXTRA))
+    for bad, reason in (
+        ({**wire, name: torch.full_like(wire[name], 1e7)}, "within 1e+06"),
+        ({**wire, EXTRA + "more": torch.ones(1)}, "not declared"),
+        (shared_of(wire), "are missing"),
+        ({**wire, name: wire[name].double()}, "float32"),
+    ):
+        assert reason in check(bad, stamp, schema=up_schema(config), expected=stamp).reason
+
+
+def test_a_method_augments_with_what_the_server_sent(open_site) -> None:
+    site, seen = open_site(tiny()), []
+
+    def augment(usual, _config, here):
+        seen.append(here.data is site.data["train"])
+        return lambda image, mask, view: (torch.zeros_like(image), usual(image, mask, view)[1])
+
+    images = []
+    loss = lambda model, batch, config: images.append(batch.image) or fedavg.losses(model, batch, config)  # noqa: E731
+    site.method = replace(site.method, augment=augment, loss=loss)
+    site.receive(initial_shared(site.config)[0])
+    site.train(0, 1)
+    assert seen == [True]
+    assert all(image.std(dim=(2, 3)).max() == 0 for image in images)
+
+
+def test_a_method_s_own_augmentation_and_kept_views_exclude_each_other(open_site, monkeypatch) -> None:
+    own = replace(methods.get("fedavg"), augment=lambda augment, _config, _here: augment)
+    monkeypatch.setattr(methods, "get", lambda _: own)
+    with pytest.raises(UserFault, match=r"expected train\.cache none with fedavg"):
+        open_site(tiny(method="fedavg", model={"lora_last": 1}, train={"cache": "memory", "views": 1}))
