@@ -21,7 +21,7 @@ from pfedsam.config import Config
 from pfedsam.data.dataset import PLAIN, Dataset, View
 from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
 from pfedsam.exchange.codec import encode
-from pfedsam.exchange.guard import check
+from pfedsam.exchange.guard import judge_message
 from pfedsam.exchange.ledger import Ledger
 from pfedsam.exchange.server import ServerState, contribution, mean
 from pfedsam.files import Tensors, pack, write_atomic, write_json
@@ -246,12 +246,12 @@ def message_cost(site: Site, wire: Tensors, folder: Path) -> tuple[float, int]:
     up = encode(site.shared(), config.wire.up)
     stamp, ledger = site.stamp(0), Ledger(folder / "trial.jsonl")
     with clock() as took:
-        check(wire, stamp, schema=schema, expected=stamp, number=config.wire.down)
+        judge_message(wire, stamp, schema=schema, expected=stamp, number=config.wire.down)
         ledger.note("in", wire, task="train", round_=0, facts={})
         write_atomic(folder / "trained.safetensors", pack(site.shared(), {}))
-        check(up, stamp, schema=schema, expected=stamp, number=config.wire.up)
+        judge_message(up, stamp, schema=schema, expected=stamp, number=config.wire.up)
         ledger.note("out", up, task="train", round_=0, facts={})
-        check(up, stamp, schema=schema, expected=stamp, number=config.wire.up)
+        judge_message(up, stamp, schema=schema, expected=stamp, number=config.wire.up)
         given = {"a": contribution(up, 1, {}, config=config, up=schema)}
         state = mean(ServerState(site.shared()), given, config)
         Checkpoints(folder / "server", config.study).save(Checkpoint(RUN, 1, "", "", {}, state))

@@ -13,8 +13,9 @@ from nvflare.widgets.widget import Widget
 from pfedsam import log
 from pfedsam.config import to_dict
 from pfedsam.errors import UserFault
+from pfedsam.exchange.schema import REPORT
 from pfedsam.files import write_json
-from pfedsam.flare.context import REJECTED, REPORT, job_config, run_dir
+from pfedsam.flare.context import REJECTED, job_config, run_dir
 from pfedsam.record.results import finish, private_begun, replanned, start, tested_fault, versions
 from pfedsam.record.table import final_table
 

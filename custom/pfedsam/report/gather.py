@@ -9,6 +9,7 @@ from typing import Any
 
 from pfedsam.errors import UserFault
 from pfedsam.exchange.ledger import Ledger
+from pfedsam.exchange.schema import REPORT, STAMP
 from pfedsam.files import read_json
 from pfedsam.record.cases import Cases, read_cases
 from pfedsam.record.results import sites_of
@@ -18,7 +19,6 @@ from pfedsam.settings import chosen_method, from_record
 RESULTS, LEDGER = "results.json", "ledger.jsonl"
 SHOWN = (PICTURES, "overlays.png")  # beside cases.json; the second is of older versions
 SKIP = {"synthetic_data", "tb_events", "custom", "prepared", "scratch", "images", "masks"}  # nothing of a run's record
-REPORT, STAMP = "pfedsam_report", "pfedsam_stamp"  # what a site's message says of its round, in its ledger
 
 
 @dataclass(frozen=True)
@@ -125,12 +125,12 @@ def read_results(path: Path) -> dict[str, Any]:
     """
     try:
         found = json.loads(path.read_text())
-        whole = found["schema"] == 1 and all(_is_round(entry) for entry in found["rounds"])
-        whole = whole and all(isinstance(roles, dict) for roles in found["final"]["sites"].values())
-        whole = whole and isinstance(found["method"], str) and isinstance(found["config"], dict)
+        fits = found["schema"] == 1 and all(_is_round(entry) for entry in found["rounds"])
+        fits = fits and all(isinstance(roles, dict) for roles in found["final"]["sites"].values())
+        fits = fits and isinstance(found["method"], str) and isinstance(found["config"], dict)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
         raise _damaged(path, f"{type(fault).__name__}: {fault}") from None
-    if not whole:
+    if not fits:
         raise _damaged(path, "other keys than docs/results.md lists")
     record: dict[str, Any] = found
     return record
