@@ -14,9 +14,10 @@ import torch
 from sweep import ROOT, data_of, sizes
 from torch import Tensor
 
-from pfedsam.data.dataset import PLAIN, Dataset, View, fit, label_size, open_site
+from pfedsam.data.dataset import PLAIN, Dataset, View, label_size, open_site
+from pfedsam.data.square import fit
 from pfedsam.errors import UserFault
-from pfedsam.jobs import settings_of
+from pfedsam.jobs import read_job
 from pfedsam.record.measures import HIGHER_IS_BETTER, METRICS, TITLES, number
 from pfedsam.record.scores import CaseScore, summary
 from pfedsam.train.evaluate import masks, reference
@@ -42,7 +43,7 @@ def table(tasks: list[str]) -> None:
     of_each = [f"{TITLES[metric]}, {learner}" for learner in LEARNERS for metric in METRICS]
     print(f"| task | site | {' | '.join(of_each)} |\n" + "|---" * (len(of_each) + 2) + "|")
     for task in tasks:
-        config, _ = settings_of(ROOT / "jobs" / f"pfedsam_{task}")
+        config = read_job(ROOT / "jobs" / f"{task}.json").config
         data = data_of(task)
         for site in sizes(data):
             test = open_site(data, site, config, mean=(0,) * 3, std=(1,) * 3)["test"]

@@ -22,7 +22,9 @@ from pfedsam.doctor.examine import Diagnosis, Here, examine
 from pfedsam.doctor.needs import Setting
 from pfedsam.doctor.trial import peak
 from pfedsam.federation import Plan, federate
-from pfedsam.jobs import render, settings_of
+from pfedsam.flare.recipe import render
+from pfedsam.jobs import read_job
+from pfedsam.layout import simulated_results
 from pfedsam.site import Places
 
 ROWS = {
@@ -53,7 +55,7 @@ class Case:
     @property
     def config(self) -> Config:
         """The demonstration's, changed."""
-        return settings_of(ROOT / "jobs/pfedsam", ROWS[self.name])[0]
+        return read_job(ROOT / "jobs/pfedsam", ROWS[self.name]).config
 
 
 def main() -> None:
@@ -133,8 +135,7 @@ def alone(case: Case, folder: Path) -> None:
 
     torch.set_num_threads(1)
     config = case.config
-    counts = {"train": config.data.train, "val": config.data.val, "test": config.data.test}
-    write_site(folder / "data", "site-1", counts, config.seed)
+    write_site(folder / "data", "site-1", config.data.counts, config.seed)
     began = time.process_time()
     federate(Plan(config, {"site-1": Places(folder / "data", folder / "store")}, case.rounds, folder))
     (folder / "own.json").write_text(json.dumps({"peak": peak(), "processor": time.process_time() - began}))
@@ -150,7 +151,7 @@ def simulated(case: Case, folder: Path) -> tuple[dict[str, Any], dict[str, float
         with subprocess.Popen(command, stdout=log, stderr=log, env=environment) as run:
             watch = Watch(run.pid)
             run.wait()
-    record = folder / "ws/server/simulate_job/results.json"
+    record = simulated_results(folder / "ws")
     if not record.exists():
         raise SystemExit((folder / "log").read_text()[-3000:])
     return json.loads(record.read_text()), {"site": watch.site / 1e6, WHOLE: watch.all / 1e6}

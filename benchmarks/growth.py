@@ -13,7 +13,8 @@ from typing import Any
 import psutil
 from machine import ROOT, heading, publish, simulator
 
-from pfedsam.jobs import render
+from pfedsam.flare.recipe import render
+from pfedsam.layout import simulated_results
 
 SITES = ["site-1", "site-2"]
 SETTINGS = ("train.max_steps=1", "data.train=2", "data.val=1", "data.test=1", "model.image_size=64")
@@ -87,7 +88,7 @@ def sample(process: Any, done: int) -> list[Sample]:
 def rounds_done(workspace: Path) -> int:
     """Rounds in results.json."""
     try:
-        return len(json.loads((workspace / "server/simulate_job/results.json").read_text())["rounds"])
+        return len(json.loads((simulated_results(workspace)).read_text())["rounds"])
     except (OSError, ValueError):
         return 0
 

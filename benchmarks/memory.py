@@ -73,7 +73,7 @@ def prepare(_row: str, base: Path, size: int, _batch: int) -> None:
 
     state = random_state(size)
     save_file(state, base.with_suffix(".published"))
-    write_base(base, BUILDERS["vit_b"](size, state), rounded=True)
+    write_base(base, BUILDERS["vit_b"](size, state), bf16=True)
 
 
 def train(row: str, base: Path, size: int, batch: int) -> None:

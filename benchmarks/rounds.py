@@ -18,7 +18,9 @@ from nvflare.app_opt.pt.recipes import FedAvgRecipe
 from nvflare.client.config import ExchangeFormat
 
 from pfedsam.config import Config
-from pfedsam.jobs import render, settings_of
+from pfedsam.flare.recipe import render
+from pfedsam.jobs import read_job
+from pfedsam.layout import simulated_results
 from pfedsam.study import shared_schema
 
 SETTINGS = (*VIT_B, "model.image_size=64")
@@ -47,7 +49,7 @@ while flare.is_running():
 def main() -> None:
     """Each job with 2 and 4 sites; one table."""
     options = arguments()
-    config, _ = settings_of(ROOT / "jobs/pfedsam", SETTINGS)
+    config = read_job(ROOT / "jobs/pfedsam", SETTINGS).config
     lines = ["| sites | job | a round outside training, median seconds | of stock |", "|---|---|---|---|"]
     for sites in options.sites:
         lines += rows(config, sites, options.rounds)
@@ -128,7 +130,7 @@ def outside(log: str, workspace: Path) -> float:
 
 def training(workspace: Path) -> dict[int, float]:
     """Of each round of ours, seconds that the slowest site trained and scored."""
-    path = workspace / "server/simulate_job/results.json"
+    path = simulated_results(workspace)
     if not path.exists():
         return {}
     rounds = json.loads(path.read_text())["rounds"]

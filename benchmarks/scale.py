@@ -19,7 +19,9 @@ from pfedsam.exchange.codec import encode
 from pfedsam.exchange.ledger import payload_bytes
 from pfedsam.exchange.server import contribution, mean_update
 from pfedsam.files import Tensors
-from pfedsam.jobs import render, settings_of
+from pfedsam.flare.recipe import render
+from pfedsam.jobs import read_job
+from pfedsam.layout import simulated_results
 from pfedsam.study import shared_schema
 
 SETTINGS = (*VIT_B, "model.image_size=256")
@@ -71,7 +73,7 @@ def simulated(sites: int, threads: int, rounds: int) -> str:
             watch = Memory(run.pid)
             run.wait()
         whole = time.monotonic() - began
-        record = folder / "ws/server/simulate_job/results.json"
+        record = simulated_results(folder / "ws")
         found = json.loads(record.read_text()) if record.exists() else {"final": {"sites": {}}}
         if len(found["final"]["sites"]) != sites:
             raise SystemExit(f"{len(found['final']['sites'])} of {sites} sites\n{(folder / 'log').read_text()[-3000:]}")
@@ -118,7 +120,7 @@ def means(counts: list[int]) -> list[str]:
     """Lines of the second table: what the server holds for a round's mean, and how long the mean takes."""
     lines = ["| sites | update | the server holds, MB | mean over sites, seconds |", "|---|---|---|---|"]
     for name, changes in FORMATS.items():
-        config, _ = settings_of(ROOT / "jobs/pfedsam", [*SETTINGS, *changes])
+        config = read_job(ROOT / "jobs/pfedsam", [*SETTINGS, *changes]).config
         wire = update(config)
         for count in counts:
             began = time.perf_counter()

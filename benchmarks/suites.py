@@ -149,6 +149,12 @@ SUITES = {
         *rates(NAMED["post"], ("1e-2", "1e-3"), ("1e-2", "3e-3")),
         *rates(NAMED["fedms_sam"], ("1e-4", "1e-4"), ("3e-4", "3e-4"), ("1e-3", "1e-3")),
     ],
+    "rules": [  # at the rates of FedAvg, whose local step they share
+        Row("fedavg", "FedAvg of LoRA and decoder", ("method=fedavg",)),
+        Row("fedavgm", "FedAvgM", ("method=fedavgm",)),
+        Row("scaffold", "SCAFFOLD", ("method=scaffold",)),
+        Row("similarity", "a model a site, weighted by similarity", ("method=similarity",)),
+    ],
     "modes": [
         Row("pfedsam", "default: float32"),
         Row("int8", "int8 both ways", INT8),

@@ -25,7 +25,7 @@ from pfedsam.config import Config
 from pfedsam.data.datalist import raw_rows
 from pfedsam.errors import UserFault
 from pfedsam.federation import OTHER, Plan, federate
-from pfedsam.jobs import settings_of
+from pfedsam.jobs import read_job
 from pfedsam.report.gather import read_results
 from pfedsam.site import Places
 from pfedsam.study import same_settings
@@ -133,8 +133,8 @@ def places(run: Run, out: Path) -> Places:
 
 def settings(run: Run, rounds: int | None) -> tuple[Config, int]:
     """A run's settings, and how many rounds it has: so many, or as its row or its task's job has."""
-    config, usual = settings_of(ROOT / "jobs" / f"pfedsam_{run.task}", [*run.row.changes, f"seed={run.seed}"])
-    return config, rounds or run.row.rounds or usual
+    job = read_job(ROOT / "jobs" / f"{run.task}.json", [*run.row.changes, f"seed={run.seed}"])
+    return job.config, rounds or run.row.rounds or job.rounds
 
 
 def arguments() -> argparse.Namespace:

@@ -32,7 +32,6 @@ from pfedsam.errors import UserFault
 from pfedsam.flare.admin import Admin
 from pfedsam.flare.presence import Patience
 from pfedsam.flare.watch import Outcome, watch
-from pfedsam.jobs import render
 from pfedsam.names import site_names
 
 PROJECT = Path(__file__).parent / "project.yml"
@@ -162,11 +161,13 @@ class Federation:
         """A person's way to the server."""
         return Admin(self.kit(user))
 
-    def render(self, job: Path, *changes: str, rounds: int | None = None) -> Path:
-        """`job` as these sites take it: with its code where they allow that, else without."""
-        out = self.home / "jobs" / f"{job.name}-{time.time_ns()}"
+    def render(self, job: Path, *changes: str, **facts: Any) -> Path:
+        """`job` as these sites take it: with its code where they allow that, else without; `facts` as `render`'s."""
+        from pfedsam.flare.recipe import render  # loads torch, which no other verb needs
+
+        out = self.home / "jobs" / f"{job.stem}-{time.time_ns()}"
         out.parent.mkdir(exist_ok=True)
-        render(job, out, changes=list(changes), rounds=rounds, code=self.facts["byoc"])
+        render(job, out, changes=changes, code=self.facts["byoc"], **facts)
         return out
 
     def submit(self, job: Path) -> str:
@@ -254,7 +255,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one verb; 2 where the user's input is at fault."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("verb", choices=["prepare", "start", "status", "submit", "watch", "fetch", "stop", "remove"])
-    parser.add_argument("what", nargs="?", help="a job folder for submit and watch, a job's id for fetch")
+    parser.add_argument(
+        "what", nargs="?", help="a settings file or a job folder for submit and watch, a job's id for fetch"
+    )
     parser.add_argument("--home", type=Path, default=Path("runs/federation"))
     parser.add_argument("--mode", choices=["provisioned", "poc"], default="provisioned")
     parser.add_argument("--byoc", action="store_true", help="prepare: sites let a job bring its code")

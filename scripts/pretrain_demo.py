@@ -16,9 +16,10 @@ from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor
 
 from pfedsam.config import TrainConfig
-from pfedsam.data.dataset import Batch, fit
+from pfedsam.data.dataset import Batch
+from pfedsam.data.square import fit
 from pfedsam.data.synthetic import PRETRAIN_SITES, draw
-from pfedsam.model.backbones import Backbone, demo_vit, vit_encoder, with_sam_decoder
+from pfedsam.model.backbones import DEMO, Backbone, vit_encoder, with_sam_decoder
 from pfedsam.model.decoder import PromptFreeDecoder
 from pfedsam.model.segmenter import Segmenter
 from pfedsam.model.weights import ASSETS, sha256
@@ -37,8 +38,8 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.manual_seed(options.seed)
-    net = demo_vit(SIZE)
-    parts = with_sam_decoder(vit_encoder(net, None, channels=128, patch=8), None, width=128, mlp=512)
+    net = DEMO.encoder(SIZE)
+    parts = with_sam_decoder(vit_encoder(net), None, mlp=DEMO.mlp)
     loss = pretrain(parts, options.steps, np.random.default_rng(options.seed))
     save(net, parts, options.out, {"seed": options.seed, "steps": options.steps, "loss": round(loss, 4)})
 

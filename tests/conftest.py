@@ -9,8 +9,8 @@ import torch
 
 from pfedsam.config import Config
 from pfedsam.data.synthetic import write_site
-from pfedsam.export.facts import Facts, Origin, branches
-from pfedsam.export.model import save
+from pfedsam.inference.facts import ModelFacts, Origin, roles_of
+from pfedsam.inference.model_file import write_model
 from pfedsam.model import build
 from pfedsam.settings import from_dict
 from pfedsam.site import Places, Site
@@ -71,16 +71,16 @@ def after_a_round(open_site: Callable[[Config], Site], config: Config) -> Site:
     return site
 
 
-def model_facts(site: Site, *, private: bool = True) -> Facts:
+def model_facts(site: Site, *, private: bool = True) -> ModelFacts:
     """What the model file of `site` says."""
     origin = Origin(site.base, site.name if private else "", "run", 1, 1 if private else None)
-    return Facts(site.config, site.config.digest(), origin, branches(site.config, private=private))
+    return ModelFacts(site.config, site.config.digest(), origin, roles_of(site.config, private=private))
 
 
 def save_model(site: Site, path: Path, *, base: bool = False) -> Path:
     """The model file of `site`, written to `path`."""
     whole = build.backbone(site.config.model) if base else None
-    save(path, model_facts(site), site.shared(), site.private(), base=whole)
+    write_model(path, model_facts(site), site.shared(), site.private(), base=whole)
     return path
 
 

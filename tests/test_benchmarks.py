@@ -24,7 +24,7 @@ from pfedsam.data.datalist import raw_rows
 from pfedsam.data.dataset import open_site
 from pfedsam.errors import UserFault
 from pfedsam.files import write_json
-from pfedsam.jobs import settings_of
+from pfedsam.jobs import read_job
 from pfedsam.record.cases import read_cases
 from pfedsam.record.scores import summary
 
@@ -302,10 +302,10 @@ TRAINING_ROWS = {
 def test_rows_of_a_suite_have_names_of_their_own_and_settings_that_are_known(suite: str) -> None:
     rows = rows_of(suite, "brain_mri", SIZES)
     assert len({row.name for row in rows}) == len(rows)
-    job = "pfedsam_fundus" if suite == "partial" else "pfedsam_brain_mri"
+    task = "fundus" if suite == "partial" else "brain_mri"
     for row in rows:
-        config, rounds = settings_of(ROOT / "jobs" / job, row.changes)
-        assert suite in ("late", "scarce") or config.train.epochs * (row.rounds or rounds) == 15  # one budget
+        job = read_job(ROOT / "jobs" / f"{task}.json", row.changes)
+        assert suite in ("late", "scarce") or job.config.train.epochs * (row.rounds or job.rounds) == 15  # one budget
 
 
 def test_a_site_that_joins_late_was_not_there_before_and_waits_for_the_run_that_it_starts_from(tmp_path: Path) -> None:
@@ -326,17 +326,17 @@ def test_a_site_that_joins_late_was_not_there_before_and_waits_for_the_run_that_
 def test_few_cases_are_trained_on_for_as_many_images_as_all_of_them(count: int) -> None:
     for row in rows_of("late", "brain_mri", SIZES):
         for site in [site for site in SIZES if row.name in (f"joins_{site}_{count}", f"alone_{site}_{count}")]:
-            config, _ = settings_of(ROOT / "jobs/pfedsam_brain_mri", row.changes)
+            config = read_job(ROOT / "jobs/brain_mri.json", row.changes).config
             assert config.data.limit == {site: count}
             assert SIZES[site] - count < config.train.epochs * count <= SIZES[site]
 
 
 def test_where_images_are_scarce_each_site_has_eight_and_no_row_sees_more_of_them_than_another() -> None:
-    config, rounds = settings_of(ROOT / "jobs/pfedsam_brain_mri", ())
+    job = read_job(ROOT / "jobs/brain_mri.json")
     for row in rows_of("scarce", "brain_mri", SIZES):
-        found, found_rounds = settings_of(ROOT / "jobs/pfedsam_brain_mri", row.changes)
-        assert found.data.limit == dict.fromkeys(SIZES, 8)
-        assert (found.train.epochs, found_rounds) == (8 * config.train.epochs, rounds)
+        found = read_job(ROOT / "jobs/brain_mri.json", row.changes)
+        assert found.config.data.limit == dict.fromkeys(SIZES, 8)
+        assert (found.config.train.epochs, found.rounds) == (8 * job.config.train.epochs, job.rounds)
 
 
 def test_a_table_is_about_the_sites_that_took_part(tmp_path: Path) -> None:

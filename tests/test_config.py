@@ -141,11 +141,11 @@ def test_a_number_that_is_not_finite_is_refused_though_json_takes_it(tmp_path: P
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"num_rounds": 0}, "num_rounds of 1 or more and at most 100000"),
+        ({"rounds": 0}, "rounds of 1 or more and at most 100000"),
         ({"rounds": 10**6}, "rounds of 1 or more"),
-        ({"min_clients": True}, "a whole number for min_clients"),
-        ({"train_timeout": -1}, "train_timeout of 0 or more"),
-        ({"wait_time_after_min_received": 1.5}, "a whole number for wait_time"),
+        ({"min_sites": True}, "a whole number for min_sites"),
+        ({"timeout": -1}, "timeout of 0 or more"),
+        ({"grace": 1.5}, "a whole number for grace"),
     ],
 )
 def test_the_numbers_of_a_run_have_bounds_too(values: dict, told: str) -> None:

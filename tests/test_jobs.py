@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,15 @@ from nvflare.private.fed.server.job_meta_validator import JobMetaValidator
 from conftest import ROOT
 from pfedsam import methods
 from pfedsam.cli import main
-from pfedsam.config import to_dict
+from pfedsam.config import Config, to_dict
 from pfedsam.errors import UserFault
-from pfedsam.jobs import render, settings_of
-from pfedsam.methods.pfedsam import Settings
-from pfedsam.settings import read_config
+from pfedsam.flare.recipe import PFedSAMRecipe, render
+from pfedsam.jobs import FACTS, read_job
 
-JOBS = sorted(p.parent for p in (ROOT / "jobs").glob("*/meta.json"))
+MAIN = ROOT / "jobs/pfedsam"
+JOBS = [MAIN, *sorted((ROOT / "jobs").glob("*.json"))]
+MORE = {"pooled": ["method=fedavg", "data.pool=true"]} | {name: [f"method={name}"] for name in methods.names()}
+MORE |= {reading: [f"method.reading={reading}"] for reading in ("R1", "R2", "post")}
 
 
 def files(job: Path) -> dict[str, dict]:
@@ -32,36 +35,74 @@ def paths(value: object) -> list[str]:
     return [p for v in value for p in paths(v)] if isinstance(value, list) else []
 
 
-@pytest.mark.parametrize("job", JOBS, ids=lambda j: j.name)
-def test_a_job_is_one_flare_accepts_and_every_class_in_it_exists(job: Path) -> None:
+def accepted(job: Path) -> None:
+    """FLARE takes the job, and every class in it exists."""
     valid, error, _ = JobMetaValidator().validate(job.name, zip_directory_to_bytes("", str(job)))
     assert valid, error
     for path in paths(list(files(job).values())):
         module, name = path.rsplit(".", 1)
         assert hasattr(importlib.import_module(module), name), path
-    read_config(job / "app/config/pfedsam.json")
-    assert json.loads((job / "meta.json").read_text())["name"] == job.name
 
 
-@pytest.mark.parametrize("job", JOBS, ids=lambda j: j.name)
-def test_jobs_differ_in_their_settings_and_rounds_alone(job: Path) -> None:
-    first, this = files(ROOT / "jobs/pfedsam"), files(job)
-    assert this["config_fed_client.json"] == first["config_fed_client.json"]
-    for server in (first["config_fed_server.json"], this["config_fed_server.json"]):
-        server["workflows"][0]["args"].pop("num_rounds")
-        if job.name in ("pooled", "newcomer"):  # one site
-            server["workflows"][0]["args"].pop("min_clients")
-            next(c for c in server["components"] if c["id"] == "aggregator")["args"].pop("min_sites")
-        if job.name == "newcomer":  # begins with another run's model
-            next(c for c in server["components"] if c["id"] == "persistor")["args"].pop("begin", None)
-    assert this["config_fed_server.json"] == first["config_fed_server.json"]
+def test_the_main_job_s_folder_is_what_the_recipe_exports(tmp_path: Path) -> None:
+    """After a change of the recipe: copy what it exports over jobs/pfedsam."""
+    job = read_job(MAIN)
+    assert (job.name, job.rounds, job.sites) == ("pfedsam", 6, ("site-1", "site-2", "site-3", "site-4"))
+    PFedSAMRecipe.of(job, code=False).export(str(tmp_path))
+    assert files(tmp_path / "pfedsam") == files(MAIN)
+    assert json.loads((tmp_path / "pfedsam/meta.json").read_text()) == json.loads((MAIN / "meta.json").read_text())
 
 
-def test_every_method_and_reading_has_a_job_and_every_job_a_study_of_its_own() -> None:
-    configs = {job.name: read_config(job / "app/config/pfedsam.json") for job in JOBS}
-    assert {config.method for config in configs.values()} == set(methods.names())
-    assert {c.own(Settings).reading for c in configs.values() if c.method == "pfedsam"} == {"R1", "R2", "R3", "post"}
-    assert len({config.study for config in configs.values()}) == len(configs)
+@pytest.mark.parametrize("job", JOBS, ids=lambda j: j.stem)
+def test_a_job_comes_out_as_one_flare_accepts_and_reads_back_as_it_was(job: Path, tmp_path: Path) -> None:
+    said = read_job(job)
+    render(job, tmp_path / "job", code=False, sites=list(said.sites))
+    accepted(tmp_path / "job")
+    assert read_job(tmp_path / "job") == said
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_every_method_and_reading_is_a_setting_of_the_main_job(name: str) -> None:
+    config = read_job(MAIN, MORE[name]).config
+    assert MORE[name][0] in (
+        f"method={config.method}",
+        f"method.reading={getattr(config.method_settings, 'reading', None)}",
+    )
+
+
+def test_every_job_has_a_study_of_its_own() -> None:
+    assert len({read_job(job).config.study for job in JOBS}) == len(JOBS)
+
+
+def test_a_settings_file_and_the_recipe_s_words_make_the_same_job() -> None:
+    said = read_job(ROOT / "jobs/polyp.json", ["seed=3"])
+    sites = ["kvasir_inset", "kvasir_plain"]
+    settings = {**said.settings, "seed": 3}
+    assert PFedSAMRecipe("polyp", rounds=15, min_sites=2, sites=sites, **settings).job == said
+    assert not set(FACTS) & {field.name for field in fields(Config)}  # the recipe takes both as its words
+
+
+def test_the_quorum_is_never_above_the_sites_that_are_named(tmp_path: Path) -> None:
+    render(MAIN, tmp_path / "job", code=False, sites=["site-1"])
+    assert read_job(tmp_path / "job").min_sites == 1
+    assert json.loads((tmp_path / "job/meta.json").read_text())["min_clients"] == 1
+
+
+def test_what_else_flare_is_told_of_a_job_goes_along(tmp_path: Path) -> None:
+    more = {"resource_spec": {"site-1": {"num_of_gpus": 1}}, "scope": "pfedsam"}
+    render(MAIN, tmp_path / "job", code=False, meta=more, grace=60, timeout=5, begin="demo/latest")
+    render(tmp_path / "job", tmp_path / "again", code=False, run="mine", continues=True)
+    again = read_job(tmp_path / "again")
+    assert (again.meta, again.grace, again.timeout, again.begin) == (more, 60, 5, "demo/latest")
+    assert (again.name, again.run, again.continues) == ("mine", "mine", True)
+
+
+def test_a_folder_whose_flare_files_were_edited_is_not_rendered_without_the_edits(tmp_path: Path) -> None:
+    render(MAIN, tmp_path / "job", code=False)
+    client = tmp_path / "job/app/config/config_fed_client.json"
+    client.write_text(client.read_text().replace("OnlySharedLeaves", "SitePolicy"))
+    with pytest.raises(UserFault, match=r"config_fed_client\.json edited"):
+        render(tmp_path / "job", tmp_path / "again", code=False)
 
 
 def test_no_link_and_no_copy_of_the_package_lies_in_jobs() -> None:
@@ -73,17 +114,15 @@ def test_no_link_and_no_copy_of_the_package_lies_in_jobs() -> None:
 def test_a_rendered_job_brings_its_code_and_its_changes(tmp_path: Path) -> None:
     out = tmp_path / "job"
     change = ["--set", "train.lr=0.5", "--set", "study=other", "--rounds", "3"]
-    assert main(["render", str(ROOT / "jobs/pfedsam"), str(out), *change]) == 0
+    assert main(["render", str(MAIN), str(out), *change]) == 0
     assert (out / "app/custom/pfedsam/site.py").is_file()
     assert not (out / "app/custom/pfedsam/prepare").exists()
     assert (out / "app/custom/pfedsam/assets/demo_sam.safetensors").is_file()
     assert sum(p.stat().st_size for p in out.rglob("*") if p.is_file()) < 4_100_000  # POC deploys at most 4 MiB
-    config = read_config(out / "app/config/pfedsam.json")
-    assert (config.train.lr, config.study) == (0.5, "other")
-    assert files(out)["config_fed_server.json"]["workflows"][0]["args"]["num_rounds"] == 3
+    job = read_job(out)
+    assert (job.config.train.lr, job.config.study, job.rounds) == (0.5, "other", 3)
     assert json.loads((out / "meta.json").read_text())["deploy_map"] == {"app": ["@ALL"]}
-    valid, error, _ = JobMetaValidator().validate("job", zip_directory_to_bytes("", str(out)))
-    assert valid, error
+    accepted(out)
 
 
 @pytest.mark.parametrize(
@@ -98,24 +137,33 @@ def test_a_rendered_job_brings_its_code_and_its_changes(tmp_path: Path) -> None:
     ],
 )
 def test_a_method_is_chosen_and_set_on_the_command_line(changes: list[str], method: dict) -> None:
-    config, _ = settings_of(ROOT / "jobs/pfedsam", changes)
+    config = read_job(MAIN, changes).config
     assert to_dict(config)["method"] == method
 
 
 def torn(folder: Path) -> Path:
     """Job folders, each with one file that is not what it should be."""
-    for name in ("settings", "server", "meta"):
-        shutil.copytree(ROOT / "jobs/pfedsam", folder / "torn" / name)
+    for name in ("settings", "server", "meta", "old"):
+        shutil.copytree(MAIN, folder / "torn" / name)
     (folder / "torn/settings/app/config/pfedsam.json").write_text('{"seed": ')
     (folder / "torn/server/app/config/config_fed_server.json").write_text('{"workflows": []}')
     (folder / "torn/meta/meta.json").unlink()
+    old = folder / "torn/old/app/config/config_fed_server.json"
+    old.write_text(old.read_text().replace("num_rounds", "how_many"))
+    (folder / "torn/settings/app/config/bare.json").write_text('{"study": "mine"}')
+    (folder / "torn/odd.json").write_text('{"settings": {}, "min_clients": 2}')
+    (folder / "torn/sites.json").write_text('{"settings": {}, "sites": "site-1"}')
     return folder / "torn"
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["render", "nowhere", "{out}"], "a job folder"),
+        (["render", "nowhere", "{out}"], "a settings file or a job folder"),
+        (["render", "{torn}/settings/app/config/bare.json", "{out}"], "name the folder"),
+        (["render", "{torn}/odd.json", "{out}"], "keys of a job among"),
+        (["render", "{torn}/sites.json", "{out}"], "a list of sites' names"),
+        (["render", "{torn}/old", "{out}"], "no num_rounds"),
         (["render", "{job}", "{job}"], "does not exist yet"),
         (["render", "{job}", "{out}", "--set", "train.speed=9"], "speed"),
         (["render", "{job}", "{out}", "--set", "method.mu=1"], "settings of method pfedsam among reading, distill"),
@@ -136,7 +184,7 @@ def torn(folder: Path) -> Path:
 def test_a_wrong_command_is_told_without_a_traceback(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
 ) -> None:
-    names = {"job": str(ROOT / "jobs/pfedsam"), "out": str(tmp_path / "out"), "torn": str(torn(tmp_path))}
+    names = {"job": str(MAIN), "out": str(tmp_path / "out"), "torn": str(torn(tmp_path))}
     assert main([a.format(**names) for a in arguments]) == 2
     shown = capsys.readouterr().err
     assert told in shown
@@ -148,7 +196,7 @@ def test_a_wrong_command_is_told_without_a_traceback(
 def test_a_place_where_no_job_can_be_is_told(tmp_path: Path, where: str) -> None:
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(UserFault, match=where):
-        render(ROOT / "jobs/pfedsam", tmp_path / where)
+        render(MAIN, tmp_path / where)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -167,7 +215,7 @@ def test_a_disk_that_fills_leaves_no_half_job(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(shutil, "copytree", full)
     with pytest.raises(UserFault, match="No space left on device"):
-        render(ROOT / "jobs/pfedsam", tmp_path / "job")
+        render(MAIN, tmp_path / "job")
     assert not (tmp_path / "job").exists()
 
 
@@ -175,5 +223,5 @@ def test_a_disk_that_fills_leaves_no_half_job(tmp_path: Path, monkeypatch: pytes
 def test_a_job_without_code_has_no_folder_for_it_which_a_strict_hospital_would_refuse(
     tmp_path: Path, sites: list[str] | None
 ) -> None:
-    render(ROOT / "jobs/pfedsam", tmp_path / "job", code=False, sites=sites)
+    render(MAIN, tmp_path / "job", code=False, sites=sites)
     assert not (tmp_path / "job/app/custom").exists()

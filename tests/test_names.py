@@ -10,10 +10,10 @@ from nvflare.fuel.f3.cellnet.fqcn import FQCN
 from safetensors.torch import load_file
 
 from conftest import ROOT
-from pfedsam.data.folder import whole
+from pfedsam.data.folder import new_folder
 from pfedsam.errors import UserFault
 from pfedsam.files import write_atomic
-from pfedsam.jobs import render
+from pfedsam.flare.recipe import render
 from pfedsam.names import beside, job_name, one_name, site_name, site_names
 from pfedsam.predict.written import _replace
 from pfedsam.settings import from_dict
@@ -108,9 +108,9 @@ def test_two_processes_of_one_number_that_write_one_file_do_not_disturb_each_oth
 
 @pytest.mark.usefixtures("container")
 def test_two_processes_of_one_number_that_make_one_folder_do_not_mix_their_files(tmp_path: Path) -> None:
-    with pytest.raises(UserFault), whole(tmp_path / "out") as first:  # noqa: PT012 - the second in the first's time
+    with pytest.raises(UserFault), new_folder(tmp_path / "out") as first:  # noqa: PT012 - the second in the first's time
         (first / "first").touch()
-        with whole(tmp_path / "out") as second:
+        with new_folder(tmp_path / "out") as second:
             (second / "second").touch()
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["second"]
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "second"]

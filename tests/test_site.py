@@ -306,7 +306,8 @@ def test_a_stopped_round_leaves_the_store_alone(open_site) -> None:
 def test_a_round_that_diverged_leaves_nothing_behind_and_is_told(open_site, tmp_path: Path, number: str) -> None:
     """Neither in the store, nor in the process that goes on with a lower rate, nor in what is owed."""
     wire = {"up": number, "down": "fp32"}
-    wild = tiny(train={"lr": 1e30, "lr_decoder": 1e30}, wire=wire)
+    usual = tiny(wire=wire)
+    wild = replace(usual, train=replace(usual.train, lr=1e30, lr_decoder=1e30))  # beyond what a job may say
     shared, _ = initial_shared(wild)
     site = open_site(wild)
     for _ in range(2):
@@ -315,7 +316,7 @@ def test_a_round_that_diverged_leaves_nothing_behind_and_is_told(open_site, tmp_
         with pytest.raises(UserFault, match=r"finite weights after the training of round 1.*lower train\.lr"):
             site.train(0, 2)
         assert site.store.load() is None
-    site.config = tiny(wire=wire)
+    site.config = usual
     update = trained(site, shared)
     data = site.data["train"].slices[0].image.parents[2]
     calm = trained(Site("site-1", site.config, Places(data, tmp_path / "fresh")), shared)

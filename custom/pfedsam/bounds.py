@@ -65,11 +65,7 @@ def number(
 
 
 ROUNDS, SITES, SECONDS = Bounds(1, 100_000), Bounds(1, 10_000), Bounds(0, 10_000_000)  # 0 seconds: FLARE waits for ever
-RUN = {  # what says how a run is carried, by FLARE's names and by ours
-    **dict.fromkeys(("rounds", "num_rounds"), ROUNDS),
-    **dict.fromkeys(("min_sites", "min_clients"), SITES),
-    **dict.fromkeys(("train_timeout", "wait_time_after_min_received", "timeout", "wait_after_first"), SECONDS),
-}
+RUN = {"rounds": ROUNDS, "min_sites": SITES, "grace": SECONDS, "timeout": SECONDS}  # what says how a run is carried
 
 
 def check_run(values: Mapping[str, Any]) -> None:

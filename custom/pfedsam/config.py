@@ -97,6 +97,11 @@ class DataConfig:
     val: int = number(8, least=0, most=1_000_000)
     test: int = number(16, least=0, most=1_000_000)
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Images of a synthetic site by split."""
+        return {"train": self.train, "val": self.val, "test": self.test}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:

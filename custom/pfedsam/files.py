@@ -20,6 +20,11 @@ PAYLOAD = "payload_sha256"  # the fact that holds the tensors' checksum
 SETTINGS = "settings"  # a fact that holds the job's whole configuration, as `Config.text` writes it
 
 
+def below(prefix: str, tensors: Tensors) -> Tensors:
+    """The tensors whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
 def not_finite(tensors: Tensors) -> str | None:
     """The first name whose values are not all finite; None if all are."""
     return next((name for name in sorted(tensors) if not bool(torch.isfinite(tensors[name]).all())), None)

@@ -1,145 +1,153 @@
-"""Rendering a job: from a folder of jobs/ to one that can be submitted anywhere."""
+"""A job: what is trained, for how many rounds, by which sites. Read from a settings file, or from FLARE's folder."""
 
 import json
-import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import pfedsam
 from pfedsam.bounds import check_run
 from pfedsam.config import Config
-from pfedsam.data.folder import whole
 from pfedsam.errors import UserFault
 from pfedsam.files import read_json
+from pfedsam.layout import META, SERVER, SETTINGS
 from pfedsam.names import job_name, one_name, site_names
-from pfedsam.settings import check_sites, from_dict
+from pfedsam.settings import from_dict
 
-SETTINGS = Path("app/config/pfedsam.json")
-SERVER = Path("app/config/config_fed_server.json")
-OF_A_PERSON = ("cli", "doctor", "predict", "prepare")  # rooms of verbs that no job calls
+ROUNDS = {  # a job's facts, as the arguments of flare.rounds.Rounds are named
+    "rounds": "num_rounds",
+    "min_sites": "min_sites",
+    "grace": "grace",
+    "timeout": "timeout",
+}
+RUN = ("run", "continues", "begin")  # and of flare.persistor.SharedPersistor
+LOOP, PERSISTOR = ("workflows", "rounds"), ("components", "persistor")
 
 
-def render(
-    job: Path,
-    out: Path,
-    *,
-    changes: Sequence[str] = (),
-    rounds: int | None = None,
-    code: bool = True,
-    sites: list[str] | None = None,
-    run: str = "",
-    continues: bool = False,
-    begin: str = "",
-) -> None:
-    """Write `job` to `out`, settings changed, for all sites that connect, the package's code inside.
+@dataclass(frozen=True)
+class Job:
+    """What a job says, whatever carries it.
 
-    FLARE takes no links in a job, so the code is copied; the demo backbone's weights only where they are used.
-
-    Args:
-        changes: "key=value" pairs on app/config/pfedsam.json; values are JSON, or text.
-        rounds: another number of rounds.
-        code: False leaves the code out; every site then has the package installed and allowed, as a provisioned one
-            has. FLARE's simulator allows no class that a job does not bring.
-        sites: deploy to these alone (needed to simulate them without naming them); None: to all.
+    Attributes:
+        name: what people see of it.
+        settings: as `Config` reads them; what they leave out has its default.
+        rounds: how many.
+        min_sites: the valid updates that a round needs.
+        grace: seconds that the other sites may take once so many have answered.
+        timeout: seconds that a round, and the final test, may take at most; 0: as long as it takes.
+        sites: who takes part; empty: all sites that connect.
         run: the run's name; a job with it goes on after the last round that jobs of this name have finished.
         continues: refuse to begin a run of that name; "latest" is then the one that wrote last.
         begin: "STUDY/RUN", a finished run whose shared tensors the new one starts from.
+        meta: what else FLARE's meta.json is to say, such as resource_spec, scope or mandatory_clients.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    rounds: int = 1
+    min_sites: int = 1
+    grace: int = 3600
+    timeout: int = 7200
+    sites: tuple[str, ...] = ()
+    run: str = ""
+    continues: bool = False
+    begin: str = ""
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raises UserFault where a value is impossible."""
+        job_name(self.name)
+        check_run({fact: getattr(self, fact) for fact in ROUNDS})
+        if self.run:
+            one_name(self.run, "run")
+        if self.begin:
+            _check_begin(self.begin)
+        site_names(list(self.sites))
+        from_dict(self.settings)
+
+    @property
+    def config(self) -> Config:
+        """The settings, defaults filled in."""
+        return from_dict(self.settings)
+
+    @property
+    def quorum(self) -> int:
+        """The updates that a round needs: no more than there are sites."""
+        return min(self.min_sites, len(self.sites) or self.min_sites)
+
+
+FACTS = tuple(fact.name for fact in fields(Job))
+
+
+def read_job(path: Path, changes: Iterable[str] = (), **facts: Any) -> Job:
+    """The job at `path`: a settings file, or FLARE's folder of a job.
+
+    Args:
+        changes: "key=value" pairs on its settings; values are JSON, or text.
+        facts: other fields of `Job` than it says; None leaves one as it is.
 
     Raises:
-        UserFault: no such job, `out` exists or has a name that FLARE does not take, as has a site; a setting is
-            unknown; or the disk is full. No half job is left.
+        UserFault: there is no such job, or it says something that is unknown or impossible.
     """
-    config, usual = settings_of(job, changes)
-    read_json(job / "meta.json")  # so that a fault names the job's file, not the copy's
-    check_run({"rounds": rounds})
-    if out.exists():
-        raise UserFault(expected="a folder that does not exist yet", came=str(out), do="remove it or name another")
-    job_name(out.resolve().name)
-    if begin:
-        _check_begin(begin)
-    if sites:
-        check_sites(config, site_names(sites), rounds or usual)
-    with whole(out) as new:
-        shutil.copytree(job, new, ignore=shutil.ignore_patterns("custom"), dirs_exist_ok=True)
-        (new / SETTINGS).write_text(json.dumps(_changed(job, changes), indent=2) + "\n")
-        _edit(new / "meta.json", "deploy_map", {"app": ["server", *sites] if sites else ["@ALL"]})
-        _edit_server(new, rounds, len(sites) if sites else None)
-        if run:
-            name_run(new, run, must_exist=continues)
-        if begin:
-            _edit_persistor(new, begin=begin)
-        if code:
-            _copy_code(new, config)
+    values = _of_folder(path) if path.is_dir() else _of_file(path)
+    for change in sorted(changes, key=lambda change: not change.startswith("method=")):  # it drops the other's settings
+        _change(values["settings"], change)
+    given = {key: value for key, value in facts.items() if value is not None}
+    if "sites" in given:
+        given["sites"] = tuple(given["sites"])
+    return replace(make_job(values), **given)
 
 
-def _check_begin(begin: str) -> None:
-    study, slash, run = begin.partition("/")
-    if not slash:
-        raise UserFault(expected="STUDY/RUN to begin with", came=repr(begin), do="write e.g. --begin brain_mri/latest")
-    one_name(study, "study")
-    one_name(run, "run")
-
-
-def _copy_code(out: Path, config: Config) -> None:
-    """The package, as small as a job can do with: FLARE's http takes 4 MiB at most."""
-    leave = ["__pycache__"] if config.model.backbone == "demo" else ["__pycache__", "*.safetensors"]
-    source, target = Path(pfedsam.__file__).parent, out / "app/custom/pfedsam"
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns(*leave))
-    for room in OF_A_PERSON:
-        shutil.rmtree(target / room)
-
-
-def settings_of(job: Path, changes: Sequence[str] = ()) -> tuple[Config, int]:
-    """The settings of a job folder, changed as `render` would, and its number of rounds.
+def make_job(values: dict[str, Any]) -> Job:
+    """The job that `values` describe by `Job`'s fields; those left out have their defaults.
 
     Raises:
-        UserFault: no such job, or a setting is unknown.
+        UserFault: one is unknown, of the wrong kind or impossible.
     """
-    config = from_dict(_changed(job, changes))
-    return config, int(loop_of(job)["num_rounds"])
+    if unknown := sorted(set(values) - set(FACTS)):
+        raise UserFault(
+            expected=f"keys of a job among {', '.join(FACTS)}", came=", ".join(unknown), do="correct the spelling"
+        )
+    sites = values.get("sites", ())
+    if isinstance(sites, str) or not isinstance(sites, Sequence):
+        raise UserFault(expected="a list of sites' names", came=repr(sites), do='write ["site-1", "site-2"]')
+    return Job(**{key: value for key, value in values.items() if value is not None} | {"sites": tuple(sites)})
 
 
-def read_job(path: Path, changes: Sequence[str] = ()) -> tuple[Config, int]:
-    """As `settings_of`, of a job folder or of the settings' file in it; a file that lies elsewhere has one round.
-
-    Raises:
-        UserFault: no such job, or a setting is unknown.
-    """
-    job = path.resolve().parents[2] if path.is_file() and len(path.resolve().parents) > 2 else path
-    if path.is_file() and not (job / SERVER).is_file():
-        return from_dict(_set(read_json(path), changes)), 1
-    return settings_of(job, changes)
-
-
-def named_sites(path: Path) -> tuple[str, ...]:
-    """The sites that a job names (by its folder, or by the settings' file in it); none where it is for all."""
-    job = path.resolve().parents[2] if path.is_file() and len(path.resolve().parents) > 2 else path
-    meta = read_json(job / "meta.json") if (job / "meta.json").is_file() else {}
-    names = [name for app in meta.get("deploy_map", {}).values() for name in app]
-    return tuple(name for name in names if name not in ("server", "@ALL"))
+def _of_file(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserFault(expected="a settings file or a job folder", came=str(path), do="name a file or folder of jobs/")
+    values = read_json(path)
+    if not isinstance(values.get("settings"), dict):
+        raise UserFault(
+            expected=f'"settings" in {path}, and beside it any of {", ".join(FACTS)}',
+            came=f"keys {', '.join(values)}",
+            do="write it as jobs/polyp.json is; of FLARE's folder of a job name the folder",
+        )
+    return {"name": path.stem, **values}
 
 
-def _changed(job: Path, changes: Sequence[str]) -> dict[str, Any]:
-    if not (job / SETTINGS).is_file():
-        raise UserFault(expected=f"a job folder with {SETTINGS}", came=str(job), do="name a folder of jobs/")
-    return _set(read_json(job / SETTINGS), changes)
-
-
-def _set(settings: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
-    """The settings, changed; another method first, because it comes without the settings of the one before."""
-    for change in sorted(changes, key=lambda change: not change.startswith("method=")):
-        _change(settings, change)
-    return settings
-
-
-def loop_of(job: Path) -> dict[str, Any]:
-    """The arguments of the rounds in a job folder: their number, the quorum, the deadline.
-
-    Raises:
-        UserFault: it has no such server configuration.
-    """
-    return _arguments(read_json(job / SERVER), "workflows", "rounds", job)
+def _of_folder(folder: Path) -> dict[str, Any]:
+    if not (folder / SETTINGS).is_file():
+        raise UserFault(expected=f"a job folder with {SETTINGS}", came=str(folder), do="name a folder of jobs/")
+    meta, server = read_json(folder / META), read_json(folder / SERVER)
+    loop, keeper = _arguments(server, *LOOP, folder), _arguments(server, *PERSISTOR, folder)
+    if missing := [name for name in ROUNDS.values() if name not in loop]:
+        raise UserFault(
+            expected=f"{', '.join(ROUNDS.values())} of rounds in {folder / SERVER}",
+            came=f"no {', '.join(missing)}",
+            do="render the job anew; another version spelt them otherwise",
+        )
+    own = {"name": meta.pop("name", folder.name), "settings": read_json(folder / SETTINGS)}
+    named = [name for app in meta.pop("deploy_map", {}).values() for name in app]
+    meta.pop("min_clients", None)
+    return {
+        **own,
+        **{fact: loop[name] for fact, name in ROUNDS.items()},
+        **{fact: keeper[fact] for fact in RUN if fact in keeper},
+        "sites": [name for name in named if name not in ("server", "@ALL")],
+        "meta": {key: value for key, value in meta.items() if value},
+    }
 
 
 def _arguments(server: dict[str, Any], kind: str, name: str, job: Path) -> dict[str, Any]:
@@ -150,8 +158,18 @@ def _arguments(server: dict[str, Any], kind: str, name: str, job: Path) -> dict[
             expected=f"{name} among the {kind} of {job / SERVER}", came="none", do="begin with a folder of jobs/"
         )
     arguments: dict[str, Any] = found[0].setdefault("args", {})
-    check_run(arguments)
     return arguments
+
+
+def name_run(folder: Path, run: str, *, must_exist: bool) -> None:
+    """Write into FLARE's folder of a job which run it belongs to, and leave all else in it as it is.
+
+    The job takes the run's name, for people to see.
+    """
+    server = read_json(folder / SERVER)
+    _arguments(server, *PERSISTOR, folder).update(run=one_name(run, "run"), continues=must_exist)
+    (folder / SERVER).write_text(json.dumps(server, indent=2) + "\n")
+    (folder / META).write_text(json.dumps({**read_json(folder / META), "name": run}, indent=2) + "\n")
 
 
 def _change(settings: dict[str, Any], change: str) -> None:
@@ -172,32 +190,9 @@ def _change(settings: dict[str, Any], change: str) -> None:
     settings[last] = value
 
 
-def _edit_server(out: Path, rounds: int | None, sites: int | None) -> None:
-    """Set the number of rounds, and lower what a round needs to the number of named sites."""
-    path = out / SERVER
-    server = read_json(path)
-    loop = _arguments(server, "workflows", "rounds", out)
-    loop["num_rounds"] = loop["num_rounds"] if rounds is None else rounds
-    if sites is not None:
-        loop["min_sites"] = min(loop["min_sites"], sites)
-        _edit(out / "meta.json", "min_clients", loop["min_sites"])
-    path.write_text(json.dumps(server, indent=2) + "\n")
-
-
-def name_run(job: Path, run: str, *, must_exist: bool) -> None:
-    """Write into a rendered job which run it belongs to; the job takes the run's name, for people to see."""
-    _edit_persistor(job, run=one_name(run, "run"), continues=must_exist)
-    if run != "latest":
-        _edit(job / "meta.json", "name", run)
-
-
-def _edit_persistor(job: Path, **arguments: Any) -> None:
-    path = job / SERVER
-    server = read_json(path)
-    _arguments(server, "components", "persistor", job).update(arguments)
-    path.write_text(json.dumps(server, indent=2) + "\n")
-
-
-def _edit(path: Path, key: str, value: Any) -> None:
-    content = read_json(path)
-    path.write_text(json.dumps({**content, key: value}, indent=2) + "\n")
+def _check_begin(begin: str) -> None:
+    study, slash, run = begin.partition("/")
+    if not slash:
+        raise UserFault(expected="STUDY/RUN to begin with", came=repr(begin), do="write e.g. --begin brain_mri/latest")
+    one_name(study, "study")
+    one_name(run, "run")

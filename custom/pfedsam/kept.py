@@ -7,7 +7,7 @@ from pfedsam.record.pictures import Gallery, Picture, picked_cases
 from pfedsam.record.scores import CaseScore, dice_by_case
 from pfedsam.record.site_files import Tested
 from pfedsam.site import Site
-from pfedsam.train.evaluate import find, reference
+from pfedsam.train.evaluate import find_masks, reference
 
 
 def tested_site(site: Site, scores: dict[str, list[CaseScore]], trained: dict[str, str]) -> Tested:
@@ -43,6 +43,6 @@ def _picture(site: Site, data: Dataset, case: list[int], label: str) -> Picture:
     """The slice of a case with most of the classes, and what both roles find on it."""
     index = max(case, key=lambda i: int(reference(data, i).sum()))
     roles = {"global": site.method.global_, "personal": site.method.personal}
-    branches = find(site.model, data, [index], tuple(dict.fromkeys(roles.values())))
+    branches = find_masks(site.model, data, [index], tuple(dict.fromkeys(roles.values())))
     found = {role: branches[name][..., 0] for role, name in roles.items()}
     return Picture(label, (data.picture(index) * 255).round().byte(), reference(data, index), found)

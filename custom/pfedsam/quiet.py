@@ -4,7 +4,8 @@ import logging
 import warnings
 from typing import TextIO
 
-LIBRARIES = ("pydicom", "highdicom", "nibabel", "nibabel.global", "PIL")  # those that read a site's files
+# those that read a site's files, and torch's exporter, which talks of itself
+LIBRARIES = ("pydicom", "highdicom", "nibabel", "nibabel.global", "PIL", "torch.onnx")
 log = logging.getLogger("pfedsam.libraries")
 
 

@@ -81,7 +81,7 @@ class Site:
         self.method = methods.get(config.method)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         parts, self.base = prepared(
-            config.model, places.weights, places.prepared, rounded=methods.rounds(self.method, device, config)
+            config.model, places.weights, places.prepared, bf16=methods.base_in_bf16(self.method, device, config)
         )
         torch.manual_seed(_site_seed(config.seed, name))
         self.model = self.method.model(parts, config)

@@ -13,9 +13,8 @@ from pfedsam.errors import UserFault
 from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
 from pfedsam.exchange.schema import EXTRA, Schema, schema_of
 from pfedsam.files import Tensors, digest
-from pfedsam.methods.base import Extras, Method
+from pfedsam.methods.base import Extras
 from pfedsam.model import build
-from pfedsam.model.backbones import Backbone
 from pfedsam.model.partition import Part, tensors_of, wire_name
 from pfedsam.model.prepared import prepared
 from pfedsam.names import one_name
@@ -70,17 +69,11 @@ def initial_shared(config: Config, weights: Path | None = None, cache: Path | No
         cache: folder of prepared base models; None: the base is read and digested anew.
     """
     method = methods.get(config.method)
-    parts, base = _base(config, method, weights, cache)
+    bf16 = methods.base_in_bf16(method, torch.device("cpu"), config)
+    parts, base = prepared(config.model, weights, cache, bf16=bf16)
     model = method.model(parts, config)
     shared = tensors_of(model, method.partition(model, config), Part.SHARED)
     return {wire_name(name): t.detach().clone().contiguous() for name, t in shared.items()}, base
-
-
-def _base(config: Config, method: Method, weights: Path | None, cache: Path | None) -> tuple[Backbone, str]:
-    if cache is not None:
-        return prepared(config.model, weights, cache, rounded=methods.rounds(method, torch.device("cpu"), config))
-    parts = build.backbone(config.model, weights)
-    return parts, build.base_digest(parts)
 
 
 def first_tensors(root: Path, begin: str, fresh: Tensors, base: str, config: Config) -> tuple[Tensors, dict[str, Any]]:

@@ -60,10 +60,9 @@ def slowed(federation: Federation, site: str, times: int) -> Iterator[None]:
 
 
 def test_a_site_ten_times_slower_is_left_behind_after_the_wait_and_the_run_ends(federation: Federation) -> None:
-    job = federation.render(ROOT / "jobs/pfedsam", *TINY, "study=slow", rounds=3)
+    job = federation.render(ROOT / "jobs/pfedsam", *TINY, "study=slow", rounds=3, grace=3)
     path = job / "app/config/config_fed_server.json"
     server = json.loads(path.read_text())
-    server["workflows"][0]["args"] |= {"grace": 3}
     server["workflows"][1]["args"] |= {"wait_after_first": 20}
     path.write_text(json.dumps(server))
     with slowed(federation, "hospital-c", 10):

@@ -71,11 +71,11 @@ def test_memory_does_not_grow_with_the_number_of_files(trained_model: Path, trai
     for count in (50, 500):
         code = (
             "import resource, sys; from pathlib import Path; from itertools import islice\n"
-            "from pfedsam.export.model import load; from pfedsam.predict.items import find\n"
+            "from pfedsam.inference.predictor import load_model; from pfedsam.predict.scans import find_scans\n"
             "from pfedsam.predict.masks import Way; from pfedsam.predict.run import predict\n"
             "from pfedsam.predict.segmentation import Classes\n"
-            f"items = islice(find(Path({str(tmp_path / 'in')!r})), {count})\n"
-            f"for _ in predict(load(Path({str(trained_model)!r})), items, Path({str(tmp_path / str(count))!r}), "
+            f"scans = islice(find_scans(Path({str(tmp_path / 'in')!r})), {count})\n"
+            f"for _ in predict(load_model(Path({str(trained_model)!r})), scans, Path({str(tmp_path / str(count))!r}), "
             "Way('personal'), Classes(['x'])): pass\n"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
         )

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from conftest import tiny
-from pfedsam.data.classes import check_classes
+from pfedsam.data.classes import check_class_names
 from pfedsam.errors import UserFault
 from pfedsam.site import Places, Site
 
@@ -23,35 +23,35 @@ def site(folder: Path, names: dict[str, str]) -> Path:
 
 @pytest.mark.parametrize("names", [("Liver", "Tumour"), ("liver ", "TUMOUR")])
 def test_a_site_whose_numbers_mean_what_the_job_says_goes_on(tmp_path: Path, names: tuple[str, str]) -> None:
-    check_classes(site(tmp_path, LIVER), named(*names))
+    check_class_names(site(tmp_path, LIVER), named(*names))
 
 
 def test_of_two_sites_that_number_their_classes_otherwise_one_is_stopped_in_words(tmp_path: Path) -> None:
     """Trained together, one hospital's liver was the other's tumour, and nothing said so."""
     with pytest.raises(UserFault, match=r"1 Liver, 2 Tumour.*came 1 Tumour, 2 Liver in .*classes.json"):
-        check_classes(site(tmp_path, TURNED), named("Liver", "Tumour"))
+        check_class_names(site(tmp_path, TURNED), named("Liver", "Tumour"))
 
 
 def test_a_job_of_several_classes_without_names_is_told_to_name_them(tmp_path: Path) -> None:
     with pytest.raises(UserFault, match=r"data.classes.*none in the job, and here: 1 Liver, 2 Tumour"):
-        check_classes(site(tmp_path, LIVER), named())
+        check_class_names(site(tmp_path, LIVER), named())
 
 
 def test_a_class_beyond_the_job_s_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserFault, match="3 Cyst"):
-        check_classes(site(tmp_path, {**LIVER, "3": "Cyst"}), named("Liver", "Tumour"))
+        check_class_names(site(tmp_path, {**LIVER, "3": "Cyst"}), named("Liver", "Tumour"))
 
 
 @pytest.mark.parametrize("names", [{"Tumour": 1, "Liver": 2}, {"1": "Tumour", "two": "Liver"}, {"1": 2}])
 def test_names_that_a_person_wrote_otherwise_are_not_passed_over(tmp_path: Path, names: dict[str, object]) -> None:
     (tmp_path / "classes.json").write_text(json.dumps(names))
     with pytest.raises(UserFault, match=r"class number to name in .*classes.json"):
-        check_classes(tmp_path, named("Liver", "Tumour"))
+        check_class_names(tmp_path, named("Liver", "Tumour"))
 
 
 def test_a_site_that_names_nothing_and_a_job_of_one_nameless_class_go_on(tmp_path: Path) -> None:
-    check_classes(tmp_path, named("Liver", "Tumour"))
-    check_classes(site(tmp_path, {"1": "Nuclei"}), named(classes=1))
+    check_class_names(tmp_path, named("Liver", "Tumour"))
+    check_class_names(site(tmp_path, {"1": "Nuclei"}), named(classes=1))
 
 
 def test_a_site_compares_before_it_trains(hospital: Path, tmp_path: Path) -> None:

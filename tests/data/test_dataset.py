@@ -11,7 +11,8 @@ from conftest import tiny
 from pfedsam.data import dataset, reader
 from pfedsam.data.augment import augmentation
 from pfedsam.data.datalist import Row
-from pfedsam.data.dataset import PLAIN, Dataset, View, fit, fit_labels, open_site, unfit
+from pfedsam.data.dataset import PLAIN, Dataset, View, open_site
+from pfedsam.data.square import fit, fit_labels, unfit
 from pfedsam.errors import UserFault
 
 SAM = {"split": "train", "mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}

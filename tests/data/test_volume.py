@@ -17,8 +17,10 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels import get_decoder
 from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, RLELossless, generate_uid
 
+from pfedsam.data.dicom import read_dicom
+from pfedsam.data.geometry import Volume, oriented, restored
 from pfedsam.data.planes import PLANES
-from pfedsam.data.volume import Volume, oriented, read_dicom, read_nifti, read_picture, read_volume, restored
+from pfedsam.data.volume import read_nifti, read_picture, read_volume
 from pfedsam.errors import UserFault
 
 CODES = [

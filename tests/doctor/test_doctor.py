@@ -2,24 +2,24 @@
 
 import errno
 import json
-import shutil
+import os
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from conftest import ROOT, TINY, tiny
 from pfedsam.cli import main
-from pfedsam.config import to_dict
 from pfedsam.data.synthetic import write_site
 from pfedsam.doctor import checks, memory, needs
-from pfedsam.doctor.examine import Here, answer, examine
+from pfedsam.doctor.examine import Here, examine, together
 from pfedsam.doctor.needs import Setting
-from pfedsam.doctor.trial import Request, Trial, tried
+from pfedsam.doctor.trial import Trial, tried
 from pfedsam.errors import UserFault
 from pfedsam.federation import Plan, federate
-from pfedsam.jobs import read_job, render
+from pfedsam.flare.recipe import render
 from pfedsam.settings import from_dict
 from pfedsam.site import Places
 
@@ -29,13 +29,10 @@ TRIAL = Trial(
     SLICES,
     step_new=2.0,
     step=2.0,
-    first=0.5,
-    before=0.1,
     validation=0.2,
     final=0.3,
     round=0.4,
     test=0.6,
-    message=0.05,
 )
 
 
@@ -50,9 +47,10 @@ def test_bytes_are_those_that_a_run_then_sends(hospital: Path, tmp_path: Path, w
 def test_seconds_are_counted_from_steps_and_slices() -> None:
     config = from_dict({"train": {"batch_size": 2, "epochs": 2}})
     found = needs.seconds(config, TRIAL, Setting(3, flare=False))
-    later = 10 * 2.0 + 4 * 0.2 + 0.4 + 0.05
+    message = needs.MESSAGE_MB * needs.wire_bytes(config).up / 1e6
+    later = 10 * 2.0 + 4 * 0.2 + 0.4 + message
     assert found.round == pytest.approx(later)
-    assert found.first_round == pytest.approx(later + 0.5 + 5 * 0.1)
+    assert found.first_round == pytest.approx(later + 5 * 0.3)
     assert found.test == pytest.approx(5 * 0.3 + 4 * 0.2 + 0.6)  # distances are of the test split alone
     assert found.run == pytest.approx(found.first_round + 2 * later + found.test)
 
@@ -60,7 +58,8 @@ def test_seconds_are_counted_from_steps_and_slices() -> None:
 def test_sites_beyond_the_trials_lanes_wait_for_each_other() -> None:
     config = from_dict({"train": {"batch_size": 2}})
     two, four = (needs.seconds(config, TRIAL, Setting(2, sites=n, lanes=2, flare=False)) for n in (2, 4))
-    assert four.round - TRIAL.message == pytest.approx(2 * (two.round - TRIAL.message))
+    message = needs.MESSAGE_MB * needs.wire_bytes(config).up / 1e6
+    assert four.round - message == pytest.approx(2 * (two.round - message))
     room = needs.memory(config, replace(TRIAL, peak=100), Setting(2, sites=4, lanes=2, flare=False), 0)
     assert room.all == 400
 
@@ -85,12 +84,10 @@ def test_a_view_in_the_cache_is_not_computed_again_where_the_cache_holds_them_al
 
 def test_a_trial_is_a_real_run_in_small(hospital: Path, tmp_path: Path) -> None:
     config = tiny(train={"max_steps": None, "cache": "memory", "views": 1}, model={"lora_last": 1})
-    request = Request(
-        to_dict(config), "site-1", str(hospital), None, str(tmp_path / "cache"), str(tmp_path / "store"), 1, 0.5, True
-    )
-    found = tried(request)
+    places = Places(hospital, tmp_path / "store", cache=tmp_path / "cache")
+    found = tried("site-1", config, places, threads=1, seconds=0.5)
     assert found.slices == {"train": 6, "val": 2, "test": 3}
-    assert min(found.step, found.step_new, found.validation, found.final, found.round, found.message, found.entry) > 0
+    assert min(found.step, found.step_new, found.validation, found.final, found.round, found.entry) > 0
     assert (tmp_path / "store/pfedsam/site-1/final/pictures.safetensors").is_file()
 
 
@@ -132,14 +129,6 @@ def test_the_versions_installed_here_are_those_required() -> None:
     assert [check.ok for check in checks.versions()] == [True, True]
 
 
-def test_a_job_is_read_from_its_folder_or_from_its_settings_file(tmp_path: Path) -> None:
-    job = ROOT / "jobs/pfedsam"
-    settings = job / "app/config/pfedsam.json"
-    assert read_job(job, TINY) == read_job(settings, TINY)
-    shutil.copy(settings, tmp_path / "mine.json")
-    assert read_job(tmp_path / "mine.json") == (read_job(job)[0], 1)
-
-
 def test_every_site_that_a_simulated_job_names_must_have_data(
     tmp_path: Path, hospital: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -173,9 +162,15 @@ def test_a_temporary_folder_that_takes_nothing_is_named(
 
 
 def test_a_trial_that_left_no_word_is_told_with_the_room_that_there_was(tmp_path: Path) -> None:
-    (tmp_path / "request-0.log").write_text("")
-    with pytest.raises(UserFault, match=f"free in {tmp_path}"):
-        answer(tmp_path / "request-0.json")
+    with pytest.raises(UserFault, match=f"killed.*free in {tmp_path}"):
+        together([partial(os._exit, 1)], tmp_path, flare=False)
+
+
+def test_a_fault_in_a_trial_is_told_as_it_is(hospital: Path, tmp_path: Path) -> None:
+    places = Places(hospital / "nowhere", tmp_path / "store")
+    with pytest.raises(UserFault, match="nowhere") as fault:
+        together([partial(tried, "site-1", tiny(), places, threads=1, seconds=0)], tmp_path, flare=False)
+    assert fault.value.do
 
 
 @pytest.mark.parametrize(

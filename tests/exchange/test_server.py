@@ -3,7 +3,6 @@ import itertools
 import pytest
 import torch
 
-from pfedsam.config import Config
 from pfedsam.exchange import server
 from pfedsam.exchange.schema import EXTRA, Spec
 from pfedsam.exchange.server import Contribution, ServerState, mean, unflat, weighted
@@ -28,7 +27,7 @@ def state() -> ServerState:
 
 def test_the_mean_is_weighted_by_samples() -> None:
     before, each = state(), contributions(3)
-    after, total = mean(before, each, Config()), sum(one.samples for one in each.values())
+    after, total = mean(before, each, from_dict({})), sum(one.samples for one in each.values())
     for name in SHAPES:
         slow = before.shared[name] + sum(one.update[name] * one.samples / total for one in each.values())
         assert torch.allclose(after.shared[name], slow, atol=1e-6)
@@ -37,19 +36,19 @@ def test_the_mean_is_weighted_by_samples() -> None:
 
 def test_every_order_of_arrival_gives_the_same_bits() -> None:
     before, each = state(), contributions(4)
-    first = mean(before, each, Config()).shared
+    first = mean(before, each, from_dict({})).shared
     for order in itertools.permutations(each):
-        again = mean(before, {site: each[site] for site in order}, Config()).shared
+        again = mean(before, {site: each[site] for site in order}, from_dict({})).shared
         assert all(torch.equal(again[name], first[name]) for name in first)
 
 
 def test_no_contribution_is_an_error() -> None:
     with pytest.raises(ValueError, match="at least one"):
-        mean(state(), {}, Config())
+        mean(state(), {}, from_dict({}))
 
 
 def test_nothing_shared_means_nothing() -> None:
-    assert mean(ServerState({}), {"a": given({}, 3), "b": given({}, 1)}, Config()).shared == {}
+    assert mean(ServerState({}), {"a": given({}, 3), "b": given({}, 1)}, from_dict({})).shared == {}
 
 
 def test_a_weighted_sum_changes_none_of_its_parts() -> None:

@@ -17,8 +17,8 @@ from pfedsam.cli import main
 from pfedsam.data import reader
 from pfedsam.errors import UserFault
 from pfedsam.export.bundle import Labels, write_bundle
-from pfedsam.export.model import load
 from pfedsam.files import pack
+from pfedsam.inference.predictor import load_model
 from pfedsam.study import initial_shared
 
 REQUIRED = (  # what MONAI's schema of metadata asks for, and for each tensor in network_data_format
@@ -45,7 +45,7 @@ def test_monai_runs_it_on_a_folder_and_its_masks_are_the_model_s(bundle: Path, h
     config = str(bundle / "configs/inference.json")
     override = {"bundle_root": str(bundle), "dataset_dir": str(images), "output_dir": str(tmp_path / "masks")}
     monai.bundle.run(meta_file=str(bundle / "configs/metadata.json"), config_file=config, **override)
-    model = load(bundle / "models/model.safetensors")
+    model = load_model(bundle / "models/model.safetensors")
     for path in images.glob("*.png"):
         picture = torch.from_numpy(reader.read_image(path) / 255).permute(2, 0, 1)
         found = np.asarray(Image.open(tmp_path / f"masks/{path.stem}_mask.png"))

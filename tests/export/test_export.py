@@ -10,11 +10,11 @@ import torch
 from conftest import tiny
 from pfedsam.cli import main
 from pfedsam.errors import UserFault
-from pfedsam.export.facts import read_facts
-from pfedsam.export.model import load
 from pfedsam.export.source import Place, gather
 from pfedsam.federation import Plan, federate
 from pfedsam.files import facts_of, pack, unpack
+from pfedsam.inference.facts import read_facts
+from pfedsam.inference.predictor import load_model
 from pfedsam.site import Places, Site
 
 
@@ -51,10 +51,10 @@ def test_a_workspace_and_a_site_give_that_site_s_model(workspace: Path, hospital
     site = Site("site-2", tiny(), Places(hospital, workspace / "store"))
     site.recall(unpack((workspace / "server/simulate_job/models/shared.safetensors").read_bytes())[0], "run")
     image = torch.rand(1, 3, 64, 64)
-    model = load(out)
+    model = load_model(out)
     site.model.eval()
     with torch.no_grad():
-        expected = site.model((image - model.mean) / model.std, ("personal",))["personal"]
+        expected = site.model(model.normalise(image), ("personal",))["personal"]
     assert torch.allclose(model.logits(image, "personal"), expected, atol=1e-6)
 
 

@@ -12,8 +12,8 @@ import torch
 from conftest import after_a_round, save_model, tiny
 from pfedsam.errors import UserFault
 from pfedsam.export.merge import merged, plain
-from pfedsam.export.model import Predictor, load
 from pfedsam.export.onnx import CLOSE, OPSET, export_onnx
+from pfedsam.inference.predictor import Predictor, load_model
 from pfedsam.model.lora import LoRALinear, adapted
 from pfedsam.model.moe import LocalMoE
 
@@ -37,7 +37,7 @@ OTHERS: list[dict[str, Any]] = [
 def shaken(open_site, tmp_path: Path, **changes: Any) -> Predictor:
     """A loaded model whose trained parts all matter: two steps of training leave them almost as drawn."""
     site = after_a_round(open_site, tiny(**changes))
-    model = load(save_model(site, tmp_path / "model.safetensors"), device="cpu", precision="fp32")
+    model = load_model(save_model(site, tmp_path / "model.safetensors"), device="cpu", precision="fp32")
     for branch in model.model.names():
         for place in adapted(model.model[branch]):
             torch.nn.init.normal_(place.lora.b.weight, std=0.02)
@@ -105,5 +105,5 @@ def test_missing_packages_are_named(model_file: Path, tmp_path: Path, monkeypatc
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find(name))
     with pytest.raises(UserFault, match=r"no onnxscript.*pfedsam\[onnx\]"):
-        export_onnx(load(model_file), tmp_path / "model.onnx", "global")
+        export_onnx(load_model(model_file), tmp_path / "model.onnx", "global")
     assert not (tmp_path / "model.onnx").exists()

@@ -9,10 +9,10 @@ from safetensors.torch import load_file, save_file
 from conftest import tiny
 from pfedsam.cli import main
 from pfedsam.errors import UserFault
-from pfedsam.export import facts as headers
 from pfedsam.export.verify import verify
 from pfedsam.federation import Plan, federate
 from pfedsam.files import pack
+from pfedsam.inference import facts as headers
 from pfedsam.record.results import start
 from pfedsam.site import Places
 from pfedsam.study import initial_shared

@@ -18,7 +18,7 @@ from conftest import ROOT, TINY
 from pfedsam.errors import UserFault
 from pfedsam.exchange.ledger import Ledger
 from pfedsam.flare.presence import Patience
-from pfedsam.jobs import render
+from pfedsam.flare.recipe import render
 from pfedsam.settings import read_config
 from pfedsam.study import shared_schema
 
@@ -235,7 +235,9 @@ def test_a_hospital_that_joins_later_gets_a_kit_beside_the_running_server_and_be
     (kit,) = hospitals.home.glob("workspace/*/prod_01/hospital-d")
     shutil.copytree(kit, hospitals.kit("hospital-d"))
     job = hospitals.home / "joins"
-    render(ROOT / "jobs/newcomer", job, changes=TINY, rounds=9, begin="first/latest", code=False, sites=["hospital-d"])
+    changes = [*TINY, "method=newcomer", "study=late_too"]
+    whose = {"begin": "first/latest", "sites": ["hospital-d"]}
+    render(ROOT / "jobs/pfedsam", job, changes=changes, rounds=9, code=False, **whose)
     try:
         hospitals.start("hospital-d")
         outcome = hospitals.watch(job, Patience(poll=1, outside=2))

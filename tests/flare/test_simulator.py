@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import ROOT, TINY
+from pfedsam import methods
 from pfedsam.exchange.codec import wire_schema
 from pfedsam.federation import Plan, federate
-from pfedsam.jobs import render
+from pfedsam.flare.recipe import render
 from pfedsam.settings import read_config
 from pfedsam.site import Places
 from pfedsam.study import shared_schema
@@ -288,15 +289,17 @@ def test_a_second_run_of_a_job_in_the_same_store_begins_anew(tmp_path: Path) -> 
     assert all((run / "round.000001.safetensors").exists() for run in runs)
 
 
-OTHERS = sorted({p.name for p in (ROOT / "jobs").iterdir() if not p.name.startswith("pfedsam")} - {"newcomer"})
+ALONE = {"pooled": ["method=fedavg", "data.pool=true"]} | {r: [f"reading={r}"] for r in ("R1", "R2", "post")}
+METHODS = {name: [f"method={name}"] for name in methods.names() if name not in ("pfedsam", "newcomer")}
+NORMS = ["model.backbone=tiny_vit", "model.pretrained=false"]  # FedBN's point, which the demo backbone lacks
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", [*OTHERS, "pfedsam_r1", "pfedsam_r2", "pfedsam_post"])
-def test_each_method_s_job_runs(tmp_path: Path, name: str) -> None:
-    changes = [*TINY, "model.pretrained=false"] if name == "fedbn" else TINY
+@pytest.mark.parametrize("name", METHODS | ALONE)
+def test_each_method_runs_as_a_setting_of_the_main_job(tmp_path: Path, name: str) -> None:
+    changes = [*(METHODS | ALONE)[name], *TINY, *(NORMS if name == "fedbn" else [])]
     sites = ["pooled"] if name == "pooled" else ["site-1", "site-2"]
-    render(ROOT / "jobs" / name, tmp_path / "job", changes=changes, rounds=2, sites=sites)
+    render(ROOT / "jobs/pfedsam", tmp_path / "job", changes=changes, rounds=2, sites=sites)
     log = simulate(tmp_path / "job", tmp_path / "ws", threads=len(sites))
     found = results(tmp_path / "ws")
     assert set(found["final"]["sites"]) == set(sites), log
@@ -319,8 +322,10 @@ def test_a_site_trains_in_its_own_rounds_alone_and_one_that_never_trains_is_test
 def test_a_newcomer_begins_with_the_model_of_a_finished_run(tmp_path: Path) -> None:
     store = {"PFEDSAM_STORE": str(tmp_path / "store")}
     simulate(job(tmp_path / "job"), tmp_path / "ws", threads=2, **store)
-    render(ROOT / "jobs/newcomer", tmp_path / "late", changes=TINY, rounds=1, sites=["site-5"])
-    log = simulate(tmp_path / "late", tmp_path / "late_ws", threads=1, **store)
+    changes = [*TINY, "method=newcomer", "study=late"]
+    late = tmp_path / "late"
+    render(ROOT / "jobs/pfedsam", late, changes=changes, rounds=1, begin="demo/latest", sites=["site-5"])
+    log = simulate(late, tmp_path / "late_ws", threads=1, **store)
     found = results(tmp_path / "late_ws")
     assert set(found["final"]["sites"]) == {"site-5"}, log
     assert found["begun_with"]["run"] == f"demo/{results(tmp_path / 'ws')['run']}"

@@ -9,9 +9,10 @@ from fake import FOR_EVER, Plan, Server, Time
 from conftest import ROOT
 from pfedsam.errors import UserFault
 from pfedsam.flare.ends import ABORTED, COMPLETED, LOST, REJOIN, UNDEPLOYED, UNSCHEDULED
-from pfedsam.flare.presence import Lookout, Patience, Run, Since, wait_for_sites
+from pfedsam.flare.presence import Lookout, Patience, Run, someone_outside, wait_for_sites
+from pfedsam.flare.recipe import render
 from pfedsam.flare.watch import Outcome, watch
-from pfedsam.jobs import name_run, render
+from pfedsam.jobs import name_run
 
 DIED = "FINISHED:EXECUTION_EXCEPTION"
 REFUSED = (
@@ -304,12 +305,10 @@ def test_what_is_no_rendered_job_or_has_a_name_that_flare_does_not_take_is_told_
         watch(job, None, out=tmp_path)
 
 
-def test_how_long_something_is_so_begins_anew_when_it_was_not() -> None:
-    since = Since()
-    assert [since.seconds(so, now) for so, now in ((False, 1), (True, 2), (True, 5), (False, 6), (True, 7))] == [
-        0,
-        0,
-        3,
-        0,
-        0,
-    ]
+def test_how_long_a_site_is_outside_begins_anew_when_it_was_inside() -> None:
+    time, outside, patience = Time(), {}, Patience(outside=2)
+    look, run = Lookout(None, patience, time.clock), Run("run", job="job")
+    seen = []
+    for time.now, inside in ((1, True), (2, False), (4, False), (6, True), (7, False), (9, False), (10, False)):
+        seen.append(someone_outside({"a": {"job"}, "b": {"job"} if inside else {""}}, run, outside, look))
+    assert seen == [False] * 6 + [True]

@@ -9,7 +9,7 @@ import pytest
 from conftest import after_a_round, tiny
 from pfedsam import methods
 from pfedsam.errors import UserFault
-from pfedsam.exchange.schema import shared_schema
+from pfedsam.study import shared_schema
 
 HALF = """
 from dataclasses import dataclass, replace

@@ -9,7 +9,7 @@ from segment_anything.modeling import ImageEncoderViT
 
 from pfedsam.errors import UserFault
 from pfedsam.model import weights
-from pfedsam.model.backbones import BUILDERS, fit_positions, vit, vit_encoder
+from pfedsam.model.backbones import BUILDERS, ViTShape, fit_positions, vit, vit_encoder
 from pfedsam.model.encoder import adapt
 
 
@@ -20,11 +20,11 @@ def small(size: int) -> ImageEncoderViT:
 def test_the_row_of_units_is_segment_anything_s_encoder() -> None:
     net, image = small(64).eval(), torch.randn(2, 3, 64, 64)
     expected = net(image)
-    assert torch.allclose(vit_encoder(net, None, channels=16, patch=16)(image), expected, atol=1e-6)
+    assert torch.allclose(vit_encoder(net)(image), expected, atol=1e-6)
 
 
 def test_stem_and_body_are_the_whole_encoder_and_the_stem_is_frozen() -> None:
-    encoder, image = vit_encoder(small(64), None, channels=16, patch=16), torch.randn(1, 3, 64, 64)
+    encoder, image = vit_encoder(small(64)), torch.randn(1, 3, 64, 64)
     expected = encoder(image)
     adapt(encoder.requires_grad_(False), rank=2, alpha=2, last=1)
     assert encoder.split == 2
@@ -65,13 +65,13 @@ def test_vit_b_at_1024_has_the_published_number_of_parameters() -> None:
 
 
 def test_a_sam_state_loads_strictly_at_another_size() -> None:
-    options = {"width": 32, "depth": 2, "heads": 2, "every": 2}
-    source = vit(128, None, **options)
+    shape = ViTShape(width=32, depth=2, heads=2, every=2)
+    source = vit(128, None, shape)
     net = ImageEncoderViT(128, embed_dim=32, depth=2, num_heads=2, use_rel_pos=True, window_size=14)
     state = {f"image_encoder.{k}": v for k, v in net.state_dict().items()}
     state |= {f"mask_decoder.{k}": v for k, v in source.decoder.state_dict().items()}
     state |= {f"prompt_encoder.pe_layer.{k}": v for k, v in source.position.state_dict().items()}
-    parts = vit(64, state, **options)
+    parts = vit(64, state, shape)
     assert parts.encoder(torch.randn(1, 3, 64, 64)).shape == (1, 256, 4, 4)
 
 
@@ -104,6 +104,7 @@ def converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     torch.save({"x": torch.arange(300.0)}, source)
     known = weights.WeightFile(source.name, weights.sha256(source), weights.SAM)
     monkeypatch.setitem(weights.KNOWN, "vit_b", (known,))
+    monkeypatch.setitem(weights.FILES, known.name, known)
     target = weights.convert(source)
     source.unlink()
     return target
@@ -145,7 +146,7 @@ def test_a_conversion_that_finds_the_disk_full_leaves_nothing(tmp_path: Path, mo
 
     source = tmp_path / "sam_vit_b_01ec64.pth"
     torch.save({"x": torch.arange(3.0)}, source)
-    monkeypatch.setitem(weights.KNOWN, "vit_b", (weights.WeightFile(source.name, weights.sha256(source), ""),))
+    monkeypatch.setitem(weights.FILES, source.name, weights.WeightFile(source.name, weights.sha256(source), ""))
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserFault, match="No space left"):
         weights.convert(source)

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pfedsam.model.moe import LocalMoE, balance, load, mix, mix_all, route, squared_variation
+from pfedsam.model.moe import LocalMoE, balance, expected_load, mix, mix_all, route, squared_variation
 
 
 def literal(moe: LocalMoE, h: torch.Tensor) -> torch.Tensor:
@@ -105,7 +105,7 @@ def test_load_is_the_chance_of_being_chosen_under_fresh_noise_for_one_expert() -
     torch.manual_seed(1)
     clean, deviation = torch.tensor([[0.5, 0.2, -0.1]]), torch.full((1, 3), 0.7)
     scores = clean + torch.randn_like(clean) * deviation
-    chance = load(clean, scores, deviation, 1)
+    chance = expected_load(clean, scores, deviation, 1)
     for i in range(3):
         others = scores[0, [j for j in range(3) if j != i]].max()
         drawn = clean[0, i] + torch.randn(200_000) * deviation[0, i]

@@ -9,10 +9,12 @@ import pytest
 
 from conftest import model_facts
 from pfedsam.cli import main
-from pfedsam.data.volume import oriented, read_nifti
+from pfedsam.data.geometry import oriented
+from pfedsam.data.volume import read_nifti
 from pfedsam.export.bundle import metadata
-from pfedsam.export.model import load, save
 from pfedsam.export.onnx import _notes
+from pfedsam.inference.model_file import write_model
+from pfedsam.inference.predictor import load_model
 from pfedsam.predict.masks import Way, segment
 from pfedsam.site import Site
 
@@ -25,7 +27,7 @@ def coronal(trained_site: Site, tmp_path_factory: pytest.TempPathFactory) -> Pat
     path, facts = tmp_path_factory.mktemp("coronal") / "model.safetensors", model_facts(trained_site)
     data = replace(facts.config.data, plane=PLANE, classes=NAMES)
     config = replace(facts.config, data=data)
-    save(
+    write_model(
         path, replace(facts, config=config, config_hash=config.digest()), trained_site.shared(), trained_site.private()
     )
     return path
@@ -41,7 +43,7 @@ def scan(path: Path, site: Site) -> Path:
 
 def test_predict_cuts_along_the_plane_of_the_training(coronal: Path, trained_site: Site, tmp_path: Path) -> None:
     path = scan(tmp_path / "v.nii", trained_site)
-    model, volume = load(coronal), read_nifti(path)
+    model, volume = load_model(coronal), read_nifti(path)
     found = segment(model, volume, Way("personal", scale="percentile")).labels
     laid = segment(model, oriented(volume, PLANE), Way("personal", plane="stored", scale="percentile")).labels
     assert 0 < found.sum() == laid.sum()
@@ -68,7 +70,7 @@ def test_the_verb_takes_plane_and_names_from_the_model_and_tells_another_plane(
 
 
 def test_what_leaves_for_other_programs_says_the_plane_and_the_classes(coronal: Path) -> None:
-    model = load(coronal)
+    model = load_model(coronal)
     notes, bundle = _notes(model, "personal"), metadata(model.facts)
     for told in (notes["plane"], bundle["plane"]):
         assert "coronal slices: rows run to inferior, columns to the patient's left, slices to posterior" in told

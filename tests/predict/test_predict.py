@@ -19,14 +19,14 @@ from pydicom.uid import DigitalXRayImageStorageForPresentation
 from pfedsam.data.dicom import read_series
 from pfedsam.data.volume import read_nifti
 from pfedsam.errors import UserFault
-from pfedsam.export.model import Predictor, load
-from pfedsam.predict.items import Item, find
-from pfedsam.predict.masks import Found, Way, segment
+from pfedsam.inference.predictor import Predictor, load_model
+from pfedsam.predict.masks import Prediction, Way, segment
 from pfedsam.predict.run import Done, predict
+from pfedsam.predict.scans import Scan, find_scans
 from pfedsam.predict.segmentation import Classes
 from pfedsam.predict.written import write
 from pfedsam.site import Site
-from pfedsam.train.evaluate import find as found_in_the_test
+from pfedsam.train.evaluate import find_masks as found_in_the_test
 
 BESIDE = Path(sys.executable).parent  # where pip puts programs
 WAY = Way("personal", scale="percentile", batch=2)
@@ -34,7 +34,7 @@ LPS = np.diag([-0.75, -0.5, 2.5, 1.0])[:, [1, 0, 2, 3]]  # rows to posterior, co
 
 
 def run(model: Predictor, source: Path, out: Path, way: Way = WAY, **how: bool) -> list[Done]:
-    return list(predict(model, find(source, out), out, way, Classes(["target"]), **how))
+    return list(predict(model, find_scans(source, out), out, way, Classes(["target"]), **how))
 
 
 def nifti(path: Path, values: NDArray[np.generic], affine: NDArray[np.float64] = LPS) -> Path:
@@ -45,7 +45,7 @@ def nifti(path: Path, values: NDArray[np.generic], affine: NDArray[np.float64] =
 
 @pytest.fixture(scope="module")
 def model(trained_model: Path) -> Predictor:
-    return load(trained_model)
+    return load_model(trained_model)
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +109,8 @@ def test_a_mask_lies_where_its_image_lies_in_the_image_s_own_unit(tmp_path: Path
     source = nibabel.Nifti1Image(np.zeros((3, 4, 2), np.int16), np.diag([500.0, 500.0, 2000.0, 1]))
     source.header.set_xyzt_units(unit)
     source.to_filename(tmp_path / "a.nii")
-    item, classes = Item("nifti", (tmp_path / "a.nii",), Path("a")), Classes(["class"])
-    found = Found(np.ones((3, 4, 2), np.uint8), np.ones((1, 3, 4, 2), bool), None)
+    item, classes = Scan("nifti", (tmp_path / "a.nii",), Path("a")), Classes(["class"])
+    found = Prediction(np.ones((3, 4, 2), np.uint8), np.ones((1, 3, 4, 2), bool), None)
     (mask,) = write(tmp_path / "out", item, found, classes, again=False)
     assert np.array_equal(read_nifti(mask).affine, read_nifti(tmp_path / "a.nii").affine)
     assert nibabel.load(mask).header.get_xyzt_units()[0] == unit
@@ -142,8 +142,8 @@ def test_nothing_of_a_nifti_s_header_that_may_name_a_patient_comes_out(
 @pytest.mark.parametrize("ending", [".png", ".tif", ".bmp"])
 def test_a_picture_of_class_numbers_holds_every_class(tmp_path: Path, ending: str) -> None:
     labels = np.arange(21, dtype=np.uint8).reshape(3, 7)
-    item = Item("picture", (tmp_path / f"a{ending}",), Path("a"))
-    found = Found(labels[..., None], np.zeros((20, 3, 7, 1), bool), None)
+    item = Scan("picture", (tmp_path / f"a{ending}",), Path("a"))
+    found = Prediction(labels[..., None], np.zeros((20, 3, 7, 1), bool), None)
     write(tmp_path / "out", item, found, Classes(["class"] * 20), again=False)
     picture = Image.open(tmp_path / f"out/a{ending}")
     assert np.array_equal(np.asarray(picture), labels)
@@ -193,7 +193,7 @@ def test_dcmqi_which_3d_slicer_reads_with_finds_the_mask_where_it_was_drawn(
     ]
     subprocess.run([*command, "--outputType", "nii"], check=True, capture_output=True)
     mask = nibabel.load(next(read.glob("*.nii.gz")))
-    (item,) = find(tmp_path / "in")
+    (item,) = find_scans(tmp_path / "in")
     source = read_series(item.files)
     inside = np.argwhere(segment(model, source, way).labels > 0)
     world = nibabel.affines.apply_affine(source.affine, inside)
@@ -306,12 +306,12 @@ def test_a_series_that_is_added_to_a_folder_gets_a_mask_and_the_others_keep_thei
     model: Predictor, volume: NDArray[np.float32], tmp_path: Path
 ) -> None:
     mixed(tmp_path / "in", {name: write_series(tmp_path / name, volume[..., :2].astype(np.uint16)) for name in "bc"})
-    first = {d.item.files[0]: d.files[0] for d in run(model, tmp_path / "in", tmp_path / "out") if d.item}
+    first = {d.scan.files[0]: d.files[0] for d in run(model, tmp_path / "in", tmp_path / "out") if d.scan}
     mixed(tmp_path / "in", {"a": write_series(tmp_path / "a", volume[..., :2].astype(np.uint16))})
     second = run(model, tmp_path / "in", tmp_path / "out")
     (added,) = [d for d in second if d.files]
-    assert added.item
-    assert added.item.files[0].name.startswith("a")
+    assert added.scan
+    assert added.scan.files[0].name.startswith("a")
     assert added.files[0] not in first.values()
     assert len(list((tmp_path / "out").iterdir())) == 3
 
@@ -329,8 +329,8 @@ def test_a_series_in_the_folder_one_stands_in_has_that_folder_s_name(
 ) -> None:
     write_series(tmp_path / "liver", volume.astype(np.uint16))
     monkeypatch.chdir(tmp_path / "liver")
-    (item,) = find(Path())
-    assert isinstance(item, Item)
+    (item,) = find_scans(Path())
+    assert isinstance(item, Scan)
     assert item.name == Path("liver")
 
 
@@ -362,7 +362,7 @@ def test_x_rays_of_one_series_are_taken_one_by_one(
     for d in done:
         seg = highdicom.seg.segread(d.files[0])
         assert seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID == (
-            pydicom.dcmread(d.item.files[0]).SOPInstanceUID if d.item else None
+            pydicom.dcmread(d.scan.files[0]).SOPInstanceUID if d.scan else None
         )
 
 
@@ -419,7 +419,7 @@ def test_the_source_is_never_written_over(model: Predictor, volume: NDArray[np.f
     before = path.read_bytes()
     with pytest.raises(UserFault, match="output folder of its own"):
         run(model, tmp_path, tmp_path, again=True)
-    (done,) = predict(model, find(path), tmp_path, WAY, Classes(["target"]), again=True)
+    (done,) = predict(model, find_scans(path), tmp_path, WAY, Classes(["target"]), again=True)
     assert "output folder of its own" in str(done.fault)
     assert path.read_bytes() == before
 
@@ -444,4 +444,4 @@ def test_values_beyond_eight_bits_are_told_where_training_took_eight(
 
 def test_a_folder_without_images_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserFault, match="images in"):
-        list(find(tmp_path))
+        list(find_scans(tmp_path))

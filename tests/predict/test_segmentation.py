@@ -12,12 +12,12 @@ from data.dicoms import change, enhanced, write_series
 
 from pfedsam.data.dicom import read_series
 from pfedsam.errors import UserFault
-from pfedsam.export.model import Predictor, load
+from pfedsam.inference.predictor import Predictor, load_model
 from pfedsam.predict import run as running
-from pfedsam.predict.items import Item, find
-from pfedsam.predict.masks import Found, Way
+from pfedsam.predict.masks import Prediction, Way
 from pfedsam.predict.run import predict
-from pfedsam.predict.segmentation import TYPE_2, Classes, check, code_of, segmentation
+from pfedsam.predict.scans import Scan, find_scans
+from pfedsam.predict.segmentation import TYPE_2, Classes, check_series, code_of, segmentation
 from pfedsam.predict.written import of_others, write
 from pfedsam.prepare.dicomseg import read_segmentation
 
@@ -27,17 +27,17 @@ LABELS[3:9, 2:7, 1], LABELS[12:15, 4:18, 3] = 1, 2
 TWO = Classes(["liver", "tumour"])
 
 
-def only(folder: Path) -> Item:
-    (item,) = find(folder)
-    assert isinstance(item, Item), item
+def only(folder: Path) -> Scan:
+    (item,) = find_scans(folder)
+    assert isinstance(item, Scan), item
     return item
 
 
-def drawn(item: Item, out: Path, classes: Classes = TWO) -> Path:
+def drawn(item: Scan, out: Path, classes: Classes = TWO) -> Path:
     """The file of the known labels."""
     masks = np.stack([LABELS[:, :, : IMAGE.shape[2]] == 1, LABELS == 2])
-    check(item, classes)
-    (path,) = write(out, item, Found(LABELS, masks, None), classes, again=True)
+    check_series(item, classes)
+    (path,) = write(out, item, Prediction(LABELS, masks, None), classes, again=True)
     return path
 
 
@@ -112,13 +112,13 @@ def test_a_series_that_a_segmentation_cannot_refer_to_is_told_before_the_inferen
 ) -> None:
     write_series(tmp_path / "s", IMAGE, tags={tag: None})
     monkeypatch.setattr(running, "segment", None)
-    (done,) = predict(model, find(tmp_path / "s"), tmp_path / "out", Way("global"), Classes(["target"]))
+    (done,) = predict(model, find_scans(tmp_path / "s"), tmp_path / "out", Way("global"), Classes(["target"]))
     assert f"expected a {tag} in each file" in str(done.fault)
 
 
 @pytest.fixture(scope="module")
 def model(trained_model: Path) -> Predictor:
-    return load(trained_model)
+    return load_model(trained_model)
 
 
 def test_an_anonymous_segmentation_says_nothing_of_the_patient(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_several_enhanced_files_of_one_series_have_a_mask_each(tmp_path: Path) -
         path = enhanced(tmp_path / name, IMAGE)
         change(path, SeriesInstanceUID="1.2.3").rename(tmp_path / f"{name}.dcm")
         (tmp_path / name).rmdir()
-    assert sorted(item.name.name for item in find(tmp_path) if isinstance(item, Item)) == ["a", "b", "c"]
+    assert sorted(item.name.name for item in find_scans(tmp_path) if isinstance(item, Scan)) == ["a", "b", "c"]
 
 
 def test_two_series_that_share_instance_uids_are_both_refused_and_a_copy_is_not(
@@ -197,7 +197,7 @@ def test_two_series_that_share_instance_uids_are_both_refused_and_a_copy_is_not(
     for file in write_series(tmp_path / "in/d", IMAGE):
         (tmp_path / "in/c" / file.name).write_bytes(file.read_bytes())
     done = list(
-        predict(model, find(tmp_path / "in"), tmp_path / "out", Way("global", scale="percentile"), Classes(["x"]))
+        predict(model, find_scans(tmp_path / "in"), tmp_path / "out", Way("global", scale="percentile"), Classes(["x"]))
     )
     assert ["1.2.3.1 in 2 files that differ" in str(d.fault) for d in done] == [True, True, False, False]
     assert [bool(d.files) for d in done] == [False, False, True, True]
@@ -206,7 +206,7 @@ def test_two_series_that_share_instance_uids_are_both_refused_and_a_copy_is_not(
 def test_files_without_a_series_or_instance_uid_are_named_one_by_one(tmp_path: Path) -> None:
     write_series(tmp_path / "a", IMAGE, tags={"SeriesInstanceUID": ""})
     write_series(tmp_path / "b", IMAGE, tags={"SOPInstanceUID": ""})
-    assert sum("a SeriesInstanceUID and a SOPInstanceUID" in str(f) for f in find(tmp_path)) == 10
+    assert sum("a SeriesInstanceUID and a SOPInstanceUID" in str(f) for f in find_scans(tmp_path)) == 10
 
 
 @pytest.mark.parametrize("verb", ["predict", "prepare"])
@@ -239,7 +239,7 @@ def test_the_segmentation_of_a_series_in_latin_1_keeps_its_name(tmp_path: Path) 
 
 
 def test_probabilities_of_a_shuffled_enhanced_file_lie_on_its_frames(tmp_path: Path) -> None:
-    item = Item("dicom", (enhanced(tmp_path, IMAGE, shuffled=True),), Path("x"))
+    item = Scan("dicom", (enhanced(tmp_path, IMAGE, shuffled=True),), Path("x"))
     likely = (LABELS == 1)[None].astype(np.float32)
     segmentation(item, likely, Classes(["liver"]), fractional=True).save_as(tmp_path / "seg.dcm")
     found = read_segmentation(tmp_path / "seg.dcm", read_series(item.files), item.files, classes={"liver": 1})
@@ -251,9 +251,9 @@ def test_slices_of_a_volume_that_are_a_series_each_are_named_and_a_few_single_on
     files = write_series(tmp_path / "in", IMAGE)
     for k, file in enumerate(files):
         change(file, SeriesInstanceUID=f"1.2.3.{k + 1}")
-    faults = [str(fault) for fault in find(tmp_path / "in")]
+    faults = [str(fault) for fault in find_scans(tmp_path / "in")]
     assert len(faults) == 5
     assert all("5 series of one slice in one folder" in fault and "one SeriesInstanceUID" in fault for fault in faults)
     for file in files[2:]:
         file.unlink()
-    assert [type(item) for item in find(tmp_path / "in")] == [Item, Item]
+    assert [type(item) for item in find_scans(tmp_path / "in")] == [Scan, Scan]

@@ -13,7 +13,7 @@ from pfedsam.data import datalist
 from pfedsam.data.dicom import files_of, read_series
 from pfedsam.data.volume import read_volume
 from pfedsam.errors import UserFault
-from pfedsam.prepare.dicomseg import class_numbers, read_segmentation
+from pfedsam.prepare.dicomseg import number_labels, read_segmentation
 from pfedsam.prepare.discover import discover
 from pfedsam.prepare.site import Wish, prepare
 
@@ -217,11 +217,11 @@ def test_classes_follow_the_labels_whatever_number_a_file_gives_them(tmp_path: P
 
 
 def test_the_order_of_classes_is_by_number_then_name() -> None:
-    assert class_numbers([{1: "b", 2: "a"}, {3: "c", 1: "a"}]) == {"a": 1, "b": 2, "c": 3}
+    assert number_labels([{1: "b", 2: "a"}, {3: "c", 1: "a"}]) == {"a": 1, "b": 2, "c": 3}
 
 
 def test_labels_that_differ_in_case_alone_are_one_class() -> None:
-    assert class_numbers([{1: "Tumour"}, {1: "tumour", 2: "Liver"}]) == {"Tumour": 1, "tumour": 1, "Liver": 2}
+    assert number_labels([{1: "Tumour"}, {1: "tumour", 2: "Liver"}]) == {"Tumour": 1, "tumour": 1, "Liver": 2}
 
 
 def test_one_spelling_of_a_label_stands_for_all(tmp_path: Path) -> None:

@@ -6,20 +6,20 @@ import pytest
 from prepare.corpus import lesion, nifti, nifti_site, scan
 
 from pfedsam.errors import UserFault
-from pfedsam.prepare.discover import Said, discover
+from pfedsam.prepare.discover import discover
 from pfedsam.prepare.families import taken_whole
-from pfedsam.prepare.pairing import claimed, item
-from pfedsam.prepare.pairrule import by_pattern
+from pfedsam.prepare.pairing import candidate, claimed
+from pfedsam.prepare.pairrule import pairs_by_pattern
 from pfedsam.prepare.site import Wish, prepare
 
 
 def pair(*paths: str) -> tuple[set[tuple[str, ...]], dict[str, str]]:
     """Pairs, and what is said of the rest."""
-    items = []
+    candidates = []
     for path in paths:
         *parts, name = path.split("/")
-        items.append(item(path, (), tuple(parts), name))
-    found = taken_whole(claimed(items))
+        candidates.append(candidate(path, (), tuple(parts), name))
+    found = taken_whole(claimed(candidates))
     return {(m.image.name, *(mask.name for mask in m.masks)) for m in found.pairs}, {
         d.file: d.why for d in found.dropped
     }
@@ -157,7 +157,7 @@ def test_several_sequences_for_one_mask_are_named_and_pair_chooses(tmp_path: Pat
     found = discover([tmp_path], None)
     assert found.cases == []
     assert all("2 images and 1 masks" in d.why and "--pair" in d.do for d in found.dropped)
-    found = discover([tmp_path], None, said=Said(pair=(r"(.+)_t2", r"(.+)_seg")))
+    found = discover([tmp_path], None, pair=(r"(.+)_t2", r"(.+)_seg"))
     assert [case.name for case in found.cases] == [f"c{i}/c{i}_t2.nii" for i in range(3)]
     assert [d.file for d in found.dropped] == [f"c{i}/c{i}_t1.nii" for i in range(3)]
     assert all("fits neither pattern" in d.why for d in found.dropped)
@@ -168,10 +168,10 @@ def test_pair_joins_the_masks_of_an_image_and_names_structures_by_a_second_group
         nifti(tmp_path / f"{i}/vol.nii", scan(i))
         for name in ("a", "b"):
             nifti(tmp_path / f"{i}/{name}.nii", lesion(i))
-    one = discover([tmp_path], None, said=Said(pair=(r"(\d)/vol", r"(\d)/[ab]\.")))
+    one = discover([tmp_path], None, pair=(r"(\d)/vol", r"(\d)/[ab]\."))
     assert [len(case.masks) for case in one.cases] == [2, 2, 2]
     assert one.segments == {}
-    lone = discover([tmp_path], None, said=Said(pair=(r"(\d)/vol", r"(\d)/(a)\."), structures=["a"]))
+    lone = discover([tmp_path], None, pair=(r"(\d)/vol", r"(\d)/(a)\."), structures=["a"])
     assert [case.structures for case in lone.cases] == [("a",)] * 3
     assert lone.segments == {"a": 1}
 
@@ -179,7 +179,7 @@ def test_pair_joins_the_masks_of_an_image_and_names_structures_by_a_second_group
 def test_a_pattern_of_pair_needs_a_group() -> None:
     for wrong in (("vol", "(a)"), ("(vol", "(a)")):
         with pytest.raises(UserFault, match="--pair"):
-            by_pattern([], *wrong)
+            pairs_by_pattern([], *wrong)
 
 
 def test_one_odd_mask_elsewhere_takes_no_pairs_of_others_away() -> None:

@@ -19,9 +19,10 @@ from conftest import tiny
 from pfedsam.cli import main
 from pfedsam.data import datalist
 from pfedsam.data.dataset import open_site
-from pfedsam.data.dicom import files_of
-from pfedsam.data.folder import whole
-from pfedsam.data.volume import oriented, read_dicom, read_nifti
+from pfedsam.data.dicom import files_of, read_dicom
+from pfedsam.data.folder import new_folder
+from pfedsam.data.geometry import oriented
+from pfedsam.data.volume import read_nifti
 from pfedsam.errors import UserFault
 from pfedsam.prepare import site
 from pfedsam.prepare.labels import parse_table
@@ -405,7 +406,7 @@ def test_a_mount_point_or_a_link_is_refused_before_anything_is_read(
     for out in ("disk", "link"):
         with pytest.raises(UserFault, match="name a folder inside it"):
             prepare([nifti_site(tmp_path / "in", 3)], tmp_path / out, Wish())
-        with pytest.raises(UserFault, match="name a folder inside it"), whole(tmp_path / out):
+        with pytest.raises(UserFault, match="name a folder inside it"), new_folder(tmp_path / out):
             pytest.fail("the work has begun")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "in", "link"]
 

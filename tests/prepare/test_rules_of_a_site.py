@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pfedsam.errors import UserFault
 from pfedsam.prepare.found import Case
-from pfedsam.prepare.labels import Rule, halved, parse_table, translated, understood, whole
+from pfedsam.prepare.labels import LabelRule, halved, label_numbers, parse_table, translated, understood
 from pfedsam.prepare.patients import by_issuer, by_pattern, by_themselves, pseudonym
 from pfedsam.prepare.splits import drawn, parse_shares
 
@@ -100,18 +100,18 @@ def masks(*values: set[int], pixels: int = 100) -> list[dict[int, int]]:
 @pytest.mark.parametrize(
     ("usual", "odd", "rule"),
     [
-        ({0, 255}, {0: 900, 255: 90, 3: 1}, Rule(1, white=True)),
-        ({0, 255}, {0: 900, 255: 90, 1: 1}, Rule(1, white=True)),
-        ({0, 255}, {0: 900, 3: 90}, Rule(1, white=True)),
-        ({0, 1}, {0: 900, 255: 90}, Rule(1)),
-        ({0, 1}, {0: 900, 1: 90, 255: 90}, Rule(1)),
-        ({0, 1, 2, 3}, {0: 900, 2: 9, 255: 1}, Rule(3)),
-        ({0, 1, 2, 3}, {0: 900, 17: 90}, Rule(3)),
-        ({0, 1}, {0: 900, 7: 1}, Rule(1)),
+        ({0, 255}, {0: 900, 255: 90, 3: 1}, LabelRule(1, white=True)),
+        ({0, 255}, {0: 900, 255: 90, 1: 1}, LabelRule(1, white=True)),
+        ({0, 255}, {0: 900, 3: 90}, LabelRule(1, white=True)),
+        ({0, 1}, {0: 900, 255: 90}, LabelRule(1)),
+        ({0, 1}, {0: 900, 1: 90, 255: 90}, LabelRule(1)),
+        ({0, 1, 2, 3}, {0: 900, 2: 9, 255: 1}, LabelRule(3)),
+        ({0, 1, 2, 3}, {0: 900, 17: 90}, LabelRule(3)),
+        ({0, 1}, {0: 900, 7: 1}, LabelRule(1)),
     ],
 )
 def test_one_odd_mask_of_eight_does_not_decide_for_the_site_and_is_refused_itself(
-    usual: set[int], odd: dict[int, int], rule: Rule
+    usual: set[int], odd: dict[int, int], rule: LabelRule
 ) -> None:
     assert understood([*masks(*[usual] * 7), odd], None, None) == rule
     rule.mapping(usual, HERE)
@@ -120,8 +120,8 @@ def test_one_odd_mask_of_eight_does_not_decide_for_the_site_and_is_refused_itsel
 
 
 def test_a_rare_class_that_leaves_no_gap_and_a_common_number_that_does_are_classes() -> None:
-    assert understood(masks(*[{0, 1}] * 9, {0, 1, 2}), None, None) == Rule(2)
-    assert understood(masks(*[{0, 1, 4}] * 9), None, None) == Rule(4)
+    assert understood(masks(*[{0, 1}] * 9, {0, 1, 2}), None, None) == LabelRule(2)
+    assert understood(masks(*[{0, 1, 4}] * 9), None, None) == LabelRule(4)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_255_beside_masks_of_other_values_is_asked_about_with_the_ways_to_say_wh
 
 def test_what_nobody_labelled_is_written_as_255_and_is_no_class() -> None:
     rule = understood(masks({0, 1}, {0, 1, 9}, {0, 9}), None, None, ignore=9)
-    assert rule == Rule(1, ignore=9)
+    assert rule == LabelRule(1, ignore=9)
     assert rule.mapping({0, 1, 9}, HERE) == {0: 0, 1: 1, 9: 255}
     for ignore, table, classes in ((0, None, None), (2, None, 2), (255, {255: 1}, None), (9, {7: 255}, None)):
         with pytest.raises(UserFault):
@@ -161,16 +161,16 @@ def test_what_nobody_labelled_is_written_as_255_and_is_no_class() -> None:
 def test_a_255_without_a_meaning_names_both_remedies(classes: int) -> None:
     own = ",".join(f"{n}={n}" for n in range(1, classes + 1))
     with pytest.raises(UserFault, match=rf"--ignore 255 if .*--labels {own},255={classes + 1} if"):
-        Rule(classes).mapping({0, 1, 255}, HERE)
+        LabelRule(classes).mapping({0, 1, 255}, HERE)
 
 
 def test_a_stray_high_value_is_not_taken_for_classes() -> None:
-    assert understood(masks({0, 1}, {0, 2}), None, None) == Rule(2)
-    assert understood(masks({0, 1}, {0, 90}), None, None) == Rule(1)
+    assert understood(masks({0, 1}, {0, 2}), None, None) == LabelRule(2)
+    assert understood(masks({0, 1}, {0, 90}), None, None) == LabelRule(1)
     with pytest.raises(UserFault, match="also 90"):
-        Rule(1).mapping({0, 90}, HERE)
+        LabelRule(1).mapping({0, 90}, HERE)
     with pytest.raises(UserFault, match="also 255"):
-        Rule(2).mapping({0, 255}, HERE)
+        LabelRule(2).mapping({0, 255}, HERE)
 
 
 def test_a_table_says_what_all_values_mean() -> None:
@@ -185,7 +185,7 @@ def test_a_table_says_what_all_values_mean() -> None:
 
 
 def test_instances_become_one_class() -> None:
-    assert Rule(1, {-1: 1}).mapping({0, 7, 300}, HERE) == {0: 0, 7: 1, 300: 1}
+    assert LabelRule(1, {-1: 1}).mapping({0, 7, 300}, HERE) == {0: 0, 7: 1, 300: 1}
 
 
 def test_a_jpeg_mask_is_black_and_white_or_refused() -> None:
@@ -198,4 +198,4 @@ def test_a_jpeg_mask_is_black_and_white_or_refused() -> None:
 
 
 def test_grey_saved_as_colour_is_one_channel() -> None:
-    assert whole(np.ones((2, 2, 1, 3), np.uint8), HERE).shape == (2, 2, 1)
+    assert label_numbers(np.ones((2, 2, 1, 3), np.uint8), HERE).shape == (2, 2, 1)

@@ -18,9 +18,10 @@ from pfedsam.cli import main
 from pfedsam.errors import UserFault
 from pfedsam.exchange.ledger import Ledger
 from pfedsam.exchange.schema import REPORT
+from pfedsam.layout import PICTURES
 from pfedsam.record.pictures import Gallery, Picture, packed
 from pfedsam.record.results import ROLES, finish
-from pfedsam.record.site_files import PICTURES, case_names
+from pfedsam.record.site_files import case_names
 from pfedsam.record.table import final_table
 from pfedsam.report.bootstrap import interval
 from pfedsam.report.gather import gather, rounds_of

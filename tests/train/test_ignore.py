@@ -9,7 +9,8 @@ from PIL import Image
 
 from conftest import tiny
 from pfedsam.config import Config
-from pfedsam.data.dataset import PLAIN, View, fit_labels, shrink
+from pfedsam.data.dataset import PLAIN, View
+from pfedsam.data.square import fit_labels, shrink
 from pfedsam.data.synthetic import write_site
 from pfedsam.site import Places, Site
 from pfedsam.study import initial_shared

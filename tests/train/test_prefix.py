@@ -17,7 +17,7 @@ from pfedsam.settings import from_dict
 from pfedsam.site import Places, Site
 from pfedsam.study import initial_shared
 from pfedsam.train.precision import autocast
-from pfedsam.train.prefix import Bounded, Disk, Memory, prefix
+from pfedsam.train.prefix import Bounded, Disk, prefix
 
 TRAIN = {"views": 2, "cache": "memory", "max_steps": None, "epochs": 2, "batch_size": 4}
 LAST = {"lora_last": 2}
@@ -107,7 +107,7 @@ def test_evaluation_behind_the_front_finds_what_the_whole_model_finds(hospital: 
 @pytest.mark.parametrize("kind", ["memory", "disk"])
 def test_the_shelf_stays_within_its_bound_and_drops_what_was_not_used_for_longest(tmp_path: Path, kind: str) -> None:
     size = 200 if kind == "memory" else None
-    shelf = Bounded(Memory() if kind == "memory" else Disk(tmp_path), 3 * 200)
+    shelf = Bounded({} if kind == "memory" else Disk(tmp_path), 3 * 200)
     for number in range(3):
         shelf.put(str(number), entry(number))
     assert shelf.get("0") is not None

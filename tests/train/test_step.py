@@ -18,7 +18,7 @@ from pfedsam.model.segmenter import Branches
 from pfedsam.settings import from_dict
 from pfedsam.site import Site
 from pfedsam.study import initial_shared
-from pfedsam.train.evaluate import find, reference
+from pfedsam.train.evaluate import find_masks, reference
 from pfedsam.train.loop import make_optimisers
 from pfedsam.train.metrics import score
 from pfedsam.train.step import Losses, step
@@ -131,7 +131,7 @@ def test_cases_are_scored_alike_together_and_alone(open_site: Open) -> None:
     together = [one.dice for one in site.scores("test")["personal"]]
     alone = []
     for case in data.cases():
-        found = find(site.model, data, case, ("personal",))["personal"][..., 0]
+        found = find_masks(site.model, data, case, ("personal",))["personal"][..., 0]
         alone += [score(found, reference(data, case[0]), (1.0, 1.0))[0].dice]
     assert together == pytest.approx(alone, abs=1e-2)
 

@@ -14,7 +14,8 @@ from pfedsam.cli.plain import plain
 from pfedsam.errors import UserFault
 from pfedsam.quiet import quiet
 
-VERBS = ("doctor", "prepare", "render", "watch", "report", "export", "verify", "predict", "convert", "synthetic")
+VERBS: tuple[str, ...] = ("doctor", "prepare", "simulate", "render", "watch", "report")
+VERBS += ("export", "verify", "predict", "convert", "synthetic")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,13 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """All verbs, with an example each."""
-    whole = argparse.ArgumentParser(
+    command = argparse.ArgumentParser(
         prog="pfedsam", description="Federated fine-tuning of SAM: what nvflare's own verbs do not do."
     )
-    verbs = whole.add_subparsers(required=True, metavar="VERB")
+    verbs = command.add_subparsers(required=True, metavar="VERB")
     for name in VERBS:
         module = import_module(f"pfedsam.cli.{name}")
         verb = verbs.add_parser(name, help=module.HELP, description=module.HELP, epilog=f"example: {module.EXAMPLE}")
         module.arguments(verb)
         verb.set_defaults(serve=module.serve)
-    return whole
+    return command

@@ -2,7 +2,8 @@
 
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -21,10 +22,22 @@ def tell() -> None:
 
 def tracked(things: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
     """`things`, with a bar on stderr while they are gone through; nothing where stderr is no terminal."""
+    with _progress() as bar:
+        yield from bar.track(things, total=total, description=what)
+
+
+@contextmanager
+def counted(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar as `tracked` shows one; it is told how many of `total` are done."""
+    with _progress() as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def _progress() -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        yield from bar.track(things, total=total, description=what)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def say(answer: dict[str, Any]) -> None:

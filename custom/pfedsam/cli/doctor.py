@@ -12,7 +12,7 @@ from rich.table import Table
 from pfedsam.cli import console
 
 if TYPE_CHECKING:
-    from pfedsam.doctor.checks import Check
+    from pfedsam.doctor.checks import Finding
     from pfedsam.doctor.examine import Diagnosis
 
 HELP = "say what a job needs on this machine, after a small real run of it, and whether all is there"
@@ -22,7 +22,7 @@ EXAMPLE = "pfedsam doctor jobs/pfedsam --bandwidth 50"
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What the verb takes."""
     add = parser.add_argument
-    add("job", type=Path, help="a job folder, or its pfedsam.json")
+    add("job", type=Path, help="a settings file of jobs/, or a job folder")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the job")
     add("--rounds", type=int, help="another number of rounds")
     add("--data", type=Path, help="the site's data folder; default PFEDSAM_DATA")
@@ -42,23 +42,24 @@ def serve(options: argparse.Namespace) -> int:
     from pfedsam.doctor.examine import Here, examine, glance
     from pfedsam.doctor.needs import Setting
     from pfedsam.errors import UserFault
-    from pfedsam.jobs import named_sites, read_job
+    from pfedsam.jobs import read_job
 
     for name in ("sites", "threads", "rounds", "bandwidth"):
         value = getattr(options, name)
         if value is not None and value <= 0:
             raise UserFault(expected=f"--{name} above 0", came=str(value), do="correct it")
-    config, rounds = read_job(options.job, options.set)
+    job = read_job(options.job, options.set, rounds=options.rounds)
+    config = job.config
     own = os.environ.get("PFEDSAM_THREADS") or str(os.cpu_count() or 1 if options.sites == 1 else 1)
     threads = options.threads or parse_count(own, "threads in PFEDSAM_THREADS")
     data, weights = (options.data or _folder("DATA")), (options.weights or _folder("WEIGHTS"))
-    named = named_sites(options.job) if options.sites > 1 and not options.site else ()
+    named = job.sites if options.sites > 1 and not options.site else ()
     here = Here(data, weights, options.store, threads, options.site, sites=named)
     seen = glance(config, here)
     if not options.anyway and not all(check.ok for check in seen):
         console.say({"well": False, "checks": [asdict(check) for check in seen]}) if options.json else _verdict(seen)
         return 1
-    setting = Setting(options.rounds or rounds, options.sites)
+    setting = Setting(job.rounds, options.sites)
     errors = Console(stderr=True)
     with errors.status("examining", spinner="line") as status:
         found = examine(config, here, setting, lambda line: status.update(f"{line} ..."), seen=seen)
@@ -88,7 +89,7 @@ def _show(found: "Diagnosis", bandwidth: float | None) -> None:
     _verdict(found.checks)
 
 
-def _verdict(seen: "list[Check]") -> None:
+def _verdict(seen: "list[Finding]") -> None:
     out = Console(highlight=False)
     out.print(_checks(seen))
     for check in seen:
@@ -135,14 +136,14 @@ def _line(found: "Diagnosis", bandwidth: float | None) -> list[tuple[str, str]]:
     if not bandwidth:
         return []
     each = on_the_wire(found.wire.up + found.wire.down, bandwidth)
-    whole = each * found.setting.rounds + on_the_wire(found.wire.down, bandwidth)
+    run = each * found.setting.rounds + on_the_wire(found.wire.down, bandwidth)
     return [
         (f"on a line of {bandwidth:g} Mbit/s, besides, a round", duration(each)),
-        ("on that line, besides, the whole run", duration(whole)),
+        ("on that line, besides, the whole run", duration(run)),
     ]
 
 
-def _checks(seen: "list[Check]") -> Table:
+def _checks(seen: "list[Finding]") -> Table:
     table = Table(title="What was looked at")
     for name in ("", "", "found"):
         table.add_column(name)

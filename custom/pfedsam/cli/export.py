@@ -42,10 +42,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def serve(options: argparse.Namespace) -> None:
     """Write what is asked for."""
     from pfedsam.export.card import card
-    from pfedsam.export.facts import read_facts
-    from pfedsam.export.model import save
     from pfedsam.export.source import Place, gather
     from pfedsam.files import write_atomic
+    from pfedsam.inference.facts import read_facts
+    from pfedsam.inference.model_file import write_model
     from pfedsam.model import build
 
     _check_free(options)
@@ -57,7 +57,7 @@ def serve(options: argparse.Namespace) -> None:
     if options.bundle:
         _check_bundle(options.bundle, source.facts.branches, branch)
     base = build.backbone(source.facts.config.model, options.weights) if options.with_base else None
-    save(options.out, source.facts, source.shared, source.private, base=base)
+    write_model(options.out, source.facts, source.shared, source.private, base=base)
     facts = read_facts(options.out)
     text = card(source, facts, options.out, options.folder)
     write_atomic(options.out.with_suffix(".md"), text.encode())
@@ -91,12 +91,12 @@ def _check_bundle(folder: Path, branches: tuple[str, ...], branch: str) -> None:
     from pfedsam.errors import UserFault
 
     try:
-        from pfedsam.export.bundle import check
+        from pfedsam.export.bundle import check_bundle
     except ModuleNotFoundError as error:
         raise UserFault(
             expected="the packages that a bundle needs", came=f"no {error.name}", do="pip install 'pfedsam[bundle]'"
         ) from None
-    check(branches, folder, branch)
+    check_bundle(branches, folder, branch)
 
 
 def _more(options: argparse.Namespace, branch: str, text: str) -> dict[str, Any]:
@@ -115,10 +115,10 @@ def _more(options: argparse.Namespace, branch: str, text: str) -> dict[str, Any]
 
 
 def _onnx(options: argparse.Namespace, branch: str) -> dict[str, Any]:
-    from pfedsam.export.model import load
     from pfedsam.export.onnx import export_onnx
+    from pfedsam.inference.predictor import load_model
 
-    model = load(options.out, options.weights, device="cpu", precision="fp32")
+    model = load_model(options.out, options.weights, device="cpu", precision="fp32")
     return {
         "onnx": str(options.onnx),
         "onnx_branch": branch,

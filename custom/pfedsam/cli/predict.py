@@ -39,16 +39,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def serve(options: argparse.Namespace) -> int:
     """Predict all; 1 where a file could not be."""
-    from pfedsam.export.model import load
-    from pfedsam.predict.items import find
+    from pfedsam.inference.predictor import load_model
     from pfedsam.predict.masks import Way
     from pfedsam.predict.run import predict
+    from pfedsam.predict.scans import find_scans
     from pfedsam.predict.segmentation import Classes
 
     if options.batch < 1:
         raise UserFault(expected="--batch above 0", came=str(options.batch), do="correct it")
-    items = list(console.tracked(find(options.source, options.out), "looking"))
-    model = load(options.model, options.weights, options.cache, device=options.device)
+    scans = list(console.tracked(find_scans(options.source, options.out), "looking"))
+    model = load_model(options.model, options.weights, options.cache, device=options.device)
     branch = options.branch or model.branches[-1]
     scale = options.scale or model.config.data.scale
     if options.plane not in (None, model.config.data.plane):
@@ -60,7 +60,7 @@ def serve(options: argparse.Namespace) -> int:
     classes = Classes(names, model.config.data.codes, options.anonymous)
     done = []
     for result in console.tracked(
-        predict(model, items, options.out, way, classes, again=options.overwrite), "predicting", len(items)
+        predict(model, scans, options.out, way, classes, again=options.overwrite), "predicting", len(scans)
     ):
         if result.fault:
             print(plain(f"pfedsam: {result.fault}"), file=sys.stderr)
@@ -82,8 +82,8 @@ def _names(text: str, known: list[str], classes: int) -> list[str]:
 
 def _told(result: Any) -> dict[str, Any]:
     return {
-        "source": str(result.item.files[0]) if result.item else None,
-        "kind": result.item.kind if result.item else None,
+        "source": str(result.scan.files[0]) if result.scan else None,
+        "kind": result.scan.kind if result.scan else None,
         "written": [str(file) for file in result.files],
         "pixels": list(result.pixels),
         "fault": str(result.fault) if result.fault else None,

@@ -15,9 +15,7 @@ EXAMPLE = "pfedsam prepare /data/ward-7 /data/pfedsam --site hospital-a"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What the verb takes."""
-    parser.add_argument(
-        "folders", type=Path, nargs="+", metavar="FOLDER", help="where the files lie (with --recipe: the archives)"
-    )
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="where the files lie")
     parser.add_argument("out", type=Path, metavar="OUT", help="a new or empty folder for what is made of them")
     parser.add_argument("--site", default="site", help="the site's name, for the report")
     parser.add_argument("--masks", type=Path, metavar="DIR", help="a folder in which every file is a mask")
@@ -46,25 +44,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help=r"its first group is the patient, such as '^(p\d+)_' in the file name, else in the path;"
         " folder: each folder is a patient; each: each image is",
     )
-    parser.add_argument(
-        "--recipe",
-        metavar="NAME",
-        help="a public set as downloaded (prostate, fundus, fedfms-fundus, nuclei): a folder a site",
-    )
     parser.add_argument("--dry-run", action="store_true", help="look at everything, write nothing")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
 def serve(options: argparse.Namespace) -> int:
-    """Prepare the folder and say what came of it; 1 where a public set is not complete."""
+    """Prepare the folder and say what came of it."""
     from pfedsam.cli.console import say
     from pfedsam.prepare.site import prepare
 
-    wish = _wish(options)
-    if options.recipe:
-        return _cooked(options, wish)
     out = None if options.dry_run else options.out
-    report = prepare(options.folders, out, wish, _watch)
+    report = prepare(options.folders, out, _wish(options), _watch)
     say(report) if options.json else print(plain(_words(report, out)))
     return 0
 
@@ -90,25 +80,6 @@ def _wish(options: argparse.Namespace) -> Any:
     )
 
 
-def _cooked(options: argparse.Namespace, wish: Any) -> int:
-    from pfedsam.cli.console import say
-    from pfedsam.errors import UserFault
-    from pfedsam.prepare.recipes import cook, named
-
-    if options.dry_run:
-        raise UserFault(
-            expected="--recipe or --dry-run", came="both", do="leave --dry-run out: a set is unpacked first"
-        )
-    answer = cook(options.folders, options.out, named(options.recipe), wish, _watch)
-    if options.json:
-        say(answer)
-    else:
-        for site, report in answer["sites"].items():
-            print(plain(f"{site}\n{_words(report, options.out / site)}\n"))
-        print("\n".join(answer["faults"]) or "All sites are there.")
-    return 0 if answer["complete"] else 1
-
-
 def _watch(things: Sequence[Any], what: str) -> Iterable[Any]:
     from pfedsam.cli.console import tracked
 
@@ -117,7 +88,7 @@ def _watch(things: Sequence[Any], what: str) -> Iterable[Any]:
 
 def _words(report: dict[str, Any], out: Path | None) -> str:
     """The report's main points as lines."""
-    from pfedsam.prepare.page import grouped
+    from pfedsam.prepare.page import by_reason
 
     lines = [
         f"{report['cases']} pairs of image and mask, {report['slices']} slices, {report['patients']} patients.",
@@ -130,7 +101,7 @@ def _words(report: dict[str, Any], out: Path | None) -> str:
         f"{report['split_by']} "
         + ", ".join(f"{name} {s['patients']} patients, {s['slices']} slices" for name, s in report["splits"].items()),
         *(f"Note: {note}" for note in report["notes"]),
-        *(f"Left out: {_some(files)}: {why}. To mend it: {do}." for why, do, files in grouped(report["dropped"])),
+        *(f"Left out: {_some(files)}: {why}. To mend it: {do}." for why, do, files in by_reason(report["dropped"])),
         f"Written to {out}: look at {out / 'report.html'} first." if out else "Nothing was written (--dry-run).",
     ]
     return "\n".join(lines)

@@ -1,16 +1,16 @@
-"""pfedsam render: a job folder that brings its own code."""
+"""pfedsam render: FLARE's folder of a job, made from a settings file."""
 
 import argparse
 from pathlib import Path
 
-HELP = "write a job folder that brings its own code, for the console and nvflare job submit"
-EXAMPLE = "pfedsam render jobs/pfedsam /tmp/job --set train.lr=3e-4 --set seed=1"
+HELP = "write FLARE's folder of a job, with its code, for the simulator, the console and nvflare job submit"
+EXAMPLE = "pfedsam render jobs/polyp.json /tmp/job --set method=ditto --set seed=1"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What the verb takes."""
     add = parser.add_argument
-    add("job", type=Path, help="a folder of jobs/")
+    add("job", type=Path, help="a settings file of jobs/, or a job folder")
     add("out", type=Path, help="the folder to write; must not exist")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
     add("--rounds", type=int, help="change the number of rounds")
@@ -22,7 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def serve(options: argparse.Namespace) -> None:
     """Write the job."""
-    from pfedsam.jobs import render
+    from pfedsam.flare.recipe import render
 
     render(
         options.job,

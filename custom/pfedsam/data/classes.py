@@ -6,10 +6,10 @@ from pfedsam.config import Config
 from pfedsam.errors import ClassesDiffer, UserFault
 from pfedsam.files import read_json
 
-FILE = "classes.json"  # beside the datalist, as `pfedsam prepare` writes it: {"1": "Liver", "2": "Tumour"}
+NAMES = "classes.json"  # beside the datalist, as `pfedsam prepare` writes it: {"1": "Liver", "2": "Tumour"}
 
 
-def check_classes(folder: Path, config: Config) -> None:
+def check_class_names(folder: Path, config: Config) -> None:
     """Refuse masks whose numbers mean other classes than the job's; nothing where the site does not name its own.
 
     Args:
@@ -18,7 +18,7 @@ def check_classes(folder: Path, config: Config) -> None:
     Raises:
         ClassesDiffer: a number has another name here than in the job, or the job names none of several classes.
     """
-    path = folder / FILE
+    path = folder / NAMES
     if not path.is_file():
         return
     ours = _numbered(path)

@@ -138,18 +138,14 @@ def _row(path: Path, number: int, record: dict[str, Any]) -> Row:
 
 
 def _check_splits(path: Path, rows: list[Row]) -> None:
-    group = _torn([(row.group, row.split) for row in rows])
-    if group:
-        raise UserFault(
-            expected=f"each group of {path} in one split",
-            came=group,
-            do="put all of a patient's images into one split",
-        )
-    image = _torn([(os.path.normpath(row.image), row.split) for row in rows])
-    if image:
-        raise UserFault(
-            expected=f"each image of {path} in one split", came=image, do="keep it in the split of its patient"
-        )
+    groups = _torn([(row.group, row.split) for row in rows])
+    images = _torn([(os.path.normpath(row.image), row.split) for row in rows])
+    for what, torn, do in (
+        ("group", groups, "put all of a patient's images into one split"),
+        ("image", images, "keep it in the split of its patient"),
+    ):
+        if torn:
+            raise UserFault(expected=f"each {what} of {path} in one split", came=torn, do=do)
 
 
 def _torn(things: list[tuple[str, str]]) -> str | None:

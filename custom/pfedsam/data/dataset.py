@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pfedsam import log
 from pfedsam.config import Config
 from pfedsam.data import datalist, reader
-from pfedsam.data.classes import check_classes
+from pfedsam.data.classes import check_class_names
 from pfedsam.data.datalist import Row
 from pfedsam.data.geometry import across, check_formats, strayed
+from pfedsam.data.square import Normalise, fit, fit_labels, shown, shrink
 from pfedsam.errors import UserFault
 
 PLAIN = -1  # the number of a view without augmentation
@@ -97,8 +97,7 @@ class Dataset:
         known = [c for c in range(config.model.num_classes) if c + 1 not in unannotated]
         self.annotated = known if unannotated else None
         self.ignores = config.data.ignore is not None
-        self.mean = torch.tensor(mean).view(3, 1, 1) / 255
-        self.std = torch.tensor(std).view(3, 1, 1) / 255
+        self.normalise = Normalise(mean, std)
         self.slices = [s for row in rows for s in _slices(root, row, config.data.plane)]
         self._range = cache(reader.intensity_range)
 
@@ -115,18 +114,13 @@ class Dataset:
         s = self.slices[i]
         plane = self.config.data.plane
         ends = reader.EIGHT_BIT if self.config.data.scale == "uint8" else self._range(s.image, plane)
-        pixels = reader.unit(reader.read_image(s.image, s.index, plane), ends, str(s.image))
-        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+        return shown(reader.read_image(s.image, s.index, plane), ends, str(s.image))
 
     def labels(self, i: int) -> Tensor:
         """The mask at its own size, (H, W) of class numbers, and `IGNORED` where nobody labelled."""
         s, data = self.slices[i], self.config.data
         mask = reader.read_mask(s.mask, s.index, self.config.model.num_classes, data.ignore, plane=data.plane)
         return torch.from_numpy(mask)
-
-    def normalise(self, image: Tensor) -> Tensor:
-        """0..1 to the backbone's input."""
-        return (image - self.mean) / self.std
 
     def order(self, generator: torch.Generator) -> Iterator[list[int]]:
         """One epoch's batches of slices, drawn from `generator`; the last short batch is kept."""
@@ -173,7 +167,7 @@ def open_site(
         UserFault: the datalist, a file of it, or the meaning of the masks' numbers is not what the job expects.
     """
     path = datalist.find(folder, site)
-    check_classes(path.parent, config)
+    check_class_names(path.parent, config)
     splits = datalist.read(path, None if config.data.pool else site)
     splits["train"] = limited(splits["train"], config, site)
     lacks = config.data.unannotated.get(site, [])
@@ -210,50 +204,6 @@ def limited(rows: list[Row], config: Config, site: str) -> list[Row]:
 def label_size(config: Config) -> int:
     """Side at which loss is taken: the input's, at most 256 (FedFMS takes 256 at 1024 px)."""
     return min(config.model.image_size, 256)
-
-
-def fit(image: Tensor, size: int) -> Tensor:
-    """(C, H, W) to (C, size, size): longest side to `size`, the rest, right and below, black."""
-    height, width = scaled(image.shape[-2:], size)
-    if (height, width) != tuple(image.shape[-2:]):
-        image = _smooth(image[None], (height, width))[0]
-    return F.pad(image, (0, size - width, 0, size - height))
-
-
-def fit_labels(labels: Tensor, size: int) -> Tensor:
-    """`fit` for (H, W) of class numbers, which lie where the image's pixels come to lie."""
-    height, width = scaled(labels.shape, size)
-    return F.pad(_relabelled(labels[None], (height, width))[0], (0, size - width, 0, size - height))
-
-
-def unfit(maps: Tensor, shape: tuple[int, int], size: int) -> Tensor:
-    """The inverse of `fit` for (C, h, h) maps of any side: (C, *shape), bilinear."""
-    height, width = scaled(shape, size)
-    maps = F.interpolate(maps[None], size=(size, size), mode="bilinear", align_corners=False)
-    return F.interpolate(maps[..., :height, :width], size=shape, mode="bilinear", align_corners=False)[0]
-
-
-def scaled(shape: tuple[int, ...] | torch.Size, size: int) -> tuple[int, int]:
-    """(H, W) with the longest side at `size`."""
-    factor = size / max(shape)
-    return max(1, round(shape[0] * factor)), max(1, round(shape[1] * factor))
-
-
-def shrink(masks: Tensor, size: int) -> Tensor:
-    """(B, S, S) class numbers at side `size`."""
-    return _relabelled(masks, (size, size))
-
-
-def _relabelled(masks: Tensor, shape: tuple[int, int]) -> Tensor:
-    """(B, H, W) class numbers at another size: each pixel has the class that weighs most in it."""
-    if tuple(masks.shape[-2:]) == shape:
-        return masks.long()
-    numbers: Tensor = torch.unique(masks.long())
-    return numbers[_smooth((masks[:, None] == numbers.view(-1, 1, 1)).float(), shape).argmax(1)]
-
-
-def _smooth(maps: Tensor, shape: tuple[int, int]) -> Tensor:
-    return F.interpolate(maps, size=shape, mode="bilinear", align_corners=False, antialias=True)
 
 
 def _slices(root: Path, row: Row, plane: str) -> list[Slice]:

@@ -2,7 +2,7 @@
 
 import filecmp
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from pfedsam.data.geometry import Volume, spacing_of
 from pfedsam.data.readable import readable
 from pfedsam.data.slices import (
-    LPS_TO_RAS,
-    Slice,
     affine_of,
     check_alike,
     enhanced,
@@ -25,8 +23,6 @@ from pfedsam.data.slices import (
 )
 from pfedsam.data.stored import class_numbers, intensities
 from pfedsam.errors import UserFault
-
-__all__ = ["LPS_TO_RAS", "read_dicom", "read_series"]
 
 WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 
@@ -54,7 +50,9 @@ def files_of(path: Path) -> list[Path]:
     """
     if path.is_file():
         return [path]
-    headers = {file: head for file in sorted(path.iterdir()) if (head := header(file)) is not None and "Rows" in head}
+    headers = {
+        file: head for file in sorted(path.iterdir()) if (head := dicom_header(file)) is not None and "Rows" in head
+    }
     series = {str(head.get("SeriesInstanceUID", "")) for head in headers.values()}
     if len(series) != 1:
         raise UserFault(
@@ -65,7 +63,7 @@ def files_of(path: Path) -> list[Path]:
     return in_order(headers)
 
 
-def header(path: Path) -> Any | None:
+def dicom_header(path: Path) -> Any | None:
     """A DICOM file's data set without its pixels; None where the file is no DICOM or can't be read."""
     try:
         return pydicom.dcmread(path, stop_before_pixels=True) if path.is_file() else None
@@ -85,25 +83,30 @@ def unread(head: Any) -> tuple[str, str] | None:
 
 def read_series(files: Sequence[Path], *, labels: bool = False) -> Volume:
     """The volume of one series' files, in any order; see `read_dicom`."""
+    return read_in_order(files, labels=labels)[0]
+
+
+def read_in_order(files: Sequence[Path], *, labels: bool = False) -> tuple[Volume, Sequence[Path]]:
+    """The volume of one series' files, and the files in the order of its slices; see `read_dicom`."""
     where = files[0].parent
     with readable(files[0]):
         heads = _heads(files)
         if len(heads) == 1 and enhanced(heads[files[0]]):
-            return _enhanced(files[0], heads[files[0]], labels)
-        _check_single(heads)
+            return _enhanced(files[0], heads[files[0]], labels), files
+        _check_one_frame(heads)
         ordered = in_order(heads)
         slices = [slices_of(file, heads[file])[0] for file in ordered]
         check_alike(slices)
         _check_one_patient(heads)
         affine = affine_of(slices, where)
         values = np.stack([_pixels(file, labels)[0] for file in ordered], axis=2)
-        return Volume(values, affine, flat_spacing(slices[0]) if affine is None else spacing_of(affine))
+        return Volume(values, affine, flat_spacing(slices[0]) if affine is None else spacing_of(affine)), ordered
 
 
 def _heads(files: Sequence[Path]) -> dict[Path, Any]:
     heads = {}
     for file in files:
-        if (head := header(file)) is None:
+        if (head := dicom_header(file)) is None:
             raise UserFault(
                 expected=f"a readable file at {file}", came="no DICOM, or a damaged one", do="export it again"
             )
@@ -118,11 +121,16 @@ def placed(head: Any) -> bool:
     return "ImagePositionPatient" in head or enhanced(head)
 
 
+def holds_volume(head: Any) -> bool:
+    """Whether a file holds all slices of a volume, so that no other of its series belongs to it."""
+    return frames(head) > 1 and enhanced(head)
+
+
 def volumes(heads: dict[Path, Any]) -> list[dict[Path, Any]]:
-    """The headers of a series, one group a volume: each enhanced file of several frames is one of its own."""
-    whole = [{file: head} for file, head in heads.items() if enhanced(head) and frames(head) > 1]
-    rest = {file: head for file, head in heads.items() if not (enhanced(head) and frames(head) > 1)}
-    return [*whole, *([rest] if rest else [])]
+    """The headers of a series, one group a volume."""
+    apart = [{file: head} for file, head in heads.items() if holds_volume(head)]
+    rest = {file: head for file, head in heads.items() if not holds_volume(head)}
+    return [*apart, *([rest] if rest else [])]
 
 
 def in_order(heads: dict[Path, Any]) -> list[Path]:
@@ -141,17 +149,34 @@ def _once(heads: dict[Path, Any]) -> list[Path]:
     for file, head in heads.items():
         by_uid[str(head.get("SOPInstanceUID") or file)].append(file)
     for uid, files in by_uid.items():
-        if others := [file for file in files[1:] if not copies(files[0], file)]:
-            raise shared_instance(uid, [files[0], *others])
+        if others := [file for file in files[1:] if not _copies(files[0], file)]:
+            raise _shared_uid(uid, [files[0], *others])
     return [files[0] for files in by_uid.values()]
 
 
-def copies(one: Path, other: Path) -> bool:
+def shared_uids(series: Iterable[Mapping[str, Path]]) -> dict[int, UserFault]:
+    """By its place: the fault of each series that has a SOPInstanceUID of another, in files that are no copies.
+
+    Args:
+        series: the file of each SOPInstanceUID.
+    """
+    first: dict[str, tuple[Path, int]] = {}
+    faults: dict[int, UserFault] = {}
+    for i, files in enumerate(series):
+        for uid, file in files.items():
+            other, j = first.setdefault(uid, (file, i))
+            if i != j and not _copies(other, file):
+                fault = _shared_uid(uid, [other, file])
+                faults = {j: fault, i: fault} | faults
+    return faults
+
+
+def _copies(one: Path, other: Path) -> bool:
     """Whether two DICOM files hold the same, byte for byte or element for element."""
     return filecmp.cmp(one, other, shallow=False) or bool(pydicom.dcmread(one) == pydicom.dcmread(other))
 
 
-def shared_instance(uid: str, files: Sequence[Path]) -> UserFault:
+def _shared_uid(uid: str, files: Sequence[Path]) -> UserFault:
     """The fault of files that differ and have one SOPInstanceUID, as a careless de-identification makes them."""
     folders = {file.parent for file in files}
     names = [file.name if len(folders) == 1 else str(file) for file in files]
@@ -163,7 +188,7 @@ def shared_instance(uid: str, files: Sequence[Path]) -> UserFault:
     )
 
 
-def _check_single(heads: dict[Path, Any]) -> None:
+def _check_one_frame(heads: dict[Path, Any]) -> None:
     if several := next((file for file, head in heads.items() if frames(head) > 1), None):
         count = frames(heads[several])
         if len(heads) == 1:
@@ -212,5 +237,4 @@ def _enhanced(file: Path, head: Any, labels: bool) -> Volume:
 
 def frame_order(file: Path) -> list[int]:
     """Of an enhanced file, which of its frames each slice of its volume is, counted from 0."""
-    slices: list[Slice] = slices_of(file, header(file))
-    return order(slices, file)
+    return order(slices_of(file, dicom_header(file)), file)

@@ -27,7 +27,7 @@ def check_free(out: Path) -> None:
 
 
 @contextmanager
-def whole(out: Path) -> Iterator[Path]:
+def new_folder(out: Path) -> Iterator[Path]:
     """A folder beside `out` that becomes `out` when all has gone well, and is gone when not.
 
     Raises:

@@ -34,7 +34,7 @@ class Volume:
     affine: Affine | None = None
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
-    def whole(self, name: str) -> None:
+    def require_finite(self, name: str) -> None:
         """Refuse values that are not finite.
 
         Args:

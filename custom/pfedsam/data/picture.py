@@ -3,16 +3,16 @@
 An image is read as it is meant to be seen; a mask as it is stored, whatever a viewer makes of its numbers.
 """
 
+import contextlib
 import struct
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from pfedsam.data.readable import readable
 from pfedsam.data.values import opaque
@@ -21,17 +21,9 @@ from pfedsam.errors import UserFault
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # whatever the name ends in
 LIMIT = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # of Pillow, which refuses what is larger
-UPRIGHT = {  # EXIF's orientation: what turns the picture back
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+UPRIGHT = 1  # EXIF's number of a picture that is not to be turned, of eight
 SIDEWAYS = (5, 6, 7, 8)
-EXIF_OF_PNG = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # a chunk's kind, or what its text begins with
+EXIF_OF_PNG = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # what Pillow finds EXIF by
 BLACK = 16  # a palette's colour whose channels lie below is shown as black
 LOSSY = (6, 7, 34712, 50001)  # compressions of TIFF: JPEG in two ways, JPEG 2000, WebP
 SIGNED = 2  # a TIFF's SampleFormat
@@ -53,14 +45,14 @@ def pixels(path: Path, *, labels: bool = False) -> NDArray[Any]:
         depth, zero_is_white, kind = _depth(path, file), _zero_is_white(file), _kind(file)
         file.filename = ""  # else Pillow maps an uncompressed TIFF into memory, and mixes up the sides of a turned one
         file.load()
-        turn = UPRIGHT.get(_orientation(file))
-        image = file if turn is None else file.transpose(turn)
-        values = _channels(path, image, labels)
+        with contextlib.suppress(Exception):  # damaged EXIF raises nearly anything, and counts as none
+            ImageOps.exif_transpose(file, in_place=True)
+        values = _channels(path, file, labels)
     if kind is not None:
         values = values.view(kind)
     if labels:
-        return _as_stored(values, depth, zero_is_white) if image.mode in ("1", "L") else values
-    return _bright_is_high(path, values) if zero_is_white and image.mode not in ("1", "L") else values
+        return _as_stored(values, depth, zero_is_white) if file.mode in ("1", "L") else values
+    return _bright_is_high(path, values) if zero_is_white and file.mode not in ("1", "L") else values
 
 
 def shape(path: Path) -> tuple[int, int]:
@@ -68,14 +60,13 @@ def shape(path: Path) -> tuple[int, int]:
     with _opened(path) as file:
         if file.format == "TIFF":  # Pillow turns a TIFF itself, and tells the size that it then has
             return file.height, file.width
-        early = file.format == "PNG" and not _exif_is_late(path)
-        return (file.width, file.height) if _orientation(file, early=early) in SIDEWAYS else (file.height, file.width)
+        return (file.width, file.height) if _orientation(path, file) in SIDEWAYS else (file.height, file.width)
 
 
 def turn(path: Path) -> int:
     """EXIF's number of how a picture is turned; 1: it is upright as stored."""
     with _opened(path) as file:
-        return _orientation(file, early=file.format == "PNG" and not _exif_is_late(path))
+        return _orientation(path, file)
 
 
 def palette(path: Path) -> list[tuple[int, ...]]:
@@ -91,7 +82,7 @@ def lossy(path: Path) -> bool:
         return file.format in ("JPEG", "MPO") or _tag(file, TiffImagePlugin.COMPRESSION, 1) in LOSSY
 
 
-@contextmanager
+@contextlib.contextmanager
 def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     """The file as Pillow opens it, checked by its header; Pillow's warnings are of what does no harm here."""
     with warnings.catch_warnings():
@@ -108,12 +99,12 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
             _check_tiff(path)
             raise
         with file:
-            _check_single(path, file)
+            _check_one_page(path, file)
             _check_depth(path, file)
             yield file
 
 
-def _check_single(path: Path, file: Image.Image) -> None:
+def _check_one_page(path: Path, file: Image.Image) -> None:
     """A camera's JPEG may hold previews of its picture (MPO): those are no pages."""
     pages = 1 if file.format == "MPO" else getattr(file, "n_frames", 1)
     if pages > 1:
@@ -151,7 +142,7 @@ def _depth(path: Path, file: Image.Image) -> int:
     """Bits of a channel as stored."""
     if file.format == "PNG":
         with path.open("rb") as raw:
-            return _at(raw, 0)[24]
+            return raw.read(25)[24]
     return max(_tag(file, TiffImagePlugin.BITSPERSAMPLE, (1,))) if file.format == "TIFF" else 8
 
 
@@ -173,33 +164,18 @@ def _tag(file: Image.Image, number: int, default: Any) -> Any:
     return getattr(file, "tag_v2", {}).get(number, default)
 
 
-def _orientation(file: Image.Image, *, early: bool = False) -> int:
-    """EXIF's number, 1 where there is none or it is damaged.
+def _orientation(path: Path, file: Image.Image) -> int:
+    """EXIF's number, `UPRIGHT` where there is none or it is damaged.
 
-    Args:
-        early: what lies before the pixels is enough; otherwise Pillow decodes a PNG to look behind them.
+    Pillow decodes a PNG to look for EXIF behind its pixels: it is asked to only where the file holds some.
     """
+    early = file.format == "PNG" and not any(mark in path.read_bytes() for mark in EXIF_OF_PNG)
     try:
-        return int((Image.Image.getexif(file) if early else file.getexif()).get(ExifTags.Base.Orientation, 1))
+        exif = Image.Image.getexif(file) if early else file.getexif()
+        number = exif.get(ExifTags.Base.Orientation, UPRIGHT)
     except Exception:  # damaged EXIF raises nearly anything
-        return 1
-
-
-def _exif_is_late(path: Path) -> bool:
-    """Whether a PNG has EXIF behind its pixels; goes from chunk to chunk, and reads the first bytes of each."""
-    with path.open("rb") as file:
-        place, seen = 8, False
-        while len(head := _at(file, place)) >= 8:
-            seen = seen or head[4:8] == b"IDAT"
-            if seen and (head[4:8] in EXIF_OF_PNG or head[8:].startswith(EXIF_OF_PNG)):
-                return True
-            place += int.from_bytes(head[:4], "big") + 12
-    return False
-
-
-def _at(file: Any, place: int) -> bytes:
-    file.seek(place)
-    return bytes(file.read(32))
+        return UPRIGHT
+    return int(number) if number in range(1, 9) else UPRIGHT
 
 
 def _channels(path: Path, image: Image.Image, labels: bool) -> NDArray[Any]:

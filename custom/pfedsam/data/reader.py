@@ -42,11 +42,13 @@ class Header:
 
 @dataclass(frozen=True)
 class Reader:
-    """One format: its header, and one slice as (H, W) or (H, W, channels), as an image's and as a label map's."""
+    """One format: its header in a plane, and a slice of the plane as (H, W) or (H, W, channels).
+
+    The slice is that of a label map where `labels`: its numbers as stored.
+    """
 
     header: Callable[[Path, str], Header]
-    pixels: Callable[[Path, int, str], NDArray[Any]]
-    labels: Callable[[Path, int, str], NDArray[Any]]
+    slice: Callable[[Path, int, str, bool], NDArray[Any]]
 
 
 def header(path: Path, plane: str = STORED) -> Header:
@@ -65,7 +67,7 @@ def read_image(path: Path, index: int = 0, plane: str = STORED) -> Pixels:
     Raises:
         UserFault: unreadable, or values that are not finite.
     """
-    pixels = np.asarray(_guarded(path, lambda reader: reader.pixels(path, index, plane)), dtype=np.float32)
+    pixels = np.asarray(_guarded(path, lambda reader: reader.slice(path, index, plane, False)), dtype=np.float32)
     if not np.isfinite(pixels).all():
         raise UserFault(
             expected=f"finite values in {path}", came=f"NaN or infinite in slice {index}", do="repair or drop it"
@@ -92,7 +94,7 @@ def read_mask(
     Raises:
         UserFault: more than one channel, or a label out of range.
     """
-    labels = np.asarray(_guarded(path, lambda reader: reader.labels(path, index, plane)))
+    labels = np.asarray(_guarded(path, lambda reader: reader.slice(path, index, plane, True)))
     if labels.ndim != 2:
         raise UserFault(
             expected=f"a mask with one channel in {path}", came=f"{labels.shape[-1]} channels", do="save label numbers"
@@ -150,19 +152,15 @@ def _picture_header(path: Path, _: str) -> Header:
     return Header(picture.shape(path), 1, (1.0, 1.0, 1.0))
 
 
-def _picture_pixels(path: Path, _: int, __: str) -> NDArray[Any]:
-    return picture.pixels(path)
-
-
-def _picture_labels(path: Path, _: int, __: str) -> NDArray[Any]:
-    labels = picture.pixels(path, labels=True)
-    if labels.any() and picture.lossy(path):
+def _picture_slice(path: Path, _: int, __: str, labels: bool) -> NDArray[Any]:
+    pixels = picture.pixels(path, labels=labels)
+    if labels and pixels.any() and picture.lossy(path):
         raise UserFault(
             expected=f"class numbers without loss in the mask {path}",
             came="JPEG, whose compression changes them",
             do="save it as PNG from the source (pfedsam prepare cuts a black and white JPEG at half)",
         )
-    return labels
+    return pixels
 
 
 def _nifti_header(path: Path, plane: str) -> Header:
@@ -180,17 +178,9 @@ def _nifti_header(path: Path, plane: str) -> Header:
     return Header(layout.shape[:2], layout.shape[2], spacing_of(layout.affine), layout.affine, nifti.unit(volume))
 
 
-def _nifti_pixels(path: Path, index: int, plane: str) -> NDArray[Any]:
-    return nifti.channels(_nifti_slice(path, index, plane), path, labels=False)
-
-
-def _nifti_labels(path: Path, index: int, plane: str) -> NDArray[Any]:
-    return nifti.channels(_nifti_slice(path, index, plane), path, labels=True)
-
-
-def _nifti_slice(path: Path, index: int, plane: str) -> NDArray[Any]:
+def _nifti_slice(path: Path, index: int, plane: str, labels: bool) -> NDArray[Any]:
     voxels, affine = _stored(path)
-    return laid(affine, voxels.shape, plane).slice(voxels, index)
+    return nifti.channels(laid(affine, voxels.shape, plane).slice(voxels, index), path, labels=labels)
 
 
 @lru_cache(maxsize=256)
@@ -204,11 +194,9 @@ def _stored(path: Path) -> tuple[Any, Affine]:
     return voxels, np.asarray(file.affine)
 
 
-PICTURE = Reader(_picture_header, _picture_pixels, _picture_labels)
-NIFTI = Reader(_nifti_header, _nifti_pixels, _nifti_labels)
 READERS = {
-    **dict.fromkeys(picture.PICTURES, PICTURE),
-    **dict.fromkeys((".nii", ".nii.gz"), NIFTI),
+    **dict.fromkeys(picture.PICTURES, Reader(_picture_header, _picture_slice)),
+    **dict.fromkeys((".nii", ".nii.gz"), Reader(_nifti_header, _nifti_slice)),
 }
 
 

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from pfedsam.config import Config
 from pfedsam.data.datalist import Row, read, write_csv
-from pfedsam.data.folder import whole
+from pfedsam.data.folder import new_folder
 
 Array = NDArray[np.float64]
 
@@ -89,6 +90,21 @@ def appearance_of(site: str) -> Appearance:
     )
 
 
+def drawn(folder: Path, site: str, config: Config) -> Path:
+    """`folder`, with the data of `site` in it, or of all demo sites where the job pools them; drawn at first use.
+
+    Raises:
+        UserFault: `folder` holds something else, or can't be written.
+    """
+    if not (folder / "datalist.csv").exists():
+        counts = {split: getattr(config.data, split) for split in ("train", "val", "test")}
+        if config.data.pool:
+            write_pool(folder, counts, config.seed)
+        else:
+            write_site(folder, site, counts, config.seed)
+    return folder
+
+
 def write_site(folder: Path, site: str, counts: dict[str, int], seed: int) -> Path:
     """Write a site's images, masks and datalist.csv into `folder`, whole or not at all; returns the datalist's path.
 
@@ -99,7 +115,7 @@ def write_site(folder: Path, site: str, counts: dict[str, int], seed: int) -> Pa
     Raises:
         UserFault: `folder` holds something, or can't be written.
     """
-    with whole(folder) as new:
+    with new_folder(folder) as new:
         _fill(new, site, counts, seed)
     return folder / "datalist.csv"
 
@@ -107,7 +123,7 @@ def write_site(folder: Path, site: str, counts: dict[str, int], seed: int) -> Pa
 def write_pool(folder: Path, counts: dict[str, int], seed: int) -> Path:
     """Write every demo site below `folder`, and one datalist of them all, as `write_site` does: the pooled baseline."""
     rows = []
-    with whole(folder) as new:
+    with new_folder(folder) as new:
         for site in DEMO_SITES:
             for of_split in read(_fill(new / site, site, counts, seed)).values():
                 rows += [
@@ -139,8 +155,9 @@ def draw(look: Appearance, rng: np.random.Generator) -> tuple[NDArray[np.uint8],
     tissue, inside = _tissue(x, y, rng)
     lesion = _lesions(x, y, inside, look, rng)
     texture = 1 + 0.3 * _smooth(rng, side, side / 40)
-    picture = tissue + look.lesion_gain * _soft(lesion, look.blur) * texture
-    return _expose(picture, np.hypot(x, y) * 2 < look.view, look, rng), _annotate(lesion, look.margin)
+    picture = tissue + look.lesion_gain * ndimage.gaussian_filter(lesion.astype(float), look.blur) * texture
+    mask = ndimage.binary_dilation(lesion, iterations=look.margin) if look.margin else lesion
+    return _expose(picture, np.hypot(x, y) * 2 < look.view, look, rng), mask.astype(np.uint8)
 
 
 def _tissue(x: Array, y: Array, rng: np.random.Generator) -> tuple[Array, NDArray[np.bool_]]:
@@ -186,15 +203,6 @@ def _expose(picture: Array, view: NDArray[np.bool_], look: Appearance, rng: np.r
     tone = ndimage.gaussian_filter(tone, look.blur)
     colour = tone[..., None] * np.array(look.cast) + rng.normal(0, look.noise, (*tone.shape, 3))
     return (np.clip(np.where(view[..., None], colour, 0), 0, 1) * 255).round().astype(np.uint8)
-
-
-def _annotate(lesion: NDArray[np.bool_], margin: int) -> NDArray[np.uint8]:
-    wide = ndimage.binary_dilation(lesion, iterations=margin) if margin else lesion
-    return wide.astype(np.uint8)
-
-
-def _soft(mask: NDArray[np.bool_], sigma: float) -> Array:
-    return np.asarray(ndimage.gaussian_filter(mask.astype(float), sigma))
 
 
 def _smooth(rng: np.random.Generator, side: int, sigma: float) -> Array:

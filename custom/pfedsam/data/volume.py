@@ -1,4 +1,4 @@
-"""Reading a whole volume or picture out of a file: NIfTI by nibabel, DICOM by highdicom, pictures by Pillow."""
+"""Reading a whole volume or picture out of a file: NIfTI by nibabel, DICOM by pydicom, pictures by Pillow."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -8,26 +8,11 @@ from numpy.typing import NDArray
 
 from pfedsam.data import picture
 from pfedsam.data.dicom import read_dicom
-from pfedsam.data.geometry import Affine, Volume, oriented, restored, spacing_of
+from pfedsam.data.geometry import Volume, spacing_of
 from pfedsam.data.nifti import affine_of, channels, opened
 from pfedsam.data.picture import PICTURES
 from pfedsam.data.readable import readable
 from pfedsam.errors import UserFault
-
-__all__ = [
-    "PICTURES",
-    "Affine",
-    "Kind",
-    "Volume",
-    "kind_of",
-    "oriented",
-    "read_dicom",
-    "read_nifti",
-    "read_picture",
-    "read_volume",
-    "restored",
-    "stem_of",
-]
 
 Kind = Literal["nifti", "picture", "dicom"]
 

@@ -1,7 +1,6 @@
 """What must hold before a run: versions, weights, data, free memory and disk."""
 
 import platform
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -16,12 +15,11 @@ from pfedsam.data.datalist import NAMES, SPLITS
 from pfedsam.errors import UserFault
 from pfedsam.model import weights
 
-SOURCE = Path(__file__).parent.parent.parent.parent  # the checkout, where the package is not installed
 MARGIN = 1.15  # an estimate may be 15 % short
 
 
 @dataclass(frozen=True)
-class Check:
+class Finding:
     """One thing that was looked at: its name, whether it is as it must be, what was found, what to do if not."""
 
     name: str
@@ -30,51 +28,52 @@ class Check:
     do: str = ""
 
 
-def versions() -> list[Check]:
+def versions() -> list[Finding]:
     """Python, FLARE, torch and the rest against what pfedsam requires."""
-    python, wanted = requirements()
-    ok = platform.python_version() in SpecifierSet(python)
-    found = [Check("Python", ok, platform.python_version(), f"install Python {python}")]
-    misfits = [text for need in wanted if (text := _misfit(need))]
-    named = ", ".join(f"{name} {_version(name)}" for name in ("nvflare", "torch"))
-    do = "pip install " + " ".join(f"'{need}'" for need in wanted if _misfit(need))
-    return [*found, Check("packages", not misfits, "; ".join(misfits) or f"{named} and {len(wanted) - 2} others", do)]
-
-
-def requirements() -> tuple[str, list[Requirement]]:
-    """What pfedsam needs of Python and of packages, from its metadata, or from its checkout's files."""
     try:
-        about = metadata.metadata("pfedsam")
-        lines = [line for line in metadata.requires("pfedsam") or [] if "extra ==" not in line]
-        return about["Requires-Python"], [Requirement(line) for line in lines]
+        python, lines = metadata.metadata("pfedsam")["Requires-Python"], metadata.requires("pfedsam") or []
     except metadata.PackageNotFoundError:
-        return _of_checkout()
+        return [Finding("packages", False, "pfedsam is not installed", "pip install it")]
+    fits = platform.python_version() in SpecifierSet(python)
+    wanted = [Requirement(line) for line in lines if "extra ==" not in line]
+    lacking = [need for need in wanted if not _fits(need)]
+    named = ", ".join(f"{name} {_version(name)}" for name in ("nvflare", "torch"))
+    return [
+        Finding("Python", fits, platform.python_version(), f"install Python {python}"),
+        Finding(
+            "packages",
+            not lacking,
+            "; ".join(f"{need.name} {_version(need.name)}" for need in lacking)
+            or f"{named} and {len(wanted) - 2} others",
+            "pip install " + " ".join(f"'{need}'" for need in lacking),
+        ),
+    ]
 
 
-def weight_file(config: Config, folder: Path | None) -> Check:
+def weight_file(config: Config, folder: Path | None) -> Finding:
     """Whether the backbone's file is there and is the known one, by its sha256."""
     if not config.model.pretrained:
-        return Check("weights", True, "none needed: the job starts from random ones")
+        return Finding("weights", True, "none needed: the job starts from random ones")
     try:
-        return Check("weights", True, f"{weights.locate(config.model.backbone, folder).name}, sha256 as known")
+        return Finding("weights", True, f"{weights.locate(config.model.backbone, folder).name}, sha256 as known")
     except UserFault as fault:
-        return Check("weights", False, "missing or not the known file", str(fault))
+        return Finding("weights", False, "missing or not the known file", str(fault))
 
 
-def data(config: Config, folder: Path | None, site: str) -> Check:
+def data(config: Config, folder: Path | None, site: str) -> Finding:
     """Whether the site's datalist can be read, with its counts."""
     if config.data.source == "synthetic":
         counts = config.data
-        return Check("data", True, f"synthetic: {counts.train} training, {counts.val} validation, {counts.test} test")
+        return Finding("data", True, f"synthetic: {counts.train} training, {counts.val} validation, {counts.test} test")
     if folder is None:
-        return Check("data", False, "no folder named", "name it with --data or in PFEDSAM_DATA")
+        return Finding("data", False, "no folder named", "name it with --data or in PFEDSAM_DATA")
     try:
         splits = datalist.read(datalist.find(folder, site), None if config.data.pool else site)
     except UserFault as fault:
-        return Check("data", False, "cannot be read", str(fault))
+        return Finding("data", False, "cannot be read", str(fault))
     rows = ", ".join(f"{len(rows)} {split}" for split, rows in splits.items())
     patients = len({row.group for rows in splits.values() for row in rows})
-    return Check("data", True, f"site {site}: {rows} files of {patients} groups")
+    return Finding("data", True, f"site {site}: {rows} files of {patients} groups")
 
 
 def site_of(config: Config, folder: Path | None, among: tuple[str, ...] = ()) -> str:
@@ -85,12 +84,11 @@ def site_of(config: Config, folder: Path | None, among: tuple[str, ...] = ()) ->
     return max(sizes, key=lambda site: sizes[site], default="site-1")
 
 
-def room(name: str, need: int, free: int) -> Check:
+def room(name: str, need: int, free: int) -> Finding:
     """Whether so many bytes are free, with a margin."""
-    found = f"needs {gigabytes(need)}, free {gigabytes(free)}"
     lack = gigabytes(int(need * MARGIN) - free)
     do = f"free {lack} more, or make the job smaller (train.batch_size, model.image_size)"
-    return Check(name, free >= need * MARGIN, found, do)
+    return Finding(name, free >= need * MARGIN, f"needs {gigabytes(need)}, free {gigabytes(free)}", do)
 
 
 def gigabytes(size: float) -> str:
@@ -110,11 +108,10 @@ def _sites(folder: Path) -> Iterator[tuple[str, int]]:
         yield from ((name, names.count(name)) for name in dict.fromkeys(names))
 
 
-def _misfit(need: Requirement) -> str:
+def _fits(need: Requirement) -> bool:
     if need.marker is not None and not need.marker.evaluate():
-        return ""
-    version = _version(need.name)
-    return "" if version != "missing" and need.specifier.contains(version, True) else f"{need.name} {version}"
+        return True
+    return _version(need.name) != "missing" and need.specifier.contains(_version(need.name), True)
 
 
 def _version(name: str) -> str:
@@ -122,9 +119,3 @@ def _version(name: str) -> str:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return "missing"
-
-
-def _of_checkout() -> tuple[str, list[Requirement]]:
-    lines = (line.split("#")[0].strip() for line in (SOURCE / "requirements.txt").read_text().splitlines())
-    project = tomllib.loads((SOURCE / "pyproject.toml").read_text())["project"]
-    return project["requires-python"], [Requirement(line) for line in lines if line]

@@ -15,27 +15,17 @@ def free(available: int, root: Path = CGROUP) -> int:
     Args:
         root: where the system shows the group's limits, version 2 or 1; a group without a limit changes nothing.
     """
-    return min(available, *(_left(root, *names) for names in PAIRS if _number(root / names[0]) is not None), available)
+    left = [available]
+    for limit, use, stat, idle in PAIRS:
+        most, used, rows = (_words(root / name) for name in (limit, use, stat))
+        if most[0].isdigit():  # "max", or no such file, where there is no limit
+            given_back = dict(zip(rows[::2], rows[1::2], strict=False)).get(idle, "0")
+            left.append(int(most[0]) - max(0, int(used[0] or 0) - int(given_back)))
+    return max(0, min(left))
 
 
-def _left(root: Path, limit: str, use: str, stat: str, idle: str) -> int:
-    used = (_number(root / use) or 0) - _idle(root / stat, idle)
-    return max(0, (_number(root / limit) or 0) - max(0, used))
-
-
-def _idle(stat: Path, name: str) -> int:
-    rows = (line.split() for line in _text(stat).splitlines())
-    return next((int(row[1]) for row in rows if len(row) == 2 and row[0] == name and row[1].isdigit()), 0)
-
-
-def _number(path: Path) -> int | None:
-    """None where there is no such file, or it says "max"."""
-    text = _text(path)
-    return int(text) if text.isdigit() else None
-
-
-def _text(path: Path) -> str:
+def _words(path: Path) -> list[str]:
     try:
-        return path.read_text().strip()
+        return path.read_text().split() or [""]
     except OSError:
-        return ""
+        return [""]

@@ -15,6 +15,8 @@ from pfedsam.train.loop import steps_of
 
 FLARE_ROUND = 2.3  # seconds: FLARE 2.9 looks for tasks and answers in fixed intervals; measured, as the next
 FLARE_MB = 0.04  # seconds more for each MB of a message one way; benchmarks/rounds.py and doctor.py, 2 to 15 MB
+MESSAGE_MB = 0.05  # and with or without FLARE: guards, ledger, the server's mean and checkpoint, most of it the disk's
+LINE = 1000  # bytes of a line of the ledger besides the tensors' names
 
 
 @dataclass(frozen=True)
@@ -87,35 +89,31 @@ def wire_bytes(config: Config) -> Bytes:
 
 def seconds(config: Config, trial: Trial, setting: Setting) -> Seconds:
     """What the run takes without the time on the network."""
-    slices, share = trial.slices, setting.sites / setting.lanes
-    steps = steps_of(slices["train"], config.train)
-    by_flare = FLARE_ROUND + FLARE_MB * wire_bytes(config).up / 1e6 if setting.flare else 0.0
-    carried = trial.message + by_flare
-    new = new_steps(config, trial, steps * setting.rounds)
-    each = slices["val"] * trial.validation + trial.round
-    trained = [_training(trial, steps, new - number * steps) for number in range(setting.rounds)]
-    rounds = [share * (train + each) + carried for train in trained]
+    rounds, slices, share = setting.rounds, trial.slices, setting.sites / setting.lanes
+    megabytes = wire_bytes(config).up / 1e6
+    by_flare = FLARE_ROUND + FLARE_MB * megabytes if setting.flare else 0.0
     ready = trial.ready * share if setting.flare else 0.0
-    rounds[0] += share * (trial.first + slices["test"] * trial.before) + ready
-    scored = slices["test"] * trial.final + slices["val"] * trial.validation
-    test = share * (scored + trial.test) + by_flare
-    return Seconds(
-        trial.ready, rounds[0], rounds[-1] if len(rounds) > 1 else rounds[0] - ready, test, sum(rounds) + test
-    )
+    scored, tested = share * slices["val"] * trial.validation, share * slices["test"] * trial.final
+    each = scored + share * trial.round + MESSAGE_MB * megabytes + by_flare
+    test = tested + scored + share * trial.test + by_flare
+    steps = steps_of(slices["train"], config.train)
+    new = new_steps(config, trial, steps * rounds)
+    trained = [share * _training(trial, steps, new - number * steps) for number in range(rounds)]
+    begun = ready + tested  # the first round has the first test before it
+    run = begun + sum(trained) + rounds * each + test
+    return Seconds(trial.ready, begun + trained[0] + each, trained[-1] + each, test, run)
 
 
 def new_steps(config: Config, trial: Trial, steps: int) -> int:
     """Of all steps of a run those whose views are not in the cache of the frozen front yet."""
     if not trial.entry or cache_bytes(config, trial) > config.train.cache_gb * 1e9:
         return steps
-    views = config.train.views if config.train.augment and config.train.views else 1
-    return min(steps, views * math.ceil(trial.slices["train"] / config.train.batch_size))
+    return min(steps, _views(config) * math.ceil(trial.slices["train"] / config.train.batch_size))
 
 
 def cache_bytes(config: Config, trial: Trial) -> int:
     """What the cache of the frozen front would hold if nothing bounded it."""
-    views = config.train.views if config.train.augment and config.train.views else 1
-    return trial.entry * (trial.slices["train"] * views + trial.slices["val"] + trial.slices["test"])
+    return trial.entry * (trial.slices["train"] * _views(config) + trial.slices["val"] + trial.slices["test"])
 
 
 def memory(config: Config, trial: Trial, setting: Setting, first_start: int) -> Memory:
@@ -124,8 +122,7 @@ def memory(config: Config, trial: Trial, setting: Setting, first_start: int) -> 
     Args:
         first_start: bytes that a process held which prepared the base model.
     """
-    cached = _held(config, trial) if config.train.cache == "memory" else 0
-    site = trial.peak + cached
+    site = trial.peak + _held(config, trial, "memory")
     shared = _size(shared_schema(config))
     server = trial.idle + shared * (3 + setting.sites) if setting.flare and setting.sites > 1 else 0
     together = setting.sites * (site - trial.mapped) + trial.mapped + server
@@ -138,10 +135,11 @@ def disk(config: Config, trial: Trial, setting: Setting, base: int) -> Disk:
     Args:
         base: bytes of the prepared base model.
     """
-    shared = _size(shared_schema(config))
-    of_site = trial.private * (2 * store.KEEP + 1) + trial.ledger * (setting.rounds + 1)
+    schema = shared_schema(config)
+    shared, line = _size(schema), LINE + sum(len(name) + 4 for name in schema)
+    of_site = trial.private * (2 * store.KEEP + 1) + 2 * line * (setting.rounds + 1)
     left = trial.private + shared + 2_000_000  # private part, the last trained shared part; cards, pictures, logs
-    cached = _held(config, trial) if config.train.cache == "disk" else 0
+    cached = _held(config, trial, "disk")
     server = shared * (checkpoint.KEEP + 1 + 3) if setting.sites > 1 else 0  # one being written; best; two models
     return Disk(base, setting.sites * of_site, setting.sites * left, setting.sites * cached, server)
 
@@ -156,8 +154,13 @@ def _training(trial: Trial, steps: int, new: int) -> float:
     return new * trial.step_new + (steps - new) * trial.step
 
 
-def _held(config: Config, trial: Trial) -> int:
-    return min(int(config.train.cache_gb * 1e9), cache_bytes(config, trial))
+def _views(config: Config) -> int:
+    return config.train.views if config.train.augment and config.train.views else 1
+
+
+def _held(config: Config, trial: Trial, kind: str) -> int:
+    """Bytes in a cache of that kind; 0 where the job has none."""
+    return min(int(config.train.cache_gb * 1e9), cache_bytes(config, trial)) if config.train.cache == kind else 0
 
 
 def _size(schema: Schema) -> int:

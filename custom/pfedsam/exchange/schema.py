@@ -60,3 +60,9 @@ class Stamp:
 def schema_of(tensors: Tensors) -> Schema:
     """The schema that exactly these tensors fulfil."""
     return {name: Spec(tuple(t.shape), t.dtype) for name, t in sorted(tensors.items())}
+
+
+def misfits(tensors: Tensors, schema: Schema) -> list[str]:
+    """The names, sorted, at which tensors lack something, have too much, or are of another shape or number format."""
+    came = schema_of(tensors)
+    return sorted(name for name in came.keys() | schema.keys() if came.get(name) != schema.get(name))

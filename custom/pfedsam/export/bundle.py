@@ -15,14 +15,14 @@ from torch import Tensor, nn
 import pfedsam
 from pfedsam.config import Config, Scale
 from pfedsam.data import reader
-from pfedsam.data.dataset import fit, unfit
-from pfedsam.data.folder import whole
+from pfedsam.data.folder import new_folder
 from pfedsam.data.planes import described
+from pfedsam.data.square import label_map, shown
 from pfedsam.errors import UserFault
-from pfedsam.export.facts import Facts, read_facts
-from pfedsam.export.model import load
-from pfedsam.files import write_atomic, write_json
-from pfedsam.train.evaluate import label_map
+from pfedsam.files import read_json, write_atomic, write_json
+from pfedsam.inference.facts import ModelFacts, read_facts
+from pfedsam.inference.predictor import load_model
+from pfedsam.model.weights import ASSETS
 
 SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
 MODEL = "models/model.safetensors"
@@ -31,7 +31,7 @@ LICENCE = """The site or study that made this model fills in its licence here.
 Base weights: see docs/README.md. The training data's licence, consent and ethics approval: the sites'.
 """
 NO_BASE = "The base weights are not in the bundle: name their folder (pfedsam brings the demo backbone's)."
-Item = dict[str, Any]
+Sample = dict[str, Any]
 
 
 class Network(nn.Module):
@@ -48,14 +48,12 @@ class Network(nn.Module):
         self, path: str, branch: str, weights: str | None = None, device: torch.device | str | None = None
     ) -> None:
         super().__init__()
-        self.predictor = load(Path(path), Path(weights) if weights else None, device=device)
+        self.predictor = load_model(Path(path), Path(weights) if weights else None, device=device)
         self.branch = branch
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Fitted, predicted, and brought back to size."""
-        size, shape = self.predictor.size, (pictures.shape[2], pictures.shape[3])
-        fitted = torch.stack([fit(picture, size) for picture in pictures.float().cpu()])
-        return torch.stack([unfit(maps, shape, size) for maps in self.predictor.logits(fitted, self.branch)])
+        return self.predictor.logits_at_size(pictures.float().cpu(), self.branch)
 
 
 class Picture:
@@ -67,8 +65,7 @@ class Picture:
     def __call__(self, path: str) -> MetaTensor:
         """The picture in the file at `path`."""
         ends = reader.EIGHT_BIT if self.scale == "uint8" else reader.intensity_range(Path(path))
-        pixels = reader.unit(reader.read_image(Path(path)), ends, path)
-        return MetaTensor(torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), meta={"filename_or_obj": path})
+        return MetaTensor(shown(reader.read_image(Path(path)), ends, path), meta={"filename_or_obj": path})
 
 
 class Labels:
@@ -86,20 +83,18 @@ class Labels:
 
 
 def run(
-    dataset: Iterable[Item], inferer: Callable[..., Tensor], network: Network, after: Callable[[Item], Item]
-) -> int:
-    """Predict each item's `image` into its `pred` and hand it to `after`; returns how many there were."""
-    count, tracked = 0, get_track_meta()
+    dataset: Iterable[Sample], inferer: Callable[..., Tensor], network: Network, after: Callable[[Sample], Sample]
+) -> None:
+    """Predict each sample's `image` into its `pred` and hand it to `after`."""
+    tracked = get_track_meta()
     set_track_meta(True)  # the writer names a mask by its picture; training in this process switches that off
     try:
-        for item in dataset:
-            image: MetaTensor = item["image"]
-            found = inferer(image.as_tensor()[None], network)[0]
-            after({**item, "pred": MetaTensor(found, meta=image.meta)})
-            count += 1
+        for sample in dataset:
+            image: MetaTensor = sample["image"]
+            logits = inferer(image.as_tensor()[None], network)[0]
+            after({**sample, "pred": MetaTensor(logits, meta=image.meta)})
     finally:
         set_track_meta(tracked)
-    return count
 
 
 def write_bundle(model: Path, folder: Path, branch: str, card: str) -> None:
@@ -112,20 +107,20 @@ def write_bundle(model: Path, folder: Path, branch: str, card: str) -> None:
         card: the model's card, for the bundle's README.
 
     Raises:
-        UserFault: as `check`; the file is no exported model; or the disk is full. No half bundle is left.
+        UserFault: as `check_bundle`; the file is no exported model; or the disk is full. No half bundle is left.
     """
     facts = read_facts(model)
-    check(facts.branches, folder, branch)
-    with whole(folder) as beside:
+    check_bundle(facts.branches, folder, branch)
+    with new_folder(folder) as beside:
         (beside / MODEL).parent.mkdir(parents=True)
         shutil.copyfile(model, beside / MODEL)
         write_json(beside / "configs/metadata.json", metadata(facts))
         write_json(beside / "configs/inference.json", inference(facts.config, branch))
-        write_atomic(beside / "docs/README.md", _readme(card, whole=facts.whole).encode())
+        write_atomic(beside / "docs/README.md", _readme(card, with_base=facts.with_base).encode())
         write_atomic(beside / "LICENSE", LICENCE.encode())
 
 
-def check(branches: tuple[str, ...], folder: Path, branch: str) -> None:
+def check_bundle(branches: tuple[str, ...], folder: Path, branch: str) -> None:
     """Refuse what would make no bundle, before anything is written.
 
     Args:
@@ -147,12 +142,10 @@ def check(branches: tuple[str, ...], folder: Path, branch: str) -> None:
         )
 
 
-def metadata(facts: Facts) -> dict[str, Any]:
+def metadata(facts: ModelFacts) -> dict[str, Any]:
     """configs/metadata.json: all that MONAI's schema requires, and what this project knows."""
     config = facts.config
-    outputs = config.model.num_classes + config.model.exclusive
-    names = {str(i): name for i, name in enumerate(_channels(config))}
-    image = _tensor("RGB", 3, [0, 1], {"0": "red", "1": "green", "2": "blue"})
+    channels = ["background"] * config.model.exclusive + config.class_names
     return {
         "schema": SCHEMA,
         "version": "1.0.0",
@@ -169,90 +162,36 @@ def metadata(facts: Facts) -> dict[str, Any]:
         "intended_use": "Research use; not a medical device. Test it on your own data before you rely on it.",
         "plane": described(config.data.plane),
         "network_data_format": {
-            "inputs": {"image": image},
-            "outputs": {"pred": _tensor("logits", outputs, [], names)},
+            "inputs": {"image": _tensor("RGB", [0, 1], ["red", "green", "blue"])},
+            "outputs": {"pred": _tensor("logits", [], channels)},
         },
     }
 
 
 def inference(config: Config, branch: str) -> dict[str, Any]:
-    """configs/inference.json: PNG files of a folder in, PNG files of class numbers out.
+    """configs/inference.json: PNG files of a folder in, read as in training, PNG files of class numbers out.
 
-    Pictures are read as in training; MONAI's writer wants them as (W, H).
+    MONAI's writer wants masks as (W, H): they are transposed before.
     """
-    read = {
-        "_target_": "Lambdad",
-        "keys": "image",
-        "func": {"_target_": "pfedsam.export.bundle.Picture", "scale": config.data.scale},
-    }
-    turned = {"_target_": "Transposed", "keys": "pred", "indices": [0, 2, 1]}
-    saved = {
-        "_target_": "SaveImaged",
-        "keys": "pred",
-        "output_dir": "@output_dir",
-        "output_postfix": "mask",
-        "output_ext": ".png",
-        "output_dtype": "$np.uint8",
-        "resample": False,
-        "separate_folder": False,
-        "print_log": False,
-    }
-    return {
-        "imports": ["$import glob", "$import numpy as np", "$import torch", "$import pfedsam.export.bundle as bundle"],
-        "bundle_root": ".",
-        "dataset_dir": "$@bundle_root + '/images'",
-        "output_dir": "$@bundle_root + '/eval'",
-        "branch": branch,
-        "weights": None,
-        "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
-        "network_def": {
-            "_target_": "pfedsam.export.bundle.Network",
-            "path": f"$@bundle_root + '/{MODEL}'",
-            "branch": "@branch",
-            "weights": "@weights",
-            "device": "@device",
-        },
-        "network": "$@network_def.to(@device)",
-        "preprocessing": {"_target_": "Compose", "transforms": [read]},
-        "dataset": {
-            "_target_": "Dataset",
-            "data": "$[{'image': path} for path in sorted(glob.glob(@dataset_dir + '/*.png'))]",
-            "transform": "@preprocessing",
-        },
-        "inferer": {"_target_": "SimpleInferer"},
-        "labels": {"_target_": "pfedsam.export.bundle.Labels", "exclusive": config.model.exclusive},
-        "postprocessing": {
-            "_target_": "Compose",
-            "transforms": [
-                {"_target_": "Lambdad", "keys": "pred", "func": "@labels"},
-                turned,
-                saved,
-            ],
-        },
-        "run": ["$bundle.run(@dataset, @inferer, @network, @postprocessing)"],
-    }
+    settings = {"branch": branch, "scale": config.data.scale, "exclusive": config.model.exclusive}
+    return {**read_json(ASSETS / "bundle_inference.json"), **settings}
 
 
-def _tensor(format_: str, channels: int, values: list[int], names: dict[str, str]) -> Item:
+def _tensor(format_: str, values: list[int], channels: list[str]) -> dict[str, Any]:
     return {
         "type": "image",
         "format": format_,
-        "num_channels": channels,
+        "num_channels": len(channels),
         "spatial_shape": ["*", "*"],
         "dtype": "float32",
         "value_range": values,
         "is_patch_data": False,
-        "channel_def": names,
+        "channel_def": {str(i): name for i, name in enumerate(channels)},
     }
 
 
-def _channels(config: Config) -> list[str]:
-    background = ["background"] if config.model.exclusive else []
-    return background + config.class_names
-
-
-def _readme(card: str, *, whole: bool) -> str:
-    weights = "" if whole else " --weights FOLDER_OF_BASE_WEIGHTS"
+def _readme(card: str, *, with_base: bool) -> str:
+    weights = "" if with_base else " --weights FOLDER_OF_BASE_WEIGHTS"
     return f"""{card}
 ## Run it
 
@@ -264,5 +203,5 @@ python -m monai.bundle run --meta_file configs/metadata.json --config_file confi
 ```
 
 It writes a PNG of class numbers (0 the background) for each. Where classes overlap the likeliest is written.
-{"" if whole else NO_BASE}
+{"" if with_base else NO_BASE}
 """

@@ -6,9 +6,11 @@ from typing import Any
 
 from pfedsam.config import Config
 from pfedsam.data.planes import described
-from pfedsam.export.facts import Facts
-from pfedsam.export.source import Source
+from pfedsam.export.source import RunModel
+from pfedsam.inference.facts import ModelFacts
+from pfedsam.layout import CASES, sites_folders
 from pfedsam.methods.pfedsam import Settings
+from pfedsam.model.weights import PROVENANCE
 from pfedsam.record.cards import USE
 from pfedsam.record.measures import DISTANCES_SAY, METRICS, TITLES, measure, unit
 from pfedsam.record.results import ROLES
@@ -16,13 +18,6 @@ from pfedsam.record.scores import CaseScore, summary
 
 Row = dict[str, Any]
 COUNTS = {"scored": "scored", "empty": "empty", "false_alarms": "false alarms"}
-BASES = {
-    "demo": ("the demonstration backbone that ships with pfedsam, pretrained on synthetic images", "that of pfedsam"),
-    "tiny_vit": ("MobileSAM (TinyViT-5M), github.com/ChaoningZhang/MobileSAM", "Apache-2.0"),
-    "vit_b": ("SAM ViT-B, github.com/facebookresearch/segment-anything", "Apache-2.0"),
-    "vit_l": ("SAM ViT-L, github.com/facebookresearch/segment-anything", "Apache-2.0"),
-    "vit_h": ("SAM ViT-H, github.com/facebookresearch/segment-anything", "Apache-2.0"),
-}
 READINGS = {
     "R1": "the site's own LoRA, decoder and experts, begun from the shared ones",
     "R2": "the shared LoRA and decoder with the site's experts",
@@ -31,7 +26,7 @@ READINGS = {
 }
 
 
-def card(source: Source, facts: Facts, file: Path, folder: Path | None = None) -> str:
+def card(source: RunModel, facts: ModelFacts, file: Path, folder: Path | None = None) -> str:
     """The card as Markdown; it holds counts and means, never the name of a case, a file or a patient.
 
     Args:
@@ -51,7 +46,7 @@ def card(source: Source, facts: Facts, file: Path, folder: Path | None = None) -
     return "\n".join(line for part in parts for line in (*part, "")) + "\n"
 
 
-def means(source: Source, site: str, folder: Path | None = None) -> dict[str, Row]:
+def means(source: RunModel, site: str, folder: Path | None = None) -> dict[str, Row]:
     """Means on the test split by role: of the site, of all sites where it is none's; empty where unknown."""
     final = source.results.get("final", {})
     if not site:
@@ -62,8 +57,8 @@ def means(source: Source, site: str, folder: Path | None = None) -> dict[str, Ro
     return {role: rows[role] for role in ROLES if rows.get(role) and _any(rows[role])}
 
 
-def _title(facts: Facts, file: Path) -> tuple[str, ...]:
-    whose = f"site {facts.origin.site}, personal and global branch" if _private(facts) else "global branch, all sites"
+def _title(facts: ModelFacts, file: Path) -> tuple[str, ...]:
+    whose = f"site {facts.origin.site}, personal and global branch" if facts.origin.site else "global branch, all sites"
     return (
         f"# Model of study {facts.config.study}: {whose}",
         "",
@@ -71,7 +66,7 @@ def _title(facts: Facts, file: Path) -> tuple[str, ...]:
     )
 
 
-def _use(facts: Facts) -> tuple[str, ...]:
+def _use(facts: ModelFacts) -> tuple[str, ...]:
     return (
         "## Use",
         "",
@@ -83,7 +78,7 @@ def _use(facts: Facts) -> tuple[str, ...]:
     )
 
 
-def _data(source: Source, facts: Facts) -> tuple[str, ...]:
+def _data(source: RunModel, facts: ModelFacts) -> tuple[str, ...]:
     kind = "synthetic images" if facts.config.data.source == "synthetic" else "the sites' own images"
     slices = _slices(source.results)
     lines = ["## Data", "", f"- Trained on: {kind}, which stayed at the sites."]
@@ -98,7 +93,7 @@ def _data(source: Source, facts: Facts) -> tuple[str, ...]:
     )
 
 
-def _scores(source: Source, facts: Facts, folder: Path | None) -> tuple[str, ...]:
+def _scores(source: RunModel, facts: ModelFacts, folder: Path | None) -> tuple[str, ...]:
     if not source.tested:
         return (
             "## Test",
@@ -130,7 +125,7 @@ def _reading(config: Config) -> str:
     return f", reading {reading}: {READINGS[reading]}{none}"
 
 
-def _how(source: Source, facts: Facts) -> tuple[str, ...]:
+def _how(source: RunModel, facts: ModelFacts) -> tuple[str, ...]:
     config, origin, m = facts.config, facts.origin, facts.config.model
     rounds = "unknown" if origin.round is None else str(origin.round + 1)
     own = "" if origin.private_round is None else f"; private part last trained in round {origin.private_round}"
@@ -139,37 +134,33 @@ def _how(source: Source, facts: Facts) -> tuple[str, ...]:
         "",
         f"- Method: {config.method}{_reading(config)}; seed {config.seed}.",
         f"- Rounds done: {rounds} (counted from 0 in the files){own}. Run: {origin.run or 'unknown'}.",
-        f"- Base: {BASES[m.backbone][0]}, at {m.image_size} px; its digest `{origin.base}`.",
+        f"- Base: {PROVENANCE[m.backbone][0]}, at {m.image_size} px; its digest `{origin.base}`.",
         f"- Settings: `{facts.config_hash}`, in full in the file's header.",
         "- Software: " + ", ".join(f"{name} {version}" for name, version in facts.versions.items()) + ".",
     )
 
 
-def _inside(facts: Facts) -> tuple[str, ...]:
+def _inside(facts: ModelFacts) -> tuple[str, ...]:
     lines = ["## What is in the file", ""]
     lines.append("- The shared part, as every site of the study has it.")
-    if _private(facts):
+    if facts.origin.site:
         lines.append(
             f"- **The private part of site {facts.origin.site}, trained on its images alone. It must not be published"
             " or leave the site:** a model can give away what it was trained on. For others: `--global-only`."
         )
-    base = "The frozen base too." if facts.whole else "Not the frozen base: loading needs its weight file."
+    base = "The frozen base too." if facts.with_base else "Not the frozen base: loading needs its weight file."
     return (*lines, f"- {base}")
 
 
-def _licences(facts: Facts) -> tuple[str, ...]:
-    name, licence = BASES[facts.config.model.backbone]
+def _licences(facts: ModelFacts) -> tuple[str, ...]:
+    source, licence = PROVENANCE[facts.config.model.backbone]
     return (
         "## Licences",
         "",
-        f"- Base weights ({name.split(',')[0]}): {licence}.",
+        f"- Base weights ({source.split(',')[0]}): {licence}.",
         "- Training data: [the sites fill this in: licence, consent, ethics approval].",
         "- This model: [the study fills this in].",
     )
-
-
-def _private(facts: Facts) -> bool:
-    return bool(facts.origin.site)
 
 
 def _slices(results: dict[str, Any]) -> dict[str, int]:
@@ -179,13 +170,9 @@ def _slices(results: dict[str, Any]) -> dict[str, int]:
 
 def _own(folder: Path, site: str, run: str) -> dict[str, Row]:
     """A site's means out of the scores that it keeps of its final test in that run."""
-    for path in (
-        folder / "cases.json",
-        folder / "pfedsam/cases.json",
-        folder / site / "simulate_job/pfedsam/cases.json",
-    ):
+    for own in sites_folders(folder, site):
         try:
-            kept = json.loads(path.read_text())
+            kept = json.loads((own / CASES).read_text())
             scores = kept["scores"]
         except (OSError, ValueError, KeyError):
             continue
@@ -204,7 +191,7 @@ def _cells(row: Row) -> list[str]:
     return [*(measure(row.get(metric), metric) for metric in METRICS), unit(row), *counts]
 
 
-def _patients(source: Source, facts: Facts) -> str:
+def _patients(source: RunModel, facts: ModelFacts) -> str:
     """How many patients the test split has, of one site or of all; empty where the run does not say."""
     sites = source.results.get("final", {}).get("sites", {})
     told = [of.get("patients") or 0 for name, of in sites.items() if facts.origin.site in ("", name)]

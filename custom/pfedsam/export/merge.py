@@ -1,32 +1,13 @@
 """One branch as plain modules: LoRA inside the weights, experts without branching on data."""
 
 import copy
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from pfedsam.model.lora import LoRA, LoRALinear
-from pfedsam.model.moe import LocalMoE, by_window, mix_all, route
+from pfedsam.model.moe import LocalMoE, by_window, mix_all, route, weights_of
 from pfedsam.model.segmenter import Segmenter
-
-
-class Whole(nn.Module):
-    """Logits (B, outputs, h, h) from RGB images (B, 3, S, S) of 0..1: the normalisation is inside.
-
-    Args:
-        branch: the segmenter.
-        mean, std: the backbone's normalisation, (3, 1, 1), for images of 0..1.
-    """
-
-    def __init__(self, branch: Segmenter, mean: Tensor, std: Tensor) -> None:
-        super().__init__()
-        self.branch = branch
-        self.mean, self.std = nn.Buffer(mean), nn.Buffer(std)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """The whole chain."""
-        return cast(Tensor, self.branch((image - self.mean) / self.std))
 
 
 class Dense(nn.Module):
@@ -43,8 +24,7 @@ class Dense(nn.Module):
 
     def _mixture(self, h: Tensor) -> Tensor:
         gates, chosen = route(self.score(h.mean((2, 3))), self.top_k)
-        weights = gates * chosen if self.multiplied else chosen
-        return mix_all(h, self.experts, weights)
+        return mix_all(h, self.experts, weights_of(gates, chosen, multiplied=self.multiplied))
 
 
 @torch.no_grad()
@@ -67,8 +47,6 @@ def plain(branch: Segmenter) -> Segmenter:
 def merged(place: LoRALinear) -> nn.Linear:
     """W0 + (alpha / r) B A as one `Linear`, the base's bias with it."""
     base, lora = place.base, place.lora
-    whole = nn.Linear(base.in_features, base.out_features, bias=base.bias is not None, device="meta")
-    whole.weight = nn.Parameter(base.weight + lora.scale * lora.b.weight @ lora.a.weight, requires_grad=False)
-    if base.bias is not None:
-        whole.bias = nn.Parameter(base.bias.detach().clone(), requires_grad=False)
-    return whole
+    linear = copy.deepcopy(base).requires_grad_(False)
+    linear.weight += lora.scale * lora.b.weight @ lora.a.weight
+    return linear

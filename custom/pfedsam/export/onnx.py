@@ -2,20 +2,18 @@
 
 import importlib.util
 import json
-import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from pfedsam.data.planes import described
 from pfedsam.errors import UserFault
-from pfedsam.export.merge import Whole, plain
-from pfedsam.export.model import Predictor
+from pfedsam.export.merge import plain
 from pfedsam.files import write_atomic
+from pfedsam.inference.predictor import Predictor
 
 OPSET = 20  # the first with GELU of its own; onnxruntime 1.17 and later run it
 CLOSE = 1e-4  # logits of the graph against torch in float32, relative to the largest logit where that exceeds 1
@@ -27,7 +25,7 @@ LARGE = 2**31 - 2**20  # bytes: protobuf holds no more
 def export_onnx(model: Predictor, path: Path, branch: str) -> float:
     """Write `branch` as an ONNX graph to `path`, checked in onnxruntime; returns its greatest deviation from torch.
 
-    Input `image`: float32 (batch, 3, S, S), RGB of 0..1, fitted as by `data.dataset.fit`; normalisation is inside.
+    Input `image`: float32 (batch, 3, S, S), RGB of 0..1, fitted as by `data.square.fit`; normalisation is inside.
     Output `logits`: float32 (batch, outputs, h, h). The batch is dynamic, S is not. LoRA is merged into the weights;
     where experts stand in its bottleneck the graph holds them and their gate.
 
@@ -38,9 +36,9 @@ def export_onnx(model: Predictor, path: Path, branch: str) -> float:
         UserFault: the packages are missing, or the graph does not compute what torch does.
     """
     _needed()
-    whole = Whole(plain(model.model[model.branch_name(branch)]), model.mean, model.std).eval()
+    chain = nn.Sequential(model.normalise, plain(model.model[model.branch_name(branch)])).eval()
     image = torch.rand(TRY, 3, model.size, model.size, generator=torch.Generator().manual_seed(0))
-    program = _program(whole, image)
+    program = _program(chain, image)
     program.model.metadata_props.update(_notes(model, branch))
     data = _bytes(program)
     error = max(_deviation(data, model, image[:n], branch) for n in (1, TRY))
@@ -58,12 +56,12 @@ def _needed() -> None:
         )
 
 
-def _program(whole: Whole, image: torch.Tensor) -> Any:
+def _program(chain: nn.Module, image: torch.Tensor) -> Any:
     """The graph, traced with a dynamic batch."""
     batch = torch.export.Dim("batch", min=1, max=4096)
-    with torch.no_grad(), _quiet():
-        whole(image)  # fills the tables that are computed once, with real tensors
-        program = torch.export.export(whole, (image,), dynamic_shapes={"image": {0: batch}})
+    with torch.no_grad(), warnings.catch_warnings(action="ignore"):
+        chain(image)  # fills the tables that are computed once, with real tensors
+        program = torch.export.export(chain, (image,), dynamic_shapes=({0: batch},))
         return torch.onnx.export(
             program, dynamo=True, opset_version=OPSET, input_names=["image"], output_names=["logits"], verbose=False
         )
@@ -130,17 +128,3 @@ def _notes(model: Predictor, branch: str) -> dict[str, str]:
 
 def _reading(exclusive: bool) -> str:
     return "softmax over outputs, the first is the background" if exclusive else "sigmoid for each class"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's own chatter."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

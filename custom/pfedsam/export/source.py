@@ -9,14 +9,12 @@ from typing import Any
 from pfedsam.config import text_digest
 from pfedsam.errors import UserFault
 from pfedsam.exchange.store import LAST, Moment, SiteStore
-from pfedsam.export.facts import Facts, Origin, branches
 from pfedsam.files import SETTINGS, Tensors, facts_of, read_json, unpack
+from pfedsam.inference.facts import ModelFacts, Origin, roles_of
+from pfedsam.layout import MODELS, PRIVACY, RESULTS, servers_folders, sites_folders
 from pfedsam.settings import from_record
 
 STORE = "PFEDSAM_STORE"
-JOB = "simulate_job"  # FLARE's simulator gives every job this name
-SITE_FOLDERS = ("", "pfedsam", "{site}/" + JOB + "/pfedsam", "{site}")  # below the folder that the user names
-SERVER_FOLDERS = ("", "server/" + JOB, "workspace")  # the last: what `nvflare job download` unpacks
 SHARED, PRIVATE = "shared.safetensors", "private.safetensors"
 
 
@@ -42,24 +40,24 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Source:
+class RunModel:
     """One model's parts and what is known of them.
 
     Attributes:
-        facts: for `export.model.save`.
+        facts: for `inference.model_file.write_model`.
         shared, private: the tensors; None: no private part.
         results: the run's results.json; empty where the site has none.
         tested: whether the run's final test was of this shared part, as far as its file says.
     """
 
-    facts: Facts
+    facts: ModelFacts
     shared: Tensors
     private: Tensors | None
     results: dict[str, Any] = field(default_factory=dict)
     tested: bool = True
 
 
-def gather(place: Place) -> Source:
+def gather(place: Place) -> RunModel:
     """The model that lies at `place`.
 
     Raises:
@@ -75,15 +73,15 @@ def gather(place: Place) -> Source:
     run = known.get("run") or own.get("run") or str(results.get("run", ""))
     site = own.get("site", place.site) if private is not None else ""
     origin = Origin(base, site, run, _round(known, results, run), _number(own.get("round")))
-    roles = branches(config, private=private is not None)
+    roles = roles_of(config, private=private is not None)
     if not roles:
         raise UserFault(
             expected=f"a site's private part: method {config.method} shares nothing",
             came="none",
             do="name the site with --site, on its own machine",
         )
-    return Source(
-        Facts(config, digest, origin, roles, settings=settings), shared, private, results, _tested(known, results)
+    return RunModel(
+        ModelFacts(config, digest, origin, roles, settings=settings), shared, private, results, _tested(known, results)
     )
 
 
@@ -104,14 +102,12 @@ def _shared(place: Place) -> tuple[Tensors, dict[str, str]]:
     """The shared part: the file that is named, else as the site tested it, else the server's last."""
     if place.shared is not None:
         return read(place.shared)
-    own, servers = _site_paths(place, SHARED), [place.folder / f / "models" / SHARED for f in SERVER_FOLDERS]
+    own, servers = _site_paths(place, SHARED), [f / MODELS / SHARED for f in servers_folders(place.folder)]
     for path in (*servers, *own) if place.alone else (*own, *servers):
         if path.is_file():
             return read(path)
-    if not place.alone and any(
-        SETTINGS in facts_of(path) for path in _site_paths(place, PRIVATE)
-    ):  # a method that shares nothing
-        return {}, {}
+    if not place.alone and any(SETTINGS in facts_of(path) for path in _site_paths(place, PRIVATE)):
+        return {}, {}  # a method that shares nothing
     raise UserFault(
         expected=f"a run's {SHARED} below {place.folder}",
         came="none",
@@ -147,7 +143,7 @@ def _stored(
         raise UserFault(
             expected=f"a private part of study {study} and site {place.site or '?'} in {folder}",
             came="none",
-            do="name the site with --site, and the folder that PFEDSAM_STORE or local/privacy.json names",
+            do=f"name the site with --site, and the folder that PFEDSAM_STORE or {PRIVACY} names",
         )
     return {n: t for n, t in found[0].items() if "/" not in n}, {**found[1], "site": place.site}
 
@@ -204,13 +200,13 @@ def _tested(known: dict[str, str], results: dict[str, Any]) -> bool:
 
 
 def _results(folder: Path) -> dict[str, Any]:
-    found = (folder / f / "results.json" for f in SERVER_FOLDERS)
+    found = (f / RESULTS for f in servers_folders(folder))
     return next((read_json(path) for path in found if path.is_file()), {})
 
 
 def _site_paths(place: Place, name: str) -> list[Path]:
     """Files of that name that are a site's: its header says whose."""
-    paths = (place.folder / f.format(site=place.site) / name for f in SITE_FOLDERS if place.site or "{" not in f)
+    paths = (f / name for f in sites_folders(place.folder, place.site))
     return [p for p in paths if p.is_file() and facts_of(p).get("site") in ((place.site,) if place.site else _any(p))]
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from pfedsam.config import Config, text_digest
 from pfedsam.errors import UserFault
-from pfedsam.exchange.schema import Schema, schema_of
-from pfedsam.export.facts import FORMAT, SEAL, VERSION, seal
-from pfedsam.export.model import BASE, PRIVATE, SHARED, below
-from pfedsam.files import PAYLOAD, SETTINGS, Tensors, facts_of, read_json, unpack
+from pfedsam.exchange.schema import Schema, misfits
+from pfedsam.files import PAYLOAD, SETTINGS, Tensors, below, facts_of, read_json, unpack
+from pfedsam.inference.facts import FORMAT, VERSION, sealed
+from pfedsam.inference.model_file import BASE, PRIVATE, SHARED
 from pfedsam.model import build
 from pfedsam.model.prepared import assemble
 from pfedsam.settings import from_record
@@ -86,11 +86,9 @@ def _format(lines: dict[str, str], kind: str) -> Check:
 
 
 def _header(subject: Subject) -> Check:
-    lines = subject.lines
     if subject.kind != "model":
         return Check("header", None, "a run's own files have no seal on it; export seals it")
-    rest = {key: value for key, value in lines.items() if key not in (SEAL, PAYLOAD)}
-    fits = lines.get(SEAL) == seal(rest, lines.get(PAYLOAD, ""))
+    fits = sealed(subject.lines)
     return Check("header", fits, "as written" if fits else "a line of it was changed after export")
 
 
@@ -101,18 +99,15 @@ def _settings(subject: Subject) -> Check:
     if theirs and theirs != said:
         return Check("settings", False, f"{said[:12]}, those of the run are {theirs[:12]}")
     if subject.config is None:
-        return Check(
-            "settings", None if SETTINGS not in subject.lines else False, "cannot be read from file or results"
-        )
+        fits = False if SETTINGS in subject.lines else None
+        return Check("settings", fits, "cannot be read from file or results")
     return Check("settings", True, f"{said[:12]}" + (", as in results.json" if theirs else ""))
 
 
 def _round(subject: Subject) -> Check:
     """Against results.json: of its run, and its last round, or for the best or an exported one any that it did."""
-    number, rounds = (
-        subject.lines.get("round", ""),
-        [str(entry["round"]) for entry in subject.results.get("rounds", [])],
-    )
+    number = subject.lines.get("round", "")
+    rounds = [str(entry["round"]) for entry in subject.results.get("rounds", [])]
     run, theirs = subject.lines.get("run"), subject.results.get("run")
     if run and theirs and run != theirs:
         return Check("round", False, f"of run {run}, results.json is of {theirs}")
@@ -127,10 +122,7 @@ def _round(subject: Subject) -> Check:
 def _parts(subject: Subject) -> Check:
     if subject.tensors is None or subject.config is None:
         return Check("names and shapes", None, "needs whole tensors and settings")
-    wrong: list[str] = []
-    for tensors, schema in _expected(subject, subject.config):
-        came = schema_of(tensors)
-        wrong += sorted(came.keys() ^ schema.keys()) + [n for n in schema if n in came and came[n] != schema[n]]
+    wrong = [name for expected in _expected(subject, subject.config) for name in misfits(*expected)]
     if wrong:
         return Check("names and shapes", False, f"{len(wrong)} not as the settings ask, the first {wrong[0]}")
     return Check("names and shapes", True, "as the method's partition asks")

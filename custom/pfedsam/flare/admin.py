@@ -16,6 +16,7 @@ from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 
 from pfedsam import log
 from pfedsam.errors import UserFault
+from pfedsam.layout import PERSON
 
 GONE: dict[str, Any] = {"status": "GONE"}  # what stands for a job that the server does not have
 
@@ -36,7 +37,7 @@ class Admin:
         self._kit = kit
         self._session: Session | None = None
         try:
-            self.user = str(json.loads((kit / "startup/fed_admin.json").read_text())["admin"]["username"])
+            self.user = str(json.loads((kit / PERSON).read_text())["admin"]["username"])
         except (OSError, ValueError, KeyError):
             raise UserFault(
                 expected="a person's startup kit", came=f"none in {kit}", do="name the folder you were given"
@@ -69,12 +70,14 @@ class Admin:
             self.__exit__()
             raise
 
-    def ask(self, question: str, *arguments: Any, **options: Any) -> Any:
-        """One question; None while the server does not answer."""
+    def ask(self, question: str, *arguments: Any, gone: Any = None, **options: Any) -> Any:
+        """One question; None while the server does not answer, `gone` where it has no such job."""
         try:
             return self.call(question, *arguments, **options)
         except UserFault:
             raise
+        except JobNotFound:
+            return gone
         except Exception as fault:  # FLARE raises many kinds for a server that is away
             log.debug("%s: %s", question, fault)
             return None
@@ -89,16 +92,8 @@ class Admin:
 
     def meta(self, job: str) -> dict[str, Any] | None:
         """What the server has written down of a job; GONE where it has none, None while it does not answer."""
-        try:
-            found: dict[str, Any] = self.call("get_job_meta", job)
-            return found
-        except JobNotFound:
-            return GONE
-        except UserFault:
-            raise
-        except Exception as fault:
-            log.debug("job meta: %s", fault)
-            return None
+        found: dict[str, Any] | None = self.ask("get_job_meta", job, gone=GONE)
+        return found
 
     def present(self) -> dict[str, set[str]]:
         """The sites that answer now, and the jobs that run at each."""

@@ -9,29 +9,29 @@ from nvflare.apis.dxo import DXO
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.workspace import Workspace
-from nvflare.private.fed.simulator.simulator_const import SimulatorConstants
 
 from pfedsam.config import Config
-from pfedsam.data.synthetic import write_pool, write_site
+from pfedsam.data.synthetic import drawn
 from pfedsam.errors import UserFault
 from pfedsam.exchange.ledger import Ledger
 from pfedsam.exchange.schema import STAMP, Stamp
+from pfedsam.layout import SETTINGS, SIMULATED
 from pfedsam.record.results import sites_of
 from pfedsam.settings import read_config
 from pfedsam.site import Places
 
-CONFIG_FILE = "pfedsam.json"
 REJECTED = "pfedsam_rejected"
 REASON = "pfedsam_reason"  # in the server's context: why the guard refused the update at hand
 CLASSES_DIFFER = "PFEDSAM_CLASSES_DIFFER"  # the return code of a site whose masks number the classes otherwise
 RUN = "pfedsam_run"
 TRAINED = "pfedsam_trained"  # in a task: the sites of which the server has an update in an earlier round of the run
+_settings = lru_cache(maxsize=8)(read_config)
 
 
 def job_config(fl_ctx: FLContext) -> Config:
     """The job's settings: app/config/pfedsam.json, the same file on server and sites."""
     folder = _workspace(fl_ctx).get_app_config_dir(fl_ctx.get_job_id())
-    return _load(str(Path(folder) / CONFIG_FILE))
+    return _settings(str(Path(folder) / SETTINGS.name))
 
 
 def run_dir(fl_ctx: FLContext) -> Path:
@@ -98,7 +98,7 @@ def simulated(fl_ctx: FLContext) -> bool:
 
     By the job's id, which server and sites know; FLARE's own mark stands at the sites alone.
     """
-    return bool(fl_ctx.get_job_id() == SimulatorConstants.JOB_NAME)
+    return bool(fl_ctx.get_job_id() == SIMULATED)
 
 
 def due(fl_ctx: FLContext, round_: int) -> list[str]:
@@ -127,14 +127,7 @@ def cache(fl_ctx: FLContext) -> Path:
 
 def _data(fl_ctx: FLContext, site: str, config: Config) -> Path:
     if config.data.source == "synthetic":
-        folder = run_dir(fl_ctx) / "synthetic_data"
-        if not (folder / "datalist.csv").exists():
-            counts = {"train": config.data.train, "val": config.data.val, "test": config.data.test}
-            if config.data.pool:
-                write_pool(folder, counts, config.seed)
-            else:
-                write_site(folder, site, counts, config.seed)
-        return folder
+        return drawn(run_dir(fl_ctx) / "synthetic_data", site, config)
     folder_name = setting(fl_ctx, "data")
     if folder_name is None:
         raise UserFault(
@@ -143,11 +136,6 @@ def _data(fl_ctx: FLContext, site: str, config: Config) -> Path:
             do='set PFEDSAM_DATA, or "data" in the scope properties of local/privacy.json',
         )
     return Path(folder_name)
-
-
-@lru_cache(maxsize=8)
-def _load(path: str) -> Config:
-    return read_config(path)
 
 
 def _workspace(fl_ctx: FLContext) -> Workspace:

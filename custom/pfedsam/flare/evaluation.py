@@ -25,8 +25,9 @@ class FinalEvaluation(Controller):  # type: ignore[misc]
         wait_after_first: seconds to wait for the others once one site has answered.
     """
 
-    def __init__(self, timeout: int = 3600, wait_after_first: int = 3600) -> None:
+    def __init__(self, timeout: int, wait_after_first: int = 3600) -> None:
         super().__init__()
+        self.timeout, self.wait_after_first = timeout, wait_after_first
         self.patience = Patience(1, wait_after_first, timeout)
 
     def start_controller(self, fl_ctx: FLContext) -> None:

@@ -37,6 +37,7 @@ from pfedsam.flare.context import (
     stamp_of,
     stamp_values,
 )
+from pfedsam.layout import OWN
 from pfedsam.names import one_name
 from pfedsam.quiet import quiet
 from pfedsam.service import Turn, serve_round, serve_test
@@ -100,7 +101,7 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
         return _update_message(site, update, report, round_)
 
     def _validate(self, site: Site, shareable: Shareable, fl_ctx: FLContext, _: Signal) -> Shareable:
-        folder = run_dir(fl_ctx) / "pfedsam"
+        folder = run_dir(fl_ctx) / OWN
         metrics = serve_test(site, from_shareable(shareable).data, _turn(shareable, fl_ctx), folder)
         log.info("[%s] final test done; this site's model, cases and pictures: %s", site.name, folder)
         return DXO(DataKind.METRICS, data=metrics).to_shareable()

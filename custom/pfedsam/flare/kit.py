@@ -1,11 +1,13 @@
 """What pfedsam adds to FLARE's startup kits: a builder for project.yml that writes each party's local files."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from nvflare.lighter.entity import Project
 from nvflare.lighter.spec import Builder, ProvisionContext
+
+from pfedsam.files import read_json, write_json
+from pfedsam.layout import PRIVACY
 
 OURS = tuple(  # what a job without code may name; not the package as a whole: FLARE would call any function of it
     f"pfedsam.flare.{name}"
@@ -30,7 +32,7 @@ FLARES = (  # and not FLARE's own list: its swarm and cyclic controllers send re
     "nvflare.app_opt.tracking.tb.tb_writer.TBWriter",
 )
 CLASSES = (*OURS, *FLARES)
-RESOURCES, AUTHORIZATION, PRIVACY = "resources.json", "authorization.json", "privacy.json"
+RESOURCES, AUTHORIZATION = "resources.json", "authorization.json"
 
 
 class HospitalKit(Builder):  # type: ignore[misc]
@@ -53,14 +55,14 @@ class HospitalKit(Builder):  # type: ignore[misc]
     def build(self, project: Project, ctx: ProvisionContext) -> None:
         """Write the files of the server and of every site."""
         server = Path(ctx.get_local_dir(project.get_server()))
-        _write(server / RESOURCES, _stored(_allow_package(server), self.storage))
+        write_json(server / RESOURCES, _stored(_allow_package(server), self.storage))
         for site in project.get_clients():
             self._build_site(Path(ctx.get_local_dir(site)))
 
     def _build_site(self, folder: Path) -> None:
-        _write(folder / RESOURCES, {**_allow_package(folder), "allow_log_streaming": False})  # not from project.yml
-        _write(folder / AUTHORIZATION, roles(_read(folder / f"{AUTHORIZATION}.default"), byoc=self.byoc))
-        _write(folder / PRIVACY, privacy(self.max_megabytes))
+        write_json(folder / RESOURCES, {**_allow_package(folder), "allow_log_streaming": False})  # not from project.yml
+        write_json(folder / AUTHORIZATION, roles(read_json(folder / f"{AUTHORIZATION}.default"), byoc=self.byoc))
+        write_json(folder / PRIVACY.name, privacy(self.max_megabytes))
 
 
 def roles(default: dict[str, Any], *, byoc: bool) -> dict[str, Any]:
@@ -95,8 +97,8 @@ def _allow_package(folder: Path) -> dict[str, Any]:
     party that deletes its own file falls back on it.
     """
     default = folder / f"{RESOURCES}.default"
-    resources = {**_read(default), "class_allow_list": list(CLASSES)}
-    _write(default, resources)
+    resources = {**read_json(default), "class_allow_list": list(CLASSES)}
+    write_json(default, resources)
     return resources
 
 
@@ -107,12 +109,3 @@ def _stored(resources: dict[str, Any], storage: str | None) -> dict[str, Any]:
     manager = next(c for c in resources["components"] if c["id"] == "job_manager")
     manager["args"]["uri_root"] = f"{storage}/jobs"
     return resources
-
-
-def _read(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text())
-    return content
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")

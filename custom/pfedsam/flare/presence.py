@@ -1,5 +1,6 @@
 """The run that the watcher brings to its end, its patience, and who is there: sites come and go."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -109,32 +110,20 @@ def inside_job(present: dict[str, set[str]], run: Run) -> set[str]:
     return {site for site, jobs in present.items() if run.job in jobs}
 
 
-def someone_outside(present: dict[str, set[str]], run: Run, outside: dict[str, "Since"], look: Lookout) -> bool:
-    """Whether a connected site has been out of the job for long: it came late, or came back."""
-    inside = inside_job(present, run)
+def someone_outside(present: dict[str, set[str]], run: Run, outside: dict[str, float], look: Lookout) -> bool:
+    """Whether a connected site has been out of the job for long: it came late, or came back.
+
+    Args:
+        outside: since when each site has been so, look after look; changed in place.
+    """
+    inside, patience, now = inside_job(present, run), look.patience, look.clock.now()
     if not inside:
         return False
-    late, now = [], look.clock.now()
     for site in present:
-        waited = outside.setdefault(site, Since()).seconds(site not in inside, now)
-        if waited > look.patience.outside and run.rejoined.get(site, 0) < look.patience.rejoins:
-            late.append(site)
+        outside[site] = math.inf if site in inside else min(now, outside.get(site, now))
+    late = [site for site in present if now - outside[site] > patience.outside]
+    late = [site for site in late if run.rejoined.get(site, 0) < patience.rejoins]
     for site in late:
         run.rejoined[site] = run.rejoined.get(site, 0) + 1
         log.info("site %s is there and not in job %s; it is taken in after this round", site, run.job)
     return bool(late)
-
-
-class Since:
-    """How long something has been so, look after look."""
-
-    def __init__(self) -> None:
-        self._start: float | None = None
-
-    def seconds(self, so: bool, now: float) -> float:
-        """Seconds since it became so; 0 if it is not."""
-        if not so:
-            self._start = None
-            return 0.0
-        self._start = now if self._start is None else self._start
-        return now - self._start

@@ -34,7 +34,7 @@ class Rounds(Controller):  # type: ignore[misc]
         timeout: seconds that a round may take.
     """
 
-    def __init__(self, num_rounds: int = 5, min_sites: int = 1, grace: float = 3600, timeout: int = 7200) -> None:
+    def __init__(self, num_rounds: int, min_sites: int, grace: int, timeout: int) -> None:
         super().__init__()
         self.num_rounds, self.min_sites, self.grace, self.timeout = num_rounds, min_sites, grace, timeout
         self.round = 0  # the one in progress, or the next

@@ -7,10 +7,10 @@ the job that goes on with the run.
 """
 
 import json
+import math
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,13 +35,13 @@ from pfedsam.flare.presence import (
     Lookout,
     Patience,
     Run,
-    Since,
     inside_job,
     present_sites,
     someone_outside,
     wait_for_sites,
 )
-from pfedsam.jobs import SETTINGS, loop_of, name_run, named_sites
+from pfedsam.jobs import name_run, read_job
+from pfedsam.layout import RESULTS, SETTINGS
 from pfedsam.names import job_name
 
 STARTED = ("DISPATCHED", "RUNNING", "GONE")  # states of a job that a running server should know
@@ -87,10 +87,9 @@ def watch(
     """
     if not (job / SETTINGS).is_file():
         raise UserFault(expected=f"a job folder with {SETTINGS}", came=str(job), do="render one: pfedsam render")
-    loop, named = loop_of(job), frozenset(named_sites(job))
-    folder, quorum, total = job_name(job.resolve().name), int(loop["min_sites"]), int(loop["num_rounds"])
-    name = continues or f"{folder}-{uuid.uuid4().hex[:8]}"
-    run = Run(name, quorum=quorum, total=total, named=named, sites=set(named), begun=bool(continues))
+    facts, folder = read_job(job), job_name(job.resolve().name)
+    name, named = continues or f"{folder}-{uuid.uuid4().hex[:8]}", frozenset(facts.sites)
+    run = Run(name, quorum=facts.quorum, total=facts.rounds, named=named, sites=set(named), begun=bool(continues))
     with tempfile.TemporaryDirectory() as place:
         copy = Path(place) / folder
         shutil.copytree(job, copy)
@@ -147,16 +146,16 @@ def _begin(look: Lookout, run: Run, job: Path) -> None:
         run.job = left[-1]
         log.info("job %s of run %s still runs; following it", run.job, run.name)
         return
-    token = uuid.uuid4().hex
-    run.job = _until_answered(lambda: look.admin.submit(job, token), look)
+    _submit(look, run, job)
     log.info("submitted job %s of run %s", run.job, run.name)
 
 
-def _until_answered(ask: Callable[[], str], look: Lookout) -> str:
-    """What `ask` returns once the server answers; a refusal goes through."""
-    while True:
+def _submit(look: Lookout, run: Run, job: Path) -> None:
+    """Try until the server answers; a refusal goes through."""
+    token, run.job = uuid.uuid4().hex, ""
+    while not run.job:
         try:
-            return ask()
+            run.job = look.admin.submit(job, token)
         except UserFault:
             raise
         except Exception as fault:
@@ -169,8 +168,8 @@ class _Job:
 
     def __init__(self, look: Lookout, run: Run) -> None:
         self._look, self._admin, self._run = look, look.admin, run
-        self._missing = Since()
-        self._outside: dict[str, Since] = {}
+        self._missing = math.inf  # since when the server, restarted, has not known the job
+        self._outside: dict[str, float] = {}
         self._round: int | None = None
         self._round_began = look.clock.now()
         self._longest: float | None = None
@@ -192,7 +191,9 @@ class _Job:
             known = any(entry.job_id == self._run.job for entry in system.job_info)
             restarted = status == GONE["status"] or system.server_info.start_time != self._run.server
             now = self._look.clock.now()
-            if self._missing.seconds(status in STARTED and not known and restarted, now) > self._look.patience.lost:
+            lost = status in STARTED and not known and restarted
+            self._missing = min(self._missing, now) if lost else math.inf
+            if now - self._missing > self._look.patience.lost:
                 log.warning("the server has come back without job %s", self._run.job)
                 return LOST
             if status == "RUNNING" and known:
@@ -228,16 +229,14 @@ class _Job:
 
 
 def _round(admin: Admin, job: str) -> int | None:
-    stats = admin.ask("show_stats", job, "server") or {}
-    found = [group["current_round"] for group in _groups(stats) if group.get("current_round") is not None]
-    return found[0] if found else None
-
-
-def _groups(stats: Any) -> Iterator[dict[str, Any]]:
-    for value in stats.values() if isinstance(stats, dict) else ():
-        if isinstance(value, dict):
-            yield value
-            yield from _groups(value)
+    """The round in progress; FLARE tells it below the workflow's name, and that below others."""
+    groups = [admin.ask("show_stats", job, "server")]
+    for group in groups:  # grows as it is gone through
+        if isinstance(group, dict):
+            if group.get("current_round") is not None:
+                return int(group["current_round"])
+            groups += group.values()
+    return None
 
 
 def _count(run: Run, done: int, cause: Cause | None, patience: Patience) -> None:
@@ -269,6 +268,6 @@ def _again(run: Run) -> str:
 
 
 def _results(folder: Path | None) -> dict[str, Any]:
-    found = sorted(folder.rglob("results.json")) if folder else []
+    found = sorted(folder.rglob(RESULTS)) if folder else []
     results: dict[str, Any] = json.loads(found[0].read_text()) if found else {}
     return results

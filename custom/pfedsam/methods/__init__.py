@@ -50,7 +50,7 @@ def get(name: str) -> Method:
     return method
 
 
-def rounds(method: Method, device: torch.device, config: Config) -> bool:
+def base_in_bf16(method: Method, device: torch.device, config: Config) -> bool:
     """Whether the frozen base may be rounded as autocast rounds it on a device: not if the method trains it."""
     return computes_bf16(device, config.train.precision) and not method.trains
 

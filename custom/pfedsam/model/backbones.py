@@ -11,10 +11,10 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, TwoWayTransf
 from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom
 from torch import Tensor, nn
 
+from pfedsam.files import Tensors, below
 from pfedsam.model.encoder import ChannelsFirst, Encoder
 from pfedsam.model.vit import PatchAndPosition, ViTBlock
 
-State = dict[str, Tensor]
 MEAN = (123.675, 116.28, 103.53)  # segment_anything build_sam.py, RGB of 0..255
 STD = (58.395, 57.12, 57.375)
 
@@ -33,69 +33,75 @@ class Backbone:
     std: tuple[float, float, float] = STD
 
 
-def vit(size: int, state: State | None, *, width: int, depth: int, heads: int, every: int) -> Backbone:
-    """SAM's ViT at any image size: global attention in each `every`-th block, 14 x 14 windows elsewhere."""
-    encoder = ImageEncoderViT(
-        img_size=size,
-        embed_dim=width,
-        depth=depth,
-        num_heads=heads,
-        norm_layer=partial(nn.LayerNorm, eps=1e-6),
-        use_rel_pos=True,
-        window_size=14,
-        global_attn_indexes=tuple(range(every - 1, depth, every)),
-    )
-    return with_sam_decoder(vit_encoder(encoder, state, channels=256, patch=16), state, width=256, mlp=2048)
+@dataclass(frozen=True)
+class ViTShape:
+    """A SAM's ViT: global attention in each `every`-th block, windows of `window` tokens elsewhere.
+
+    `channels` are those of the embedding and the decoder, `mlp` the width inside the decoder's MLPs.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    every: int
+    patch: int = 16
+    window: int = 14
+    channels: int = 256
+    mlp: int = 2048
+
+    def encoder(self, size: int) -> ImageEncoderViT:
+        """segment-anything's encoder of this shape, for images of `size` pixels."""
+        return ImageEncoderViT(
+            img_size=size,
+            patch_size=self.patch,
+            embed_dim=self.width,
+            depth=self.depth,
+            num_heads=self.heads,
+            out_chans=self.channels,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            use_rel_pos=True,
+            window_size=self.window,
+            global_attn_indexes=tuple(range(self.every - 1, self.depth, self.every)),
+        )
 
 
-def demo(size: int, state: State | None) -> Backbone:
-    """A small SAM of the same classes for demonstration; pretrained by scripts/pretrain_demo.py."""
-    encoder = vit_encoder(demo_vit(size), state, channels=128, patch=8)
-    return with_sam_decoder(encoder, state, width=128, mlp=512)
+# A small SAM for demonstration; pretrained by scripts/pretrain_demo.py
+DEMO = ViTShape(width=128, depth=6, heads=4, every=3, patch=8, window=8, channels=128, mlp=512)
 
 
-def demo_vit(size: int) -> ImageEncoderViT:
-    """Patches of 8, width 128, 6 blocks, the third and sixth global, the others on 8 x 8 windows."""
-    return ImageEncoderViT(
-        img_size=size,
-        patch_size=8,
-        embed_dim=128,
-        depth=6,
-        num_heads=4,
-        out_chans=128,
-        norm_layer=partial(nn.LayerNorm, eps=1e-6),
-        use_rel_pos=True,
-        window_size=8,
-        global_attn_indexes=(2, 5),
-    )
+def vit(size: int, state: Tensors | None, shape: ViTShape) -> Backbone:
+    """A SAM with a ViT, with `state` (SAM's keys) fitted to any image size."""
+    encoder = shape.encoder(size)
+    if state is not None:
+        encoder.load_state_dict(fit_positions(below("image_encoder.", state), encoder))
+    return with_sam_decoder(vit_encoder(encoder), state, mlp=shape.mlp)
 
 
-def tiny_vit(size: int, state: State | None) -> Backbone:
+def vit_encoder(encoder: ImageEncoderViT) -> Encoder:
+    """segment-anything's ViT as a row of units."""
+    entry = PatchAndPosition(encoder.patch_embed, cast(nn.Parameter, encoder.pos_embed))
+    units = [entry, *map(ViTBlock, encoder.blocks), nn.Sequential(ChannelsFirst(), *encoder.neck)]
+    return Encoder(units, channels=encoder.neck[0].out_channels, patch=encoder.patch_embed.proj.stride[0])
+
+
+def tiny_vit(size: int, state: Tensors | None) -> Backbone:
     """MobileSAM's encoder: timm's TinyViT-5M with stride 16 and SAM's neck, keys mapped."""
     from pfedsam.model.tinyvit import build_tiny_vit
 
-    return with_sam_decoder(build_tiny_vit(_below(state, "image_encoder.")), state, width=256, mlp=2048)
+    trunk = None if state is None else below("image_encoder.", state)
+    return with_sam_decoder(build_tiny_vit(trunk), state, mlp=2048)
 
 
-BUILDERS: dict[str, Callable[[int, State | None], Backbone]] = {
-    "demo": demo,
+BUILDERS: dict[str, Callable[[int, Tensors | None], Backbone]] = {
+    "demo": partial(vit, shape=DEMO),
     "tiny_vit": tiny_vit,
-    "vit_b": partial(vit, width=768, depth=12, heads=12, every=3),
-    "vit_l": partial(vit, width=1024, depth=24, heads=16, every=6),
-    "vit_h": partial(vit, width=1280, depth=32, heads=16, every=8),
+    "vit_b": partial(vit, shape=ViTShape(width=768, depth=12, heads=12, every=3)),
+    "vit_l": partial(vit, shape=ViTShape(width=1024, depth=24, heads=16, every=6)),
+    "vit_h": partial(vit, shape=ViTShape(width=1280, depth=32, heads=16, every=8)),
 }
 
 
-def vit_encoder(encoder: ImageEncoderViT, state: State | None, *, channels: int, patch: int) -> Encoder:
-    """segment-anything's ViT as a row of units, with `state` (SAM's keys) at the encoder's own size."""
-    if state is not None:
-        encoder.load_state_dict(fit_positions(_below(state, "image_encoder.") or {}, encoder))
-    entry = PatchAndPosition(encoder.patch_embed, cast(nn.Parameter, encoder.pos_embed))
-    neck = nn.Sequential(ChannelsFirst(), *encoder.neck)
-    return Encoder([entry, *map(ViTBlock, encoder.blocks), neck], channels=channels, patch=patch)
-
-
-def fit_positions(state: State, encoder: ImageEncoderViT) -> State:
+def fit_positions(state: Tensors, encoder: ImageEncoderViT) -> Tensors:
     """`state` with the position table and relative positions interpolated to the encoder's size.
 
     The table is resized bicubically, the relative positions linearly, as segment-anything itself
@@ -117,20 +123,15 @@ def _fit(value: Tensor, shape: torch.Size) -> Tensor:
     return F.interpolate(value.T[None], size=shape[0], mode="linear")[0].T
 
 
-def with_sam_decoder(encoder: Encoder, state: State | None, *, width: int, mlp: int) -> Backbone:
+def with_sam_decoder(encoder: Encoder, state: Tensors | None, *, mlp: int) -> Backbone:
     """An encoder with SAM's decoder and position code behind it."""
+    width = encoder.channels
     transformer = TwoWayTransformer(depth=2, embedding_dim=width, num_heads=8, mlp_dim=mlp)
     decoder = MaskDecoder(
         transformer_dim=width, transformer=transformer, num_multimask_outputs=3, iou_head_hidden_dim=width
     )
     position = PositionEmbeddingRandom(width // 2)
     if state is not None:
-        decoder.load_state_dict(_below(state, "mask_decoder.") or {})
-        position.load_state_dict(_below(state, "prompt_encoder.pe_layer.") or {})
+        decoder.load_state_dict(below("mask_decoder.", state))
+        position.load_state_dict(below("prompt_encoder.pe_layer.", state))
     return Backbone(encoder, decoder, position)
-
-
-def _below(state: State | None, prefix: str) -> State | None:
-    if state is None:
-        return None
-    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

@@ -71,9 +71,7 @@ class LoRALinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """W0 x + detour(x), (B, H, W, d_out), of tokens (B, H, W, d_in)."""
-        detours = (self.lora, *self.beside)
-        shares = [detour(share) for detour, share in zip(detours, _apart(x, len(detours)), strict=True)]
-        return cast(Tensor, self.base(x)) + _together(shares)
+        return cast(Tensor, self.base(x)) + _detoured(self, x)
 
     def constant(self, token: Tensor) -> Tensor:
         """What it makes of a padded token, (branches, d_out); experts see the image's own tokens alone."""
@@ -93,22 +91,18 @@ class PostAdapter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        detours = (self.lora, *self.beside)
-        tokens = _apart(x.permute(0, 2, 3, 1), len(detours))
-        shares = [detour(share) for detour, share in zip(detours, tokens, strict=True)]
-        return x + _together(shares).permute(0, 3, 1, 2)
-
-
-def _apart(x: Tensor, branches: int) -> Sequence[Tensor]:
-    """Each branch's share of a batch; a single branch's graph stays free of the batch's size, for export."""
-    return (x,) if branches == 1 else x.chunk(branches)
-
-
-def _together(shares: list[Tensor]) -> Tensor:
-    return shares[0] if len(shares) == 1 else torch.cat(shares)
+        return x + _detoured(self, x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 Adapted = LoRALinear | PostAdapter
+
+
+def _detoured(place: Adapted, x: Tensor) -> Tensor:
+    """Each branch's detour of its share of a batch; a single branch's graph stays free of the batch's size."""
+    if not place.beside:
+        return cast(Tensor, place.lora(x))
+    detours = (place.lora, *place.beside)
+    return torch.cat([detour(share) for detour, share in zip(detours, x.chunk(len(detours)), strict=True)])
 
 
 def adapted(module: nn.Module) -> list[Adapted]:

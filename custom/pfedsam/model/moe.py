@@ -102,9 +102,8 @@ class LocalMoE(nn.Module):
         clean, scores, deviation = self.gate(h)
         gates, chosen = route(scores, self.top_k)
         if self.training:
-            self.balance = balance(gates, load(clean, scores, deviation, self.top_k))
-        weights = gates if self.multiplied else torch.ones_like(gates)
-        return mix(h, self.experts, weights * chosen, chosen)
+            self.balance = balance(gates, expected_load(clean, scores, deviation, self.top_k))
+        return mix(h, self.experts, weights_of(gates, chosen, multiplied=self.multiplied), chosen)
 
 
 def by_window(h: Tensor, side: int, mixture: Callable[[Tensor], Tensor]) -> Tensor:
@@ -127,6 +126,11 @@ def route(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     gates = scores.softmax(-1)
     chosen = torch.zeros_like(gates).scatter(-1, scores.topk(k, dim=-1).indices, 1.0)
     return gates, chosen
+
+
+def weights_of(gates: Tensor, chosen: Tensor, *, multiplied: bool) -> Tensor:
+    """What each expert's output counts, (B, M), from what `route` returns: its gate, or 1; 0 where not chosen."""
+    return gates * chosen if multiplied else chosen
 
 
 def mix(h: Tensor, experts: Iterable[nn.Module], weights: Tensor, chosen: Tensor) -> Tensor:
@@ -159,7 +163,7 @@ def mix_all(h: Tensor, experts: Iterable[nn.Module], weights: Tensor) -> Tensor:
     return h + torch.einsum("bm,bmrhw->brhw", weights, found)
 
 
-def load(clean: Tensor, scores: Tensor, deviation: Tensor | None, k: int) -> Tensor:
+def expected_load(clean: Tensor, scores: Tensor, deviation: Tensor | None, k: int) -> Tensor:
     """Probability of each expert being among the k under fresh noise, (B, M): a load with a gradient.
 
     Shazeer et al. 2017, equations 8 and 9. Without noise, or with k = M, the chosen mask itself.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pfedsam import log
 from pfedsam.config import ModelConfig
-from pfedsam.files import write_atomic, write_json
+from pfedsam.files import below, write_atomic, write_json
 from pfedsam.model import weights
 from pfedsam.model.backbones import BUILDERS, Backbone
 from pfedsam.model.build import backbone, base_digest
@@ -25,36 +25,40 @@ LAYOUT = 1  # raised when the content of a prepared file changes its meaning
 MATRICES = (nn.Linear, nn.Conv2d)  # autocast rounds their parameters for each use
 
 
-def prepared(config: ModelConfig, folder: str | Path | None, cache: Path, *, rounded: bool) -> tuple[Backbone, str]:
+def prepared(config: ModelConfig, folder: str | Path | None, cache: Path | None, *, bf16: bool) -> tuple[Backbone, str]:
     """The pretrained parts that `config` names, encoder frozen and mapped from disk, and the base's digest.
 
     Args:
         folder: where weight files lie (None: PFEDSAM_WEIGHTS).
-        cache: where prepared files lie; written where the one that is needed is absent or damaged.
-        rounded: matrices of the encoder in bfloat16, as autocast computes with; exact beside it.
+        cache: where prepared files lie; written where the one that is needed is absent or damaged. None: nothing is
+            kept, and the weights are read anew, exact.
+        bf16: matrices of the encoder in bfloat16, as autocast computes with; exact beside it.
 
     Raises:
         UserFault: the weights are missing or not the known ones.
     """
-    path = cache / f"{_key(config, folder, rounded)}.safetensors"
+    if cache is None:
+        parts = backbone(config, folder)
+        return parts, base_digest(parts)
+    path = cache / f"{_key(config, folder, bf16)}.safetensors"
     found = read_base(path, config)
     if found is None:
         log.info("preparing %s at %d px once, for %s", config.backbone, config.image_size, path)
-        write_base(path, backbone(config, folder), rounded=rounded)
+        write_base(path, backbone(config, folder), bf16=bf16)
         found = read_base(path, config)
     if found is None:
         raise OSError(f"{path} was written and cannot be read back")
     return found
 
 
-def write_base(path: Path, parts: Backbone, *, rounded: bool) -> None:
+def write_base(path: Path, parts: Backbone, *, bf16: bool) -> None:
     """Write a backbone's parts to `path`, then the note beside it that makes the file valid.
 
     Args:
-        rounded: round the matrices of the encoder, in place, before that.
+        bf16: round the matrices of the encoder, in place, before that.
     """
     base = base_digest(parts)
-    if rounded:
+    if bf16:
         round_matrices(parts.encoder)
     write_atomic(path, save(state_of(parts)))
     write_json(path.with_suffix(".json"), {"base": base, "sha256": weights.sha256(path)})
@@ -91,7 +95,7 @@ def assemble(config: ModelConfig, state: dict[str, Tensor]) -> Backbone:
     with torch.device("meta"):
         parts = BUILDERS[config.backbone](config.image_size, None)
     for name, module in _modules(parts):
-        own = {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}
+        own = below(f"{name}.", state)
         module.load_state_dict(own if name == "encoder" else {k: v.clone() for k, v in own.items()}, assign=True)
     for module in parts.encoder.modules():
         if hasattr(module, "init_non_persistent_buffers"):
@@ -111,7 +115,7 @@ def _modules(parts: Backbone) -> Iterator[tuple[str, nn.Module]]:
     yield from (("encoder", parts.encoder), ("decoder", parts.decoder), ("position", parts.position))
 
 
-def _key(config: ModelConfig, folder: str | Path | None, rounded: bool) -> str:
+def _key(config: ModelConfig, folder: str | Path | None, bf16: bool) -> str:
     source = weights.identity(config.backbone, folder) if config.pretrained else "random"
-    number = "bf16" if rounded else "fp32"
+    number = "bf16" if bf16 else "fp32"
     return f"{config.backbone}.{config.image_size}.{number}.{source[:16]}.{LAYOUT}"

@@ -7,6 +7,7 @@ from segment_anything.modeling.common import LayerNorm2d
 from timm.models.tiny_vit import Attention, TinyVit, TinyVitBlock
 from torch import Tensor, nn
 
+from pfedsam.files import below
 from pfedsam.model.encoder import ChannelsFirst, ChannelsLast, Encoder
 from pfedsam.model.lora import LoRALinear
 from pfedsam.model.windows import windowed
@@ -102,7 +103,7 @@ def trunk_and_neck(state: dict[str, Tensor] | None) -> tuple[TinyVit, nn.Sequent
     neck = _neck()
     if state is not None:
         net.load_state_dict(trunk_keys(state))
-        neck.load_state_dict({k.removeprefix("neck."): v for k, v in state.items() if k.startswith("neck.")})
+        neck.load_state_dict(below("neck.", state))
     return net, neck
 
 

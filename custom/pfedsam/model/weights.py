@@ -15,8 +15,18 @@ from pfedsam.files import PAYLOAD, facts_of, intact, pack, write_atomic
 
 ASSETS = Path(__file__).parent.parent / "assets"
 ENVIRONMENT = "PFEDSAM_WEIGHTS"
-SAM = "https://github.com/facebookresearch/segment-anything#model-checkpoints"
-MOBILE_SAM = "https://github.com/ChaoningZhang/MobileSAM (weights/mobile_sam.pt)"
+SAM = "github.com/facebookresearch/segment-anything"
+MOBILE_SAM = "github.com/ChaoningZhang/MobileSAM"
+MOBILE_SAM_FILE = f"https://{MOBILE_SAM} (weights/mobile_sam.pt)"
+
+
+PROVENANCE = {  # by backbone: where its weights come from, and their licence
+    "demo": ("the demonstration backbone that ships with pfedsam, pretrained on synthetic images", "that of pfedsam"),
+    "tiny_vit": (f"MobileSAM (TinyViT-5M), {MOBILE_SAM}", "Apache-2.0"),
+    "vit_b": (f"SAM ViT-B, {SAM}", "Apache-2.0"),
+    "vit_l": (f"SAM ViT-L, {SAM}", "Apache-2.0"),
+    "vit_h": (f"SAM ViT-H, {SAM}", "Apache-2.0"),
+}
 
 
 @dataclass(frozen=True)
@@ -28,25 +38,26 @@ class WeightFile:
     published: str
 
 
+def _sam(name: str, sha256: str) -> tuple[WeightFile, ...]:
+    return (WeightFile(name, sha256, f"https://{SAM}#model-checkpoints"),)
+
+
 KNOWN: dict[str, tuple[WeightFile, ...]] = {
-    "vit_b": (
-        WeightFile("sam_vit_b_01ec64.pth", "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912", SAM),
-    ),
-    "vit_l": (
-        WeightFile("sam_vit_l_0b3195.pth", "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622", SAM),
-    ),
-    "vit_h": (
-        WeightFile("sam_vit_h_4b8939.pth", "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e", SAM),
-    ),
+    "vit_b": _sam("sam_vit_b_01ec64.pth", "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"),
+    "vit_l": _sam("sam_vit_l_0b3195.pth", "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"),
+    "vit_h": _sam("sam_vit_h_4b8939.pth", "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"),
     "tiny_vit": (
         WeightFile(
             "mobile_sam_fp16.safetensors",
             "6bc78fdf060f1a700d2ead373a3e0cadd5f293bc056765d07bcc6561d172a8a8",
-            MOBILE_SAM + ", rounded to float16",
+            MOBILE_SAM_FILE + ", rounded to float16",
         ),
-        WeightFile("mobile_sam.pt", "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f", MOBILE_SAM),
+        WeightFile(
+            "mobile_sam.pt", "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f", MOBILE_SAM_FILE
+        ),
     ),
 }
+FILES = {file.name: file for files in KNOWN.values() for file in files}
 
 
 def read(backbone: str, folder: str | Path | None = None) -> dict[str, Tensor]:
@@ -79,15 +90,8 @@ def locate(backbone: str, folder: str | Path | None = None) -> Path:
     """
     if backbone == "demo":
         return ASSETS / "demo_sam.safetensors"
-    where = folder or os.environ.get(ENVIRONMENT)
-    for known in KNOWN[backbone]:
-        path = Path(where or "") / known.name
-        converted = path.with_suffix(".safetensors")
-        if where and converted.is_file() and converted != path:
-            return _checked_conversion(converted, known)
-        if where and path.is_file():
-            return _checked(path, known)
-    raise _missing(backbone, where)
+    path, known = _at(backbone, folder)
+    return _checked(path, known) if path.name == known.name else _checked_conversion(path, known)
 
 
 def identity(backbone: str, folder: str | Path | None = None) -> str:
@@ -98,11 +102,17 @@ def identity(backbone: str, folder: str | Path | None = None) -> str:
     """
     if backbone == "demo":
         return sha256(locate(backbone))
+    return _at(backbone, folder)[1].sha256
+
+
+def _at(backbone: str, folder: str | Path | None) -> tuple[Path, WeightFile]:
+    """The first file of a backbone that is there, a converted copy before its original; unchecked."""
     where = folder or os.environ.get(ENVIRONMENT)
-    for known in KNOWN[backbone]:
-        path = Path(where or "") / known.name
-        if where and (path.is_file() or path.with_suffix(".safetensors").is_file()):
-            return known.sha256
+    for known in KNOWN[backbone] if where else ():
+        original = Path(where or "") / known.name
+        for path in (original.with_suffix(".safetensors"), original):
+            if path.is_file():
+                return path, known
     raise _missing(backbone, where)
 
 
@@ -120,10 +130,10 @@ def convert(source: Path) -> Path:
     Raises:
         UserFault: the file is not one of the known ones, or the disk is full or forbids writing.
     """
-    known = {w.name: w for files in KNOWN.values() for w in files}.get(source.name)
+    known = FILES.get(source.name)
     if known is None or not source.is_file():
         raise UserFault(
-            expected="a published SAM file (" + ", ".join(w.name for f in KNOWN.values() for w in f) + ")",
+            expected="a published SAM file (" + ", ".join(FILES) + ")",
             came=str(source),
             do="give the path of the file as its authors named it",
         )
@@ -182,8 +192,7 @@ def _torn(path: Path, came: str) -> UserFault:
 
 
 def _again(path: Path) -> str:
-    names = [w.name for files in KNOWN.values() for w in files]
-    source = next((n for n in names if n != path.name and Path(n).with_suffix(".safetensors").name == path.name), None)
+    source = next((n for n in FILES if n != path.name and Path(n).with_suffix(".safetensors").name == path.name), None)
     return f"delete it and run: pfedsam convert {path.with_name(source)}" if source else "copy or fetch it again"
 
 

@@ -9,12 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pfedsam.config import Scale
-from pfedsam.data.dataset import fit, unfit
-from pfedsam.data.geometry import check_cut
-from pfedsam.data.reader import EIGHT_BIT, levels, rgb, spread, unit
-from pfedsam.data.volume import Volume, oriented, restored
-from pfedsam.export.model import Predictor
-from pfedsam.train.evaluate import decide, label_map
+from pfedsam.data.geometry import Volume, check_cut, oriented, restored
+from pfedsam.data.reader import EIGHT_BIT, levels, rgb, spread
+from pfedsam.data.square import decide, label_map, probabilities, shown
+from pfedsam.inference.predictor import Predictor
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class Way:
 
 
 @dataclass(frozen=True)
-class Found:
+class Prediction:
     """What a model finds, its axes as the source stores them.
 
     Attributes:
@@ -51,55 +49,47 @@ class Found:
     probabilities: NDArray[np.float32] | None
 
 
-def segment(model: Predictor, volume: Volume, way: Way) -> Found:
+def segment(model: Predictor, volume: Volume, way: Way) -> Prediction:
     """The masks of one volume or picture, every slice as the final test of its training would find it.
 
     Raises:
         UserFault: values that are not finite or do not fit `scale`, a single slice of another plane, or a branch that
             the model file does not hold.
     """
-    volume.whole("the image")
+    volume.require_finite("the image")
     plane = way.plane or model.config.data.plane
     laid = oriented(volume, plane)
     check_cut(laid.affine, laid.values.shape[:3], plane, "the image")
-    found = [_slice(maps, model.config.model.exclusive, way) for maps in _maps(model, laid, way)]
-    masks, labels, probabilities = zip(*found, strict=True)
+    kept = [_kept(maps, model.config.model.exclusive, way) for maps in _logits(model, laid, way)]
+    masks, labels, likely = zip(*kept, strict=True)
 
     def back(maps: tuple[Tensor, ...]) -> NDArray[np.generic]:
         """Slices, (..., H, W) each, as the source stores them."""
-        whole = np.stack([m.numpy() for m in maps], axis=-1)
-        if whole.ndim == 3:
-            return restored(whole, volume.affine, plane)
-        return np.stack([restored(one, volume.affine, plane) for one in whole])
+        stacked = np.stack([m.numpy() for m in maps], axis=-1)
+        if stacked.ndim == 3:
+            return restored(stacked, volume.affine, plane)
+        return np.stack([restored(one, volume.affine, plane) for one in stacked])
 
-    return Found(
+    return Prediction(
         back(labels).astype(np.uint8),
         back(masks).astype(bool),
-        back(probabilities).astype(np.float32) if way.probabilities else None,
+        back(likely).astype(np.float32) if way.probabilities else None,
     )
 
 
-def _maps(model: Predictor, volume: Volume, way: Way) -> Iterator[Tensor]:
+def _logits(model: Predictor, volume: Volume, way: Way) -> Iterator[Tensor]:
     """Logits of each slice at its own size, (outputs, H, W)."""
-    count, shape = volume.values.shape[2], volume.values.shape[:2]
+    count = volume.values.shape[2]
     ends = EIGHT_BIT if way.scale == "uint8" else levels(_picture(volume, i) for i in spread(count))
     for start in range(0, count, way.batch):
-        shown = [
-            fit(_scaled(_picture(volume, i), ends), model.size) for i in range(start, min(start + way.batch, count))
-        ]
-        for maps in model.logits(torch.stack(shown), way.branch):
-            yield unfit(maps, (shape[0], shape[1]), model.size)
+        pictures = [shown(_picture(volume, i), ends, "the image") for i in range(count)[start : start + way.batch]]
+        yield from model.logits_at_size(torch.stack(pictures), way.branch)
 
 
-def _slice(maps: Tensor, exclusive: bool, way: Way) -> tuple[Tensor, Tensor, Tensor]:
-    likely = maps.softmax(0)[1:] if exclusive else maps.sigmoid()
-    kept = likely if way.probabilities else likely[:, :0, :0]
-    return decide(maps, exclusive=exclusive), label_map(maps, exclusive=exclusive), kept
+def _kept(maps: Tensor, exclusive: bool, way: Way) -> tuple[Tensor, Tensor, Tensor]:
+    likely = probabilities(maps, exclusive=exclusive) if way.probabilities else maps[:0]
+    return decide(maps, exclusive=exclusive), label_map(maps, exclusive=exclusive), likely
 
 
 def _picture(volume: Volume, index: int) -> NDArray[np.float32]:
     return rgb(np.ascontiguousarray(volume.values[:, :, index]))
-
-
-def _scaled(picture: NDArray[np.float32], ends: tuple[float, float]) -> Tensor:
-    return torch.from_numpy(unit(picture, ends, "the image")).permute(2, 0, 1).contiguous()

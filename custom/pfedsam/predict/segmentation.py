@@ -17,7 +17,7 @@ import pfedsam
 from pfedsam.data.dicom import frame_order, placed
 from pfedsam.data.slices import enhanced, frames
 from pfedsam.errors import UserFault
-from pfedsam.predict.items import Item
+from pfedsam.predict.scans import Scan
 
 TISSUE = CodedConcept("85756007", "SCT", "Tissue")
 LEARNED = CodedConcept("123109", "DCM", "Artificial Intelligence")
@@ -83,56 +83,56 @@ def code_of(text: str) -> CodedConcept:
     return CodedConcept(value, scheme, meaning)
 
 
-def check(item: Item, classes: Classes) -> None:
+def check_series(scan: Scan, classes: Classes) -> None:
     """Refuse, before anything is computed, a series that a segmentation can't refer to.
 
     Raises:
         UserFault: a tag that it must have is missing or differs between slices, or a name or code is at fault.
     """
-    sources = _sources(item, classes)
+    sources = _sources(scan, classes)
     for tag in [*TYPE_1, *(["FrameOfReferenceUID"] if placed(sources[0]) else [])]:
         found = {str(source.get(tag) or "") for source in sources}
         if "" in found:
             raise UserFault(
-                expected=f"a {tag} in each file of the series in {item.files[0].parent}",
+                expected=f"a {tag} in each file of the series in {scan.files[0].parent}",
                 came="none",
                 do="de-identify with new UIDs instead of removing them, or convert the series to NIfTI",
             )
         if tag in ("StudyInstanceUID", "FrameOfReferenceUID") and len(found) > 1:
             raise UserFault(
-                expected=f"one {tag} in the series in {item.files[0].parent}",
+                expected=f"one {tag} in the series in {scan.files[0].parent}",
                 came=f"{len(found)}",
                 do="put each into a folder of its own, or export the series again",
             )
     if len(sources) > 1 and enhanced(sources[0]):
         raise UserFault(
-            expected=f"one enhanced file in the series in {item.files[0].parent}",
+            expected=f"one enhanced file in the series in {scan.files[0].parent}",
             came=f"{len(sources)} enhanced files of one frame each, which a segmentation can't refer to together",
             do="convert the series to NIfTI",
         )
     for source in sources:  # a small one of all slices, which takes no time
         source.Rows = source.Columns = 1
     count = max(len(sources), frames(sources[0]))
-    _built(sources, item, np.zeros((count, 1, 1), np.uint8), classes, fractional=False)
+    _built(sources, scan, np.zeros((count, 1, 1), np.uint8), classes, fractional=False)
 
 
-def segmentation(item: Item, maps: NDArray[Any], classes: Classes, *, fractional: bool) -> Any:
+def segmentation(scan: Scan, maps: NDArray[Any], classes: Classes, *, fractional: bool) -> Any:
     """The highdicom segmentation of (classes, H, W, N) maps.
 
     Raises:
         UserFault: the series lacks what a segmentation must refer to.
     """
     planes = np.moveaxis(maps, (3, 0), (0, 3))
-    sources = _sources(item, classes)
+    sources = _sources(scan, classes)
     if frames(sources[0]) > 1:  # its frames have an order of their own
         ordered = planes
         planes = np.empty_like(ordered)
-        planes[frame_order(item.files[0])] = ordered
+        planes[frame_order(scan.files[0])] = ordered
     kept = planes if fractional else planes.astype(np.uint8)
-    return _built(sources, item, kept, classes, fractional=fractional)
+    return _built(sources, scan, kept, classes, fractional=fractional)
 
 
-def _built(sources: list[Any], item: Item, planes: NDArray[Any], classes: Classes, *, fractional: bool) -> Any:
+def _built(sources: list[Any], scan: Scan, planes: NDArray[Any], classes: Classes, *, fractional: bool) -> Any:
     try:
         return highdicom.seg.Segmentation(
             sources,
@@ -155,7 +155,7 @@ def _built(sources: list[Any], item: Item, planes: NDArray[Any], classes: Classe
         raise
     except Exception as error:  # a tag of odd content makes the library raise nearly anything
         raise UserFault(
-            expected=f"a series in {item.files[0].parent} that a DICOM segmentation can refer to",
+            expected=f"a series in {scan.files[0].parent} that a DICOM segmentation can refer to",
             came=_nameless(error, sources[0]),
             do="export it with all its tags, or convert it to NIfTI",
         ) from None
@@ -186,12 +186,12 @@ def _segment(number: int, name: str, code: str | None) -> Any:
     return highdicom.seg.SegmentDescription(number, name, TISSUE, kind, "AUTOMATIC", how)
 
 
-def _sources(item: Item, classes: Classes) -> list[Any]:
+def _sources(scan: Scan, classes: Classes) -> list[Any]:
     """The headers that the segmentation refers to; what de-identification has removed is there, and empty.
 
     Slices of one series differ in direction and spacing by rounding alone: the first one's stand for all.
     """
-    sources = [pydicom.dcmread(file, stop_before_pixels=True) for file in item.files]
+    sources = [pydicom.dcmread(file, stop_before_pixels=True) for file in scan.files]
     for source in sources:
         for tag in SHARED:
             if tag in source and sources[0].get(tag):

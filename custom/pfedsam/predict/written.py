@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pfedsam.data.dicom import header, read_series
-from pfedsam.data.volume import Volume, read_nifti, read_picture
+from pfedsam.data.dicom import dicom_header, read_series
+from pfedsam.data.geometry import Volume
+from pfedsam.data.volume import read_nifti, read_picture
 from pfedsam.errors import UserFault
 from pfedsam.names import beside
-from pfedsam.predict.items import Item
-from pfedsam.predict.masks import Found
-from pfedsam.predict.segmentation import Classes, check, segmentation
+from pfedsam.predict.masks import Prediction
+from pfedsam.predict.scans import Scan
+from pfedsam.predict.segmentation import Classes, check_series, segmentation
 
 COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")  # Okabe-Ito
 PALETTE = [  # of 256, as of fewer Pillow writes fewer bits a pixel than class numbers need; black is the background's
@@ -31,52 +32,52 @@ Save = Callable[[str], object]  # writes to a path
 
 @dataclass(frozen=True)
 class Format:
-    """How one kind of item is read, and its masks written.
+    """How one kind of scan is read, and its masks written.
 
     Attributes:
-        read: the item's files as a volume.
-        target: the mask's file, from the output folder's and the item's name.
+        read: the scan's files as a volume.
+        target: the mask's file, from the output folder's and the scan's name.
         likely: the files of the probabilities, from the mask's and the number of classes.
         savers: what writes each file, the mask's first; of probabilities where they are kept.
-        check: refuses, before the mask is computed, an item whose mask could not be written.
+        check: refuses, before the mask is computed, a scan whose mask could not be written.
     """
 
-    read: Callable[[Item], Volume]
-    target: Callable[[Path, Item], Path]
+    read: Callable[[Scan], Volume]
+    target: Callable[[Path, Scan], Path]
     likely: Callable[[Path, int], list[Path]]
-    savers: Callable[[Item, Found, Classes], list[Save]]
-    check: Callable[[Item, Classes], None] = lambda item, classes: None
+    savers: Callable[[Scan, Prediction, Classes], list[Save]]
+    check: Callable[[Scan, Classes], None] = lambda scan, classes: None
 
     def files(self, target: Path, classes: int, *, probabilities: bool) -> list[Path]:
-        """All that belongs to one item, the mask first."""
+        """All that belongs to one scan, the mask first."""
         return [target, *(self.likely(target, classes) if probabilities else ())]
 
 
-def write(out: Path, item: Item, found: Found, classes: Classes, *, again: bool) -> list[Path]:
-    """Write what of an item's files is not there yet, or all; returns what was written.
+def write(out: Path, scan: Scan, found: Prediction, classes: Classes, *, again: bool) -> list[Path]:
+    """Write what of a scan's files is not there yet, or all; returns what was written.
 
     Raises:
         UserFault: the disk is full or forbids writing, or a series lacks what a segmentation must refer to.
     """
-    form = FORMATS[item.kind]
-    files = form.files(form.target(out, item), len(classes.names), probabilities=found.probabilities is not None)
-    pairs = zip(files, form.savers(item, found, classes), strict=True)
+    form = FORMATS[scan.kind]
+    files = form.files(form.target(out, scan), len(classes.names), probabilities=found.probabilities is not None)
+    pairs = zip(files, form.savers(scan, found, classes), strict=True)
     return [_replace(path, save) for path, save in pairs if again or not path.exists()]
 
 
-def of_others(path: Path, item: Item) -> bool:
-    """Whether the segmentation at `path` was drawn on other images than a DICOM item's, or on some of them alone."""
-    head = header(path) if item.kind == "dicom" else None
+def of_others(path: Path, scan: Scan) -> bool:
+    """Whether the segmentation at `path` was drawn on other images than a DICOM scan's, or on some of them alone."""
+    head = dicom_header(path) if scan.kind == "dicom" else None
     referred = {
         str(image.ReferencedSOPInstanceUID)
         for series in (head.get("ReferencedSeriesSequence", []) if head else [])
         for image in series.get("ReferencedInstanceSequence", [])
     }
-    heads = [header(file) for file in item.files] if referred else []
+    heads = [dicom_header(file) for file in scan.files] if referred else []
     return bool(referred) and referred != {str(own.get("SOPInstanceUID")) for own in heads if own is not None}
 
 
-def picture_savers(item: Item, found: Found, classes: Classes) -> list[Save]:
+def picture_savers(scan: Scan, found: Prediction, classes: Classes) -> list[Save]:
     """A picture of class numbers with a palette, so that a viewer shows colours; probabilities as 16-bit PNG."""
     image = Image.fromarray(found.labels[..., 0])
     image.putpalette(PALETTE)
@@ -84,18 +85,18 @@ def picture_savers(item: Item, found: Found, classes: Classes) -> list[Save]:
     return [image.save, *(Image.fromarray(np.rint(m[..., 0] * 65535).astype(np.uint16)).save for m in likely)]
 
 
-def nifti_savers(item: Item, found: Found, classes: Classes) -> list[Save]:
+def nifti_savers(scan: Scan, found: Prediction, classes: Classes) -> list[Save]:
     """Class numbers with the source's shape, affine and codes; probabilities as float32 files, one a class."""
-    source: Any = nibabel.load(item.files[0])
+    source: Any = nibabel.load(scan.files[0])
     likely = () if found.probabilities is None else found.probabilities
     return [_like(source, values).to_filename for values in (found.labels, *likely)]
 
 
-def dicom_savers(item: Item, found: Found, classes: Classes) -> list[Save]:
+def dicom_savers(scan: Scan, found: Prediction, classes: Classes) -> list[Save]:
     """A DICOM segmentation that refers to the series, a segment a class; probabilities as a fractional one."""
 
     def save(maps: NDArray[Any], where: str) -> None:
-        segmentation(item, maps, classes, fractional=maps.dtype == np.float32).save_as(where)
+        segmentation(scan, maps, classes, fractional=maps.dtype == np.float32).save_as(where)
 
     kinds = (found.masks,) if found.probabilities is None else (found.masks, found.probabilities)
     return [partial(save, maps) for maps in kinds]
@@ -103,31 +104,31 @@ def dicom_savers(item: Item, found: Found, classes: Classes) -> list[Save]:
 
 FORMATS = {
     "picture": Format(
-        lambda item: read_picture(item.files[0]),
-        lambda out, item: out / _picture_name(item),
+        lambda scan: read_picture(scan.files[0]),
+        lambda out, scan: out / _picture_name(scan),
         lambda mask, classes: _beside(mask, classes, ".png"),
         picture_savers,
     ),
     "nifti": Format(
-        lambda item: read_nifti(item.files[0]),
-        lambda out, item: out / f"{item.name}{_nifti_end(item.files[0])}",
+        lambda scan: read_nifti(scan.files[0]),
+        lambda out, scan: out / f"{scan.name}{_nifti_end(scan.files[0])}",
         lambda mask, classes: _beside(mask, classes, _nifti_end(mask)),
         nifti_savers,
     ),
     "dicom": Format(
-        lambda item: read_series(item.files),
-        lambda out, item: out / f"{item.name}{SEG}",
+        lambda scan: read_series(scan.files),
+        lambda out, scan: out / f"{scan.name}{SEG}",
         lambda mask, _: [mask.with_name(mask.name.removesuffix(SEG) + ".prob" + SEG)],
         dicom_savers,
-        check,
+        check_series,
     ),
 }
 
 
-def _picture_name(item: Item) -> str:
+def _picture_name(scan: Scan) -> str:
     """JPEG would smear class numbers: it becomes PNG."""
-    ending = item.files[0].suffix.lower()
-    return f"{item.name}{'.png' if ending in ('.jpg', '.jpeg') else ending}"
+    ending = scan.files[0].suffix.lower()
+    return f"{scan.name}{'.png' if ending in ('.jpg', '.jpeg') else ending}"
 
 
 def _nifti_end(path: Path) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pfedsam.data.dicom import header, in_order, read_series
+from pfedsam.data.dicom import read_in_order
 from pfedsam.data.geometry import Volume, check_cut, check_formats, oriented, placeless, strayed
 from pfedsam.data.nifti import PIXELS
 from pfedsam.data.picture import SIDEWAYS, lossy, turn
@@ -19,7 +19,7 @@ from pfedsam.data.volume import kind_of, read_volume
 from pfedsam.errors import UserFault
 from pfedsam.prepare.dicomseg import is_segmentation, read_segmentation
 from pfedsam.prepare.found import Case
-from pfedsam.prepare.labels import Rule, Values, counted, halved, translated, whole
+from pfedsam.prepare.labels import LabelRule, Values, counted, halved, label_numbers, translated
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Plan:
     """
 
     plane: str
-    rule: Rule
+    rule: LabelRule
     segments: dict[str, int]
     layered: bool = False
 
@@ -111,12 +111,10 @@ def write_pair(pair: Pair, folder: Path, name: str, *, plane: str) -> tuple[str,
 def _image(case: Case) -> tuple[Volume, Sequence[Path]]:
     """The image as stored, and its files in the order of its slices."""
     if kind_of(case.image[0]) == "dicom":
-        heads = {file: head for file in case.image if (head := header(file)) is not None}
-        files = in_order(heads) if len(heads) > 1 else case.image
-        volume = read_series(case.image)
+        volume, files = read_in_order(case.image)
     else:
-        files, volume = case.image, read_volume(case.image[0])
-    volume.whole(str(case.image[0]))
+        volume, files = read_volume(case.image[0]), case.image
+    volume.require_finite(str(case.image[0]))
     return volume, files
 
 
@@ -140,7 +138,7 @@ def _labels(case: Case, source: Volume, files: Sequence[Path], plan: Plan) -> tu
     return whole_mask, found
 
 
-def _numbers(path: Path, rule: Rule) -> tuple[Volume, set[int]]:
+def _numbers(path: Path, rule: LabelRule) -> tuple[Volume, set[int]]:
     """Class numbers by the rule, and the mask's own values."""
     own = _own_labels(path)
     values = set(counted(own.values))
@@ -203,7 +201,7 @@ def _joined(one: Volume, other: Volume, names: tuple[Case, Path], *, layered: bo
 
 def _own_labels(path: Path) -> Volume:
     volume = read_volume(path, labels=True)
-    values = whole(volume.values, path)
+    values = label_numbers(volume.values, path)
     if kind_of(path) == "picture" and lossy(path):
         values = halved(values, path)
     return Volume(values, volume.affine, volume.spacing)

@@ -9,7 +9,7 @@ import numpy as np
 from nibabel import orientations
 from numpy.typing import NDArray
 
-from pfedsam.data.dicom import header
+from pfedsam.data.dicom import dicom_header
 from pfedsam.data.geometry import Affine, Volume
 from pfedsam.data.readable import readable
 from pfedsam.data.slices import LPS_TO_RAS
@@ -24,7 +24,7 @@ BACKGROUND = ("125040", "DCM")  # what a label map's segment of no tissue is cod
 
 def is_segmentation(path: Path) -> bool:
     """Whether a file is a DICOM-SEG."""
-    head = header(path) if kind_of(path) == "dicom" else None
+    head = dicom_header(path) if kind_of(path) == "dicom" else None
     return head is not None and str(head.get("SOPClassUID", "")) in STORAGE
 
 
@@ -49,7 +49,7 @@ def _is_background(segment: Any, head: Any) -> bool:
     return int(segment.SegmentNumber) == int(head.get("PixelPaddingValue") or 0) or BACKGROUND in codes
 
 
-def class_numbers(heads: Iterable[dict[int, str]]) -> dict[str, int]:
+def number_labels(heads: Iterable[dict[int, str]]) -> dict[str, int]:
     """A class number a segment label: in the order of the lowest number that any file gives it, then by name.
 
     Labels that differ in upper and lower case alone are one structure, as people write it.

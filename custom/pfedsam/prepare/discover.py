@@ -2,43 +2,37 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from pfedsam.data import datalist
-from pfedsam.data.dicom import header
+from pfedsam.data.dicom import dicom_header
 from pfedsam.data.volume import kind_of, stem_of
 from pfedsam.errors import UserFault
-from pfedsam.prepare.dicomseg import class_numbers, segment_labels
+from pfedsam.prepare.dicomseg import number_labels, segment_labels
 from pfedsam.prepare.families import Match, taken_whole
-from pfedsam.prepare.found import Case, Dropped, Found
-from pfedsam.prepare.pairing import Item, claimed, item
-from pfedsam.prepare.pairrule import by_pattern
+from pfedsam.prepare.found import Case, Discovered, Dropped
+from pfedsam.prepare.pairing import Candidate, candidate, claimed
+from pfedsam.prepare.pairrule import pairs_by_pattern
 from pfedsam.prepare.series import Series, Stack, matched, stacked, told
 from pfedsam.prepare.walk import File, files_below
 from pfedsam.prepare.words import role
 
 
-@dataclass(frozen=True)
-class Said:
-    """What the user says of the files.
-
-    Attributes:
-        pair: patterns of an image and its mask, whose first groups are equal.
-        structures: names of structures that have a mask file each.
-    """
-
-    pair: tuple[str, str] | None = None
-    structures: Collection[str] = ()
-
-
-def discover(folders: Sequence[Path], masks: Path | None, site: str | None = None, said: Said = Said()) -> Found:
+def discover(
+    folders: Sequence[Path],
+    masks: Path | None,
+    *,
+    site: str | None = None,
+    pair: tuple[str, str] | None = None,
+    structures: Collection[str] = (),
+) -> Discovered:
     """All cases below `folders`, and what is left out of them.
 
     Args:
         masks: a folder in which every file is a mask.
         site: whose rows to take of a datalist that serves several.
-        said: how files are paired, where the user says so.
+        pair: patterns of an image and its mask, whose first groups are equal; None: by the rules.
+        structures: names of those that have a mask file each, where the user names them.
 
     Raises:
         UserFault: a folder does not exist, or a datalist is at fault.
@@ -47,7 +41,7 @@ def discover(folders: Sequence[Path], masks: Path | None, site: str | None = Non
         if not folder.is_dir():
             raise UserFault(expected=f"a folder at {folder}", came="none", do="name an existing folder")
     listed = [folder / name for folder in folders for name in datalist.NAMES if (folder / name).is_file()]
-    if listed and said.pair:
+    if listed and pair:
         raise UserFault(
             expected=f"no --pair, as {listed[0]} says which mask each image has",
             came="both",
@@ -55,16 +49,18 @@ def discover(folders: Sequence[Path], masks: Path | None, site: str | None = Non
         )
     if listed:
         return _from_datalist(listed[0], len(folders), site)
-    return _from_files(folders, masks, said)
+    return _from_files(folders, masks, pair, structures)
 
 
-def _from_files(folders: Sequence[Path], masks: Path | None, said: Said) -> Found:
+def _from_files(
+    folders: Sequence[Path], masks: Path | None, pair: tuple[str, str] | None, structures: Collection[str]
+) -> Discovered:
     files, dropped = _files(folders, masks)
     stack = stacked(f for f in files if f.kind == "dicom")
     cases, lone, orphans = matched(stack)
     roles = frozenset(folders) if len(set(folders)) > 1 else frozenset()
-    items = [*_file_items(files, masks, roles), *_series_items(lone, masks, roles)]
-    matches = taken_whole(by_pattern(items, *said.pair) if said.pair else claimed(items), said.structures)
+    candidates = [*_file_candidates(files, masks, roles), *_series_candidates(lone, masks, roles)]
+    matches = taken_whole(pairs_by_pattern(candidates, *pair) if pair else claimed(candidates), structures)
     patients = {series.files[0].path: series.patient for series in lone}
     whole = [match for match in matches.pairs if all(len(mask.files) == 1 for mask in match.masks)]
     cases += [_case(match, patients) for match in whole]
@@ -78,8 +74,8 @@ def _from_files(folders: Sequence[Path], masks: Path | None, said: Said) -> Foun
         ),
     ]
     cases, left = told(cases, left, stack)
-    segments = class_numbers(s.labels for s in stack.segmentations)
-    return Found(
+    segments = number_labels(s.labels for s in stack.segmentations)
+    return Discovered(
         len(files) + len(dropped),
         sorted(cases, key=lambda case: case.name),
         sorted(dropped + stack.dropped + orphans + left, key=lambda d: d.file),
@@ -107,7 +103,7 @@ def telling(dropped: Sequence[Dropped]) -> list[Dropped]:
 def _names(one: Dropped, *, mask: bool) -> set[tuple[str, ...]]:
     path = Path(one.file)
     stem = path.stem if mask else stem_of(path)
-    return {key for key in item(one.file, (), path.parts[:-1], stem, mask=mask).keys if key}
+    return {key for key in candidate(one.file, (), path.parts[:-1], stem, mask=mask).keys if key}
 
 
 def _case(match: Match, patients: dict[Path, str]) -> Case:
@@ -129,25 +125,25 @@ def _files(folders: Sequence[Path], masks: Path | None) -> tuple[list[File], lis
     return list(files.values()), list(dict.fromkeys(dropped))
 
 
-def _file_items(files: Iterable[File], masks: Path | None, roles: frozenset[Path]) -> list[Item]:
+def _file_candidates(files: Iterable[File], masks: Path | None, roles: frozenset[Path]) -> list[Candidate]:
     return [
-        item(f.name, (f.path,), _parts(f, masks, roles), f.stem, mask=_said(f.path, masks))
+        candidate(f.name, (f.path,), _parts(f, masks, roles), f.stem, mask=_said(f.path, masks))
         for f in files
         if f.kind != "dicom"
     ]
 
 
-def _series_items(series: Sequence[Series], masks: Path | None, roles: frozenset[Path]) -> list[Item]:
+def _series_candidates(series: Sequence[Series], masks: Path | None, roles: frozenset[Path]) -> list[Candidate]:
     """Series by the name of their folder, so that a NIfTI mask of that name finds them; alone in it, else by file."""
-    items = []
+    candidates = []
     several = Counter(one.name for one in series)
     for one in series:
         first, files = one.files[0], tuple(f.path for f in one.files)
         parts = _parts(first, masks, roles)
         whole = len(files) > 1 and several[one.name] == 1 and parts
         place, stem = (parts[:-1], parts[-1]) if whole else (parts, first.stem)
-        items.append(item(one.name, files, place, stem, mask=_said(first.path, masks)))
-    return items
+        candidates.append(candidate(one.name, files, place, stem, mask=_said(first.path, masks)))
+    return candidates
 
 
 def _parts(file: File, masks: Path | None, roles: frozenset[Path]) -> tuple[str, ...]:
@@ -173,7 +169,7 @@ def _remarks(stack: Stack) -> list[str]:
     return [*stack.notes, *([f"{nameless} DICOM series have no PatientID."] if nameless else [])]
 
 
-def _from_datalist(path: Path, folders: int, site: str | None) -> Found:
+def _from_datalist(path: Path, folders: int, site: str | None) -> Discovered:
     if folders > 1:
         raise UserFault(
             expected=f"{path.parent} alone, as it holds a datalist", came="other folders too", do="prepare each"
@@ -187,6 +183,8 @@ def _from_datalist(path: Path, folders: int, site: str | None) -> Found:
     rows = [row for rows in splits.values() for row in rows]
     cases = [Case(row.image, (path.parent / row.image,), path.parent / row.mask, row.group, row.split) for row in rows]
     note = f"Cases, patients and splits are taken from {path.name}."
-    heads = [head for m in sorted({c.mask for c in cases}) if kind_of(m) == "dicom" and (head := header(m)) is not None]
-    segments = class_numbers(segment_labels(head) for head in heads)
-    return Found(2 * len(rows), sorted(cases, key=lambda case: case.name), [], [note], segments)
+    heads = [
+        head for m in sorted({c.mask for c in cases}) if kind_of(m) == "dicom" and (head := dicom_header(m)) is not None
+    ]
+    segments = number_labels(segment_labels(head) for head in heads)
+    return Discovered(2 * len(rows), sorted(cases, key=lambda case: case.name), [], [note], segments)

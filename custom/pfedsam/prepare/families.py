@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pfedsam.prepare.found import Dropped
-from pfedsam.prepare.pairing import Claim, Claimed, Item, role_of
+from pfedsam.prepare.pairing import Candidate, Claim, Claimed, role_of
 from pfedsam.prepare.words import COPIES, LONG_READERS, MASK, READERS, Words, plain, words
 
 READER = re.compile(LONG_READERS)
@@ -18,8 +18,8 @@ NUMBER = re.compile(r"\d+")
 class Match:
     """An image with all masks of it; `names` are the structures of the masks, none where they hold class numbers."""
 
-    image: Item
-    masks: tuple[Item, ...]
+    image: Candidate
+    masks: tuple[Candidate, ...]
     names: tuple[str, ...] = ()
 
 
@@ -74,7 +74,7 @@ def _extras(claims: Sequence[Claim]) -> list[Words]:
 
 
 def _known(
-    masks: Mapping[Item, list[Claim]], extras: Mapping[Item, list[Words]], wanted: Collection[str]
+    masks: Mapping[Candidate, list[Claim]], extras: Mapping[Candidate, list[Words]], wanted: Collection[str]
 ) -> dict[Words, str]:
     """Structures and their names: words that tell masks apart in two images at least, and those that the user names."""
     count = Counter(
@@ -99,7 +99,7 @@ def _is_number(name: Words) -> bool:
     return len(name) == 1 and NUMBER.fullmatch(name[0]) is not None
 
 
-def _one_drawing(image: Item, claims: Sequence[Claim], names: Sequence[Words]) -> bool:
+def _one_drawing(image: Candidate, claims: Sequence[Claim], names: Sequence[Words]) -> bool:
     """Whether masks are one annotation: a single one, numbered parts, or those in a folder of the image's name.
 
     A number that does not follow the word for mask may be that of another slice.
@@ -117,14 +117,14 @@ def _one_drawing(image: Item, claims: Sequence[Claim], names: Sequence[Words]) -
     return numbers and all(_is_part(mask, by_folder=True) for mask in parts)
 
 
-def _is_part(mask: Item, *, by_folder: bool) -> bool:
+def _is_part(mask: Candidate, *, by_folder: bool) -> bool:
     """Whether a mask's name ends with a number after the word for mask, which a folder of masks may stand for."""
     parts = words(mask.stem)
     by_word = len(parts) > 1 and NUMBER.fullmatch(parts[-1]) is not None and MASK.fullmatch(parts[-2]) is not None
     return by_word or (by_folder and role_of(mask.folders) is True and not any(MASK.fullmatch(p) for p in parts))
 
 
-def _several(image: Item, masks: Sequence[Item]) -> list[Dropped]:
+def _several(image: Candidate, masks: Sequence[Candidate]) -> list[Dropped]:
     if len(masks) == 1:
         why = f"the number in the name of the mask may be that of another image ({image.name}, {masks[0].name})"
     else:
@@ -160,7 +160,7 @@ def _remarks(pairs: Sequence[Match], structures: Sequence[str]) -> Iterator[str]
             )
 
 
-def _differing(pairs: Sequence[Match], extras: Mapping[Item, list[Words]]) -> list[str]:
+def _differing(pairs: Sequence[Match], extras: Mapping[Candidate, list[Words]]) -> list[str]:
     """A remark where single masks carry different words, each in several images: they may be different structures."""
     count = Counter(extras[m.image][0] for m in pairs if len(m.masks) == 1 and _may_be_structure(extras[m.image][0]))
     often = {name: n for name, n in count.items() if n > 1}

@@ -49,7 +49,7 @@ class Dropped:
 
 
 @dataclass(frozen=True)
-class Found:
+class Discovered:
     """Everything in the folders: `files` looked at, cases, what is left out, and remarks in words.
 
     `segments` numbers the segment labels of DICOM-SEG files and the structures that have a file each, 1 and up.

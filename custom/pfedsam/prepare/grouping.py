@@ -19,6 +19,7 @@ from pfedsam.prepare.words import (
     SPLITS,
     TIMES,
     plain,
+    some_of,
     words,
 )
 
@@ -110,7 +111,7 @@ def _by_folder(names: Sequence[PurePath]) -> Grouping | None:
         if lacking >= 1 - ODD:
             return None
         if lacking > ODD:
-            raise _question(names, f"{here.count(None)} of {len(names)} files lie outside the folders {_some(found)}")
+            raise _question(names, f"{here.count(None)} of {len(names)} files lie outside the folders {some_of(found)}")
         within: dict[str, set[str]] = defaultdict(set)
         for level in levels:
             if len(level) > depth + 1:
@@ -118,16 +119,16 @@ def _by_folder(names: Sequence[PurePath]) -> Grouping | None:
         below = sorted(set[str]().union(*within.values()))
         if sum(map(_has_number, found)) * 2 <= len(found):
             if (below and _may_be_surnames(within)) or (not below and _are_doubtful(names, levels, found)):
-                raise _question(names, f"{len(found)} folders ({_some(found)}), which may be patients or classes")
+                raise _question(names, f"{len(found)} folders ({some_of(found)}), which may be patients or classes")
         elif len(found) >= ENOUGH:
             if len(found) <= 5 and len(below) >= 3 * len(found) and not all(map(_is_patient, found)):
-                some = f"{len(found)} folders ({_some(found)}), and in them {len(below)} ({_some(below)})"
+                some = f"{len(found)} folders ({some_of(found)}), and in them {len(below)} ({some_of(below)})"
                 raise _question(names, some)
             keys = [_folder(level, depth) for level in levels]
             _check_apart(names, [key for key in keys if key is not None])
-            return _checked("Each folder at one level is a patient", names, keys)
+            return _with_enough("Each folder at one level is a patient", names, keys)
         elif not below or any(map(_is_patient, found)):
-            raise _question(names, f"{len(found)} folder(s) that may be patients ({_some(found)})")
+            raise _question(names, f"{len(found)} folder(s) that may be patients ({some_of(found)})")
     return None
 
 
@@ -157,7 +158,7 @@ def _are_doubtful(names: Sequence[PurePath], levels: Sequence[Sequence[str]], fo
     """Whether folders of plain words may be patients: many, of the same file names, or names that tell no patient."""
     homes: dict[str, set[tuple[str, ...]]] = defaultdict(set)
     for name, level in zip(names, levels, strict=True):
-        homes[stem_of(name)].add(tuple(level))
+        homes[_stem(name)].add(tuple(level))
     repeated = sum(len(where) > 1 for where in homes.values()) > ODD * len(homes)
     cores = _cores(list(homes))
     each = len({_core(m["rest"]) if (m := _slice(core)) else core for core in cores}) == len(homes)
@@ -165,7 +166,7 @@ def _are_doubtful(names: Sequence[PurePath], levels: Sequence[Sequence[str]], fo
 
 
 def _by_name(names: Sequence[PurePath]) -> Grouping:
-    stems = [stem_of(name) for name in names]
+    stems = [_stem(name) for name in names]
     cores = _cores(stems)
     homes: dict[str, set[tuple[str, ...]]] = defaultdict(set)
     for name, core in zip(names, cores, strict=True):
@@ -176,13 +177,13 @@ def _by_name(names: Sequence[PurePath]) -> Grouping:
     groups, marked = sorted(set(cut)), any((m := SLICE.fullmatch(core)) and m["word"] for core in cores)
     if len(set(cores)) > len(groups) >= ENOUGH:
         _check_apart(names, groups)
-        return _checked("A name's last number is a slice, the rest is the patient", names, cut)
+        return _with_enough("A name's last number is a slice, the rest is the patient", names, cut)
     if len(set(cores)) > len(groups) and (marked or all(group[-1:].isdigit() for group in groups)):
-        raise _question(names, f"{len(groups)} patient(s) if a name's last number is a slice ({_some(groups)})")
+        raise _question(names, f"{len(groups)} patient(s) if a name's last number is a slice ({some_of(groups)})")
     if 2 * sum(BARE_SLICE.fullmatch(core) is not None for core in cores) > len(cores):
         raise _question(names, "names of slices that name no patient")
     if strange := _prefixes(cores):
-        raise _question(names, f"names that begin with {_some(strange)} and end with a number")
+        raise _question(names, f"names that begin with {some_of(strange)} and end with a number")
     _check_apart(names, cores)
     own = len(set(cores)) == len(set(stems))
     rule = "Each file name is a patient" if own else "A name without its side, date or sequence is the patient"
@@ -232,7 +233,7 @@ def _core(stem: str) -> str:
 
 def _check_apart(names: Sequence[PurePath], keys: Sequence[str]) -> None:
     if some := may_be_one(keys):
-        raise _question(names, f"names such as {_some(some)}, which may be of one patient")
+        raise _question(names, f"names such as {some_of(some)}, which may be of one patient")
 
 
 def _slice(core: str) -> re.Match[str] | None:
@@ -252,11 +253,11 @@ def _prefixes(cores: Sequence[str]) -> list[str]:
     return several if len(several) > 1 and len(set(cores)) > len(several) else []
 
 
-def _checked(rule: str, names: Sequence[PurePath], keys: Sequence[str | None]) -> Grouping:
+def _with_enough(rule: str, names: Sequence[PurePath], keys: Sequence[str | None]) -> Grouping:
     """The grouping, if it has patients enough for so many files."""
     patients = sorted({key for key in keys if key is not None})
     if len(patients) < FEW and len(names) > MANY * len(patients):
-        raise _question(names, f"{rule}, only {len(patients)} patients ({_some(patients)})")
+        raise _question(names, f"{rule}, only {len(patients)} patients ({some_of(patients)})")
     return Grouping([*keys], _said(rule, names, keys))
 
 
@@ -279,11 +280,7 @@ def _said(rule: str, names: Sequence[PurePath], keys: Sequence[str | None]) -> s
     return f"{rule}: {count} patients of {len(known)} files, such as {key} of {name.as_posix()}."
 
 
-def _some(found: Sequence[str]) -> str:
-    return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
-
-
-def stem_of(name: PurePath) -> str:
+def _stem(name: PurePath) -> str:
     """The file name without its ending, `.nii.gz` counted as one."""
     end = plain(name.name).find(".nii")
     return name.name[:end] if end >= 0 else name.stem

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pfedsam.data.values import IGNORED, whole_numbers
 from pfedsam.errors import UserFault
+from pfedsam.prepare.words import some_of
 
 Labels = NDArray[Any]  # whole numbers, (H, W, N)
 Values = dict[int, int]  # how many pixels of a mask hold each value
@@ -25,7 +26,7 @@ SAY = "say what the values mean, such as --labels 128=1,255=2, or *=1 for any va
 
 
 @dataclass(frozen=True)
-class Rule:
+class LabelRule:
     """How values become class numbers 0..classes, and `IGNORED`.
 
     Attributes:
@@ -88,7 +89,7 @@ def parse_table(text: str) -> dict[str, int]:
 
 def understood(
     masks: Sequence[Values], table: dict[int, int] | None, classes: int | None, *, ignore: int | None = None
-) -> Rule:
+) -> LabelRule:
     """The rule for a site's masks, from the values that each of them holds; the few odd ones do not decide.
 
     Without a table 255 is the class where nearly all masks hold 0 and 255, and no other holds 1; else the classes
@@ -99,11 +100,11 @@ def understood(
     """
     _check_wishes(table, classes, ignore)
     if table is not None:
-        return Rule(max(1, classes or max(table.values(), default=0)), table, ignore=ignore)
+        return LabelRule(max(1, classes or max(table.values(), default=0)), table, ignore=ignore)
     drawn = [_drawn(mask, ignore) for mask in masks]
     if classes in (None, 1) and _white([values for values in drawn if values]):
-        return Rule(1, white=True, ignore=ignore)
-    return Rule(classes or _highest(drawn), ignore=ignore)
+        return LabelRule(1, white=True, ignore=ignore)
+    return LabelRule(classes or _highest(drawn), ignore=ignore)
 
 
 def _check_wishes(table: dict[int, int] | None, classes: int | None, ignore: int | None) -> None:
@@ -181,7 +182,7 @@ def _highest(drawn: Sequence[set[int]]) -> int:
     return highest
 
 
-def whole(values: NDArray[Any], path: Path) -> Labels:
+def label_numbers(values: NDArray[Any], path: Path) -> Labels:
     """A label map (H, W, N) as whole numbers; colours are taken where all three channels are one.
 
     Raises:
@@ -247,5 +248,4 @@ def translated(labels: Labels, mapping: dict[int, int]) -> NDArray[np.uint8]:
 
 
 def _listed(values: Iterable[int]) -> str:
-    numbers = sorted(values)
-    return ", ".join(map(str, numbers[:8])) + (f" and {len(numbers) - 8} more" if len(numbers) > 8 else "")
+    return some_of([str(value) for value in sorted(values)], 8)

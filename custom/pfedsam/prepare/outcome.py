@@ -8,32 +8,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pfedsam.data.classes import NAMES
 from pfedsam.data.datalist import Row, write_csv
 from pfedsam.data.values import IGNORED
-from pfedsam.prepare.facts import Facts
 from pfedsam.prepare.found import Case
-from pfedsam.prepare.labels import REST, WHITE, Rule
+from pfedsam.prepare.labels import REST, WHITE, LabelRule
+from pfedsam.prepare.measurements import Measurements
 from pfedsam.prepare.page import page
 from pfedsam.prepare.patients import pseudonym
 from pfedsam.prepare.walk import MARK
 
-CLASSES = "classes.json"  # class number to name, beside the datalist
-
 
 @dataclass(frozen=True)
-class Done:
+class Prepared:
     """One prepared case: its source, its new name and files, its facts."""
 
     case: Case
     name: str
     image: str
     mask: str
-    facts: Facts
+    facts: Measurements
 
 
 def write_down(
     folder: Path,
-    done: Sequence[Done],
+    done: Sequence[Prepared],
     splits: dict[str, str],
     report: dict[str, Any],
     pictures: list[tuple[str, bytes]],
@@ -48,18 +47,11 @@ def write_down(
         table = csv.writer(file)
         table.writerow(["case", "image", "mask", "patient", "group"])
         for d in done:
-            table.writerow(
-                [
-                    d.name,
-                    d.case.image[0],
-                    "; ".join(map(str, d.case.masks)),
-                    d.case.patient.removeprefix("name:"),
-                    groups[d.case.patient],
-                ]
-            )
+            masks, patient = "; ".join(map(str, d.case.masks)), d.case.patient
+            table.writerow([d.name, d.case.image[0], masks, patient.removeprefix("name:"), groups[patient]])
     if report["class_names"]:
         named = {str(number): name for number, name in enumerate(report["class_names"], 1)}
-        (folder / CLASSES).write_text(json.dumps(named, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (folder / NAMES).write_text(json.dumps(named, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     _private(folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False))
     _private(folder / "report.html").write_text(page(report, pictures), encoding="utf-8")
 
@@ -70,7 +62,7 @@ def _private(path: Path) -> Path:
     return path
 
 
-def labels_by(rule: Rule, segments: dict[str, int]) -> str:
+def labels_by(rule: LabelRule, segments: dict[str, int]) -> str:
     """How mask values became classes, in words."""
     if rule.ignore is None:
         return _classes_by(rule, segments)
@@ -80,7 +72,7 @@ def labels_by(rule: Rule, segments: dict[str, int]) -> str:
     )
 
 
-def _classes_by(rule: Rule, segments: dict[str, int]) -> str:
+def _classes_by(rule: LabelRule, segments: dict[str, int]) -> str:
     if segments:
         return "Structures by their names in the files: " + ", ".join(
             f"{label} is {number or 'left out'}" for label, number in segments.items()

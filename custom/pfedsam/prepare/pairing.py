@@ -34,7 +34,7 @@ LEVELS = 4
 
 
 @dataclass(frozen=True)
-class Item:
+class Candidate:
     """An image or a mask with the names that it goes by.
 
     Attributes:
@@ -86,7 +86,7 @@ class Claim:
     `by` is what speaks for it: its name; the folder, where no name fits and the image is the only one; or the user.
     """
 
-    mask: Item
+    mask: Candidate
     extra: Words = ()
     by: Literal["name", "folder", "user"] = "name"
 
@@ -95,30 +95,32 @@ class Claim:
 class Claimed:
     """The images, the masks of each that has some, and what has no partner or could have several."""
 
-    images: list[Item] = field(default_factory=list)
-    masks: dict[Item, list[Claim]] = field(default_factory=lambda: defaultdict(list))
+    images: list[Candidate] = field(default_factory=list)
+    masks: dict[Candidate, list[Claim]] = field(default_factory=lambda: defaultdict(list))
     dropped: list[Dropped] = field(default_factory=list)
 
 
-def item(name: str, files: tuple[Path, ...], parts: tuple[str, ...], stem: str, *, mask: bool | None = None) -> Item:
-    """The item that folder and file names make of files.
+def candidate(
+    name: str, files: tuple[Path, ...], parts: tuple[str, ...], stem: str, *, mask: bool | None = None
+) -> Candidate:
+    """The candidate that folder and file names make of files.
 
     Args:
         parts: the folders that they lie in, outermost first.
         mask: what it is, where the user has said so; None: by the nearest folder that names a role, or its own name.
     """
-    return Item(name, files, tuple(plain(part) for part in parts), plain(stem), mask)
+    return Candidate(name, files, tuple(plain(part) for part in parts), plain(stem), mask)
 
 
-def claimed(items: Iterable[Item]) -> Claimed:
+def claimed(candidates: Iterable[Candidate]) -> Claimed:
     """The image that each mask belongs to: of the same folders first, and by the longest part of its name.
 
     A mask of two images is left out, and so are these where they lie in its folder.
     """
-    every = _told(list(items))
-    answer, torn = Claimed([i for i in every if not i.mask]), dict[Item, list[Item]]()
+    every = _told(list(candidates))
+    answer, torn = Claimed([i for i in every if not i.mask]), dict[Candidate, list[Candidate]]()
     index = _Index(answer.images)
-    lone, by_folder = list[Item](), list[tuple[Item, Claim]]()
+    lone, by_folder = list[Candidate](), list[tuple[Candidate, Claim]]()
     for mask in (i for i in every if i.mask):
         fits, claim, near = index.fitting(mask)
         if len(fits) == 1 and claim.by == "folder":
@@ -147,11 +149,11 @@ def claimed(items: Iterable[Item]) -> Claimed:
 class _Index:
     """Images by what they may be found by."""
 
-    def __init__(self, images: Sequence[Item]) -> None:
-        self.here: dict[tuple[int, Words, Words], list[Item]] = defaultdict(list)
-        self.anywhere: dict[tuple[int, Words], list[Item]] = defaultdict(list)
-        self.paths: dict[Words, list[Item]] = defaultdict(list)
-        self.places: dict[Words, list[Item]] = defaultdict(list)
+    def __init__(self, images: Sequence[Candidate]) -> None:
+        self.here: dict[tuple[int, Words, Words], list[Candidate]] = defaultdict(list)
+        self.anywhere: dict[tuple[int, Words], list[Candidate]] = defaultdict(list)
+        self.paths: dict[Words, list[Candidate]] = defaultdict(list)
+        self.places: dict[Words, list[Candidate]] = defaultdict(list)
         for image in images:
             keys = image.keys
             self.places[image.place].append(image)
@@ -161,7 +163,7 @@ class _Index:
             for path in {(*image.place, *words(image.stem)), (*image.place, *keys[2]), (*image.place, *keys[3])}:
                 self.paths[path].append(image)
 
-    def fitting(self, mask: Item) -> tuple[list[Item], Claim, bool]:
+    def fitting(self, mask: Candidate) -> tuple[list[Candidate], Claim, bool]:
         """The images that a mask may belong to, the claim, and whether they lie in its folders."""
         keys, home, wide = mask.keys, mask.place, mask.wide
         for level in range(LEVELS):
@@ -188,25 +190,25 @@ def role_of(folders: Words) -> bool | None:
     return next((told for f in reversed(folders) if (told := role(f)) is not None), None)
 
 
-def _told(items: list[Item]) -> list[Item]:
-    """The items, each an image or a mask: as the user said, by the nearest folder that says so, else by its name.
+def _told(candidates: list[Candidate]) -> list[Candidate]:
+    """The candidates, each an image or a mask: as the user said, by the nearest folder that says so, else by its name.
 
     In a folder of images, a name says mask only beside the image that it is a mask of.
     """
     stems: dict[Words, set[str]] = defaultdict(set)
     images: dict[Words, set[Words]] = defaultdict(set)
-    for one in items:
+    for one in candidates:
         stems[one.folders].add(one.stem)
         if not any(MASK.fullmatch(part) for part in words(one.stem)):
             images[one.folders].add(one.bare)
     claims = {(f, _cut(s, MASK_END)) for f, all_ in stems.items() for s in all_ if _cut(s, MASK_END) != s}
     return [
         replace(i, mask=_is_mask(i, images[i.folders], (i.folders, i.stem) in claims)) if i.mask is None else i
-        for i in items
+        for i in candidates
     ]
 
 
-def _is_mask(one: Item, images: set[Words], has_mask: bool) -> bool:
+def _is_mask(one: Candidate, images: set[Words], has_mask: bool) -> bool:
     by_folder, parts = role_of(one.folders), words(one.stem)
     if by_folder or has_mask:
         return bool(by_folder)
@@ -230,7 +232,7 @@ def _rest(path: Words, known: Words) -> Words:
     return tuple(part for part in path if part not in known)
 
 
-def _ambiguous(one: Item, images: Sequence[Item]) -> Dropped:
+def _ambiguous(one: Candidate, images: Sequence[Candidate]) -> Dropped:
     names = ", ".join(i.name for i in images[:5])
     return Dropped(
         one.name,
@@ -240,7 +242,7 @@ def _ambiguous(one: Item, images: Sequence[Item]) -> Dropped:
     )
 
 
-def _left_over(lone: Sequence[Item], every: Sequence[Item]) -> list[Dropped]:
+def _left_over(lone: Sequence[Candidate], every: Sequence[Candidate]) -> list[Dropped]:
     """Why each item has no partner; a name that one image and one mask alone have is pointed at."""
     count = Counter((i.keys[1], i.mask) for i in every)
     partners = {(i.keys[1], i.mask): i for i in lone if i.keys[1] and count[i.keys[1], i.mask] == 1}
@@ -252,7 +254,7 @@ def _left_over(lone: Sequence[Item], every: Sequence[Item]) -> list[Dropped]:
     ]
 
 
-def _apart(one: Item, other: Item) -> Dropped:
+def _apart(one: Candidate, other: Candidate) -> Dropped:
     what, missing = ("a mask", "image") if one.mask else ("an image", "mask")
     return Dropped(
         one.name,
@@ -262,7 +264,7 @@ def _apart(one: Item, other: Item) -> Dropped:
     )
 
 
-def _alone(one: Item) -> Dropped:
+def _alone(one: Candidate) -> Dropped:
     if one.mask:
         return Dropped(
             one.name, "a mask without an image of its name", "add the image, rename the mask after it, or say --pair"

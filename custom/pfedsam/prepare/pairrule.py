@@ -1,27 +1,26 @@
 """Pairs as the user says with --pair: two regular expressions whose first groups are equal."""
 
-import re
 from collections.abc import Sequence
 
-from pfedsam.errors import UserFault
 from pfedsam.prepare.found import Dropped
-from pfedsam.prepare.pairing import Claim, Claimed, Item
-from pfedsam.prepare.words import plain, words
+from pfedsam.prepare.pairing import Candidate, Claim, Claimed
+from pfedsam.prepare.words import pattern_of, plain, words
 
 
-def by_pattern(items: Sequence[Item], image: str, mask: str) -> Claimed:
-    """What --pair makes of the items: an image and its masks have the same first group.
+def pairs_by_pattern(candidates: Sequence[Candidate], image: str, mask: str) -> Claimed:
+    """What --pair makes of the candidates: an image and its masks have the same first group.
 
     A second group of the mask's pattern names the structure. What fits the mask's pattern is no image.
 
     Raises:
         UserFault: a pattern is no regular expression, or has no group.
     """
-    patterns = [_compiled(text) for text in (image, mask)]
-    answer, images = Claimed(), dict[str, list[Item]]()
-    masks = [(one, hit) for one in items if (hit := patterns[1].search(one.name))]
+    group, example = "for what an image and its mask share", ", such as 'volume-(.+)' 'segmentation-(.+)'"
+    patterns = [pattern_of(text, "--pair", group, example) for text in (image, mask)]
+    answer, images = Claimed(), dict[str, list[Candidate]]()
+    masks = [(one, hit) for one in candidates if (hit := patterns[1].search(one.name))]
     taken = {one for one, _ in masks}
-    for one in items:
+    for one in candidates:
         if one not in taken and (hit := patterns[0].search(one.name)):
             images.setdefault(hit[1], []).append(one)
             answer.images.append(one)
@@ -38,27 +37,11 @@ def by_pattern(items: Sequence[Item], image: str, mask: str) -> Claimed:
     unused = [(one, key, fits) for key, fits in images.items() if key not in used for one in fits]
     answer.dropped.extend(_unfit(one, key, len(fits) if len(fits) > 1 else 0) for one, key, fits in unused)
     why, do = "the name fits neither pattern of --pair", "nothing, if it is not needed; else widen a pattern"
-    answer.dropped.extend(Dropped(one.name, why, do) for one in items if one not in taken)
+    answer.dropped.extend(Dropped(one.name, why, do) for one in candidates if one not in taken)
     return answer
 
 
-def _compiled(text: str) -> re.Pattern[str]:
-    try:
-        pattern = re.compile(text)
-    except re.error as error:
-        raise UserFault(
-            expected="regular expressions for --pair", came=f"{text!r} ({error})", do="mend the expression"
-        ) from None
-    if not pattern.groups:
-        raise UserFault(
-            expected="a group (...) in both patterns of --pair, the same text in an image and its mask",
-            came=text,
-            do="put brackets around the part that image and mask share, such as 'volume-(.+)' 'segmentation-(.+)'",
-        )
-    return pattern
-
-
-def _unfit(one: Item, key: str, images: int) -> Dropped:
+def _unfit(one: Candidate, key: str, images: int) -> Dropped:
     if images:
         return Dropped(one.name, f"{images} images have {key!r} as their part of --pair", "narrow the first pattern")
     return Dropped(one.name, f"--pair finds no partner with {key!r}", "add it, or widen the patterns")

@@ -2,15 +2,14 @@
 
 import hashlib
 import hmac
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import PurePath
 
-from pfedsam.errors import UserFault
 from pfedsam.prepare.found import Case, Dropped
 from pfedsam.prepare.grouping import by_file, by_level, grouped
+from pfedsam.prepare.words import pattern_of
 
 OUTSIDE = (
     "it lies outside the folders that tell patients apart",
@@ -24,16 +23,7 @@ def by_pattern(cases: Sequence[Case], pattern: str) -> tuple[list[Case], list[Dr
     Raises:
         UserFault: no regular expression, or none with a group.
     """
-    try:
-        rule = re.compile(pattern)
-    except re.error as error:
-        raise UserFault(
-            expected="a regular expression for --patient", came=f"{pattern!r} ({error})", do="mend it"
-        ) from None
-    if not rule.groups:
-        raise UserFault(
-            expected="a group (...) in --patient that catches the patient", came=pattern, do="put brackets around it"
-        )
+    rule = pattern_of(pattern, "--patient", "that catches the patient")
     kept, dropped = [], []
     for case in cases:
         found = rule.search(PurePath(case.name).name) or rule.search(case.name)

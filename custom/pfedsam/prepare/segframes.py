@@ -8,9 +8,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pfedsam.data.dicom import frame_order, header
+from pfedsam.data.dicom import dicom_header, frame_order
 from pfedsam.data.geometry import Affine, Volume
-from pfedsam.data.slices import LPS_TO_RAS, Slice, alike, enhanced, group, parallel, slices_of
+from pfedsam.data.slices import (
+    LPS_TO_RAS,
+    SliceHeader,
+    alike,
+    enhanced,
+    frame_slice,
+    frames,
+    group,
+    parallel,
+    slices_of,
+)
 from pfedsam.errors import UserFault
 
 Instance = tuple[str, int]  # SOPInstanceUID and the number of a frame; 0 for a file of one slice
@@ -24,19 +34,13 @@ class Frame:
 
     segment: int | None
     sources: frozenset[Instance]
-    orientation: tuple[float, ...]
-    position: tuple[float, ...]
-    spacing: tuple[float, ...]
+    place: SliceHeader
 
-    @property
-    def placed(self) -> bool:
-        """Whether it states where it lies."""
-        return bool(self.position and self.orientation)
-
-    def fits(self, one: Slice) -> bool:
+    def fits(self, one: SliceHeader) -> bool:
         """Whether its pixels run as those of a slice of its size do, as far as both say."""
-        turned = self.orientation and one.orientation and not parallel(self.orientation, one.orientation)
-        wider = self.spacing and one.spacing and not alike(self.spacing, one.spacing)
+        own = self.place
+        turned = own.orientation and one.orientation and not parallel(own.orientation, one.orientation)
+        wider = own.spacing and one.spacing and not alike(own.spacing, one.spacing)
         return not (turned or wider)
 
 
@@ -58,16 +62,16 @@ def slices_drawn_on(path: Path, file: Any, source: Volume, files: Sequence[Path]
     slices = _slices(files)
     if (file.Rows, file.Columns) != next(iter(slices.values())).size[:2]:
         return None
-    frames = _frames(file)
-    found = _named(path, frames, source, slices) or _met(frames, source, slices)
-    if found is None or len({(f.segment, i) for f, i in zip(frames, found, strict=True)}) < len(frames):
+    drawn = _frames(file)
+    found = _named(path, drawn, source, slices) or _met(drawn, source, slices)
+    if found is None or len({(f.segment, i) for f, i in zip(drawn, found, strict=True)}) < len(drawn):
         return None
     return found
 
 
-def _slices(files: Sequence[Path]) -> dict[Instance, Slice]:
+def _slices(files: Sequence[Path]) -> dict[Instance, SliceHeader]:
     """A series' slices in order."""
-    heads = [header(file) for file in files]
+    heads = [dicom_header(file) for file in files]
     if len(heads) == 1 and heads[0] is not None and enhanced(heads[0]):
         own, uid = slices_of(files[0], heads[0]), str(heads[0].get("SOPInstanceUID"))
         one = len(own) == 1
@@ -78,8 +82,7 @@ def _slices(files: Sequence[Path]) -> dict[Instance, Slice]:
 
 
 def _frames(file: Any) -> list[Frame]:
-    count = int(file.get("NumberOfFrames") or 1)
-    return [_frame(file, i) for i in range(count)]
+    return [_frame(file, i) for i in range(frames(file))]
 
 
 def _frame(file: Any, index: int) -> Frame:
@@ -89,9 +92,7 @@ def _frame(file: Any, index: int) -> Frame:
     return Frame(
         None if segment is None else int(segment.ReferencedSegmentNumber),
         frozenset((str(s.ReferencedSOPInstanceUID), n) for s in named for n in _numbers(s)),
-        _floats(group(file, index, "PlaneOrientationSequence"), "ImageOrientationPatient"),
-        _floats(group(file, index, "PlanePositionSequence"), "ImagePositionPatient"),
-        _floats(group(file, index, "PixelMeasuresSequence"), "PixelSpacing"),
+        frame_slice("", file, index),
     )
 
 
@@ -99,18 +100,14 @@ def _numbers(source: Any) -> list[int]:
     return [int(n) for n in np.atleast_1d(source.get("ReferencedFrameNumber") or 0)]
 
 
-def _floats(found: Any, tag: str) -> tuple[float, ...]:
-    return tuple(float(x) for x in (found.get(tag) or ())) if found is not None else ()
-
-
-def _named(path: Path, frames: list[Frame], source: Volume, slices: dict[Instance, Slice]) -> list[int] | None:
+def _named(path: Path, drawn: list[Frame], source: Volume, slices: dict[Instance, SliceHeader]) -> list[int] | None:
     """By reference: each frame names one slice of the series, and no other direction or spacing."""
     index = {instance: i for i, instance in enumerate(slices)} | {
         (uid, 1): i for i, (uid, number) in enumerate(slices) if number == 0
     }
     known = list(slices.values())
     found = []
-    for frame in frames:
+    for frame in drawn:
         places = {index[s] for s in frame.sources if s in index}
         if len(places) != 1 or len(frame.sources) != 1:
             return None
@@ -119,24 +116,25 @@ def _named(path: Path, frames: list[Frame], source: Volume, slices: dict[Instanc
         if not frame.fits(one):
             return None
         if _apart(frame, one, source):
+            here, there = _told(frame.place.position), _told(one.position)
             raise UserFault(
                 expected=f"each frame in {path} at the place of the slice that it names",
-                came=f"a frame at {_told(frame.position)} that names {one.name}, which lies at {_told(one.position)}",
+                came=f"a frame at {here} that names {one.name}, which lies at {there}",
                 do="export the segmentation again: its references or its positions are wrong",
             )
         found.append(place)
     return found
 
 
-def _met(frames: list[Frame], source: Volume, slices: dict[Instance, Slice]) -> list[int] | None:
+def _met(drawn: list[Frame], source: Volume, slices: dict[Instance, SliceHeader]) -> list[int] | None:
     """By place: each frame lies on one slice of the series."""
     known = list(slices.values())
-    if source.affine is None or not all(one.placed for one in frames) or not all(one.placed for one in known):
+    if source.affine is None or not all(frame.place.placed for frame in drawn) or not all(one.placed for one in known):
         return None
     places = np.stack([_voxel(one.position, source.affine) for one in known])
     found = []
-    for frame in frames:
-        off = np.abs(places - _voxel(frame.position, source.affine)).max(1)
+    for frame in drawn:
+        off = np.abs(places - _voxel(frame.place.position, source.affine)).max(1)
         nearest = int(off.argmin())
         if off[nearest] > CLOSE or not frame.fits(known[nearest]):
             return None
@@ -144,11 +142,11 @@ def _met(frames: list[Frame], source: Volume, slices: dict[Instance, Slice]) -> 
     return found
 
 
-def _apart(frame: Frame, one: Slice, source: Volume) -> bool:
+def _apart(frame: Frame, one: SliceHeader, source: Volume) -> bool:
     """Whether both state where they lie, and that is half a voxel or more apart."""
-    if source.affine is None or not frame.position or not one.position:
+    if source.affine is None or not frame.place.position or not one.position:
         return False
-    places = [_voxel(position, source.affine) for position in (frame.position, one.position)]
+    places = [_voxel(position, source.affine) for position in (frame.place.position, one.position)]
     return bool(np.abs(places[0] - places[1]).max() >= NEAR)
 
 

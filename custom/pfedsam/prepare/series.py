@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pfedsam.data.dicom import copies, header, placed, shared_instance, unread
-from pfedsam.data.slices import Slice, enhanced, frames, make_volume, scattered, slices_of
+from pfedsam.data.dicom import dicom_header, holds_volume, placed, shared_uids, unread
+from pfedsam.data.slices import SliceHeader, make_volume, scattered, slices_of
 from pfedsam.prepare.dicomseg import STORAGE, segment_labels
 from pfedsam.prepare.found import Case, Dropped
 from pfedsam.prepare.patients import by_issuer
@@ -32,7 +32,7 @@ class Series:
     frame: str
     patient: str
     issuer: str
-    slices: dict[str, Slice] = field(default_factory=dict)
+    slices: dict[str, SliceHeader] = field(default_factory=dict)
     placed: bool = True
     alone: bool = False
     fault: tuple[str, str] | None = None
@@ -73,7 +73,7 @@ def stacked(files: Iterable[File]) -> Stack:
     stack, alone = Stack(), list[Series]()
     joined: dict[tuple[str, str], list[Series]] = defaultdict(list)
     for file in files:
-        head = header(file.path)
+        head = dicom_header(file.path)
         if head is not None and str(head.get("SOPClassUID", "")) in STORAGE:
             stack.segmentations.append(_segmentation(file, head))
         elif (why := _unusable(head)) is not None:
@@ -90,7 +90,7 @@ def stacked(files: Iterable[File]) -> Stack:
             stack.series.append(one)
     patients, notes = by_issuer([(one.patient, one.issuer) for one in stack.series])
     named = [replace(one, patient=patient) for one, patient in zip(stack.series, patients, strict=True)]
-    return replace(stack, series=_checked(named), notes=notes)
+    return replace(stack, series=_with_faults(named), notes=notes)
 
 
 def matched(stack: Stack) -> tuple[list[Case], list[Series], list[Dropped]]:
@@ -122,24 +122,28 @@ def matched(stack: Stack) -> tuple[list[Case], list[Series], list[Dropped]]:
 
 def told(cases: list[Case], left: list[Dropped], stack: Stack) -> tuple[list[Case], list[Dropped]]:
     """The cases whose series can be used, and what is left out, each with the fault that its series has."""
-    faults = {one.files[0].path: one.fault for one in stack.series if one.fault}
+    faults, apart = {one.files[0].path: one.fault for one in stack.series if one.fault}, _scattered(stack.series)
     lost = [Dropped(case.name, *fault) for case in cases if (fault := faults.get(case.image[0]))]
-    series, homes = {one.name: one for one in stack.series}, defaultdict(list)
-    for one in stack.series:
-        homes[one.files[0].path.parent].append(one)
-    named = []
-    for drop in left:
-        lone = series.get(drop.file)
-        reason = lone and (lone.fault or _scattered(lone, homes[lone.files[0].path.parent]))
-        named.append(Dropped(drop.file, *reason) if reason else drop)
+    reasons = {one.name: reason for one in stack.series if (reason := one.fault or apart.get(one.files[0].path))}
+    named = [Dropped(drop.file, *reasons[drop.file]) if drop.file in reasons else drop for drop in left]
     return [case for case in cases if case.image[0] not in faults], lost + named
+
+
+def _scattered(series: Iterable[Series]) -> dict[Path, tuple[str, str]]:
+    """By file: why a slice has no mask where an exporter gave each slice of a volume a SeriesInstanceUID of its own."""
+    homes: dict[Path, dict[Path, tuple[tuple[str, str], SliceHeader]]] = defaultdict(dict)
+    for one in series:
+        if len(one.slices) == 1:
+            path = one.files[0].path
+            homes[path.parent][path] = (one.frame, one.patient), next(iter(one.slices.values()))
+    return {file: reason for lone in homes.values() for file, reason in scattered(lone).items()}
 
 
 def _series(file: File, head: Any) -> Series:
     tags = ("SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID", "PatientID", "IssuerOfPatientID")
     uid, instance, frame, patient, issuer = (str(head.get(tag) or "").strip() for tag in tags)
     fault, where = unread(head), placed(head)
-    alone = not where or fault is not None or (enhanced(head) and frames(head) > 1)
+    alone = not where or fault is not None or holds_volume(head)
     return Series(
         uid,
         [file],
@@ -159,11 +163,11 @@ def _joined(parts: list[Series]) -> list[Series]:
     folders: dict[Path, list[Series]] = defaultdict(list)
     for part in parts:
         folders[part.files[0].path.parent].append(part)
-    whole = _one(parts)
-    if len(folders) == 1 or _is_volume(whole):
-        return [whole]
+    together = _one(parts)
+    if len(folders) == 1 or _is_volume(together):
+        return [together]
     each = [_one(some) for some in folders.values()]
-    return each if all(map(_is_volume, each)) else [whole]
+    return each if all(map(_is_volume, each)) else [together]
 
 
 def _one(parts: list[Series]) -> Series:
@@ -180,25 +184,11 @@ def _is_volume(one: Series) -> bool:
     return make_volume(list(one.slices.values()), one.files[0].path.parent)
 
 
-def _checked(series: list[Series]) -> list[Series]:
+def _with_faults(series: list[Series]) -> list[Series]:
     """The series, each with its fault where another one has an image of the same SOPInstanceUID that is no copy."""
-    first: dict[str, tuple[File, int]] = {}
-    faults: dict[int, tuple[str, str]] = {}
-    for i, one in enumerate(series):
-        for uid, file in one.instances.items():
-            other, j = first.setdefault(uid, (file, i))
-            if i != j and not copies(other.path, file.path):
-                fault = shared_instance(uid, [other.path, file.path])
-                faults |= dict.fromkeys((i, j), (f"expected {fault.expected}, but came {fault.came}", fault.do))
-    return [replace(one, fault=one.fault or faults.get(i)) for i, one in enumerate(series)]
-
-
-def _scattered(one: Series, neighbours: list[Series]) -> tuple[str, str] | None:
-    """Why a slice has no mask where an exporter gave each slice of a volume a SeriesInstanceUID of its own."""
-    same = [s for s in neighbours if len(s.slices) == 1 and (s.frame, s.patient) == (one.frame, one.patient)]
-    if len(one.slices) != 1 or len(same) < 3 or not _is_volume(_one(same)):
-        return None
-    return scattered(len(same))
+    faults = shared_uids({uid: file.path for uid, file in one.instances.items()} for one in series)
+    told = {i: (f"expected {fault.expected}, but came {fault.came}", fault.do) for i, fault in faults.items()}
+    return [replace(one, fault=one.fault or told.get(i)) for i, one in enumerate(series)]
 
 
 def _segmentation(file: File, head: Any) -> Segmentation:

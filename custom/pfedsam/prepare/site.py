@@ -8,20 +8,20 @@ from typing import Any
 import numpy as np
 
 from pfedsam.data.datalist import SPLITS
-from pfedsam.data.folder import check_free, whole
+from pfedsam.data.folder import check_free, new_folder
 from pfedsam.errors import UserFault
-from pfedsam.prepare import facts as numbers
+from pfedsam.prepare import measurements
 from pfedsam.prepare.classes import class_names, numbered
 from pfedsam.prepare.convert import Plan, mask_values, read_pair, write_pair
-from pfedsam.prepare.discover import Said, discover, telling
-from pfedsam.prepare.facts import facts_of
-from pfedsam.prepare.found import Case, Dropped, Found
-from pfedsam.prepare.labels import Rule, Values, understood
-from pfedsam.prepare.outcome import Done, labels_by, names_of, write_down
+from pfedsam.prepare.discover import discover, telling
+from pfedsam.prepare.found import Case, Discovered, Dropped
+from pfedsam.prepare.labels import LabelRule, Values, understood
+from pfedsam.prepare.measurements import measured
+from pfedsam.prepare.outcome import Prepared, labels_by, names_of, write_down
+from pfedsam.prepare.page import thumbnail
 from pfedsam.prepare.palettes import unlike
 from pfedsam.prepare.patients import by_pattern, by_themselves
 from pfedsam.prepare.splits import SHARES, drawn
-from pfedsam.prepare.thumbnail import thumbnail
 
 PICTURES = 24
 Watch = Callable[[Sequence[Any], str], Iterable[Any]]  # goes through things, telling how far it is
@@ -57,14 +57,9 @@ class Wish:
     names: tuple[str, ...] = ()
 
     @property
-    def said(self) -> Said:
-        """What it says of the files."""
-        return Said(self.pair, [*(key for key in self.table or {} if not key.isdigit() and key != "*"), *self.names])
-
-    @property
-    def ordered(self) -> bool:
-        """Whether the user gives the order of structures."""
-        return bool(self.names) or any(not key.isdigit() and key != "*" for key in self.table or {})
+    def structures(self) -> list[str]:
+        """Those that it names, which gives them their order."""
+        return [*(key for key in self.table or {} if not key.isdigit() and key != "*"), *self.names]
 
 
 def prepare(
@@ -79,14 +74,14 @@ def prepare(
     """
     if out is not None:
         check_free(out)
-    found = discover(folders, wish.masks, wish.site, wish.said)
+    found = discover(folders, wish.masks, site=wish.site, pair=wish.pair, structures=wish.structures)
     if out is None:
         return _prepared(found, None, wish, watch)
-    with whole(out) as folder:
+    with new_folder(out) as folder:
         return _prepared(found, folder, wish, watch)
 
 
-def _prepared(found: Found, folder: Path | None, wish: Wish, watch: Watch) -> dict[str, Any]:
+def _prepared(found: Discovered, folder: Path | None, wish: Wish, watch: Watch) -> dict[str, Any]:
     if folder is not None:
         (folder / "images").mkdir(parents=True)
         (folder / "masks").mkdir()
@@ -95,23 +90,25 @@ def _prepared(found: Found, folder: Path | None, wish: Wish, watch: Watch) -> di
     cases, unread, values = _surveyed(cases, watch, colours=wish.table is None)
     classes = wish.classes or len(wish.names) or None
     rule = _with_segments(understood(values, table, classes, ignore=wish.ignore), segments, classes)
-    done, failed, pictures = _converted(cases, folder, Plan(wish.plane, rule, segments, wish.ordered), watch)
+    done, failed, pictures = _converted(cases, folder, Plan(wish.plane, rule, segments, bool(wish.structures)), watch)
     left = [*found.dropped, *dropped, *unread, *failed]
     if not done:
         first = [*unread, *failed, *dropped, *telling(found.dropped)]
         raise UserFault(
-            expected="a pair of image and mask that can be used", came=_nothing(found, first), do=_first_step(first)
+            expected="a pair of image and mask that can be used",
+            came=f"none in {found.files} files" + "".join(f"; {d.file}: {d.why}" for d in first[:3]),
+            do=first[0].do if first else "name the folder that holds images and masks",
         )
     splits, split_by = _splits(done, wish, patients_by)
     names = class_names(rule.classes, names_of(segments), wish.names)
     report = _report(found, done, left, wish) | {
         "classes": rule.classes,
         "class_names": names,
-        "labels": numbers.label_table(
+        "labels": measurements.label_table(
             [d.facts for d in done], names_of(segments) | dict(enumerate(names, 1)), rule.classes
         ),
         "labels_by": labels_by(rule, segments),
-        "unlabelled": None if rule.ignore is None else numbers.unlabelled([d.facts for d in done]),
+        "unlabelled": None if rule.ignore is None else measurements.unlabelled([d.facts for d in done]),
         "patients_by": patients_by,
         "split_by": split_by,
         "splits": _counts(done, splits),
@@ -121,7 +118,7 @@ def _prepared(found: Found, folder: Path | None, wish: Wish, watch: Watch) -> di
     return report
 
 
-def _patients(found: Found, wish: Wish) -> tuple[list[Case], list[Dropped], str]:
+def _patients(found: Discovered, wish: Wish) -> tuple[list[Case], list[Dropped], str]:
     if wish.patient in ("folder", "each"):
         return by_themselves(found.cases, wish.patient)
     if wish.patient is not None:
@@ -133,7 +130,7 @@ def _patients(found: Found, wish: Wish) -> tuple[list[Case], list[Dropped], str]
     return by_themselves(found.cases)
 
 
-def _with_segments(rule: Rule, segments: dict[str, int], classes: int | None) -> Rule:
+def _with_segments(rule: LabelRule, segments: dict[str, int], classes: int | None) -> LabelRule:
     """The rule with as many classes as DICOM segments want."""
     highest = max(segments.values(), default=0)
     if highest <= rule.classes:
@@ -144,7 +141,7 @@ def _with_segments(rule: Rule, segments: dict[str, int], classes: int | None) ->
             came=str(classes),
             do="raise it, or name those to keep with --labels",
         )
-    return Rule(highest, rule.table, ignore=rule.ignore)
+    return LabelRule(highest, rule.table, ignore=rule.ignore)
 
 
 def _surveyed(cases: Sequence[Case], watch: Watch, *, colours: bool) -> tuple[list[Case], list[Dropped], list[Values]]:
@@ -167,9 +164,9 @@ def _surveyed(cases: Sequence[Case], watch: Watch, *, colours: bool) -> tuple[li
 
 def _converted(
     cases: Sequence[Case], folder: Path | None, plan: Plan, watch: Watch
-) -> tuple[list[Done], list[Dropped], list[tuple[str, bytes]]]:
+) -> tuple[list[Prepared], list[Dropped], list[tuple[str, bytes]]]:
     """One case at a time: read, written, its facts kept; the pictures are of cases spread evenly."""
-    done: list[Done] = []
+    done: list[Prepared] = []
     dropped, pictures = [], []
     shown = set(np.linspace(0, len(cases) - 1, min(PICTURES, len(cases))).round().astype(int).tolist())
     for i, case in enumerate(watch(cases, "cases")):
@@ -180,13 +177,13 @@ def _converted(
             continue
         name = f"case-{len(done) + 1:04d}"
         image, mask = write_pair(pair, folder, name, plane=plan.plane) if folder else ("", "")
-        done.append(Done(case, name, image, mask, facts_of(pair)))
+        done.append(Prepared(case, name, image, mask, measured(pair)))
         if i in shown and folder:
             pictures.append((f"{name}: {case.name}", thumbnail(pair)))
     return done, dropped, pictures
 
 
-def _splits(done: Sequence[Done], wish: Wish, patients_by: str) -> tuple[dict[str, str], str]:
+def _splits(done: Sequence[Prepared], wish: Wish, patients_by: str) -> tuple[dict[str, str], str]:
     """The split of each patient, and how it came about."""
     patients = [d.case.patient for d in done]
     kept = {d.case.patient: d.case.split for d in done if d.case.split}
@@ -207,7 +204,7 @@ def _splits(done: Sequence[Done], wish: Wish, patients_by: str) -> tuple[dict[st
     return {patient: split for patient, split in kept.items() if split}, "Splits are the datalist's."
 
 
-def _counts(done: Sequence[Done], splits: dict[str, str]) -> dict[str, dict[str, int]]:
+def _counts(done: Sequence[Prepared], splits: dict[str, str]) -> dict[str, dict[str, int]]:
     of = {split: [d for d in done if splits[d.case.patient] == split] for split in SPLITS}
     return {
         split: {
@@ -219,7 +216,7 @@ def _counts(done: Sequence[Done], splits: dict[str, str]) -> dict[str, dict[str,
     }
 
 
-def _report(found: Found, done: Sequence[Done], left: Sequence[Dropped], wish: Wish) -> dict[str, Any]:
+def _report(found: Discovered, done: Sequence[Prepared], left: Sequence[Dropped], wish: Wish) -> dict[str, Any]:
     facts = [d.facts for d in done]
     return {
         "site": wish.site,
@@ -229,16 +226,8 @@ def _report(found: Found, done: Sequence[Done], left: Sequence[Dropped], wish: W
         "cases": len(done),
         "patients": len({d.case.patient for d in done}),
         "slices": sum(one.shape[2] for one in facts),
-        "sizes": numbers.sizes(facts),
-        "intensity": numbers.intensities(facts),
-        "notes": [*found.notes, *numbers.remarks(facts, [d.name for d in done], wish.plane)],
+        "sizes": measurements.sizes(facts),
+        "intensity": measurements.intensities(facts),
+        "notes": [*found.notes, *measurements.remarks(facts, [d.name for d in done], wish.plane)],
         "dropped": [{"file": d.file, "why": d.why, "do": d.do} for d in left],
     }
-
-
-def _nothing(found: Found, left: Sequence[Dropped]) -> str:
-    return f"none in {found.files} files" + "".join(f"; {d.file}: {d.why}" for d in left[:3])
-
-
-def _first_step(left: Sequence[Dropped]) -> str:
-    return left[0].do if left else "name the folder that holds images and masks"

@@ -2,8 +2,10 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+
+from pfedsam.errors import UserFault
 
 MASK_WORDS = (
     r"masks?|msks?|segs?|segm|dseg|segmentations?|labels?|lbls?|labelmaps?|labels?t[rs]|gts?|ground[ _-]?truth"
@@ -95,3 +97,28 @@ def place(folders: Iterable[str]) -> Words:
         elif not MASK.fullmatch(name) and not IMAGE.fullmatch(name) and (found := COMPOUND.fullmatch(name)):
             kept.append(found["rest"])
     return tuple(kept)
+
+
+def some_of(names: Sequence[str], most: int = 3) -> str:
+    """The first of them, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def pattern_of(text: str, option: str, group: str, example: str = "") -> re.Pattern[str]:
+    """The regular expression that the user gives with an option.
+
+    Args:
+        group: what its group is for, and `example` how that looks.
+
+    Raises:
+        UserFault: it is none, or has no group.
+    """
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        raise UserFault(
+            expected=f"a regular expression for {option}", came=f"{text!r} ({error})", do="mend it"
+        ) from None
+    if not pattern.groups:
+        raise UserFault(expected=f"a group (...) in {option} {group}", came=text, do=f"put brackets around it{example}")
+    return pattern

@@ -6,11 +6,10 @@ from pathlib import Path
 
 from pfedsam.config import Config
 from pfedsam.files import SETTINGS, Tensors, pack, write_atomic, write_json
+from pfedsam.layout import CASES, PICTURES
 from pfedsam.record.cards import private_card, shared_card
 from pfedsam.record.pictures import Gallery, packed
 from pfedsam.record.scores import CaseScore
-
-CASES, PICTURES = "cases.json", "pictures.safetensors"
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from pfedsam.errors import UserFault
 from pfedsam.exchange.ledger import Ledger
 from pfedsam.exchange.schema import REPORT, STAMP
 from pfedsam.files import read_json
+from pfedsam.layout import CASES, PICTURES, PRIVACY, RESULTS, SETTINGS, site_of
 from pfedsam.record.cases import Cases, read_cases
 from pfedsam.record.results import sites_of
-from pfedsam.record.site_files import CASES, PICTURES
 from pfedsam.settings import chosen_method, from_record
 
-RESULTS, LEDGER = "results.json", "ledger.jsonl"
+LEDGER = "ledger.jsonl"
 SHOWN = (PICTURES, "overlays.png")  # beside cases.json; the second is of older versions
 SKIP = {"synthetic_data", "tb_events", "custom", "prepared", "scratch", "images", "masks"}  # nothing of a run's record
 
@@ -105,7 +105,7 @@ def _tested(files: list[Path], folder: Path, run: str) -> dict[str, tuple[Path, 
     """By site, the newest cases.json of `run`, or of a file that does not say whose it is."""
     found: dict[str, tuple[Path, Cases]] = {}
     for path in sorted((path for path in files if path.name == CASES), key=_age, reverse=True):
-        if (site := _site(path, folder)) not in found:
+        if (site := site_of(path.resolve().parent, folder)) not in found:
             cases = read_cases(path)
             if not run or cases.run in ("", run):
                 found[site] = path, cases
@@ -194,7 +194,7 @@ def _own(
 
 def _settings(files: list[Path], digest: str) -> dict[str, Any]:
     """The settings with that digest, else the newest: a site keeps those of all its jobs."""
-    found: list[dict[str, Any]] = [read_json(path) for path in sorted(files, key=_age) if path.name == "pfedsam.json"]
+    found: list[dict[str, Any]] = [read_json(path) for path in sorted(files, key=_age) if path.name == SETTINGS.name]
     return next((one for one in reversed(found) if digest and _digest(one) == digest), found[-1] if found else {})
 
 
@@ -208,14 +208,14 @@ def _digest(settings: dict[str, Any]) -> str:
 
 def _store(kit: Path) -> Path:
     """Where a kit's own settings put the site's store, out of the kit; the kit itself if they do not."""
-    settings = kit / "local/privacy.json"
+    settings = kit / PRIVACY
     scopes = read_json(settings).get("scopes", []) if settings.is_file() else []
     named = [scope.get("properties", {}).get("store") for scope in scopes]
     return next((Path(store) for store in named if store), kit)
 
 
 def _files(run: Path) -> Iterator[Path]:
-    wanted = {RESULTS, CASES, LEDGER, "pfedsam.json"}
+    wanted = {RESULTS, CASES, LEDGER, SETTINGS.name}
     for folder, inner, names in os.walk(run):
         inner[:] = [name for name in inner if name not in SKIP]
         yield from (Path(folder) / name for name in names if name in wanted)
@@ -234,12 +234,6 @@ def _sent(lines: list[dict[str, Any]]) -> Sent:
     out, into = ([line["bytes"] for line in lines if line["direction"] == way] for way in ("out", "in"))
     times = [line["time"] for line in lines]
     return Sent(len(out), sum(out), len(into), sum(into), min(times), max(times))
-
-
-def _site(path: Path, run: Path) -> str:
-    """Whose cases.json it is: SITE/cases.json of a run in one process, else SITE/JOB/pfedsam/cases.json."""
-    home = path.resolve().parent
-    return home.parent.parent.name if home.name == "pfedsam" and home != run.resolve() else home.name
 
 
 def _sites(results: dict[str, Any]) -> set[str]:

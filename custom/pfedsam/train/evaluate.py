@@ -6,7 +6,8 @@ from itertools import chain, islice
 import torch
 from torch import Tensor
 
-from pfedsam.data.dataset import Dataset, View, unfit
+from pfedsam.data.dataset import Dataset, View
+from pfedsam.data.square import decide, unfit
 from pfedsam.data.values import IGNORED
 from pfedsam.model.segmenter import Branches
 from pfedsam.record.scores import CaseScore
@@ -14,8 +15,6 @@ from pfedsam.train.loop import Source
 from pfedsam.train.losses import one_hot
 from pfedsam.train.metrics import score
 from pfedsam.train.precision import autocast
-
-THRESHOLD = 0.5  # on probabilities, never on logits
 
 
 def evaluate(
@@ -49,7 +48,7 @@ def evaluate(
     return scores
 
 
-def find(
+def find_masks(
     model: Branches, data: Dataset, indices: list[int], branches: tuple[str, ...], source: Source = Dataset.batch
 ) -> dict[str, Tensor]:
     """What each branch finds on slices `indices` at their own size: (classes, H, W, slices) of bool."""
@@ -89,34 +88,30 @@ def masks(logits: Tensor, data: Dataset, i: int) -> Tensor:
     return decide(unfit(logits, data.slices[i].shape, m.image_size), exclusive=m.exclusive)
 
 
-def decide(maps: Tensor, *, exclusive: bool) -> Tensor:
-    """(classes, H, W) of bool from (outputs, H, W) logits: the likeliest class, or each class by its threshold."""
-    if exclusive:
-        return one_hot(maps.argmax(0)[None], len(maps), background=True)[0, 1:].bool()
-    return maps.sigmoid() > THRESHOLD
-
-
-def label_map(maps: Tensor, *, exclusive: bool) -> Tensor:
-    """(H, W) uint8 of class numbers, 0 the background, from (outputs, H, W) logits; of overlapping ones the best."""
-    if exclusive:
-        return maps.argmax(0).to(torch.uint8)
-    best, which = maps.sigmoid().max(0)
-    return ((which + 1) * (best > THRESHOLD)).to(torch.uint8)
-
-
-@torch.no_grad()
 def _predict(
     model: Branches, data: Dataset, passes: list[list[int]], branches: tuple[str, ...], source: Source
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
     model.eval()
-    device = next(model.parameters()).device
     for part in passes:
         batch = source(data, [View(i) for i in part], None)
-        with autocast(device, data.config.train.precision):
-            found = model(batch.image.to(device), branches, stemmed=batch.stemmed)
-        logits = {name: maps.float().cpu() for name, maps in found.items()}
+        logits = logits_of(model, batch.image, branches, data.config.train.precision, stemmed=batch.stemmed)
         for row, i in enumerate(part):
             yield i, {name: maps[row] for name, maps in logits.items()}
+
+
+@torch.no_grad()
+def logits_of(
+    model: Branches, image: Tensor, branches: tuple[str, ...], precision: str, *, stemmed: bool = False
+) -> dict[str, Tensor]:
+    """Each branch's logits, (B, outputs, h, h) float32 on the CPU, computed in the number format `precision`.
+
+    Args:
+        image: (B, 3, S, S), normalised; if `stemmed`, what the frozen front makes of it.
+    """
+    device = next(model.parameters()).device
+    with autocast(device, precision):
+        found = model(image.to(device), branches, stemmed=stemmed)
+    return {name: maps.float().cpu() for name, maps in found.items()}
 
 
 def labelled(data: Dataset, i: int) -> Tensor:

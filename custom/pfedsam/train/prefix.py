@@ -25,25 +25,6 @@ from pfedsam.train.precision import autocast
 Entry = dict[str, Tensor]  # "hidden" (h, w, c) or (c, h, w) bfloat16; labels are read anew: they may be corrected
 
 
-class Memory:
-    """Entries in this process."""
-
-    def __init__(self) -> None:
-        self._entries: dict[str, Entry] = {}
-
-    def get(self, key: str) -> Entry | None:
-        """The entry itself."""
-        return self._entries.get(key)
-
-    def put(self, key: str, entry: Entry) -> None:
-        """Keep it."""
-        self._entries[key] = entry
-
-    def drop(self, key: str) -> None:
-        """Forget it."""
-        self._entries.pop(key, None)
-
-
 class Disk:
     """Entries as files in a folder of this run; a full disk or a torn file costs time, nothing else."""
 
@@ -58,7 +39,7 @@ class Disk:
         except (OSError, SafetensorError):
             return None
 
-    def put(self, key: str, entry: Entry) -> None:
+    def __setitem__(self, key: str, entry: Entry) -> None:
         """Write it; not at all where the disk is full."""
         try:
             with beside(self._path(key)) as new:
@@ -67,17 +48,13 @@ class Disk:
         except (OSError, SafetensorError) as fault:
             log.warning("cache of the frozen front: %s", fault)
 
-    def drop(self, key: str) -> None:
+    def __delitem__(self, key: str) -> None:
         """Delete it."""
         self._path(key).unlink(missing_ok=True)
 
-    def keys(self) -> list[str]:
-        """What an earlier process of this run has left."""
-        return sorted(path.stem for path in self._folder.glob("*.safetensors"))
-
-    def size(self, key: str) -> int:
-        """Bytes on disk."""
-        return self._path(key).stat().st_size
+    def sizes(self) -> dict[str, int]:
+        """The bytes of each entry that an earlier process of this run has left."""
+        return {path.stem: path.stat().st_size for path in sorted(self._folder.glob("*.safetensors"))}
 
     def _path(self, key: str) -> Path:
         return self._folder / f"{key}.safetensors"
@@ -86,13 +63,13 @@ class Disk:
 class Bounded:
     """A shelf that holds at most so many bytes; what was not used for longest goes first."""
 
-    def __init__(self, shelf: Memory | Disk, limit: int) -> None:
+    def __init__(self, shelf: dict[str, Entry] | Disk, limit: int) -> None:
         self._shelf, self._limit = shelf, limit
         self._sizes: OrderedDict[str, int] = OrderedDict()
         self.used = 0
         if isinstance(shelf, Disk):
-            for key in shelf.keys():  # noqa: SIM118 - a shelf is no dict
-                self._count(key, shelf.size(key))
+            for key, size in shelf.sizes().items():
+                self._count(key, size)
 
     def get(self, key: str) -> Entry | None:
         """The entry, now the one used last; None where it is gone."""
@@ -105,7 +82,7 @@ class Bounded:
 
     def put(self, key: str, entry: Entry) -> None:
         """Keep the entry; others make room."""
-        self._shelf.put(key, entry)
+        self._shelf[key] = entry
         self._count(key, sum(t.numel() * t.element_size() for t in entry.values()))
 
     def _count(self, key: str, size: int) -> None:
@@ -113,7 +90,7 @@ class Bounded:
         self._sizes[key] = size
         while self.used > self._limit and self._sizes:
             oldest, freed = self._sizes.popitem(last=False)
-            self._shelf.drop(oldest)
+            del self._shelf[oldest]
             self.used -= freed
 
 
@@ -168,5 +145,7 @@ def prefix(model: Branches, config: Config, folder: Path) -> Prefix | None:
     """
     if config.train.cache == "none":
         return None
-    shelf = Memory() if config.train.cache == "memory" else Disk(folder / "front" / config.digest()[:16])
+    shelf: dict[str, Entry] | Disk = (
+        {} if config.train.cache == "memory" else Disk(folder / "front" / config.digest()[:16])
+    )
     return Prefix(model, Bounded(shelf, int(config.train.cache_gb * 1e9)))

@@ -1,0 +1,78 @@
+"""pfedsam simulate: a whole federation in this process, without FLARE."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pfedsam.cli import console
+
+if TYPE_CHECKING:
+    from pfedsam.jobs import Job
+    from pfedsam.site import Places
+
+HELP = "run a job's federation in this one process; the results are those of FLARE's simulator, bit for bit"
+EXAMPLE = "pfedsam simulate jobs/pfedsam --rounds 2 --sites 2 --set method=ditto --set study=demo_ditto"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What the verb takes."""
+    add = parser.add_argument
+    add("job", type=Path, help="a settings file of jobs/, or a job folder")
+    add("--out", type=Path, help="the run's folder, default runs/JOB; a run that was cut goes on there")
+    add("--sites", default="", metavar="N|NAMES", help="so many sites, or these, by comma; default: the job's")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
+    add("--rounds", type=int, help="change the number of rounds")
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Run what is left of the rounds, and the final test; show the table."""
+    import torch
+
+    from pfedsam.bounds import parse_count
+    from pfedsam.federation import Plan, federate
+    from pfedsam.jobs import read_job
+    from pfedsam.record.table import final_table
+
+    named = _named(options.sites, read_job(options.job).sites)
+    job = read_job(options.job, options.set, rounds=options.rounds, sites=named)
+    out = options.out or Path("runs") / job.name
+    if threads := os.environ.get("PFEDSAM_THREADS"):
+        torch.set_num_threads(parse_count(threads, "threads in PFEDSAM_THREADS"))
+    plan = Plan(job.config, {site: _places(site, job, out) for site in job.sites}, job.rounds, out)
+    try:
+        with console.counted("rounds", job.rounds) as show:
+            results = federate(plan, lambda entry: show(entry["round"] + 1))
+    except KeyboardInterrupt:
+        raise SystemExit(f"\nstopped; the same command goes on in {out}") from None
+    print(f"{final_table(results)}\nresults: {out}\nas a page: pfedsam report {out}")
+    return 0
+
+
+def _named(text: str, own: tuple[str, ...]) -> tuple[str, ...]:
+    """The sites that are asked for: so many of the job's own, or of demo sites; or by their names."""
+    from pfedsam.errors import UserFault
+
+    count = int(text) if text.strip().isdecimal() else 0
+    if count and own and count > len(own):
+        raise UserFault(expected=f"{len(own)} sites at most, as the job names", came=text, do="name sites by comma")
+    names = tuple(name.strip() for name in text.split(",")) if text and not count else own
+    found = names or tuple(f"site-{i + 1}" for i in range(count))
+    if not found:
+        raise UserFault(expected="sites", came="a job that names none", do="say --sites 4, or their names by comma")
+    return found[:count] if count else found
+
+
+def _places(site: str, job: "Job", out: Path) -> "Places":
+    """Where a site's files are: its data as this machine's settings say, all that it writes in `out`."""
+    from pfedsam.data.synthetic import drawn
+    from pfedsam.errors import UserFault
+    from pfedsam.site import Places
+
+    data, weights = os.environ.get("PFEDSAM_DATA"), os.environ.get("PFEDSAM_WEIGHTS")
+    if job.config.data.source == "synthetic":
+        data = str(drawn(out / site / "synthetic_data", site, job.config))
+    if not data:
+        raise UserFault(expected=f"the data folder of site {site}", came="no setting", do="set PFEDSAM_DATA")
+    cache = Path(os.environ.get("PFEDSAM_CACHE") or out / "prepared")
+    return Places(Path(data), out / "store", Path(weights) if weights else None, cache, out / site / "scratch")

@@ -1,0 +1,90 @@
+"""A slice as the model's square input, and its logits as a mask: training, test, predict, ONNX and bundle call it."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pfedsam.data import reader
+
+THRESHOLD = 0.5  # on probabilities, never on logits
+
+
+def shown(pixels: reader.Pixels, ends: tuple[float, float], name: str) -> Tensor:
+    """A picture, (H, W, 3), as (3, H, W) of 0..1 from values between `ends`; raises as `reader.unit`."""
+    return torch.from_numpy(reader.unit(pixels, ends, name)).permute(2, 0, 1).contiguous()
+
+
+class Normalise(nn.Module):
+    """RGB of 0..1, (..., 3, H, W), as the backbone takes it; `mean` and `std` are for values of 0..255."""
+
+    def __init__(self, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
+        super().__init__()
+        self.mean, self.std = (nn.Buffer(torch.tensor(values).view(3, 1, 1) / 255) for values in (mean, std))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(image - mean) / std."""
+        return (image - self.mean) / self.std
+
+
+def fit(image: Tensor, size: int) -> Tensor:
+    """(C, H, W) to (C, size, size): longest side to `size`, the rest, right and below, black."""
+    height, width = scaled(image.shape[-2:], size)
+    if (height, width) != tuple(image.shape[-2:]):
+        image = _smooth(image[None], (height, width))[0]
+    return F.pad(image, (0, size - width, 0, size - height))
+
+
+def fit_labels(labels: Tensor, size: int) -> Tensor:
+    """`fit` for (H, W) of class numbers, which lie where the image's pixels come to lie."""
+    height, width = scaled(labels.shape, size)
+    return F.pad(_relabelled(labels[None], (height, width))[0], (0, size - width, 0, size - height))
+
+
+def unfit(maps: Tensor, shape: tuple[int, int], size: int) -> Tensor:
+    """The inverse of `fit` for (C, h, h) maps of any side: (C, *shape), bilinear."""
+    height, width = scaled(shape, size)
+    maps = F.interpolate(maps[None], size=(size, size), mode="bilinear", align_corners=False)
+    return F.interpolate(maps[..., :height, :width], size=shape, mode="bilinear", align_corners=False)[0]
+
+
+def scaled(shape: tuple[int, ...] | torch.Size, size: int) -> tuple[int, int]:
+    """(H, W) with the longest side at `size`."""
+    factor = size / max(shape)
+    return max(1, round(shape[0] * factor)), max(1, round(shape[1] * factor))
+
+
+def shrink(masks: Tensor, size: int) -> Tensor:
+    """(B, S, S) class numbers at side `size`."""
+    return _relabelled(masks, (size, size))
+
+
+def _relabelled(masks: Tensor, shape: tuple[int, int]) -> Tensor:
+    """(B, H, W) class numbers at another size: each pixel has the class that weighs most in it."""
+    if tuple(masks.shape[-2:]) == shape:
+        return masks.long()
+    numbers: Tensor = torch.unique(masks.long())
+    return numbers[_smooth((masks[:, None] == numbers.view(-1, 1, 1)).float(), shape).argmax(1)]
+
+
+def _smooth(maps: Tensor, shape: tuple[int, int]) -> Tensor:
+    return F.interpolate(maps, size=shape, mode="bilinear", align_corners=False, antialias=True)
+
+
+def decide(maps: Tensor, *, exclusive: bool) -> Tensor:
+    """(classes, H, W) of bool from (outputs, H, W) logits: the likeliest class, or each class by its threshold."""
+    if exclusive:
+        return label_map(maps, exclusive=True) == torch.arange(1, len(maps))[:, None, None]
+    return maps.sigmoid() > THRESHOLD
+
+
+def label_map(maps: Tensor, *, exclusive: bool) -> Tensor:
+    """(H, W) uint8 of class numbers, 0 the background, from (outputs, H, W) logits; of overlapping ones the best."""
+    if exclusive:
+        return maps.argmax(0).to(torch.uint8)
+    best, which = maps.sigmoid().max(0)
+    return ((which + 1) * (best > THRESHOLD)).to(torch.uint8)
+
+
+def probabilities(maps: Tensor, *, exclusive: bool) -> Tensor:
+    """(classes, H, W) of 0..1, background left out, from (outputs, H, W) logits."""
+    return maps.softmax(0)[1:] if exclusive else maps.sigmoid()

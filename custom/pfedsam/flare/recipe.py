@@ -1,0 +1,177 @@
+"""The job as one of FLARE's recipes: which parts it has at the server and at a site, and how they are set."""
+
+import json
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from nvflare.app_common.widgets.convert_to_fed_event import ConvertToFedEvent
+from nvflare.app_common.widgets.intime_model_selector import IntimeModelSelector
+from nvflare.app_common.widgets.metrics_artifact_writer import MetricsArtifactWriter
+from nvflare.app_opt.tracking.tb.tb_receiver import TBAnalyticsReceiver
+from nvflare.app_opt.tracking.tb.tb_writer import TBWriter
+from nvflare.job_config.api import FedJob
+from nvflare.recipe.spec import Recipe
+
+import pfedsam
+from pfedsam.config import Config
+from pfedsam.data.folder import new_folder
+from pfedsam.errors import UserFault
+from pfedsam.files import read_json
+from pfedsam.flare.aggregator import SharedAggregator
+from pfedsam.flare.evaluation import FinalEvaluation
+from pfedsam.flare.executor import PFedSAMExecutor
+from pfedsam.flare.filters import OnlyDeclaredEnters, OnlySharedLeaves, UpdateGuard
+from pfedsam.flare.persistor import SharedPersistor
+from pfedsam.flare.results import ResultsWriter
+from pfedsam.flare.rounds import Rounds
+from pfedsam.jobs import FACTS, ROUNDS, RUN, Job, make_job, read_job
+from pfedsam.layout import CLIENT, SERVER, SETTINGS
+from pfedsam.names import job_name
+from pfedsam.settings import check_sites
+
+TASKS = ("train", "validate", "submit_model")
+OF_A_PERSON = ("cli", "doctor", "predict", "prepare")  # rooms of verbs that no job calls
+
+
+class PFedSAMRecipe(Recipe):  # type: ignore[misc]
+    """A pFedSAM job that FLARE's SimEnv, PocEnv and ProdEnv run, and that `export(folder)` writes.
+
+        recipe = PFedSAMRecipe("mine", rounds=6, min_sites=2, method="ditto", train={"lr": 3e-4})
+        recipe.execute(SimEnv(clients=["site-1", "site-2"]))
+
+    Args:
+        name: what people see of it.
+        rounds: how many.
+        min_sites: the valid updates that a round needs.
+        code: whether the job brings this package's code; False where all sites have it installed and allowed, as a
+            provisioned site has. FLARE's simulator and its POC mode allow no class that a job does not bring.
+        more: other fields of `pfedsam.jobs.Job` (sites, grace, timeout, run, continues, begin, meta); all else is a
+            setting of `pfedsam.config.Config`, spelt as in pfedsam.json: one of a part stands in a dictionary.
+
+    Raises:
+        UserFault: a setting is unknown or impossible, or nobody of `sites` would train in a round.
+    """
+
+    def __init__(self, name: str, *, rounds: int = 6, min_sites: int = 2, code: bool = True, **more: Any) -> None:
+        facts = {key: value for key, value in more.items() if key in FACTS}
+        settings = {key: value for key, value in more.items() if key not in FACTS}
+        job = make_job({"settings": settings, **facts, "name": name, "rounds": rounds, "min_sites": min_sites})
+        if job.sites:
+            check_sites(job.config, job.sites, job.rounds)
+        title = job_name(job.run) if job.run not in ("", "latest") else name  # a run's jobs have its name
+        where = {"deploy_map": {"app": ["server", *job.sites]}} if job.sites else {}
+        super().__init__(FedJob(title, min_clients=job.quorum, meta_props={**job.meta, **where}))
+        self.job, self._code = job, code
+        self._files: Path | None = None
+        self._job.set_app_packages(["pfedsam"])  # not FLARE's scan of imports: methods are imported by their names
+        self._server()
+        self._site()
+
+    @classmethod
+    def of(cls, job: Job, *, code: bool = True) -> "PFedSAMRecipe":
+        """The recipe of a job that was read."""
+        facts = {fact: value for fact, value in vars(job).items() if fact != "settings"}
+        return cls(**facts, code=code, **job.settings)
+
+    def finalize(self) -> None:
+        """Lay out the files that go with FLARE's own: the settings and the code; called before export and run."""
+        if self._files is not None:
+            return
+        self._files = Path(tempfile.mkdtemp(prefix="pfedsam-"))
+        weakref.finalize(self, shutil.rmtree, self._files, ignore_errors=True)
+        settings = self._files / SETTINGS.name
+        settings.write_text(json.dumps(self.job.settings, indent=2) + "\n")
+        self._job.add_file_to_server(str(settings), app_folder_type="config")
+        if self._code:
+            copy_code(self._files / "pfedsam", self.job.config)
+            self._job.add_file_to_server(str(self._files / "pfedsam"), dest_dir="pfedsam")
+
+    def _server(self) -> None:
+        job, put = self.job, self._job.to_server
+        rounds = Rounds(
+            **{name: job.quorum if fact == "min_sites" else getattr(job, fact) for fact, name in ROUNDS.items()},
+        )
+        put(rounds, id="rounds")
+        put(FinalEvaluation(timeout=job.timeout), id="final")
+        put(SharedPersistor(**{fact: getattr(job, fact) for fact in RUN}), id="persistor")
+        put(SharedAggregator(), id="aggregator")
+        put(IntimeModelSelector(key_metric="val_dice"), id="selector")
+        put(ResultsWriter(), id="results")
+        put(MetricsArtifactWriter(), id="metrics")
+        put(TBAnalyticsReceiver(events=["fed.analytix_log_stats"]), id="tb_receiver")
+        self.add_server_input_filter(UpdateGuard(), ["train"])
+
+    def _site(self) -> None:
+        put = self._job.to_clients
+        put(PFedSAMExecutor(), tasks=list(TASKS))
+        put(TBWriter(event_type="analytix_log_stats"), id="tb_writer")
+        put(ConvertToFedEvent(events_to_convert=["analytix_log_stats"]), id="event_to_fed")
+        for task in TASKS[:2]:  # a filter a task: FLARE writes several tasks of one in any order
+            self.add_client_input_filter(OnlyDeclaredEnters(), [task])
+        for task in TASKS:
+            self.add_client_output_filter(OnlySharedLeaves(), [task])
+
+
+def render(job: Path, out: Path, *, changes: Iterable[str] = (), code: bool = True, **facts: Any) -> None:
+    """Write `job` to `out` as FLARE's folder, for all sites that connect, the package's code inside.
+
+    Args:
+        job: a settings file, or a folder that was written so.
+        changes: "key=value" pairs on its settings; values are JSON, or text.
+        code: as `PFedSAMRecipe`.
+        facts: other fields of `Job`: rounds, min_sites, grace, timeout, run, continues, begin; `sites` deploys to
+            these alone, which is needed to simulate them without naming them.
+
+    Raises:
+        UserFault: no such job, or one whose FLARE files were edited; `out` exists or has a name that FLARE does not
+            take, as has a site; a setting is unknown; or the disk is full. No half job is left.
+    """
+    recipe = PFedSAMRecipe.of(read_job(job, changes, **{**facts, "sites": facts.get("sites") or ()}), code=code)
+    if out.exists():
+        raise UserFault(expected="a folder that does not exist yet", came=str(out), do="remove it or name another")
+    job_name(out.resolve().name)
+    if job.is_dir():
+        _check_unedited(job)
+    with new_folder(out) as new:
+        _export(recipe, new)
+
+
+def _export(recipe: PFedSAMRecipe, folder: Path) -> None:
+    """Write a job's files into `folder` itself; FLARE puts them into one below, of the job's name."""
+    place = folder / ".exported"
+    recipe.export(str(place))
+    for path in (place / recipe.name).iterdir():
+        path.rename(folder / path.name)
+    shutil.rmtree(place)
+
+
+def _check_unedited(job: Path) -> None:
+    """Refuse a folder whose FLARE files say more than `Job` holds: rendered anew, it would lose that.
+
+    Raises:
+        UserFault: it is so.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        _export(PFedSAMRecipe.of(read_job(job), code=False), Path(place))
+        edited = [str(file) for file in (SERVER, CLIENT) if read_json(job / file) != read_json(Path(place) / file)]
+    if edited:
+        raise UserFault(
+            expected=f"FLARE's files in {job} as pfedsam writes them",
+            came=f"{' and '.join(edited)} edited, or of another version",
+            do="render a settings file of jobs/ anew, or submit this folder as it is",
+        )
+
+
+def copy_code(target: Path, config: Config) -> None:
+    """The package, as small as a job can do with: FLARE's http takes 4 MiB at most.
+
+    The demo backbone's weights come along only where they are used. FLARE takes no links in a job.
+    """
+    leave = ["__pycache__"] if config.model.backbone == "demo" else ["__pycache__", "*.safetensors"]
+    shutil.copytree(Path(pfedsam.__file__).parent, target, ignore=shutil.ignore_patterns(*leave))
+    for room in OF_A_PERSON:
+        shutil.rmtree(target / room)

@@ -1,0 +1,1 @@
+"""Inference: a model file, and what it predicts."""

@@ -1,0 +1,140 @@
+"""What an exported model's header says, sealed so that a changed word is found."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pfedsam import methods
+from pfedsam.config import Config
+from pfedsam.errors import UserFault
+from pfedsam.files import PAYLOAD, SETTINGS, facts_of
+from pfedsam.record.results import versions
+from pfedsam.settings import from_record
+from pfedsam.study import private_schema
+
+FORMAT = "pfedsam.model"
+VERSION = 1
+SEAL = "facts_sha256"
+NOT_ONE = "a model file written by pfedsam export"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the tensors of a model come from.
+
+    Attributes:
+        base: digest of the frozen base.
+        site: whose private part it is; empty: none's.
+        run: the run's name; empty: unknown.
+        round: after which the shared part stands so, counted from 0; None: unknown.
+        private_round: in which the site last trained its private part; None: unknown, or it has none.
+    """
+
+    base: str
+    site: str = ""
+    run: str = ""
+    round: int | None = None
+    private_round: int | None = None
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a model file says about itself.
+
+    Attributes:
+        config: the job's settings.
+        config_hash: their digest as the job took it.
+        origin: run, round, site and base.
+        branches: what can be asked of it: "global", "personal", or both.
+        with_base: whether the frozen base is in the file.
+        versions: of the software that wrote it.
+        sha256: of the tensors.
+        settings: the settings as the job wrote them, one line of JSON; empty: as `config` writes them.
+    """
+
+    config: Config
+    config_hash: str
+    origin: Origin
+    branches: tuple[str, ...]
+    with_base: bool = False
+    versions: dict[str, str] = field(default_factory=dict)
+    sha256: str = ""
+    settings: str = ""
+
+
+def roles_of(config: Config, *, private: bool) -> tuple[str, ...]:
+    """The roles a model file of `config` can play, with or without a site's private part."""
+    if private or not private_schema(config):
+        return ("global", "personal")
+    method = methods.get(config.method)
+    return ("global",) if method.global_ == "global" else ()
+
+
+def header(facts: ModelFacts, payload: str) -> dict[str, str]:
+    """The facts as a safetensors header, sealed together with the payload's digest."""
+    origin = facts.origin
+    lines = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "method": facts.config.method,
+        "study": facts.config.study,
+        "site": origin.site,
+        "run": origin.run,
+        "round": "" if origin.round is None else str(origin.round),
+        "private_round": "" if origin.private_round is None else str(origin.private_round),
+        "base": origin.base,
+        "config": facts.config_hash,
+        SETTINGS: facts.settings or facts.config.text(),
+        "branches": " ".join(facts.branches),
+        "whole": str(facts.with_base).lower(),
+        "versions": json.dumps(versions(), sort_keys=True),
+    }
+    return {**lines, SEAL: seal(lines, payload)}
+
+
+def read_facts(path: Path) -> ModelFacts:
+    """What the file at `path` says about itself; its tensors stay unread, and unchecked.
+
+    Raises:
+        UserFault: no such file, another kind of file, a newer format, a header that was changed, or settings that
+            are none of this version's.
+    """
+    lines = facts_of(path)
+    if not path.is_file() or lines.get("format") != FORMAT or not {SEAL, PAYLOAD} <= lines.keys():
+        came = "another kind of file, or the beginning of a damaged one" if path.is_file() else "no such file"
+        raise UserFault(expected=f"{NOT_ONE} at {path}", came=came, do="name the file that pfedsam export wrote")
+    if lines.get("version") != str(VERSION):
+        raise UserFault(
+            expected=f"a model file of format {VERSION}",
+            came=f"format {lines.get('version')} in {path.name}",
+            do="install the version of pfedsam that wrote it, or a newer one",
+        )
+    if not sealed(lines):
+        raise UserFault(
+            expected=f"the header of {path.name} as it was written",
+            came="one that was changed afterwards",
+            do="export the model again, or run: pfedsam verify FILE",
+        )
+    rounds = (int(lines[key]) if lines[key] else None for key in ("round", "private_round"))
+    return ModelFacts(
+        config=from_record(json.loads(lines[SETTINGS])),
+        config_hash=lines["config"],
+        origin=Origin(lines["base"], lines["site"], lines["run"], *rounds),
+        branches=tuple(lines["branches"].split()),
+        with_base=lines["whole"] == "true",
+        versions=json.loads(lines["versions"]),
+        sha256=lines[PAYLOAD],
+        settings=lines[SETTINGS],
+    )
+
+
+def sealed(lines: dict[str, str]) -> bool:
+    """Whether a file's header is as it was written, as far as its seal can say."""
+    rest = {key: value for key, value in lines.items() if key not in (SEAL, PAYLOAD)}
+    return lines.get(SEAL) == seal(rest, lines.get(PAYLOAD, ""))
+
+
+def seal(lines: dict[str, str], payload: str) -> str:
+    """sha256 over a header's lines and the payload's digest; finds an accident, not a forger."""
+    return hashlib.sha256(json.dumps([sorted(lines.items()), payload]).encode()).hexdigest()

@@ -1,0 +1,164 @@
+"""A model file's branches, ready to predict with."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pfedsam import methods
+from pfedsam.config import Config, Precision
+from pfedsam.data.square import Normalise, decide, fit, unfit
+from pfedsam.errors import UserFault
+from pfedsam.files import Tensors
+from pfedsam.inference.facts import ModelFacts, read_facts
+from pfedsam.inference.model_file import check_tensors, read_tensors
+from pfedsam.methods.base import Here, Method
+from pfedsam.model.backbones import Backbone
+from pfedsam.model.build import base_digest
+from pfedsam.model.partition import Part, tensors_of, wire_name
+from pfedsam.model.prepared import assemble, prepared
+from pfedsam.model.segmenter import Branches
+from pfedsam.train.evaluate import logits_of
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A model as it predicts at its site: in evaluation mode, in training's number format.
+
+    Attributes:
+        facts: what its file says about it.
+        model: the branches, on `device`.
+        normalise: the backbone's, of images of 0..1.
+        device: where it runs.
+    """
+
+    facts: ModelFacts
+    model: Branches
+    normalise: Normalise
+    device: torch.device
+
+    @property
+    def config(self) -> Config:
+        """The job's settings (`precision` as the model runs here)."""
+        return self.facts.config
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """What can be asked of it: "global", "personal", or both."""
+        return self.facts.branches
+
+    @property
+    def size(self) -> int:
+        """S, the side of the images it takes, in pixels."""
+        return self.config.model.image_size
+
+    def logits(self, images: Tensor, branch: str) -> Tensor:
+        """(B, outputs, h, h) float32 on the CPU from images (B, 3, S, S) of 0..1, fitted as by `data.square.fit`.
+
+        Raises:
+            UserFault: the file does not hold that branch.
+        """
+        name = self.branch_name(branch)
+        return logits_of(self.model, self.normalise(images), (name,), self.config.train.precision)[name]
+
+    def logits_at_size(self, pictures: Tensor, branch: str) -> Tensor:
+        """(B, outputs, H, W) from pictures (B, 3, H, W) of 0..1, at their own size; raises as `logits`."""
+        fitted = torch.stack([fit(picture, self.size) for picture in pictures])
+        height, width = pictures.shape[2:]
+        return torch.stack([unfit(maps, (height, width), self.size) for maps in self.logits(fitted, branch)])
+
+    def mask(self, picture: Tensor, branch: str) -> Tensor:
+        """(classes, H, W) of bool at the picture's own size, from (3, H, W) of 0..1; as the final test decides."""
+        return decide(self.logits_at_size(picture[None], branch)[0], exclusive=self.config.model.exclusive)
+
+    def branch_name(self, role: str) -> str:
+        """The name in `model` of the branch that plays a role.
+
+        Raises:
+            UserFault: the file does not hold it.
+        """
+        if role not in self.branches:
+            raise UserFault(
+                expected=f"a branch that the model file holds ({', '.join(self.branches)})",
+                came=role,
+                do="export with --site for the personal branch",
+            )
+        method = methods.get(self.config.method)
+        return method.global_ if role == "global" else method.personal
+
+
+def load_model(
+    path: Path,
+    weights: Path | None = None,
+    cache: Path | None = None,
+    *,
+    device: torch.device | str | None = None,
+    precision: Precision | None = None,
+) -> Predictor:
+    """The model in the file at `path`, ready to predict; numbers equal those of its site's final test.
+
+    Args:
+        weights: folder of pretrained weight files, where the file does not hold the base; None reads PFEDSAM_WEIGHTS.
+        cache: folder of prepared base models; None: the base is read anew.
+        device: None: a GPU where there is one.
+        precision: another number format than training's, e.g. "fp32".
+
+    Raises:
+        UserFault: the file is damaged, changed, of another kind or a newer format; the base is another or missing;
+            there is no such device.
+    """
+    facts = read_facts(path)
+    if precision is not None:
+        facts = replace(facts, config=replace(facts.config, train=replace(facts.config.train, precision=precision)))
+    where = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    shared, private, state = read_tensors(path)
+    method = methods.get(facts.config.method)
+    parts = _base(facts, state, (weights, cache), bf16=methods.base_in_bf16(method, where, facts.config))
+    check_tensors(facts.config, shared, private or None)
+    model = _assembled(method, parts, facts.config, shared, private).to(where)
+    return Predictor(facts, model, Normalise(parts.mean, parts.std), where)
+
+
+def _usable(device: torch.device | str) -> torch.device:
+    """The device, after a first value went there and back."""
+    try:
+        where = torch.device(device)
+        torch.zeros(1, device=where).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        why = next(iter(str(error).splitlines()), "").split(". ")[0]
+        raise UserFault(
+            expected="a device that torch can use here, such as cpu or cuda:0",
+            came=f"{device} ({why})",
+            do="correct --device, or leave it out",
+        ) from None
+    return where
+
+
+def _base(facts: ModelFacts, state: Tensors, places: tuple[Path | None, Path | None], *, bf16: bool) -> Backbone:
+    if facts.with_base:
+        parts = assemble(facts.config.model, state)
+        base = base_digest(parts)
+    else:
+        parts, base = prepared(facts.config.model, *places, bf16=bf16)
+    if base != facts.origin.base:
+        raise UserFault(
+            expected=f"the base model that this model was trained on ({facts.origin.base[:12]})",
+            came=f"another ({base[:12]})",
+            do="use the weight file of the training run; pfedsam export --with-base puts it into the model file",
+        )
+    return parts
+
+
+@torch.no_grad()
+def _assembled(method: Method, parts: Backbone, config: Config, shared: Tensors, private: Tensors) -> Branches:
+    with torch.random.fork_rng(devices=[]):
+        model = method.model(parts, config)
+    part = method.partition(model, config)
+    for name, target in tensors_of(model, part, Part.SHARED).items():
+        target.copy_(shared[wire_name(name)])
+    method.merge(model, config, Here())
+    if private:
+        for name, target in tensors_of(model, part, Part.PRIVATE).items():
+            target.copy_(private[name])
+    return model.eval()

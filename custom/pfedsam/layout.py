@@ -1,0 +1,36 @@
+"""Where FLARE puts things: in a job folder, a startup kit, a run folder, a simulator's workspace. Paths, no FLARE."""
+
+from pathlib import Path
+
+SETTINGS = Path("app/config/pfedsam.json")  # below a job folder
+SERVER = Path("app/config/config_fed_server.json")
+CLIENT = Path("app/config/config_fed_client.json")
+CODE = Path("app/custom")
+META = Path("meta.json")
+PRIVACY = Path("local/privacy.json")  # below a startup kit
+PERSON = Path("startup/fed_admin.json")
+SIMULATED = "simulate_job"  # FLARE's simulator gives every job this name
+OWN = "pfedsam"  # below a site's run folder: what it keeps of the final test
+RESULTS, CASES, MODELS = "results.json", "cases.json", "models"
+PICTURES = "pictures.safetensors"  # beside cases.json: what pictures are drawn from
+
+
+def servers_folders(folder: Path) -> list[Path]:
+    """Where the server's files of a run may lie: itself, a simulator's workspace, what `job download` unpacks."""
+    return [folder, folder / "server" / SIMULATED, folder / "workspace"]
+
+
+def sites_folders(folder: Path, site: str) -> list[Path]:
+    """Where a site's own files of a run may lie; without a name, only where the folder itself is a site's."""
+    named = [folder / site / SIMULATED / OWN, folder / site] if site else []
+    return [folder, folder / OWN, *named]
+
+
+def site_of(own: Path, run: Path) -> str:
+    """The site whose own files lie in `own`, below `run`: SITE of a run in one process, else SITE/JOB/pfedsam."""
+    return own.parent.parent.name if own.name == OWN and own != run.resolve() else own.name
+
+
+def simulated_results(workspace: Path) -> Path:
+    """The results.json of a run in a simulator's workspace."""
+    return workspace / "server" / SIMULATED / RESULTS

@@ -1,0 +1,186 @@
+"""What below a folder can be predicted: pictures, NIfTI volumes, DICOM series."""
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pfedsam.data.dicom import dicom_header, in_order, placed, shared_uids, unread, volumes
+from pfedsam.data.picture import PICTURES
+from pfedsam.data.readable import hindrance
+from pfedsam.data.slices import frames, scattered, slices_of
+from pfedsam.data.volume import NIFTI, Kind, kind_of, stem_of
+from pfedsam.errors import UserFault
+
+NO_IMAGE = ("SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG")  # DICOM modalities that are about images
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One image to predict: a picture, a NIfTI volume or a DICOM series.
+
+    Attributes:
+        kind: of its files.
+        files: one file, or a DICOM series' files in the order of its slices.
+        name: below the output folder, without an ending.
+        instances: of DICOM files the SOPInstanceUID of each, in their order.
+    """
+
+    kind: Kind
+    files: tuple[Path, ...]
+    name: Path
+    instances: tuple[str, ...] = field(default=(), repr=False, compare=False)
+
+
+def find_scans(source: Path, out: Path | None = None) -> Iterator[Scan | UserFault]:
+    """The scans in file or folder `source`, sorted by path; a fault in place of each that can't be used.
+
+    Hidden files and folders are passed over, and what lies below `out`; links to folders are not followed.
+
+    Raises:
+        UserFault: there is no `source`, or nothing in it, or `out` is `source`.
+    """
+    if not source.exists():
+        raise UserFault(expected=f"a file or folder at {source}", came="nothing", do="correct the path")
+    if out is not None and out.resolve() == (source if source.is_dir() else source.parent).resolve():
+        raise UserFault(
+            expected="an output folder of its own", came=f"{out}, which holds the images", do="name another"
+        )
+    seen = False
+    for folder, files in _folders(source, out):
+        for found in _in_folder(folder, files, source):
+            seen = True
+            yield found
+    if not seen:
+        raise UserFault(
+            expected=f"images in {source} ({', '.join((*PICTURES, *NIFTI))} or DICOM)",
+            came="none",
+            do="correct the path, or convert the files",
+        )
+
+
+def _folders(source: Path, out: Path | None) -> Iterator[tuple[Path, list[Path]]]:
+    if source.is_file():
+        yield source.parent, [source]
+        return
+    own = out.resolve() if out else None
+    for top, below, names in os.walk(source):
+        below[:] = sorted(n for n in below if not n.startswith(".") and Path(top, n).resolve() != own)
+        yield Path(top), [Path(top) / name for name in sorted(names) if not name.startswith(".")]
+
+
+def _in_folder(folder: Path, files: list[Path], source: Path) -> Iterator[Scan | UserFault]:
+    root = source if source.is_dir() else source.parent
+    dicom = []
+    for file in files:
+        if hindered := hindrance(file):
+            came, do = hindered
+            yield UserFault(expected=f"a file that can be read at {file}", came=came, do=do)
+        elif (kind := kind_of(file)) == "dicom":
+            dicom.append(file)
+        elif kind:
+            yield Scan(kind, (file,), file.relative_to(root).with_name(stem_of(file)))
+    if source.is_file():
+        yield from _series(dicom, Path(), stem_of(source))
+    else:
+        yield from _series(dicom, folder.relative_to(root), Path(os.path.abspath(folder)).name)
+
+
+def _series(files: list[Path], place: Path, alone: str) -> Iterator[Scan | UserFault]:
+    """The scans in DICOM files of one folder.
+
+    Args:
+        place: the folder's, below the source.
+        alone: the name of a series that is the only one. Of several each is named by its UID, not by its number:
+            a name that goes to another series once a file is added would pass off that series' mask as its own.
+    """
+    series: dict[str, dict[Path, Any]] = defaultdict(dict)
+    for file in files:
+        head = dicom_header(file)
+        if head is None:
+            yield _no_dicom(file)
+        elif "Rows" in head and head.get("Modality") not in NO_IMAGE:
+            if fault := _unusable(file, head):
+                yield fault
+            else:
+                series[str(head.SeriesInstanceUID)][file] = head
+    stacks = {uid: {file: head for file, head in heads.items() if placed(head)} for uid, heads in series.items()}
+    several = sum(map(bool, stacks.values())) > 1
+    lone = _scattered(list(stacks.values()))
+    for uid, stack in stacks.items():
+        if stack and next(iter(stack)) in lone:
+            yield lone[next(iter(stack))]
+            continue
+        yield from (_flat(file, series[uid][file], place, stack) for file in series[uid] if file not in stack)
+        parts = volumes(stack)
+        for part in parts:
+            name = place / _short(uid) if several else place.parent / alone
+            yield from _stack(part, name if len(parts) == 1 else place / stem_of(next(iter(part))))
+
+
+def _scattered(stacks: list[dict[Path, Any]]) -> dict[Path, UserFault]:
+    """By file: the fault of slices that are a series each and together make a volume."""
+    lone = {
+        file: ((str(head.get("FrameOfReferenceUID")), str(head.get("PatientID"))), slices_of(file, head)[0])
+        for stack in stacks
+        for file, head in (stack.items() if len(stack) == 1 else ())
+        if frames(head) == 1
+    }
+    return {
+        file: UserFault(expected=f"a series of which {file} is a slice", came=came, do=do)
+        for file, (came, do) in scattered(lone).items()
+    }
+
+
+def twins(scans: Iterable[Scan]) -> dict[Path, UserFault]:
+    """By a scan's first file: the fault of two DICOM scans that share a SOPInstanceUID and are no copies.
+
+    A segmentation of the one would refer to the other as well.
+    """
+    dicom = [scan for scan in scans if scan.instances]
+    faults = shared_uids(dict(zip(scan.instances, scan.files, strict=True)) for scan in dicom)
+    return {dicom[i].files[0]: fault for i, fault in faults.items()}
+
+
+def _unusable(file: Path, head: Any) -> UserFault | None:
+    if not head.get("SeriesInstanceUID") or not head.get("SOPInstanceUID"):
+        return UserFault(
+            expected=f"a SeriesInstanceUID and a SOPInstanceUID in {file}",
+            came="none, so its series is not known",
+            do="export it again from the archive (PACS)",
+        )
+    if why := unread(head):
+        return UserFault(expected=f"a slice or a volume in {file}", came=why[0], do=why[1])
+    return None
+
+
+def _flat(file: Path, head: Any, place: Path, stack: dict[Path, Any]) -> Scan | UserFault:
+    """An image without geometry, such as an X-ray, is a scan of its own, unless others of its series have one."""
+    if not stack:
+        return Scan("dicom", (file,), place / stem_of(file), (str(head.SOPInstanceUID),))
+    return UserFault(
+        expected=f"a position in each slice of a series, so in {file}",
+        came="no ImagePositionPatient, which others of its series have",
+        do="export the series again with its geometry",
+    )
+
+
+def _short(uid: str) -> str:
+    return f"series-{hashlib.sha256(uid.encode()).hexdigest()[:8]}"
+
+
+def _stack(heads: dict[Path, Any], name: Path) -> Iterator[Scan | UserFault]:
+    try:
+        files = tuple(in_order(heads))
+        yield Scan("dicom", files, name, tuple(str(heads[file].SOPInstanceUID) for file in files))
+    except UserFault as fault:
+        yield fault
+
+
+def _no_dicom(file: Path) -> UserFault:
+    return UserFault(
+        expected=f"a readable DICOM file at {file}", came="something else, or a damaged one", do="export it again"
+    )
