@@ -11,9 +11,10 @@ import pytest
 
 from conftest import ROOT
 from pfedsam import methods
-from pfedsam.bounds import KEY, check_run, number, parse_count
+from pfedsam.bounds import KEY, number, parse_count
 from pfedsam.config import Config, to_dict
 from pfedsam.errors import UserFault
+from pfedsam.jobs import make_job
 from pfedsam.settings import check_sites, from_dict, from_record, read_config
 
 
@@ -143,15 +144,17 @@ def test_a_number_that_is_not_finite_is_refused_though_json_takes_it(tmp_path: P
     [
         ({"rounds": 0}, "rounds of 1 or more and at most 100000"),
         ({"rounds": 10**6}, "rounds of 1 or more"),
-        ({"min_sites": True}, "a whole number for min_sites"),
+        ({"min_sites": True}, "min_sites to be int"),
         ({"timeout": -1}, "timeout of 0 or more"),
-        ({"grace": 1.5}, "a whole number for grace"),
+        ({"grace": 1.5}, "grace to be int"),
+        ({"rounds": float("nan")}, "rounds to be int"),
+        ({"meta": 3}, "meta to be"),
     ],
 )
 def test_the_numbers_of_a_run_have_bounds_too(values: dict, told: str) -> None:
-    check_run({"rounds": None, "min_sites": 2, "persistor_id": "persistor"})
+    assert make_job({"name": "job", "settings": {}, "rounds": None, "min_sites": 2}).rounds == 1
     with pytest.raises(UserFault, match=told):
-        check_run(values)
+        make_job({"name": "job", "settings": {}, **values})
 
 
 def test_a_count_in_a_text_is_a_whole_number() -> None:

@@ -161,8 +161,8 @@ def torn(folder: Path) -> Path:
     [
         (["render", "nowhere", "{out}"], "a settings file or a job folder"),
         (["render", "{torn}/settings/app/config/bare.json", "{out}"], "name the folder"),
-        (["render", "{torn}/odd.json", "{out}"], "keys of a job among"),
-        (["render", "{torn}/sites.json", "{out}"], "a list of sites' names"),
+        (["render", "{torn}/odd.json", "{out}"], "settings of a job among"),
+        (["render", "{torn}/sites.json", "{out}"], "sites to be"),
         (["render", "{torn}/old", "{out}"], "no num_rounds"),
         (["render", "{job}", "{job}"], "does not exist yet"),
         (["render", "{job}", "{out}", "--set", "train.speed=9"], "speed"),

@@ -1,7 +1,6 @@
 """The bounds of a number: declared once, beside its default, and checked in one way everywhere."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,23 +61,6 @@ def number(
     if callable(default):
         return field(default_factory=default, metadata=bounds)
     return field(default=default, metadata=bounds)
-
-
-ROUNDS, SITES, SECONDS = Bounds(1, 100_000), Bounds(1, 10_000), Bounds(0, 10_000_000)  # 0 seconds: FLARE waits for ever
-RUN = {"rounds": ROUNDS, "min_sites": SITES, "grace": SECONDS, "timeout": SECONDS}  # what says how a run is carried
-
-
-def check_run(values: Mapping[str, Any]) -> None:
-    """Hold those of a run's numbers that `values` has against their bounds; a number that is None is not given.
-
-    Raises:
-        UserFault: one is no whole number, or out of bounds.
-    """
-    for name in values.keys() & RUN.keys():
-        if (value := values[name]) is not None:
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise UserFault(expected=f"a whole number for {name}", came=repr(value), do="correct the value")
-            RUN[name].hold(name, value)
 
 
 def parse_count(text: str, what: str, most: int = 100_000) -> int:

@@ -1,18 +1,18 @@
 """A job: what is trained, for how many rounds, by which sites. Read from a settings file, or from FLARE's folder."""
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from pfedsam.bounds import check_run
+from pfedsam.bounds import number
 from pfedsam.config import Config
 from pfedsam.errors import UserFault
 from pfedsam.files import read_json
 from pfedsam.layout import META, SERVER, SETTINGS
 from pfedsam.names import job_name, one_name, site_names
-from pfedsam.settings import from_dict
+from pfedsam.settings import field_values, from_dict
 
 ROUNDS = {  # a job's facts, as the arguments of flare.rounds.Rounds are named
     "rounds": "num_rounds",
@@ -44,10 +44,10 @@ class Job:
 
     name: str
     settings: dict[str, Any]
-    rounds: int = 1
-    min_sites: int = 1
-    grace: int = 3600
-    timeout: int = 7200
+    rounds: int = number(1, least=1, most=100_000)
+    min_sites: int = number(1, least=1, most=10_000)
+    grace: int = number(3600, least=0, most=10_000_000)
+    timeout: int = number(7200, least=0, most=10_000_000)
     sites: tuple[str, ...] = ()
     run: str = ""
     continues: bool = False
@@ -57,7 +57,6 @@ class Job:
     def __post_init__(self) -> None:
         """Raises UserFault where a value is impossible."""
         job_name(self.name)
-        check_run({fact: getattr(self, fact) for fact in ROUNDS})
         if self.run:
             one_name(self.run, "run")
         if self.begin:
@@ -92,10 +91,8 @@ def read_job(path: Path, changes: Iterable[str] = (), **facts: Any) -> Job:
     values = _of_folder(path) if path.is_dir() else _of_file(path)
     for change in sorted(changes, key=lambda change: not change.startswith("method=")):  # it drops the other's settings
         _change(values["settings"], change)
-    given = {key: value for key, value in facts.items() if value is not None}
-    if "sites" in given:
-        given["sites"] = tuple(given["sites"])
-    return replace(make_job(values), **given)
+    own = make_job(values)  # so that a fault of the job's is told, though another value takes its place
+    return make_job(vars(own) | {key: value for key, value in facts.items() if value is not None})
 
 
 def make_job(values: dict[str, Any]) -> Job:
@@ -104,14 +101,8 @@ def make_job(values: dict[str, Any]) -> Job:
     Raises:
         UserFault: one is unknown, of the wrong kind or impossible.
     """
-    if unknown := sorted(set(values) - set(FACTS)):
-        raise UserFault(
-            expected=f"keys of a job among {', '.join(FACTS)}", came=", ".join(unknown), do="correct the spelling"
-        )
-    sites = values.get("sites", ())
-    if isinstance(sites, str) or not isinstance(sites, Sequence):
-        raise UserFault(expected="a list of sites' names", came=repr(sites), do='write ["site-1", "site-2"]')
-    return Job(**{key: value for key, value in values.items() if value is not None} | {"sites": tuple(sites)})
+    found = field_values(Job, {key: value for key, value in values.items() if value is not None}, "", "a job")
+    return Job(**{**found, "sites": tuple(found.get("sites", ()))})
 
 
 def _of_file(path: Path) -> dict[str, Any]:

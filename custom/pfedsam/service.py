@@ -15,6 +15,7 @@ from pfedsam.kept import tested_site
 from pfedsam.record.scores import summary
 from pfedsam.record.site_files import write_site_files
 from pfedsam.site import Site, Update
+from pfedsam.site_faults import require_base
 from pfedsam.study import down_schema
 from pfedsam.train.loop import Progress
 
@@ -62,7 +63,7 @@ def serve_round(
         UserFault: the server's base is another one, the site's private part of the run is lost, or the training
             diverged.
     """
-    site.check_base(turn.base)
+    require_base(turn.base, site.base)
     arrived = decode(wire, down_schema(site.config), site.config.wire.down)
     began = _told(site, site.receive(arrived, Moment(turn.run, turn.round), trained=turn.trained), turn.run)
     before, received = _before(site, turn), site.as_received()
@@ -91,7 +92,7 @@ def serve_test(site: Site, wire: Tensors, turn: Turn, folder: Path) -> dict[str,
     Raises:
         UserFault: the server's base is another one, or the site's private part of the run is lost.
     """
-    site.check_base(turn.base)
+    require_base(turn.base, site.base)
     arrived, run = decode(wire, down_schema(site.config), site.config.wire.down), turn.run
     stored = site.recall(shared_of(arrived), run, trained=turn.trained)
     scores, val = site.scores("test"), site.scores("val")

@@ -76,7 +76,7 @@ def _config(values: object, *, recorded: bool) -> Config:
     given.pop("method", None)
     given, own = in_new_places(given, own, name, recorded=recorded)
     method_settings = _build(methods.get(name).settings, own, "method", f"method {name}")
-    config = Config(method=name, method_settings=method_settings, **_values(Config, given, "", "a job"))
+    config = Config(method=name, method_settings=method_settings, **field_values(Config, given, "", "a job"))
     _check_together(config)
     return config
 
@@ -103,11 +103,18 @@ def _object(value: object, where: str) -> dict[str, Any]:
 
 
 def _build(kind: Any, values: object, where: str, whose: str) -> Any:
-    return kind(**_values(kind, _object(values, where), f"{where}.", whose))
+    return kind(**field_values(kind, _object(values, where), f"{where}.", whose))
 
 
-def _values(kind: Any, values: dict[str, Any], above: str, whose: str) -> dict[str, Any]:
-    """The values of a dataclass's fields, checked one by one, sections built."""
+def field_values(kind: Any, values: dict[str, Any], above: str, whose: str) -> dict[str, Any]:
+    """The values of a dataclass's fields out of plain ones: types and bounds checked one by one, sections built.
+
+    Args:
+        above: what stands before a field's name in a message, and `whose` fields they are.
+
+    Raises:
+        UserFault: an unknown key, a wrong type, or a number out of bounds.
+    """
     hints = get_type_hints(kind)
     known = {field.name: field.metadata.get(KEY, FINITE) for field in dataclasses.fields(kind)}
     known = {name: bounds for name, bounds in known.items() if name not in OF_METHOD}
@@ -132,7 +139,7 @@ def _numbers(value: object, name: str) -> Iterator[tuple[str, int | float]]:
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _numbers(inner, f"{name}.{key}")
-    elif isinstance(value, list):
+    elif isinstance(value, list | tuple):
         for inner in value:
             yield from _numbers(inner, name)
     elif isinstance(value, int | float) and not isinstance(value, bool):
@@ -146,8 +153,10 @@ def _fits(hint: Any, value: Any) -> bool:
         return any(_fits(option, value) for option in get_args(hint))
     if get_origin(hint) is dict:
         return isinstance(value, dict) and all(_fits(get_args(hint)[1], v) for v in value.values())
-    if get_origin(hint) is list:
-        return isinstance(value, list) and all(_fits(get_args(hint)[0], v) for v in value)
+    if get_origin(hint) in (list, tuple):
+        return isinstance(value, list | tuple) and all(_fits(get_args(hint)[0], v) for v in value)
+    if hint is Any:
+        return True
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
@@ -156,7 +165,7 @@ def _fits(hint: Any, value: Any) -> bool:
 def _spell(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(map(str, get_args(hint)))
-    return getattr(hint, "__name__", str(hint))
+    return str(hint) if get_args(hint) else hint.__name__
 
 
 def _check_together(config: Config) -> None:

@@ -13,15 +13,15 @@ import torch
 from pfedsam import methods
 from pfedsam.config import Config
 from pfedsam.data.dataset import Dataset, open_site
-from pfedsam.errors import UserFault
 from pfedsam.exchange.codec import with_feedback
 from pfedsam.exchange.schema import EXTRA, Stamp, extras_of, shared_of
 from pfedsam.exchange.store import LAST, Moment, SiteStore
-from pfedsam.files import Tensors, not_finite
-from pfedsam.methods.base import Here, Method, as_it_is, nothing_told
+from pfedsam.files import Tensors, below
+from pfedsam.methods.base import Here, nothing_told
 from pfedsam.model.partition import Part, tensors_of, wire_name
 from pfedsam.model.prepared import prepared
 from pfedsam.record.scores import CaseScore, summary
+from pfedsam.site_faults import require_finite_weights, require_fit, require_fresh_views, require_kept
 from pfedsam.train.evaluate import evaluate
 from pfedsam.train.loop import Progress, RoundReport, train_round
 from pfedsam.train.prefix import prefix
@@ -88,7 +88,7 @@ class Site:
         self.part = self.method.partition(self.model, config)
         self.model.to(device)
         self.data: dict[str, Dataset] = open_site(places.data, name, config, mean=parts.mean, std=parts.std)
-        _demand_kept_views(self.method, config)
+        require_fresh_views(self.method, config)
         front = prefix(self.model, config, (places.scratch or places.store / "scratch") / name / self.base[:16])
         self._source = front.batch if front else Dataset.batch
         self.store = SiteStore(places.store, config.study, name)
@@ -123,13 +123,13 @@ class Site:
         self._as_received, self.scoring_seconds = None, 0.0
         self._load_shared(self._received)
         stored, facts = self.store.load(at, begin=self.config.begin_private) or (self._first, {})
-        if trained:
-            self._demand_kept(facts)
+        if trained and (self._first or self.method.tell is not nothing_told):
+            require_kept(facts, self._run, self.store.folder)
         own = stored if facts.get("run") == self._run else {}
-        self._owed = _below(OWED, own)
+        self._owed = below(OWED, own)
         self._put_private(stored, facts)
         dice = self._dice if facts else None
-        self._here = Here(dice, self.data["train"], extras_of(arrived), _below(MEMORY, own))
+        self._here = Here(dice, self.data["train"], extras_of(arrived), below(MEMORY, own))
         self.method.merge(self.model, self.config, self._here)
         return facts
 
@@ -167,7 +167,7 @@ class Site:
         if report.stopped:
             return Update(wire, len(self.data["train"]), report)
         told = self.method.tell(self.model, self.config, self._here, report)
-        _demand_finite(now | self.private() | told.extras | told.memory, round_)
+        require_finite_weights(now | self.private() | told.extras | told.memory, round_)
         self._owed, self._here = owed, replace(self._here, memory=told.memory)
         self.save_private(round_)
         extras = {EXTRA + name: tensor for name, tensor in told.extras.items()}
@@ -207,8 +207,8 @@ class Site:
         self.method.merge(self.model, self.config, Here())  # what follows the shared part where nothing is stored
         self._run = run
         stored, facts = self.store.load(Moment(run, LAST) if run else None) or ({}, {})
-        if trained:
-            self._demand_kept(facts)
+        if trained and (self._first or self.method.tell is not nothing_told):
+            require_kept(facts, self._run, self.store.folder)
         if facts:
             self._put_private(stored, facts)
         return facts
@@ -250,67 +250,9 @@ class Site:
         private = {name: tensor for name, tensor in stored.items() if "/" not in name}
         target = tensors_of(self.model, self.part, Part.PRIVATE)
         if facts:
-            self._demand_fit(private, target, facts)
+            require_fit(private, target, facts, base=self.base, folder=self.store.folder)
         for name, tensor in target.items():
             tensor.copy_(private[name])
-
-    def _demand_fit(self, stored: Tensors, target: Tensors, facts: dict[str, str]) -> None:
-        misfit = sorted(target.keys() ^ stored.keys()) or [n for n, t in target.items() if t.shape != stored[n].shape]
-        if misfit or facts.get("base") != self.base:
-            raise UserFault(
-                expected=f"the private part of run {facts.get('run', '?')} in {self.store.folder} to fit this job",
-                came=f"another model ({misfit[0]})" if misfit else "one trained on another base model",
-                do="continue a run with the settings that it began with; begin_private names a run of the same model",
-            )
-
-    def _demand_kept(self, facts: dict[str, str]) -> None:
-        keeps = self._first or self.method.tell is not nothing_told
-        if keeps and facts.get("run") != self._run:
-            raise UserFault(
-                expected=f"this site's private part of run {self._run}, in which it trained, in {self.store.folder}",
-                came="none that is whole",
-                do="bring the store back (setting store, PFEDSAM_STORE), or begin a new run;"
-                f" to go on with a private part as drawn, set PFEDSAM_FRESH={self._run} at this site",
-            )
-
-    def check_base(self, servers: str) -> None:
-        """Refuse to go on where the server has another frozen base: the sum would be another model.
-
-        Args:
-            servers: the digest of the server's base.
-
-        Raises:
-            UserFault: it is another one.
-        """
-        if servers != self.base:
-            raise UserFault(
-                expected=f"the server's base model ({servers[:12]})",
-                came=f"another at this site ({self.base[:12]})",
-                do="take the weight file that the server has (setting weights, PFEDSAM_WEIGHTS) and"
-                " the same versions of segment-anything and timm",
-            )
-
-
-def _demand_finite(trained: Tensors, round_: int) -> None:
-    if name := not_finite(trained):
-        raise UserFault(
-            expected=f"finite weights after the training of round {round_ + 1}",
-            came=f"NaN or infinite values at {name}",
-            do="lower train.lr, or look at the images' values (data.scale); the store has what it had before the round",
-        )
-
-
-def _demand_kept_views(method: Method, config: Config) -> None:
-    if method.augment is not as_it_is and config.train.cache != "none":
-        raise UserFault(
-            expected=f"train.cache none with {config.method}, whose augmentation is its own in each round",
-            came=config.train.cache,
-            do="leave train.cache out",
-        )
-
-
-def _below(prefix: str, stored: Tensors) -> Tensors:
-    return {name.removeprefix(prefix): tensor for name, tensor in stored.items() if name.startswith(prefix)}
 
 
 def _site_seed(seed: int, site: str) -> int:

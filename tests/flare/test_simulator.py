@@ -407,5 +407,5 @@ def test_a_misspelt_setting_stops_the_job_with_one_line(tmp_path: Path) -> None:
     settings = path / "app/config/pfedsam.json"
     settings.write_text(settings.read_text().replace('"study"', '"studdy"'))
     log = simulate(path, tmp_path / "ws", threads=2)
-    assert "[server] expected keys of config" in log
+    assert "[server] expected settings of a job" in log
     assert "Traceback" not in log

@@ -6,7 +6,7 @@ from pfedsam.config import Config
 from pfedsam.errors import ClassesDiffer, UserFault
 from pfedsam.files import read_json
 
-NAMES = "classes.json"  # beside the datalist, as `pfedsam prepare` writes it: {"1": "Liver", "2": "Tumour"}
+CLASSES_FILE = "classes.json"  # beside the datalist, as `pfedsam prepare` writes it: {"1": "Liver", "2": "Tumour"}
 
 
 def check_class_names(folder: Path, config: Config) -> None:
@@ -18,7 +18,7 @@ def check_class_names(folder: Path, config: Config) -> None:
     Raises:
         ClassesDiffer: a number has another name here than in the job, or the job names none of several classes.
     """
-    path = folder / NAMES
+    path = folder / CLASSES_FILE
     if not path.is_file():
         return
     ours = _numbered(path)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pfedsam.data.classes import NAMES
+from pfedsam.data.classes import CLASSES_FILE
 from pfedsam.data.datalist import Row, write_csv
 from pfedsam.data.values import IGNORED
 from pfedsam.prepare.found import Case
@@ -51,7 +51,7 @@ def write_down(
             table.writerow([d.name, d.case.image[0], masks, patient.removeprefix("name:"), groups[patient]])
     if report["class_names"]:
         named = {str(number): name for number, name in enumerate(report["class_names"], 1)}
-        (folder / NAMES).write_text(json.dumps(named, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (folder / CLASSES_FILE).write_text(json.dumps(named, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     _private(folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False))
     _private(folder / "report.html").write_text(page(report, pictures), encoding="utf-8")
 

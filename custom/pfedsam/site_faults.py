@@ -1,0 +1,61 @@
+"""What stops a site's round, and what its engineer can do about it."""
+
+from pathlib import Path
+
+from pfedsam.config import Config
+from pfedsam.errors import UserFault
+from pfedsam.files import Tensors, not_finite
+from pfedsam.methods.base import Method, as_it_is
+
+
+def require_fit(stored: Tensors, model: Tensors, facts: dict[str, str], *, base: str, folder: Path) -> None:
+    """Raises UserFault where a stored private part is of another model than the job's, or of another base."""
+    misfit = sorted(model.keys() ^ stored.keys()) or [n for n, t in model.items() if t.shape != stored[n].shape]
+    if misfit or facts.get("base") != base:
+        raise UserFault(
+            expected=f"the private part of run {facts.get('run', '?')} in {folder} to fit this job",
+            came=f"another model ({misfit[0]})" if misfit else "one trained on another base model",
+            do="continue a run with the settings that it began with; begin_private names a run of the same model",
+        )
+
+
+def require_kept(facts: dict[str, str], run: str | None, folder: Path) -> None:
+    """Raises UserFault where what the store has is not of the run, in which the site has trained."""
+    if facts.get("run") != run:
+        raise UserFault(
+            expected=f"this site's private part of run {run}, in which it trained, in {folder}",
+            came="none that is whole",
+            do="bring the store back (setting store, PFEDSAM_STORE), or begin a new run;"
+            f" to go on with a private part as drawn, set PFEDSAM_FRESH={run} at this site",
+        )
+
+
+def require_base(servers: str, own: str) -> None:
+    """Raises UserFault where the server has another frozen base, by digest: the sum would be another model."""
+    if servers != own:
+        raise UserFault(
+            expected=f"the server's base model ({servers[:12]})",
+            came=f"another at this site ({own[:12]})",
+            do="take the weight file that the server has (setting weights, PFEDSAM_WEIGHTS) and"
+            " the same versions of segment-anything and timm",
+        )
+
+
+def require_finite_weights(trained: Tensors, round_: int) -> None:
+    """Raises UserFault where the training diverged."""
+    if name := not_finite(trained):
+        raise UserFault(
+            expected=f"finite weights after the training of round {round_ + 1}",
+            came=f"NaN or infinite values at {name}",
+            do="lower train.lr, or look at the images' values (data.scale); the store has what it had before the round",
+        )
+
+
+def require_fresh_views(method: Method, config: Config) -> None:
+    """Raises UserFault where views are kept that the method makes anew in each round."""
+    if method.augment is not as_it_is and config.train.cache != "none":
+        raise UserFault(
+            expected=f"train.cache none with {config.method}, whose augmentation is its own in each round",
+            came=config.train.cache,
+            do="leave train.cache out",
+        )
