@@ -235,13 +235,13 @@ def test_a_perfect_learner_loses_what_scaling_takes_and_no_more(hospital: Path, 
 def test_runs_are_packed_alike_each_time_and_come_back_whole(tmp_path: Path) -> None:
     ran(tmp_path / "out/task/row/0", 0.0)
     write_json(tmp_path / "out/task/row/0/results.json", {"schema": 1})
-    (tmp_path / "out/task/row/0/a/overlays.png").touch()
+    (tmp_path / "out/task/row/0/a/pictures.safetensors").touch()
     pack(tmp_path / "out/task", tmp_path / "kept/task.tar.xz")
     first = (tmp_path / "kept/task.tar.xz").read_bytes()
     unpack(tmp_path / "again", tmp_path / "kept")
     there = sorted(str(path.relative_to(tmp_path / "again")) for path in (tmp_path / "again").rglob("*.json"))
     assert there == [f"task/row/0/{name}" for name in ("a/cases.json", "b/cases.json", "results.json")]
-    assert not list((tmp_path / "again").rglob("*.png"))
+    assert not list((tmp_path / "again").rglob("*.safetensors"))
     pack(tmp_path / "again/task", tmp_path / "kept/task.tar.xz")
     assert (tmp_path / "kept/task.tar.xz").read_bytes() == first
     (tmp_path / "again/task/row/0/results.json").unlink()

@@ -18,15 +18,15 @@ LOWER = {  # a room may import these rooms, and itself
     "record": {"exchange"},
     "train": {"model", "data", "record"},
     "methods": {"exchange", "train", "model", "data"},
-    "report": {"settings", "record", "exchange", "train", "site"},
+    "report": {"settings", "record", "exchange"},
     "inference": {"settings", "study", "record", "exchange", "methods", "train", "model", "data"},
     "export": {"settings", "study", "inference", "record", "exchange", "methods", "train", "model", "data"},
     "predict": {"inference", "data"},
     "doctor": {"settings", "study", "service", "site", "exchange", "train", "model", "data"},
-    "flare": {"settings", "methods", "study", "record", "report", "exchange", "train", "data", "site", "service"}
+    "flare": {"settings", "methods", "study", "record", "exchange", "train", "data", "site", "service"}
     | {"jobs", "doctor"},
 }
-FREE = {"bounds", "config", "errors", "files", "names", "quiet"}
+FREE = {"bounds", "config", "errors", "files", "layout", "names", "quiet"}
 
 
 def imports(path: Path) -> set[str]:
@@ -47,22 +47,29 @@ def test_imports_go_one_way(room: str) -> None:
         assert rooms <= LOWER[room] | {room}, path.name
 
 
-def loaded(module: str) -> set[str]:
+def loaded(module: str, before: str = "pass") -> set[str]:
     """The modules that a fresh process has after it imported one."""
-    told = f"import sys, {module}; print('\\n'.join(sys.modules))"
-    found = subprocess.run([sys.executable, "-c", told], check=True, capture_output=True, text=True)
-    return set(found.stdout.split())
+    told = f"import sys; {before}; import {module}; print(*sys.modules)"
+    return set(subprocess.run([sys.executable, "-c", told], check=True, capture_output=True, text=True).stdout.split())
 
 
-@pytest.mark.parametrize(
-    ("module", "without"),
-    [
-        ("pfedsam.exchange.guard", {"monai", "matplotlib", "pfedsam.methods", "pfedsam.train", "pfedsam.data"}),
-        ("pfedsam.record.results", {"monai", "matplotlib", "pfedsam.methods", "pfedsam.train", "pfedsam.data"}),
-    ],
-)
-def test_a_light_module_loads_no_heavy_one(module: str, without: set[str]) -> None:
-    assert not loaded(module) & without
+@pytest.mark.parametrize("module", ["pfedsam.exchange.guard", "pfedsam.record.site_files"])
+def test_the_guard_and_the_record_load_no_model_and_no_plot(module: str) -> None:
+    heavy = {"monai", "matplotlib", "nvflare", "pfedsam.methods", "pfedsam.train", "pfedsam.data", "pfedsam.site"}
+    assert not loaded(module) & heavy
+
+
+@pytest.mark.parametrize("module", ["executor", "results"])
+def test_a_job_s_process_runs_without_matplotlib_and_loads_nothing_of_the_report(module: str) -> None:
+    """MONAI loads it by itself where it is installed."""
+    found = loaded(f"pfedsam.flare.{module}", before="sys.modules['matplotlib'] = None")
+    assert not {name for name in found if name.startswith("pfedsam.report")}
+
+
+def test_only_the_command_line_knows_the_report_and_only_the_report_draws() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        if path.parent.name not in ("cli", "report"):
+            assert not any(m.startswith(("pfedsam.report", "matplotlib")) for m in imports(path)), path
 
 
 def test_only_the_flare_room_knows_flare() -> None:

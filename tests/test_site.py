@@ -12,7 +12,7 @@ from conftest import tiny
 from pfedsam import methods
 from pfedsam.data.dataset import PLAIN, Dataset, View
 from pfedsam.errors import UserFault
-from pfedsam.exchange.guard import Accepted, check
+from pfedsam.exchange.guard import Accepted, judge_message
 from pfedsam.exchange.server import begin_state, message
 from pfedsam.exchange.store import Moment
 from pfedsam.methods.base import Here
@@ -45,7 +45,7 @@ def test_an_update_is_legal_and_moves_what_it_trains(open_site, method: str) -> 
     update = trained(site, shared)
     stamp = site.stamp(0)
     assert stamp.base == base
-    assert check(update.wire, stamp, schema=up_schema(config), expected=stamp) == Accepted()
+    assert judge_message(update.wire, stamp, schema=up_schema(config), expected=stamp) == Accepted()
     assert update.samples == 6
     moved = {bool(t.any()) for n, t in update.wire.items() if n.endswith("lora.b.weight")}
     assert moved <= {method != "newcomer"}

@@ -142,7 +142,7 @@ class Config:
     @property
     def class_names(self) -> list[str]:
         """A name for each class, from class 1 on: the job's, else its number."""
-        return self.data.classes or [f"class {i + 1}" for i in range(self.model.num_classes)]
+        return names_of_classes(self.data.classes, self.model.num_classes)
 
     def unlike(self, other: "Config") -> dict[str, Any]:
         """The other's values of the settings in which it differs, by dotted name."""
@@ -156,6 +156,11 @@ class Config:
     def text(self) -> str:
         """All settings as one line of JSON, in the form in which they are digested."""
         return json.dumps(to_dict(self), sort_keys=True)
+
+
+def names_of_classes(given: list[str], count: int) -> list[str]:
+    """A name for each of `count` classes, from class 1 on: the one that a job gives, else its number."""
+    return given or [f"class {i + 1}" for i in range(count)]
 
 
 def text_digest(text: str) -> str:

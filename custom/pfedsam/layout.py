@@ -12,6 +12,7 @@ PERSON = Path("startup/fed_admin.json")
 SIMULATED = "simulate_job"  # FLARE's simulator gives every job this name
 OWN = "pfedsam"  # below a site's run folder: what it keeps of the final test
 RESULTS, CASES, MODELS = "results.json", "cases.json", "models"
+PICTURES = "pictures.safetensors"  # beside cases.json: what pictures are drawn from
 
 
 def servers_folders(folder: Path) -> list[Path]:

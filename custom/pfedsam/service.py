@@ -11,8 +11,9 @@ from pfedsam.exchange.ledger import payload_bytes
 from pfedsam.exchange.schema import shared_of
 from pfedsam.exchange.store import Moment
 from pfedsam.files import Tensors
+from pfedsam.kept import tested_site
 from pfedsam.record.scores import summary
-from pfedsam.report.site_files import write_site_files
+from pfedsam.record.site_files import write_site_files
 from pfedsam.site import Site, Update
 from pfedsam.site_faults import require_base
 from pfedsam.study import down_schema
@@ -95,7 +96,8 @@ def serve_test(site: Site, wire: Tensors, turn: Turn, folder: Path) -> dict[str,
     arrived, run = decode(wire, down_schema(site.config), site.config.wire.down), turn.run
     stored = site.recall(shared_of(arrived), run, trained=turn.trained)
     scores, val = site.scores("test"), site.scores("val")
-    write_site_files(site, scores, folder, {"run": run, **{k: v for k, v in stored.items() if k == "round"}})
+    trained = {"run": run, **{k: v for k, v in stored.items() if k == "round"}}
+    write_site_files(tested_site(site, scores, trained), folder)
     return {
         **{role: summary(cases) for role, cases in scores.items()},
         BEFORE: site.store.remembered(BEFORE, run),

@@ -88,7 +88,7 @@ def test_a_trial_is_a_real_run_in_small(hospital: Path, tmp_path: Path) -> None:
     found = tried("site-1", config, places, threads=1, seconds=0.5)
     assert found.slices == {"train": 6, "val": 2, "test": 3}
     assert min(found.step, found.step_new, found.validation, found.final, found.round, found.entry) > 0
-    assert (tmp_path / "store/pfedsam/site-1/final/overlays.png").is_file()
+    assert (tmp_path / "store/pfedsam/site-1/final/pictures.safetensors").is_file()
 
 
 def test_the_examination_measures_in_a_process_of_its_own_and_finds_the_machine_well(

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 
 from conftest import tiny
 from pfedsam.exchange.codec import BLOCK, CODECS, decode, encode, quantise, wire_schema, with_feedback
-from pfedsam.exchange.guard import Accepted, Rejected, check
+from pfedsam.exchange.guard import Accepted, Rejected, judge_message
 from pfedsam.exchange.ledger import payload_bytes
 from pfedsam.exchange.schema import Stamp, schema_of
 from pfedsam.study import shared_schema
@@ -115,15 +115,15 @@ def test_a_lean_update_of_vit_b_is_as_small_as_promised(number: str, megabytes: 
 def test_the_guard_takes_what_the_codec_makes_and_refuses_what_would_become_infinite(number: str) -> None:
     tensors, stamp = {"x": drawn((130,), 0)}, Stamp(0, "c", "b")
     schema, wire = schema_of(tensors), encode(tensors, number)
-    assert check(wire, stamp, schema=schema, expected=stamp, number=number) == Accepted()
+    assert judge_message(wire, stamp, schema=schema, expected=stamp, number=number) == Accepted()
     bad = wire["x"].clone()
     if number in STEPS:
         bad[:2] = torch.tensor([float("inf")]).bfloat16().view(torch.uint8)
     else:
         bad[0] = float("nan")
-    verdict = check({"x": bad}, stamp, schema=schema, expected=stamp, number=number)
+    verdict = judge_message({"x": bad}, stamp, schema=schema, expected=stamp, number=number)
     assert verdict == Rejected("expected finite values at x, came NaN or infinite")
-    short = check({"x": wire["x"][:-1]}, stamp, schema=schema, expected=stamp, number=number)
+    short = judge_message({"x": wire["x"][:-1]}, stamp, schema=schema, expected=stamp, number=number)
     assert isinstance(short, Rejected)
     assert "expected shape" in short.reason
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from pfedsam.exchange.guard import Accepted, Rejected, check, check_samples
+from pfedsam.exchange.guard import Accepted, Rejected, judge_message, judge_samples
 from pfedsam.exchange.schema import Stamp, schema_of
 
 HONEST = {"a.weight": torch.randn(4, 3), "b.bias": torch.randn(5), "scale": torch.randn(())}
@@ -16,7 +16,7 @@ STAMP = Stamp(3, "c" * 64, "b" * 64)
 def verdict(change: Callable[[dict[str, Any]], object] = lambda _: None, stamp: Stamp = STAMP) -> Accepted | Rejected:
     tensors = dict(HONEST)
     change(tensors)
-    return check(tensors, stamp, schema=schema_of(HONEST), expected=STAMP)
+    return judge_message(tensors, stamp, schema=schema_of(HONEST), expected=STAMP)
 
 
 def put(name: str, value: Any) -> Callable[[dict[str, Any]], object]:
@@ -84,5 +84,5 @@ def test_a_message_of_another_round_or_model_is_refused(stamp: Stamp, told: str)
 
 @pytest.mark.parametrize("samples", [0, -1, 10**9, 2.5, float("nan"), True, None, "12", [3]])
 def test_a_weight_that_is_no_count_is_refused(samples: object) -> None:
-    assert isinstance(check_samples(samples), Rejected)
-    assert check_samples(12) == Accepted()
+    assert isinstance(judge_samples(samples), Rejected)
+    assert judge_samples(12) == Accepted()

@@ -21,9 +21,10 @@ from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 from nvflare.app_common.widgets.intime_model_selector import IntimeModelSelector
 
+from pfedsam.exchange.schema import REPORT, STAMP
 from pfedsam.exchange.server import ServerState
 from pfedsam.flare.aggregator import SharedAggregator
-from pfedsam.flare.context import REJECTED, REPORT, STAMP, selected_by
+from pfedsam.flare.context import REJECTED, selected_by
 from pfedsam.flare.filters import UpdateGuard
 from pfedsam.flare.presence import Clock
 from pfedsam.flare.rounds import Rounds

@@ -14,8 +14,9 @@ from nvflare.apis.signal import Signal
 from nvflare.apis.workspace import Workspace
 
 from pfedsam.errors import UserFault
+from pfedsam.exchange.schema import REPORT, STAMP
 from pfedsam.files import digest
-from pfedsam.flare.context import REPORT, RUN, STAMP, TRAINED, ledger, places, setting
+from pfedsam.flare.context import RUN, TRAINED, ledger, places, setting
 from pfedsam.flare.executor import PFedSAMExecutor
 from pfedsam.flare.filters import OnlyDeclaredEnters, OnlySharedLeaves
 from pfedsam.flare.policy import SitePolicy

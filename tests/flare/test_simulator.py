@@ -152,10 +152,10 @@ def test_each_site_keeps_its_own_experts_pictures_and_cases(run: tuple[Path, str
     assert not torch.equal(private[0][name], private[1][name])
     for site in ("site-1", "site-2"):
         folder = run[0] / site / "simulate_job/pfedsam"
-        for file in ("private.md", "cases.json", "overlays.png"):
+        for file in ("private.md", "cases.json", "pictures.safetensors"):
             assert (folder / file).stat().st_size > 0
     server = run[0] / "server/simulate_job"
-    for file in ("curves.png", "models/shared.safetensors", "models/shared.md", "metrics/round_metrics.jsonl"):
+    for file in ("models/shared.safetensors", "models/shared.md", "metrics/round_metrics.jsonl"):
         assert (server / file).stat().st_size > 0
     assert list(server.rglob("events.out.tfevents.*"))
 

@@ -10,7 +10,7 @@ from conftest import tiny
 from pfedsam import methods
 from pfedsam.config import Config
 from pfedsam.errors import UserFault
-from pfedsam.exchange.guard import Accepted, check
+from pfedsam.exchange.guard import Accepted, judge_message
 from pfedsam.exchange.schema import EXTRA, extras_of, shared_of
 from pfedsam.exchange.server import Contribution, ServerState, begin_state, contribution, message
 from pfedsam.exchange.store import Moment
@@ -60,10 +60,11 @@ def rounds_of_scaffold(open_site, rounds: int = 2) -> tuple[Config, ServerState,
         given = {}
         for name, site in sites.items():
             wire = message(state, name, config, down_schema(config))
-            assert check(wire, stamp := site.stamp(round_), schema=down_schema(config), expected=stamp) == Accepted()
+            stamp, down = site.stamp(round_), down_schema(config)
+            assert judge_message(wire, stamp, schema=down, expected=stamp) == Accepted()
             site.receive(wire, Moment("run", round_), trained=round_ > 0)
             update = site.train(round_, rounds)
-            assert check(update.wire, stamp, schema=up_schema(config), expected=stamp) == Accepted()
+            assert judge_message(update.wire, stamp, schema=up_schema(config), expected=stamp) == Accepted()
             given[name] = contribution(update.wire, update.samples, {}, config=config, up=up_schema(config))
         state = scaffold.rule(state, given, config)
     return config, state, sites
@@ -153,7 +154,7 @@ def test_the_guard_refuses_extras_that_were_not_declared_or_are_out_of_bounds(op
         (shared_of(wire), "are missing"),
         ({**wire, name: wire[name].double()}, "float32"),
     ):
-        assert reason in check(bad, stamp, schema=up_schema(config), expected=stamp).reason
+        assert reason in judge_message(bad, stamp, schema=up_schema(config), expected=stamp).reason
 
 
 def test_a_method_augments_with_what_the_server_sent(open_site) -> None:

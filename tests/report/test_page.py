@@ -12,16 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from pfedsam.cli import main
 from pfedsam.errors import UserFault
 from pfedsam.exchange.ledger import Ledger
+from pfedsam.exchange.schema import REPORT
+from pfedsam.layout import PICTURES
+from pfedsam.record.pictures import Gallery, Picture, packed
 from pfedsam.record.results import ROLES, finish
+from pfedsam.record.site_files import case_names
 from pfedsam.record.table import final_table
 from pfedsam.report.bootstrap import interval
 from pfedsam.report.gather import gather, rounds_of
 from pfedsam.report.page import write_report
-from pfedsam.report.site_files import names
 
 EMPTY = {"area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source", "use"}
 PIXEL = bytes.fromhex(
@@ -150,7 +154,13 @@ def test_every_element_is_closed_and_every_id_is_its_own(tmp_path: Path, results
 def test_nothing_is_fetched_from_elsewhere(tmp_path: Path, results: dict[str, Any]) -> None:
     run = written(tmp_path / "run", results)
     with_cases(run, "north", 0.1)
+    with_cases(run, "south", 0.1)
+    (run / "south/overlays.png").unlink()
+    mask = torch.eye(16, dtype=torch.bool)[None]
+    picture = Picture("worst", torch.zeros(3, 16, 16, dtype=torch.uint8), mask, {"global": mask})
+    (run / "south" / PICTURES).write_bytes(packed(Gallery("south", ["disc"], [picture])))
     text = page_of(run)
+    assert text.count("data:image/png;base64,") == 2
     assert all(ref.startswith(("#", "data:image/png;base64,")) for ref in Checked(text).references)
     assert "<script" not in text
     assert not re.search(r"@import|url\((?!#)", text)
@@ -329,7 +339,7 @@ def test_a_folder_of_several_runs_is_refused(tmp_path: Path, results: dict[str, 
 def test_a_hospitals_own_folder_tells_its_own_rounds_from_its_ledger(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "kit/pfedsam_store/liver/north/ledger.jsonl")
     for number in (0, 1, 1):
-        facts = {"pfedsam_report": report_of(number, 0.0)}
+        facts = {REPORT: report_of(number, 0.0)}
         ledger.note("in", {}, task="train", round_=number, facts={})
         ledger.note("out", {}, task="train", round_=number, facts=facts)
     metrics = {"before": row(0.1), "global": row(0.6), "personal": row(0.7)}
@@ -360,7 +370,7 @@ def test_case_scores_without_the_ledger_are_no_run_and_said_to_be_none(tmp_path:
 def worked(ledger: Ledger, run: str, dice: float, *, tested: bool) -> None:
     """A run's one round in a site's ledger, and its final test."""
     report = report_of(0, 0.0) | {"val": {"global": row(dice), "personal": row(dice)}}
-    ledger.note("out", {}, task="train", round_=0, facts={"pfedsam_report": report}, run=run)
+    ledger.note("out", {}, task="train", round_=0, facts={REPORT: report}, run=run)
     if tested:
         metrics = {"before": row(0.1), "global": row(dice), "personal": row(dice)}
         ledger.note("out", {}, task="validate", round_=-1, facts={"metrics": metrics}, run=run)
@@ -387,12 +397,12 @@ def test_a_hospitals_own_page_tells_one_run_though_it_has_had_several(tmp_path: 
 
 def test_an_image_with_two_masks_is_two_cases_by_name() -> None:
     pairs = [("a.png", "one/a.png"), ("b.png", "one/b.png"), ("a.png", "two/a.png")]
-    assert names(pairs) == ["a.png (one/a.png)", "b.png", "a.png (two/a.png)"]
+    assert case_names(pairs) == ["a.png (one/a.png)", "b.png", "a.png (two/a.png)"]
 
 
 def test_of_a_ledger_with_an_earlier_run_the_last_one_is_told() -> None:
-    lines = [{"direction": "out", "round": n, "facts": {"pfedsam_report": i}} for i, n in enumerate((0, 1, 2, 0, 1))]
-    assert [(line["round"], line["facts"]["pfedsam_report"]) for line in rounds_of(lines)] == [(0, 3), (1, 4)]
+    lines = [{"direction": "out", "round": n, "facts": {REPORT: i}} for i, n in enumerate((0, 1, 2, 0, 1))]
+    assert [(line["round"], line["facts"][REPORT]) for line in rounds_of(lines)] == [(0, 3), (1, 4)]
 
 
 def test_the_interval_draws_patients_not_slices() -> None:

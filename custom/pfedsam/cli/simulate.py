@@ -33,7 +33,6 @@ def serve(options: argparse.Namespace) -> int:
     from pfedsam.federation import Plan, federate
     from pfedsam.jobs import read_job
     from pfedsam.record.table import final_table
-    from pfedsam.report.plots import plot_curves
 
     named = _named(options.sites, read_job(options.job).sites)
     job = read_job(options.job, options.set, rounds=options.rounds, sites=named)
@@ -46,8 +45,7 @@ def serve(options: argparse.Namespace) -> int:
             results = federate(plan, lambda entry: show(entry["round"] + 1))
     except KeyboardInterrupt:
         raise SystemExit(f"\nstopped; the same command goes on in {out}") from None
-    plot_curves(results, out / "curves.png")
-    print(f"{final_table(results)}\nresults: {out}")
+    print(f"{final_table(results)}\nresults: {out}\nas a page: pfedsam report {out}")
     return 0
 
 

@@ -53,7 +53,7 @@ class Checkpoints:
             UserFault: the disk is full or forbids writing, or a later job goes on with the run.
         """
         if point.run in self._claims:
-            self._claims[point.run].check()
+            self._claims[point.run].demand_mine()
         path = self._of(point.run) / f"round.{point.done:06d}.json"
         facts = {"run": point.run, "done": str(point.done), "config": point.config, "base": point.base}
         tensors = point.state.flat()

@@ -22,7 +22,7 @@ class Claim:
         self._mine = uuid.uuid4().hex
         write_atomic(self._path, self._mine.encode())
 
-    def check(self) -> None:
+    def demand_mine(self) -> None:
         """Nothing, where nobody has claimed the folder after this process did.
 
         Raises:

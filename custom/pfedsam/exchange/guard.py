@@ -32,7 +32,7 @@ FACTS = 32_768  # characters of all that a message says beside its tensors; ours
 TEXT = 200  # characters of one text in it; ours are digests and names
 
 
-def check(
+def judge_message(
     tensors: dict[str, Any], stamp: Stamp, *, schema: Schema, expected: Stamp, number: Number = "fp32"
 ) -> Verdict:
     """Whether names, shapes, dtypes and values are the schema's, and the stamp the expected one.
@@ -51,10 +51,9 @@ def check(
     return Accepted() if reason is None else Rejected(reason)
 
 
-def check_samples(samples: Any, most: int = 10_000_000) -> Verdict:
+def judge_samples(samples: Any, most: int = 10_000_000) -> Verdict:
     """Whether a claimed number of training slices can be a weight: a whole number in 1..`most`."""
-    whole = isinstance(samples, int) and not isinstance(samples, bool)
-    if whole and 1 <= samples <= most:
+    if isinstance(samples, int) and not isinstance(samples, bool) and 1 <= samples <= most:
         return Accepted()
     return Rejected(f"expected a number of samples in 1..{most}, came {samples!r}")
 

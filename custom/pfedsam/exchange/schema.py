@@ -11,6 +11,8 @@ from torch import Tensor
 from pfedsam.files import Tensors
 
 EXTRA = "extra/"  # before the name of what a method sends beside shared tensors; no parameter's name holds a slash
+STAMP = "pfedsam_stamp"  # a message's key: its `Stamp`
+REPORT = "pfedsam_report"  # a message's key: what a site says of its round
 
 
 @dataclass(frozen=True)

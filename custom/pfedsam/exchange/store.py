@@ -53,7 +53,7 @@ class SiteStore:
         Raises:
             UserFault: the disk is full or forbids writing, or another process has claimed the store.
         """
-        self._claim.check()
+        self._claim.demand_mine()
         when = {"run": at.run, "round": str(at.round)} if at else {}
         files = self._files()
         number = _number(files[0]) + 1 if files else 1

@@ -7,8 +7,9 @@ from nvflare.app_common.abstract.aggregator import Aggregator
 
 from pfedsam import log, methods
 from pfedsam.exchange.guard import Rejected
+from pfedsam.exchange.schema import REPORT
 from pfedsam.exchange.server import Contribution, contribution
-from pfedsam.flare.context import REPORT, job_config
+from pfedsam.flare.context import job_config
 from pfedsam.flare.filters import judge
 from pfedsam.study import up_schema
 

@@ -14,14 +14,12 @@ from pfedsam.config import Config
 from pfedsam.data.synthetic import drawn
 from pfedsam.errors import UserFault
 from pfedsam.exchange.ledger import Ledger
-from pfedsam.exchange.schema import Stamp
+from pfedsam.exchange.schema import STAMP, Stamp
 from pfedsam.layout import SETTINGS, SIMULATED
 from pfedsam.record.results import sites_of
 from pfedsam.settings import read_config
 from pfedsam.site import Places
 
-STAMP = "pfedsam_stamp"
-REPORT = "pfedsam_report"
 REJECTED = "pfedsam_rejected"
 REASON = "pfedsam_reason"  # in the server's context: why the guard refused the update at hand
 CLASSES_DIFFER = "PFEDSAM_CLASSES_DIFFER"  # the return code of a site whose masks number the classes otherwise

@@ -22,12 +22,11 @@ from pfedsam import log
 from pfedsam.bounds import parse_count
 from pfedsam.errors import ClassesDiffer, UserFault
 from pfedsam.exchange.codec import encode
+from pfedsam.exchange.schema import REPORT, STAMP
 from pfedsam.files import pack, unpack, write_atomic
 from pfedsam.flare.context import (
     CLASSES_DIFFER,
-    REPORT,
     RUN,
-    STAMP,
     TRAINED,
     job_config,
     places,

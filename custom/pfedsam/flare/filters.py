@@ -13,10 +13,10 @@ from nvflare.app_common.app_constant import AppConstants
 from pfedsam import log
 from pfedsam.config import Config
 from pfedsam.errors import UserFault
-from pfedsam.exchange.guard import Accepted, Rejected, Verdict, check, check_samples, facts_fault
-from pfedsam.exchange.schema import Stamp
+from pfedsam.exchange.guard import Accepted, Rejected, Verdict, facts_fault, judge_message, judge_samples
+from pfedsam.exchange.schema import REPORT, Stamp
 from pfedsam.files import Tensors
-from pfedsam.flare.context import REASON, REPORT, RUN, job_config, ledger, selected_by, stamp_of
+from pfedsam.flare.context import REASON, RUN, job_config, ledger, selected_by, stamp_of
 from pfedsam.record.results import report_fault
 from pfedsam.study import down_schema, shared_schema, up_schema
 
@@ -62,7 +62,7 @@ class OnlyDeclaredEnters(Filter):  # type: ignore[misc]
         round_ = shareable.get_header(AppConstants.CURRENT_ROUND, -1)
         stamp = stamp_of(dxo, round_)
         expected = Stamp(stamp.round, config.digest(), stamp.base)
-        demand(check(dxo.data, stamp, schema=down_schema(config), expected=expected, number=config.wire.down))
+        demand(judge_message(dxo.data, stamp, schema=down_schema(config), expected=expected, number=config.wire.down))
         task = str(fl_ctx.get_prop("__task_name__") or "task")
         try:
             ledger(fl_ctx, config).note(
@@ -104,9 +104,9 @@ def judge(shareable: Shareable, fl_ctx: FLContext) -> Verdict:
     base = fl_ctx.get_engine().get_component("persistor").base
     expected = Stamp(int(fl_ctx.get_prop(AppConstants.CURRENT_ROUND, -1)), config.digest(), base)
     schema = up_schema(config)
-    verdict = check(dxo.data, stamp_of(dxo, -1), schema=schema, expected=expected, number=config.wire.up)
+    verdict = judge_message(dxo.data, stamp_of(dxo, -1), schema=schema, expected=expected, number=config.wire.up)
     if isinstance(verdict, Accepted):
-        verdict = check_samples(dxo.get_meta_prop(MetaKey.NUM_STEPS_CURRENT_ROUND))
+        verdict = judge_samples(dxo.get_meta_prop(MetaKey.NUM_STEPS_CURRENT_ROUND))
     if isinstance(verdict, Accepted) and (told := _said_fault(dxo)):
         return Rejected(told)
     return verdict
@@ -144,7 +144,7 @@ def well_formed(dxo: DXO, stamp: Stamp, config: Config) -> Verdict:
     """Whether a message's tensors are those declared, in the format of their kind: an update's, or the model's."""
     update = dxo.data_kind == DataKind.WEIGHT_DIFF
     schema, number = (up_schema, config.wire.up) if update else (shared_schema, config.wire.down)
-    return check(dxo.data, stamp, schema=schema(config), expected=stamp, number=number)
+    return judge_message(dxo.data, stamp, schema=schema(config), expected=stamp, number=number)
 
 
 def demand(verdict: Verdict) -> None:

@@ -17,9 +17,10 @@ from pfedsam import log
 from pfedsam.config import Config
 from pfedsam.errors import UserFault
 from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
+from pfedsam.exchange.schema import STAMP
 from pfedsam.exchange.server import ServerState, begin_state
 from pfedsam.files import SETTINGS, Tensors, not_finite, pack, write_atomic
-from pfedsam.flare.context import STAMP, cache, job_config, run_dir, setting, simulated, store
+from pfedsam.flare.context import cache, job_config, run_dir, setting, simulated, store
 from pfedsam.record.cards import shared_card
 from pfedsam.study import down_schema, first_tensors, initial_shared, same_settings
 

@@ -1,4 +1,4 @@
-"""Keeps results.json up to date while the job runs, and ends it with a table and plots."""
+"""Keeps results.json up to date while the job runs, and ends it with a table."""
 
 import time
 from typing import Any
@@ -13,11 +13,11 @@ from nvflare.widgets.widget import Widget
 from pfedsam import log
 from pfedsam.config import to_dict
 from pfedsam.errors import UserFault
+from pfedsam.exchange.schema import REPORT
 from pfedsam.files import write_json
-from pfedsam.flare.context import REJECTED, REPORT, job_config, run_dir
+from pfedsam.flare.context import REJECTED, job_config, run_dir
 from pfedsam.record.results import finish, private_begun, replanned, start, tested_fault, versions
 from pfedsam.record.table import final_table
-from pfedsam.report.plots import plot_curves
 
 
 class ResultsWriter(Widget):  # type: ignore[misc]
@@ -110,7 +110,6 @@ class ResultsWriter(Widget):  # type: ignore[misc]
             return
         self.results = finish(self.results, self._earlier + time.time() - self._began)
         path = self._write(fl_ctx)
-        plot_curves(self.results, path.with_name("curves.png"))
         log.info("%s\nresults: %s", final_table(self.results), path.parent)
 
     def _write(self, fl_ctx: FLContext) -> Any:

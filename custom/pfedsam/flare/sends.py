@@ -13,9 +13,10 @@ from nvflare.apis.signal import Signal
 from nvflare.app_common.app_constant import AppConstants
 
 from pfedsam.config import Config
+from pfedsam.exchange.schema import STAMP
 from pfedsam.exchange.server import ServerState, message
 from pfedsam.files import Tensors
-from pfedsam.flare.context import RUN, STAMP, TRAINED, job_config, trained
+from pfedsam.flare.context import RUN, TRAINED, job_config, trained
 from pfedsam.flare.presence import Clock
 from pfedsam.study import down_schema
 

@@ -6,6 +6,7 @@ counted, and so are the cases among them where the model found something.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -56,6 +57,14 @@ def summary(scores: Sequence[CaseScore]) -> dict[str, Any]:
         "empty": len(empty),
         "false_alarms": sum(s.found for s in empty),
     }
+
+
+def dice_by_case(scores: Sequence[CaseScore], cases: int) -> list[float | None]:
+    """Each case's Dice, mean over its classes; None where all references are empty."""
+    each = len(scores) // cases
+    of_case = [scores[start : start + each] for start in range(0, len(scores), each)]
+    known = [[score.dice for score in rows if score.dice is not None] for rows in of_case]
+    return [fmean(values) if values else None for values in known]
 
 
 def _distances_row(scores: Sequence[CaseScore]) -> dict[str, Any]:

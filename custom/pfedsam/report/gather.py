@@ -9,15 +9,16 @@ from typing import Any
 
 from pfedsam.errors import UserFault
 from pfedsam.exchange.ledger import Ledger
+from pfedsam.exchange.schema import REPORT, STAMP
 from pfedsam.files import read_json
-from pfedsam.layout import CASES, PRIVACY, RESULTS, SETTINGS, site_of
+from pfedsam.layout import CASES, PICTURES, PRIVACY, RESULTS, SETTINGS, site_of
 from pfedsam.record.cases import Cases, read_cases
 from pfedsam.record.results import sites_of
 from pfedsam.settings import chosen_method, from_record
 
-PICTURES, LEDGER = "overlays.png", "ledger.jsonl"
+LEDGER = "ledger.jsonl"
+SHOWN = (PICTURES, "overlays.png")  # beside cases.json; the second is of older versions
 SKIP = {"synthetic_data", "tb_events", "custom", "prepared", "scratch", "images", "masks"}  # nothing of a run's record
-REPORT, STAMP = "pfedsam_report", "pfedsam_stamp"  # what a site's message says of its round, in its ledger
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Material:
     results: dict[str, Any]
     own: str = ""
     cases: dict[str, Cases] = field(default_factory=dict)
-    pictures: dict[str, bytes] = field(default_factory=dict)
+    pictures: dict[str, Path] = field(default_factory=dict)
     sent: dict[str, Sent] = field(default_factory=dict)
 
 
@@ -72,12 +73,11 @@ def gather(run: Path) -> Material:
     tested = _tested(files, run, record.get("run", "") or _run_of(ledgers))
     results, own = (record, "") if found else _own(run, files, ledgers, set(tested))
     names = set(ledgers) | set(tested) if own else set(_sites(results))
-    pictures = {name: path.with_name(PICTURES) for name, (path, _) in tested.items() if name in names}
     return Material(
         results,
         own,
         cases={name: cases for name, (_, cases) in tested.items() if name in names},
-        pictures={name: path.read_bytes() for name, path in pictures.items() if path.is_file()},
+        pictures={name: shown for name, (path, _) in tested.items() if name in names and (shown := _shown(path))},
         sent={name: _sent(lines) for name, lines in ledgers.items() if lines and name in names},
     )
 
@@ -112,6 +112,11 @@ def _tested(files: list[Path], folder: Path, run: str) -> dict[str, tuple[Path, 
     return dict(sorted(found.items()))
 
 
+def _shown(cases: Path) -> Path | None:
+    """What pictures are drawn from, beside a cases.json; None where there are none."""
+    return next((path for name in SHOWN if (path := cases.with_name(name)).is_file()), None)
+
+
 def read_results(path: Path) -> dict[str, Any]:
     """A results.json of the known schema.
 
@@ -120,12 +125,12 @@ def read_results(path: Path) -> dict[str, Any]:
     """
     try:
         found = json.loads(path.read_text())
-        whole = found["schema"] == 1 and all(_is_round(entry) for entry in found["rounds"])
-        whole = whole and all(isinstance(roles, dict) for roles in found["final"]["sites"].values())
-        whole = whole and isinstance(found["method"], str) and isinstance(found["config"], dict)
+        fits = found["schema"] == 1 and all(_is_round(entry) for entry in found["rounds"])
+        fits = fits and all(isinstance(roles, dict) for roles in found["final"]["sites"].values())
+        fits = fits and isinstance(found["method"], str) and isinstance(found["config"], dict)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
         raise _damaged(path, f"{type(fault).__name__}: {fault}") from None
-    if not whole:
+    if not fits:
         raise _damaged(path, "other keys than docs/results.md lists")
     record: dict[str, Any] = found
     return record

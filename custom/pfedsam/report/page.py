@@ -16,6 +16,7 @@ from pfedsam.record.table import patients_tested
 from pfedsam.report import words
 from pfedsam.report.charts import dice_chart, final_chart, loss_chart
 from pfedsam.report.gather import Material
+from pfedsam.report.overlays import overlays
 from pfedsam.report.words import SiteRow
 
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -80,7 +81,7 @@ def page(material: Material, rows: list[SiteRow]) -> str:
         patients=patients_tested(results),
         by_class=words.class_rows(material),
         charts=charts(material, rows),
-        pictures={name: base64.b64encode(data).decode() for name, data in sorted(material.pictures.items())},
+        pictures={name: base64.b64encode(overlays(path)).decode() for name, path in sorted(material.pictures.items())},
         private=bool(material.pictures or material.cases),
         traffic=traffic(results),
         sent=dict(sorted(material.sent.items())),

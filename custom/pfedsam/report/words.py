@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from pfedsam.config import names_of_classes
 from pfedsam.record.cases import Cases, Classes
 from pfedsam.record.measures import HIGHER_IS_BETTER, METRICS, MIXED, number
 from pfedsam.record.results import ROLES, replanned, took_part
@@ -73,7 +74,8 @@ def site_row(name: str, roles: dict[str, Any], cases: Cases | None) -> SiteRow:
 
 def class_rows(material: Material) -> list[dict[str, Any]]:
     """Mean Dice by site and class, where case scores lie in reach; empty for a task of one class."""
-    named = class_names(material.results["config"])
+    settings = material.results["config"]
+    named = names_of_classes(_classes(settings), settings.get("model", {}).get("num_classes", 1))
     found = []
     for site, cases in sorted(material.cases.items()) if len(named) > 1 else ():
         for cls, name in enumerate(named, 1):
@@ -83,10 +85,9 @@ def class_rows(material: Material) -> list[dict[str, Any]]:
     return found
 
 
-def class_names(settings: dict[str, Any]) -> list[str]:
-    """The classes' names as the job gives them, else their numbers."""
-    named = settings.get("data", {}).get("classes") or []
-    return named or [f"class {i + 1}" for i in range(settings.get("model", {}).get("num_classes", 1))]
+def _classes(settings: dict[str, Any]) -> list[str]:
+    """The names that the job gives; empty where it gives none."""
+    return settings.get("data", {}).get("classes") or []
 
 
 def _dice_of(cases: Cases, role: str, cls: int) -> list[float]:
@@ -133,7 +134,7 @@ def summary(material: Material, rows: list[SiteRow]) -> list[str]:
     count = len(results["rounds"])
     time = f" in {duration(results['seconds'])}" if results.get("seconds") else ""
     lines = [f"{who} Method {results['method']}, {count} round{'s' * (count != 1)}{time}."]
-    if named := results["config"].get("data", {}).get("classes"):
+    if named := _classes(results["config"]):
         lines.append("Classes: " + ", ".join(f"{cls} {name}" for cls, name in enumerate(named, 1)) + ".")
     if not rows:
         return [*lines, "The final test has not been done: the run is not finished, or it was cut."]

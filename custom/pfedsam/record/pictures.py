@@ -1,0 +1,87 @@
+"""What pictures of a site's final test are drawn from, in a file of its own: a few cases with their masks."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from pfedsam.errors import UserFault
+from pfedsam.files import Tensors, pack, unpack
+
+SIDE = 512  # of a picture's longer side no more pixels are kept; our choice
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One test case.
+
+    Attributes:
+        label: the text above it.
+        image: (3, H, W) of uint8.
+        truth: (classes, H, W) of bool.
+        found: by role, as `truth`.
+    """
+
+    label: str
+    image: Tensor
+    truth: Tensor
+    found: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The pictures of one site, with their title and the names of the classes."""
+
+    title: str
+    classes: list[str]
+    pictures: list[Picture]
+
+
+def picked_cases(dice: list[float | None]) -> dict[str, int]:
+    """Best, median and worst case by Dice, with their index; empty references left out."""
+    order = sorted((d, i) for i, d in enumerate(dice) if d is not None)
+    if not order:
+        return {}
+    marks = {"best": order[-1], "median": order[len(order) // 2], "worst": order[0]}
+    seen: dict[int, str] = {}
+    for name, (d, i) in marks.items():
+        seen.setdefault(i, f"{name}, personal Dice {d:.2f}")
+    return {label: i for i, label in seen.items()}
+
+
+def packed(gallery: Gallery) -> bytes:
+    """The file's bytes, safetensors; of a large picture every second pixel, or fewer."""
+    tensors: Tensors = {}
+    for i, one in enumerate(gallery.pictures):
+        maps = {"image": one.image, "truth": one.truth} | {f"found/{role}": mask for role, mask in one.found.items()}
+        step = -(-max(one.image.shape) // SIDE)
+        # cloned, as two roles may be one branch, and a file has no tensor twice
+        tensors |= {f"{i}/{name}": values[:, ::step, ::step].clone() for name, values in maps.items()}
+    labels = [one.label for one in gallery.pictures]
+    texts = {"title": gallery.title, "classes": json.dumps(gallery.classes), "labels": json.dumps(labels)}
+    return pack(tensors, texts)
+
+
+def read_gallery(path: Path) -> Gallery:
+    """What the file holds.
+
+    Raises:
+        UserFault: it is damaged.
+    """
+    try:
+        tensors, texts = unpack(path.read_bytes())
+        pictures = [_picture(i, label, tensors) for i, label in enumerate(json.loads(texts["labels"]))]
+        return Gallery(texts["title"], json.loads(texts["classes"]), pictures)
+    except (OSError, ValueError, KeyError) as fault:
+        raise UserFault(
+            expected=f"{path} as a site's final test writes it",
+            came=f"a damaged file ({type(fault).__name__})",
+            do="take the folder that the site's last job left, or remove the file: the report then has no pictures",
+        ) from None
+
+
+def _picture(i: int, label: str, tensors: Tensors) -> Picture:
+    at = f"{i}/found/"
+    found = {name.removeprefix(at): mask for name, mask in tensors.items() if name.startswith(at)}
+    return Picture(label, tensors[f"{i}/image"], tensors[f"{i}/truth"], found)

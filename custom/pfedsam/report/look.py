@@ -1,0 +1,67 @@
+"""How the report looks: colours, markers, lines and axes. For screen and print, light and dark, colour-blind eyes."""
+
+import io
+import re
+from collections.abc import Callable
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+INK = "#010203"  # stands for the page's own text colour, light or dark
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")  # Okabe-Ito, without yellow on white
+TRUTH, FOUND = COLOURS[:2]  # outlines of the reference's masks and of the model's
+MARKERS = "osD^vPX*"
+ROLE_LINES = {"global": "--", "personal": "-"}
+CLASS_LINES = ("solid", "dashed", "dotted", "dashdot")  # of the classes, by their number
+STYLE = {
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.hashsalt": "pfedsam",
+}
+
+
+def series(i: int) -> dict[str, Any]:
+    """Colour and marker of the i-th of what a chart compares."""
+    return {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "markersize": 4.5}
+
+
+def chart(key: str, draw: Callable[[Any], None]) -> str:
+    """An <svg> element of what `draw` puts on the axes, whose ids are its own on a page of several."""
+    text = io.StringIO()
+    with matplotlib.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
+        draw(axes)
+        axes.grid(alpha=0.25)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=8, handlelength=3.5, loc="center left", bbox_to_anchor=(1, 0.5))
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(text, format="svg", transparent=True, metadata=nothing)
+        plt.close(figure)
+    svg = text.getvalue()[text.getvalue().index("<svg") :]
+    svg = re.sub(r'\bid="', f'id="{key}-', svg)
+    svg = re.sub(r'href="#', f'href="#{key}-', svg).replace("url(#", f"url(#{key}-")
+    return svg.replace(INK, "currentColor")
+
+
+def panels(lines: int, columns: int, draw: Callable[[Any], None], title: str) -> bytes:
+    """A PNG of what `draw` puts on a grid of axes without ticks."""
+    data = io.BytesIO()
+    size = (2.6 * columns, 2.8 * lines + 0.5)
+    figure, grid = plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained")
+    draw(grid)
+    for axes in grid.flat:
+        axes.set_xticks([])
+        axes.set_yticks([])
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(data, dpi=110)
+    plt.close(figure)
+    return data.getvalue()
