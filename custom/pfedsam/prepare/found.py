@@ -1,6 +1,6 @@
 """What was found in a hospital's folder: cases, and what is left out with the reason."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from pfedsam.errors import UserFault
@@ -56,8 +56,8 @@ class Discovered:
     `segments` numbers the segment labels of DICOM-SEG files and the structures that have a file each, 1 and up.
     """
 
-    files: int = 0
-    cases: list[Case] = field(default_factory=list)
-    dropped: list[Dropped] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    segments: dict[str, int] = field(default_factory=dict)
+    files: int
+    cases: list[Case]
+    dropped: list[Dropped]
+    notes: list[str]
+    segments: dict[str, int]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from pfedsam.errors import UserFault
-from pfedsam.prepare.apart import may_be_one
+from pfedsam.prepare.apart import KIND, may_be_one
 from pfedsam.prepare.words import (
     CLASSES,
     GENERIC,
@@ -32,7 +32,6 @@ SUBJECT = re.compile(  # of BIDS, and of the Cancer Genome Atlas
 )
 NUMBERED = re.compile(r"(?:p|pt|pat|patient|patid|case|subj|subject|sub|id|s)?[-_ ]?\d+")
 ROLES = re.compile(rf"{MASK_WORDS}|{IMAGE_WORDS}|{SPLITS}|{MODALITIES}|{SIDES}|anat|perf|func|derivatives|{GENERIC}")
-KINDS = re.compile(rf"{CLASSES}|{PLACES}")
 SORTS = re.compile(rf"{CLASSES}|{TIMES}|{PLACES}")
 SLICE = re.compile(r"(?P<rest>.*?\d.*?)[ _.-]+(?P<word>slice|sl|s|z|frame|img|image|tile)?[ _-]?\d{1,4}", re.IGNORECASE)
 BARE_SLICE = re.compile(r"(?:\D*[ _.-])?(?:slice|sl|frame|tile)[ _-]?\d+", re.IGNORECASE)
@@ -236,7 +235,7 @@ def _unsliced(core: str) -> str:
     if (found := SLICE.fullmatch(core)) is None:
         return core
     rest = found["rest"]
-    classy = _fits(rest, SORTS) or KINDS.fullmatch(words(plain(rest))[-1])
+    classy = _fits(rest, SORTS) or KIND.fullmatch(words(plain(rest))[-1])
     return core if classy and not found["word"] else _core(rest)
 
 

@@ -83,8 +83,8 @@ def stacked(files: Iterable[File]) -> Stack:
     stacked_uids = {uid for uid, _ in joined}
     for one in alone:
         if one.uid in stacked_uids and not one.placed and one.fault is None:
-            why = "a slice without ImagePositionPatient in a series that has it elsewhere"
-            stack.dropped.append(Dropped(one.name, why, "export the series again with its geometry"))
+            lost = "a slice without ImagePositionPatient in a series that has it elsewhere"
+            stack.dropped.append(Dropped(one.name, lost, "export the series again with its geometry"))
         else:
             stack.series.append(one)
     patients, notes = by_issuer([(one.patient, one.issuer) for one in stack.series])
