@@ -14,12 +14,7 @@ from pfedsam.layout import META, SERVER, SETTINGS
 from pfedsam.names import job_name, one_name, site_names
 from pfedsam.settings import field_values, from_dict
 
-ROUNDS = {  # a job's facts, as the arguments of flare.rounds.Rounds are named
-    "rounds": "num_rounds",
-    "min_sites": "min_sites",
-    "grace": "grace",
-    "timeout": "timeout",
-}
+ROUNDS = ("rounds", "min_sites", "grace", "timeout")  # the arguments of flare.rounds.Rounds
 RUN = ("run", "continues", "begin")  # and of flare.persistor.SharedPersistor
 LOOP, PERSISTOR = ("workflows", "rounds"), ("components", "persistor")
 
@@ -123,9 +118,9 @@ def _of_folder(folder: Path) -> dict[str, Any]:
         raise UserFault(expected=f"a job folder with {SETTINGS}", came=str(folder), do="name a folder of jobs/")
     meta, server = read_json(folder / META), read_json(folder / SERVER)
     loop, keeper = _arguments(server, *LOOP, folder), _arguments(server, *PERSISTOR, folder)
-    if missing := [name for name in ROUNDS.values() if name not in loop]:
+    if missing := [name for name in ROUNDS if name not in loop]:
         raise UserFault(
-            expected=f"{', '.join(ROUNDS.values())} of rounds in {folder / SERVER}",
+            expected=f"{', '.join(ROUNDS)} of rounds in {folder / SERVER}",
             came=f"no {', '.join(missing)}",
             do="render the job anew; another version spelt them otherwise",
         )
@@ -134,7 +129,7 @@ def _of_folder(folder: Path) -> dict[str, Any]:
     meta.pop("min_clients", None)
     return {
         **own,
-        **{fact: loop[name] for fact, name in ROUNDS.items()},
+        **{fact: loop[fact] for fact in ROUNDS},
         **{fact: keeper[fact] for fact in RUN if fact in keeper},
         "sites": [name for name in named if name not in ("server", "@ALL")],
         "meta": {key: value for key, value in meta.items() if value},
