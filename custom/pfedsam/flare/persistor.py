@@ -1,7 +1,6 @@
 """The server's copy of the model: first value, each round's value, best value; safetensors only."""
 
 import uuid
-from pathlib import Path
 from typing import Any
 
 from nvflare.apis.event_type import EventType
@@ -20,7 +19,7 @@ from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
 from pfedsam.exchange.schema import STAMP
 from pfedsam.exchange.server import ServerState, begin_state
 from pfedsam.files import SETTINGS, Tensors, not_finite, pack, write_atomic
-from pfedsam.flare.context import cache, job_config, run_dir, setting, simulated, store
+from pfedsam.flare.context import cache, job_config, run_dir, simulated, store, weights
 from pfedsam.record.cards import shared_card
 from pfedsam.study import down_schema, first_tensors, initial_shared, same_settings
 
@@ -63,9 +62,7 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
     def load_model(self, fl_ctx: FLContext) -> ModelLearnable:
         """The shared tensors to begin with: of the run's newest checkpoint, else drawn from the job's seed."""
         try:
-            config = job_config(fl_ctx)
-            weights = setting(fl_ctx, "weights")
-            shared, self.base = initial_shared(config, Path(weights) if weights else None, cache(fl_ctx))
+            shared, self.base = initial_shared(job_config(fl_ctx), weights(fl_ctx), cache(fl_ctx))
             self.state = self._begin(shared, fl_ctx)
         except UserFault as fault:
             log.error("[server] %s", fault)
