@@ -129,8 +129,8 @@ def test_two_processes_of_one_number_that_write_one_mask_or_cache_do_not_disturb
     _replace(path, save)
     assert path.read_text() == "first"
     disk = Disk(tmp_path / "cache")
-    disk.put("key", {"hidden": torch.ones(2)})
-    assert disk.keys() == ["key"]
+    disk["key"] = {"hidden": torch.ones(2)}
+    assert list(disk.sizes()) == ["key"]
     assert load_file(tmp_path / "cache/key.safetensors")["hidden"].tolist() == [1, 1]
     assert sorted(p.name for p in tmp_path.rglob("*.*")) == ["key.safetensors", "mask.nii.gz"]
 

@@ -279,6 +279,32 @@ def test_a_killed_run_goes_on_to_the_bits_of_the_undisturbed_one(tmp_path: Path,
         assert all(torch.equal(one[n], other[n]) for n in other)
 
 
+RULES = ("scaffold", *(pytest.param(name, marks=pytest.mark.long) for name in ("similarity", "fedavgm")))
+
+
+@pytest.mark.parametrize("method", RULES)
+def test_a_killed_run_of_a_method_with_a_rule_goes_on_to_the_bits_of_the_run_in_one_process(
+    tmp_path: Path, method: str
+) -> None:
+    """With the server's memory, its models of sites, each site's memory, and what travels beside the update."""
+    store = {"PFEDSAM_STORE": str(tmp_path / "store")}
+    folder = job(tmp_path / "job", f"method={method}", rounds=3)
+    simulate_and_kill(folder, tmp_path / "ws", "[site-2] round 2/3 step 2/2", **store)
+    render(folder, tmp_path / "rest", run="latest", continues=True, sites=["site-1", "site-2"])
+    assert "goes on after" in simulate(tmp_path / "rest", tmp_path / "ws", threads=2, **store)
+    data = {site: tmp_path / "ws" / site / "simulate_job/synthetic_data" for site in ("site-1", "site-2")}
+    places = {site: Places(path, tmp_path / "stores") for site, path in data.items()}
+    alone = federate(Plan(read_config(folder / "app/config/pfedsam.json"), places, 3, tmp_path / "out"))
+    through = results(tmp_path / "ws")
+    assert through["final"] == alone["final"]
+    sent = [[r["sites"][site]["bytes_sent"] for site in places] for r in through["rounds"]]
+    assert sent == [[r["sites"][site]["bytes_sent"] for site in places] for r in alone["rounds"]]
+    last = "round.000003.safetensors"
+    states = [load_file(next((tmp_path / place).rglob(last))) for place in ("store", "out/store")]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], tensor) for name, tensor in states[1].items())
+
+
 def test_a_second_run_of_a_job_in_the_same_store_begins_anew(tmp_path: Path) -> None:
     store = {"PFEDSAM_STORE": str(tmp_path / "store")}
     folder = job(tmp_path / "job", sites="site-1", rounds=1)
