@@ -40,7 +40,7 @@ def serve(options: argparse.Namespace) -> int:
     """Examine, show, and answer 1 if a check failed."""
     from pfedsam.bounds import parse_count
     from pfedsam.doctor.examine import Here, examine, glance
-    from pfedsam.doctor.needs import Setting
+    from pfedsam.doctor.needs import Setting, on_the_wire
     from pfedsam.errors import UserFault
     from pfedsam.jobs import read_job
 
@@ -64,9 +64,12 @@ def serve(options: argparse.Namespace) -> int:
     with errors.status("examining", spinner="line") as status:
         found = examine(config, here, setting, lambda line: status.update(f"{line} ..."), seen=seen)
     if options.json:
-        console.say(_json(found, options.bandwidth))
+        size = found.wire.up + found.wire.down
+        wire = {"wire_seconds_a_round": on_the_wire(size, options.bandwidth)} if options.bandwidth else {}
+        console.say({"well": found.well, **asdict(found), **wire})
     else:
-        _show(found, options.bandwidth)
+        Console(highlight=False).print(_needs(found, options.bandwidth))
+        _verdict(found.checks)
     return 0 if found.well else 1
 
 
@@ -75,23 +78,11 @@ def _folder(name: str) -> Path | None:
     return Path(value) if value else None
 
 
-def _json(found: "Diagnosis", bandwidth: float | None) -> dict[str, object]:
-    from pfedsam.doctor.needs import on_the_wire
-
-    size = found.wire.up + found.wire.down
-    wire = {"wire_seconds_a_round": on_the_wire(size, bandwidth)} if bandwidth else {}
-    return {"well": found.well, **asdict(found), **wire}
-
-
-def _show(found: "Diagnosis", bandwidth: float | None) -> None:
-    out = Console(highlight=False)
-    out.print(_needs(found, bandwidth))
-    _verdict(found.checks)
-
-
 def _verdict(seen: "list[Finding]") -> None:
-    out = Console(highlight=False)
-    out.print(_checks(seen))
+    out, table = Console(highlight=False), Table("", "", "found", title="What was looked at")
+    for check in seen:
+        table.add_row("ok" if check.ok else "NO", check.name, check.found)
+    out.print(table)
     for check in seen:
         if not check.ok:
             out.print(f"[bold]{check.name}[/bold]: ", end="")
@@ -141,15 +132,6 @@ def _line(found: "Diagnosis", bandwidth: float | None) -> list[tuple[str, str]]:
         (f"on a line of {bandwidth:g} Mbit/s, besides, a round", duration(each)),
         ("on that line, besides, the whole run", duration(run)),
     ]
-
-
-def _checks(seen: "list[Finding]") -> Table:
-    table = Table(title="What was looked at")
-    for name in ("", "", "found"):
-        table.add_column(name)
-    for check in seen:
-        table.add_row("ok" if check.ok else "NO", check.name, check.found)
-    return table
 
 
 def _holds_for(found: "Diagnosis") -> str:

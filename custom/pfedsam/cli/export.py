@@ -49,28 +49,19 @@ def serve(options: argparse.Namespace) -> None:
     from pfedsam.model import build
 
     _check_free(options)
-    place = Place(
-        options.folder, options.site, options.shared, options.store, options.settings, alone=options.global_only
-    )
-    source = gather(place)
+    given = options.folder, options.site, options.shared, options.store, options.settings
+    source = gather(Place(*given, alone=options.global_only))
     branch = options.branch or source.facts.branches[-1]
     if options.bundle:
         _check_bundle(options.bundle, source.facts.branches, branch)
     base = build.backbone(source.facts.config.model, options.weights) if options.with_base else None
     write_model(options.out, source.facts, source.shared, source.private, base=base)
     facts = read_facts(options.out)
-    text = card(source, facts, options.out, options.folder)
-    write_atomic(options.out.with_suffix(".md"), text.encode())
-    wrote: dict[str, Any] = {
-        "model": str(options.out),
-        "card": str(options.out.with_suffix(".md")),
-        "branches": facts.branches,
-    }
+    text, beside = card(source, facts, options.out, options.folder), options.out.with_suffix(".md")
+    write_atomic(beside, text.encode())
+    wrote = {"model": str(options.out), "card": str(beside), "branches": facts.branches}
     wrote |= _more(options, branch, text)
-    if options.json:
-        say(wrote)
-    else:
-        _tell(wrote)
+    say(wrote) if options.json else _tell(wrote)
 
 
 def _check_free(options: argparse.Namespace) -> None:
@@ -105,25 +96,18 @@ def _more(options: argparse.Namespace, branch: str, text: str) -> dict[str, Any]
     works = [name for name in ("onnx", "bundle") if getattr(options, name)]
     for work in tracked(works, "exporting") if works else ():
         if work == "onnx":
-            done |= _onnx(options, branch)
+            from pfedsam.export.onnx import export_onnx
+            from pfedsam.inference.predictor import load_model
+
+            model = load_model(options.out, options.weights, device="cpu", precision="fp32")
+            deviation = export_onnx(model, options.onnx, branch)
+            done |= {"onnx": str(options.onnx), "onnx_branch": branch, "onnx_deviation": deviation}
         else:
             from pfedsam.export.bundle import write_bundle
 
             write_bundle(options.out, options.bundle, branch, text)
             done["bundle"] = str(options.bundle)
     return done
-
-
-def _onnx(options: argparse.Namespace, branch: str) -> dict[str, Any]:
-    from pfedsam.export.onnx import export_onnx
-    from pfedsam.inference.predictor import load_model
-
-    model = load_model(options.out, options.weights, device="cpu", precision="fp32")
-    return {
-        "onnx": str(options.onnx),
-        "onnx_branch": branch,
-        "onnx_deviation": export_onnx(model, options.onnx, branch),
-    }
 
 
 def _tell(wrote: dict[str, Any]) -> None:
