@@ -45,7 +45,7 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
         self.point: Checkpoint | None = None
         self._best = float("-inf")
         self._candidate: tuple[Tensors, dict[str, str]] | None = None
-        self._checkpoints: Checkpoints | None = None
+        self._checkpoints: Checkpoints  # of the job's study, once the model is loaded
 
     @property
     def done(self) -> int:
@@ -62,6 +62,7 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
     def load_model(self, fl_ctx: FLContext) -> ModelLearnable:
         """The shared tensors to begin with: of the run's newest checkpoint, else drawn from the job's seed."""
         try:
+            self._checkpoints = Checkpoints(store(fl_ctx), job_config(fl_ctx).study)
             shared, self.base = initial_shared(job_config(fl_ctx), weights(fl_ctx), cache(fl_ctx))
             self.state = self._begin(shared, fl_ctx)
         except UserFault as fault:
@@ -80,26 +81,26 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
         try:
             _demand_finite(self.state.flat())
             self._write(self.state.shared, fl_ctx, "shared")
-            self._store(fl_ctx).save(self._point(fl_ctx))
+            self._checkpoints.save(self._point(fl_ctx))
             self._save_best(fl_ctx)
         except UserFault as fault:
             log.error("[server] %s", fault)
             self.system_panic(str(fault), fl_ctx)
 
     def _begin(self, fresh: Tensors, fl_ctx: FLContext) -> ServerState:
-        checkpoints = self._store(fl_ctx)
+        config, checkpoints = job_config(fl_ctx), self._checkpoints
         if self.continues:
             self.run = checkpoints.find(self.run)
         self.run = self.run or _new_run(fl_ctx)
         checkpoints.begin(self.run)
         self.point = checkpoints.load(self.run)
         if self.point is None:
-            first, self.begun = first_tensors(store(fl_ctx), self.begin, fresh, self.base, job_config(fl_ctx))
+            first, self.begun = first_tensors(store(fl_ctx), self.begin, fresh, self.base, config)
             if self.begun:
                 log.info("[server] begins with the model of run %(run)s after %(rounds)d rounds", self.begun)
-            return begin_state(first, down_schema(job_config(fl_ctx)))
+            return begin_state(first, down_schema(config))
         self.begun = {k: v for k, v in self.point.results.get("begun_with", {}).items() if k != "private"}
-        _same_job(self.point, job_config(fl_ctx), self.base)
+        _same_job(self.point, config, self.base)
         log.info("[server] run %s goes on after %d finished rounds", self.run, self.done)
         self._write(self.point.state.shared, fl_ctx, "shared", {"round": str(self.done - 1)})
         if best := checkpoints.load_best(self.run):
@@ -123,14 +124,9 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
         if self._candidate is None:
             return
         (tensors, facts), self._candidate = self._candidate, None
-        self._store(fl_ctx).save_best(self.run, tensors, facts)
+        self._checkpoints.save_best(self.run, tensors, facts)
         self._write(tensors, fl_ctx, "shared.best", facts)
         self._best = float(facts["val_dice"])
-
-    def _store(self, fl_ctx: FLContext) -> Checkpoints:
-        if self._checkpoints is None:
-            self._checkpoints = Checkpoints(store(fl_ctx), job_config(fl_ctx).study)
-        return self._checkpoints
 
     def _write(self, tensors: Tensors, fl_ctx: FLContext, name: str, more: dict[str, str] | None = None) -> None:
         config = job_config(fl_ctx)

@@ -63,7 +63,8 @@ def wait_for(
     enough = None
     while not stop.triggered and any(task.completion_status is None for task in tasks):
         now = clock.now()
-        if sum(map(_answered, tasks)) >= patience.least:
+        answers = sum(one.result_received_time is not None for task in tasks for one in list(task.client_tasks))
+        if answers >= patience.least:
             enough = now if enough is None else enough
             if now - enough >= patience.grace:
                 break
@@ -71,10 +72,6 @@ def wait_for(
     for task in tasks:
         if task.completion_status is None:
             controller.cancel_task(task, fl_ctx=None)
-
-
-def _answered(task: Task) -> bool:
-    return any(one.result_received_time is not None for one in list(task.client_tasks))
 
 
 def _messages(sites: list[str], config: Config, fl_ctx: FLContext) -> Mapping[str, Shareable]:

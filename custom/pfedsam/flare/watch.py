@@ -98,8 +98,11 @@ def _bring_to_its_end(run: Run, job: Path, look: Lookout, *, out: Path) -> Outco
         log.info("job %s of run %s ended: %s, %d of %d rounds", run.job, run.name, ended, done, run.total)
         if folder is not None and done >= run.total and _tested(run, results, look.patience):
             return Outcome(run.name, folder, tuple(ends))
-        left = Trace(ended, look.admin.meta(run.job) or {}, log_lines(folder), look.admin.heard(run.job))
-        _count(run, done, None if ended == REJOIN else cause_of(left), look.patience)
+        cause = None  # where we ended it ourselves
+        if ended != REJOIN:
+            told = look.admin.meta(run.job) or {}
+            cause = cause_of(Trace(ended, told, log_lines(folder), look.admin.heard(run.job)))
+        _count(run, done, cause, look.patience)
 
 
 def _fetch(look: Lookout, job: str, out: Path) -> Path | None:
