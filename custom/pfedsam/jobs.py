@@ -55,7 +55,12 @@ class Job:
         if self.run:
             one_name(self.run, "run")
         if self.begin:
-            _check_begin(self.begin)
+            study, slash, run = self.begin.partition("/")
+            if not slash:
+                do = "write e.g. --begin brain_mri/latest"
+                raise UserFault(expected="STUDY/RUN to begin with", came=repr(self.begin), do=do)
+            one_name(study, "study")
+            one_name(run, "run")
         site_names(list(self.sites))
         from_dict(self.settings)
 
@@ -174,11 +179,3 @@ def _change(settings: dict[str, Any], change: str) -> None:
         if not isinstance(settings, dict):
             raise UserFault(expected=f"settings below {name}", came=f"a value, in {key}", do="name the setting itself")
     settings[last] = value
-
-
-def _check_begin(begin: str) -> None:
-    study, slash, run = begin.partition("/")
-    if not slash:
-        raise UserFault(expected="STUDY/RUN to begin with", came=repr(begin), do="write e.g. --begin brain_mri/latest")
-    one_name(study, "study")
-    one_name(run, "run")

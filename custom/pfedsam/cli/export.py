@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pfedsam.cli.console import say, tracked
+from pfedsam.errors import UserFault
 
 HELP = "write a run's model as one file with its card; if wanted also ONNX and a MONAI bundle"
 EXAMPLE = "pfedsam export runs/pfedsam --site site-1 --out model.safetensors"
@@ -66,8 +67,6 @@ def serve(options: argparse.Namespace) -> None:
 
 def _check_free(options: argparse.Namespace) -> None:
     """Refuse, before anything is written, to write over what is there: a card may have been filled in."""
-    from pfedsam.errors import UserFault
-
     files = [options.out, options.out.with_suffix(".md"), options.onnx]
     taken = [path for path in files if path and path.exists() and not options.overwrite]
     taken += [options.bundle] * bool(options.bundle and options.bundle.exists())
@@ -79,8 +78,6 @@ def _check_free(options: argparse.Namespace) -> None:
 
 def _check_bundle(folder: Path, branches: tuple[str, ...], branch: str) -> None:
     """Refuse a bundle that could not be, before model and card are written."""
-    from pfedsam.errors import UserFault
-
     try:
         from pfedsam.export.bundle import check_bundle
     except ModuleNotFoundError as error:

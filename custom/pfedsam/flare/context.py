@@ -15,7 +15,6 @@ from pfedsam.errors import UserFault
 from pfedsam.exchange.ledger import Ledger
 from pfedsam.exchange.schema import STAMP, Stamp
 from pfedsam.layout import SETTINGS, SIMULATED
-from pfedsam.record.results import sites_of
 from pfedsam.settings import read_config
 from pfedsam.site import Places
 
@@ -86,17 +85,6 @@ def simulated(fl_ctx: FLContext) -> bool:
     By the job's id, which server and sites know; FLARE's own mark stands at the sites alone.
     """
     return bool(fl_ctx.get_job_id() == SIMULATED)
-
-
-def due(fl_ctx: FLContext, round_: int) -> list[str]:
-    """The connected sites whose turn the round is."""
-    config, clients = job_config(fl_ctx), fl_ctx.get_engine().get_clients()
-    return [client.name for client in clients if config.trains(client.name, round_)]
-
-
-def trained(fl_ctx: FLContext) -> list[str]:
-    """At the server: the sites of which the run's record holds a round."""
-    return sites_of(fl_ctx.get_engine().get_component("results").results.get("rounds", []))
 
 
 def store(fl_ctx: FLContext) -> Path:

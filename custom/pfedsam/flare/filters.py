@@ -20,7 +20,6 @@ from pfedsam.flare.context import REASON, RUN, job_config, ledger, selected_by, 
 from pfedsam.record.results import report_fault
 from pfedsam.study import down_schema, shared_schema, up_schema
 
-TENSORS = (DataKind.WEIGHTS, DataKind.WEIGHT_DIFF)
 NOTED = "pfedsam_noted"  # in FLARE's context: the message that stands in the ledger already
 
 
@@ -135,7 +134,7 @@ def sealed(shareable: Shareable, config: Config) -> DXO:
     dxo = _dxo(shareable)
     if dxo.data_kind == DataKind.METRICS:
         return DXO(DataKind.METRICS, data=_plain(dxo.data))
-    if dxo.data_kind not in TENSORS:
+    if dxo.data_kind not in (DataKind.WEIGHTS, DataKind.WEIGHT_DIFF):
         raise ContentBlockedException(f"expected tensors or metrics to leave, came {dxo.data_kind}")
     stamp, update = stamp_of(dxo, -1), dxo.data_kind == DataKind.WEIGHT_DIFF
     schema, number = (up_schema, config.wire.up) if update else (shared_schema, config.wire.down)

@@ -79,9 +79,17 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
     def save_model(self, model: ModelLearnable, fl_ctx: FLContext) -> None:
         """Write the round's shared tensors, their card and the checkpoint; stops the job where it cannot."""
         try:
-            _demand_finite(self.state.flat())
+            if name := not_finite(self.state.flat()):  # updates that are finite each may still add up to it
+                raise UserFault(
+                    expected="a finite model after the round",
+                    came=f"NaN or infinite values at {name}",
+                    do="look at the sites' losses in results.json; the checkpoint of the round before can be"
+                    " continued from",
+                )
             self._write(self.state.shared, fl_ctx, "shared")
-            self._checkpoints.save(self._point(fl_ctx))
+            done, digest = int(fl_ctx.get_prop(AppConstants.CURRENT_ROUND)) + 1, job_config(fl_ctx).digest()
+            results = fl_ctx.get_engine().get_component("results").results
+            self._checkpoints.save(Checkpoint(self.run, done, digest, self.base, results, self.state))
             self._save_best(fl_ctx)
         except UserFault as fault:
             log.error("[server] %s", fault)
@@ -91,7 +99,8 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
         config, checkpoints = job_config(fl_ctx), self._checkpoints
         if self.continues:
             self.run = checkpoints.find(self.run)
-        self.run = self.run or _new_run(fl_ctx)
+        mark = f"-{uuid.uuid4().hex[:8]}" if simulated(fl_ctx) else ""  # all jobs of the simulator have one id
+        self.run = self.run or f"{fl_ctx.get_job_id()}{mark}"
         checkpoints.begin(self.run)
         self.point = checkpoints.load(self.run)
         if self.point is None:
@@ -107,12 +116,6 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
             self._best = float(best[1]["val_dice"])
             self._write(best[0], fl_ctx, "shared.best", best[1])
         return self.point.state
-
-    def _point(self, fl_ctx: FLContext) -> Checkpoint:
-        results = fl_ctx.get_engine().get_component("results").results
-        done = int(fl_ctx.get_prop(AppConstants.CURRENT_ROUND)) + 1
-        config = job_config(fl_ctx).digest()
-        return Checkpoint(self.run, done, config, self.base, results, self.state)
 
     def _note_best(self, fl_ctx: FLContext) -> None:
         """Hold what FLARE's selector names best, what the round began with; it counts once the round is kept."""
@@ -137,22 +140,6 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
         folder = run_dir(fl_ctx) / "models"
         write_atomic(folder / f"{name}.safetensors", pack(tensors, facts | {SETTINGS: config.text()}))
         write_atomic(folder / f"{name}.md", shared_card(config, facts).encode())
-
-
-def _demand_finite(shared: Tensors) -> None:
-    """Updates that are finite each may still add up to a model that is not."""
-    if name := not_finite(shared):
-        raise UserFault(
-            expected="a finite model after the round",
-            came=f"NaN or infinite values at {name}",
-            do="look at the sites' losses in results.json; the checkpoint of the round before can be continued from",
-        )
-
-
-def _new_run(fl_ctx: FLContext) -> str:
-    """The job's id; in the simulator, where every job has the same, with something of its own."""
-    job = str(fl_ctx.get_job_id())
-    return f"{job}-{uuid.uuid4().hex[:8]}" if simulated(fl_ctx) else job
 
 
 def _same_job(point: Checkpoint, config: Config, base: str) -> None:

@@ -13,7 +13,7 @@ from nvflare.fuel.utils.memory_utils import cleanup_memory
 from nvflare.widgets.info_collector import GroupInfoCollector, InfoCollector
 
 from pfedsam import log
-from pfedsam.flare.context import CLASSES_DIFFER, REASON, REJECTED, due
+from pfedsam.flare.context import CLASSES_DIFFER, REASON, REJECTED, job_config
 from pfedsam.flare.sends import Patience, tell_each, wait_for
 
 TOLD = {  # what a site answers without an update, in words
@@ -93,7 +93,8 @@ class Rounds(Controller):  # type: ignore[misc]
 
     def _gather(self, stop: Signal, fl_ctx: FLContext) -> bool:
         """Whether the round has the updates that it needs; where it hasn't, the job stops."""
-        sites = due(fl_ctx, self.round)
+        config, clients = job_config(fl_ctx), fl_ctx.get_engine().get_clients()
+        sites = [client.name for client in clients if config.trains(client.name, self.round)]
         self._asked = len(sites)
         if not sites:
             turn = "a site whose turn it is among those connected, came none; correct every"

@@ -16,8 +16,9 @@ from pfedsam.config import Config
 from pfedsam.exchange.schema import STAMP
 from pfedsam.exchange.server import ServerState, message
 from pfedsam.files import Tensors
-from pfedsam.flare.context import RUN, TRAINED, job_config, trained
+from pfedsam.flare.context import RUN, TRAINED, job_config
 from pfedsam.flare.presence import Clock
+from pfedsam.record.results import sites_of
 from pfedsam.study import down_schema
 
 LOOK = 0.2  # seconds between two looks at what has come in; our choice, as FLARE's own
@@ -91,5 +92,5 @@ def _shareable(wire: Tensors, persistor: Any, fl_ctx: FLContext) -> Shareable:
     found.set_header(AppConstants.NUM_ROUNDS, fl_ctx.get_prop(AppConstants.NUM_ROUNDS))
     found.add_cookie(AppConstants.CONTRIBUTION_ROUND, round_)
     found.set_header(RUN, persistor.run)
-    found.set_header(TRAINED, trained(fl_ctx))
+    found.set_header(TRAINED, sites_of(fl_ctx.get_engine().get_component("results").results.get("rounds", [])))
     return found

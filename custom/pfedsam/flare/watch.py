@@ -19,16 +19,7 @@ from pfedsam.errors import UserFault
 from pfedsam.files import read_json
 from pfedsam.flare.admin import GONE, Admin
 from pfedsam.flare.ends import ABORTED, FINISHED, LOST, REJOIN, Cause, Trace, cause_of, log_lines, refusals
-from pfedsam.flare.presence import (
-    Clock,
-    Lookout,
-    Patience,
-    Run,
-    inside_job,
-    present_sites,
-    someone_outside,
-    wait_for_sites,
-)
+from pfedsam.flare.presence import Lookout, Patience, Run, inside_job, present_sites, someone_outside, wait_for_sites
 from pfedsam.jobs import name_run, read_job
 from pfedsam.layout import RESULTS, SETTINGS
 from pfedsam.names import job_name
@@ -51,23 +42,14 @@ class Outcome:
     ends: tuple[str, ...]
 
 
-def watch(
-    job: Path,
-    admin: Admin,
-    *,
-    out: Path,
-    patience: Patience = Patience(),  # noqa: B008 - frozen
-    continues: str = "",
-    clock: Clock = Clock(),  # noqa: B008 - frozen
-) -> Outcome:
+def watch(job: Path, look: Lookout, *, out: Path, continues: str = "") -> Outcome:
     """Submit `job` and go on with its run until its last round is tested.
 
     Args:
         job: a rendered job folder.
-        admin: the way to the server of the person who submits.
+        look: with the way to the server of the person who submits.
         out: where results are downloaded to.
         continues: go on with this run, and with its job if that still runs, instead of beginning one.
-        clock: what the watcher waits by.
 
     Raises:
         UserFault: the job was refused, aborted by a person, or makes no more progress; with the reason, and what
@@ -82,7 +64,7 @@ def watch(
         copy = Path(place) / folder
         shutil.copytree(job, copy)
         name_run(copy, run.name, must_exist=bool(continues))
-        return _bring_to_its_end(run, copy, Lookout(admin, patience, clock), out=out)
+        return _bring_to_its_end(run, copy, look, out=out)
 
 
 def _bring_to_its_end(run: Run, job: Path, look: Lookout, *, out: Path) -> Outcome:
