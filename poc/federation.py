@@ -30,7 +30,7 @@ import yaml
 from pfedsam.cli.console import tell
 from pfedsam.errors import UserFault
 from pfedsam.flare.admin import Admin
-from pfedsam.flare.presence import Patience
+from pfedsam.flare.presence import Lookout, Patience
 from pfedsam.flare.watch import Outcome, watch
 from pfedsam.names import site_names
 
@@ -188,7 +188,7 @@ class Federation:
     def watch(self, job: Path, patience: Patience = Patience(), continues: str = "") -> Outcome:  # noqa: B008 - frozen
         """Submit a rendered job and bring it to its end, whatever dies meanwhile; or go on with the run so named."""
         with self.admin() as admin:
-            outcome = watch(job, admin, out=self.home / "results", patience=patience, continues=continues)
+            outcome = watch(job, Lookout(admin, patience), out=self.home / "results", continues=continues)
         (self.home / "last_job").write_text(outcome.folder.name)
         return outcome
 

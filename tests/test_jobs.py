@@ -149,7 +149,7 @@ def torn(folder: Path) -> Path:
     (folder / "torn/server/app/config/config_fed_server.json").write_text('{"workflows": []}')
     (folder / "torn/meta/meta.json").unlink()
     old = folder / "torn/old/app/config/config_fed_server.json"
-    old.write_text(old.read_text().replace("num_rounds", "how_many"))
+    old.write_text(old.read_text().replace('"rounds": 6', '"num_rounds": 6'))
     (folder / "torn/settings/app/config/bare.json").write_text('{"study": "mine"}')
     (folder / "torn/odd.json").write_text('{"settings": {}, "min_clients": 2}')
     (folder / "torn/sites.json").write_text('{"settings": {}, "sites": "site-1"}')
@@ -163,7 +163,7 @@ def torn(folder: Path) -> Path:
         (["render", "{torn}/settings/app/config/bare.json", "{out}"], "name the folder"),
         (["render", "{torn}/odd.json", "{out}"], "settings of a job among"),
         (["render", "{torn}/sites.json", "{out}"], "sites to be"),
-        (["render", "{torn}/old", "{out}"], "no num_rounds"),
+        (["render", "{torn}/old", "{out}"], "came no rounds"),
         (["render", "{job}", "{job}"], "does not exist yet"),
         (["render", "{job}", "{out}", "--set", "train.speed=9"], "speed"),
         (["render", "{job}", "{out}", "--set", "method.mu=1"], "settings of method pfedsam among reading, distill"),

@@ -14,12 +14,7 @@ from pfedsam.layout import META, SERVER, SETTINGS
 from pfedsam.names import job_name, one_name, site_names
 from pfedsam.settings import field_values, from_dict
 
-ROUNDS = {  # a job's facts, as the arguments of flare.rounds.Rounds are named
-    "rounds": "num_rounds",
-    "min_sites": "min_sites",
-    "grace": "grace",
-    "timeout": "timeout",
-}
+ROUNDS = ("rounds", "min_sites", "grace", "timeout")  # the arguments of flare.rounds.Rounds
 RUN = ("run", "continues", "begin")  # and of flare.persistor.SharedPersistor
 LOOP, PERSISTOR = ("workflows", "rounds"), ("components", "persistor")
 
@@ -60,7 +55,12 @@ class Job:
         if self.run:
             one_name(self.run, "run")
         if self.begin:
-            _check_begin(self.begin)
+            study, slash, run = self.begin.partition("/")
+            if not slash:
+                do = "write e.g. --begin brain_mri/latest"
+                raise UserFault(expected="STUDY/RUN to begin with", came=repr(self.begin), do=do)
+            one_name(study, "study")
+            one_name(run, "run")
         site_names(list(self.sites))
         from_dict(self.settings)
 
@@ -123,9 +123,9 @@ def _of_folder(folder: Path) -> dict[str, Any]:
         raise UserFault(expected=f"a job folder with {SETTINGS}", came=str(folder), do="name a folder of jobs/")
     meta, server = read_json(folder / META), read_json(folder / SERVER)
     loop, keeper = _arguments(server, *LOOP, folder), _arguments(server, *PERSISTOR, folder)
-    if missing := [name for name in ROUNDS.values() if name not in loop]:
+    if missing := [name for name in ROUNDS if name not in loop]:
         raise UserFault(
-            expected=f"{', '.join(ROUNDS.values())} of rounds in {folder / SERVER}",
+            expected=f"{', '.join(ROUNDS)} of rounds in {folder / SERVER}",
             came=f"no {', '.join(missing)}",
             do="render the job anew; another version spelt them otherwise",
         )
@@ -134,7 +134,7 @@ def _of_folder(folder: Path) -> dict[str, Any]:
     meta.pop("min_clients", None)
     return {
         **own,
-        **{fact: loop[name] for fact, name in ROUNDS.items()},
+        **{fact: loop[fact] for fact in ROUNDS},
         **{fact: keeper[fact] for fact in RUN if fact in keeper},
         "sites": [name for name in named if name not in ("server", "@ALL")],
         "meta": {key: value for key, value in meta.items() if value},
@@ -179,11 +179,3 @@ def _change(settings: dict[str, Any], change: str) -> None:
         if not isinstance(settings, dict):
             raise UserFault(expected=f"settings below {name}", came=f"a value, in {key}", do="name the setting itself")
     settings[last] = value
-
-
-def _check_begin(begin: str) -> None:
-    study, slash, run = begin.partition("/")
-    if not slash:
-        raise UserFault(expected="STUDY/RUN to begin with", came=repr(begin), do="write e.g. --begin brain_mri/latest")
-    one_name(study, "study")
-    one_name(run, "run")

@@ -63,7 +63,7 @@ def test_a_site_ten_times_slower_is_left_behind_after_the_wait_and_the_run_ends(
     job = federation.render(ROOT / "jobs/pfedsam", *TINY, "study=slow", rounds=3, grace=3)
     path = job / "app/config/config_fed_server.json"
     server = json.loads(path.read_text())
-    server["workflows"][1]["args"] |= {"wait_after_first": 20}
+    server["workflows"][1]["args"] |= {"grace": 20}
     path.write_text(json.dumps(server))
     with slowed(federation, "hospital-c", 10):
         outcome = federation.watch(job, PATIENCE)

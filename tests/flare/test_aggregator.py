@@ -152,7 +152,7 @@ def test_a_site_that_could_score_nothing_takes_no_part_in_choosing_the_best_mode
 
 def rounds() -> Rounds:
     """The controller in its third round, waiting for three sites of which two suffice."""
-    controller = Rounds(num_rounds=3, min_sites=2)
+    controller = Rounds(rounds=3, min_sites=2, grace=3600, timeout=7200)
     controller.aggregator, controller.round = SharedAggregator(), 2
     controller._open, controller._asked = True, 3
     return controller

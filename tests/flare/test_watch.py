@@ -38,7 +38,8 @@ def rendered(folder: Path, rounds: int = 2, sites: list[str] | None = None) -> P
 def watched(server: Server, folder: Path, rounds: int = 2, **more: object) -> Outcome:
     """A run of so many rounds, watched to its end."""
     job = rendered(folder, rounds, more.pop("sites", None))
-    return watch(job, server, out=folder / "out", clock=server.time.clock, **more)
+    look = Lookout(server, more.pop("patience", Patience()), server.time.clock)
+    return watch(job, look, out=folder / "out", **more)
 
 
 def test_a_run_that_nothing_disturbs_is_one_job(tmp_path: Path) -> None:
@@ -224,7 +225,7 @@ def test_a_job_that_still_runs_is_followed_instead_of_submitted_again(tmp_path: 
     job = rendered(tmp_path)
     name_run(job, "mine", must_exist=False)
     server.submit(job, "")
-    outcome = watch(job, server, out=tmp_path / "out", continues="mine", clock=server.time.clock)
+    outcome = watch(job, Lookout(server, clock=server.time.clock), out=tmp_path / "out", continues="mine")
     assert outcome == Outcome("mine", tmp_path / "out/job-1", (COMPLETED,))
     assert len(server.jobs) == 1
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from pfedsam.cli.plain import plain
+from pfedsam.cli.console import plain
 from pfedsam.errors import UserFault
 from pfedsam.quiet import quiet
 

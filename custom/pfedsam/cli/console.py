@@ -21,7 +21,11 @@ def tell() -> None:
 
 
 def tracked(things: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-    """`things`, with a bar on stderr while they are gone through; nothing where stderr is no terminal."""
+    """`things`, with a bar on stderr while they are gone through; nothing where stderr is no terminal.
+
+    Args:
+        total: how many, where `things` do not say it.
+    """
     with _progress() as bar:
         yield from bar.track(things, total=total, description=what)
 
@@ -38,6 +42,11 @@ def _progress() -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def plain(text: str) -> str:
+    """`text` for a terminal: control characters, which a file's name may hold, as escapes; line breaks stay."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 def say(answer: dict[str, Any]) -> None:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from pfedsam.bounds import parse_count
 from pfedsam.cli import console
+from pfedsam.errors import UserFault
 
 if TYPE_CHECKING:
     from pfedsam.doctor.checks import Finding
@@ -25,8 +27,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("job", type=Path, help="a settings file of jobs/, or a job folder")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the job")
     add("--rounds", type=int, help="another number of rounds")
-    add("--data", type=Path, help="the site's data folder; default PFEDSAM_DATA")
-    add("--weights", type=Path, help="the folder of weight files; default PFEDSAM_WEIGHTS")
+    data, weights = os.environ.get("PFEDSAM_DATA") or None, os.environ.get("PFEDSAM_WEIGHTS") or None
+    add("--data", type=Path, default=data, help="the site's data folder; default PFEDSAM_DATA")
+    add("--weights", type=Path, default=weights, help="the folder of weight files; default PFEDSAM_WEIGHTS")
     add("--store", type=Path, default=Path(), help="a folder on the disk that the run will write to; default here")
     add("--site", default="", help="whose rows of the datalist; default: the site with most")
     add("--bandwidth", type=float, metavar="MBIT", help="of the site's line, in megabits a second, each way")
@@ -38,10 +41,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def serve(options: argparse.Namespace) -> int:
     """Examine, show, and answer 1 if a check failed."""
-    from pfedsam.bounds import parse_count
     from pfedsam.doctor.examine import Here, examine, glance
-    from pfedsam.doctor.needs import Setting
-    from pfedsam.errors import UserFault
+    from pfedsam.doctor.needs import Setting, on_the_wire
     from pfedsam.jobs import read_job
 
     for name in ("sites", "threads", "rounds", "bandwidth"):
@@ -52,9 +53,8 @@ def serve(options: argparse.Namespace) -> int:
     config = job.config
     own = os.environ.get("PFEDSAM_THREADS") or str(os.cpu_count() or 1 if options.sites == 1 else 1)
     threads = options.threads or parse_count(own, "threads in PFEDSAM_THREADS")
-    data, weights = (options.data or _folder("DATA")), (options.weights or _folder("WEIGHTS"))
     named = job.sites if options.sites > 1 and not options.site else ()
-    here = Here(data, weights, options.store, threads, options.site, sites=named)
+    here = Here(options.data, options.weights, options.store, threads, options.site, sites=named)
     seen = glance(config, here)
     if not options.anyway and not all(check.ok for check in seen):
         console.say({"well": False, "checks": [asdict(check) for check in seen]}) if options.json else _verdict(seen)
@@ -64,34 +64,20 @@ def serve(options: argparse.Namespace) -> int:
     with errors.status("examining", spinner="line") as status:
         found = examine(config, here, setting, lambda line: status.update(f"{line} ..."), seen=seen)
     if options.json:
-        console.say(_json(found, options.bandwidth))
+        size = found.wire.up + found.wire.down
+        wire = {"wire_seconds_a_round": on_the_wire(size, options.bandwidth)} if options.bandwidth else {}
+        console.say({"well": found.well, **asdict(found), **wire})
     else:
-        _show(found, options.bandwidth)
+        Console(highlight=False).print(_needs(found, options.bandwidth))
+        _verdict(found.checks)
     return 0 if found.well else 1
 
 
-def _folder(name: str) -> Path | None:
-    value = os.environ.get(f"PFEDSAM_{name}")
-    return Path(value) if value else None
-
-
-def _json(found: "Diagnosis", bandwidth: float | None) -> dict[str, object]:
-    from pfedsam.doctor.needs import on_the_wire
-
-    size = found.wire.up + found.wire.down
-    wire = {"wire_seconds_a_round": on_the_wire(size, bandwidth)} if bandwidth else {}
-    return {"well": found.well, **asdict(found), **wire}
-
-
-def _show(found: "Diagnosis", bandwidth: float | None) -> None:
-    out = Console(highlight=False)
-    out.print(_needs(found, bandwidth))
-    _verdict(found.checks)
-
-
 def _verdict(seen: "list[Finding]") -> None:
-    out = Console(highlight=False)
-    out.print(_checks(seen))
+    out, table = Console(highlight=False), Table("", "", "found", title="What was looked at")
+    for check in seen:
+        table.add_row("ok" if check.ok else "NO", check.name, check.found)
+    out.print(table)
     for check in seen:
         if not check.ok:
             out.print(f"[bold]{check.name}[/bold]: ", end="")
@@ -141,15 +127,6 @@ def _line(found: "Diagnosis", bandwidth: float | None) -> list[tuple[str, str]]:
         (f"on a line of {bandwidth:g} Mbit/s, besides, a round", duration(each)),
         ("on that line, besides, the whole run", duration(run)),
     ]
-
-
-def _checks(seen: "list[Finding]") -> Table:
-    table = Table(title="What was looked at")
-    for name in ("", "", "found"):
-        table.add_column(name)
-    for check in seen:
-        table.add_row("ok" if check.ok else "NO", check.name, check.found)
-    return table
 
 
 def _holds_for(found: "Diagnosis") -> str:

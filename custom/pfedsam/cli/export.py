@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pfedsam.cli.console import say, tracked
+from pfedsam.errors import UserFault
 
 HELP = "write a run's model as one file with its card; if wanted also ONNX and a MONAI bundle"
 EXAMPLE = "pfedsam export runs/pfedsam --site site-1 --out model.safetensors"
@@ -49,34 +50,23 @@ def serve(options: argparse.Namespace) -> None:
     from pfedsam.model import build
 
     _check_free(options)
-    place = Place(
-        options.folder, options.site, options.shared, options.store, options.settings, alone=options.global_only
-    )
-    source = gather(place)
+    given = options.folder, options.site, options.shared, options.store, options.settings
+    source = gather(Place(*given, alone=options.global_only))
     branch = options.branch or source.facts.branches[-1]
     if options.bundle:
         _check_bundle(options.bundle, source.facts.branches, branch)
     base = build.backbone(source.facts.config.model, options.weights) if options.with_base else None
     write_model(options.out, source.facts, source.shared, source.private, base=base)
     facts = read_facts(options.out)
-    text = card(source, facts, options.out, options.folder)
-    write_atomic(options.out.with_suffix(".md"), text.encode())
-    wrote: dict[str, Any] = {
-        "model": str(options.out),
-        "card": str(options.out.with_suffix(".md")),
-        "branches": facts.branches,
-    }
+    text, beside = card(source, facts, options.out, options.folder), options.out.with_suffix(".md")
+    write_atomic(beside, text.encode())
+    wrote = {"model": str(options.out), "card": str(beside), "branches": facts.branches}
     wrote |= _more(options, branch, text)
-    if options.json:
-        say(wrote)
-    else:
-        _tell(wrote)
+    say(wrote) if options.json else _tell(wrote)
 
 
 def _check_free(options: argparse.Namespace) -> None:
     """Refuse, before anything is written, to write over what is there: a card may have been filled in."""
-    from pfedsam.errors import UserFault
-
     files = [options.out, options.out.with_suffix(".md"), options.onnx]
     taken = [path for path in files if path and path.exists() and not options.overwrite]
     taken += [options.bundle] * bool(options.bundle and options.bundle.exists())
@@ -88,8 +78,6 @@ def _check_free(options: argparse.Namespace) -> None:
 
 def _check_bundle(folder: Path, branches: tuple[str, ...], branch: str) -> None:
     """Refuse a bundle that could not be, before model and card are written."""
-    from pfedsam.errors import UserFault
-
     try:
         from pfedsam.export.bundle import check_bundle
     except ModuleNotFoundError as error:
@@ -105,25 +93,18 @@ def _more(options: argparse.Namespace, branch: str, text: str) -> dict[str, Any]
     works = [name for name in ("onnx", "bundle") if getattr(options, name)]
     for work in tracked(works, "exporting") if works else ():
         if work == "onnx":
-            done |= _onnx(options, branch)
+            from pfedsam.export.onnx import export_onnx
+            from pfedsam.inference.predictor import load_model
+
+            model = load_model(options.out, options.weights, device="cpu", precision="fp32")
+            deviation = export_onnx(model, options.onnx, branch)
+            done |= {"onnx": str(options.onnx), "onnx_branch": branch, "onnx_deviation": deviation}
         else:
             from pfedsam.export.bundle import write_bundle
 
             write_bundle(options.out, options.bundle, branch, text)
             done["bundle"] = str(options.bundle)
     return done
-
-
-def _onnx(options: argparse.Namespace, branch: str) -> dict[str, Any]:
-    from pfedsam.export.onnx import export_onnx
-    from pfedsam.inference.predictor import load_model
-
-    model = load_model(options.out, options.weights, device="cpu", precision="fp32")
-    return {
-        "onnx": str(options.onnx),
-        "onnx_branch": branch,
-        "onnx_deviation": export_onnx(model, options.onnx, branch),
-    }
 
 
 def _tell(wrote: dict[str, Any]) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from pfedsam.cli import console
-from pfedsam.cli.plain import plain
 from pfedsam.data.planes import CHOICES
 from pfedsam.errors import UserFault
 
@@ -50,34 +49,23 @@ def serve(options: argparse.Namespace) -> int:
     scans = list(console.tracked(find_scans(options.source, options.out), "looking"))
     model = load_model(options.model, options.weights, options.cache, device=options.device)
     branch = options.branch or model.branches[-1]
-    scale = options.scale or model.config.data.scale
-    if options.plane not in (None, model.config.data.plane):
-        print(
-            f"pfedsam: the model was trained on {model.config.data.plane} slices, not {options.plane}", file=sys.stderr
-        )
-    way = Way(branch, options.plane, scale, options.batch, options.probabilities)
-    names = _names(options.names, model.config.data.classes, model.config.model.num_classes)
-    classes = Classes(names, model.config.data.codes, options.anonymous)
-    done = []
-    for result in console.tracked(
-        predict(model, scans, options.out, way, classes, again=options.overwrite), "predicting", len(scans)
-    ):
+    data = model.config.data
+    if options.plane not in (None, data.plane):
+        print(f"pfedsam: the model was trained on {data.plane} slices, not {options.plane}", file=sys.stderr)
+    way = Way(branch, options.plane, options.scale or data.scale, options.batch, options.probabilities)
+    names = options.names.split(",") if options.names else model.config.class_names
+    if len(names) != (count := model.config.model.num_classes):
+        came = f"{len(names)} ({', '.join(names)})"
+        raise UserFault(expected=f"{count} names", came=came, do="name each class of the model")
+    classes, done = Classes(names, data.codes, options.anonymous), []
+    results = predict(model, scans, options.out, way, classes, again=options.overwrite)
+    for result in console.tracked(results, "predicting", len(scans)):
         if result.fault:
-            print(plain(f"pfedsam: {result.fault}"), file=sys.stderr)
+            print(console.plain(f"pfedsam: {result.fault}"), file=sys.stderr)
         done.append(_told(result))
     answer = {"branch": branch, "classes": {i + 1: n for i, n in enumerate(names)}, "files": done}
-    console.say(answer) if options.json else print(plain(_summary(done, options.out, branch)))
+    console.say(answer) if options.json else print(console.plain(_summary(done, options.out, branch)))
     return int(any(entry["fault"] for entry in done))
-
-
-def _names(text: str, known: list[str], classes: int) -> list[str]:
-    """The names that the user gives, else the training's, else numbers."""
-    names = text.split(",") if text else known or [f"class {i + 1}" for i in range(classes)]
-    if len(names) != classes:
-        raise UserFault(
-            expected=f"{classes} names", came=f"{len(names)} ({', '.join(names)})", do="name each class of the model"
-        )
-    return names
 
 
 def _told(result: Any) -> dict[str, Any]:
@@ -91,11 +79,10 @@ def _told(result: Any) -> dict[str, Any]:
 
 
 def _summary(done: list[dict[str, Any]], out: Path, branch: str) -> str:
-    written = sum(bool(entry["written"]) for entry in done)
+    written = [entry for entry in done if entry["written"]]
     faults = sum(bool(entry["fault"]) for entry in done)
-    kept = len(done) - written - faults
-    parts = [f"{written} masks of the {branch} branch written to {out}"]
-    nothing = sum(bool(entry["written"]) and not any(entry["pixels"]) for entry in done)
+    kept, nothing = len(done) - len(written) - faults, sum(not any(entry["pixels"]) for entry in written)
+    parts = [f"{len(written)} masks of the {branch} branch written to {out}"]
     parts += [f"{nothing} of them show nothing"] * bool(nothing)
     parts += [f"{kept} were there already (--overwrite writes them anew)"] * bool(kept)
     parts += [f"{faults} could not be read or written, named above"] * bool(faults)

@@ -2,11 +2,11 @@
 
 import argparse
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pfedsam.cli.plain import plain
+from pfedsam.cli.console import plain, say, tracked
 from pfedsam.data.planes import CHOICES
 
 HELP = "make a datalist of a folder of NIfTI, DICOM or PNG files, with a report in words"
@@ -50,11 +50,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def serve(options: argparse.Namespace) -> int:
     """Prepare the folder and say what came of it."""
-    from pfedsam.cli.console import say
     from pfedsam.prepare.site import prepare
 
     out = None if options.dry_run else options.out
-    report = prepare(options.folders, out, _wish(options), _watch)
+    report = prepare(options.folders, out, _wish(options), tracked)
     say(report) if options.json else print(plain(_words(report, out)))
     return 0
 
@@ -80,24 +79,21 @@ def _wish(options: argparse.Namespace) -> Any:
     )
 
 
-def _watch(things: Sequence[Any], what: str) -> Iterable[Any]:
-    from pfedsam.cli.console import tracked
-
-    return tracked(things, what, len(things))
-
-
 def _words(report: dict[str, Any], out: Path | None) -> str:
     """The report's main points as lines."""
     from pfedsam.prepare.page import by_reason
 
+    volumes = report["sizes"]["slices"][-1] > 1  # pictures have no plane
+    plane = f", data.plane to {report['plane']}" if volumes else ""
+    names = json.dumps(report["class_names"], ensure_ascii=False)
     lines = [
         f"{report['cases']} pairs of image and mask, {report['slices']} slices, {report['patients']} patients.",
         report["patients_by"],
-        f"{report['labels_by']}",
-        f"Set model.num_classes to {report['classes']}{_plane(report)} and data.scale to"
+        report["labels_by"],
+        f"Set model.num_classes to {report['classes']}{plane} and data.scale to"
         f" {report['intensity']['scale']}: {report['intensity']['why']}.",
         *_unlabelled(report["unlabelled"]),
-        *([f"Set data.classes to {_quoted(report['class_names'])}."] if report["class_names"] else []),
+        *([f"Set data.classes to {names}."] if report["class_names"] else []),
         f"{report['split_by']} "
         + ", ".join(f"{name} {s['patients']} patients, {s['slices']} slices" for name, s in report["splits"].items()),
         *(f"Note: {note}" for note in report["notes"]),
@@ -107,20 +103,11 @@ def _words(report: dict[str, Any], out: Path | None) -> str:
     return "\n".join(lines)
 
 
-def _plane(report: dict[str, Any]) -> str:
-    """The plane among the job's settings; pictures have none."""
-    return f", data.plane to {report['plane']}" if report["sizes"]["slices"][-1] > 1 else ""
-
-
 def _unlabelled(counts: dict[str, Any] | None) -> list[str]:
     if counts is None:
         return []
     share = f"{counts['pixels']} pixels ({counts['share']:.2%}) in {counts['cases']} cases"
     return [f"Unlabelled: {share}. Set data.ignore to 255: they are neither trained on nor scored."]
-
-
-def _quoted(names: Sequence[str]) -> str:
-    return json.dumps(list(names), ensure_ascii=False)
 
 
 def _some(files: Sequence[str]) -> str:

@@ -5,7 +5,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pfedsam.bounds import parse_count
 from pfedsam.cli import console
+from pfedsam.errors import UserFault
 
 if TYPE_CHECKING:
     from pfedsam.jobs import Job
@@ -29,7 +31,6 @@ def serve(options: argparse.Namespace) -> int:
     """Run what is left of the rounds, and the final test; show the table."""
     import torch
 
-    from pfedsam.bounds import parse_count
     from pfedsam.federation import Plan, federate
     from pfedsam.jobs import read_job
     from pfedsam.record.table import final_table
@@ -51,8 +52,6 @@ def serve(options: argparse.Namespace) -> int:
 
 def _named(text: str, own: tuple[str, ...]) -> tuple[str, ...]:
     """The sites that are asked for: so many of the job's own, or of demo sites; or by their names."""
-    from pfedsam.errors import UserFault
-
     count = int(text) if text.strip().isdecimal() else 0
     if count and own and count > len(own):
         raise UserFault(expected=f"{len(own)} sites at most, as the job names", came=text, do="name sites by comma")
@@ -66,7 +65,6 @@ def _named(text: str, own: tuple[str, ...]) -> tuple[str, ...]:
 def _places(site: str, job: "Job", out: Path) -> "Places":
     """Where a site's files are: its data as this machine's settings say, all that it writes in `out`."""
     from pfedsam.data.synthetic import drawn
-    from pfedsam.errors import UserFault
     from pfedsam.site import Places
 
     data, weights = os.environ.get("PFEDSAM_DATA"), os.environ.get("PFEDSAM_WEIGHTS")

@@ -20,9 +20,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def serve(options: argparse.Namespace) -> None:
     """Watch until the run has ended."""
     from pfedsam.flare.admin import Admin
+    from pfedsam.flare.presence import Lookout
     from pfedsam.flare.watch import watch
 
     console.tell()
     with Admin(options.kit.resolve()) as admin:
-        outcome = watch(options.job, admin, out=options.out.resolve(), continues=options.continues)
+        outcome = watch(options.job, Lookout(admin), out=options.out.resolve(), continues=options.continues)
     print(f"run {outcome.run} ended after {len(outcome.ends)} jobs; results: {outcome.folder}")

@@ -30,8 +30,8 @@ class Ledger:
         round_: int,
         facts: dict[str, Any],
         run: str = "",
-    ) -> int:
-        """Append the line of one message; returns its payload bytes.
+    ) -> None:
+        """Append the line of one message.
 
         Args:
             run: the run that the message belongs to, as the server names it; empty where it does not.
@@ -40,20 +40,18 @@ class Ledger:
         Raises:
             UserFault: the disk is full or forbids writing.
         """
-        size = payload_bytes(tensors)
         line = {
             "time": self._clock(),
             "direction": direction,
             "task": task,
             "run": run,
             "round": round_,
-            "bytes": size,
+            "bytes": payload_bytes(tensors),
             "sha256": digest(tensors),
             "tensors": sorted(tensors),
             "facts": facts,
         }
         append_line(self.path, json.dumps(line))
-        return size
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """The whole lines, oldest first; one that a crash has torn is left out."""

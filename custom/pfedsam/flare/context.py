@@ -8,7 +8,6 @@ from typing import Any
 from nvflare.apis.dxo import DXO
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
-from nvflare.apis.workspace import Workspace
 
 from pfedsam.config import Config
 from pfedsam.data.synthetic import drawn
@@ -16,7 +15,6 @@ from pfedsam.errors import UserFault
 from pfedsam.exchange.ledger import Ledger
 from pfedsam.exchange.schema import STAMP, Stamp
 from pfedsam.layout import SETTINGS, SIMULATED
-from pfedsam.record.results import sites_of
 from pfedsam.settings import read_config
 from pfedsam.site import Places
 
@@ -30,13 +28,13 @@ _settings = lru_cache(maxsize=8)(read_config)
 
 def job_config(fl_ctx: FLContext) -> Config:
     """The job's settings: app/config/pfedsam.json, the same file on server and sites."""
-    folder = _workspace(fl_ctx).get_app_config_dir(fl_ctx.get_job_id())
+    folder = fl_ctx.get_workspace().get_app_config_dir(fl_ctx.get_job_id())
     return _settings(str(Path(folder) / SETTINGS.name))
 
 
 def run_dir(fl_ctx: FLContext) -> Path:
     """This job's run folder on this party's disk."""
-    return Path(_workspace(fl_ctx).get_run_dir(fl_ctx.get_job_id()))
+    return Path(fl_ctx.get_workspace().get_run_dir(fl_ctx.get_job_id()))
 
 
 def setting(fl_ctx: FLContext, name: str) -> str | None:
@@ -58,14 +56,7 @@ def places(fl_ctx: FLContext, site: str, config: Config) -> Places:
     The store lies in the site's own workspace unless the site says otherwise: beside the run
     folders of jobs, not in one. Synthetic data are drawn into the run folder at first use.
     """
-    weights = setting(fl_ctx, "weights")
-    return Places(
-        data=_data(fl_ctx, site, config),
-        store=store(fl_ctx),
-        weights=Path(weights) if weights else None,
-        cache=cache(fl_ctx),
-        scratch=run_dir(fl_ctx),
-    )
+    return Places(_data(fl_ctx, site, config), store(fl_ctx), weights(fl_ctx), cache(fl_ctx), run_dir(fl_ctx))
 
 
 def ledger(fl_ctx: FLContext, config: Config) -> Ledger:
@@ -77,11 +68,6 @@ def stamp_of(dxo: DXO, round_: int) -> Stamp:
     """The stamp in a message; what it lacks is empty and fits nothing."""
     values: Any = dxo.get_meta_prop(STAMP) or {}
     return Stamp(values.get("round", round_), str(values.get("config", "")), str(values.get("base", "")))
-
-
-def stamp_values(stamp: Stamp) -> dict[str, Any]:
-    """A stamp as a message's metadata."""
-    return {"round": stamp.round, "config": stamp.config, "base": stamp.base}
 
 
 def selected_by(report: dict[str, Any]) -> dict[str, float]:
@@ -101,28 +87,25 @@ def simulated(fl_ctx: FLContext) -> bool:
     return bool(fl_ctx.get_job_id() == SIMULATED)
 
 
-def due(fl_ctx: FLContext, round_: int) -> list[str]:
-    """The connected sites whose turn the round is."""
-    config, clients = job_config(fl_ctx), fl_ctx.get_engine().get_clients()
-    return [client.name for client in clients if config.trains(client.name, round_)]
-
-
-def trained(fl_ctx: FLContext) -> list[str]:
-    """At the server: the sites of which the run's record holds a round."""
-    return sites_of(fl_ctx.get_engine().get_component("results").results.get("rounds", []))
-
-
 def store(fl_ctx: FLContext) -> Path:
     """The folder of this party's site store, or of the server's checkpoints: outlives every job."""
-    return Path(setting(fl_ctx, "store") or Path(_workspace(fl_ctx).get_root_dir()) / "pfedsam_store")
+    return Path(setting(fl_ctx, "store") or _root(fl_ctx) / "pfedsam_store")
+
+
+def weights(fl_ctx: FLContext) -> Path | None:
+    """The folder of pretrained weight files, where this party names one."""
+    folder = setting(fl_ctx, "weights")
+    return Path(folder) if folder else None
 
 
 def cache(fl_ctx: FLContext) -> Path:
     """The folder of prepared base models: this party's own; in the simulator all sites' in common."""
-    root = Path(_workspace(fl_ctx).get_root_dir())
-    return Path(
-        setting(fl_ctx, "cache") or (root.parent / "pfedsam_cache" if simulated(fl_ctx) else store(fl_ctx) / "prepared")
-    )
+    common = _root(fl_ctx).parent / "pfedsam_cache" if simulated(fl_ctx) else store(fl_ctx) / "prepared"
+    return Path(setting(fl_ctx, "cache") or common)
+
+
+def _root(fl_ctx: FLContext) -> Path:
+    return Path(fl_ctx.get_workspace().get_root_dir())
 
 
 def _data(fl_ctx: FLContext, site: str, config: Config) -> Path:
@@ -136,8 +119,3 @@ def _data(fl_ctx: FLContext, site: str, config: Config) -> Path:
             do='set PFEDSAM_DATA, or "data" in the scope properties of local/privacy.json',
         )
     return Path(folder_name)
-
-
-def _workspace(fl_ctx: FLContext) -> Workspace:
-    workspace: Workspace = fl_ctx.get_engine().get_workspace()
-    return workspace

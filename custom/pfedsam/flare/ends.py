@@ -56,17 +56,15 @@ class Cause:
 
 def cause_of(trace: Trace) -> Cause:
     """The first reason that the traces tell, those that no other job can change before those that may pass."""
-    ways = (
-        _lost,
-        _deployment,
-        _schedule,
-        _refused_class,
-        _aborted,
-        _configuration,
-        _server_fault,
-        _site_faults,
-        _process,
-    )
+    if trace.status == COMPLETED:
+        return Cause("unfinished", "the run's last round was not tested", "read that job's log.txt")
+    if trace.status == LOST:
+        return Cause("lost", "the server restarted and no longer knows it", "see why the server restarted")
+    if trace.status == UNDEPLOYED:
+        return _deployment(trace)
+    if trace.status == UNSCHEDULED:
+        return _schedule(trace)
+    ways = (_refused_class, _aborted, _configuration, _server_fault, _site_faults, _process)
     found = next((cause for way in ways if (cause := way(trace)) is not None), None)
     return found or Cause("unknown", "the logs at the server give no reason", "read that job's log.txt at each site")
 
@@ -85,17 +83,8 @@ def refusals(meta: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _lost(trace: Trace) -> Cause | None:
-    if trace.status != LOST:
-        return None
-    return Cause("lost", "the server restarted and no longer knows it", "see why the server restarted")
-
-
-def _deployment(trace: Trace) -> Cause | None:
-    if trace.status != UNDEPLOYED:
-        return None
-    refused = refusals(trace.meta)
-    if refused:
+def _deployment(trace: Trace) -> Cause:
+    if refused := refusals(trace.meta):
         told = "; ".join(f"{who}: {why}" for who, why in sorted(refused.items()))
         code = any("BYOC" in why for why in refused.values())
         do = "render the job with --no-code, or have code allowed at these sites" if code else "mend what it names"
@@ -107,9 +96,7 @@ def _deployment(trace: Trace) -> Cause | None:
     return Cause("undeployed", f"not started: {told}", do)
 
 
-def _schedule(trace: Trace) -> Cause | None:
-    if trace.status != UNSCHEDULED:
-        return None
+def _schedule(trace: Trace) -> Cause:
     tries = [re.sub(r"^\S+ \S+: ", "", str(entry)) for entry in trace.meta.get("schedule_history") or ()]
     told = next((entry for entry in reversed(tries) if "max schedule count" not in entry), "FLARE gives no reason")
     do = "start the sites or free the resources that it names"

@@ -21,14 +21,13 @@ class FinalEvaluation(Controller):  # type: ignore[misc]
     model travels, and the personal one is tested where it lives.
 
     Args:
+        grace: seconds that the other sites may take once one has answered.
         timeout: seconds that a site may take.
-        wait_after_first: seconds to wait for the others once one site has answered.
     """
 
-    def __init__(self, timeout: int, wait_after_first: int = 3600) -> None:
+    def __init__(self, grace: int, timeout: int) -> None:
         super().__init__()
-        self.timeout, self.wait_after_first = timeout, wait_after_first
-        self.patience = Patience(1, wait_after_first, timeout)
+        self.grace, self.timeout = grace, timeout
 
     def start_controller(self, fl_ctx: FLContext) -> None:
         """Nothing to prepare."""
@@ -37,8 +36,9 @@ class FinalEvaluation(Controller):  # type: ignore[misc]
         """Send to all that are connected, collect, end."""
         sites = [client.name for client in fl_ctx.get_engine().get_clients()]
         task = AppConstants.TASK_VALIDATION
-        tasks = tell_each(self, task, sites, self._received, patience=self.patience, fl_ctx=fl_ctx)
-        wait_for(self, tasks, self.patience, abort_signal)
+        patience = Patience(1, self.grace, self.timeout)
+        tasks = tell_each(self, task, sites, self._received, patience=patience, fl_ctx=fl_ctx)
+        wait_for(self, tasks, patience, abort_signal)
 
     def stop_controller(self, fl_ctx: FLContext) -> None:
         """Nothing to clean."""

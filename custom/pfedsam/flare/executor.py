@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from pfedsam.bounds import parse_count
 from pfedsam.errors import ClassesDiffer, UserFault
 from pfedsam.exchange.codec import encode
 from pfedsam.exchange.schema import REPORT, STAMP
-from pfedsam.files import pack, unpack, write_atomic
+from pfedsam.files import Tensors, pack, unpack, write_atomic
 from pfedsam.flare.context import (
     CLASSES_DIFFER,
     RUN,
@@ -35,13 +36,12 @@ from pfedsam.flare.context import (
     setting,
     simulated,
     stamp_of,
-    stamp_values,
 )
 from pfedsam.layout import OWN
 from pfedsam.names import one_name
 from pfedsam.quiet import quiet
 from pfedsam.service import Turn, serve_round, serve_test
-from pfedsam.site import Site, Update
+from pfedsam.site import Site
 from pfedsam.train.loop import Progress
 
 LAST = "trained.safetensors"  # the shared part as this site last trained it, in its run folder
@@ -90,19 +90,24 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
         return self._site
 
     def _train(self, site: Site, shareable: Shareable, fl_ctx: FLContext, stop: Signal) -> Shareable:
-        dxo, turn = from_shareable(shareable), _turn(shareable, fl_ctx)
-        round_ = turn.round
-        progress = _Progress(site.name, round_, turn.rounds, _started(run_dir(fl_ctx), round_))
-        update, report = serve_round(site, dxo.data, turn, progress=progress, stop=lambda: bool(stop.triggered))
+        wire, turn = _asked(shareable, fl_ctx)
+        progress = _Progress(site.name, turn, _started(run_dir(fl_ctx), turn.round))
+        update, report = serve_round(site, wire, turn, progress=progress, stop=lambda: bool(stop.triggered))
         if update.report.stopped:
             return make_reply(ReturnCode.TASK_ABORTED)
-        write_atomic(run_dir(fl_ctx) / LAST, pack(site.shared(), {"round": str(round_)}))
-        self._curves(fl_ctx, report, round_)
-        return _update_message(site, update, report, round_)
+        write_atomic(run_dir(fl_ctx) / LAST, pack(site.shared(), {"round": str(turn.round)}))
+        self._curves(fl_ctx, report, turn.round)
+        meta = {
+            MetaKey.NUM_STEPS_CURRENT_ROUND: update.samples,
+            MetaKey.INITIAL_METRICS: selected_by(report),
+            STAMP: asdict(site.stamp(turn.round)),
+            REPORT: report,
+        }
+        return DXO(DataKind.WEIGHT_DIFF, data=update.wire, meta=meta).to_shareable()
 
     def _validate(self, site: Site, shareable: Shareable, fl_ctx: FLContext, _: Signal) -> Shareable:
         folder = run_dir(fl_ctx) / OWN
-        metrics = serve_test(site, from_shareable(shareable).data, _turn(shareable, fl_ctx), folder)
+        metrics = serve_test(site, *_asked(shareable, fl_ctx), folder)
         log.info("[%s] final test done; this site's model, cases and pictures: %s", site.name, folder)
         return DXO(DataKind.METRICS, data=metrics).to_shareable()
 
@@ -111,9 +116,8 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
         path = run_dir(fl_ctx) / LAST
         if not path.exists():
             raise UserFault(expected="a trained model to submit", came="none in this job yet", do="train first")
-        meta = {STAMP: stamp_values(site.stamp(-1))}
         wire = encode(unpack(path.read_bytes())[0], site.config.wire.down)
-        return DXO(DataKind.WEIGHTS, data=wire, meta=meta).to_shareable()
+        return DXO(DataKind.WEIGHTS, data=wire, meta={STAMP: asdict(site.stamp(-1))}).to_shareable()
 
     def _curves(self, fl_ctx: FLContext, report: dict[str, Any], round_: int) -> None:
         writer = fl_ctx.get_engine().get_component("tb_writer")
@@ -129,8 +133,9 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
 class _Progress:
     """A line in the log each few seconds: round, site, step, loss, seconds left."""
 
-    def __init__(self, site: str, round_: int, rounds: int, started: tuple[float, int]) -> None:
-        self._site, self._round, self._rounds, (self._started, self._first) = site, round_, rounds, started
+    def __init__(self, site: str, turn: Turn, started: tuple[float, int]) -> None:
+        self._site, self._round, self._rounds = site, turn.round, turn.rounds
+        self._started, self._first = started
         self._last = 0.0
 
     def __call__(self, now: Progress) -> None:
@@ -144,30 +149,17 @@ class _Progress:
         log.info("[%s] %s loss %s, about %.0f s left", self._site, where, losses, left)
 
 
-def _update_message(site: Site, update: Update, report: dict[str, Any], round_: int) -> Shareable:
-    meta = {
-        MetaKey.NUM_STEPS_CURRENT_ROUND: update.samples,
-        MetaKey.INITIAL_METRICS: selected_by(report),
-        STAMP: stamp_values(site.stamp(round_)),
-        REPORT: report,
-    }
-    return DXO(DataKind.WEIGHT_DIFF, data=update.wire, meta=meta).to_shareable()
+def _asked(shareable: Shareable, fl_ctx: FLContext) -> tuple[Tensors, Turn]:
+    """A task's tensors, and what it asks of this site; a workflow of FLARE's own names no run, then each job is one.
 
-
-def _turn(shareable: Shareable, fl_ctx: FLContext) -> Turn:
-    """What a task asks of this site; the site may say itself that it goes on as drawn (setting fresh)."""
-    run, name = _run(shareable, fl_ctx), str(fl_ctx.get_identity_name())
-    round_, rounds = (int(shareable.get_header(k, 0)) for k in (AppConstants.CURRENT_ROUND, AppConstants.NUM_ROUNDS))
-    lost = setting(fl_ctx, "fresh") == run
-    trained = name in (shareable.get_header(TRAINED) or []) and not lost
-    return Turn(run, stamp_of(from_shareable(shareable), round_).base, round_, rounds, trained)
-
-
-def _run(shareable: Shareable, fl_ctx: FLContext) -> str:
-    """The run that a task belongs to; a workflow of FLARE's own knows none, then each job is one."""
-    run = one_name(str(shareable.get_header(RUN) or fl_ctx.get_job_id()), "run")
+    The site may say itself that it goes on as drawn (setting fresh).
+    """
+    dxo, run = from_shareable(shareable), one_name(str(shareable.get_header(RUN) or fl_ctx.get_job_id()), "run")
     fl_ctx.set_prop(RUN, run, private=True, sticky=False)  # for the ledger
-    return run
+    round_, rounds = (int(shareable.get_header(k, 0)) for k in (AppConstants.CURRENT_ROUND, AppConstants.NUM_ROUNDS))
+    trained = str(fl_ctx.get_identity_name()) in (shareable.get_header(TRAINED) or [])
+    lost = setting(fl_ctx, "fresh") == run
+    return dxo.data, Turn(run, stamp_of(dxo, round_).base, round_, rounds, trained and not lost)
 
 
 def _started(folder: Path, round_: int) -> tuple[float, int]:

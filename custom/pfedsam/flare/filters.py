@@ -20,7 +20,6 @@ from pfedsam.flare.context import REASON, RUN, job_config, ledger, selected_by, 
 from pfedsam.record.results import report_fault
 from pfedsam.study import down_schema, shared_schema, up_schema
 
-TENSORS = (DataKind.WEIGHTS, DataKind.WEIGHT_DIFF)
 NOTED = "pfedsam_noted"  # in FLARE's context: the message that stands in the ledger already
 
 
@@ -35,12 +34,16 @@ class OnlySharedLeaves(Filter):  # type: ignore[misc]
         """A message of the checked parts; raises where there is anything else, and sends nothing it cannot note."""
         if shareable.get_return_code() != ReturnCode.OK:
             return make_reply(shareable.get_return_code())
-        dxo = sealed(shareable, job_config(fl_ctx))
+        config = job_config(fl_ctx)
+        dxo = sealed(shareable, config)
         self._allow(dxo)
         out = dxo.to_shareable()
+        tensors, facts = parts(dxo)
+        task, run = str(fl_ctx.get_prop("__task_name__") or dxo.data_kind), str(fl_ctx.get_prop(RUN) or "")
+        round_ = stamp_of(dxo, -1).round
         try:
             if fl_ctx.get_prop(NOTED) is not shareable:
-                _note_leaving(dxo, fl_ctx)
+                ledger(fl_ctx, config).note("out", tensors, task=task, round_=round_, facts=facts, run=run)
         except UserFault as fault:
             log.error("[%s] nothing was sent: %s", fl_ctx.get_identity_name(), fault)
             return make_reply(ReturnCode.TASK_RESULT_FILTER_ERROR)
@@ -63,11 +66,9 @@ class OnlyDeclaredEnters(Filter):  # type: ignore[misc]
         stamp = stamp_of(dxo, round_)
         expected = Stamp(stamp.round, config.digest(), stamp.base)
         demand(judge_message(dxo.data, stamp, schema=down_schema(config), expected=expected, number=config.wire.down))
-        task = str(fl_ctx.get_prop("__task_name__") or "task")
+        task, run = str(fl_ctx.get_prop("__task_name__") or "task"), str(shareable.get_header(RUN) or "")
         try:
-            ledger(fl_ctx, config).note(
-                "in", dxo.data, task=task, round_=round_, facts={}, run=str(shareable.get_header(RUN) or "")
-            )
+            ledger(fl_ctx, config).note("in", dxo.data, task=task, round_=round_, facts={}, run=run)
         except UserFault as fault:
             log.error("[%s] what came is not used: %s", fl_ctx.get_identity_name(), fault)
             raise ContentBlockedException(str(fault)) from None
@@ -115,11 +116,10 @@ def judge(shareable: Shareable, fl_ctx: FLContext) -> Verdict:
 def _said_fault(dxo: DXO) -> str | None:
     """Why what an update says beside its tensors cannot stand in the record, or choose the best model."""
     report, metrics = dxo.get_meta_prop(REPORT), dxo.get_meta_prop(MetaKey.INITIAL_METRICS)
-    if fault := report_fault(report):
+    fault = report_fault(report)
+    if fault or metrics == (wanted := selected_by(report)):
         return fault
-    if metrics != (wanted := selected_by(report)):
-        return f"expected {wanted} as what the best model is chosen by, came {str(metrics)[:80]}"
-    return None
+    return f"expected {wanted} as what the best model is chosen by, came {str(metrics)[:80]}"
 
 
 def _dxo(shareable: Shareable) -> DXO:
@@ -134,17 +134,12 @@ def sealed(shareable: Shareable, config: Config) -> DXO:
     dxo = _dxo(shareable)
     if dxo.data_kind == DataKind.METRICS:
         return DXO(DataKind.METRICS, data=_plain(dxo.data))
-    if dxo.data_kind not in TENSORS:
+    if dxo.data_kind not in (DataKind.WEIGHTS, DataKind.WEIGHT_DIFF):
         raise ContentBlockedException(f"expected tensors or metrics to leave, came {dxo.data_kind}")
-    demand(well_formed(dxo, stamp_of(dxo, -1), config))
-    return DXO(dxo.data_kind, data=dict(dxo.data), meta=_plain(dxo.get_meta_props()))
-
-
-def well_formed(dxo: DXO, stamp: Stamp, config: Config) -> Verdict:
-    """Whether a message's tensors are those declared, in the format of their kind: an update's, or the model's."""
-    update = dxo.data_kind == DataKind.WEIGHT_DIFF
+    stamp, update = stamp_of(dxo, -1), dxo.data_kind == DataKind.WEIGHT_DIFF
     schema, number = (up_schema, config.wire.up) if update else (shared_schema, config.wire.down)
-    return judge_message(dxo.data, stamp, schema=schema(config), expected=stamp, number=number)
+    demand(judge_message(dxo.data, stamp, schema=schema(config), expected=stamp, number=number))
+    return DXO(dxo.data_kind, data=dict(dxo.data), meta=_plain(dxo.get_meta_props()))
 
 
 def demand(verdict: Verdict) -> None:
@@ -165,12 +160,3 @@ def _plain(facts: Any) -> Any:
     if fault := facts_fault(facts):
         raise ContentBlockedException(fault)
     return json.loads(json.dumps(facts))
-
-
-def _note_leaving(dxo: DXO, fl_ctx: FLContext) -> None:
-    """The message's line in the site's ledger."""
-    tensors, facts = parts(dxo)
-    task = str(fl_ctx.get_prop("__task_name__") or dxo.data_kind)
-    run = str(fl_ctx.get_prop(RUN) or "")
-    to = ledger(fl_ctx, job_config(fl_ctx))
-    to.note("out", tensors, task=task, round_=stamp_of(dxo, -1).round, facts=facts, run=run)

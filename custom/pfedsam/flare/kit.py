@@ -3,35 +3,20 @@
 from pathlib import Path
 from typing import Any
 
+from nvflare.apis.fl_component import FLComponent
 from nvflare.lighter.entity import Project
 from nvflare.lighter.spec import Builder, ProvisionContext
 
 from pfedsam.files import read_json, write_json
+from pfedsam.flare import recipe
+from pfedsam.flare.policy import SitePolicy
 from pfedsam.layout import PRIVACY
 
-OURS = tuple(  # what a job without code may name; not the package as a whole: FLARE would call any function of it
-    f"pfedsam.flare.{name}"
-    for name in (
-        "aggregator.SharedAggregator",
-        "evaluation.FinalEvaluation",
-        "executor.PFedSAMExecutor",
-        "filters.OnlyDeclaredEnters",
-        "filters.OnlySharedLeaves",
-        "filters.UpdateGuard",
-        "persistor.SharedPersistor",
-        "policy.SitePolicy",
-        "results.ResultsWriter",
-        "rounds.Rounds",
-    )
-)
-FLARES = (  # and not FLARE's own list: its swarm and cyclic controllers send results round the fence, to other sites
-    "nvflare.app_common.widgets.convert_to_fed_event.ConvertToFedEvent",
-    "nvflare.app_common.widgets.intime_model_selector.IntimeModelSelector",
-    "nvflare.app_common.widgets.metrics_artifact_writer.MetricsArtifactWriter",
-    "nvflare.app_opt.tracking.tb.tb_receiver.TBAnalyticsReceiver",
-    "nvflare.app_opt.tracking.tb.tb_writer.TBWriter",
-)
-CLASSES = (*OURS, *FLARES)
+# What a job without code may name: the components that the recipe imports, since it makes every job, and the fence.
+# Not the package as a whole: FLARE would call any function of it. And not FLARE's own list: its swarm and cyclic
+# controllers send results round the fence, to other sites.
+PARTS = [one for one in vars(recipe).values() if isinstance(one, type) and issubclass(one, FLComponent)]
+CLASSES = [f"{one.__module__}.{one.__name__}" for one in (*PARTS, SitePolicy)]
 RESOURCES, AUTHORIZATION = "resources.json", "authorization.json"
 
 
@@ -97,7 +82,7 @@ def _allow_package(folder: Path) -> dict[str, Any]:
     party that deletes its own file falls back on it.
     """
     default = folder / f"{RESOURCES}.default"
-    resources = {**read_json(default), "class_allow_list": list(CLASSES)}
+    resources = {**read_json(default), "class_allow_list": CLASSES}
     write_json(default, resources)
     return resources
 

@@ -1,7 +1,6 @@
 """The server's copy of the model: first value, each round's value, best value; safetensors only."""
 
 import uuid
-from pathlib import Path
 from typing import Any
 
 from nvflare.apis.event_type import EventType
@@ -20,7 +19,7 @@ from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
 from pfedsam.exchange.schema import STAMP
 from pfedsam.exchange.server import ServerState, begin_state
 from pfedsam.files import SETTINGS, Tensors, not_finite, pack, write_atomic
-from pfedsam.flare.context import cache, job_config, run_dir, setting, simulated, store
+from pfedsam.flare.context import cache, job_config, run_dir, simulated, store, weights
 from pfedsam.record.cards import shared_card
 from pfedsam.study import down_schema, first_tensors, initial_shared, same_settings
 
@@ -46,7 +45,7 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
         self.point: Checkpoint | None = None
         self._best = float("-inf")
         self._candidate: tuple[Tensors, dict[str, str]] | None = None
-        self._checkpoints: Checkpoints | None = None
+        self._checkpoints: Checkpoints  # of the job's study, once the model is loaded
 
     @property
     def done(self) -> int:
@@ -63,9 +62,8 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
     def load_model(self, fl_ctx: FLContext) -> ModelLearnable:
         """The shared tensors to begin with: of the run's newest checkpoint, else drawn from the job's seed."""
         try:
-            config = job_config(fl_ctx)
-            weights = setting(fl_ctx, "weights")
-            shared, self.base = initial_shared(config, Path(weights) if weights else None, cache(fl_ctx))
+            self._checkpoints = Checkpoints(store(fl_ctx), job_config(fl_ctx).study)
+            shared, self.base = initial_shared(job_config(fl_ctx), weights(fl_ctx), cache(fl_ctx))
             self.state = self._begin(shared, fl_ctx)
         except UserFault as fault:
             log.error("[server] %s", fault)
@@ -81,40 +79,43 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
     def save_model(self, model: ModelLearnable, fl_ctx: FLContext) -> None:
         """Write the round's shared tensors, their card and the checkpoint; stops the job where it cannot."""
         try:
-            _demand_finite(self.state.flat())
+            if name := not_finite(self.state.flat()):  # updates that are finite each may still add up to it
+                raise UserFault(
+                    expected="a finite model after the round",
+                    came=f"NaN or infinite values at {name}",
+                    do="look at the sites' losses in results.json; the checkpoint of the round before can be"
+                    " continued from",
+                )
             self._write(self.state.shared, fl_ctx, "shared")
-            self._store(fl_ctx).save(self._point(fl_ctx))
+            done, digest = int(fl_ctx.get_prop(AppConstants.CURRENT_ROUND)) + 1, job_config(fl_ctx).digest()
+            results = fl_ctx.get_engine().get_component("results").results
+            self._checkpoints.save(Checkpoint(self.run, done, digest, self.base, results, self.state))
             self._save_best(fl_ctx)
         except UserFault as fault:
             log.error("[server] %s", fault)
             self.system_panic(str(fault), fl_ctx)
 
     def _begin(self, fresh: Tensors, fl_ctx: FLContext) -> ServerState:
-        checkpoints = self._store(fl_ctx)
+        config, checkpoints = job_config(fl_ctx), self._checkpoints
         if self.continues:
             self.run = checkpoints.find(self.run)
-        self.run = self.run or _new_run(fl_ctx)
+        mark = f"-{uuid.uuid4().hex[:8]}" if simulated(fl_ctx) else ""  # all jobs of the simulator have one id
+        self.run = self.run or f"{fl_ctx.get_job_id()}{mark}"
         checkpoints.begin(self.run)
         self.point = checkpoints.load(self.run)
         if self.point is None:
-            first, self.begun = first_tensors(store(fl_ctx), self.begin, fresh, self.base, job_config(fl_ctx))
+            first, self.begun = first_tensors(store(fl_ctx), self.begin, fresh, self.base, config)
             if self.begun:
                 log.info("[server] begins with the model of run %(run)s after %(rounds)d rounds", self.begun)
-            return begin_state(first, down_schema(job_config(fl_ctx)))
+            return begin_state(first, down_schema(config))
         self.begun = {k: v for k, v in self.point.results.get("begun_with", {}).items() if k != "private"}
-        _same_job(self.point, job_config(fl_ctx), self.base)
+        _same_job(self.point, config, self.base)
         log.info("[server] run %s goes on after %d finished rounds", self.run, self.done)
         self._write(self.point.state.shared, fl_ctx, "shared", {"round": str(self.done - 1)})
         if best := checkpoints.load_best(self.run):
             self._best = float(best[1]["val_dice"])
             self._write(best[0], fl_ctx, "shared.best", best[1])
         return self.point.state
-
-    def _point(self, fl_ctx: FLContext) -> Checkpoint:
-        results = fl_ctx.get_engine().get_component("results").results
-        done = int(fl_ctx.get_prop(AppConstants.CURRENT_ROUND)) + 1
-        config = job_config(fl_ctx).digest()
-        return Checkpoint(self.run, done, config, self.base, results, self.state)
 
     def _note_best(self, fl_ctx: FLContext) -> None:
         """Hold what FLARE's selector names best, what the round began with; it counts once the round is kept."""
@@ -126,14 +127,9 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
         if self._candidate is None:
             return
         (tensors, facts), self._candidate = self._candidate, None
-        self._store(fl_ctx).save_best(self.run, tensors, facts)
+        self._checkpoints.save_best(self.run, tensors, facts)
         self._write(tensors, fl_ctx, "shared.best", facts)
         self._best = float(facts["val_dice"])
-
-    def _store(self, fl_ctx: FLContext) -> Checkpoints:
-        if self._checkpoints is None:
-            self._checkpoints = Checkpoints(store(fl_ctx), job_config(fl_ctx).study)
-        return self._checkpoints
 
     def _write(self, tensors: Tensors, fl_ctx: FLContext, name: str, more: dict[str, str] | None = None) -> None:
         config = job_config(fl_ctx)
@@ -144,22 +140,6 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
         folder = run_dir(fl_ctx) / "models"
         write_atomic(folder / f"{name}.safetensors", pack(tensors, facts | {SETTINGS: config.text()}))
         write_atomic(folder / f"{name}.md", shared_card(config, facts).encode())
-
-
-def _demand_finite(shared: Tensors) -> None:
-    """Updates that are finite each may still add up to a model that is not."""
-    if name := not_finite(shared):
-        raise UserFault(
-            expected="a finite model after the round",
-            came=f"NaN or infinite values at {name}",
-            do="look at the sites' losses in results.json; the checkpoint of the round before can be continued from",
-        )
-
-
-def _new_run(fl_ctx: FLContext) -> str:
-    """The job's id; in the simulator, where every job has the same, with something of its own."""
-    job = str(fl_ctx.get_job_id())
-    return f"{job}-{uuid.uuid4().hex[:8]}" if simulated(fl_ctx) else job
 
 
 def _same_job(point: Checkpoint, config: Config, base: str) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,7 +76,7 @@ class Run:
     fruitless: list[Cause] = field(default_factory=list)  # why its jobs since the last new round have ended
     retests: int = 0
     sites: set[str] = field(default_factory=set)
-    rejoined: dict[str, int] = field(default_factory=dict)
+    rejoined: Counter[str] = field(default_factory=Counter)
 
 
 def present_sites(admin: Admin, run: Run) -> dict[str, set[str]]:
@@ -122,8 +123,8 @@ def someone_outside(present: dict[str, set[str]], run: Run, outside: dict[str, f
     for site in present:
         outside[site] = math.inf if site in inside else min(now, outside.get(site, now))
     late = [site for site in present if now - outside[site] > patience.outside]
-    late = [site for site in late if run.rejoined.get(site, 0) < patience.rejoins]
+    late = [site for site in late if run.rejoined[site] < patience.rejoins]
+    run.rejoined.update(late)
     for site in late:
-        run.rejoined[site] = run.rejoined.get(site, 0) + 1
         log.info("site %s is there and not in job %s; it is taken in after this round", site, run.job)
     return bool(late)

@@ -92,11 +92,8 @@ class PFedSAMRecipe(Recipe):  # type: ignore[misc]
 
     def _server(self) -> None:
         job, put = self.job, self._job.to_server
-        rounds = Rounds(
-            **{name: job.quorum if fact == "min_sites" else getattr(job, fact) for fact, name in ROUNDS.items()},
-        )
-        put(rounds, id="rounds")
-        put(FinalEvaluation(timeout=job.timeout), id="final")
+        put(Rounds(**{fact: getattr(job, fact) for fact in ROUNDS} | {"min_sites": job.quorum}), id="rounds")
+        put(FinalEvaluation(grace=job.grace, timeout=job.timeout), id="final")
         put(SharedPersistor(**{fact: getattr(job, fact) for fact in RUN}), id="persistor")
         put(SharedAggregator(), id="aggregator")
         put(IntimeModelSelector(key_metric="val_dice"), id="selector")

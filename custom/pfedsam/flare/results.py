@@ -27,8 +27,8 @@ class ResultsWriter(Widget):  # type: ignore[misc]
         super().__init__()
         self.results: dict[str, Any] = {}
         self._round: dict[str, Any] = {"sites": {}, "rejected": {}}
-        self._began = self._round_began = time.time()
-        self._earlier = 0.0  # seconds that the run's jobs before this one took
+        self._round_began = time.time()
+        self._began = self._round_began  # minus the seconds that the run's jobs before this one took
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """FLARE's event to the method that serves it; a full disk is told in a line, the run goes on."""
@@ -60,7 +60,7 @@ class ResultsWriter(Widget):  # type: ignore[misc]
         self.results = {**fresh, **gone, "begun_with": begun, "planned": planned}
         if doubt := replanned(self.results):
             log.warning("[server] %s", doubt)
-        self._earlier = past.get("seconds", 0.0)
+        self._began -= past.get("seconds", 0.0)
 
     def _round_started(self, fl_ctx: FLContext) -> None:
         self._round = {"sites": {}, "rejected": {}}
@@ -81,12 +81,8 @@ class ResultsWriter(Widget):  # type: ignore[misc]
         number = int(fl_ctx.get_prop(AppConstants.CURRENT_ROUND))
         now = time.time()
         done = {"round": number, "seconds": now - self._round_began, **self._round}
-        self.results = {
-            **self.results,
-            "begun_with": private_begun(self.results, self._round["sites"]),
-            "rounds": [*self.results["rounds"], done],
-            "seconds": self._earlier + now - self._began,
-        }
+        begun, rounds = private_begun(self.results, self._round["sites"]), [*self.results["rounds"], done]
+        self.results = {**self.results, "begun_with": begun, "rounds": rounds, "seconds": now - self._began}
 
     def _round_done(self, fl_ctx: FLContext) -> None:
         self._write(fl_ctx)
@@ -108,7 +104,7 @@ class ResultsWriter(Widget):  # type: ignore[misc]
     def _end(self, fl_ctx: FLContext) -> None:
         if not self.results.get("rounds"):
             return
-        self.results = finish(self.results, self._earlier + time.time() - self._began)
+        self.results = finish(self.results, time.time() - self._began)
         path = self._write(fl_ctx)
         log.info("%s\nresults: %s", final_table(self.results), path.parent)
 

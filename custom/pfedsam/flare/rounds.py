@@ -13,7 +13,7 @@ from nvflare.fuel.utils.memory_utils import cleanup_memory
 from nvflare.widgets.info_collector import GroupInfoCollector, InfoCollector
 
 from pfedsam import log
-from pfedsam.flare.context import CLASSES_DIFFER, REASON, REJECTED, due
+from pfedsam.flare.context import CLASSES_DIFFER, REASON, REJECTED, job_config
 from pfedsam.flare.sends import Patience, tell_each, wait_for
 
 TOLD = {  # what a site answers without an update, in words
@@ -22,21 +22,21 @@ TOLD = {  # what a site answers without an update, in words
 
 
 class Rounds(Controller):  # type: ignore[misc]
-    """`num_rounds` rounds in all, those before counted that the run's earlier jobs have finished.
+    """`rounds` rounds in all, those before counted that the run's earlier jobs have finished.
 
     A round ends when every site has answered or is lost, or `grace` seconds after `min_sites` have answered, or after
     `timeout` seconds. It fires the events of FLARE's own workflows, for FLARE's widgets and ours.
 
     Args:
-        num_rounds: of the whole run.
+        rounds: of the whole run.
         min_sites: valid updates that a round needs; with fewer the job stops and says so.
         grace: seconds that the other sites may take once so many have answered.
         timeout: seconds that a round may take.
     """
 
-    def __init__(self, num_rounds: int, min_sites: int, grace: int, timeout: int) -> None:
+    def __init__(self, rounds: int, min_sites: int, grace: int, timeout: int) -> None:
         super().__init__()
-        self.num_rounds, self.min_sites, self.grace, self.timeout = num_rounds, min_sites, grace, timeout
+        self.rounds, self.min_sites, self.grace, self.timeout = rounds, min_sites, grace, timeout
         self.round = 0  # the one in progress, or the next
         self._failed: set[str] = set()
         self._asked = 0
@@ -46,7 +46,7 @@ class Rounds(Controller):  # type: ignore[misc]
         """Load the model; the first round is the one after those that the run has done."""
         engine = fl_ctx.get_engine()
         self.persistor, self.aggregator = engine.get_component("persistor"), engine.get_component("aggregator")
-        _put(fl_ctx, AppConstants.NUM_ROUNDS, self.num_rounds)
+        _put(fl_ctx, AppConstants.NUM_ROUNDS, self.rounds)
         _put(fl_ctx, AppConstants.GLOBAL_MODEL, self.persistor.load(fl_ctx))
         _put(fl_ctx, AppConstants.START_ROUND, self.persistor.done)
         _put(fl_ctx, AppConstants.CURRENT_ROUND, self.persistor.done)
@@ -55,7 +55,7 @@ class Rounds(Controller):  # type: ignore[misc]
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         """The rounds that are left."""
         self.fire_event(AppEventType.TRAINING_STARTED, fl_ctx)
-        for round_ in range(self.persistor.done, self.num_rounds):
+        for round_ in range(self.persistor.done, self.rounds):
             self._begin(round_, fl_ctx)
             if not self._gather(abort_signal, fl_ctx):
                 return
@@ -70,7 +70,7 @@ class Rounds(Controller):  # type: ignore[misc]
         super().handle_event(event_type, fl_ctx)
         collector = fl_ctx.get_prop(InfoCollector.CTX_KEY_STATS_COLLECTOR, None)
         if event_type == InfoCollector.EVENT_TYPE_GET_STATS and isinstance(collector, GroupInfoCollector):
-            info = {"current_round": self.round, "num_rounds": self.num_rounds}
+            info = {"current_round": self.round, "num_rounds": self.rounds}
             collector.add_info(group_name=self.name, info=info)
 
     def process_result_of_unknown_task(
@@ -93,7 +93,8 @@ class Rounds(Controller):  # type: ignore[misc]
 
     def _gather(self, stop: Signal, fl_ctx: FLContext) -> bool:
         """Whether the round has the updates that it needs; where it hasn't, the job stops."""
-        sites = due(fl_ctx, self.round)
+        config, clients = job_config(fl_ctx), fl_ctx.get_engine().get_clients()
+        sites = [client.name for client in clients if config.trains(client.name, self.round)]
         self._asked = len(sites)
         if not sites:
             turn = "a site whose turn it is among those connected, came none; correct every"

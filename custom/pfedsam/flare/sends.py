@@ -16,8 +16,9 @@ from pfedsam.config import Config
 from pfedsam.exchange.schema import STAMP
 from pfedsam.exchange.server import ServerState, message
 from pfedsam.files import Tensors
-from pfedsam.flare.context import RUN, TRAINED, job_config, trained
+from pfedsam.flare.context import RUN, TRAINED, job_config
 from pfedsam.flare.presence import Clock
+from pfedsam.record.results import sites_of
 from pfedsam.study import down_schema
 
 LOOK = 0.2  # seconds between two looks at what has come in; our choice, as FLARE's own
@@ -63,7 +64,8 @@ def wait_for(
     enough = None
     while not stop.triggered and any(task.completion_status is None for task in tasks):
         now = clock.now()
-        if sum(map(_answered, tasks)) >= patience.least:
+        answers = sum(one.result_received_time is not None for task in tasks for one in list(task.client_tasks))
+        if answers >= patience.least:
             enough = now if enough is None else enough
             if now - enough >= patience.grace:
                 break
@@ -71,10 +73,6 @@ def wait_for(
     for task in tasks:
         if task.completion_status is None:
             controller.cancel_task(task, fl_ctx=None)
-
-
-def _answered(task: Task) -> bool:
-    return any(one.result_received_time is not None for one in list(task.client_tasks))
 
 
 def _messages(sites: list[str], config: Config, fl_ctx: FLContext) -> Mapping[str, Shareable]:
@@ -94,5 +92,5 @@ def _shareable(wire: Tensors, persistor: Any, fl_ctx: FLContext) -> Shareable:
     found.set_header(AppConstants.NUM_ROUNDS, fl_ctx.get_prop(AppConstants.NUM_ROUNDS))
     found.add_cookie(AppConstants.CONTRIBUTION_ROUND, round_)
     found.set_header(RUN, persistor.run)
-    found.set_header(TRAINED, trained(fl_ctx))
+    found.set_header(TRAINED, sites_of(fl_ctx.get_engine().get_component("results").results.get("rounds", [])))
     return found

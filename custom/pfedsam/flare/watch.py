@@ -6,7 +6,6 @@ checkpoint, each site its private part. The watcher sees the end, waits for the 
 the job that goes on with the run.
 """
 
-import json
 import math
 import shutil
 import tempfile
@@ -17,35 +16,15 @@ from typing import Any
 
 from pfedsam import log
 from pfedsam.errors import UserFault
+from pfedsam.files import read_json
 from pfedsam.flare.admin import GONE, Admin
-from pfedsam.flare.ends import (
-    ABORTED,
-    COMPLETED,
-    FINISHED,
-    LOST,
-    REJOIN,
-    Cause,
-    Trace,
-    cause_of,
-    log_lines,
-    refusals,
-)
-from pfedsam.flare.presence import (
-    Clock,
-    Lookout,
-    Patience,
-    Run,
-    inside_job,
-    present_sites,
-    someone_outside,
-    wait_for_sites,
-)
+from pfedsam.flare.ends import ABORTED, FINISHED, LOST, REJOIN, Cause, Trace, cause_of, log_lines, refusals
+from pfedsam.flare.presence import Lookout, Patience, Run, inside_job, present_sites, someone_outside, wait_for_sites
 from pfedsam.jobs import name_run, read_job
 from pfedsam.layout import RESULTS, SETTINGS
 from pfedsam.names import job_name
 
 STARTED = ("DISPATCHED", "RUNNING", "GONE")  # states of a job that a running server should know
-UNFINISHED = Cause("unfinished", "the run's last round was not tested", "read that job's log.txt")
 
 
 @dataclass(frozen=True)
@@ -63,23 +42,14 @@ class Outcome:
     ends: tuple[str, ...]
 
 
-def watch(
-    job: Path,
-    admin: Admin,
-    *,
-    out: Path,
-    patience: Patience = Patience(),  # noqa: B008 - frozen
-    continues: str = "",
-    clock: Clock = Clock(),  # noqa: B008 - frozen
-) -> Outcome:
+def watch(job: Path, look: Lookout, *, out: Path, continues: str = "") -> Outcome:
     """Submit `job` and go on with its run until its last round is tested.
 
     Args:
         job: a rendered job folder.
-        admin: the way to the server of the person who submits.
+        look: with the way to the server of the person who submits.
         out: where results are downloaded to.
         continues: go on with this run, and with its job if that still runs, instead of beginning one.
-        clock: what the watcher waits by.
 
     Raises:
         UserFault: the job was refused, aborted by a person, or makes no more progress; with the reason, and what
@@ -94,7 +64,7 @@ def watch(
         copy = Path(place) / folder
         shutil.copytree(job, copy)
         name_run(copy, run.name, must_exist=bool(continues))
-        return _bring_to_its_end(run, copy, Lookout(admin, patience, clock), out=out)
+        return _bring_to_its_end(run, copy, look, out=out)
 
 
 def _bring_to_its_end(run: Run, job: Path, look: Lookout, *, out: Path) -> Outcome:
@@ -104,19 +74,17 @@ def _bring_to_its_end(run: Run, job: Path, look: Lookout, *, out: Path) -> Outco
         ended = _Job(look, run).follow()
         ends.append(ended)
         folder = None if ended == LOST else _fetch(look, run.job, out)
-        results = _results(folder)
+        found = sorted(folder.rglob(RESULTS)) if folder else []
+        results = read_json(found[0]) if found else {}
         done = len(results.get("rounds", []))
         log.info("job %s of run %s ended: %s, %d of %d rounds", run.job, run.name, ended, done, run.total)
         if folder is not None and done >= run.total and _tested(run, results, look.patience):
             return Outcome(run.name, folder, tuple(ends))
-        _count(run, done, _cause(look.admin, run.job, ended, folder), look.patience)
-
-
-def _cause(admin: Admin, job: str, ended: str, folder: Path | None) -> Cause | None:
-    """Why a job ended before its run did; None where we ended it ourselves."""
-    if ended in (REJOIN, COMPLETED):
-        return UNFINISHED if ended == COMPLETED else None
-    return cause_of(Trace(ended, admin.meta(job) or {}, log_lines(folder), admin.heard(job)))
+        cause = None  # where we ended it ourselves
+        if ended != REJOIN:
+            told = look.admin.meta(run.job) or {}
+            cause = cause_of(Trace(ended, told, log_lines(folder), look.admin.heard(run.job)))
+        _count(run, done, cause, look.patience)
 
 
 def _fetch(look: Lookout, job: str, out: Path) -> Path | None:
@@ -146,14 +114,8 @@ def _begin(look: Lookout, run: Run, job: Path) -> None:
         run.job = left[-1]
         log.info("job %s of run %s still runs; following it", run.job, run.name)
         return
-    _submit(look, run, job)
-    log.info("submitted job %s of run %s", run.job, run.name)
-
-
-def _submit(look: Lookout, run: Run, job: Path) -> None:
-    """Try until the server answers; a refusal goes through."""
     token, run.job = uuid.uuid4().hex, ""
-    while not run.job:
+    while not run.job:  # until the server answers; a refusal goes through
         try:
             run.job = look.admin.submit(job, token)
         except UserFault:
@@ -161,6 +123,7 @@ def _submit(look: Lookout, run: Run, job: Path) -> None:
         except Exception as fault:
             log.warning("the job could not be submitted (%s); trying again", fault or type(fault).__name__)
             look.wait()
+    log.info("submitted job %s of run %s", run.job, run.name)
 
 
 class _Job:
@@ -255,19 +218,10 @@ def _count(run: Run, done: int, cause: Cause | None, patience: Patience) -> None
     lasting = cause.kind == "aborted" or (cause.tries is not None and alike >= cause.tries)
     if lasting or len(run.fruitless) >= patience.attempts:
         went = "" if lasting else f", the last of {patience.attempts} jobs without a new round"
+        again = f"watch it again with --continue {run.name}" if run.begun else "watch the job again"
         raise UserFault(
             expected=f"run {run.name} to go on",
             came=f"the end of job {run.job}{went}: {cause.what}",
-            do=f"{cause.do}; then {_again(run)}",
+            do=f"{cause.do}; then {again}",
         )
     log.warning("its end: %s. To mend it: %s", cause.what, cause.do)
-
-
-def _again(run: Run) -> str:
-    return f"watch it again with --continue {run.name}" if run.begun else "watch the job again"
-
-
-def _results(folder: Path | None) -> dict[str, Any]:
-    found = sorted(folder.rglob(RESULTS)) if folder else []
-    results: dict[str, Any] = json.loads(found[0].read_text()) if found else {}
-    return results
