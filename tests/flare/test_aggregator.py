@@ -1,6 +1,7 @@
 """The server's aggregator, called as FLARE calls it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,22 +14,21 @@ from nvflare.apis.event_type import EventType
 from nvflare.apis.filter import ContentBlockedException
 from nvflare.apis.fl_constant import FLContextKey, ReservedKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
-from nvflare.apis.shareable import Shareable, make_reply
-from nvflare.apis.signal import Signal
+from nvflare.apis.shareable import Shareable, make_copy, make_reply
 from nvflare.apis.workspace import Workspace
 from nvflare.app_common.abstract.model import make_model_learnable
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 from nvflare.app_common.widgets.intime_model_selector import IntimeModelSelector
 
+from pfedsam import methods
 from pfedsam.exchange.schema import REPORT, STAMP
 from pfedsam.exchange.server import ServerState
 from pfedsam.flare.aggregator import SharedAggregator
 from pfedsam.flare.context import REJECTED, selected_by
 from pfedsam.flare.filters import UpdateGuard
-from pfedsam.flare.presence import Clock
 from pfedsam.flare.rounds import Rounds
-from pfedsam.flare.sends import Patience, wait_for
+from pfedsam.flare.sends import SitesOwnModel, model_task
 from pfedsam.settings import from_dict
 from pfedsam.study import shared_schema
 
@@ -47,7 +47,7 @@ def fl_ctx(tmp_path: Path, events: list[str]) -> FLContext:
     (tmp_path / "job/app_server/config/pfedsam.json").write_text(json.dumps(SETTINGS))
     workspace = Workspace(str(tmp_path), site_name="server")
     shared = {name: torch.zeros(spec.shape) for name, spec in shared_schema(from_dict(SETTINGS)).items()}
-    persistor = SimpleNamespace(base="base", state=ServerState(shared))
+    persistor = SimpleNamespace(base="base", run="run", results={}, state=ServerState(shared))
     engine = SimpleNamespace(
         get_workspace=lambda: workspace,
         get_component=lambda _: persistor,
@@ -154,7 +154,7 @@ def rounds() -> Rounds:
     """The controller in its third round, waiting for three sites of which two suffice."""
     controller = Rounds(rounds=3, min_sites=2, grace=3600, timeout=7200)
     controller.aggregator, controller.round = SharedAggregator(), 2
-    controller._open, controller._asked = True, 3
+    controller._asked = 3
     return controller
 
 
@@ -172,15 +172,35 @@ def test_an_update_is_booked_under_the_name_of_the_certificate(fl_ctx: FLContext
     controller = rounds()
     answer(controller, "a", update("b", 1.0), fl_ctx)
     answer(controller, "a", update("c", 1.0), fl_ctx)
-    late(controller, "b", update("b", 1.0), fl_ctx)
+    answer(controller, "b", update("b", 1.0), fl_ctx)
     assert controller.aggregator.given.keys() == {"a", "b"}
 
 
-def test_a_late_update_counts_while_its_round_waits_and_not_after_it(fl_ctx: FLContext) -> None:
+def test_a_late_update_does_not_count(fl_ctx: FLContext) -> None:
     controller = rounds()
-    controller._open = False
     late(controller, "a", update("a", 1.0), fl_ctx)
     assert not controller.aggregator.given
+
+
+def test_each_site_is_sent_the_model_that_the_rule_made_for_it(fl_ctx: FLContext) -> None:
+    persistor = fl_ctx.get_engine().get_component("persistor")
+    own = {name: torch.full_like(t, 3.0) for name, t in persistor.state.shared.items()}
+    persistor.state = replace(persistor.state, models={"a": own})
+    task = model_task("train", lambda *_: None, timeout=0, fl_ctx=fl_ctx)
+    for site, value in (("a", 3.0), ("b", 0.0), ("a", 3.0)):
+        task.before_task_sent_cb(SimpleNamespace(client=Client(site, "")), fl_ctx)
+        sent = from_shareable(SitesOwnModel().process(make_copy(task.data), fl_ctx))
+        assert all(bool((t == value).all()) for t in sent.data.values())
+        assert sent.get_meta_prop(STAMP)["base"] == "base"
+
+
+def test_a_rule_that_forgets_what_sites_are_sent_stops_the_job(
+    fl_ctx: FLContext, events: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forgets = replace(methods.get("pfedsam"), rule=lambda state, *_: replace(state, shared={}))
+    monkeypatch.setattr("pfedsam.flare.aggregator.methods.get", lambda _: forgets)
+    SharedAggregator().aggregate(fl_ctx)
+    assert EventType.FATAL_SYSTEM_ERROR in events
 
 
 def test_a_site_without_an_update_stands_in_the_record_with_the_reason(fl_ctx: FLContext) -> None:
@@ -210,36 +230,3 @@ def test_the_job_stops_as_soon_as_too_few_sites_are_left_for_the_round(fl_ctx: F
     answer(controller, "b", make_reply(ReturnCode.EXECUTION_EXCEPTION), fl_ctx)
     assert EventType.FATAL_SYSTEM_ERROR in events
     assert "b: no update came" in fl_ctx.get_prop(FLContextKey.EVENT_DATA)
-
-
-def waited(tasks: list[SimpleNamespace], patience: Patience, after: dict[float, int]) -> tuple[float, list[int]]:
-    """How long a controller waits for tasks, and which it cancels; `after` so many seconds a task is answered."""
-    now, cancelled = [0.0], []
-
-    def sleep(seconds: float) -> None:
-        now[0] += seconds
-        for at, number in after.items():
-            if now[0] >= at and not tasks[number].client_tasks:
-                tasks[number].client_tasks.append(SimpleNamespace(result_received_time=at))
-                tasks[number].completion_status = "OK"
-
-    controller = SimpleNamespace(cancel_task=lambda task, fl_ctx: cancelled.append(tasks.index(task)))
-    wait_for(controller, tasks, patience, Signal(), clock=Clock(lambda: now[0], sleep))
-    return now[0], cancelled
-
-
-@pytest.mark.parametrize(
-    ("grace", "after", "seconds", "cancelled"),
-    [
-        (100.0, {1.0: 0, 5.0: 1, 9.0: 2}, 9.0, []),  # all answer
-        (2.0, {1.0: 0, 5.0: 1, 9.0: 2}, 7.0, [2]),  # two suffice, and the third is too late
-        (0.0, {1.0: 0, 5.0: 1}, 5.0, [2]),
-    ],
-)
-def test_a_round_waits_for_its_quorum_and_then_for_the_grace_of_the_others(
-    grace: float, after: dict[float, int], seconds: float, cancelled: list[int]
-) -> None:
-    tasks = [SimpleNamespace(client_tasks=[], completion_status=None) for _ in range(3)]
-    took, gone = waited(tasks, Patience(2, grace, 0), after)
-    assert took == pytest.approx(seconds, abs=0.5)
-    assert gone == cancelled

@@ -6,12 +6,13 @@ from nvflare.apis.shareable import Shareable
 from nvflare.app_common.abstract.aggregator import Aggregator
 
 from pfedsam import log, methods
+from pfedsam.errors import UserFault
 from pfedsam.exchange.guard import Rejected
 from pfedsam.exchange.schema import REPORT
-from pfedsam.exchange.server import Contribution, contribution
+from pfedsam.exchange.server import Contribution, apply, contribution
 from pfedsam.flare.context import job_config
 from pfedsam.flare.filters import judge
-from pfedsam.study import up_schema
+from pfedsam.study import down_schema, up_schema
 
 
 class SharedAggregator(Aggregator):  # type: ignore[misc]
@@ -39,9 +40,14 @@ class SharedAggregator(Aggregator):  # type: ignore[misc]
         return True
 
     def aggregate(self, fl_ctx: FLContext) -> Shareable:
-        """The shared tensors after the round; the persistor holds the whole state that the rule made."""
+        """The shared tensors after the round; the persistor holds the whole state. A rule that fails stops the job."""
         config, persistor = job_config(fl_ctx), fl_ctx.get_engine().get_component("persistor")
-        persistor.state = methods.get(config.method).rule(persistor.state, dict(self.given), config)
+        rule, down = methods.get(config.method).rule, down_schema(config)
+        try:
+            persistor.state = apply(rule, persistor.state, dict(self.given), config=config, down=down)
+        except UserFault as fault:
+            log.error("[server] %s", fault)
+            self.system_panic(str(fault), fl_ctx)
         return DXO(DataKind.WEIGHTS, data=persistor.state.shared).to_shareable()
 
     def reset(self, fl_ctx: FLContext) -> None:

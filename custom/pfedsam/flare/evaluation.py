@@ -11,7 +11,7 @@ from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 
 from pfedsam import log
-from pfedsam.flare.sends import Patience, tell_each, wait_for
+from pfedsam.flare.sends import model_task
 
 
 class FinalEvaluation(Controller):  # type: ignore[misc]
@@ -33,12 +33,14 @@ class FinalEvaluation(Controller):  # type: ignore[misc]
         """Nothing to prepare."""
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
-        """Send to all that are connected, collect, end."""
-        sites = [client.name for client in fl_ctx.get_engine().get_clients()]
-        task = AppConstants.TASK_VALIDATION
-        patience = Patience(1, self.grace, self.timeout)
-        tasks = tell_each(self, task, sites, self._received, patience=patience, fl_ctx=fl_ctx)
-        wait_for(self, tasks, patience, abort_signal)
+        """Broadcast once, collect, end."""
+        self.broadcast_and_wait(
+            task=model_task(AppConstants.TASK_VALIDATION, self._received, timeout=self.timeout, fl_ctx=fl_ctx),
+            fl_ctx=fl_ctx,
+            min_responses=1,
+            wait_time_after_min_received=self.grace,
+            abort_signal=abort_signal,
+        )
 
     def stop_controller(self, fl_ctx: FLContext) -> None:
         """Nothing to clean."""

@@ -118,7 +118,12 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
         return self.point.state
 
     def _note_best(self, fl_ctx: FLContext) -> None:
-        """Hold what FLARE's selector names best, what the round began with; it counts once the round is kept."""
+        """Hold what FLARE's selector names best, what the round began with; it counts once the round is kept.
+
+        Where each site has a model of its own, no site has scored the shared one, and none is kept as the best.
+        """
+        if self.state.models:
+            return
         dice = float(fl_ctx.get_prop(AppConstants.VALIDATION_RESULT))
         facts = {"round": str(fl_ctx.get_prop(AppConstants.CURRENT_ROUND)), "val_dice": repr(dice)}
         self._candidate = (self.state.shared, facts) if dice > self._best else None

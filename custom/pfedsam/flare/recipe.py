@@ -28,6 +28,7 @@ from pfedsam.flare.filters import OnlyDeclaredEnters, OnlySharedLeaves, UpdateGu
 from pfedsam.flare.persistor import SharedPersistor
 from pfedsam.flare.results import ResultsWriter
 from pfedsam.flare.rounds import Rounds
+from pfedsam.flare.sends import SitesOwnModel
 from pfedsam.jobs import FACTS, ROUNDS, RUN, Job, make_job, read_job
 from pfedsam.layout import CLIENT, SERVER, SETTINGS
 from pfedsam.names import job_name
@@ -101,13 +102,15 @@ class PFedSAMRecipe(Recipe):  # type: ignore[misc]
         put(MetricsArtifactWriter(), id="metrics")
         put(TBAnalyticsReceiver(events=["fed.analytix_log_stats"]), id="tb_receiver")
         self.add_server_input_filter(UpdateGuard(), ["train"])
+        for task in TASKS[:2]:  # a filter a task: FLARE writes several tasks of one in any order
+            self.add_server_output_filter(SitesOwnModel(), [task])
 
     def _site(self) -> None:
         put = self._job.to_clients
         put(PFedSAMExecutor(), tasks=list(TASKS))
         put(TBWriter(event_type="analytix_log_stats"), id="tb_writer")
         put(ConvertToFedEvent(events_to_convert=["analytix_log_stats"]), id="event_to_fed")
-        for task in TASKS[:2]:  # a filter a task: FLARE writes several tasks of one in any order
+        for task in TASKS[:2]:
             self.add_client_input_filter(OnlyDeclaredEnters(), [task])
         for task in TASKS:
             self.add_client_output_filter(OnlySharedLeaves(), [task])

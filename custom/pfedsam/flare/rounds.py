@@ -14,18 +14,18 @@ from nvflare.widgets.info_collector import GroupInfoCollector, InfoCollector
 
 from pfedsam import log
 from pfedsam.flare.context import CLASSES_DIFFER, REASON, REJECTED, job_config
-from pfedsam.flare.sends import Patience, tell_each, wait_for
+from pfedsam.flare.sends import model_task
 
 TOLD = {  # what a site answers without an update, in words
-    CLASSES_DIFFER: "its masks number the classes otherwise than the job (data.classes); the site's own log names both"
+    CLASSES_DIFFER: "its masks use other class numbers than the job (data.classes); the site's own log names both"
 }
 
 
 class Rounds(Controller):  # type: ignore[misc]
     """`rounds` rounds in all, those before counted that the run's earlier jobs have finished.
 
-    A round ends when every site has answered or is lost, or `grace` seconds after `min_sites` have answered, or after
-    `timeout` seconds. It fires the events of FLARE's own workflows, for FLARE's widgets and ours.
+    Quorum and deadline are FLARE's: a round ends when every site has answered, or `grace` seconds after `min_sites`
+    have, or after `timeout` seconds. It fires the events of FLARE's own workflows that FLARE's widgets and ours hear.
 
     Args:
         rounds: of the whole run.
@@ -37,10 +37,9 @@ class Rounds(Controller):  # type: ignore[misc]
     def __init__(self, rounds: int, min_sites: int, grace: int, timeout: int) -> None:
         super().__init__()
         self.rounds, self.min_sites, self.grace, self.timeout = rounds, min_sites, grace, timeout
-        self.round = 0  # the one in progress, or the next
+        self.round: int | None = None  # the one in progress, or the last
         self._failed: set[str] = set()
         self._asked = 0
-        self._open = False  # whether an answer still counts
 
     def start_controller(self, fl_ctx: FLContext) -> None:
         """Load the model; the first round is the one after those that the run has done."""
@@ -56,14 +55,17 @@ class Rounds(Controller):  # type: ignore[misc]
         """The rounds that are left."""
         self.fire_event(AppEventType.TRAINING_STARTED, fl_ctx)
         for round_ in range(self.persistor.done, self.rounds):
-            self._begin(round_, fl_ctx)
-            if not self._gather(abort_signal, fl_ctx):
+            if abort_signal.triggered:
                 return
-            self._end(fl_ctx)
+            self.round, self._failed = round_, set()
+            _put(fl_ctx, AppConstants.CURRENT_ROUND, round_)
+            self.fire_event(AppEventType.ROUND_STARTED, fl_ctx)
+            if not self._gather(round_, abort_signal, fl_ctx):
+                return
+            self._end(abort_signal, fl_ctx)
 
     def stop_controller(self, fl_ctx: FLContext) -> None:
-        """Nothing that comes now is counted."""
-        self._open = False
+        """Nothing to clean."""
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Answer the administrator's question where the run stands."""
@@ -76,50 +78,48 @@ class Rounds(Controller):  # type: ignore[misc]
     def process_result_of_unknown_task(
         self, client: Client, task_name: str, client_task_id: str, result: Shareable, fl_ctx: FLContext
     ) -> None:
-        """A late answer counts where its round still waits; what the guard refused stands in the record."""
-        code = _code(result)
-        if code != ReturnCode.OK and fl_ctx.get_prop(REASON):
-            self._book(client.name, code, fl_ctx)
-        elif self._open and code == ReturnCode.OK and task_name == AppConstants.TASK_TRAIN:
-            self._count(client.name, result, fl_ctx)
-        else:
-            log.warning("late answer of %s to task %s dropped", client.name, task_name)
+        """A late answer is dropped: its round is over. What the guard refused stands in the record."""
+        if fl_ctx.get_prop(REASON):
+            self._book(client.name, _code(result), fl_ctx)
+        log.warning("late answer of %s to task %s dropped", client.name, task_name)
 
-    def _begin(self, round_: int, fl_ctx: FLContext) -> None:
-        self.round, self._failed, self._open = round_, set(), True
-        self.aggregator.reset(fl_ctx)
-        _put(fl_ctx, AppConstants.CURRENT_ROUND, round_)
-        self.fire_event(AppEventType.ROUND_STARTED, fl_ctx)
-
-    def _gather(self, stop: Signal, fl_ctx: FLContext) -> bool:
+    def _gather(self, round_: int, stop: Signal, fl_ctx: FLContext) -> bool:
         """Whether the round has the updates that it needs; where it hasn't, the job stops."""
         config, clients = job_config(fl_ctx), fl_ctx.get_engine().get_clients()
-        sites = [client.name for client in clients if config.trains(client.name, self.round)]
+        sites = [client.name for client in clients if config.trains(client.name, round_)]
         self._asked = len(sites)
         if not sites:
-            turn = "a site whose turn it is among those connected, came none; correct every"
-            self.system_panic(f"round {self.round}: expected {turn}", fl_ctx)
+            self.system_panic(f"round {round_}: no connected site trains in it; change the setting every", fl_ctx)
             return False
-        patience = Patience(self._least, self.grace, self.timeout)
-        tasks = tell_each(self, AppConstants.TASK_TRAIN, sites, self._received, patience=patience, fl_ctx=fl_ctx)
-        wait_for(self, tasks, patience, stop)
-        self._open = False
+        self.broadcast_and_wait(
+            task=model_task(AppConstants.TASK_TRAIN, self._received, timeout=self.timeout, fl_ctx=fl_ctx),
+            fl_ctx=fl_ctx,
+            targets=sites,
+            min_responses=self._least,
+            wait_time_after_min_received=self.grace,
+            abort_signal=stop,
+        )
         if not stop.triggered and (came := len(self.aggregator.given)) < self._least:
-            reason = f"round {self.round}: expected valid updates of {self._least} sites, came {came}"
+            reason = f"round {round_}: expected valid updates of {self._least} sites, came {came}"
             log.error("%s; the job stops. Each site's own log says what went wrong there", reason)
             self.system_panic(reason, fl_ctx)
             return False
         return not stop.triggered
 
-    def _end(self, fl_ctx: FLContext) -> None:
+    def _end(self, stop: Signal, fl_ctx: FLContext) -> None:
         """The rule's result is the model; it is on the disk before the round counts as done."""
         self.fire_event(AppEventType.BEFORE_AGGREGATION, fl_ctx)
         result = self.aggregator.aggregate(fl_ctx)
+        self.aggregator.reset(fl_ctx)
+        if stop.triggered:
+            return
         self.fire_event_with_data(AppEventType.AFTER_AGGREGATION, fl_ctx, AppConstants.AGGREGATION_RESULT, result)
         _put(fl_ctx, AppConstants.GLOBAL_MODEL, self.persistor.model(fl_ctx))
         fl_ctx.sync_sticky()
         self.fire_event(AppEventType.BEFORE_LEARNABLE_PERSIST, fl_ctx)
         self.persistor.save(fl_ctx.get_prop(AppConstants.GLOBAL_MODEL), fl_ctx)
+        if stop.triggered:
+            return
         self.fire_event(AppEventType.AFTER_LEARNABLE_PERSIST, fl_ctx)
         self.fire_event(AppEventType.ROUND_DONE, fl_ctx)
         cleanup_memory()
@@ -139,7 +139,6 @@ class Rounds(Controller):  # type: ignore[misc]
 
     def _count(self, site: str, result: Shareable, fl_ctx: FLContext) -> None:
         result.set_peer_props({**(result.get_peer_props() or {}), ReservedKey.IDENTITY_NAME: site})
-        _put(fl_ctx, AppConstants.CURRENT_ROUND, self.round)
         fl_ctx.set_prop(AppConstants.TRAINING_RESULT, result, private=True, sticky=False)
         self.fire_event(AppEventType.BEFORE_CONTRIBUTION_ACCEPT, fl_ctx)
         accepted = self.aggregator.accept(result, fl_ctx)
@@ -150,7 +149,7 @@ class Rounds(Controller):  # type: ignore[misc]
         """Book it; where the other sites are too few for the round, the job stops at once."""
         reason = self._book(site, code, fl_ctx)
         self._failed.add(site)
-        at_start = code == CLASSES_DIFFER and not self.round  # later the site is out, and no round is lost
+        at_start = code == CLASSES_DIFFER and self.round == 0  # later the site is out, and no round is lost
         if at_start or self._asked - len(self._failed) < self._least:
             self.system_panic(f"{site}: {reason}", fl_ctx)
 
