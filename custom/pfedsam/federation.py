@@ -16,7 +16,7 @@ from pfedsam import methods
 from pfedsam.config import Config, to_dict
 from pfedsam.errors import UserFault
 from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
-from pfedsam.exchange.server import Contribution, begin_state, contribution, message
+from pfedsam.exchange.server import Contribution, apply, begin_state, contribution, message
 from pfedsam.files import write_json
 from pfedsam.record.results import finish, joined, private_begun, sites_of, start, versions
 from pfedsam.service import Turn, serve_round, serve_test
@@ -118,7 +118,7 @@ def _round(plan: Plan, sites: dict[str, Site], point: Checkpoint, round_: int) -
         update, reports[name] = serve_round(site, wire, turn)
         losses = update.report.losses
         given[name] = contribution(update.wire, update.samples, losses, config=config, up=up_schema(config))
-    state = methods.get(config.method).rule(point.state, given, config)
+    state = apply(methods.get(config.method).rule, point.state, given, config=config, down=down_schema(config))
     seconds = time.monotonic() - began
     done = {"round": round_, "seconds": seconds, "sites": reports, "rejected": {}}
     past = point.results

@@ -8,7 +8,6 @@ from typing import Any
 from pfedsam import log
 from pfedsam.exchange.codec import decode
 from pfedsam.exchange.ledger import payload_bytes
-from pfedsam.exchange.schema import shared_of
 from pfedsam.exchange.store import Moment
 from pfedsam.files import Tensors
 from pfedsam.kept import tested_site
@@ -94,7 +93,7 @@ def serve_test(site: Site, wire: Tensors, turn: Turn, folder: Path) -> dict[str,
     """
     require_base(turn.base, site.base)
     arrived, run = decode(wire, down_schema(site.config), site.config.wire.down), turn.run
-    stored = site.recall(shared_of(arrived), run, trained=turn.trained)
+    stored = site.recall(arrived, run, trained=turn.trained)
     scores, val = site.scores("test"), site.scores("val")
     trained = {"run": run, **{k: v for k, v in stored.items() if k == "round"}}
     write_site_files(tested_site(site, scores, trained), folder)

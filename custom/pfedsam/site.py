@@ -21,7 +21,8 @@ from pfedsam.methods.base import Here, nothing_told
 from pfedsam.model.partition import Part, tensors_of, wire_name
 from pfedsam.model.prepared import prepared
 from pfedsam.record.scores import CaseScore, summary
-from pfedsam.site_faults import require_finite_weights, require_fit, require_fresh_views, require_kept
+from pfedsam.site_faults import require_declared, require_finite_weights, require_fit, require_fresh_views, require_kept
+from pfedsam.study import up_schema
 from pfedsam.train.evaluate import evaluate
 from pfedsam.train.loop import Progress, RoundReport, train_round
 from pfedsam.train.prefix import prefix
@@ -167,14 +168,16 @@ class Site:
         if report.stopped:
             return Update(wire, len(self.data["train"]), report)
         told = self.method.tell(self.model, self.config, self._here, report)
-        require_finite_weights(now | self.private() | told.extras | told.memory, round_)
-        self._owed, self._here = owed, replace(self._here, memory=told.memory)
+        extras = {EXTRA + name: tensor for name, tensor in _at_rest(told.extras).items()}
+        for tensors in (now, self.private(), extras, told.memory):
+            require_finite_weights(tensors, round_)
+        require_declared(extras, up_schema(self.config), self.private(), method=self.config.method)
+        self._owed, self._here = owed, replace(self._here, memory=_at_rest(told.memory))
         self.save_private(round_)
-        extras = {EXTRA + name: tensor for name, tensor in told.extras.items()}
         return Update(wire | extras, len(self.data["train"]), report)
 
     def shared(self) -> Tensors:
-        """A copy of the shared part, by wire name, on the CPU: the only tensors that may ever leave."""
+        """A copy of the shared part, by wire name, on the CPU: of the model the only tensors that may leave."""
         live = tensors_of(self.model, self.part, Part.SHARED)
         return {wire_name(name): t.detach().cpu().clone().contiguous() for name, t in live.items()}
 
@@ -186,14 +189,16 @@ class Site:
         """Put into the site store the private part, what this site owes the next update, and the method's memory."""
         beside = {OWED + name: tensor for name, tensor in self._owed.items()}
         beside |= {MEMORY + name: tensor for name, tensor in self._here.memory.items()}
-        if private := self.private() | beside:
+        private = self.private() | beside
+        if private or self.method.tell is not nothing_told:
             facts = {"round": str(round_), "base": self.base, "config": self.config.digest()}
             self.store.save(private, facts, Moment(self._run, round_) if self._run else None)
 
-    def recall(self, shared: Tensors, run: str | None = None, *, trained: bool = False) -> dict[str, str]:
+    def recall(self, arrived: Tensors, run: str | None = None, *, trained: bool = False) -> dict[str, str]:
         """The model as it predicts: the server's tensors and the private part as last trained (in `run`).
 
         Args:
+            arrived: the shared tensors, and what the method declares beside them.
             trained: the server has an update of this site in the run.
 
         Returns:
@@ -202,11 +207,12 @@ class Site:
         Raises:
             UserFault: the site has trained in `run`, and its store has nothing of it.
         """
-        self._load_shared(shared)
-        self._put_private(self._first, {})
-        self.method.merge(self.model, self.config, Here())  # what follows the shared part where nothing is stored
-        self._run = run
         stored, facts = self.store.load(Moment(run, LAST) if run else None) or ({}, {})
+        self._load_shared(shared_of(arrived))
+        self._put_private(self._first, {})
+        here = Here(None, self.data["train"], extras_of(arrived), below(MEMORY, stored))
+        self.method.merge(self.model, self.config, here)  # what follows the shared part where nothing is stored
+        self._run = run
         if trained and (self._first or self.method.tell is not nothing_told):
             require_kept(facts, self._run, self.store.folder)
         if facts:
@@ -253,6 +259,11 @@ class Site:
             require_fit(private, target, facts, base=self.base, folder=self.store.folder)
         for name, tensor in target.items():
             tensor.copy_(private[name])
+
+
+def _at_rest(tensors: Tensors) -> Tensors:
+    """As they can be stored and sent, whatever the method made them on."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def _site_seed(seed: int, site: str) -> int:

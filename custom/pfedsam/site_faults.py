@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
+import torch
+
 from pfedsam.config import Config
 from pfedsam.errors import UserFault
+from pfedsam.exchange.guard import names_fault, tensor_fault
+from pfedsam.exchange.schema import EXTRA, Schema
 from pfedsam.files import Tensors, not_finite
 from pfedsam.methods.base import Method, as_it_is
 
@@ -48,6 +52,25 @@ def require_finite_weights(trained: Tensors, round_: int) -> None:
             expected=f"finite weights after the training of round {round_ + 1}",
             came=f"NaN or infinite values at {name}",
             do="lower train.lr, or look at the images' values (data.scale); the store has what it had before the round",
+        )
+
+
+def require_declared(extras: Tensors, schema: Schema, private: Tensors, *, method: str) -> None:
+    """Raises UserFault where a method would send what it does not declare, or a private tensor as it is."""
+    wanted = {name: spec for name, spec in schema.items() if name.startswith(EXTRA)}
+    faults = [names_fault(extras, wanted)]
+    faults += [tensor_fault(name, extras[name], wanted[name]) for name in extras.keys() & wanted.keys()]
+    faults += [
+        f"{own} of the private part as {name}"
+        for name, tensor in extras.items()
+        for own, kept in private.items()
+        if tensor.shape == kept.shape and tensor.numel() > 1 and tensor.any() and torch.equal(tensor, kept)
+    ]
+    if fault := next(filter(None, faults), None):
+        raise UserFault(
+            expected=f"tell of method {method} to send what the method declares in up",
+            came=fault,
+            do="correct the method's file, or ask its authors",
         )
 
 

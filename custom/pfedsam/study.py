@@ -44,7 +44,7 @@ def down_schema(config: Config) -> Schema:
 
 def _with_extras(config: Config, declared: Extras) -> Schema:
     shared = shared_schema(config)
-    return shared | {EXTRA + name: spec for name, spec in sorted(declared(shared, config).items())}
+    return shared | {EXTRA + name: spec for name, spec in sorted(declared(dict(shared), config).items())}
 
 
 @lru_cache(maxsize=4)

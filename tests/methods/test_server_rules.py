@@ -11,13 +11,14 @@ from pfedsam import methods
 from pfedsam.config import Config
 from pfedsam.errors import UserFault
 from pfedsam.exchange.guard import Accepted, judge_message
-from pfedsam.exchange.schema import EXTRA, extras_of, shared_of
-from pfedsam.exchange.server import Contribution, ServerState, begin_state, contribution, message
+from pfedsam.exchange.schema import EXTRA, Spec, extras_of, shared_of
+from pfedsam.exchange.server import Contribution, ServerState, apply, begin_state, contribution, message
 from pfedsam.exchange.store import Moment
 from pfedsam.files import Tensors
 from pfedsam.methods import fedavg, scaffold, similarity
-from pfedsam.methods.base import Here
+from pfedsam.methods.base import Here, Told
 from pfedsam.site import Places, Site
+from pfedsam.site_faults import require_declared
 from pfedsam.study import down_schema, initial_shared, shared_schema, up_schema
 
 
@@ -178,3 +179,56 @@ def test_a_method_s_own_augmentation_and_kept_views_exclude_each_other(open_site
     monkeypatch.setattr(methods, "get", lambda _: own)
     with pytest.raises(UserFault, match=r"expected train\.cache none with fedavg"):
         open_site(tiny(method="fedavg", model={"lora_last": 1}, train={"cache": "memory", "views": 1}))
+
+
+def test_an_update_that_did_not_count_leaves_c_right_in_the_next_round(open_site) -> None:
+    config, state, sites = rounds_of_scaffold(open_site, rounds=1)
+    down, up = down_schema(config), up_schema(config)
+    for round_, counted in ((1, ("site-1",)), (2, ("site-1", "site-2"))):
+        given = {}
+        for name, site in sites.items():
+            site.receive(message(state, name, config, down), Moment("run", round_), trained=True)
+            update = site.train(round_, 3)
+            given[name] = contribution(update.wire, update.samples, {}, config=config, up=up)
+        state = scaffold.rule(state, {name: given[name] for name in counted}, config)
+    own = [kept(site) for site in sites.values()]
+    for name in own[0]:
+        assert torch.allclose(state.memory[name], (own[0][name] + own[1][name]) / 2, atol=1e-7)
+
+
+def telling(site: Site, told: Told) -> None:
+    site.method = replace(site.method, tell=lambda *_: told)
+    site.receive(initial_shared(site.config)[0], Moment("run", 0))
+
+
+def test_a_method_may_remember_nothing_and_go_on(open_site) -> None:
+    site = open_site(tiny(method="fedavg"))
+    telling(site, Told())
+    site.train(0, 2)
+    site.receive(initial_shared(site.config)[0], Moment("run", 1), trained=True)
+    site.recall(initial_shared(site.config)[0], "run", trained=True)
+
+
+def test_a_site_sends_no_extra_that_is_not_declared(open_site) -> None:
+    site = open_site(tiny(method="fedavg"))
+    telling(site, Told({"more": torch.ones(2)}))
+    with pytest.raises(UserFault, match=r"of method fedavg to send what .* declares in up; came .*not declared"):
+        site.train(0, 2)
+
+
+def test_a_site_sends_no_private_tensor_as_an_extra(open_site) -> None:
+    site = open_site(tiny())
+    name, expert = next((name, t) for name, t in site.private().items() if t.numel() > 1 and t.any())
+    declared = {EXTRA + "harmless": Spec(tuple(expert.shape), expert.dtype)}
+    with pytest.raises(UserFault, match=f"{name} of the private part as extra/harmless"):
+        require_declared({EXTRA + "harmless": expert.clone()}, declared, site.private(), method="x")
+
+
+def test_a_rule_that_forgets_what_sites_are_sent_is_told_so() -> None:
+    config, down = tiny(method="scaffold"), {"w": Spec((1,), torch.float32), EXTRA + "c": Spec((1,), torch.float32)}
+    state = begin_state({"w": torch.zeros(1)}, down)
+    kept = apply(lambda state, _given, _config: state, state, {}, config=config, down=down)
+    assert kept is state
+    for forgets in (replace(state, memory={}), replace(state, models={"a": {"w": torch.zeros(2)}})):
+        with pytest.raises(UserFault, match="rule of method scaffold to keep the shape"):
+            apply(lambda _state, _given, _config, after=forgets: after, state, {}, config=config, down=down)

@@ -9,7 +9,7 @@ from prepare.corpus import lesion, picture, scan
 from pfedsam.errors import UserFault
 from pfedsam.prepare.found import Case
 from pfedsam.prepare.grouping import by_file, by_level, grouped
-from pfedsam.prepare.patients import by_themselves
+from pfedsam.prepare.patients import told_apart
 from pfedsam.prepare.site import Wish, prepare
 
 SIX = ["P1", "P2", "P3", "P4", "P5", "P6"]
@@ -152,17 +152,17 @@ def test_the_user_s_answer_is_taken() -> None:
 
 def test_one_file_outside_the_patients_folders_is_left_out_and_named() -> None:
     names = [f"cohort/{p}/images/slice_{i}.png" for p in SIX for i in SLICES] + ["extra.png"]
-    kept, dropped, words = by_themselves([Case(name, (), Path("m.png")) for name in names])
+    kept, dropped, words = told_apart([Case(name, (), (Path("m.png"),)) for name in names])
     assert [d.file for d in dropped] == ["extra.png"]
     assert {case.patient for case in kept} == {f"name:{p}" for p in SIX}
     assert "6 patients of 24 files, such as P1 of cohort/P1/images/slice_0.png" in words
 
 
 def test_a_name_that_is_a_patient_id_of_the_dicom_files_is_that_patient() -> None:
-    cases = [Case(f"{p}/t1", (), Path("m.dcm"), patient=p) for p in SIX] + [
-        Case(f"{p.lower()}/t2.nii", (), Path("m.nii")) for p in SIX
+    cases = [Case(f"{p}/t1", (), (Path("m.dcm"),), patient=p) for p in SIX] + [
+        Case(f"{p.lower()}/t2.nii", (), (Path("m.nii"),)) for p in SIX
     ]
-    assert {case.patient for case in by_themselves(cases)[0]} == set(SIX)
+    assert {case.patient for case in told_apart(cases)[0]} == set(SIX)
 
 
 @pytest.mark.parametrize("above", ["cohort/", "2020/"])

@@ -289,7 +289,7 @@ def test_values_become_the_classes_that_the_user_says(tmp_path: Path) -> None:
 def test_fewer_classes_than_segments_are_a_fault(tmp_path: Path) -> None:
     dicom_site(tmp_path / "in", 3)
     write_seg(tmp_path / "in/study0/drawn.dcm", files_of(tmp_path / "in/study0/t2"), lesion(0), ["Tumour", "Oedema"])
-    with pytest.raises(UserFault, match="at least 2, for the segments Tumour, Oedema"):
+    with pytest.raises(UserFault, match="at least 2, for Tumour, Oedema"):
         prepare([tmp_path / "in"], None, Wish(classes=1))
     report = prepare([tmp_path / "in"], None, Wish(table=parse_table("Tumour=1")))
     assert (report["classes"], report["cases"]) == (1, 3)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pfedsam.errors import UserFault
 from pfedsam.prepare.found import Case
 from pfedsam.prepare.labels import LabelRule, halved, label_numbers, parse_table, translated, understood
-from pfedsam.prepare.patients import by_issuer, by_pattern, by_themselves, pseudonym
+from pfedsam.prepare.patients import by_issuer, by_pattern, pseudonym, told_apart
 from pfedsam.prepare.splits import drawn, parse_shares
 
 HERE = Path("mask.png")
@@ -18,7 +18,7 @@ HERE = Path("mask.png")
 
 def patients(*names: str, ids: tuple[str, ...] = ()) -> tuple[list[str], str]:
     known = [*ids, *[""] * (len(names) - len(ids))]
-    told, _, words = by_themselves([Case(n, (), HERE, i) for n, i in zip(names, known, strict=True)])
+    told, _, words = told_apart([Case(n, (), (HERE,), i) for n, i in zip(names, known, strict=True)])
     return [case.patient.removeprefix("name:") for case in told], words
 
 
@@ -64,7 +64,7 @@ def test_an_issuer_tells_patients_apart_only_where_each_series_of_the_id_has_one
 
 
 def test_a_pattern_must_catch_something() -> None:
-    cases = [Case("p1_2.png", (), HERE), Case("other.png", (), HERE)]
+    cases = [Case("p1_2.png", (), (HERE,)), Case("other.png", (), (HERE,))]
     kept, dropped, _ = by_pattern(cases, r"^(p\d)_")
     assert ([c.patient for c in kept], [d.file for d in dropped]) == (["p1"], ["other.png"])
     for wrong in (r"p\d", r"(p\d"):
@@ -80,13 +80,13 @@ def test_a_pseudonym_does_not_give_the_patient_away() -> None:
 @given(st.integers(3, 60), st.integers(0, 99), st.tuples(*[st.floats(0.01, 1)] * 3))
 def test_no_split_is_empty_and_each_patient_has_one(count: int, seed: int, shares: tuple[float, float, float]) -> None:
     total = sum(shares)
-    found = drawn([str(i) for i in range(count)], tuple(s / total for s in shares), seed)
+    found = drawn([str(i) for i in range(count)], tuple(s / total for s in shares), seed, "by name")
     assert set(found.values()) == {"train", "val", "test"}
     assert len(found) == count
 
 
 def test_shares_are_kept_to() -> None:
-    found = list(drawn([str(i) for i in range(100)], parse_shares("70,10,20"), 3).values())
+    found = list(drawn([str(i) for i in range(100)], parse_shares("70,10,20"), 3, "by name").values())
     assert [found.count(split) for split in ("train", "val", "test")] == [70, 10, 20]
     for wrong in ("1,2", "a,b,c", "1,0,1", "nan,1,1"):
         with pytest.raises(UserFault):

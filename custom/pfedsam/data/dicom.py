@@ -81,6 +81,15 @@ def unread(head: Any) -> tuple[str, str] | None:
     return None
 
 
+def unusable(file: Path, head: Any | None) -> UserFault | None:
+    """The fault of a file by its header: no DICOM, or an image that is not read; None: it is read."""
+    if head is None:
+        return UserFault(expected=f"a readable file at {file}", came="no DICOM, or a damaged one", do="export it again")
+    if why := unread(head):
+        return UserFault(expected=f"a slice or a volume in {file}", came=why[0], do=why[1])
+    return None
+
+
 def read_series(files: Sequence[Path], *, labels: bool = False) -> Volume:
     """The volume of one series' files, in any order; see `read_dicom`."""
     return read_in_order(files, labels=labels)[0]
@@ -106,13 +115,9 @@ def read_in_order(files: Sequence[Path], *, labels: bool = False) -> tuple[Volum
 def _heads(files: Sequence[Path]) -> dict[Path, Any]:
     heads = {}
     for file in files:
-        if (head := dicom_header(file)) is None:
-            raise UserFault(
-                expected=f"a readable file at {file}", came="no DICOM, or a damaged one", do="export it again"
-            )
-        if why := unread(head):
-            raise UserFault(expected=f"a slice or a volume in {file}", came=why[0], do=why[1])
-        heads[file] = head
+        heads[file] = dicom_header(file)
+        if fault := unusable(file, heads[file]):
+            raise fault
     return heads
 
 

@@ -205,11 +205,11 @@ def scattered(lone: Mapping[Path, tuple[tuple[str, str], SliceHeader]]) -> dict[
     One by one each would be shown to the model by its own brightness, not by its volume's.
 
     Args:
-        lone: of the files of a folder that are a series of one slice: FrameOfReferenceUID and patient, and the slice.
+        lone: of the files that are a series of one slice: FrameOfReferenceUID and patient, and the slice.
     """
-    kinds: dict[tuple[str, str], dict[Path, SliceHeader]] = defaultdict(dict)
+    kinds: dict[tuple[Path, tuple[str, str]], dict[Path, SliceHeader]] = defaultdict(dict)
     for file, (kind, one) in lone.items():
-        kinds[kind][file] = one
+        kinds[file.parent, kind][file] = one
     do = "write one SeriesInstanceUID into the files (the exporter gave each slice its own), or export them again"
     return {
         file: (f"{len(found)} series of one slice in one folder, which together make a volume", do)

@@ -116,7 +116,7 @@ def value_fault(name: str, tensor: Tensor, most: float = math.inf) -> str | None
     """Why a rule cannot take the values: not finite, or larger than `most` either way; None if it can."""
     if not_finite({name: tensor}):
         return f"expected finite values at {name}, came NaN or infinite"
-    largest = float(tensor.abs().max()) if most < math.inf and tensor.numel() else 0.0
+    largest = max(-float(tensor.min()), float(tensor.max())) if most < math.inf and tensor.numel() else 0.0
     return f"expected values within {most:g} at {name}, came {largest:g}" if largest > most else None
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -65,4 +65,5 @@ def schema_of(tensors: Tensors) -> Schema:
 def misfits(tensors: Tensors, schema: Schema) -> list[str]:
     """The names, sorted, at which tensors lack something, have too much, or are of another shape or number format."""
     came = schema_of(tensors)
-    return sorted(name for name in came.keys() | schema.keys() if came.get(name) != schema.get(name))
+    wanted = {name: replace(spec, most=math.inf) for name, spec in schema.items()}
+    return sorted(name for name in came.keys() | wanted.keys() if came.get(name) != wanted.get(name))

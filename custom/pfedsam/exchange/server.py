@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from pfedsam.config import Config
+from pfedsam.errors import UserFault
 from pfedsam.exchange.codec import decode, encode
-from pfedsam.exchange.schema import EXTRA, Schema, extras_of, shared_of
+from pfedsam.exchange.schema import EXTRA, Schema, extras_of, misfits, shared_of
 from pfedsam.files import Tensors
 
 MEMORY, MODEL = "memory/", "model/"  # before a name in a checkpoint; no parameter's name holds a slash
@@ -35,7 +36,7 @@ class Contribution:
 
     @property
     def update(self) -> Tensors:
-        """The differences to what the site was sent, by wire name; made anew each time."""
+        """The differences to what the site was sent, by wire name; not to be changed in place."""
         return self.opened()
 
 
@@ -104,6 +105,29 @@ def contribution(
     """
     held, schema = shared_of(wire), shared_of(up)
     return Contribution(samples, lambda: decode(held, schema, config.wire.up), extras_of(wire), losses)
+
+
+def apply(
+    rule: Rule, state: ServerState, contributions: Mapping[str, Contribution], *, config: Config, down: Schema
+) -> ServerState:
+    """The state that a method's rule makes of a round's contributions.
+
+    Args:
+        down: of all that goes down to a site.
+
+    Raises:
+        UserFault: the rule's result lacks what the sites are to be sent.
+    """
+    after = rule(state, contributions, config)
+    sent = {EXTRA + name: tensor for name, tensor in after.memory.items() if EXTRA + name in down}
+    for tensors in (after.shared | sent, *(model | sent for model in after.models.values())):
+        if wrong := misfits(tensors, down):
+            raise UserFault(
+                expected=f"the rule of method {config.method} to keep the shape of all that sites are sent",
+                came=f"{len(wrong)} tensors that lack or differ, e.g. {wrong[0]}",
+                do="correct the method's file, or ask its authors",
+            )
+    return after
 
 
 def mean(state: ServerState, contributions: Mapping[str, Contribution], _config: Config) -> ServerState:

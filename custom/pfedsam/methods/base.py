@@ -100,7 +100,8 @@ class Method:
         declare: shared, private or frozen, by branch and kind; may depend on the configuration.
         loss: the local step's losses, summed and minimised together.
         merge: called when a round's shared tensors and the site's private part have been loaded; brings the two in
-            line, and hears what the server's rule sent.
+            line, and hears what the server's rule sent. Also called before the final test, ahead of the stored private
+            part; and with `Here()` where a model file is to predict.
         personal: the branch this method predicts with at its own site.
         global_: the branch it offers to a site it has never seen.
         adapt: puts adapters into the global branch.

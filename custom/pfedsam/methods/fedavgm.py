@@ -1,4 +1,5 @@
-"""FedAvgM (Hsu et al. 2019, section 4.3): FedAvg with momentum at the server, v <- beta v + mean, w <- w + v."""
+"""FedAvgM (Hsu et al. 2019): FedAvg with momentum at the server, v <- beta v + mean, w <- w + v, without Nesterov's
+look ahead."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from pfedsam.methods import fedavg
 class Settings:
     """FedAvgM's own."""
 
-    beta: float = number(0.9, least=0, most=1)  # the paper's
+    beta: float = number(0.9, least=0, most=1)  # our choice: the usual momentum; the paper tunes it
 
 
 def rule(state: ServerState, contributions: Mapping[str, Contribution], config: Config) -> ServerState:

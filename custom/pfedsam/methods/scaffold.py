@@ -1,8 +1,9 @@
 """SCAFFOLD (Karimireddy et al. 2020, algorithm 1): control variates take out of each site's steps what is its own.
 
 Option II sets c_i to c_i - c + (x - y_i) / (K lr), which with SGD is the mean of the gradients that the site computed.
-We take that mean itself, so that it holds with AdamW too. The mean over sites counts those that have trained: our
-choice, because the server knows of no others. Updates are weighted by samples, as in all methods here.
+We take that mean itself, so that it holds with AdamW too. A site sends c_i, not its change, and the server holds each
+site's: our choice, because a change that arrived too late would leave c wrong for good. c is the mean over the sites
+that have trained. Updates are weighted by samples, as in all methods here.
 """
 
 from collections.abc import Mapping
@@ -13,18 +14,18 @@ import torch
 from pfedsam.config import Config
 from pfedsam.exchange.schema import Schema
 from pfedsam.exchange.server import Contribution, ServerState, mean, weighted
-from pfedsam.files import Tensors
+from pfedsam.files import below
 from pfedsam.methods import fedavg
 from pfedsam.methods.base import Here, Told
 from pfedsam.model.segmenter import Branches
 from pfedsam.train.loop import RoundReport
 
 BOUND = 1e6  # of a control variate's values: a gradient that large is no gradient of a training that works
-MET, CORRECTION, SUM = "met/", "correction/", "sum/"
+OWN, CORRECTION, SUM = "own/", "correction/", "sum/"
 
 
 def controls(shared: Schema, _config: Config) -> Schema:
-    """A control variate for each shared tensor; a site sends its change, the server sends c."""
+    """A control variate for each shared tensor: a site sends its own, the server sends c."""
     return {name: replace(spec, most=BOUND) for name, spec in shared.items()}
 
 
@@ -46,20 +47,20 @@ def gradient(model: Branches, _config: Config) -> None:
             p.grad += model.received[CORRECTION + name]
 
 
-def tell(model: Branches, _config: Config, here: Here, report: RoundReport) -> Told:
-    """c_i stays, its change goes up."""
-    sums = {name.removeprefix(SUM): t for name, t in model.received.items() if name.startswith(SUM)}
-    now = {name: (total / max(report.steps, 1)).cpu() for name, total in sums.items()}
-    return Told({name: c - here.memory[name] if here.memory else c.clone() for name, c in now.items()}, now)
+def tell(model: Branches, _config: Config, _here: Here, report: RoundReport) -> Told:
+    """c_i stays, and goes up."""
+    now = {name: total.cpu() / max(report.steps, 1) for name, total in below(SUM, model.received).items()}
+    return Told(now, now)
 
 
 def rule(state: ServerState, contributions: Mapping[str, Contribution], config: Config) -> ServerState:
-    """The mean of the updates; and c stays the mean of all sites' c_i."""
-    past = {name for name in state.memory if name.startswith(MET)}
-    met = {name: torch.ones(()) for name in past | {MET + site for site in contributions}}
-    change = weighted(dict.fromkeys(contributions, 1 / len(met)), lambda site: contributions[site].extras)
-    control: Tensors = {name: state.memory[name] * (len(past) / len(met)) + c for name, c in change.items()}
-    return replace(mean(state, contributions, config), memory=control | met)
+    """The mean of the updates; and c is the mean of the sites' c_i."""
+    known = {key: tensor for key, tensor in state.memory.items() if key.startswith(OWN)}
+    for site, one in contributions.items():
+        known |= {f"{OWN}{site}/{name}": tensor for name, tensor in one.extras.items()}
+    sites = {key.split("/")[1] for key in known}
+    control = weighted(dict.fromkeys(sites, 1 / len(sites)), lambda site: below(f"{OWN}{site}/", known))
+    return replace(mean(state, contributions, config), memory=control | known)
 
 
 METHOD = replace(fedavg.METHOD, merge=merge, gradient=gradient, tell=tell, rule=rule, up=controls, down=controls)

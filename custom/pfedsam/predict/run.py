@@ -5,12 +5,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pfedsam.data.dicom import read_series
+from pfedsam.data.volume import read_volume
 from pfedsam.errors import UserFault
 from pfedsam.inference.predictor import Predictor
 from pfedsam.predict.masks import Way, segment
 from pfedsam.predict.scans import Scan, twins
-from pfedsam.predict.segmentation import Classes
-from pfedsam.predict.written import FORMATS, of_others, write
+from pfedsam.predict.segmentation import Classes, check_series
+from pfedsam.predict.written import files_of, of_others, target, write
 
 
 @dataclass(frozen=True)
@@ -43,65 +45,57 @@ def predict(
     """
     every = list(scans)
     known = [scan for scan in every if isinstance(scan, Scan)]
-    rivals, shared = _rivals(known, out), twins(known)
+    faults = twins(known) | _rivals(known, out)
     for scan in every:
         if isinstance(scan, UserFault):
             yield Done(None, fault=scan)
             continue
         try:
-            _check_alone(_target(out, scan), rivals[_target(out, scan)])
-            if scan.files[0] in shared:
-                raise shared[scan.files[0]]
+            if scan.files[0] in faults:
+                raise faults[scan.files[0]]
             yield _one(model, scan, out, way, classes, again)
         except UserFault as fault:
             yield Done(scan, fault=_named(fault, scan))
 
 
-def _rivals(scans: list[Scan], out: Path) -> dict[Path, list[Path]]:
-    """The first file of each scan, by the mask's file."""
+def _rivals(scans: list[Scan], out: Path) -> dict[Path, UserFault]:
+    """By a scan's first file: the fault of those whose masks would be one file."""
     rivals: dict[Path, list[Path]] = defaultdict(list)
     for scan in scans:
-        rivals[_target(out, scan)].append(scan.files[0])
-    return rivals
-
-
-def _check_alone(target: Path, files: list[Path]) -> None:
-    if len(files) > 1:
-        raise UserFault(
-            expected=f"one image whose mask is {target}",
+        rivals[target(out, scan)].append(scan.files[0])
+    return {
+        file: UserFault(
+            expected=f"one image whose mask is {mask}",
             came=" and ".join(map(str, files)),
             do="rename them, or predict each by itself into a folder of its own",
         )
-
-
-def _target(out: Path, scan: Scan) -> Path:
-    return FORMATS[scan.kind].target(out, scan)
+        for mask, files in rivals.items()
+        for file in (files if len(files) > 1 else ())
+    }
 
 
 def _one(model: Predictor, scan: Scan, out: Path, way: Way, classes: Classes, again: bool) -> Done:
-    form, target = FORMATS[scan.kind], _target(out, scan)
-    if not again and target.exists():
-        _check_same(target, scan)
-        if all(path.exists() for path in form.files(target, len(classes.names), probabilities=way.probabilities)):
+    mask = target(out, scan)
+    if not again and mask.exists():
+        if of_others(mask, scan):
+            raise UserFault(
+                expected=f"no mask of other images at {mask}",
+                came="one of another series, or of fewer or more slices than there are now; it was not written over",
+                do="name another output folder, or --overwrite",
+            )
+        files = files_of(out, scan, len(classes.names), probabilities=way.probabilities)
+        if all(path.exists() for path in files):
             return Done(scan)
-    if target in scan.files:
+    if mask in scan.files:
         raise UserFault(
             expected="an output folder of its own", came=f"{out}, which holds {scan.name}", do="name another"
         )
-    volume = form.read(scan)
-    form.check(scan, classes)
+    volume = read_series(scan.files) if scan.kind == "dicom" else read_volume(scan.files[0])
+    if scan.kind == "dicom":  # before the mask is computed
+        check_series(scan, classes)
     found = segment(model, volume, way)
     written = write(out, scan, found, classes, again=again)
-    return Done(scan, tuple(written), pixels=tuple(int(mask.sum()) for mask in found.masks))
-
-
-def _check_same(target: Path, scan: Scan) -> None:
-    if of_others(target, scan):
-        raise UserFault(
-            expected=f"no mask of other images at {target}",
-            came="one of another series, or of fewer or more slices than there are now; it was not written over",
-            do="name another output folder, or --overwrite",
-        )
+    return Done(scan, tuple(written), pixels=tuple(int(one.sum()) for one in found.masks))
 
 
 def _named(fault: UserFault, scan: Scan) -> UserFault:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pfedsam.data.dicom import dicom_header, in_order, placed, shared_uids, unread, volumes
+from pfedsam.data.dicom import dicom_header, in_order, placed, shared_uids, unusable, volumes
 from pfedsam.data.picture import PICTURES
 from pfedsam.data.readable import hindrance
 from pfedsam.data.slices import frames, scattered, slices_of
@@ -49,12 +49,11 @@ def find_scans(source: Path, out: Path | None = None) -> Iterator[Scan | UserFau
         raise UserFault(
             expected="an output folder of its own", came=f"{out}, which holds the images", do="name another"
         )
-    seen = False
+    found: Scan | UserFault | None = None
     for folder, files in _folders(source, out):
         for found in _in_folder(folder, files, source):
-            seen = True
             yield found
-    if not seen:
+    if found is None:
         raise UserFault(
             expected=f"images in {source} ({', '.join((*PICTURES, *NIFTI))} or DICOM)",
             came="none",
@@ -77,8 +76,7 @@ def _in_folder(folder: Path, files: list[Path], source: Path) -> Iterator[Scan |
     dicom = []
     for file in files:
         if hindered := hindrance(file):
-            came, do = hindered
-            yield UserFault(expected=f"a file that can be read at {file}", came=came, do=do)
+            yield UserFault(expected=f"a file that can be read at {file}", came=hindered[0], do=hindered[1])
         elif (kind := kind_of(file)) == "dicom":
             dicom.append(file)
         elif kind:
@@ -100,13 +98,12 @@ def _series(files: list[Path], place: Path, alone: str) -> Iterator[Scan | UserF
     series: dict[str, dict[Path, Any]] = defaultdict(dict)
     for file in files:
         head = dicom_header(file)
-        if head is None:
-            yield _no_dicom(file)
-        elif "Rows" in head and head.get("Modality") not in NO_IMAGE:
-            if fault := _unusable(file, head):
-                yield fault
-            else:
-                series[str(head.SeriesInstanceUID)][file] = head
+        if head is not None and ("Rows" not in head or head.get("Modality") in NO_IMAGE):
+            continue
+        if fault := unusable(file, head) or _unnamed(file, head):
+            yield fault
+        elif head is not None:
+            series[str(head.SeriesInstanceUID)][file] = head
     stacks = {uid: {file: head for file, head in heads.items() if placed(head)} for uid, heads in series.items()}
     several = sum(map(bool, stacks.values())) > 1
     lone = _scattered(list(stacks.values()))
@@ -117,7 +114,8 @@ def _series(files: list[Path], place: Path, alone: str) -> Iterator[Scan | UserF
         yield from (_flat(file, series[uid][file], place, stack) for file in series[uid] if file not in stack)
         parts = volumes(stack)
         for part in parts:
-            name = place / _short(uid) if several else place.parent / alone
+            short = f"series-{hashlib.sha256(uid.encode()).hexdigest()[:8]}"
+            name = place / short if several else place.parent / alone
             yield from _stack(part, name if len(parts) == 1 else place / stem_of(next(iter(part))))
 
 
@@ -145,16 +143,14 @@ def twins(scans: Iterable[Scan]) -> dict[Path, UserFault]:
     return {dicom[i].files[0]: fault for i, fault in faults.items()}
 
 
-def _unusable(file: Path, head: Any) -> UserFault | None:
-    if not head.get("SeriesInstanceUID") or not head.get("SOPInstanceUID"):
-        return UserFault(
-            expected=f"a SeriesInstanceUID and a SOPInstanceUID in {file}",
-            came="none, so its series is not known",
-            do="export it again from the archive (PACS)",
-        )
-    if why := unread(head):
-        return UserFault(expected=f"a slice or a volume in {file}", came=why[0], do=why[1])
-    return None
+def _unnamed(file: Path, head: Any) -> UserFault | None:
+    if head.get("SeriesInstanceUID") and head.get("SOPInstanceUID"):
+        return None
+    return UserFault(
+        expected=f"a SeriesInstanceUID and a SOPInstanceUID in {file}",
+        came="none, so its series is not known",
+        do="export it again from the archive (PACS)",
+    )
 
 
 def _flat(file: Path, head: Any, place: Path, stack: dict[Path, Any]) -> Scan | UserFault:
@@ -168,19 +164,9 @@ def _flat(file: Path, head: Any, place: Path, stack: dict[Path, Any]) -> Scan | 
     )
 
 
-def _short(uid: str) -> str:
-    return f"series-{hashlib.sha256(uid.encode()).hexdigest()[:8]}"
-
-
 def _stack(heads: dict[Path, Any], name: Path) -> Iterator[Scan | UserFault]:
     try:
         files = tuple(in_order(heads))
         yield Scan("dicom", files, name, tuple(str(heads[file].SOPInstanceUID) for file in files))
     except UserFault as fault:
         yield fault
-
-
-def _no_dicom(file: Path) -> UserFault:
-    return UserFault(
-        expected=f"a readable DICOM file at {file}", came="something else, or a damaged one", do="export it again"
-    )

@@ -1,6 +1,6 @@
 """Masks as a DICOM segmentation that refers to its series, and what such a file says of classes and patient."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,23 +22,12 @@ from pfedsam.predict.scans import Scan
 TISSUE = CodedConcept("85756007", "SCT", "Tissue")
 LEARNED = CodedConcept("123109", "DCM", "Artificial Intelligence")
 CODE = "SCT:10200004:Liver"
-TYPE_2 = (  # what a segmentation states of patient and study, and may state empty
-    "PatientID",
-    "PatientName",
-    "PatientBirthDate",
-    "PatientSex",
-    "AccessionNumber",
-    "StudyID",
-    "StudyDate",
-    "StudyTime",
-    "ReferringPhysicianName",
-)
+IDENTITY = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")
+# what a segmentation states of patient and study, and may state empty
+TYPE_2 = (*IDENTITY, "AccessionNumber", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName")
 PATIENT = (  # what a segmentation states of the patient; other names, addresses and remarks do not go on with it
-    "PatientID",
+    *IDENTITY,
     "IssuerOfPatientID",
-    "PatientName",
-    "PatientBirthDate",
-    "PatientSex",
     "PatientSpeciesDescription",
     "PatientSpeciesCodeSequence",
     "PatientBreedDescription",
@@ -47,7 +36,7 @@ PATIENT = (  # what a segmentation states of the patient; other names, addresses
 TYPE_1 = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 SHARED = ("ImageOrientationPatient", "PixelSpacing")
 NAMELESS = {0x0018, 0x0020, 0x0028, 0x5200}  # the groups of acquisition, place, pixels and frames
-NEEDED = {"SOPClassUID", "SOPInstanceUID", "Modality", "ImageType"}
+NEEDED = {*TYPE_1, "Modality", "ImageType"}
 
 
 @dataclass(frozen=True)
@@ -197,30 +186,18 @@ def _sources(scan: Scan, classes: Classes) -> list[Any]:
             if tag in source and sources[0].get(tag):
                 source[tag].value = sources[0][tag].value
         if "ImagePositionPatient" in source and not source.get("SliceThickness"):
-            source.SliceThickness = _distance(sources)
-        for element in [own for own in source if own.tag.group == 0x0010 and own.keyword not in PATIENT]:
-            del source[element.tag]
+            places = [np.array(one.ImagePositionPatient, float) for one in sources[:2]]
+            source.SliceThickness = f"{np.linalg.norm(places[1] - places[0]):.6g}" if len(places) > 1 else ""
+        for own in list(source):
+            telling = own.tag.group not in NAMELESS and own.keyword not in NEEDED
+            if (own.tag.group == 0x0010 and own.keyword not in PATIENT) or (classes.anonymous and telling):
+                del source[own.tag]
         if classes.anonymous:
-            _strip(source)
+            source.StudyID = ""
         for tag in TYPE_2:
             if tag not in source or not _valid(tag, source[tag].value):
                 setattr(source, tag, "")
     return sources
-
-
-def _distance(sources: Sequence[Any]) -> str:
-    """Between two slices, as the text of a DICOM number; empty of one slice alone."""
-    if len(sources) == 1:
-        return ""
-    places = [np.array(source.ImagePositionPatient, float) for source in sources[:2]]
-    return f"{np.linalg.norm(places[1] - places[0]):.6g}"
-
-
-def _strip(source: Any) -> None:
-    for element in list(source):
-        if element.tag.group not in NAMELESS and element.keyword not in {*NEEDED, *TYPE_1}:
-            del source[element.tag]
-    source.StudyID = ""
 
 
 def _valid(tag: str, value: Any) -> bool:

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
@@ -13,14 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pfedsam.data.dicom import dicom_header, read_series
-from pfedsam.data.geometry import Volume
-from pfedsam.data.volume import read_nifti, read_picture
+from pfedsam.data.dicom import dicom_header
 from pfedsam.errors import UserFault
 from pfedsam.names import beside
 from pfedsam.predict.masks import Prediction
 from pfedsam.predict.scans import Scan
-from pfedsam.predict.segmentation import Classes, check_series, segmentation
+from pfedsam.predict.segmentation import Classes, segmentation
 
 COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")  # Okabe-Ito
 PALETTE = [  # of 256, as of fewer Pillow writes fewer bits a pixel than class numbers need; black is the background's
@@ -30,27 +27,27 @@ SEG = ".seg.dcm"
 Save = Callable[[str], object]  # writes to a path
 
 
-@dataclass(frozen=True)
-class Format:
-    """How one kind of scan is read, and its masks written.
+def target(out: Path, scan: Scan) -> Path:
+    """The file of a scan's mask, in its own format below folder `out`."""
+    return out / f"{scan.name}{_ending(scan)}"
 
-    Attributes:
-        read: the scan's files as a volume.
-        target: the mask's file, from the output folder's and the scan's name.
-        likely: the files of the probabilities, from the mask's and the number of classes.
-        savers: what writes each file, the mask's first; of probabilities where they are kept.
-        check: refuses, before the mask is computed, a scan whose mask could not be written.
-    """
 
-    read: Callable[[Scan], Volume]
-    target: Callable[[Path, Scan], Path]
-    likely: Callable[[Path, int], list[Path]]
-    savers: Callable[[Scan, Prediction, Classes], list[Save]]
-    check: Callable[[Scan, Classes], None] = lambda scan, classes: None
+def _ending(scan: Scan) -> str:
+    if scan.kind == "dicom":
+        return SEG
+    if scan.kind == "nifti":
+        return ".nii.gz" if scan.files[0].name.lower().endswith(".gz") else ".nii"
+    ending = scan.files[0].suffix.lower()
+    return ".png" if ending in (".jpg", ".jpeg") else ending  # JPEG would smear class numbers
 
-    def files(self, target: Path, classes: int, *, probabilities: bool) -> list[Path]:
-        """All that belongs to one scan, the mask first."""
-        return [target, *(self.likely(target, classes) if probabilities else ())]
+
+def files_of(out: Path, scan: Scan, classes: int, *, probabilities: bool) -> list[Path]:
+    """All that belongs to one scan, the mask first; probabilities are a file a class, but for DICOM."""
+    if not probabilities:
+        return [target(out, scan)]
+    ending = ".png" if scan.kind == "picture" else _ending(scan)
+    kinds = [".prob"] if scan.kind == "dicom" else [f".prob-{i + 1}" for i in range(classes)]
+    return [target(out, scan), *(out / f"{scan.name}{kind}{ending}" for kind in kinds)]
 
 
 def write(out: Path, scan: Scan, found: Prediction, classes: Classes, *, again: bool) -> list[Path]:
@@ -59,9 +56,8 @@ def write(out: Path, scan: Scan, found: Prediction, classes: Classes, *, again: 
     Raises:
         UserFault: the disk is full or forbids writing, or a series lacks what a segmentation must refer to.
     """
-    form = FORMATS[scan.kind]
-    files = form.files(form.target(out, scan), len(classes.names), probabilities=found.probabilities is not None)
-    pairs = zip(files, form.savers(scan, found, classes), strict=True)
+    files = files_of(out, scan, len(classes.names), probabilities=found.probabilities is not None)
+    pairs = zip(files, SAVERS[scan.kind](scan, found, classes), strict=True)
     return [_replace(path, save) for path, save in pairs if again or not path.exists()]
 
 
@@ -102,42 +98,8 @@ def dicom_savers(scan: Scan, found: Prediction, classes: Classes) -> list[Save]:
     return [partial(save, maps) for maps in kinds]
 
 
-FORMATS = {
-    "picture": Format(
-        lambda scan: read_picture(scan.files[0]),
-        lambda out, scan: out / _picture_name(scan),
-        lambda mask, classes: _beside(mask, classes, ".png"),
-        picture_savers,
-    ),
-    "nifti": Format(
-        lambda scan: read_nifti(scan.files[0]),
-        lambda out, scan: out / f"{scan.name}{_nifti_end(scan.files[0])}",
-        lambda mask, classes: _beside(mask, classes, _nifti_end(mask)),
-        nifti_savers,
-    ),
-    "dicom": Format(
-        lambda scan: read_series(scan.files),
-        lambda out, scan: out / f"{scan.name}{SEG}",
-        lambda mask, _: [mask.with_name(mask.name.removesuffix(SEG) + ".prob" + SEG)],
-        dicom_savers,
-        check_series,
-    ),
-}
-
-
-def _picture_name(scan: Scan) -> str:
-    """JPEG would smear class numbers: it becomes PNG."""
-    ending = scan.files[0].suffix.lower()
-    return f"{scan.name}{'.png' if ending in ('.jpg', '.jpeg') else ending}"
-
-
-def _nifti_end(path: Path) -> str:
-    return ".nii.gz" if path.name.lower().endswith(".gz") else ".nii"
-
-
-def _beside(path: Path, classes: int, ending: str) -> list[Path]:
-    stem = path.name.removesuffix(".gz").rsplit(".", 1)[0]
-    return [path.with_name(f"{stem}.prob-{i + 1}{ending}") for i in range(classes)]
+# what writes each file of a scan, the mask's first; of probabilities where they are kept
+SAVERS = {"picture": picture_savers, "nifti": nifti_savers, "dicom": dicom_savers}
 
 
 def _like(source: Any, values: NDArray[Any]) -> Any:

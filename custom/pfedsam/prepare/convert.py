@@ -42,14 +42,11 @@ class Pair:
     Attributes:
         image: (H, W, N[, 3]).
         labels: (H, W, N) of class numbers; `IGNORED` where nobody labelled, if `partly`.
-        values: the mask's own.
-        partly: whether masks say where nobody labelled.
         turned: whether EXIF turns the image and no mask, and the sizes do not show whether that is right.
     """
 
     image: Volume
     labels: NDArray[np.uint8]
-    values: set[int]
     partly: bool = False
     turned: bool = False
 
@@ -74,21 +71,22 @@ def read_pair(case: Case, plan: Plan) -> Pair:
     Raises:
         UserFault: a damaged file, NaN, a mask of another format, size or place, or values without a meaning.
     """
-    source, files = _image(case)
-    labels, values = _labels(case, source, files, plan)
+    if kind_of(case.image[0]) == "dicom":
+        source, files = read_in_order(case.image)
+    else:
+        source, files = read_volume(case.image[0]), case.image
+    source.require_finite(str(case.image[0]))
+    labels = _labels(case, source, files, plan)
     image, mask = oriented(source, plan.plane), oriented(labels, plan.plane)
     _check_fit(case, image, mask)
     check_cut(image.affine, image.values.shape[:3], plan.plane, str(case.image[0]))
-    return Pair(image, mask.values, values, plan.rule.ignore is not None, _is_turned_alone(case, image))
+    return Pair(image, mask.values, plan.rule.ignore is not None, _is_turned_alone(case, image))
 
 
 def _is_turned_alone(case: Case, image: Volume) -> bool:
-    if kind_of(case.image[0]) != "picture" or any(
-        kind_of(mask) == "picture" and turn(mask) != 1 for mask in case.masks
-    ):
-        return False
-    number, (height, width) = turn(case.image[0]), image.values.shape[:2]
-    return number != 1 and (height == width or number not in SIDEWAYS)
+    turns = [turn(path) if kind_of(path) == "picture" else 1 for path in (case.image[0], *case.masks)]
+    height, width = image.values.shape[:2]
+    return turns[0] != 1 and set(turns[1:]) == {1} and (height == width or turns[0] not in SIDEWAYS)
 
 
 def write_pair(pair: Pair, folder: Path, name: str, *, plane: str) -> tuple[str, str]:
@@ -102,84 +100,62 @@ def write_pair(pair: Pair, folder: Path, name: str, *, plane: str) -> tuple[str,
     flat = flat and pair.image.values.dtype in kinds and pair.image.spacing == (1, 1, 1)
     end = "png" if flat else "nii"
     image, mask = f"images/{name}.{end}", f"masks/{name}.{end}"
-    write = _write_png if end == "png" else _write_nifti
-    write(folder / image, pair.image, plane)
-    write(folder / mask, replace(pair.image, values=pair.labels), plane)
+    _write(folder / image, pair.image, plane)
+    _write(folder / mask, replace(pair.image, values=pair.labels), plane)
     return image, mask
 
 
-def _image(case: Case) -> tuple[Volume, Sequence[Path]]:
-    """The image as stored, and its files in the order of its slices."""
-    if kind_of(case.image[0]) == "dicom":
-        volume, files = read_in_order(case.image)
-    else:
-        volume, files = read_volume(case.image[0]), case.image
-    volume.require_finite(str(case.image[0]))
-    return volume, files
-
-
-def _labels(case: Case, source: Volume, files: Sequence[Path], plan: Plan) -> tuple[Volume, set[int]]:
-    """Class numbers as stored, and the mask's own values."""
+def _labels(case: Case, source: Volume, files: Sequence[Path], plan: Plan) -> Volume:
+    """Class numbers as stored."""
     if is_segmentation(case.mask):
-        values = read_segmentation(case.mask, source, files, classes=plan.segments)
-        return Volume(values, source.affine, source.spacing), set(plan.segments.values())
-    found = set[int]()
-    whole_mask: Volume | None = None
-    for i, mask in enumerate(case.masks):  # one at a time: there may be a hundred structures
+        return replace(source, values=read_segmentation(case.mask, source, files, classes=plan.segments))
+    joined: Volume | None = None
+    for i, path in enumerate(case.masks):  # one at a time: there may be a hundred structures
+        own = _own_labels(path)
+        values = set(counted(own.values))
         if case.structures:
-            number = plan.segments[case.structures[i]]
-            one, own = _structure(mask, number), {number}
+            mapping = _structure(values, path, plan.segments[case.structures[i]])
         else:
-            one, own = _numbers(mask, plan.rule)
-        placed = _on_image(one, case, mask, source)
-        whole_mask = placed if whole_mask is None else _joined(whole_mask, placed, (case, mask), layered=plan.layered)
-        found |= own
-    assert whole_mask is not None
-    return whole_mask, found
+            mapping = plan.rule.mapping(values, path)
+        one = _on_image(replace(own, values=translated(own.values, mapping)), case, path, source)
+        joined = one if joined is None else _joined(joined, one, case, path, layered=plan.layered)
+    assert joined is not None
+    return joined
 
 
-def _numbers(path: Path, rule: LabelRule) -> tuple[Volume, set[int]]:
-    """Class numbers by the rule, and the mask's own values."""
-    own = _own_labels(path)
-    values = set(counted(own.values))
-    return Volume(translated(own.values, rule.mapping(values, path)), own.affine, own.spacing), values
-
-
-def _structure(path: Path, number: int) -> Volume:
-    """The mask of one structure as its class number.
+def _structure(values: set[int], path: Path, number: int) -> dict[int, int]:
+    """The class of each value in the mask of one structure.
 
     Raises:
         UserFault: it holds several values beside 0.
     """
-    own = _own_labels(path)
-    if len(marked := set(counted(own.values)) - {0}) > 1:
+    if len(marked := values - {0}) > 1:
         raise UserFault(
             expected=f"one value beside 0 in the mask of one structure {path}",
             came=", ".join(map(str, sorted(marked)[:8])),
             do="save each structure in a file of its own, or all in one file of class numbers",
         )
-    return Volume(np.asarray((own.values != 0) * number, dtype=np.uint8), own.affine, own.spacing)
+    return {0: 0} | dict.fromkeys(marked, number)
 
 
 def _on_image(volume: Volume, case: Case, mask: Path, source: Volume) -> Volume:
     """A mask with its place; a picture drawn on a DICOM slice has that of the slice, as both count rows and columns."""
-    drawn_on = volume.affine is None and kind_of(case.image[0]) == "dicom"
-    affine = source.affine if drawn_on else volume.affine
-    check_formats(case.image[0], mask, (source.affine, affine))
-    return Volume(volume.values, affine, volume.spacing)
+    if volume.affine is None and kind_of(case.image[0]) == "dicom":
+        return replace(volume, affine=source.affine)
+    check_formats(case.image[0], mask, (source.affine, volume.affine))
+    return volume
 
 
-def _joined(one: Volume, other: Volume, names: tuple[Case, Path], *, layered: bool) -> Volume:
-    """Two masks of a case as one.
+def _joined(one: Volume, other: Volume, case: Case, path: Path, *, layered: bool) -> Volume:
+    """Two masks of a case as one, the other read from `path`.
 
     Args:
-        names: the case, and the other's path, for the fault.
         layered: the higher class number counts where both are drawn.
 
     Raises:
         UserFault: they have different grids, or a pixel is of two classes.
     """
-    shape, (case, path) = one.values.shape, names
+    shape = one.values.shape
     if other.values.shape != shape or strayed(one.affine, other.affine, shape) is not None:
         raise UserFault(
             expected=f"all masks of an image on the same grid: {case.mask} and {path}",
@@ -196,15 +172,13 @@ def _joined(one: Volume, other: Volume, names: tuple[Case, Path], *, layered: bo
             if order
             else "correct the drawings, or leave out the masks that do not belong together",
         )
-    return Volume(np.maximum(one.values, other.values), one.affine, one.spacing)
+    return replace(one, values=np.maximum(one.values, other.values))
 
 
 def _own_labels(path: Path) -> Volume:
     volume = read_volume(path, labels=True)
     values = label_numbers(volume.values, path)
-    if kind_of(path) == "picture" and lossy(path):
-        values = halved(values, path)
-    return Volume(values, volume.affine, volume.spacing)
+    return replace(volume, values=halved(values, path) if kind_of(path) == "picture" and lossy(path) else values)
 
 
 def _check_fit(case: Case, image: Volume, mask: Volume) -> None:
@@ -227,11 +201,9 @@ def _size(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape[:2] if shape[2] == 1 else shape))
 
 
-def _write_png(path: Path, volume: Volume, _: str) -> None:
-    Image.fromarray(np.ascontiguousarray(volume.values[:, :, 0])).save(path)
-
-
-def _write_nifti(path: Path, volume: Volume, plane: str) -> None:
+def _write(path: Path, volume: Volume, plane: str) -> None:
+    if path.suffix == ".png":
+        return Image.fromarray(np.ascontiguousarray(volume.values[:, :, 0])).save(path)
     affine = placeless(volume.spacing, plane) if volume.affine is None else volume.affine
     file = nibabel.Nifti1Image(_compact(volume.values), affine)
     file.header.set_xyzt_units("mm")

@@ -15,7 +15,7 @@ from pfedsam.data.readable import readable
 from pfedsam.data.slices import LPS_TO_RAS
 from pfedsam.data.volume import kind_of
 from pfedsam.errors import UserFault
-from pfedsam.prepare.segframes import segments_of, slices_drawn_on
+from pfedsam.prepare.segframes import slices_drawn_on
 
 LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
 STORAGE = ("1.2.840.10008.5.1.4.1.1.66.4", LABEL_MAP)  # Segmentation, Label Map Segmentation
@@ -103,11 +103,13 @@ def read_segmentation(
     return np.asarray(numbered.max(-1), dtype=np.uint8)
 
 
-def _by_frame(file: Any, targets: Sequence[int], numbers: list[int], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+def _by_frame(
+    file: Any, targets: Sequence[tuple[int | None, int]], numbers: list[int], shape: tuple[int, ...]
+) -> NDArray[np.bool_]:
     """(H, W, N, segments), each frame on its slice, the segments in the order of `numbers`."""
     whole = np.zeros((*shape, len(numbers)), bool)
     half = float(file.get("MaximumFractionalValue") or 1) / 2
-    for frame, slice_, segment in zip(file.get_stored_frames(), targets, segments_of(file), strict=True):
+    for frame, (segment, slice_) in zip(file.get_stored_frames(), targets, strict=True):
         if segment is None:  # a label map
             whole[:, :, slice_] = frame[..., None] == np.array(numbers)
         elif segment in numbers:

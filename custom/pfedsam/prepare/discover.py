@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from pfedsam.data import datalist
@@ -9,11 +10,11 @@ from pfedsam.data.dicom import dicom_header
 from pfedsam.data.volume import kind_of, stem_of
 from pfedsam.errors import UserFault
 from pfedsam.prepare.dicomseg import number_labels, segment_labels
-from pfedsam.prepare.families import Match, taken_whole
+from pfedsam.prepare.families import taken_whole
 from pfedsam.prepare.found import Case, Discovered, Dropped
 from pfedsam.prepare.pairing import Candidate, candidate, claimed
 from pfedsam.prepare.pairrule import pairs_by_pattern
-from pfedsam.prepare.series import Series, Stack, matched, stacked, told
+from pfedsam.prepare.series import matched, stacked, told
 from pfedsam.prepare.walk import File, files_below
 from pfedsam.prepare.words import role
 
@@ -58,29 +59,30 @@ def _from_files(
     files, dropped = _files(folders, masks)
     stack = stacked(f for f in files if f.kind == "dicom")
     cases, lone, orphans = matched(stack)
-    roles = frozenset(folders) if len(set(folders)) > 1 else frozenset()
-    candidates = [*_file_candidates(files, masks, roles), *_series_candidates(lone, masks, roles)]
+    named = partial(_candidate, masks=masks, roles=frozenset(folders) if len(set(folders)) > 1 else frozenset())
+    several = Counter(series.name for series in lone)
+    candidates = [
+        *(named(file.name, [file]) for file in files if file.kind != "dicom"),
+        *(named(one.name, one.files, alone=several[one.name] == 1) for one in lone),
+    ]
     matches = taken_whole(pairs_by_pattern(candidates, *pair) if pair else claimed(candidates), structures)
     patients = {series.files[0].path: series.patient for series in lone}
-    whole = [match for match in matches.pairs if all(len(mask.files) == 1 for mask in match.masks)]
-    cases += [_case(match, patients) for match in whole]
-    left = [
-        *matches.dropped,
-        *(
-            Dropped(mask.name, "a mask of several files", "give a NIfTI file or a DICOM-SEG")
-            for match in matches.pairs
-            for mask in match.masks
-            if len(mask.files) > 1
-        ),
-    ]
+    left = list(matches.dropped)
+    for match in matches.pairs:
+        image, many = match.image, [mask.name for mask in match.masks if len(mask.files) > 1]
+        left += [Dropped(name, "a mask of several files", "give a NIfTI file or a DICOM-SEG") for name in many]
+        if not many:
+            files_of_masks = tuple(mask.files[0] for mask in match.masks)
+            patient = patients.get(image.files[0], "")
+            cases.append(Case(image.name, image.files, files_of_masks, patient, structures=match.names))
     cases, left = told(cases, left, stack)
-    segments = number_labels(s.labels for s in stack.segmentations)
+    nameless = sum(not series.patient for series in stack.series)
     return Discovered(
         len(files) + len(dropped),
         sorted(cases, key=lambda case: case.name),
         sorted(dropped + stack.dropped + orphans + left, key=lambda d: d.file),
-        [*_remarks(stack), *matches.notes],
-        _with_structures(segments, matches.structures),
+        [*stack.notes, *([f"{nameless} DICOM series have no PatientID."] if nameless else []), *matches.notes],
+        _with_structures(number_labels(s.labels for s in stack.segmentations), matches.structures),
     )
 
 
@@ -94,22 +96,14 @@ def _with_structures(segments: dict[str, int], structures: Iterable[str]) -> dic
 
 def telling(dropped: Sequence[Dropped]) -> list[Dropped]:
     """The same, those first that may be the masks of images without one, but are of a kind that is not read."""
-    kinds = [kind_of(Path(one.file)) for one in dropped]
-    names = {name for one, kind in zip(dropped, kinds, strict=True) if kind for name in _names(one, mask=False)}
-    masks = [kind is None and bool(names & _names(one, mask=True)) for one, kind in zip(dropped, kinds, strict=True)]
-    return [one for first in (True, False) for one, is_mask in zip(dropped, masks, strict=True) if is_mask == first]
+    names = {name for one in dropped if kind_of(Path(one.file)) for name in _names(one, mask=False)}
+    return sorted(dropped, key=lambda one: kind_of(Path(one.file)) is not None or not names & _names(one, mask=True))
 
 
 def _names(one: Dropped, *, mask: bool) -> set[tuple[str, ...]]:
     path = Path(one.file)
     stem = path.stem if mask else stem_of(path)
     return {key for key in candidate(one.file, (), path.parts[:-1], stem, mask=mask).keys if key}
-
-
-def _case(match: Match, patients: dict[Path, str]) -> Case:
-    image, (mask, *more) = match.image, [one.files[0] for one in match.masks]
-    patient = patients.get(image.files[0], "")
-    return Case(image.name, image.files, mask, patient, more=tuple(more), structures=match.names)
 
 
 def _files(folders: Sequence[Path], masks: Path | None) -> tuple[list[File], list[Dropped]]:
@@ -125,48 +119,27 @@ def _files(folders: Sequence[Path], masks: Path | None) -> tuple[list[File], lis
     return list(files.values()), list(dict.fromkeys(dropped))
 
 
-def _file_candidates(files: Iterable[File], masks: Path | None, roles: frozenset[Path]) -> list[Candidate]:
-    return [
-        candidate(f.name, (f.path,), _parts(f, masks, roles), f.stem, mask=_said(f.path, masks))
-        for f in files
-        if f.kind != "dicom"
-    ]
-
-
-def _series_candidates(series: Sequence[Series], masks: Path | None, roles: frozenset[Path]) -> list[Candidate]:
-    """Series by the name of their folder, so that a NIfTI mask of that name finds them; alone in it, else by file."""
-    candidates = []
-    several = Counter(one.name for one in series)
-    for one in series:
-        first, files = one.files[0], tuple(f.path for f in one.files)
-        parts = _parts(first, masks, roles)
-        whole = len(files) > 1 and several[one.name] == 1 and parts
-        place, stem = (parts[:-1], parts[-1]) if whole else (parts, first.stem)
-        candidates.append(candidate(one.name, files, place, stem, mask=_said(first.path, masks)))
-    return candidates
-
-
-def _parts(file: File, masks: Path | None, roles: frozenset[Path]) -> tuple[str, ...]:
-    """The folders above a file that its name is made of.
+def _candidate(
+    name: str, files: Sequence[File], *, masks: Path | None, roles: frozenset[Path], alone: bool = False
+) -> Candidate:
+    """The candidate that files make, by the first of them.
 
     Args:
+        masks: a folder in which every file is a mask.
         roles: given folders whose own name counts where it says a role: those that are given beside others. A
             folder given alone holds images and masks, whatever it is called.
+        alone: of several files, whether no others of their folder belong to another series: they go by its name,
+            so that a NIfTI mask of that name finds them.
     """
-    if masks is not None and _said(file.path, masks):
-        return file.path.absolute().relative_to(masks.absolute()).parts[:-1]
-    own = file.root in roles and role(file.root.name) is not None
-    return (file.root.name, *file.parts) if own else file.parts
-
-
-def _said(path: Path, masks: Path | None) -> bool | None:
-    """Whether the user has said that it is a mask; None where nothing was said."""
-    return None if masks is None else path.absolute().is_relative_to(masks.absolute())
-
-
-def _remarks(stack: Stack) -> list[str]:
-    nameless = sum(not series.patient for series in stack.series)
-    return [*stack.notes, *([f"{nameless} DICOM series have no PatientID."] if nameless else [])]
+    first, said = files[0], None if masks is None else files[0].path.absolute().is_relative_to(masks.absolute())
+    if masks is not None and said:
+        parts = first.path.absolute().relative_to(masks.absolute()).parts[:-1]
+    else:
+        own = first.root in roles and role(first.root.name) is not None
+        parts = (first.root.name, *first.parts) if own else first.parts
+    by_folder = alone and len(files) > 1 and parts
+    place, stem = (parts[:-1], parts[-1]) if by_folder else (parts, first.stem)
+    return candidate(name, tuple(f.path for f in files), place, stem, mask=said)
 
 
 def _from_datalist(path: Path, folders: int, site: str | None) -> Discovered:
@@ -181,7 +154,7 @@ def _from_datalist(path: Path, folders: int, site: str | None) -> Discovered:
         )
     splits = datalist.read(path, site)
     rows = [row for rows in splits.values() for row in rows]
-    cases = [Case(row.image, (path.parent / row.image,), path.parent / row.mask, row.group, row.split) for row in rows]
+    cases = [Case(r.image, (path.parent / r.image,), (path.parent / r.mask,), r.group, r.split) for r in rows]
     note = f"Cases, patients and splits are taken from {path.name}."
     heads = [
         head for m in sorted({c.mask for c in cases}) if kind_of(m) == "dicom" and (head := dicom_header(m)) is not None

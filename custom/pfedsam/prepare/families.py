@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pfedsam.prepare.found import Dropped
 from pfedsam.prepare.pairing import Candidate, Claim, Claimed, role_of
@@ -27,10 +27,10 @@ class Match:
 class Matches:
     """Images with their masks, what is left out, the structures in the order of their names, and remarks."""
 
-    pairs: list[Match] = field(default_factory=list)
-    dropped: list[Dropped] = field(default_factory=list)
-    structures: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    pairs: list[Match]
+    dropped: list[Dropped]
+    structures: list[str]
+    notes: list[str]
 
 
 def taken_whole(found: Claimed, wanted: Collection[str] = ()) -> Matches:
@@ -66,11 +66,10 @@ def taken_whole(found: Claimed, wanted: Collection[str] = ()) -> Matches:
 
 def _extras(claims: Sequence[Claim]) -> list[Words]:
     """The words that tell an image's masks apart: folders that all of them lie in say nothing."""
-    if len(claims) < 2:
-        return [claim.extra for claim in claims]
-    shared = set.intersection(*(set(claim.extra) for claim in claims))
-    apart = [tuple(part for part in claim.extra if part not in shared) for claim in claims]
-    return apart if len(set(apart)) == len(claims) else [claim.extra for claim in claims]
+    extras = [claim.extra for claim in claims]
+    shared = set.intersection(*map(set, extras))
+    apart = [tuple(part for part in extra if part not in shared) for extra in extras]
+    return apart if len(set(apart)) == len(claims) > 1 else extras
 
 
 def _known(

@@ -1,6 +1,6 @@
 """What was found in a hospital's folder: cases, and what is left out with the reason."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from pfedsam.errors import UserFault
@@ -13,25 +13,26 @@ class Case:
     Attributes:
         name: as the hospital knows it: the path below the folder given.
         image: its file, or all files of its series.
-        mask: its label map or DICOM-SEG; the first, where it has several.
+        masks: its label map or DICOM-SEG; or several label maps, which belong to the same drawing.
         patient: what tells its patient from others, in clear; never written outside `names.csv`.
         split: where an existing datalist puts it; None: to be drawn.
-        more: its other masks, which belong to the same drawing.
         structures: what each of its masks shows, where each is of one structure.
     """
 
     name: str
     image: tuple[Path, ...]
-    mask: Path
+    masks: tuple[Path, ...]
     patient: str = ""
     split: str | None = None
-    more: tuple[Path, ...] = ()
     structures: tuple[str, ...] = ()
 
     @property
-    def masks(self) -> tuple[Path, ...]:
-        """All of its masks."""
-        return (self.mask, *self.more)
+    def mask(self) -> Path:
+        """The first of its masks."""
+        return self.masks[0]
+
+
+Reason = tuple[str, str]  # why a file is left out, and what to do about it
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,10 @@ class Dropped:
     why: str
     do: str
 
-    @classmethod
-    def by(cls, fault: UserFault, file: str) -> "Dropped":
-        """From the fault that reading `file` raised."""
-        return cls(file, f"expected {fault.expected}, but came {fault.came}", fault.do)
+
+def reason(fault: UserFault) -> Reason:
+    """That of a file which raised a fault when it was read."""
+    return f"expected {fault.expected}, but came {fault.came}", fault.do
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ class Discovered:
     `segments` numbers the segment labels of DICOM-SEG files and the structures that have a file each, 1 and up.
     """
 
-    files: int = 0
-    cases: list[Case] = field(default_factory=list)
-    dropped: list[Dropped] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    segments: dict[str, int] = field(default_factory=dict)
+    files: int
+    cases: list[Case]
+    dropped: list[Dropped]
+    notes: list[str]
+    segments: dict[str, int]

@@ -3,11 +3,11 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import PurePath
 
 from pfedsam.errors import UserFault
-from pfedsam.prepare.apart import may_be_one
+from pfedsam.prepare.apart import KIND, may_be_one
 from pfedsam.prepare.words import (
     CLASSES,
     GENERIC,
@@ -32,7 +32,6 @@ SUBJECT = re.compile(  # of BIDS, and of the Cancer Genome Atlas
 )
 NUMBERED = re.compile(r"(?:p|pt|pat|patient|patid|case|subj|subject|sub|id|s)?[-_ ]?\d+")
 ROLES = re.compile(rf"{MASK_WORDS}|{IMAGE_WORDS}|{SPLITS}|{MODALITIES}|{SIDES}|anat|perf|func|derivatives|{GENERIC}")
-KINDS = re.compile(rf"{CLASSES}|{PLACES}")
 SORTS = re.compile(rf"{CLASSES}|{TIMES}|{PLACES}")
 SLICE = re.compile(r"(?P<rest>.*?\d.*?)[ _.-]+(?P<word>slice|sl|s|z|frame|img|image|tile)?[ _-]?\d{1,4}", re.IGNORECASE)
 BARE_SLICE = re.compile(r"(?:\D*[ _.-])?(?:slice|sl|frame|tile)[ _-]?\d+", re.IGNORECASE)
@@ -73,17 +72,12 @@ def grouped(names: Sequence[PurePath], among: int | None = None) -> Grouping:
         if len(rest) > ODD * (among or len(names)):
             raise
         found = Grouping([None] * len(rest), "Of the others no patient is known.")
-    found = replace(found, keys=_one_spelling(found.keys))
+    first: dict[str, str] = {}  # `P1` and `p1` are one patient
+    keys = [None if key is None else first.setdefault(plain(key), key) for key in found.keys]
     if len(rest) == len(names):
-        return found
-    keys = iter(found.keys)
-    return Grouping([next(keys) if one is None else one for one in subjects], f"{rule} Else: {found.words}")
-
-
-def _one_spelling(keys: Sequence[str | None]) -> list[str | None]:
-    """The keys, where `P1` and `p1` are one patient."""
-    first: dict[str, str] = {}
-    return [None if key is None else first.setdefault(plain(key), key) for key in keys]
+        return Grouping(keys, found.words)
+    others = iter(keys)
+    return Grouping([next(others) if one is None else one for one in subjects], f"{rule} Else: {found.words}")
 
 
 def by_level(names: Sequence[PurePath]) -> Grouping:
@@ -125,7 +119,6 @@ def _by_folder(names: Sequence[PurePath]) -> Grouping | None:
                 some = f"{len(found)} folders ({some_of(found)}), and in them {len(below)} ({some_of(below)})"
                 raise _question(names, some)
             keys = [_folder(level, depth) for level in levels]
-            _check_apart(names, [key for key in keys if key is not None])
             return _with_enough("Each folder at one level is a patient", names, keys)
         elif not below or any(map(_is_patient, found)):
             raise _question(names, f"{len(found)} folder(s) that may be patients ({some_of(found)})")
@@ -156,27 +149,28 @@ def _may_be_surnames(within: Mapping[str, set[str]]) -> bool:
 
 def _are_doubtful(names: Sequence[PurePath], levels: Sequence[Sequence[str]], found: Sequence[str]) -> bool:
     """Whether folders of plain words may be patients: many, of the same file names, or names that tell no patient."""
+    stems = [_stem(name) for name in names]
+    cores = _cores([*dict.fromkeys(stems)])
+    each = len(set(map(_unsliced, cores))) == len(cores)
+    return each or len(found) > SMALL or _recur(stems, levels)
+
+
+def _recur(names: Sequence[str], folders: Sequence[Sequence[str]]) -> bool:
+    """Whether many names occur in several folders."""
     homes: dict[str, set[tuple[str, ...]]] = defaultdict(set)
-    for name, level in zip(names, levels, strict=True):
-        homes[_stem(name)].add(tuple(level))
-    repeated = sum(len(where) > 1 for where in homes.values()) > ODD * len(homes)
-    cores = _cores(list(homes))
-    each = len({_core(m["rest"]) if (m := _slice(core)) else core for core in cores}) == len(homes)
-    return repeated or each or len(found) > SMALL
+    for name, folder in zip(names, folders, strict=True):
+        homes[name].add(tuple(folder))
+    return sum(len(where) > 1 for where in homes.values()) > ODD * len(homes)
 
 
 def _by_name(names: Sequence[PurePath]) -> Grouping:
     stems = [_stem(name) for name in names]
     cores = _cores(stems)
-    homes: dict[str, set[tuple[str, ...]]] = defaultdict(set)
-    for name, core in zip(names, cores, strict=True):
-        homes[core].add(tuple(part for part in name.parts[:-1] if not _fits(part, ROLES)))
-    if sum(len(where) > 1 for where in homes.values()) > ODD * len(homes):
+    if _recur(cores, [[part for part in name.parts[:-1] if not _fits(part, ROLES)] for name in names]):
         raise _question(names, f"file names that occur in several folders (such as {cores[0]})")
-    cut = [_core(m["rest"]) if (m := _slice(core)) else core for core in cores]
+    cut = [_unsliced(core) for core in cores]
     groups, marked = sorted(set(cut)), any((m := SLICE.fullmatch(core)) and m["word"] for core in cores)
     if len(set(cores)) > len(groups) >= ENOUGH:
-        _check_apart(names, groups)
         return _with_enough("A name's last number is a slice, the rest is the patient", names, cut)
     if len(set(cores)) > len(groups) and (marked or all(group[-1:].isdigit() for group in groups)):
         raise _question(names, f"{len(groups)} patient(s) if a name's last number is a slice ({some_of(groups)})")
@@ -236,13 +230,13 @@ def _check_apart(names: Sequence[PurePath], keys: Sequence[str]) -> None:
         raise _question(names, f"names such as {some_of(some)}, which may be of one patient")
 
 
-def _slice(core: str) -> re.Match[str] | None:
-    """The number of a slice; none where the word before it is a class or the like, which no patient is called."""
-    found = SLICE.fullmatch(core)
-    if found is None or found["word"]:
-        return found
-    last = words(plain(found["rest"]))[-1]
-    return None if _fits(found["rest"], SORTS) or KINDS.fullmatch(last) else found
+def _unsliced(core: str) -> str:
+    """The name without the number of a slice; a word before it that is a class or the like calls no patient."""
+    if (found := SLICE.fullmatch(core)) is None:
+        return core
+    rest = found["rest"]
+    classy = _fits(rest, SORTS) or KIND.fullmatch(words(plain(rest))[-1])
+    return core if classy and not found["word"] else _core(rest)
 
 
 def _prefixes(cores: Sequence[str]) -> list[str]:
@@ -254,8 +248,9 @@ def _prefixes(cores: Sequence[str]) -> list[str]:
 
 
 def _with_enough(rule: str, names: Sequence[PurePath], keys: Sequence[str | None]) -> Grouping:
-    """The grouping, if it has patients enough for so many files."""
+    """The grouping, if its patients are told apart, and enough for so many files."""
     patients = sorted({key for key in keys if key is not None})
+    _check_apart(names, patients)
     if len(patients) < FEW and len(names) > MANY * len(patients):
         raise _question(names, f"{rule}, only {len(patients)} patients ({some_of(patients)})")
     return Grouping([*keys], _said(rule, names, keys))

@@ -1,9 +1,10 @@
 """What a mask's values mean: class numbers, 0/255, or as the user says; nothing is guessed silently."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ SPECK = 10  # fewer pixels of a class number beside 255 are no drawing
 ODD = 0.2  # at most this share of a site's masks is odd; what more of them hold has a meaning
 BLOCK, FLAT = 8, 8  # JPEG's blocks in pixels; how far it may move the black or white of a block
 REST = -1  # in a table: every value that it does not name
+UNLABELLED = "--ignore 255 if 255 marks pixels that nobody labelled"
 SAY = "say what the values mean, such as --labels 128=1,255=2, or *=1 for any value (0 stays the background)"
 
 
@@ -47,29 +49,22 @@ class LabelRule:
             UserFault: a value without a meaning.
         """
         values = set(values)
-        known = self._known(values)
+        if self.table is not None:
+            rest = dict.fromkeys(values, self.table[REST]) if REST in self.table else {}
+            known = {**rest, 0: 0, **self.table}
+        else:
+            known = {0: 0, WHITE: 1} if self.white else {n: n for n in range(self.classes + 1)}
         if self.ignore is not None:
             known[self.ignore] = IGNORED
         if strange := values - known.keys():
+            own = ",".join(f"{n}={n}" for n in range(1, self.classes + 1))
+            which = f"say {UNLABELLED}, or --labels {own},255={self.classes + 1} if it is a class of its own"
             raise UserFault(
                 expected=f"values {_listed(known)} in the mask {path}",
                 came=f"also {_listed(strange)}",
-                do=self._which() if self.table is None and strange == {1 if self.white else WHITE} else SAY,
+                do=which if self.table is None and strange == {1 if self.white else WHITE} else SAY,
             )
         return {value: known[value] for value in values}
-
-    def _which(self) -> str:
-        own = ",".join(f"{n}={n}" for n in range(1, self.classes + 1))
-        return (
-            f"say --ignore 255 if 255 marks pixels that nobody labelled,"
-            f" or --labels {own},255={self.classes + 1} if it is a class of its own"
-        )
-
-    def _known(self, values: set[int]) -> dict[int, int]:
-        if self.table is not None:
-            rest = dict.fromkeys(values, self.table[REST]) if REST in self.table else {}
-            return {**rest, 0: 0, **self.table}
-        return {0: 0, WHITE: 1} if self.white else {n: n for n in range(self.classes + 1)}
 
 
 def parse_table(text: str) -> dict[str, int]:
@@ -88,43 +83,47 @@ def parse_table(text: str) -> dict[str, int]:
 
 
 def understood(
-    masks: Sequence[Values], table: dict[int, int] | None, classes: int | None, *, ignore: int | None = None
+    masks: Sequence[Values],
+    table: dict[int, int] | None,
+    classes: int | None,
+    *,
+    ignore: int | None = None,
+    structures: Mapping[str, int] = MappingProxyType({}),
 ) -> LabelRule:
     """The rule for a site's masks, from the values that each of them holds; the few odd ones do not decide.
 
     Without a table 255 is the class where nearly all masks hold 0 and 255, and no other holds 1; else the classes
     go up to the highest small value.
 
+    Args:
+        structures: those that files name, with the class of each.
+
     Raises:
-        UserFault: the masks contradict each other, or `classes` or `ignore` the table.
+        UserFault: the masks contradict each other, or `classes` or `ignore` the table or the structures.
     """
-    _check_wishes(table, classes, ignore)
-    if table is not None:
-        return LabelRule(max(1, classes or max(table.values(), default=0)), table, ignore=ignore)
-    drawn = [_drawn(mask, ignore) for mask in masks]
-    if classes in (None, 1) and _white([values for values in drawn if values]):
-        return LabelRule(1, white=True, ignore=ignore)
-    return LabelRule(classes or _highest(drawn), ignore=ignore)
-
-
-def _check_wishes(table: dict[int, int] | None, classes: int | None, ignore: int | None) -> None:
-    if classes is not None and classes < 1:
+    highest = max([*(table or {}).values(), *structures.values(), 1])
+    if classes is not None and classes < highest:
         raise UserFault(
-            expected="--classes of 1 or more", came=str(classes), do="leave the background out of the count"
+            expected=f"--classes of at least {highest}" + (", for " + ", ".join(structures) if structures else ""),
+            came=str(classes),
+            do="raise it, or say which classes to keep with --labels; the background does not count",
         )
-    own = range((classes or 0) + 1) if table is None else {0, *table}
-    if ignore is not None and (ignore < 0 or ignore in own):
+    if ignore is not None:
+        _check_ignore(ignore, range((classes or 0) + 1) if table is None else {0, *table}, highest)
+    drawn = [_drawn(mask, ignore) for mask in masks] if table is None else []
+    if classes in (None, 1) and _white([values for values in drawn if values]):
+        return LabelRule(highest, white=highest == 1, ignore=ignore)
+    return LabelRule(classes or max(_highest(drawn), highest), table, ignore=ignore)
+
+
+def _check_ignore(ignore: int, own: Collection[int], highest: int) -> None:
+    if ignore < 0 or ignore in own:
         raise UserFault(
             expected="--ignore with a value that is neither the background (0) nor a class",
             came=str(ignore),
             do="name the value that marks pixels which nobody labelled, such as 255",
         )
-    highest = max((table or {}).values(), default=0)
-    if classes is not None and classes < highest:
-        raise UserFault(
-            expected=f"--classes of at least {highest}, the highest in --labels", came=str(classes), do="raise it"
-        )
-    if ignore is not None and highest >= IGNORED:
+    if highest >= IGNORED:
         raise UserFault(
             expected=f"classes below {IGNORED} with --ignore, which is written as {IGNORED}",
             came=str(highest),
@@ -163,7 +162,7 @@ def _meanings(values: set[int]) -> str:
     one = ",".join(f"{value}=1" for value in every)
     ways = [f"--labels {one} if all are one class" if len(every) <= 8 else "--labels '*=1' if all are one class"]
     if min(values) <= LARGEST:
-        ways = ["--ignore 255 if 255 marks pixels that nobody labelled", *ways]
+        ways = [UNLABELLED, *ways]
     if len(every) <= 8 and values != {1}:
         apart = ",".join(f"{value}={i}" for i, value in enumerate(every, 1))
         ways.append(f"--labels {apart} if each is a class of its own")

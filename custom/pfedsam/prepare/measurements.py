@@ -35,7 +35,6 @@ class Measurements:
     high: float
     top: float
     pixels: dict[int, int]
-    values: frozenset[int]
     unlabelled: int = 0
     turned: bool = False
 
@@ -57,7 +56,6 @@ def measured(pair: Pair) -> Measurements:
         high=float(np.percentile(part, 99.5)),
         top=float(values.max()),
         pixels=pixels,
-        values=frozenset(pair.values),
         unlabelled=unlabelled,
         turned=pair.turned,
     )

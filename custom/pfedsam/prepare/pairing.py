@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +30,14 @@ IMAGE_END = re.compile(r"(?:^|(?P<stem>.*?)[ _.-]+)(?:image|img|imaging|scan)")
 CHANNEL = re.compile(r"(?P<stem>.+)_\d{4}")  # nnU-Net's imagesTr/case_0000.nii.gz
 ROLE_IN_NAME = re.compile(WEAK)
 BIDS = re.compile("derivatives|anat|dwi|perf|func|fmap|pet")
-LEVELS = 4
+ALONE = {  # what is said of a mask (True) or an image that has no partner
+    True: ("a mask without an image of its name", "add the image, rename the mask after it, or say --pair"),
+    False: (
+        "an image without a mask of its name",
+        "add its mask: the same name in a folder masks/ or labels/, or with _mask, _seg or _label at its end;"
+        " for DICOM, the DICOM-SEG drawn on it; or say with --pair how the names fit",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -155,23 +162,22 @@ class _Index:
         self.paths: dict[Words, list[Candidate]] = defaultdict(list)
         self.places: dict[Words, list[Candidate]] = defaultdict(list)
         for image in images:
-            keys = image.keys
             self.places[image.place].append(image)
-            for level in range(LEVELS):
-                self.here[level, image.place, keys[level]].append(image)
-                self.anywhere[level, keys[level]].append(image)
-            for path in {(*image.place, *words(image.stem)), (*image.place, *keys[2]), (*image.place, *keys[3])}:
+            for level, key in enumerate(image.keys):
+                self.here[level, image.place, key].append(image)
+                self.anywhere[level, key].append(image)
+            for path in {(*image.place, *name) for name in (words(image.stem), *image.keys[2:])}:
                 self.paths[path].append(image)
 
     def fitting(self, mask: Candidate) -> tuple[list[Candidate], Claim, bool]:
         """The images that a mask may belong to, the claim, and whether they lie in its folders."""
-        keys, home, wide = mask.keys, mask.place, mask.wide
-        for level in range(LEVELS):
-            if fits := self.here.get((level, home, keys[level])):
+        home, wide = mask.place, mask.wide
+        for level, key in enumerate(mask.keys):
+            if fits := self.here.get((level, home, key)):
                 return fits, Claim(mask), True
-        for level in range(LEVELS):
-            fits = [i for i in self.anywhere.get((level, keys[level]), []) if _agree(i.wide, wide)]
-            if fits := [i for i in fits if keys[level] or (i.wide and wide)]:
+        for level, key in enumerate(mask.keys):
+            near = self.anywhere.get((level, key), [])
+            if fits := [i for i in near if _agree(i.wide, wide) and (key or (i.wide and wide))]:
                 return fits, Claim(mask, _rest(home, fits[0].place)), False
         path, bare = (*home, *mask.bare), mask.bare
         for length in range(len(path) - 1, 0, -1):
@@ -242,39 +248,22 @@ def _ambiguous(one: Candidate, images: Sequence[Candidate]) -> Dropped:
     )
 
 
-def _left_over(lone: Sequence[Candidate], every: Sequence[Candidate]) -> list[Dropped]:
+def _left_over(lone: Sequence[Candidate], every: Sequence[Candidate]) -> Iterator[Dropped]:
     """Why each item has no partner; a name that one image and one mask alone have is pointed at."""
     count = Counter((i.keys[1], i.mask) for i in every)
     partners = {(i.keys[1], i.mask): i for i in lone if i.keys[1] and count[i.keys[1], i.mask] == 1}
-    return [
-        _apart(one, other)
-        if (other := partners.get((one.keys[1], not one.mask))) and (one.keys[1], one.mask) in partners
-        else _alone(one)
-        for one in lone
-    ]
-
-
-def _apart(one: Candidate, other: Candidate) -> Dropped:
-    what, missing = ("a mask", "image") if one.mask else ("an image", "mask")
-    return Dropped(
-        one.name,
-        f"{what} whose {missing} of its name lies in other folders ({other.name})",
-        "if they are a pair, put both into the same folder, or into images/ and masks/ of one, or say --pair;"
-        " else rename one",
-    )
-
-
-def _alone(one: Candidate) -> Dropped:
-    if one.mask:
-        return Dropped(
-            one.name, "a mask without an image of its name", "add the image, rename the mask after it, or say --pair"
+    for one in lone:
+        other = partners.get((one.keys[1], not one.mask))
+        if other is None or (one.keys[1], one.mask) not in partners:
+            yield Dropped(one.name, *ALONE[bool(one.mask)])
+            continue
+        what, missing = ("a mask", "image") if one.mask else ("an image", "mask")
+        yield Dropped(
+            one.name,
+            f"{what} whose {missing} of its name lies in other folders ({other.name})",
+            "if they are a pair, put both into the same folder, or into images/ and masks/ of one, or say --pair;"
+            " else rename one",
         )
-    return Dropped(
-        one.name,
-        "an image without a mask of its name",
-        "add its mask: the same name in a folder masks/ or labels/, or with _mask, _seg or _label at its end;"
-        " for DICOM, the DICOM-SEG drawn on it; or say with --pair how the names fit",
-    )
 
 
 def _cut(stem: str, *patterns: re.Pattern[str]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pfedsam.data.picture import palette
 from pfedsam.data.volume import kind_of
 from pfedsam.errors import UserFault
-from pfedsam.prepare.found import Case, Dropped
+from pfedsam.prepare.found import Case, Dropped, reason
 from pfedsam.prepare.labels import ODD, Values
 
 Colour = tuple[int, ...]
@@ -30,7 +30,7 @@ def unlike(cases: Sequence[Case], values: Sequence[Values]) -> dict[int, Dropped
     odd = {i: n for i, one in enumerate(shown) for n, colour in one.items() if colour != usual[n]}
     if len(odd) > ODD * sum(map(bool, shown)):
         raise _fault([(cases[i], n, shown[i][n], usual[n]) for i, n in odd.items()])
-    return {i: Dropped.by(_fault([(cases[i], n, shown[i][n], usual[n])]), cases[i].name) for i, n in odd.items()}
+    return {i: Dropped(cases[i].name, *reason(_fault([(cases[i], n, shown[i][n], usual[n])]))) for i, n in odd.items()}
 
 
 def _colours(case: Case, held: Values) -> dict[int, Colour]:

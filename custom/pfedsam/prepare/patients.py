@@ -11,11 +11,6 @@ from pfedsam.prepare.found import Case, Dropped
 from pfedsam.prepare.grouping import by_file, by_level, grouped
 from pfedsam.prepare.words import pattern_of
 
-OUTSIDE = (
-    "it lies outside the folders that tell patients apart",
-    "put it into its patient's folder, or say --patient REGEX",
-)
-
 
 def by_pattern(cases: Sequence[Case], pattern: str) -> tuple[list[Case], list[Dropped], str]:
     """Patients by the first captured group of `pattern` in the file name, else in the path; others are left out.
@@ -61,31 +56,35 @@ def by_issuer(ids: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
     return patients, remarks
 
 
-def by_themselves(cases: Sequence[Case], said: str | None = None) -> tuple[list[Case], list[Dropped], str]:
-    """Patients by DICOM's PatientID, else by folder and file names; cases of which no patient is known are left out.
+def told_apart(cases: Sequence[Case], said: str | None = None) -> tuple[list[Case], list[Dropped], str]:
+    """The cases with their patients, those of which none is known, and how patients were told apart.
+
+    By the datalist or DICOM's PatientID, else by folder and file names.
 
     Args:
-        said: `folder` or `each`, where the user says what is a patient; then PatientID does not count.
+        said: `folder`, `each` or a pattern, where the user says what is a patient; then nothing else counts.
 
     Raises:
         UserFault: names do not show what the patients are.
     """
+    if said not in (None, "folder", "each"):
+        return by_pattern(cases, said)
     nameless = [case for case in cases if said or not case.patient]
     if not nameless:
+        by = "the column group of the datalist" if any(c.split for c in cases) else "PatientID in the DICOM files"
         count = len({case.patient for case in cases})
-        words = f"Patients were told apart by PatientID in the DICOM files: {count} patients of {len(cases)} images."
-        return list(cases), [], words
+        return list(cases), [], f"Patients were told apart by {by}: {count} patients of {len(cases)} images."
     names = [PurePath(case.name) for case in nameless]
     found = grouped(names, len(cases)) if said is None else by_level(names) if said == "folder" else by_file(names)
-    known = {case.patient.casefold(): case.patient for case in cases if case.patient and not said}
-    keys = iter(found.keys)
+    keys = dict(zip(nameless, found.keys, strict=True))
+    known = {case.patient.casefold(): case.patient for case in cases if case not in keys}
     kept, dropped = [], []
     for case in cases:
-        key = case.patient if case.patient and not said else next(keys)
-        if key is None:
-            dropped.append(Dropped(case.name, *OUTSIDE))
-        elif case.patient and not said:
+        if case not in keys:
             kept.append(case)
+        elif (key := keys[case]) is None:
+            why = "it lies outside the folders that tell patients apart"
+            dropped.append(Dropped(case.name, why, "put it into its patient's folder, or say --patient REGEX"))
         else:
             kept.append(replace(case, patient=known.get(key.casefold(), "name:" + key)))
     if len(nameless) == len(cases):

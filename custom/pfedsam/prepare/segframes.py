@@ -44,13 +44,12 @@ class Frame:
         return not (turned or wider)
 
 
-def segments_of(file: Any) -> list[int | None]:
-    """The segment's number of each frame; None in a label map."""
-    return [frame.segment for frame in _frames(file)]
+def slices_drawn_on(
+    path: Path, file: Any, source: Volume, files: Sequence[Path]
+) -> list[tuple[int | None, int]] | None:
+    """Each frame's segment (None in a label map) and the index in `source` of its slice.
 
-
-def slices_drawn_on(path: Path, file: Any, source: Volume, files: Sequence[Path]) -> list[int] | None:
-    """The index in `source` of each frame's slice; None where some frame has none, or two share one.
+    None where some frame has no slice, or two of one segment share one.
 
     Args:
         path: the segmentation's, for the fault.
@@ -62,11 +61,11 @@ def slices_drawn_on(path: Path, file: Any, source: Volume, files: Sequence[Path]
     slices = _slices(files)
     if (file.Rows, file.Columns) != next(iter(slices.values())).size[:2]:
         return None
-    drawn = _frames(file)
-    found = _named(path, drawn, source, slices) or _met(drawn, source, slices)
-    if found is None or len({(f.segment, i) for f, i in zip(drawn, found, strict=True)}) < len(drawn):
+    drawn = [_frame(file, i) for i in range(frames(file))]
+    if (found := _named(path, drawn, source, slices) or _met(drawn, source, slices)) is None:
         return None
-    return found
+    laid = [(frame.segment, i) for frame, i in zip(drawn, found, strict=True)]
+    return laid if len(set(laid)) == len(drawn) else None
 
 
 def _slices(files: Sequence[Path]) -> dict[Instance, SliceHeader]:
@@ -81,23 +80,19 @@ def _slices(files: Sequence[Path]) -> dict[Instance, SliceHeader]:
     return found
 
 
-def _frames(file: Any) -> list[Frame]:
-    return [_frame(file, i) for i in range(frames(file))]
-
-
 def _frame(file: Any, index: int) -> Frame:
     segment = group(file, index, "SegmentIdentificationSequence")
     derived = group(file, index, "DerivationImageSequence")
     named = derived.get("SourceImageSequence", []) if derived is not None else []
     return Frame(
         None if segment is None else int(segment.ReferencedSegmentNumber),
-        frozenset((str(s.ReferencedSOPInstanceUID), n) for s in named for n in _numbers(s)),
+        frozenset(
+            (str(s.ReferencedSOPInstanceUID), int(n))
+            for s in named
+            for n in np.atleast_1d(s.get("ReferencedFrameNumber") or 0)
+        ),
         frame_slice("", file, index),
     )
-
-
-def _numbers(source: Any) -> list[int]:
-    return [int(n) for n in np.atleast_1d(source.get("ReferencedFrameNumber") or 0)]
 
 
 def _named(path: Path, drawn: list[Frame], source: Volume, slices: dict[Instance, SliceHeader]) -> list[int] | None:

@@ -9,7 +9,7 @@ from typing import Any
 from pfedsam.data.dicom import dicom_header, holds_volume, placed, shared_uids, unread
 from pfedsam.data.slices import SliceHeader, make_volume, scattered, slices_of
 from pfedsam.prepare.dicomseg import STORAGE, segment_labels
-from pfedsam.prepare.found import Case, Dropped
+from pfedsam.prepare.found import Case, Dropped, Reason, reason
 from pfedsam.prepare.patients import by_issuer
 from pfedsam.prepare.walk import File
 
@@ -20,9 +20,8 @@ class Series:
 
     Attributes:
         instances: the files by SOPInstanceUID, of copies the first.
-        slices: by SOPInstanceUID, of a series whose files are a slice each.
-        alone: whether it is one file that no others belong to: an image without geometry (X-rays), or an
-            enhanced file of several frames.
+        slices: by SOPInstanceUID, of a series whose files are a slice each; none of a file that no others belong
+            to: an image without geometry (X-rays), or an enhanced file of several frames.
         fault: why it can't be used whatever its mask is, and what to do.
     """
 
@@ -34,8 +33,7 @@ class Series:
     issuer: str
     slices: dict[str, SliceHeader] = field(default_factory=dict)
     placed: bool = True
-    alone: bool = False
-    fault: tuple[str, str] | None = None
+    fault: Reason | None = None
 
     @property
     def name(self) -> str:
@@ -80,17 +78,22 @@ def stacked(files: Iterable[File]) -> Stack:
             stack.dropped.append(Dropped(file.name, *why))
         elif head is not None:
             one = _series(file, head)
-            alone.append(one) if one.alone else joined[one.uid, one.patient].append(one)
+            joined[one.uid, one.patient].append(one) if one.slices else alone.append(one)
     stack.series.extend(one for parts in joined.values() for one in _joined(parts))
     stacked_uids = {uid for uid, _ in joined}
     for one in alone:
         if one.uid in stacked_uids and not one.placed and one.fault is None:
-            stack.dropped.append(_unplaced(one))
+            lost = "a slice without ImagePositionPatient in a series that has it elsewhere"
+            stack.dropped.append(Dropped(one.name, lost, "export the series again with its geometry"))
         else:
             stack.series.append(one)
     patients, notes = by_issuer([(one.patient, one.issuer) for one in stack.series])
-    named = [replace(one, patient=patient) for one, patient in zip(stack.series, patients, strict=True)]
-    return replace(stack, series=_with_faults(named), notes=notes)
+    faults = shared_uids({uid: file.path for uid, file in one.instances.items()} for one in stack.series)
+    series = [
+        replace(one, patient=patient, fault=one.fault or (reason(faults[i]) if i in faults else None))
+        for i, (one, patient) in enumerate(zip(stack.series, patients, strict=True))
+    ]
+    return replace(stack, series=series, notes=notes)
 
 
 def matched(stack: Stack) -> tuple[list[Case], list[Series], list[Dropped]]:
@@ -100,24 +103,28 @@ def matched(stack: Stack) -> tuple[list[Case], list[Series], list[Dropped]]:
     only series in its frame of reference.
     """
     claims: dict[int, list[Segmentation]] = defaultdict(list)
-    dropped = []
+    cases, dropped = [], []
     for one in stack.segmentations:
         fits = _fitting(one, stack.series)
-        if len(fits) == 1 and (lost := _lost(one, stack.series[fits[0]])):
-            dropped.append(lost)
-        elif len(fits) == 1:
-            claims[fits[0]].append(one)
+        if len(fits) != 1:
+            why = f"that fits {len(fits)} series" if fits else "whose series is not in the folder"
+            do = "put exactly the series that it was drawn on beside it"
+            dropped.append(Dropped(one.file.name, f"a DICOM-SEG {why}", do))
+        elif missing := _missing(one, stack.series[fits[0]]):
+            why = f"drawn on {missing} slice(s) of its series ({stack.series[fits[0]].name}) that are not in the folder"
+            dropped.append(Dropped(one.file.name, why, "export the whole series again"))
         else:
-            dropped.append(_orphan(one, len(fits)))
-    cases = [_case(stack.series[i], c[0]) for i, c in claims.items() if len(c) == 1]
-    dropped += [_rival(one, len(c)) for c in claims.values() if len(c) > 1 for one in c]
-    lone = [s for i, s in enumerate(stack.series) if i not in claims]
-    dropped += [
-        Dropped(stack.series[i].name, f"a series with {len(c)} segmentations", "leave the one to learn from")
-        for i, c in claims.items()
-        if len(c) > 1
-    ]
-    return cases, lone, dropped
+            claims[fits[0]].append(one)
+    for i, rivals in claims.items():
+        series, count = stack.series[i], len(rivals)
+        if count == 1:
+            files = tuple(file.path for file in series.files)
+            cases.append(Case(series.name, files, (rivals[0].file.path,), series.patient))
+            continue
+        whys = [(series.name, f"a series with {count} segmentations")]
+        whys += [(one.file.name, f"one of {count} DICOM-SEG files for one series") for one in rivals]
+        dropped += [Dropped(name, why, "leave the one to learn from") for name, why in whys]
+    return cases, [one for i, one in enumerate(stack.series) if i not in claims], dropped
 
 
 def told(cases: list[Case], left: list[Dropped], stack: Stack) -> tuple[list[Case], list[Dropped]]:
@@ -129,33 +136,19 @@ def told(cases: list[Case], left: list[Dropped], stack: Stack) -> tuple[list[Cas
     return [case for case in cases if case.image[0] not in faults], lost + named
 
 
-def _scattered(series: Iterable[Series]) -> dict[Path, tuple[str, str]]:
+def _scattered(series: Iterable[Series]) -> dict[Path, Reason]:
     """By file: why a slice has no mask where an exporter gave each slice of a volume a SeriesInstanceUID of its own."""
-    homes: dict[Path, dict[Path, tuple[tuple[str, str], SliceHeader]]] = defaultdict(dict)
-    for one in series:
-        if len(one.slices) == 1:
-            path = one.files[0].path
-            homes[path.parent][path] = (one.frame, one.patient), next(iter(one.slices.values()))
-    return {file: reason for lone in homes.values() for file, reason in scattered(lone).items()}
+    lone = [one for one in series if len(one.slices) == 1]
+    return scattered({s.files[0].path: ((s.frame, s.patient), next(iter(s.slices.values()))) for s in lone})
 
 
 def _series(file: File, head: Any) -> Series:
     tags = ("SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID", "PatientID", "IssuerOfPatientID")
     uid, instance, frame, patient, issuer = (str(head.get(tag) or "").strip() for tag in tags)
     fault, where = unread(head), placed(head)
-    alone = not where or fault is not None or holds_volume(head)
-    return Series(
-        uid,
-        [file],
-        {instance: file},
-        frame,
-        patient,
-        issuer,
-        {} if alone else {instance: slices_of(file.path, head)[0]},
-        placed=where,
-        alone=alone,
-        fault=fault,
-    )
+    stacks = where and fault is None and not holds_volume(head)
+    slices = {instance: slices_of(file.path, head)[0]} if stacks else {}
+    return Series(uid, [file], {instance: file}, frame, patient, issuer, slices, placed=where, fault=fault)
 
 
 def _joined(parts: list[Series]) -> list[Series]:
@@ -184,13 +177,6 @@ def _is_volume(one: Series) -> bool:
     return make_volume(list(one.slices.values()), one.files[0].path.parent)
 
 
-def _with_faults(series: list[Series]) -> list[Series]:
-    """The series, each with its fault where another one has an image of the same SOPInstanceUID that is no copy."""
-    faults = shared_uids({uid: file.path for uid, file in one.instances.items()} for one in series)
-    told = {i: (f"expected {fault.expected}, but came {fault.came}", fault.do) for i, fault in faults.items()}
-    return [replace(one, fault=one.fault or told.get(i)) for i, one in enumerate(series)]
-
-
 def _segmentation(file: File, head: Any) -> Segmentation:
     series = {
         str(referred.SeriesInstanceUID): {
@@ -208,12 +194,12 @@ def _fitting(one: Segmentation, series: list[Series]) -> list[int]:
     return by_instance or by_series or by_frame
 
 
-def _case(series: Series, segmentation: Segmentation) -> Case:
-    files = tuple(file.path for file in series.files)
-    return Case(series.name, files, segmentation.file.path, patient=series.patient)
+def _missing(one: Segmentation, series: Series) -> int:
+    """How many slices that a segmentation refers to are not there; 0 of an image without geometry."""
+    return len(one.series.get(series.uid, set()) - series.instances.keys()) if series.placed else 0
 
 
-def _unusable(head: Any) -> tuple[str, str] | None:
+def _unusable(head: Any) -> Reason | None:
     """Why a DICOM file is no slice of a series, and what to do; None where it is one."""
     again = "export it again from the archive (PACS)"
     if head is None:
@@ -228,32 +214,3 @@ def _unusable(head: Any) -> tuple[str, str] | None:
     if not head.get("SeriesInstanceUID") or not head.get("SOPInstanceUID"):
         return "no SeriesInstanceUID or SOPInstanceUID, so its series is not known", again
     return None
-
-
-def _unplaced(one: Series) -> Dropped:
-    return Dropped(
-        one.files[0].name,
-        "a slice without ImagePositionPatient in a series that has it elsewhere",
-        "export the series again with its geometry",
-    )
-
-
-def _orphan(one: Segmentation, fits: int) -> Dropped:
-    why = f"a DICOM-SEG that fits {fits} series" if fits else "a DICOM-SEG whose series is not in the folder"
-    return Dropped(one.file.name, why, "put exactly the series that it was drawn on beside it")
-
-
-def _lost(one: Segmentation, series: Series) -> Dropped | None:
-    """Why a segmentation can't be used with its series; None where each slice that it refers to is there."""
-    missing = len(one.series.get(series.uid, set()) - series.instances.keys())
-    if not missing or not series.placed:
-        return None
-    return Dropped(
-        one.file.name,
-        f"drawn on {missing} slice(s) of its series ({series.name}) that are not in the folder",
-        "export the whole series again",
-    )
-
-
-def _rival(one: Segmentation, count: int) -> Dropped:
-    return Dropped(one.file.name, f"one of {count} DICOM-SEG files for one series", "leave the one to learn from")

@@ -1,6 +1,7 @@
 """A site's folder in, a datalist out: all of it, or nothing."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,13 @@ from pfedsam.prepare import measurements
 from pfedsam.prepare.classes import class_names, numbered
 from pfedsam.prepare.convert import Plan, mask_values, read_pair, write_pair
 from pfedsam.prepare.discover import discover, telling
-from pfedsam.prepare.found import Case, Discovered, Dropped
-from pfedsam.prepare.labels import LabelRule, Values, understood
+from pfedsam.prepare.found import Case, Discovered, Dropped, reason
+from pfedsam.prepare.labels import Values, understood
 from pfedsam.prepare.measurements import measured
 from pfedsam.prepare.outcome import Prepared, labels_by, names_of, write_down
 from pfedsam.prepare.page import thumbnail
 from pfedsam.prepare.palettes import unlike
-from pfedsam.prepare.patients import by_pattern, by_themselves
+from pfedsam.prepare.patients import told_apart
 from pfedsam.prepare.splits import SHARES, drawn
 
 PICTURES = 24
@@ -75,21 +76,19 @@ def prepare(
     if out is not None:
         check_free(out)
     found = discover(folders, wish.masks, site=wish.site, pair=wish.pair, structures=wish.structures)
-    if out is None:
-        return _prepared(found, None, wish, watch)
-    with new_folder(out) as folder:
+    with nullcontext() if out is None else new_folder(out) as folder:
         return _prepared(found, folder, wish, watch)
 
 
 def _prepared(found: Discovered, folder: Path | None, wish: Wish, watch: Watch) -> dict[str, Any]:
     if folder is not None:
-        (folder / "images").mkdir(parents=True)
+        (folder / "images").mkdir()
         (folder / "masks").mkdir()
-    cases, dropped, patients_by = _patients(found, wish)
+    cases, dropped, patients_by = told_apart(found.cases, wish.patient)
     segments, table = numbered(found.segments, wish.table, wish.names)
     cases, unread, values = _surveyed(cases, watch, colours=wish.table is None)
     classes = wish.classes or len(wish.names) or None
-    rule = _with_segments(understood(values, table, classes, ignore=wish.ignore), segments, classes)
+    rule = understood(values, table, classes, ignore=wish.ignore, structures=segments)
     done, failed, pictures = _converted(cases, folder, Plan(wish.plane, rule, segments, bool(wish.structures)), watch)
     left = [*found.dropped, *dropped, *unread, *failed]
     if not done:
@@ -111,37 +110,11 @@ def _prepared(found: Discovered, folder: Path | None, wish: Wish, watch: Watch) 
         "unlabelled": None if rule.ignore is None else measurements.unlabelled([d.facts for d in done]),
         "patients_by": patients_by,
         "split_by": split_by,
-        "splits": _counts(done, splits),
+        "splits": {s: _totals([d for d in done if splits[d.case.patient] == s]) for s in SPLITS},
     }
     if folder is not None:
         write_down(folder, done, splits, report, pictures)
     return report
-
-
-def _patients(found: Discovered, wish: Wish) -> tuple[list[Case], list[Dropped], str]:
-    if wish.patient in ("folder", "each"):
-        return by_themselves(found.cases, wish.patient)
-    if wish.patient is not None:
-        return by_pattern(found.cases, wish.patient)
-    if any(case.split for case in found.cases):
-        count = len({case.patient for case in found.cases})
-        words = f"the column group of the datalist: {count} patients of {len(found.cases)} images."
-        return found.cases, [], f"Patients were told apart by {words}"
-    return by_themselves(found.cases)
-
-
-def _with_segments(rule: LabelRule, segments: dict[str, int], classes: int | None) -> LabelRule:
-    """The rule with as many classes as DICOM segments want."""
-    highest = max(segments.values(), default=0)
-    if highest <= rule.classes:
-        return rule
-    if classes is not None:
-        raise UserFault(
-            expected=f"--classes of at least {highest}, for the segments {', '.join(segments)}",
-            came=str(classes),
-            do="raise it, or name those to keep with --labels",
-        )
-    return LabelRule(highest, rule.table, ignore=rule.ignore)
 
 
 def _surveyed(cases: Sequence[Case], watch: Watch, *, colours: bool) -> tuple[list[Case], list[Dropped], list[Values]]:
@@ -156,7 +129,7 @@ def _surveyed(cases: Sequence[Case], watch: Watch, *, colours: bool) -> tuple[li
             values.append(mask_values(case))
             kept.append(case)
         except UserFault as fault:
-            dropped.append(Dropped.by(fault, case.name))
+            dropped.append(Dropped(case.name, *reason(fault)))
     odd = unlike(kept, values) if colours else {}
     like = [i for i in range(len(kept)) if i not in odd]
     return [kept[i] for i in like], [*dropped, *odd.values()], [values[i] for i in like]
@@ -173,7 +146,7 @@ def _converted(
         try:
             pair = read_pair(case, plan)
         except UserFault as fault:
-            dropped.append(Dropped.by(fault, case.name))
+            dropped.append(Dropped(case.name, *reason(fault)))
             continue
         name = f"case-{len(done) + 1:04d}"
         image, mask = write_pair(pair, folder, name, plane=plan.plane) if folder else ("", "")
@@ -189,12 +162,8 @@ def _splits(done: Sequence[Prepared], wish: Wish, patients_by: str) -> tuple[dic
     kept = {d.case.patient: d.case.split for d in done if d.case.split}
     if wish.shares is not None or len(kept) < len(set(patients)):
         shares = wish.shares or SHARES
-        words = ", ".join(f"{share:.0%}" for share in shares)
-        try:
-            splits = drawn(patients, shares, wish.seed)
-        except UserFault as fault:
-            raise UserFault(expected=fault.expected, came=f"{fault.came} ({patients_by})", do=fault.do) from None
-        return splits, f"Splits ({words}) were drawn by patient with seed {wish.seed}."
+        words = f"Splits ({', '.join(f'{share:.0%}' for share in shares)}) were drawn by patient with seed {wish.seed}."
+        return drawn(patients, shares, wish.seed, patients_by), words
     if empty := [split for split in SPLITS if split not in kept.values()]:
         raise UserFault(
             expected=f"cases in split {empty[0]}",
@@ -204,15 +173,11 @@ def _splits(done: Sequence[Prepared], wish: Wish, patients_by: str) -> tuple[dic
     return {patient: split for patient, split in kept.items() if split}, "Splits are the datalist's."
 
 
-def _counts(done: Sequence[Prepared], splits: dict[str, str]) -> dict[str, dict[str, int]]:
-    of = {split: [d for d in done if splits[d.case.patient] == split] for split in SPLITS}
+def _totals(done: Sequence[Prepared]) -> dict[str, int]:
     return {
-        split: {
-            "patients": len({d.case.patient for d in some}),
-            "cases": len(some),
-            "slices": sum(d.facts.shape[2] for d in some),
-        }
-        for split, some in of.items()
+        "patients": len({d.case.patient for d in done}),
+        "cases": len(done),
+        "slices": sum(d.facts.shape[2] for d in done),
     }
 
 
@@ -223,9 +188,7 @@ def _report(found: Discovered, done: Sequence[Prepared], left: Sequence[Dropped]
         "stays_at_site": True,
         "plane": wish.plane,
         "files": found.files,
-        "cases": len(done),
-        "patients": len({d.case.patient for d in done}),
-        "slices": sum(one.shape[2] for one in facts),
+        **_totals(done),
         "sizes": measurements.sizes(facts),
         "intensity": measurements.intensities(facts),
         "notes": [*found.notes, *measurements.remarks(facts, [d.name for d in done], wish.plane)],

@@ -30,8 +30,11 @@ def parse_shares(text: str) -> tuple[float, float, float]:
     return train / total, val / total, test / total
 
 
-def drawn(patients: Iterable[str], shares: tuple[float, float, float], seed: int) -> dict[str, str]:
+def drawn(patients: Iterable[str], shares: tuple[float, float, float], seed: int, known_by: str) -> dict[str, str]:
     """The split of each patient; every split has one at least.
+
+    Args:
+        known_by: how patients were told apart, for the fault.
 
     Raises:
         UserFault: fewer than three patients.
@@ -40,7 +43,7 @@ def drawn(patients: Iterable[str], shares: tuple[float, float, float], seed: int
     if len(order) < len(SPLITS):
         raise UserFault(
             expected="three patients at least, one a split",
-            came=f"{len(order)}",
+            came=f"{len(order)} ({known_by})",
             do="add patients, or tell them apart with --patient REGEX",
         )
     random.Random(seed).shuffle(order)

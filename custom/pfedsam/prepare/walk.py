@@ -8,7 +8,7 @@ from pathlib import Path
 from pfedsam.data.picture import PICTURES
 from pfedsam.data.readable import hindrance
 from pfedsam.data.volume import NIFTI, Kind, kind_of, stem_of
-from pfedsam.prepare.found import Dropped
+from pfedsam.prepare.found import Dropped, Reason
 
 MARK = "names.salt"  # a file of every folder that prepare has written
 
@@ -41,43 +41,38 @@ def files_below(root: Path) -> Iterator[File | Dropped]:
     refused: list[OSError] = []
     for folder, folders, files in os.walk(root, onerror=refused.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        ours = [name for name in folders if Path(folder, name, MARK).is_file()]
-        folders[:] = [name for name in folders if name not in ours]
-        yield from (_prepared(Path(folder, name), root) for name in ours)
-        yield from (d for name in folders if (d := _odd_folder(Path(folder, name), root)))
-        for name in sorted(files):
-            if not name.startswith(".") and name.upper() != "DICOMDIR":
-                yield _classified(Path(folder, name), root)
+        for path in [Path(folder, name) for name in folders]:
+            if why := _odd(path):
+                yield Dropped(str(path.relative_to(root)), *why)
+        folders[:] = [name for name in folders if not Path(folder, name, MARK).is_file()]
+        for path in [Path(folder, name) for name in sorted(files) if not name.startswith(".")]:
+            if path.name.upper() != "DICOMDIR":
+                kind = _kind(path)
+                yield File(path, root, kind) if isinstance(kind, str) else Dropped(str(path.relative_to(root)), *kind)
     for error in refused:
         where = os.path.relpath(error.filename, root)
         yield Dropped(where, f"the folder can't be read ({error.strerror})", "give yourself the right to read it")
 
 
-def _classified(path: Path, root: Path) -> File | Dropped:
-    name = str(path.relative_to(root))
+def _kind(path: Path) -> Kind | Reason:
+    """A file's kind, or why it is none that is read here."""
     if hindered := hindrance(path):
-        return Dropped(name, *hindered)
+        return hindered
     if path.stat().st_size == 0:
-        return Dropped(name, "the file is empty (0 bytes)", "copy it again from where it came")
-    kind = kind_of(path)
-    if kind is None:
-        return Dropped(
-            name,
-            "a kind of file that is not read here (NIfTI, DICOM, PNG, JPEG, TIFF and BMP are)",
-            "nothing, if it is no image or mask; else convert it",
-        )
-    return File(path, root, kind)
+        return "the file is empty (0 bytes)", "copy it again from where it came"
+    return kind_of(path) or (
+        "a kind of file that is not read here (NIfTI, DICOM, PNG, JPEG, TIFF and BMP are)",
+        "nothing, if it is no image or mask; else convert it",
+    )
 
 
-def _prepared(path: Path, root: Path) -> Dropped:
-    why = "a folder that pfedsam prepare wrote: its cases would come in a second time, as other patients"
-    return Dropped(str(path.relative_to(root)), why, "nothing; or give that folder alone")
-
-
-def _odd_folder(path: Path, root: Path) -> Dropped | None:
-    name = str(path.relative_to(root))
-    if path.is_symlink():
-        return Dropped(name, "a link to a folder, which is not followed", "give the folder itself")
-    if name.lower().endswith((*NIFTI, *PICTURES)):
-        return Dropped(name, "a folder that is named like a file", "rename it; files in it are looked at")
+def _odd(folder: Path) -> Reason | None:
+    """Why a folder is not looked into, or is not what its name says."""
+    if (folder / MARK).is_file():
+        why = "a folder that pfedsam prepare wrote: its cases would come in a second time, as other patients"
+        return why, "nothing; or give that folder alone"
+    if folder.is_symlink():
+        return "a link to a folder, which is not followed", "give the folder itself"
+    if folder.name.lower().endswith((*NIFTI, *PICTURES)):
+        return "a folder that is named like a file", "rename it; files in it are looked at"
     return None
