@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pfedsam.config import Number
-from pfedsam.exchange.schema import EXTRA, Schema, Spec
+from pfedsam.exchange.schema import EXTRA, Schema, Spec, schema_of
 from pfedsam.files import Tensors
 
 BLOCK = 64  # values a scale, 3 % on top of int8; our choice, as in FLARE's 4-bit quantiser
@@ -65,7 +65,7 @@ def with_feedback(update: Tensors, owed: Tensors, number: Number) -> tuple[Tenso
         return encode(update, number), {}
     due = {name: tensor + owed[name] if name in owed else tensor for name, tensor in update.items()}
     wire = encode(due, number)
-    came = {name: CODECS[number].decode(wire[name], Spec(tuple(t.shape), t.dtype)) for name, t in due.items()}
+    came = decode(wire, schema_of(due), number)
     return wire, {name: due[name] - came[name] for name in due}
 
 

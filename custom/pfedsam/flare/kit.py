@@ -42,12 +42,11 @@ class HospitalKit(Builder):  # type: ignore[misc]
         server = Path(ctx.get_local_dir(project.get_server()))
         write_json(server / RESOURCES, _stored(_allow_package(server), self.storage))
         for site in project.get_clients():
-            self._build_site(Path(ctx.get_local_dir(site)))
-
-    def _build_site(self, folder: Path) -> None:
-        write_json(folder / RESOURCES, {**_allow_package(folder), "allow_log_streaming": False})  # not from project.yml
-        write_json(folder / AUTHORIZATION, roles(read_json(folder / f"{AUTHORIZATION}.default"), byoc=self.byoc))
-        write_json(folder / PRIVACY.name, privacy(self.max_megabytes))
+            folder = Path(ctx.get_local_dir(site))
+            own = {**_allow_package(folder), "allow_log_streaming": False}  # project.yml cannot say it
+            write_json(folder / RESOURCES, own)
+            write_json(folder / AUTHORIZATION, roles(read_json(folder / f"{AUTHORIZATION}.default"), byoc=self.byoc))
+            write_json(folder / PRIVACY.name, privacy(self.max_megabytes))
 
 
 def roles(default: dict[str, Any], *, byoc: bool) -> dict[str, Any]:

@@ -79,13 +79,7 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
     def save_model(self, model: ModelLearnable, fl_ctx: FLContext) -> None:
         """Write the round's shared tensors, their card and the checkpoint; stops the job where it cannot."""
         try:
-            if name := not_finite(self.state.flat()):  # updates that are finite each may still add up to it
-                raise UserFault(
-                    expected="a finite model after the round",
-                    came=f"NaN or infinite values at {name}",
-                    do="look at the sites' losses in results.json; the checkpoint of the round before can be"
-                    " continued from",
-                )
+            _demand_finite(self.state.flat())
             self._write(self.state.shared, fl_ctx, "shared")
             done, digest = int(fl_ctx.get_prop(AppConstants.CURRENT_ROUND)) + 1, job_config(fl_ctx).digest()
             results = fl_ctx.get_engine().get_component("results").results
@@ -145,6 +139,16 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
         folder = run_dir(fl_ctx) / "models"
         write_atomic(folder / f"{name}.safetensors", pack(tensors, facts | {SETTINGS: config.text()}))
         write_atomic(folder / f"{name}.md", shared_card(config, facts).encode())
+
+
+def _demand_finite(shared: Tensors) -> None:
+    """Updates that are finite each may still add up to a model that is not."""
+    if name := not_finite(shared):
+        raise UserFault(
+            expected="a finite model after the round",
+            came=f"NaN or infinite values at {name}",
+            do="look at the sites' losses in results.json; the checkpoint of the round before can be continued from",
+        )
 
 
 def _same_job(point: Checkpoint, config: Config, base: str) -> None:

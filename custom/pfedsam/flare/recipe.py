@@ -58,9 +58,8 @@ class PFedSAMRecipe(Recipe):  # type: ignore[misc]
     """
 
     def __init__(self, name: str, *, rounds: int = 6, min_sites: int = 2, code: bool = True, **more: Any) -> None:
-        facts = {key: value for key, value in more.items() if key in FACTS}
-        settings = {key: value for key, value in more.items() if key not in FACTS}
-        job = make_job({"settings": settings, **facts, "name": name, "rounds": rounds, "min_sites": min_sites})
+        facts = {key: more.pop(key) for key in FACTS if key in more}
+        job = make_job({"settings": more, **facts, "name": name, "rounds": rounds, "min_sites": min_sites})
         if job.sites:
             check_sites(job.config, job.sites, job.rounds)
         title = job_name(job.run) if job.run not in ("", "latest") else name  # a run's jobs have its name
