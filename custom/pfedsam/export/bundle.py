@@ -20,7 +20,7 @@ from pfedsam.data.planes import described
 from pfedsam.data.square import label_map, shown
 from pfedsam.errors import UserFault
 from pfedsam.files import read_json, write_atomic, write_json
-from pfedsam.inference.facts import ModelFacts, read_facts
+from pfedsam.inference.facts import ModelFacts, read_facts, require_branch
 from pfedsam.inference.predictor import load_model
 from pfedsam.pages import ASSETS, filled
 from pfedsam.record.cards import USE
@@ -130,8 +130,7 @@ def check_bundle(branches: tuple[str, ...], folder: Path, branch: str) -> None:
     Raises:
         UserFault: the model lacks the branch, the folder exists, or none can be made there.
     """
-    if branch not in branches:
-        raise UserFault(expected=f"a branch that the model holds ({', '.join(branches)})", came=branch, do="correct it")
+    require_branch(branches, branch)
     if folder.exists():
         raise UserFault(expected="a folder that does not exist yet", came=str(folder), do="remove it or name another")
     above = next(place for place in folder.absolute().parents if place.exists())

@@ -71,6 +71,17 @@ def roles_of(config: Config, *, private: bool) -> tuple[str, ...]:
     return ("global",) if method.global_ == "global" else ()
 
 
+def require_branch(branches: tuple[str, ...], branch: str) -> None:
+    """Refuse a branch that a model file does not hold.
+
+    Raises:
+        UserFault: it is not among those that the file holds.
+    """
+    if branch not in branches:
+        do = "name another, or export with --site for the personal branch"
+        raise UserFault(expected=f"a branch that the model file holds ({', '.join(branches)})", came=branch, do=do)
+
+
 def header(facts: ModelFacts, payload: str) -> dict[str, str]:
     """The facts as a safetensors header, sealed together with the payload's digest."""
     lines = {
