@@ -110,10 +110,11 @@ def test_an_update_of_an_old_round_does_not_count(fl_ctx: FLContext) -> None:
         ({REPORT: {**TOLD, "before": {**ROW, "surface_dice": 1.5}}}, "surface_dice of before from 0 to 1"),
         ({REPORT: {**TOLD, "before": {**ROW, "unit": "<b>"}}}, "mm or px as unit of before"),
         ({REPORT: {**TOLD, "before": {**ROW, "by_unit": {"mm": {"assd": -1}}}}}, "assd of before in mm"),
-        ({REPORT: {**TOLD, "losses": {"global": float("nan")}}}, "numbers as losses"),
+        ({REPORT: {**TOLD, "losses": {"global": float("nan")}}}, "a number as loss global"),
+        ({REPORT: {**TOLD, "losses": 3.0}}, "a number as loss of all branches"),
         ({REPORT: {**TOLD, "samples": "many"}}, "a number as samples"),
         ({REPORT: {k: v for k, v in TOLD.items() if k != "bytes_sent"}}, "a number as bytes_sent"),
-        ({REPORT: {**TOLD, "seconds": "long"}}, "numbers as losses and seconds"),
+        ({REPORT: {**TOLD, "seconds": "long"}}, "a number as seconds"),
         ({MetaKey.INITIAL_METRICS: {"val_dice": 1e9}}, "best model is chosen by"),
     ],
 )

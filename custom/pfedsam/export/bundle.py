@@ -13,16 +13,17 @@ from monai.data import MetaTensor, get_track_meta, set_track_meta
 from torch import Tensor, nn
 
 import pfedsam
-from pfedsam.config import Config, Scale
+from pfedsam.config import Scale
 from pfedsam.data import reader
 from pfedsam.data.folder import new_folder
 from pfedsam.data.planes import described
 from pfedsam.data.square import label_map, shown
 from pfedsam.errors import UserFault
 from pfedsam.files import read_json, write_atomic, write_json
-from pfedsam.inference.facts import ModelFacts, read_facts
+from pfedsam.inference.facts import ModelFacts, read_facts, require_branch
 from pfedsam.inference.predictor import load_model
-from pfedsam.model.weights import ASSETS
+from pfedsam.pages import ASSETS, filled
+from pfedsam.record.cards import USE
 
 SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
 MODEL = "models/model.safetensors"
@@ -30,7 +31,6 @@ LICENCE = """The site or study that made this model fills in its licence here.
 
 Base weights: see docs/README.md. The training data's licence, consent and ethics approval: the sites'.
 """
-NO_BASE = "The base weights are not in the bundle: name their folder (pfedsam brings the demo backbone's)."
 Sample = dict[str, Any]
 
 
@@ -115,8 +115,9 @@ def write_bundle(model: Path, folder: Path, branch: str, card: str) -> None:
         (beside / MODEL).parent.mkdir(parents=True)
         shutil.copyfile(model, beside / MODEL)
         write_json(beside / "configs/metadata.json", metadata(facts))
-        write_json(beside / "configs/inference.json", inference(facts.config, branch))
-        write_atomic(beside / "docs/README.md", _readme(card, with_base=facts.with_base).encode())
+        settings = {"branch": branch, "scale": facts.config.data.scale, "exclusive": facts.config.model.exclusive}
+        write_json(beside / "configs/inference.json", read_json(ASSETS / "bundle_inference.json") | settings)
+        write_atomic(beside / "docs/README.md", filled("bundle.md", card=card, with_base=facts.with_base).encode())
         write_atomic(beside / "LICENSE", LICENCE.encode())
 
 
@@ -129,8 +130,7 @@ def check_bundle(branches: tuple[str, ...], folder: Path, branch: str) -> None:
     Raises:
         UserFault: the model lacks the branch, the folder exists, or none can be made there.
     """
-    if branch not in branches:
-        raise UserFault(expected=f"a branch that the model holds ({', '.join(branches)})", came=branch, do="correct it")
+    require_branch(branches, branch)
     if folder.exists():
         raise UserFault(expected="a folder that does not exist yet", came=str(folder), do="remove it or name another")
     above = next(place for place in folder.absolute().parents if place.exists())
@@ -159,22 +159,13 @@ def metadata(facts: ModelFacts) -> dict[str, Any]:
         "description": f"SAM ({config.model.backbone}) fine-tuned by several sites with {config.method}.",
         "authors": "the sites of the study fill this in",
         "copyright": "the sites of the study fill this in",
-        "intended_use": "Research use; not a medical device. Test it on your own data before you rely on it.",
+        "intended_use": USE,
         "plane": described(config.data.plane),
         "network_data_format": {
             "inputs": {"image": _tensor("RGB", [0, 1], ["red", "green", "blue"])},
             "outputs": {"pred": _tensor("logits", [], channels)},
         },
     }
-
-
-def inference(config: Config, branch: str) -> dict[str, Any]:
-    """configs/inference.json: PNG files of a folder in, read as in training, PNG files of class numbers out.
-
-    MONAI's writer wants masks as (W, H): they are transposed before.
-    """
-    settings = {"branch": branch, "scale": config.data.scale, "exclusive": config.model.exclusive}
-    return {**read_json(ASSETS / "bundle_inference.json"), **settings}
 
 
 def _tensor(format_: str, values: list[int], channels: list[str]) -> dict[str, Any]:
@@ -188,20 +179,3 @@ def _tensor(format_: str, values: list[int], channels: list[str]) -> dict[str, A
         "is_patch_data": False,
         "channel_def": {str(i): name for i, name in enumerate(channels)},
     }
-
-
-def _readme(card: str, *, with_base: bool) -> str:
-    weights = "" if with_base else " --weights FOLDER_OF_BASE_WEIGHTS"
-    return f"""{card}
-## Run it
-
-Needs `pip install "pfedsam[bundle]"`. In this folder, on a folder of PNG files:
-
-```sh
-python -m monai.bundle run --meta_file configs/metadata.json --config_file configs/inference.json \\
-  --bundle_root . --dataset_dir IMAGES --output_dir MASKS{weights}
-```
-
-It writes a PNG of class numbers (0 the background) for each. Where classes overlap the likeliest is written.
-{"" if with_base else NO_BASE}
-"""

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ from pfedsam.data.planes import described
 from pfedsam.errors import UserFault
 from pfedsam.export.merge import plain
 from pfedsam.files import write_atomic
+from pfedsam.inference.facts import source_lines
 from pfedsam.inference.predictor import Predictor
 
 OPSET = 20  # the first with GELU of its own; onnxruntime 1.17 and later run it
 CLOSE = 1e-4  # logits of the graph against torch in float32, relative to the largest logit where that exceeds 1
 TRY = 2  # images that the graph is traced and checked with
-FITTED = "longest side scaled to {size}, zeros right and below"
 LARGE = 2**31 - 2**20  # bytes: protobuf holds no more
 
 
@@ -104,27 +105,20 @@ def _deviation(data: bytes, model: Predictor, image: torch.Tensor, branch: str) 
 
 def _notes(model: Predictor, branch: str) -> dict[str, str]:
     """What the graph's metadata say: how to feed it and where it comes from."""
-    config, origin = model.config, model.facts.origin
-    size = model.size
-    return {
-        "input": f"image: float32 (batch, 3, {size}, {size}), RGB of 0..1, {FITTED.format(size=size)}",
+    config, facts, size = model.config, model.facts, model.size
+    if branch == "global":
+        facts = replace(facts, origin=replace(facts.origin, site="", private_round=None))
+    apart = "softmax over outputs, the first is the background"
+    reading = apart if config.model.exclusive else "sigmoid for each class"
+    return source_lines(facts) | {
+        "input": f"image: float32 (batch, 3, {size}, {size}), RGB of 0..1, longest side scaled to {size},"
+        " zeros right and below",
         "plane": described(config.data.plane),
         "classes": json.dumps(config.class_names),
-        "output": "logits: float32 (batch, outputs, h, h); " + _reading(config.model.exclusive),
+        "output": f"logits: float32 (batch, outputs, h, h); {reading}",
         "normalisation": "inside the graph",
         "branch": branch,
-        "method": config.method,
-        "study": config.study,
-        "site": origin.site if branch == "personal" else "",
-        "run": origin.run,
-        "round": "" if origin.round is None else str(origin.round),
-        "base": origin.base,
-        "config": model.facts.config_hash,
-        "model_sha256": model.facts.sha256,
-        "versions": json.dumps(model.facts.versions, sort_keys=True),
+        "model_sha256": facts.sha256,
+        "versions": json.dumps(facts.versions, sort_keys=True),
         "use": "research use; not a medical device",
     }
-
-
-def _reading(exclusive: bool) -> str:
-    return "softmax over outputs, the first is the background" if exclusive else "sigmoid for each class"

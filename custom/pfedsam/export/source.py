@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,8 @@ class RunModel:
     facts: ModelFacts
     shared: Tensors
     private: Tensors | None
-    results: dict[str, Any] = field(default_factory=dict)
-    tested: bool = True
+    results: dict[str, Any]
+    tested: bool
 
 
 def gather(place: Place) -> RunModel:
@@ -63,16 +63,13 @@ def gather(place: Place) -> RunModel:
     Raises:
         UserFault: something is missing, damaged, or of two runs.
     """
-    results = _results(place.folder)
+    written = (folder / RESULTS for folder in servers_folders(place.folder))
+    results = next((read_json(path) for path in written if path.is_file()), {})
     shared, known = _shared(place)
     private, own = (None, {}) if place.alone else _private(place, known, results)
     settings = _settings(place, known or own, results)
     config, digest = from_record(json.loads(settings)), text_digest(settings)
     _one_run(known, own, digest)
-    base = known.get("base") or own.get("base") or str(results.get("base_hash", ""))
-    run = known.get("run") or own.get("run") or str(results.get("run", ""))
-    site = own.get("site", place.site) if private is not None else ""
-    origin = Origin(base, site, run, _round(known, results, run), _number(own.get("round")))
     roles = roles_of(config, private=private is not None)
     if not roles:
         raise UserFault(
@@ -80,9 +77,8 @@ def gather(place: Place) -> RunModel:
             came="none",
             do="name the site with --site, on its own machine",
         )
-    return RunModel(
-        ModelFacts(config, digest, origin, roles, settings=settings), shared, private, results, _tested(known, results)
-    )
+    origin, tested = _origin(known, own, results)
+    return RunModel(ModelFacts(config, digest, origin, roles, settings=settings), shared, private, results, tested)
 
 
 def read(path: Path) -> tuple[Tensors, dict[str, str]]:
@@ -171,10 +167,8 @@ def _one_run(known: dict[str, str], own: dict[str, str], digest: str) -> None:
     Raises:
         UserFault: other settings, another base or another run.
     """
-    pairs: list[tuple[str, str | None, str | None]] = [
-        ("settings", facts.get("config"), digest) for facts in (known, own)
-    ]
-    pairs += [(what, known.get(what), own.get(what)) for what in ("base", "run")]
+    pairs = [("settings", facts.get("config"), digest) for facts in (known, own)]
+    pairs += [(what, known.get(what), own.get(what, "")) for what in ("base", "run")]
     for what, one, other in pairs:
         if one and other and one != other:
             raise UserFault(
@@ -184,36 +178,19 @@ def _one_run(known: dict[str, str], own: dict[str, str], digest: str) -> None:
             )
 
 
-def _round(known: dict[str, str], results: dict[str, Any], run: str) -> int | None:
-    """The round after which the shared part stands so: its file's, or the last that results.json knows of the run."""
-    rounds = results.get("rounds") or []
-    last = str(rounds[-1]["round"]) if rounds and results.get("run", run) == run else None
-    return _number(known.get("round", last))
-
-
-def _tested(known: dict[str, str], results: dict[str, Any]) -> bool:
-    """What a site tested names no round; what the server wrote names one, which then must be the run's last."""
-    run, rounds = results.get("run"), results.get("rounds") or []
-    if "val_dice" in known or (run and known.get("run", run) != run):
-        return False
-    return "round" not in known or (bool(rounds) and str(rounds[-1]["round"]) == known["round"])
-
-
-def _results(folder: Path) -> dict[str, Any]:
-    found = (f / RESULTS for f in servers_folders(folder))
-    return next((read_json(path) for path in found if path.is_file()), {})
+def _origin(known: dict[str, str], own: dict[str, str], results: dict[str, Any]) -> tuple[Origin, bool]:
+    """Where both parts come from, and whether the run's final test was of this shared part."""
+    base = known.get("base") or own.get("base") or str(results.get("base_hash", ""))
+    run = known.get("run") or own.get("run") or str(results.get("run", ""))
+    of_run = (results.get("run") or run) == run
+    last = str(results["rounds"][-1]["round"]) if of_run and results.get("rounds") else None
+    shared_round = known.get("round", last)  # what a site tested names none: it is the run's last
+    numbers = (int(text) if text else None for text in (shared_round, own.get("round")))
+    tested = of_run and shared_round == last and "val_dice" not in known
+    return Origin(base, own.get("site", ""), run, *numbers), tested
 
 
 def _site_paths(place: Place, name: str) -> list[Path]:
     """Files of that name that are a site's: its header says whose."""
-    paths = (f / name for f in sites_folders(place.folder, place.site))
-    return [p for p in paths if p.is_file() and facts_of(p).get("site") in ((place.site,) if place.site else _any(p))]
-
-
-def _any(path: Path) -> tuple[str, ...]:
-    site = facts_of(path).get("site")
-    return (site,) if site else ()
-
-
-def _number(text: str | None) -> int | None:
-    return int(text) if text else None
+    paths = (folder / name for folder in sites_folders(place.folder, place.site))
+    return [path for path in paths if (site := facts_of(path).get("site")) and site == (place.site or site)]

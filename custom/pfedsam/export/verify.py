@@ -1,21 +1,19 @@
 """Whether a file of a run or an exported model is whole, is of the run it names, and fits the base at hand."""
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pfedsam.config import Config, text_digest
 from pfedsam.errors import UserFault
-from pfedsam.exchange.schema import Schema, misfits
 from pfedsam.files import PAYLOAD, SETTINGS, Tensors, below, facts_of, read_json, unpack
 from pfedsam.inference.facts import FORMAT, VERSION, sealed
-from pfedsam.inference.model_file import BASE, PRIVATE, SHARED
+from pfedsam.inference.model_file import BASE, PRIVATE, SHARED, check_tensors
+from pfedsam.layout import RESULTS
 from pfedsam.model import build
 from pfedsam.model.prepared import assemble
 from pfedsam.settings import from_record
-from pfedsam.study import private_schema, shared_schema
 
 
 @dataclass(frozen=True)
@@ -38,22 +36,20 @@ class Subject:
     """What is checked, and what it is held against.
 
     Attributes:
-        path: the file.
         kind: "model", "shared" or "private".
         lines: its header.
         tensors: by name; None: they cannot be read, or do not fit their checksum.
-        config: its settings, as far as they can be known.
+        config: its settings; None: they cannot be known.
         results: the run's results.json; empty: none at hand.
         weights: folder of pretrained weight files; None: PFEDSAM_WEIGHTS.
     """
 
-    path: Path
     kind: str
     lines: dict[str, str]
     tensors: Tensors | None
-    config: Config | None = None
-    results: dict[str, Any] = field(default_factory=dict)
-    weights: Path | None = None
+    config: Config | None
+    results: dict[str, Any]
+    weights: Path | None
 
 
 def verify(path: Path, results: Path | None = None, weights: Path | None = None) -> list[Check]:
@@ -75,7 +71,7 @@ def verify(path: Path, results: Path | None = None, weights: Path | None = None)
     checks = [_format(lines, kind), Check("tensors", not fault, fault or f"{len(tensors or {})}, as written (sha256)")]
     if not kind:
         return checks
-    subject = Subject(path, kind, lines, tensors, _config(lines, known), known, weights)
+    subject = Subject(kind, lines, tensors, _config(lines, known), known, weights)
     return checks + [check(subject) for check in (_header, _settings, _round, _parts, _base)]
 
 
@@ -120,11 +116,18 @@ def _round(subject: Subject) -> Check:
 
 
 def _parts(subject: Subject) -> Check:
-    if subject.tensors is None or subject.config is None:
+    tensors, config = subject.tensors, subject.config
+    if tensors is None or config is None:
         return Check("names and shapes", None, "needs whole tensors and settings")
-    wrong = [name for expected in _expected(subject, subject.config) for name in misfits(*expected)]
-    if wrong:
-        return Check("names and shapes", False, f"{len(wrong)} not as the settings ask, the first {wrong[0]}")
+    shared: Tensors | None = tensors if subject.kind == "shared" else None
+    private: Tensors | None = {n: t for n, t in tensors.items() if "/" not in n} if subject.kind == "private" else None
+    if subject.kind == "model":
+        shared = below(SHARED, tensors)
+        private = below(PRIVATE, tensors) if "personal" in subject.lines.get("branches", "") else None
+    try:
+        check_tensors(config, shared, private)
+    except UserFault as fault:
+        return Check("names and shapes", False, str(fault))
     return Check("names and shapes", True, "as the method's partition asks")
 
 
@@ -155,18 +158,6 @@ def _kind(lines: dict[str, str]) -> str:
     return str(lines.get("part") or ("private" if "site" in lines and "done" not in lines else "shared"))
 
 
-def _expected(subject: Subject, config: Config) -> Iterator[tuple[Tensors, Schema]]:
-    tensors = subject.tensors or {}
-    if subject.kind == "shared":
-        yield tensors, shared_schema(config)
-    elif subject.kind == "private":
-        yield {n: t for n, t in tensors.items() if "/" not in n}, private_schema(config)
-    else:
-        yield below(SHARED, tensors), shared_schema(config)
-        if "personal" in subject.lines.get("branches", ""):
-            yield below(PRIVATE, tensors), private_schema(config)
-
-
 def _config(lines: dict[str, str], results: dict[str, Any]) -> Config | None:
     try:
         return from_record(json.loads(lines[SETTINGS]) if SETTINGS in lines else results["config"])
@@ -182,5 +173,5 @@ def _tensors(path: Path) -> tuple[Tensors | None, str]:
 
 
 def _results(path: Path, named: Path | None) -> dict[str, Any]:
-    beside = path.resolve().parent.parent / "results.json"  # RUN/models/shared.safetensors
-    return {} if named is None and not beside.is_file() else read_json(named or beside)
+    beside = path.resolve().parent.parent / RESULTS  # RUN/models/shared.safetensors
+    return read_json(named or beside) if named or beside.is_file() else {}

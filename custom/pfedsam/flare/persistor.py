@@ -20,7 +20,7 @@ from pfedsam.exchange.schema import STAMP
 from pfedsam.exchange.server import ServerState, begin_state
 from pfedsam.files import SETTINGS, Tensors, not_finite, pack, write_atomic
 from pfedsam.flare.context import cache, job_config, run_dir, simulated, store, weights
-from pfedsam.record.cards import shared_card
+from pfedsam.record.cards import part_card
 from pfedsam.study import down_schema, first_tensors, initial_shared, same_settings
 
 
@@ -138,7 +138,7 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
             facts["begun_with"] = "{run} after {rounds} rounds, {sha256}".format(**self.begun)
         folder = run_dir(fl_ctx) / "models"
         write_atomic(folder / f"{name}.safetensors", pack(tensors, facts | {SETTINGS: config.text()}))
-        write_atomic(folder / f"{name}.md", shared_card(config, facts).encode())
+        write_atomic(folder / f"{name}.md", part_card("shared", config, facts).encode())
 
 
 def _demand_finite(shared: Tensors) -> None:

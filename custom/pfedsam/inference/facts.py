@@ -71,26 +71,35 @@ def roles_of(config: Config, *, private: bool) -> tuple[str, ...]:
     return ("global",) if method.global_ == "global" else ()
 
 
+def require_branch(branches: tuple[str, ...], branch: str) -> None:
+    """Refuse a branch that a model file does not hold.
+
+    Raises:
+        UserFault: it is not among those that the file holds.
+    """
+    if branch not in branches:
+        do = "name another, or export with --site for the personal branch"
+        raise UserFault(expected=f"a branch that the model file holds ({', '.join(branches)})", came=branch, do=do)
+
+
 def header(facts: ModelFacts, payload: str) -> dict[str, str]:
     """The facts as a safetensors header, sealed together with the payload's digest."""
-    origin = facts.origin
     lines = {
         "format": FORMAT,
         "version": str(VERSION),
-        "method": facts.config.method,
-        "study": facts.config.study,
-        "site": origin.site,
-        "run": origin.run,
-        "round": "" if origin.round is None else str(origin.round),
-        "private_round": "" if origin.private_round is None else str(origin.private_round),
-        "base": origin.base,
-        "config": facts.config_hash,
+        **source_lines(facts),
         SETTINGS: facts.settings or facts.config.text(),
         "branches": " ".join(facts.branches),
         "whole": str(facts.with_base).lower(),
         "versions": json.dumps(versions(), sort_keys=True),
     }
     return {**lines, SEAL: seal(lines, payload)}
+
+
+def source_lines(facts: ModelFacts) -> dict[str, str]:
+    """Method, study, settings and `Origin` as texts; empty where unknown."""
+    origin = {key: "" if value is None else str(value) for key, value in vars(facts.origin).items()}
+    return {"method": facts.config.method, "study": facts.config.study, "config": facts.config_hash, **origin}
 
 
 def read_facts(path: Path) -> ModelFacts:

@@ -51,17 +51,14 @@ def read_tensors(path: Path) -> tuple[Tensors, Tensors, Tensors]:
     return shared, private, base
 
 
-def check_tensors(config: Config, shared: Tensors, private: Tensors | None) -> None:
-    """Refuse tensors that are not, by name, shape and number format, those of the settings.
+def check_tensors(config: Config, shared: Tensors | None, private: Tensors | None) -> None:
+    """Refuse tensors that are not, by name, shape and number format, those of the settings; None: no such part.
 
     Raises:
         UserFault: the first name that does not fit.
     """
-    parts = {"shared": (shared, shared_schema(config))}
-    if private is not None:
-        parts["private"] = (private, private_schema(config))
-    for what, (tensors, schema) in parts.items():
-        if odd := misfits(tensors, schema):
+    for what, tensors, schema in (("shared", shared, shared_schema), ("private", private, private_schema)):
+        if tensors is not None and (odd := misfits(tensors, schema(config))):
             raise UserFault(
                 expected=f"the {what} part that method {config.method} has with these settings",
                 came=f"{len(odd)} tensor(s) otherwise, the first {odd[0]}",

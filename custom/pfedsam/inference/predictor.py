@@ -11,7 +11,7 @@ from pfedsam.config import Config, Precision
 from pfedsam.data.square import Normalise, decide, fit, unfit
 from pfedsam.errors import UserFault
 from pfedsam.files import Tensors
-from pfedsam.inference.facts import ModelFacts, read_facts
+from pfedsam.inference.facts import ModelFacts, read_facts, require_branch
 from pfedsam.inference.model_file import check_tensors, read_tensors
 from pfedsam.methods.base import Here, Method
 from pfedsam.model.backbones import Backbone
@@ -78,12 +78,7 @@ class Predictor:
         Raises:
             UserFault: the file does not hold it.
         """
-        if role not in self.branches:
-            raise UserFault(
-                expected=f"a branch that the model file holds ({', '.join(self.branches)})",
-                came=role,
-                do="export with --site for the personal branch",
-            )
+        require_branch(self.branches, role)
         method = methods.get(self.config.method)
         return method.global_ if role == "global" else method.personal
 

@@ -3,19 +3,17 @@
 import base64
 import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
 from pfedsam.data.values import IGNORED
+from pfedsam.pages import filled
 from pfedsam.prepare.convert import Pair
 
-ASSETS = Path(__file__).parent.parent / "assets"
 SIDE = 256
 LIMIT = 60_000  # bytes
 COLOURS = ((213, 94, 0), (86, 180, 233), (240, 228, 66), (0, 158, 115), (204, 121, 167), (0, 114, 178))  # Okabe-Ito
@@ -23,13 +21,10 @@ COLOURS = ((213, 94, 0), (86, 180, 233), (240, 228, 66), (0, 158, 115), (204, 12
 
 def page(report: dict[str, Any], pictures: Sequence[tuple[str, bytes]]) -> str:
     """The page; `pictures` are JPEG with what is written below each."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
     shown = [(text, base64.b64encode(data).decode()) for text, data in pictures]
     colours = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in COLOURS]
     left = by_reason(report["dropped"])
-    return environment.get_template("prepare.html").render(r=report, left=left, pictures=shown, colours=colours)
+    return filled("prepare.html", r=report, left=left, pictures=shown, colours=colours)
 
 
 def by_reason(dropped: Sequence[dict[str, str]]) -> list[tuple[str, str, list[str]]]:

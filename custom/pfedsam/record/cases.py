@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pfedsam.errors import UserFault
-from pfedsam.record.measures import DISTANCES, METRICS, MIXED
+from pfedsam.record.measures import DISTANCES, METRICS, MIXED, unit_of
 
 Groups = dict[str, list[float]]  # by patient (group): the values of its cases
 Classes = list[Groups]  # of each class that was scored
@@ -62,8 +62,8 @@ def read_cases(path: Path) -> Cases:
     """
     try:
         site = json.loads(path.read_text())
-        unit = _unit(site["scores"]["personal"])
-        scores = {role: of_classes(site["cases"], site["scores"][role], mixed=unit == MIXED) for role in ROLES}
+        unit = unit_of(site["scores"]["personal"]) or ""
+        scores = {role: _of_classes(site["cases"], site["scores"][role], mixed=unit == MIXED) for role in ROLES}
         groups = {case: str(group) for case, group in zip(site["cases"], site.get("groups", []), strict=False)}
     except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as fault:
         raise UserFault(
@@ -74,10 +74,10 @@ def read_cases(path: Path) -> Cases:
     return Cases(scores, groups, str(site.get("run", "")), unit)
 
 
-def of_classes(cases: list[str], scores: Sequence[dict[str, Any]], *, mixed: bool = False) -> Scores:
+def _of_classes(cases: list[str], rows: Sequence[dict[str, Any]], *, mixed: bool) -> Scores:
     """The metrics by case and class; without those whose reference is empty, and `mixed` units' distances."""
-    each = len(scores) // len(cases)
-    known = [(cases[i // each], row) for i, row in enumerate(scores) if row["dice"] is not None]
+    each = len(rows) // len(cases)
+    known = [(cases[i // each], row) for i, row in enumerate(rows) if row["dice"] is not None]
     names = [metric for metric in METRICS if not (mixed and metric in DISTANCES)]
     return {(case, row["cls"]): _values(row, names) for case, row in known}
 
@@ -87,8 +87,3 @@ def _values(row: dict[str, Any], names: list[str]) -> dict[str, float]:
     found = bool(row.get("found", True))
     told = {**row, "detected": float(found)} | ({} if found else {"hd95": None, "assd": None})
     return {name: float(told[name]) for name in names if told.get(name) is not None}
-
-
-def _unit(scores: Sequence[dict[str, Any]]) -> str:
-    units = {str(row["unit"]) for row in scores if row.get("unit")}
-    return units.pop() if len(units) == 1 else MIXED if units else ""

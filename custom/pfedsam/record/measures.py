@@ -1,5 +1,6 @@
 """The metrics: their names, which way is better, in which unit, and how their values are spelt."""
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 Unit = Literal["mm", "px"]
@@ -30,3 +31,9 @@ def measure(value: float | None, metric: str) -> str:
 def unit(row: dict[str, Any]) -> str:
     """Of a row's distances; a dash where it is not known."""
     return str(row.get("unit") or "-")
+
+
+def unit_of(rows: Iterable[dict[str, Any]]) -> str | None:
+    """The unit that rows of distances have in common: "mixed" where there are several, None where it is not known."""
+    units = {row["unit"] for row in rows if row.get("unit")}
+    return units.pop() if len(units) == 1 else MIXED if units else None

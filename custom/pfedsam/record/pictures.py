@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from pfedsam.errors import UserFault
-from pfedsam.files import Tensors, pack, unpack
+from pfedsam.files import Tensors, below, pack, unpack
 
 SIDE = 512  # of a picture's longer side no more pixels are kept; our choice
 
@@ -71,7 +71,10 @@ def read_gallery(path: Path) -> Gallery:
     """
     try:
         tensors, texts = unpack(path.read_bytes())
-        pictures = [_picture(i, label, tensors) for i, label in enumerate(json.loads(texts["labels"]))]
+        pictures = [
+            Picture(label, tensors[f"{i}/image"], tensors[f"{i}/truth"], below(f"{i}/found/", tensors))
+            for i, label in enumerate(json.loads(texts["labels"]))
+        ]
         return Gallery(texts["title"], json.loads(texts["classes"]), pictures)
     except (OSError, ValueError, KeyError) as fault:
         raise UserFault(
@@ -79,9 +82,3 @@ def read_gallery(path: Path) -> Gallery:
             came=f"a damaged file ({type(fault).__name__})",
             do="take the folder that the site's last job left, or remove the file: the report then has no pictures",
         ) from None
-
-
-def _picture(i: int, label: str, tensors: Tensors) -> Picture:
-    at = f"{i}/found/"
-    found = {name.removeprefix(at): mask for name, mask in tensors.items() if name.startswith(at)}
-    return Picture(label, tensors[f"{i}/image"], tensors[f"{i}/truth"], found)

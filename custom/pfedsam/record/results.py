@@ -3,7 +3,6 @@
 import hashlib
 import math
 import platform
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 
 import pfedsam
 from pfedsam.exchange.guard import facts_fault
-from pfedsam.record.measures import DISTANCES, HIGHER_IS_BETTER, METRICS, MIXED, OVERLAP, UNITS
+from pfedsam.record.measures import DISTANCES, HIGHER_IS_BETTER, METRICS, MIXED, OVERLAP, UNITS, unit_of
 
 ROLES = ("before", "global", "personal")
 
@@ -108,25 +107,18 @@ def report_fault(report: Any) -> str | None:
         return fault
     told = _object(report)
     val, losses = _object(told.get("val")), told.get("losses")
-    rows = {f"val {role}": val.get(role) for role in ROLES[1:]}
-    faults = [_metrics_fault(name, row) for name, row in (rows | {"before": told.get("before")}).items()]
-    faults += [
-        f"expected a number as {key}, came {str(told.get(key))[:40]}"
-        for key in ("samples", "bytes_sent", "bytes_received", "scoring_seconds")
-        if not _is_number(told.get(key), 0)
-    ]
-    if not isinstance(losses, dict) or not all(map(_is_number, [*losses.values(), told.get("seconds")])):
-        faults.append(
-            f"expected numbers as losses and seconds, came {str(losses)[:80]} and {str(told.get('seconds'))[:20]}"
-        )
-    if not _is_begun(told.get("private")):
-        faults.append(f"expected a run and a round as private, or nothing, came {str(told.get('private'))[:80]}")
+    begun: Any = told.get("private")
+    faults = [_metrics_fault(f"val {role}", val.get(role)) for role in ROLES[1:]]
+    faults.append(_metrics_fault("before", told.get("before")))
+    for key in ("samples", "bytes_sent", "bytes_received", "scoring_seconds"):
+        faults.append(_number_fault(key, told.get(key), 0))
+    for key, value in losses.items() if isinstance(losses, dict) else [("of all branches", None)]:
+        faults.append(_number_fault(f"loss {key}", value))
+    faults.append(_number_fault("seconds", told.get("seconds")))
+    known = isinstance(begun, dict) and (not begun or begun.keys() == {"run", "round"})
+    if not known or _number_fault("round", begun.get("round", -1), -1):
+        faults.append(f"expected a run and a round as private, or nothing, came {str(begun)[:80]}")
     return next(filter(None, faults), None)
-
-
-def _is_begun(told: Any) -> bool:
-    """Whether this says what a private part is: of a run and its round, or as drawn."""
-    return told == {} or (isinstance(told, dict) and told.keys() == {"run", "round"} and _is_number(told["round"], -1))
 
 
 def tested_fault(tested: Any) -> str | None:
@@ -134,11 +126,10 @@ def tested_fault(tested: Any) -> str | None:
     told = _object(tested)
     val = _object(told.get("val"))
     rows = {f"{where}{role}": of.get(role) for where, of in (("", told), ("val ", val)) for role in ROLES[1:]}
-    faults = [_metrics_fault(name, row) for name, row in rows.items()]
     if told.get("before") is not None:  # a site that never trained has none
-        faults.append(_metrics_fault("before", told["before"]))
-    if not _is_number(told.get("patients", 0), 0):
-        faults.append(f"expected a number of patients, came {str(told['patients'])[:40]}")
+        rows["before"] = told["before"]
+    faults = [_metrics_fault(name, row) for name, row in rows.items()]
+    faults.append(_number_fault("patients", told.get("patients", 0), 0))
     return facts_fault(tested) or next(filter(None, faults), None)
 
 
@@ -148,35 +139,29 @@ def _metrics_fault(name: str, row: Any) -> str | None:
     Distances may be left out: they are measured on the test split alone.
     """
     told = _object(row)
-    fault = _numbers_fault(name, {metric: told.get(metric, "nothing") for metric in OVERLAP} | told)
-    if fault is None and told.get("unit") not in (None, *UNITS, MIXED):
-        fault = f"expected mm or px as unit of {name}, came {str(told['unit'])[:40]}"
-    apart = [_numbers_fault(f"{name} in {unit}", of) for unit, of in _object(told.get("by_unit")).items()]
-    return next(filter(None, [fault, *apart]), None)
+    rows = {name: dict.fromkeys(OVERLAP, "nothing") | told}
+    rows |= {f"{name} in {unit}": _object(of) for unit, of in _object(told.get("by_unit")).items()}
+    faults = [
+        _number_fault(f"{metric} of {where}", of[metric], 0, 1 if HIGHER_IS_BETTER[metric] else math.inf)
+        for where, of in rows.items()
+        for metric in METRICS
+        if of.get(metric) is not None
+    ]
+    if told.get("unit") not in (None, *UNITS, MIXED):
+        faults.append(f"expected mm or px as unit of {name}, came {str(told['unit'])[:40]}")
+    return next(filter(None, faults), None)
 
 
-def _numbers_fault(name: str, row: Any) -> str | None:
-    for metric in METRICS:
-        value = _object(row).get(metric)
-        most = 1.0 if HIGHER_IS_BETTER[metric] else math.inf
-        if value is not None and not _is_number(value, 0, most):
-            return f"expected {metric} of {name} from 0 to {most:g}, came {str(value)[:40]}"
-    return None
+def _number_fault(name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> str | None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and math.isfinite(value) and least <= value <= most:
+        return None
+    span = f" from {least:g} to {most:g}" if least > -math.inf else ""
+    return f"expected a number as {name}{span}, came {str(value)[:40]}"
 
 
 def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _is_number(value: Any, least: float = -math.inf, most: float = math.inf) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value) and least <= value <= most
-
-
-def unit_of(rows: Iterable[dict[str, Any]]) -> str | None:
-    """The unit that rows of distances have in common: "mixed" where there are several, None where it is not known."""
-    units = {row.get("unit") for row in rows} - {None}
-    return units.pop() if len(units) == 1 else MIXED if units else None
 
 
 def _over_sites(sites: dict[str, Any], role: str, *, worst: bool) -> dict[str, Any]:

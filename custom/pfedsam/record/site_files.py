@@ -7,7 +7,7 @@ from pathlib import Path
 from pfedsam.config import Config
 from pfedsam.files import SETTINGS, Tensors, pack, write_atomic, write_json
 from pfedsam.layout import CASES, PICTURES
-from pfedsam.record.cards import private_card, shared_card
+from pfedsam.record.cards import part_card
 from pfedsam.record.pictures import Gallery, packed
 from pfedsam.record.scores import CaseScore
 
@@ -44,13 +44,12 @@ def write_site_files(tested: Tested, folder: Path) -> None:
     server, so that the site can export its model without asking for it again.
     """
     config, stamp, trained = tested.config, tested.stamp, tested.stamp | tested.trained
-    settings = {SETTINGS: config.text()}
-    if tested.private:
-        write_atomic(folder / "private.safetensors", pack(tested.private, trained | settings | {"part": "private"}))
-        write_atomic(folder / "private.md", private_card(config, trained, stamp["site"]).encode())
-    if tested.shared:
-        write_atomic(folder / "shared.safetensors", pack(tested.shared, stamp | settings | {"part": "shared"}))
-        write_atomic(folder / "shared.md", shared_card(config, stamp).encode())
+    parts = {"private": (tested.private, trained), "shared": (tested.shared, stamp)}
+    for part, (tensors, facts) in parts.items():
+        if tensors:
+            header = facts | {SETTINGS: config.text(), "part": part}
+            write_atomic(folder / f"{part}.safetensors", pack(tensors, header))
+            write_atomic(folder / f"{part}.md", part_card(part, config, facts).encode())
     patients = list(dict.fromkeys(tested.patients))
     cases = {
         "run": stamp["run"],

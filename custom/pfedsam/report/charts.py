@@ -29,15 +29,13 @@ def final_chart(rows: list[SiteRow]) -> str:
 
     def draw(axes: Any) -> None:
         for i, role in enumerate(ROLES):
-            points = [
-                (n, row.means[role]["dice"]) for n, row in enumerate(rows) if row.means[role].get("dice") is not None
-            ]
+            points = {n + 0.18 * (i - 1): row for n, row in enumerate(rows) if row.means[role].get("dice") is not None}
             if points:
-                x = [n + 0.18 * (i - 1) for n, _ in points]
-                axes.plot(x, [y for _, y in points], linestyle="", **series(i), label=role)
-            for n, row in enumerate(rows):
+                dice = [row.means[role]["dice"] for row in points.values()]
+                axes.plot(list(points), dice, linestyle="", **series(i), label=role)
+            for x, row in points.items():
                 if span := row.spans.get(role, {}).get("dice"):
-                    axes.plot([n + 0.18 * (i - 1)] * 2, span, "-", color=COLOURS[i])
+                    axes.plot([x, x], span, "-", color=COLOURS[i])
         axes.set(ylabel="Dice, test split", ylim=(0, 1), xlim=(-0.6, len(rows) - 0.4))
         axes.set_xticks(range(len(rows)), [row.name for row in rows], rotation=30 * (len(rows) > 5))
 

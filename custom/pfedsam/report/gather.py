@@ -1,8 +1,8 @@
 """Finds what a run left, wherever it ran: results, case scores, pictures, ledgers."""
 
-import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,32 +22,21 @@ SKIP = {"synthetic_data", "tb_events", "custom", "prepared", "scratch", "images"
 
 
 @dataclass(frozen=True)
-class Sent:
-    """What a ledger says: messages and bytes out and in, values other than tensors, first and last time."""
-
-    out: int
-    out_bytes: int
-    into: int
-    in_bytes: int
-    first: float
-    last: float
-
-
-@dataclass(frozen=True)
 class Material:
     """All that was found of one run.
 
     Attributes:
         results: results.json; or, in a site's own folder, what its ledger tells in the same shape.
         own: the site whose own folder it is; empty where the server's results were found.
-        cases, pictures, sent: by site, where they lie in reach.
+        cases, pictures: by site, where they lie in reach.
+        sent: by site, what its ledger counts: see `_sent`.
     """
 
     results: dict[str, Any]
     own: str = ""
     cases: dict[str, Cases] = field(default_factory=dict)
     pictures: dict[str, Path] = field(default_factory=dict)
-    sent: dict[str, Sent] = field(default_factory=dict)
+    sent: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def gather(run: Path) -> Material:
@@ -72,13 +61,13 @@ def gather(run: Path) -> Material:
     ledgers = _ledgers(files, record.get("run", ""))
     tested = _tested(files, run, record.get("run", "") or _run_of(ledgers))
     results, own = (record, "") if found else _own(run, files, ledgers, set(tested))
-    names = set(ledgers) | set(tested) if own else set(_sites(results))
+    names = set(ledgers) | set(tested) if own else {*sites_of(results["rounds"]), *results["final"]["sites"]}
     return Material(
         results,
         own,
         cases={name: cases for name, (_, cases) in tested.items() if name in names},
         pictures={name: shown for name, (path, _) in tested.items() if name in names and (shown := _shown(path))},
-        sent={name: _sent(lines) for name, lines in ledgers.items() if lines and name in names},
+        sent={name: _sent(lines) for name, lines in ledgers.items() if name in names},
     )
 
 
@@ -123,17 +112,19 @@ def read_results(path: Path) -> dict[str, Any]:
     Raises:
         UserFault: it is damaged or of another schema.
     """
+    found = read_json(path)
     try:
-        found = json.loads(path.read_text())
-        fits = found["schema"] == 1 and all(_is_round(entry) for entry in found["rounds"])
+        fits = found["schema"] == 1 and isinstance(found["method"], str) and isinstance(found["config"], dict)
+        sites = [site for entry in found["rounds"] for site in entry["sites"].values()]
+        fits = fits and all(isinstance(entry["round"], int) for entry in found["rounds"])
+        fits = fits and all(isinstance(site["val"], dict) for site in sites)
         fits = fits and all(isinstance(roles, dict) for roles in found["final"]["sites"].values())
-        fits = fits and isinstance(found["method"], str) and isinstance(found["config"], dict)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
-        raise _damaged(path, f"{type(fault).__name__}: {fault}") from None
+    except (KeyError, TypeError, AttributeError):
+        fits = False
     if not fits:
-        raise _damaged(path, "other keys than docs/results.md lists")
-    record: dict[str, Any] = found
-    return record
+        came = "other keys than docs/results.md lists"
+        raise UserFault(expected=f"{path} of schema 1", came=came, do="take the one that the server wrote")
+    return found
 
 
 def rounds_of(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -170,8 +161,7 @@ def _own(
             came=f"{len(names)} sites without the server's results",
             do="name one site's folder",
         )
-    name = names[0]
-    lines = ledgers.get(name, [])
+    ((name, lines),) = ledgers.items()
     entries = rounds_of(lines)
     since = lines[lines.index(entries[-1]) :] if entries else lines
     tests = [line["facts"]["metrics"] for line in since if line["direction"] == "out" and "metrics" in line["facts"]]
@@ -194,16 +184,14 @@ def _own(
 
 def _settings(files: list[Path], digest: str) -> dict[str, Any]:
     """The settings with that digest, else the newest: a site keeps those of all its jobs."""
-    found: list[dict[str, Any]] = [read_json(path) for path in sorted(files, key=_age) if path.name == SETTINGS.name]
-    return next((one for one in reversed(found) if digest and _digest(one) == digest), found[-1] if found else {})
-
-
-def _digest(settings: dict[str, Any]) -> str:
-    """Empty for settings that this version does not know."""
-    try:
-        return from_record(settings).digest()
-    except UserFault:
-        return ""
+    found: list[dict[str, Any]] = [{}]
+    for path in sorted(files, key=_age):
+        if path.name == SETTINGS.name:
+            found.append(read_json(path))
+            with suppress(UserFault):  # settings that this version does not know have no digest
+                if digest == from_record(found[-1]).digest():
+                    return found[-1]
+    return found[-1]
 
 
 def _store(kit: Path) -> Path:
@@ -230,23 +218,13 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _sent(lines: list[dict[str, Any]]) -> Sent:
+def _sent(lines: list[dict[str, Any]]) -> dict[str, float]:
+    """Messages and bytes out and in, first and last time."""
     out, into = ([line["bytes"] for line in lines if line["direction"] == way] for way in ("out", "in"))
-    times = [line["time"] for line in lines]
-    return Sent(len(out), sum(out), len(into), sum(into), min(times), max(times))
-
-
-def _sites(results: dict[str, Any]) -> set[str]:
-    return {*sites_of(results["rounds"]), *results["final"]["sites"]}
-
-
-def _is_round(entry: dict[str, Any]) -> bool:
-    return isinstance(entry["round"], int) and all(isinstance(site["val"], dict) for site in entry["sites"].values())
+    times = sorted(line["time"] for line in lines)
+    sizes = {"out": len(out), "out_bytes": sum(out), "into": len(into), "in_bytes": sum(into)}
+    return {**sizes, "first": times[0], "last": times[-1]}
 
 
 def _age(path: Path) -> float:
     return path.stat().st_mtime
-
-
-def _damaged(path: Path, came: str) -> UserFault:
-    return UserFault(expected=f"a whole {path.name} of schema 1", came=came, do="take the one that the server wrote")

@@ -3,13 +3,14 @@
 import base64
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pfedsam.files import write_atomic
+from pfedsam.pages import filled
 from pfedsam.record import measures
 from pfedsam.record.results import ROLES, sites_of
 from pfedsam.record.table import patients_tested
@@ -19,8 +20,6 @@ from pfedsam.report.gather import Material
 from pfedsam.report.overlays import overlays
 from pfedsam.report.words import SiteRow
 
-ASSETS = Path(__file__).parent.parent / "assets"
-
 
 def write_report(material: Material, path: Path, *, pictures: bool = True) -> dict[str, Any]:
     """Write the page to `path`; returns what it says in short, for scripts.
@@ -28,7 +27,7 @@ def write_report(material: Material, path: Path, *, pictures: bool = True) -> di
     Args:
         pictures: False leaves out pictures of masks and intervals from case scores, so that the page may leave a site.
     """
-    shown = material if pictures else without_cases(material)
+    shown = material if pictures else replace(material, cases={}, pictures={})
     rows = words.site_rows(shown)
     write_atomic(path, page(shown, rows).encode())
     return {
@@ -41,21 +40,9 @@ def write_report(material: Material, path: Path, *, pictures: bool = True) -> di
     }
 
 
-def without_cases(material: Material) -> Material:
-    """The material without what may not leave a site."""
-    return Material(material.results, material.own, sent=material.sent)
-
-
 def page(material: Material, rows: list[SiteRow]) -> str:
     """The HTML text."""
-    environment = Environment(
-        loader=FileSystemLoader(ASSETS),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
+    spelt = {
         "number": measures.number,
         "megabytes": words.megabytes,
         "duration": words.duration,
@@ -63,7 +50,9 @@ def page(material: Material, rows: list[SiteRow]) -> str:
         "unit": measures.unit,
     }
     results = material.results
-    return environment.get_template("report.html").render(
+    return filled(
+        "report.html",
+        spelt,
         results=results,
         rounds=results["rounds"],
         title=f"{results['method']}, study {results['config'].get('study', 'pfedsam')}",

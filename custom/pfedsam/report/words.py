@@ -1,12 +1,13 @@
 """A run in plain words and rows: what it gained, where, and what to doubt."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 from pfedsam.config import names_of_classes
 from pfedsam.record.cases import Cases, Classes
-from pfedsam.record.measures import HIGHER_IS_BETTER, METRICS, MIXED, number
+from pfedsam.record.measures import METRICS, MIXED, number
 from pfedsam.record.results import ROLES, replanned, took_part
 from pfedsam.report.bootstrap import interval
 from pfedsam.report.gather import Material
@@ -79,9 +80,9 @@ def class_rows(material: Material) -> list[dict[str, Any]]:
     found = []
     for site, cases in sorted(material.cases.items()) if len(named) > 1 else ():
         for cls, name in enumerate(named, 1):
-            dice = {role: _dice_of(cases, role, cls) for role in ROLES[1:]}
-            means = {role: fmean(values) if values else None for role, values in dice.items()}
-            found.append({"site": site, "class": name, "cases": len(dice["personal"]), **means})
+            of_class = {role: [row for (_, of), row in cases.scores[role].items() if of == cls] for role in ROLES[1:]}
+            means = {role: mean_of([row["dice"] for row in scored]) for role, scored in of_class.items()}
+            found.append({"site": site, "class": name, "cases": len(of_class["personal"]), **means})
     return found
 
 
@@ -90,17 +91,12 @@ def _classes(settings: dict[str, Any]) -> list[str]:
     return settings.get("data", {}).get("classes") or []
 
 
-def _dice_of(cases: Cases, role: str, cls: int) -> list[float]:
-    return [row["dice"] for (_, of), row in cases.scores[role].items() if of == cls]
-
-
 def spans(cases: Cases) -> dict[str, dict[str, Interval]]:
     """The interval of each role and metric; those of one patient or none are left out."""
-    found: dict[str, dict[str, Interval]] = {}
-    for role in cases.scores:
-        rows = {metric: spread(cases.of_patients(role, metric)) for metric in HIGHER_IS_BETTER}
-        found[role] = {metric: span for metric, span in rows.items() if span is not None}
-    return found
+    return {
+        role: {metric: span for metric in METRICS if (span := spread(cases.of_patients(role, metric)))}
+        for role in cases.scores
+    }
 
 
 def spread(classes: Classes) -> Interval | None:
@@ -185,15 +181,15 @@ def doubts(material: Material, rows: list[SiteRow]) -> list[str]:
     many = f"{', '.join(few)}: their means may move a lot with other cases."
     narrow = f"Intervals of {', '.join(by_image)} draw images, as the file does not say whose they are:"
     hidden = f"No interval for {', '.join(no_cases)}: a site's case scores never leave it."
-    count = len(results["rounds"])
+    count, drawn, shares = len(results["rounds"]), results.get("synthetic"), results["method"] != "local"
     mixed = [row.name for row in rows if row.means["personal"].get("unit") == MIXED]
     old = any("hd95" in row.means["personal"] and "detected" not in row.means["personal"] for row in rows)
     found: list[tuple[str, Any]] = [
-        ("The images are synthetic: the numbers say that the program works, nothing about patients.", _drawn(results)),
+        ("The images are synthetic: the numbers say that the program works, nothing about patients.", drawn),
         (f"Fewer than {FEW_CASES} scored test cases at {many}", few),
         ("One seed: how far another start of the training would lie from this is not known.", True),
         (f"Only {count} round{'s' * (count != 1)}: the training may not have converged.", count < FEW_ROUNDS),
-        ("Training alone at each site is not part of this run; the job `local` has it to compare.", _shares(results)),
+        ("Training alone at each site is not part of this run; the job `local` has it to compare.", shares),
         (f"{hidden} The site's own report has it.", no_cases),
         (f"{narrow} too narrow where a patient has several.", by_image),
         (replanned(results), replanned(results)),
@@ -205,21 +201,13 @@ def doubts(material: Material, rows: list[SiteRow]) -> list[str]:
     return [text for text, holds in found if holds]
 
 
-def _drawn(results: dict[str, Any]) -> bool:
-    return bool(results.get("synthetic"))
-
-
-def _shares(results: dict[str, Any]) -> bool:
-    return str(results["method"]) != "local"
-
-
 def joined(names: list[str]) -> str:
     """Names in words."""
     sites = f"{len(names)} site{'s' * (len(names) != 1)}"
     return f"{sites} ({', '.join(names)})" if names else "No site"
 
 
-def mean_of(values: list[float | None]) -> float | None:
+def mean_of(values: Iterable[float | None]) -> float | None:
     """The mean of those that are there."""
     known = [value for value in values if value is not None]
     return fmean(known) if known else None

@@ -1,0 +1,27 @@
+"""Texts for people, out of the templates in `assets/`."""
+
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+ASSETS = Path(__file__).parent / "assets"
+
+
+def filled(template: str, filters: dict[str, Any] | None = None, **values: Any) -> str:
+    """The text of a template with values in it; those in an HTML page are escaped, and none may be missing.
+
+    Args:
+        template: its name in `assets/`.
+        filters: how the template spells values, by the name that it calls.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(ASSETS),
+        autoescape=select_autoescape(["html"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= filters or {}
+    return environment.get_template(template).render(values)
