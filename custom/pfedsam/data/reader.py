@@ -19,7 +19,7 @@ from pfedsam.data import nifti, picture
 from pfedsam.data.geometry import Affine, check_cut, laid, spacing_of
 from pfedsam.data.planes import STORED
 from pfedsam.data.readable import readable
-from pfedsam.data.values import IGNORED, whole_numbers
+from pfedsam.data.values import IGNORED, require_finite, whole_numbers
 from pfedsam.errors import UserFault
 
 Pixels = NDArray[np.float32]
@@ -57,11 +57,8 @@ def read_image(path: Path, index: int = 0, plane: str = STORED) -> Pixels:
     Raises:
         UserFault: unreadable, or values that are not finite.
     """
-    pixels = np.asarray(_slice(path, index, plane, labels=False), dtype=np.float32)
-    if not np.isfinite(pixels).all():
-        raise UserFault(
-            expected=f"finite values in {path}", came=f"NaN or infinite in slice {index}", do="repair or drop it"
-        )
+    pixels = _slice(path, index, plane, labels=False)
+    require_finite(pixels, f"slice {index} of {path}")
     return rgb(pixels)
 
 

@@ -15,6 +15,7 @@ from pfedsam.data.dicom import read_in_order
 from pfedsam.data.geometry import Volume, check_cut, check_formats, oriented, placeless, strayed
 from pfedsam.data.nifti import PIXELS
 from pfedsam.data.picture import SIDEWAYS, lossy, turn
+from pfedsam.data.values import require_finite
 from pfedsam.data.volume import kind_of, read_volume
 from pfedsam.errors import UserFault
 from pfedsam.prepare.dicomseg import is_segmentation, read_segmentation
@@ -114,7 +115,7 @@ def _image(case: Case) -> tuple[Volume, Sequence[Path]]:
         volume, files = read_in_order(case.image)
     else:
         volume, files = read_volume(case.image[0]), case.image
-    volume.require_finite(str(case.image[0]))
+    require_finite(volume.values, str(case.image[0]))
     return volume, files
 
 
