@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pfedsam.config import TrainConfig
 from pfedsam.data.dataset import Batch
-from pfedsam.data.square import fit
+from pfedsam.data.square import MEAN, STD, fit
 from pfedsam.data.synthetic import PRETRAIN_SITES, draw
 from pfedsam.model.backbones import DEMO, Backbone, vit_encoder, with_sam_decoder
 from pfedsam.model.decoder import PromptFreeDecoder
@@ -57,7 +57,7 @@ def pretrain(parts: Backbone, steps: int, rng: np.random.Generator) -> float:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 7e-4, total_steps=steps, pct_start=0.05)
     settings, mean = TrainConfig(), 0.0
     for step in range(steps):
-        images, bright, dark = batch(parts, rng)
+        images, bright, dark = batch(rng)
         labels = torch.stack([bright, dark] * 2, dim=1)
         loss = segmentation_loss(model(images).flatten(0, 1)[:, None], Batch(images, labels.flatten(0, 1)), settings)
         optimiser.zero_grad()
@@ -71,11 +71,11 @@ def pretrain(parts: Backbone, steps: int, rng: np.random.Generator) -> float:
     return mean
 
 
-def batch(parts: Backbone, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def batch(rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Fresh images, normalised (B, 3, S, S), with bright and dark lesions' labels (B, S, S)."""
     looks = [PRETRAIN_SITES[rng.integers(len(PRETRAIN_SITES))] for _ in range(BATCH)]
     pairs = [draw(look, rng) for look in looks]
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (parts.mean, parts.std))
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
     images = [(fit(torch.from_numpy(i).permute(2, 0, 1).float(), SIZE) - mean) / std for i, _ in pairs]
     masks = torch.stack([torch.from_numpy(m).long() for _, m in pairs])
     dark = torch.tensor([look.dark for look in looks]).view(-1, 1, 1)

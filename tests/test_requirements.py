@@ -10,7 +10,7 @@ from pathlib import Path
 from conftest import ROOT
 
 OWN = {"pfedsam", "federation", "conftest"}
-BY_NAME = {"tensorboard", "torchvision", "timm"}  # torch, FLARE and segment-anything load these, not we
+BY_NAME = {"indexed-gzip", "tensorboard", "torchvision", "timm"}  # nibabel, FLARE, torch and segment-anything load them
 
 
 def top_level_imports(*folders: str) -> dict[str, Path]:

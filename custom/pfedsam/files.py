@@ -165,8 +165,14 @@ def digest(tensors: Tensors) -> str:
     found = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         found.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        found.update(raw(tensor))
     return found.hexdigest()
+
+
+def raw(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor's values."""
+    values: memoryview = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+    return values
 
 
 def _older_digest(file: BinaryIO) -> str:

@@ -17,6 +17,7 @@ from pfedsam.renamed import in_new_places
 
 USUAL = "pfedsam"  # the method of settings that name none
 OF_METHOD = ("method", "method_settings")  # of `Config`; one object in JSON
+ONE = "change one of the two"
 FINITE = Bounds(-1e300, 1e300)  # of a number in another distribution's method that declares no bounds
 
 
@@ -171,23 +172,18 @@ def _spell(hint: Any) -> str:
 def _check_together(config: Config) -> None:
     """What no single setting's type and bounds can say."""
     m, t = config.model, config.train
-    if m.image_size % 16:
-        raise UserFault(
-            expected="model.image_size a multiple of 16", came=str(m.image_size), do="take 256, 512 or 1024"
-        )
-    if 0 < m.experts < m.top_k:
-        raise UserFault(
-            expected=f"model.top_k at most model.experts ({m.experts})", came=str(m.top_k), do="lower top_k"
-        )
-    if (m.experts_in, m.lora_on) == ("mlp", "qkv"):
-        raise UserFault(
-            expected="model.lora_on linear with model.experts_in mlp", came="qkv", do="change one of the two"
-        )
+    for broken, expected, came, do in (
+        (m.image_size % 16, "model.image_size a multiple of 16", str(m.image_size), "take 256, 512 or 1024"),
+        (0 < m.experts < m.top_k, f"model.top_k at most model.experts ({m.experts})", str(m.top_k), "lower top_k"),
+        (m.experts_in == "mlp" and m.lora_on == "qkv", "model.lora_on linear with model.experts_in mlp", "qkv", ONE),
+    ):
+        if broken:
+            raise UserFault(expected=expected, came=came, do=do)
     if (t.loss == "ce") != m.exclusive:
         raise UserFault(
             expected="train.loss ce with model.exclusive true, or bce with false",
             came=f"{t.loss} with {m.exclusive}",
-            do="change one of the two",
+            do=ONE,
         )
     if t.cache != "none" and t.augment and t.views is None:
         raise UserFault(

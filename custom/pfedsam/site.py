@@ -88,7 +88,7 @@ class Site:
         self.model = self.method.model(parts, config)
         self.part = self.method.partition(self.model, config)
         self.model.to(device)
-        self.data: dict[str, Dataset] = open_site(places.data, name, config, mean=parts.mean, std=parts.std)
+        self.data: dict[str, Dataset] = open_site(places.data, name, config)
         require_fresh_views(self.method, config)
         front = prefix(self.model, config, (places.scratch or places.store / "scratch") / name / self.base[:16])
         self._source = front.batch if front else Dataset.batch

@@ -15,8 +15,6 @@ from pfedsam.data.dataset import PLAIN, Dataset, View, open_site
 from pfedsam.data.square import fit, fit_labels, unfit
 from pfedsam.errors import UserFault
 
-SAM = {"split": "train", "mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
-
 
 def volumes(folder: Path, count: int, slices: int, mask_slices: int | None = None) -> list[Row]:
     rows = []
@@ -47,7 +45,7 @@ def test_a_label_lies_where_its_lesion_lies_in_the_image(tmp_path: Path, side: i
     mask = ((rows - 0.4 * side) ** 2 + (columns - 0.6 * side) ** 2 < (0.1 * side) ** 2).astype(np.uint8)
     Image.fromarray(mask * 255).save(tmp_path / "a.png")
     Image.fromarray(mask).save(tmp_path / "a_m.png")
-    data = Dataset(tmp_path, [Row("a.png", "a_m.png", "train", "a")], tiny(model={"image_size": size}), **SAM)
+    data = Dataset(tmp_path, [Row("a.png", "a_m.png", "train", "a")], tiny(model={"image_size": size}), split="train")
     learned = unfit(data.batch([View(0, PLAIN)]).label.float(), (side, side), size)[0] > 0.5
     shift = learned.nonzero().double().mean(0) - torch.from_numpy(mask).nonzero().double().mean(0)
     assert shift.abs().max() < 0.3
@@ -56,7 +54,7 @@ def test_a_label_lies_where_its_lesion_lies_in_the_image(tmp_path: Path, side: i
 
 
 def test_slices_of_a_volume_are_one_case(tmp_path: Path) -> None:
-    data = Dataset(tmp_path, volumes(tmp_path, 2, 3), tiny(data={"scale": "percentile"}), **SAM)
+    data = Dataset(tmp_path, volumes(tmp_path, 2, 3), tiny(data={"scale": "percentile"}), split="train")
     assert list(data.cases()) == [[0, 1, 2], [3, 4, 5]]
 
 
@@ -65,14 +63,14 @@ def test_two_annotators_masks_of_one_image_are_two_cases(tmp_path: Path) -> None
     shutil.copy(tmp_path / row.mask, tmp_path / "second_m.nii")
     Image.fromarray(np.zeros((20, 30), np.uint8)).save(tmp_path / "a.png")
     rows = [row, Row(row.image, "second_m.nii", "train", "0"), *2 * [Row("a.png", "a.png", "train", "a")]]
-    data = Dataset(tmp_path, rows, tiny(), **SAM)
+    data = Dataset(tmp_path, rows, tiny(), split="train")
     assert list(data.cases()) == [[0, 1, 2], [3, 4, 5], [6], [7]]
 
 
 def test_images_are_normalised_as_the_backbone_was_trained(tmp_path: Path) -> None:
-    data = Dataset(tmp_path, volumes(tmp_path, 1, 2), tiny(), **SAM)
+    data = Dataset(tmp_path, volumes(tmp_path, 1, 2), tiny(), split="train")
     grey = torch.full((3, 4, 4), 0.5)
-    expected = (127.5 - torch.tensor(SAM["mean"])) / torch.tensor(SAM["std"])
+    expected = (127.5 - torch.tensor((123.675, 116.28, 103.53))) / torch.tensor((58.395, 57.12, 57.375))
     assert torch.allclose(data.normalise(grey)[:, 0, 0], expected, atol=1e-5)
 
 
@@ -80,7 +78,7 @@ def test_a_thousand_slices_are_opened_without_reading_one(tmp_path: Path, monkey
     read = []
     real = reader.read_image
     monkeypatch.setattr(reader, "read_image", lambda *a: (read.append(a), real(*a))[1])
-    data = Dataset(tmp_path, volumes(tmp_path, 2, 500), tiny(data={"scale": "uint8"}), **SAM)
+    data = Dataset(tmp_path, volumes(tmp_path, 2, 500), tiny(data={"scale": "uint8"}), split="train")
     assert len(data) == 1000
     assert read == []
     data[700]
@@ -89,7 +87,7 @@ def test_a_thousand_slices_are_opened_without_reading_one(tmp_path: Path, monkey
 
 def test_a_mask_of_another_size_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserFault, match=r"0_m\.nii of the size of its image"):
-        Dataset(tmp_path, volumes(tmp_path, 1, 3, mask_slices=2), tiny(), **SAM)
+        Dataset(tmp_path, volumes(tmp_path, 1, 3, mask_slices=2), tiny(), split="train")
 
 
 def stored(folder: Path, image: np.ndarray, mask: np.ndarray, *, unset: bool = False) -> list[Row]:
@@ -116,18 +114,18 @@ def test_a_volume_and_a_mask_that_lie_apart_are_refused_by_their_headers_alone(
     tmp_path: Path, mask: np.ndarray
 ) -> None:
     with pytest.raises(UserFault, match=r"mm away .*pfedsam prepare") as fault:
-        Dataset(tmp_path, stored(tmp_path, RAS, mask), tiny(), **SAM)
+        Dataset(tmp_path, stored(tmp_path, RAS, mask), tiny(), split="train")
     assert all(str(tmp_path / name) in str(fault.value) for name in ("a.nii", "a_m.nii"))
 
 
 def test_a_mask_that_does_not_say_where_it_lies_is_refused_beside_a_volume_that_does(tmp_path: Path) -> None:
     with pytest.raises(UserFault, match="mm away"):
-        Dataset(tmp_path, stored(tmp_path, RAS, RAS, unset=True), tiny(), **SAM)
+        Dataset(tmp_path, stored(tmp_path, RAS, RAS, unset=True), tiny(), split="train")
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.2])
 def test_a_volume_and_a_mask_less_than_half_a_voxel_apart_are_a_pair(tmp_path: Path, shift: float) -> None:
-    assert len(Dataset(tmp_path, stored(tmp_path, RAS, moved(RAS, shift)), tiny(), **SAM)) == 4
+    assert len(Dataset(tmp_path, stored(tmp_path, RAS, moved(RAS, shift)), tiny(), split="train")) == 4
 
 
 @pytest.mark.parametrize(("image", "mask"), [("a.nii", "a.png"), ("a.png", "a.nii")])
@@ -138,12 +136,12 @@ def test_a_picture_and_a_volume_are_no_pair_as_one_counts_rows_and_the_other_x(
     nibabel.save(nibabel.Nifti1Image(np.zeros((*shape, 1), np.uint8), LAS), tmp_path / "a.nii")
     Image.fromarray(np.zeros(shape[:: 1 if shape[0] == shape[1] else -1], np.uint8)).save(tmp_path / "a.png")
     with pytest.raises(UserFault, match="save both in one format") as fault:
-        Dataset(tmp_path, [Row(image, mask, "train", "a")], tiny(), **SAM)
+        Dataset(tmp_path, [Row(image, mask, "train", "a")], tiny(), split="train")
     assert all(str(tmp_path / name) in str(fault.value) for name in (image, mask))
 
 
 def test_an_epoch_gives_every_slice_once_in_an_order_of_its_seed(tmp_path: Path) -> None:
-    data = Dataset(tmp_path, volumes(tmp_path, 1, 6), tiny(train={"batch_size": 4}), **SAM)
+    data = Dataset(tmp_path, volumes(tmp_path, 1, 6), tiny(train={"batch_size": 4}), split="train")
     epochs = [list(data.order(torch.Generator().manual_seed(s))) for s in (1, 1, 2)]
     assert [len(part) for part in epochs[0]] == [4, 2]
     assert sorted(i for part in epochs[0] for i in part) == list(range(6))
@@ -152,7 +150,7 @@ def test_an_epoch_gives_every_slice_once_in_an_order_of_its_seed(tmp_path: Path)
 
 
 def test_a_view_comes_out_the_same_in_whatever_company(tmp_path: Path) -> None:
-    data, change = Dataset(tmp_path, volumes(tmp_path, 1, 6), tiny(), **SAM), augmentation(3, tiny())
+    data, change = Dataset(tmp_path, volumes(tmp_path, 1, 6), tiny(), split="train"), augmentation(3, tiny())
     one = data.batch([View(2, 5), View(1, 0), View(2, PLAIN)], change)
     other = data.batch([View(0, 1), View(2, 5)], change)
     assert torch.equal(one.image[0], other.image[1])
@@ -178,11 +176,10 @@ def test_the_loss_is_taken_at_256_at_most() -> None:
 
 def test_a_limited_site_keeps_so_many_rows_and_the_same_ones_each_time(hospital: Path) -> None:
     places = hospital / "site-1", "site-1"
-    scale = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
-    limited = [open_site(*places, tiny(data={"limit": {"site-1": 2}}), **scale) for _ in range(2)]
+    limited = [open_site(*places, tiny(data={"limit": {"site-1": 2}})) for _ in range(2)]
     assert [len(limited[0][split]) for split in ("train", "val", "test")] == [2, 2, 3]
     assert limited[0]["train"].slices == limited[1]["train"].slices
-    assert len(open_site(*places, tiny(data={"limit": {"site-2": 2}}), **scale)["train"]) == 6
+    assert len(open_site(*places, tiny(data={"limit": {"site-2": 2}}))["train"]) == 6
 
 
 def test_values_beyond_eight_bits_are_told_and_not_cut_off(hospital: Path, tmp_path: Path) -> None:
@@ -190,8 +187,8 @@ def test_values_beyond_eight_bits_are_told_and_not_cut_off(hospital: Path, tmp_p
     for path in (tmp_path / "site-1/images").glob("*train*.png"):
         deep = np.asarray(Image.open(path).convert("L")).astype(np.uint16) * 4
         Image.fromarray(deep).save(path)
-    sets = open_site(tmp_path, "site-1", tiny(), mean=(0, 0, 0), std=(255, 255, 255))
+    sets = open_site(tmp_path, "site-1", tiny())
     with pytest.raises(UserFault, match="to percentile"):
         sets["train"].picture(0)
-    percentile = open_site(tmp_path, "site-1", tiny(data={"scale": "percentile"}), mean=(0, 0, 0), std=(255, 255, 255))
+    percentile = open_site(tmp_path, "site-1", tiny(data={"scale": "percentile"}))
     assert percentile["train"].picture(0).max() == 1

@@ -57,8 +57,7 @@ def test_a_slice_is_read_as_the_whole_volume_would_be_laid_out(
 def opened(root: Path, names: list[str], plane: str = "axial") -> list[Dataset]:
     config = tiny(data={"plane": plane, "scale": "percentile"})
     rows = [Row(f"{name}.nii", f"{name}-mask.nii", "train", name) for name in names]
-    normal = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
-    return [Dataset(root, [row], config, split="train", **normal) for row in rows]
+    return [Dataset(root, [row], config, split="train") for row in rows]
 
 
 def pairs(root: Path) -> list[str]:
@@ -145,7 +144,7 @@ def test_a_site_is_told_that_the_job_cuts_its_volumes_across(
 ) -> None:
     prepare([sagittal_site(tmp_path / "in", 4)], tmp_path / "out", Wish(plane="sagittal"))
     config = tiny(data={"plane": plane, "scale": "percentile"})
-    open_site(tmp_path / "out", "h", config, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    open_site(tmp_path / "out", "h", config)
     text = f"[h] 3 of 3 volumes have coarser steps within the {plane} slices than across them"
     assert caplog.text.count(text) == told
 

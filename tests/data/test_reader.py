@@ -375,3 +375,13 @@ def test_a_mask_that_jpeg_has_blurred_is_refused_under_any_name(tmp_path: Path, 
     image.save(tmp_path / name, **kind)
     with pytest.raises(UserFault, match=r"without loss .* came JPEG.*save it as PNG from the source"):
         reader.read_mask(tmp_path / name, 0, 1)
+
+
+def test_a_changed_byte_far_into_a_compressed_volume_is_found(tmp_path: Path) -> None:
+    pytest.importorskip("indexed_gzip", reason="without it nibabel checks a .nii.gz only at its end")
+    path = nifti(tmp_path / "x.nii.gz", np.random.default_rng(0).normal(size=(32, 32, 9)).astype(np.float32))
+    raw = bytearray(path.read_bytes())
+    raw[-5000] ^= 255
+    path.write_bytes(raw)
+    with pytest.raises(UserFault, match="damaged"):
+        reader.read_image(path, 8)

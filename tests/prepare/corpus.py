@@ -168,7 +168,7 @@ def _several_frames(folder: Path) -> None:
 BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {  # what is done to the folder, and what the report must say
     "truncated": (_truncated, r"readable file"),
     "four dimensions": (lambda f: _damaged(f, "bad", scan(1, (6, 6, 4, 3))), r"3-D volume .* shape \(6, 6, 4, 3\)"),
-    "NaN": (_nan, r"NaN or infinite in 1 of 2400 voxels"),
+    "NaN": (_nan, r"NaN or infinite in 1 of 2400 values"),
     "label 255 beside 1": (_ignored_255, r"values 0, 1 in the mask .* came also 255"),
     "mask of another size": (lambda f: _damaged(f, "bad", mask=lesion(1, (24, 20, 4))), r"image's size, 20 x 24 x 5"),
     "wrong affine": (_wrong_affine, r"up to 16\.0 mm away"),

@@ -29,7 +29,6 @@ from pfedsam.prepare.labels import parse_table
 from pfedsam.prepare.site import Wish, prepare
 
 TURNED = (0, 1, 0, 1, 0, 0)  # rows run towards posterior
-SAM = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
 
 
 def names(out: Path) -> dict[str, dict[str, str]]:
@@ -39,7 +38,7 @@ def names(out: Path) -> dict[str, dict[str, str]]:
 
 def labels_by_slice(out: Path, config: object) -> list[tuple[str, int, torch.Tensor, torch.Tensor]]:
     """Case, index, picture and labels of every slice, as training sees them."""
-    splits = open_site(out, "a", config, **SAM)
+    splits = open_site(out, "a", config)
     return [
         (s.image.name.split(".")[0], s.index, split.picture(i), split.labels(i))
         for split in splits.values()
@@ -82,8 +81,8 @@ def test_prepare_and_training_lay_a_mask_on_its_image_where_as_stored_the_two_ar
     rows = [datalist.Row(f"images/p{i}.nii", f"labels/p{i}.nii", s, str(i)) for i, s in enumerate(datalist.SPLITS)]
     datalist.write_csv(tmp_path / "in/datalist.csv", rows)
     with pytest.raises(UserFault, match="pfedsam prepare"):
-        open_site(tmp_path / "in", "a", tiny(data={"plane": "stored"}), **SAM)
-    assert len(open_site(tmp_path / "in", "a", tiny(), **SAM)["train"]) == scan(0).shape[2]
+        open_site(tmp_path / "in", "a", tiny(data={"plane": "stored"}))
+    assert len(open_site(tmp_path / "in", "a", tiny())["train"]) == scan(0).shape[2]
     assert prepare([tmp_path / "in"], tmp_path / "out", Wish())["dropped"] == []
     known = names(tmp_path / "out")
     for case, index, _, labels in labels_by_slice(tmp_path / "out", tiny(data={"scale": "percentile"})):
@@ -108,7 +107,7 @@ def test_distances_of_a_prepared_volume_are_in_the_unit_that_its_source_knows(
             Image.fromarray(grey).save(tmp_path / f"in/images/p{i}.tif")
             Image.fromarray(mask).save(tmp_path / f"in/masks/p{i}.png")
     prepare([tmp_path / "in"], tmp_path / "out", Wish())
-    data = open_site(tmp_path / "out", "a", tiny(data={"scale": "percentile"}), **SAM)["train"]
+    data = open_site(tmp_path / "out", "a", tiny(data={"scale": "percentile"}))["train"]
     assert data.slices[0].unit == unit
     assert data.slices[0].image.suffix == ".nii"
 

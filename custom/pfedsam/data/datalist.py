@@ -138,26 +138,16 @@ def _row(path: Path, number: int, record: dict[str, Any]) -> Row:
 
 
 def _check_splits(path: Path, rows: list[Row]) -> None:
-    groups = _torn([(row.group, row.split) for row in rows])
-    images = _torn([(os.path.normpath(row.image), row.split) for row in rows])
-    for what, torn, do in (
-        ("group", groups, "put all of a patient's images into one split"),
-        ("image", images, "keep it in the split of its patient"),
+    for what, things, do in (
+        ("group", [row.group for row in rows], "put all of a patient's images into one split"),
+        ("image", [os.path.normpath(row.image) for row in rows], "keep it in the split of its patient"),
     ):
-        if torn:
-            raise UserFault(expected=f"each {what} of {path} in one split", came=torn, do=do)
-
-
-def _torn(things: list[tuple[str, str]]) -> str | None:
-    """Of things and their splits: how many lie in several, with an example; None where none does."""
-    homes: dict[str, set[str]] = defaultdict(set)
-    for thing, split in things:
-        homes[thing].add(split)
-    torn = {thing: splits for thing, splits in homes.items() if len(splits) > 1}
-    if not torn:
-        return None
-    thing, splits = next(iter(torn.items()))
-    return f"{len(torn)} in several, e.g. {thing} in {' and '.join(sorted(splits))}"
+        homes: dict[str, set[str]] = defaultdict(set)
+        for thing, row in zip(things, rows, strict=True):
+            homes[thing].add(row.split)
+        if torn := [thing for thing, splits in homes.items() if len(splits) > 1]:
+            came = f"{len(torn)} in several, e.g. {torn[0]} in {' and '.join(sorted(homes[torn[0]]))}"
+            raise UserFault(expected=f"each {what} of {path} in one split", came=came, do=do)
 
 
 def _check_files(path: Path, rows: list[Row]) -> None:

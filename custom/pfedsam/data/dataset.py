@@ -74,7 +74,6 @@ class Dataset:
         config: sizes, classes and intensity scale.
         split: the split's name.
         unannotated: classes that the masks leave out.
-        mean, std: the backbone's normalisation, for RGB of 0..255.
 
     Raises:
         UserFault: a mask's format, size, slice count or place differs from its image's.
@@ -87,8 +86,6 @@ class Dataset:
         config: Config,
         *,
         split: str,
-        mean: tuple[float, float, float],
-        std: tuple[float, float, float],
         unannotated: Sequence[int] = (),
     ) -> None:
         self.root = root
@@ -97,7 +94,7 @@ class Dataset:
         known = [c for c in range(config.model.num_classes) if c + 1 not in unannotated]
         self.annotated = known if unannotated else None
         self.ignores = config.data.ignore is not None
-        self.normalise = Normalise(mean, std)
+        self.normalise = Normalise()
         self.slices = [s for row in rows for s in _slices(root, row, config.data.plane)]
         self._range = cache(reader.intensity_range)
 
@@ -158,9 +155,7 @@ class Dataset:
         yield from (list(range(start, end)) for start, end in pairwise([*starts, len(self)]))
 
 
-def open_site(
-    folder: Path, site: str, config: Config, *, mean: tuple[float, float, float], std: tuple[float, float, float]
-) -> dict[str, Dataset]:
+def open_site(folder: Path, site: str, config: Config) -> dict[str, Dataset]:
     """The three splits of a site whose data lie in `folder`.
 
     Raises:
@@ -172,8 +167,7 @@ def open_site(
     splits["train"] = limited(splits["train"], config, site)
     lacks = config.data.unannotated.get(site, [])
     found = {
-        name: Dataset(path.parent, rows, config, split=name, mean=mean, std=std, unannotated=lacks)
-        for name, rows in splits.items()
+        split: Dataset(path.parent, rows, config, split=split, unannotated=lacks) for split, rows in splits.items()
     }
     _tell_coarse(site, found, config.data.plane)
     return found

@@ -12,15 +12,7 @@ from numpy.typing import NDArray
 
 from pfedsam.data.geometry import Volume, spacing_of
 from pfedsam.data.readable import readable
-from pfedsam.data.slices import (
-    affine_of,
-    check_alike,
-    enhanced,
-    flat_spacing,
-    frames,
-    order,
-    slices_of,
-)
+from pfedsam.data.slices import affine_of, check_alike, enhanced, flat_spacing, frames, order, slices_of
 from pfedsam.data.stored import class_numbers, intensities
 from pfedsam.errors import UserFault
 
@@ -97,19 +89,21 @@ def read_series(files: Sequence[Path], *, labels: bool = False) -> Volume:
 
 def read_in_order(files: Sequence[Path], *, labels: bool = False) -> tuple[Volume, Sequence[Path]]:
     """The volume of one series' files, and the files in the order of its slices; see `read_dicom`."""
-    where = files[0].parent
     with readable(files[0]):
         heads = _heads(files)
-        if len(heads) == 1 and enhanced(heads[files[0]]):
-            return _enhanced(files[0], heads[files[0]], labels), files
-        _check_one_frame(heads)
-        ordered = in_order(heads)
-        slices = [slices_of(file, heads[file])[0] for file in ordered]
+        whole = len(heads) == 1 and enhanced(heads[files[0]])
+        if not whole:
+            _check_one_frame(heads)
+        where, once = files[0] if whole else files[0].parent, _once(heads)
+        slices = [one for file in once for one in slices_of(file, heads[file])]
+        ordered = order(slices, where)
         check_alike(slices)
         _check_one_patient(heads)
-        affine = affine_of(slices, where)
-        values = np.stack([_pixels(file, labels)[0] for file in ordered], axis=2)
-        return Volume(values, affine, flat_spacing(slices[0]) if affine is None else spacing_of(affine)), ordered
+        affine = affine_of([slices[i] for i in ordered], where)
+        frames_of = [frame for file in once for frame in _pixels(file, labels)]
+        values = np.stack([frames_of[i] for i in ordered], axis=2)
+        spacing = flat_spacing(slices[0]) if affine is None else spacing_of(affine)
+        return Volume(values, affine, spacing), once if whole else [once[i] for i in ordered]
 
 
 def _heads(files: Sequence[Path]) -> dict[Path, Any]:
@@ -227,17 +221,6 @@ def _pixels(file: Path, labels: bool) -> NDArray[Any]:
     with readable(file):
         data = pydicom.dcmread(file)
         return class_numbers(file, data) if labels else intensities(file, data)
-
-
-def _enhanced(file: Path, head: Any, labels: bool) -> Volume:
-    """The volume of an enhanced file: its frames along the normal of their plane, each as its functional groups say."""
-    slices = slices_of(file, head)
-    check_alike(slices)
-    ordered = order(slices, file)
-    affine = affine_of([slices[i] for i in ordered], file)
-    assert affine is not None  # each frame has a position
-    values = np.moveaxis(_pixels(file, labels)[ordered], 0, 2)
-    return Volume(values, affine, spacing_of(affine))
 
 
 def frame_order(file: Path) -> list[int]:

@@ -34,23 +34,6 @@ class Volume:
     affine: Affine | None = None
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
-    def require_finite(self, name: str) -> None:
-        """Refuse values that are not finite.
-
-        Args:
-            name: of the image, for the fault.
-
-        Raises:
-            UserFault: some are NaN or infinite.
-        """
-        bad = int((~np.isfinite(self.values)).sum()) if self.values.dtype.kind == "f" else 0
-        if bad:
-            raise UserFault(
-                expected=f"finite values in {name}",
-                came=f"NaN or infinite in {bad} of {self.values.size} voxels",
-                do="export it again, or leave it out",
-            )
-
 
 def oriented(volume: Volume, plane: str) -> Volume:
     """`volume` with its slices laid out as `plane` wants them; as it is for a picture or for `stored`.

@@ -13,8 +13,8 @@ from pfedsam.data.geometry import Affine, apart, spacing_of
 from pfedsam.data.values import opaque
 from pfedsam.errors import UserFault
 
-METRE, MICRON = 1, 3  # codes of xyzt_units; all others are taken as millimetres
-MILLIMETRES = {METRE: 1000.0, MICRON: 0.001}
+NIFTI = (".nii", ".nii.gz")
+MILLIMETRES = {1: 1000.0, 3: 0.001}  # by code of xyzt_units: metres, microns; all others are taken as millimetres
 VOXELS = 2**31
 PIXELS = b"pfedsam: spacing in pixels"  # the description of a volume whose source knows no millimetres
 FOLDED = 1e-3  # a voxel's volume, as a share of its sides' product, that is none

@@ -42,7 +42,8 @@ def pixels(path: Path, *, labels: bool = False) -> NDArray[Any]:
         Exception: nearly any, of a damaged file; see `readable`.
     """
     with _opened(path) as file:
-        depth, zero_is_white, kind = _depth(path, file), _zero_is_white(file), _kind(file)
+        depth, kind = _depth(path, file), _kind(file)
+        zero_is_white = _tag(file, TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 1) == 0
         file.filename = ""  # else Pillow maps an uncompressed TIFF into memory, and mixes up the sides of a turned one
         file.load()
         with contextlib.suppress(Exception):  # damaged EXIF raises nearly anything, and counts as none
@@ -146,17 +147,11 @@ def _depth(path: Path, file: Image.Image) -> int:
     return max(_tag(file, TiffImagePlugin.BITSPERSAMPLE, (1,))) if file.format == "TIFF" else 8
 
 
-def _zero_is_white(file: Image.Image) -> bool:
-    return file.format == "TIFF" and _tag(file, TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 0) == 0
-
-
 def _kind(file: Image.Image) -> Any:
     """The type of numbers that Pillow takes for their twin, with sign for without; None: as Pillow has them."""
-    form = _tag(file, TiffImagePlugin.SAMPLEFORMAT, (1,))[0] == SIGNED
-    if file.format != "TIFF" or file.mode not in ("L", "I"):
-        return None
+    signed = _tag(file, TiffImagePlugin.SAMPLEFORMAT, (1,))[0] == SIGNED
     bits = max(_tag(file, TiffImagePlugin.BITSPERSAMPLE, (1,)))
-    return {("L", True): np.int8, ("I", False): np.uint32 if bits == 32 else None}.get((file.mode, form))
+    return {("L", True, 8): np.int8, ("I", False, 32): np.uint32}.get((file.mode, signed, bits))
 
 
 def _tag(file: Image.Image, number: int, default: Any) -> Any:

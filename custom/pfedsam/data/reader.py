@@ -1,29 +1,30 @@
 """Reading one 2-D image or mask out of a file: a picture as `picture` reads it, NIfTI by nibabel.
 
-A NIfTI volume is read slice by slice in the plane that is asked for, so memory stays flat. DICOM comes as NIfTI out of
-`pfedsam prepare`; another format joins as one more `Reader` in `READERS`.
+A NIfTI volume is read slice by slice in the plane that is asked for, so memory stays flat. Of a .nii.gz nibabel keeps
+an index by indexed_gzip, so that a slice costs the inflating of some MiB, not of all that lies before it. DICOM comes
+as NIfTI out of `pfedsam prepare`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from nibabel.arrayproxy import ArrayProxy
 from numpy.typing import NDArray
 
 from pfedsam.data import nifti, picture
 from pfedsam.data.geometry import Affine, check_cut, laid, spacing_of
-from pfedsam.data.inflated import Inflated
 from pfedsam.data.planes import STORED
 from pfedsam.data.readable import readable
-from pfedsam.data.values import IGNORED, whole_numbers
+from pfedsam.data.values import IGNORED, require_finite, whole_numbers
 from pfedsam.errors import UserFault
 
 Pixels = NDArray[np.float32]
 EIGHT_BIT = (0.0, 255.0)
+READ = (*picture.PICTURES, *nifti.NIFTI)
 
 
 @dataclass(frozen=True)
@@ -40,25 +41,14 @@ class Header:
     unit: Literal["mm", "px"] = "px"
 
 
-@dataclass(frozen=True)
-class Reader:
-    """One format: its header in a plane, and a slice of the plane as (H, W) or (H, W, channels).
-
-    The slice is that of a label map where `labels`: its numbers as stored.
-    """
-
-    header: Callable[[Path, str], Header]
-    slice: Callable[[Path, int, str, bool], NDArray[Any]]
-
-
 def header(path: Path, plane: str = STORED) -> Header:
     """The header of an image or mask file, as it is cut into slices of `plane` (see `geometry.oriented`).
 
     Raises:
         UserFault: unknown format, unreadable file, or a volume that is not 3-D.
     """
-    found: Header = _guarded(path, lambda reader: reader.header(path, plane))
-    return found
+    with _read(path) as is_nifti:
+        return _nifti_header(path, plane) if is_nifti else Header(picture.shape(path), 1, (1.0, 1.0, 1.0))
 
 
 def read_image(path: Path, index: int = 0, plane: str = STORED) -> Pixels:
@@ -67,11 +57,8 @@ def read_image(path: Path, index: int = 0, plane: str = STORED) -> Pixels:
     Raises:
         UserFault: unreadable, or values that are not finite.
     """
-    pixels = np.asarray(_guarded(path, lambda reader: reader.slice(path, index, plane, False)), dtype=np.float32)
-    if not np.isfinite(pixels).all():
-        raise UserFault(
-            expected=f"finite values in {path}", came=f"NaN or infinite in slice {index}", do="repair or drop it"
-        )
+    pixels = _slice(path, index, plane, labels=False)
+    require_finite(pixels, f"slice {index} of {path}")
     return rgb(pixels)
 
 
@@ -94,7 +81,7 @@ def read_mask(
     Raises:
         UserFault: more than one channel, or a label out of range.
     """
-    labels = np.asarray(_guarded(path, lambda reader: reader.slice(path, index, plane, True)))
+    labels = _slice(path, index, plane, labels=True)
     if labels.ndim != 2:
         raise UserFault(
             expected=f"a mask with one channel in {path}", came=f"{labels.shape[-1]} channels", do="save label numbers"
@@ -148,11 +135,26 @@ def spread(count: int) -> range:
     return range(0, count, max(1, count // 32))
 
 
-def _picture_header(path: Path, _: str) -> Header:
-    return Header(picture.shape(path), 1, (1.0, 1.0, 1.0))
+@contextmanager
+def _read(path: Path) -> Iterator[bool]:
+    """Within: what is raised becomes a fault that names the file; whether it is NIfTI, else a picture."""
+    name = path.name.lower()
+    if not name.endswith(READ):
+        raise UserFault(expected="a file ending in " + ", ".join(READ), came=str(path), do="convert it to one of these")
+    with readable(path):
+        yield name.endswith(nifti.NIFTI)
 
 
-def _picture_slice(path: Path, _: int, __: str, labels: bool) -> NDArray[Any]:
+def _slice(path: Path, index: int, plane: str, *, labels: bool) -> NDArray[Any]:
+    """Slice `index` of `plane`, (H, W) or (H, W, channels); of a label map its numbers as stored."""
+    with _read(path) as is_nifti:
+        if not is_nifti:
+            return _picture(path, labels)
+        voxels, affine = _stored(path)
+        return nifti.channels(laid(affine, voxels.shape, plane).slice(voxels, index), path, labels=labels)
+
+
+def _picture(path: Path, labels: bool) -> NDArray[Any]:
     pixels = picture.pixels(path, labels=labels)
     if labels and pixels.any() and picture.lossy(path):
         raise UserFault(
@@ -178,34 +180,8 @@ def _nifti_header(path: Path, plane: str) -> Header:
     return Header(layout.shape[:2], layout.shape[2], spacing_of(layout.affine), layout.affine, nifti.unit(volume))
 
 
-def _nifti_slice(path: Path, index: int, plane: str, labels: bool) -> NDArray[Any]:
-    voxels, affine = _stored(path)
-    return nifti.channels(laid(affine, voxels.shape, plane).slice(voxels, index), path, labels=labels)
-
-
 @lru_cache(maxsize=256)
 def _stored(path: Path) -> tuple[Any, Affine]:
     """nibabel's array of a volume, of which a slice is read when it is asked for; and its affine."""
     file = nifti.opened(path)
-    voxels = file.dataobj
-    if path.name.lower().endswith(".gz"):
-        told = (voxels.shape, voxels.dtype, voxels.offset, voxels.slope, voxels.inter)
-        voxels = ArrayProxy(Inflated(path), told, mmap=False)
-    return voxels, np.asarray(file.affine)
-
-
-READERS = {
-    **dict.fromkeys(picture.PICTURES, Reader(_picture_header, _picture_slice)),
-    **dict.fromkeys((".nii", ".nii.gz"), Reader(_nifti_header, _nifti_slice)),
-}
-
-
-def _guarded(path: Path, use: Callable[[Reader], Any]) -> Any:
-    name = path.name.lower()
-    reader = next((READERS[end] for end in READERS if name.endswith(end)), None)
-    if reader is None:
-        raise UserFault(
-            expected="a file ending in " + ", ".join(READERS), came=str(path), do="convert it to one of these"
-        )
-    with readable(path):
-        return use(reader)
+    return file.dataobj, np.asarray(file.affine)

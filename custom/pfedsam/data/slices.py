@@ -135,7 +135,10 @@ def check_alike(slices: Sequence[SliceHeader]) -> None:
     """
     kinds: list[SliceHeader] = []
     for one in slices:
-        if not any(_alike(one, kind) for kind in kinds):
+        if not any(
+            one.size == kind.size and alike(one.spacing, kind.spacing) and parallel(one.orientation, kind.orientation)
+            for kind in kinds
+        ):
             kinds.append(one)
     if len(kinds) > 1:
         raise UserFault(
@@ -145,14 +148,9 @@ def check_alike(slices: Sequence[SliceHeader]) -> None:
         )
 
 
-def _alike(one: SliceHeader, other: SliceHeader) -> bool:
-    same = (one.size, len(one.spacing)) == (other.size, len(other.spacing))
-    return same and alike(one.spacing, other.spacing) and parallel(one.orientation, other.orientation)
-
-
 def alike(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether two PixelSpacing are one, but for rounding; of one length."""
-    return np.allclose(one, other, rtol=STRETCHED, atol=0)
+    """Whether two PixelSpacing are one, but for rounding; none is alike to none."""
+    return len(one) == len(other) and np.allclose(one, other, rtol=STRETCHED, atol=0)
 
 
 def parallel(one: Sequence[float], other: Sequence[float]) -> bool:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from pfedsam.data import reader
 
 THRESHOLD = 0.5  # on probabilities, never on logits
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # segment_anything build_sam.py, RGB of 0..255
 
 
 def shown(pixels: reader.Pixels, ends: tuple[float, float], name: str) -> Tensor:
@@ -15,11 +16,11 @@ def shown(pixels: reader.Pixels, ends: tuple[float, float], name: str) -> Tensor
 
 
 class Normalise(nn.Module):
-    """RGB of 0..1, (..., 3, H, W), as the backbone takes it; `mean` and `std` are for values of 0..255."""
+    """RGB of 0..1, (..., 3, H, W), as every SAM takes it."""
 
-    def __init__(self, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.mean, self.std = (nn.Buffer(torch.tensor(values).view(3, 1, 1) / 255) for values in (mean, std))
+        self.mean, self.std = (nn.Buffer(torch.tensor(values).view(3, 1, 1) / 255) for values in (MEAN, STD))
 
     def forward(self, image: Tensor) -> Tensor:
         """(image - mean) / std."""

@@ -97,11 +97,10 @@ def drawn(folder: Path, site: str, config: Config) -> Path:
         UserFault: `folder` holds something else, or can't be written.
     """
     if not (folder / "datalist.csv").exists():
-        counts = {split: getattr(config.data, split) for split in ("train", "val", "test")}
         if config.data.pool:
-            write_pool(folder, counts, config.seed)
+            write_pool(folder, config.data.counts, config.seed)
         else:
-            write_site(folder, site, counts, config.seed)
+            write_site(folder, site, config.data.counts, config.seed)
     return folder
 
 

@@ -21,6 +21,20 @@ def whole_numbers(values: NDArray[Any]) -> NDArray[Any] | None:
     return numbers if close else None
 
 
+def require_finite(values: NDArray[Any], name: str) -> None:
+    """Refuse values of the image `name` that are not finite.
+
+    Raises:
+        UserFault: some are NaN or infinite.
+    """
+    if bad := int((~np.isfinite(values)).sum()) if values.dtype.kind == "f" else 0:
+        raise UserFault(
+            expected=f"finite values in {name}",
+            came=f"NaN or infinite in {bad} of {values.size} values",
+            do="export it again, or leave it out",
+        )
+
+
 def opaque(values: NDArray[Any], path: Path, *, labels: bool) -> NDArray[Any]:
     """Grey (...) or colours (..., 3) of values (..., 2) or (..., 4) whose last channel is transparency.
 

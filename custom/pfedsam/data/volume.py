@@ -6,18 +6,16 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pfedsam.data import picture
+from pfedsam.data import nifti, picture
 from pfedsam.data.dicom import read_dicom
 from pfedsam.data.geometry import Volume, spacing_of
-from pfedsam.data.nifti import affine_of, channels, opened
 from pfedsam.data.picture import PICTURES
 from pfedsam.data.readable import readable
 from pfedsam.errors import UserFault
 
 Kind = Literal["nifti", "picture", "dicom"]
 
-NIFTI = (".nii", ".nii.gz")
-ENDINGS: dict[Kind, tuple[str, ...]] = {"nifti": NIFTI, "picture": PICTURES, "dicom": (".dcm", ".dicom", ".ima")}
+ENDINGS: dict[Kind, tuple[str, ...]] = {"nifti": nifti.NIFTI, "picture": PICTURES, "dicom": (".dcm", ".dicom", ".ima")}
 
 
 def stem_of(path: Path) -> str:
@@ -64,8 +62,8 @@ def read_nifti(path: Path, *, labels: bool = False) -> Volume:
         UserFault: unreadable, truncated, not 3-D, complex, or its header says no place or two.
     """
     with readable(path):
-        file = opened(path)
-        affine = affine_of(path, file)
+        file = nifti.opened(path)
+        affine = nifti.affine_of(path, file)
         values = _values(path, file, labels)
     return Volume(values, affine, spacing_of(affine))
 
@@ -89,7 +87,7 @@ def _values(path: Path, file: Any, labels: bool) -> NDArray[Any]:
     kind = file.get_data_dtype()
     whole = kind.fields or (np.issubdtype(kind, np.integer) and (file.dataobj.slope, file.dataobj.inter) == (1, 0))
     raw = np.asarray(file.dataobj) if whole else file.get_fdata(caching="unchanged", dtype=np.float32)
-    return channels(_three_axes(path, raw), path, labels=labels)
+    return nifti.channels(_three_axes(path, raw), path, labels=labels)
 
 
 def _three_axes(path: Path, values: NDArray[Any]) -> NDArray[Any]:

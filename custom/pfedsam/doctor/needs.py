@@ -98,7 +98,8 @@ def seconds(config: Config, trial: Trial, setting: Setting) -> Seconds:
     test = tested + scored + share * trial.test + by_flare
     steps = steps_of(slices["train"], config.train)
     new = new_steps(config, trial, steps * rounds)
-    trained = [share * _training(trial, steps, new - number * steps) for number in range(rounds)]
+    fresh = [max(0, min(steps, new - number * steps)) for number in range(rounds)]
+    trained = [share * (first * trial.step_new + (steps - first) * trial.step) for first in fresh]
     begun = ready + tested  # the first round has the first test before it
     run = begun + sum(trained) + rounds * each + test
     return Seconds(trial.ready, begun + trained[0] + each, trained[-1] + each, test, run)
@@ -147,11 +148,6 @@ def disk(config: Config, trial: Trial, setting: Setting, base: int) -> Disk:
 def on_the_wire(size: int, megabits: float) -> float:
     """Seconds that so many bytes take."""
     return size * 8 / (megabits * 1e6)
-
-
-def _training(trial: Trial, steps: int, new: int) -> float:
-    new = max(0, min(steps, new))
-    return new * trial.step_new + (steps - new) * trial.step
 
 
 def _views(config: Config) -> int:

@@ -15,22 +15,14 @@ from pfedsam.files import Tensors, below
 from pfedsam.model.encoder import ChannelsFirst, Encoder
 from pfedsam.model.vit import PatchAndPosition, ViTBlock
 
-MEAN = (123.675, 116.28, 103.53)  # segment_anything build_sam.py, RGB of 0..255
-STD = (58.395, 57.12, 57.375)
-
 
 @dataclass(frozen=True)
 class Backbone:
-    """What a builder returns: parts with weights, and how images must be normalised for them.
-
-    `mean` and `std` are for RGB values of 0..255; all our backbones take SAM's own.
-    """
+    """What a builder returns: parts with weights; all take images as SAM's own (`data.square.Normalise`)."""
 
     encoder: Encoder
     decoder: MaskDecoder
     position: PositionEmbeddingRandom
-    mean: tuple[float, float, float] = MEAN
-    std: tuple[float, float, float] = STD
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from pfedsam.config import Config, ModelConfig
 from pfedsam.errors import UserFault
+from pfedsam.files import raw
 from pfedsam.model import weights
 from pfedsam.model.adapters import TokenAdapter
 from pfedsam.model.backbones import BUILDERS, Backbone
@@ -87,9 +87,5 @@ def base_digest(parts: Backbone) -> str:
     """
     digest = hashlib.sha256()
     for tensor in [*parts.encoder.state_dict().values(), *parts.position.state_dict().values()]:
-        digest.update(_bytes(tensor))
+        digest.update(raw(tensor))
     return digest.hexdigest()
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()

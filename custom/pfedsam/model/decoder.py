@@ -66,9 +66,7 @@ class PromptFreeDecoder(nn.Module):
         code = self.position((height, width)).expand(batch, -1, -1, -1)
         read, image = self.transformer(embedding, code, tokens)
         image = image.transpose(1, 2).reshape(embedding.shape)
-        masks = self._masks(read[:, 1:], self.upscaling(image))
-        return masks if self.head is None else cast(Tensor, self.head(masks))
-
-    def _masks(self, tokens: Tensor, upscaled: Tensor) -> Tensor:
+        upscaled, tokens = self.upscaling(image), read[:, 1:]
         weights = torch.stack([net(tokens[:, i]) for i, net in enumerate(self.hypernetworks)], dim=1)
-        return torch.einsum("bmc,bchw->bmhw", weights, upscaled)
+        masks = torch.einsum("bmc,bchw->bmhw", weights, upscaled)
+        return masks if self.head is None else cast(Tensor, self.head(masks))

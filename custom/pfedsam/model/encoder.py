@@ -1,11 +1,15 @@
 """An image encoder as a row of units, so that the frozen front can be run once for all branches."""
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 from torch import Tensor, nn
+from torchvision.ops import Permute
 
 from pfedsam.config import Target
 from pfedsam.model.lora import LoRALinear, PostAdapter, adapted
+
+ChannelsLast, ChannelsFirst = partial(Permute, [0, 2, 3, 1]), partial(Permute, [0, 3, 1, 2])
 
 
 class Encoder(nn.Module):
@@ -23,7 +27,8 @@ class Encoder(nn.Module):
     @property
     def split(self) -> int:
         """Index of the first unit with an adapter or a trained parameter; the number of units if there is none."""
-        return next((i for i, unit in enumerate(self.units) if adapted(unit) or _trained(unit)), len(self.units))
+        trained = (adapted(unit) or any(p.requires_grad for p in unit.parameters()) for unit in self.units)
+        return next((i for i, here in enumerate(trained) if here), len(self.units))
 
     def stem(self, image: Tensor) -> Tensor:
         """What enters the first adapted unit; the same for every branch on this backbone."""
@@ -41,26 +46,6 @@ class Encoder(nn.Module):
         for unit in self.units[start:stop]:
             x = unit(x)
         return x
-
-
-class ChannelsLast(nn.Module):
-    """(B, C, H, W) -> (B, H, W, C)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The permuted view."""
-        return x.permute(0, 2, 3, 1)
-
-
-class ChannelsFirst(nn.Module):
-    """(B, H, W, C) -> (B, C, H, W)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The permuted view."""
-        return x.permute(0, 3, 1, 2)
-
-
-def _trained(unit: nn.Module) -> bool:
-    return any(p.requires_grad for p in unit.parameters())
 
 
 def adapt(encoder: Encoder, *, rank: int, alpha: float, last: int | None, on: Target = "qkv") -> None:

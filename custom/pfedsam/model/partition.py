@@ -75,7 +75,9 @@ class Partition:
 
 def kinds(model: nn.Module) -> dict[str, Kind]:
     """The kind of every parameter: that of its innermost owner."""
-    return dict(_walk(model, "", Kind.BASE, _last(model)))
+    decoders = [m for m in model.modules() if isinstance(m, PromptFreeDecoder)]
+    last = {id(module): Kind.DECODER_LAST for decoder in decoders for module in decoder.last()}
+    return dict(_walk(model, "", Kind.BASE, last))
 
 
 def partition(
@@ -100,7 +102,8 @@ def partition(
         if id(tensors[name]) in seen:
             continue
         seen.add(id(tensors[name]))
-        parts[name] = Part.FROZEN if kind in FROZEN[decoder] - trains else declare(branch_of(name), kind)
+        branch = name.split(".", 2)[1]
+        parts[name] = Part.FROZEN if kind in FROZEN[decoder] - trains else declare(branch, kind)
         tensors[name].requires_grad_(parts[name] is not Part.FROZEN)
     found = Partition(parts)
     _check_wire_names(found.names(Part.SHARED))
@@ -119,11 +122,6 @@ def _check_wire_names(shared: tuple[str, ...]) -> None:
         )
 
 
-def branch_of(name: str) -> str:
-    """The branch that a parameter of a `Branches` lies in."""
-    return name.split(".", 2)[1]
-
-
 def wire_name(name: str) -> str:
     """A parameter's name in a message: without the branch, which is always the global one."""
     return name.split(".", 2)[2]
@@ -140,18 +138,10 @@ def _walk(module: nn.Module, prefix: str, kind: Kind, last: dict[int, Kind]) -> 
     for name, _ in module.named_parameters(recurse=False):
         yield prefix + name, kind
     for name, child in module.named_children():
-        below = last.get(id(child)) or _factor(module, child, kind) or kind
+        below = last.get(id(child)) or (_factor(module, child, kind) if isinstance(module, LoRA) else kind)
         yield from _walk(child, f"{prefix}{name}.", below, last)
 
 
-def _factor(module: nn.Module, child: nn.Module, kind: Kind) -> Kind | None:
-    if not isinstance(module, LoRA):
-        return None
-    in_decoder = kind in DECODER
-    a, b = (Kind.DECODER_LORA_A, Kind.DECODER_LORA_B) if in_decoder else (Kind.LORA_A, Kind.LORA_B)
-    return {id(module.a): a, id(module.b): b}.get(id(child))
-
-
-def _last(model: nn.Module) -> dict[int, Kind]:
-    decoders = [m for m in model.modules() if isinstance(m, PromptFreeDecoder)]
-    return {id(module): Kind.DECODER_LAST for decoder in decoders for module in decoder.last()}
+def _factor(lora: LoRA, child: nn.Module, kind: Kind) -> Kind:
+    a, b = (Kind.DECODER_LORA_A, Kind.DECODER_LORA_B) if kind in DECODER else (Kind.LORA_A, Kind.LORA_B)
+    return a if child is lora.a else b if child is lora.b else kind

@@ -100,16 +100,17 @@ def trunk_and_neck(state: dict[str, Tensor] | None) -> tuple[TinyVit, nn.Sequent
     )
     net.head = nn.Identity()
     net.stages[3].downsample.conv2.conv.stride = (1, 1)  # MobileSAM keeps stride 16 in its last stage
-    neck = _neck()
+    neck = nn.Sequential(
+        nn.Conv2d(320, 256, 1, bias=False),
+        LayerNorm2d(256),
+        nn.Conv2d(256, 256, 3, padding=1, bias=False),
+        LayerNorm2d(256),
+    )
     if state is not None:
-        net.load_state_dict(trunk_keys(state))
+        trunk = {k: v for k, v in state.items() if not k.startswith((*UNUSED, "neck."))}
+        net.load_state_dict({timm_key(k): v for k, v in trunk.items()})  # strict: no key may be left over or absent
         neck.load_state_dict(below("neck.", state))
     return net, neck
-
-
-def trunk_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """MobileSAM's trunk under timm's names; every key is either mapped, the neck's, or unused."""
-    return {timm_key(k): v for k, v in state.items() if not k.startswith((*UNUSED, "neck."))}
 
 
 def timm_key(key: str) -> str:
@@ -124,12 +125,3 @@ def _units(net: TinyVit, neck: nn.Module) -> list[nn.Module]:
     for stage in list(net.stages)[1:]:
         units += [stage.downsample, ChannelsLast(), *map(TinyViTBlock, stage.blocks), ChannelsFirst()]
     return [*units, neck]
-
-
-def _neck() -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(320, 256, 1, bias=False),
-        LayerNorm2d(256),
-        nn.Conv2d(256, 256, 3, padding=1, bias=False),
-        LayerNorm2d(256),
-    )

@@ -73,10 +73,10 @@ def read(backbone: str, folder: str | Path | None = None) -> dict[str, Tensor]:
     path = locate(backbone, folder)
     try:
         state = load_any(path)
+        if not _intact(path, state):
+            raise OSError("tensors that do not fit the checksum in it")
     except (SafetensorError, OSError) as error:
-        raise _torn(path, str(error)) from None
-    if not _intact(path, state):
-        raise _torn(path, "tensors that do not fit the checksum in it")
+        raise UserFault(expected=f"whole weights in {path}", came=str(error), do=_again(path)) from None
     return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
 
 
@@ -90,8 +90,7 @@ def locate(backbone: str, folder: str | Path | None = None) -> Path:
     """
     if backbone == "demo":
         return ASSETS / "demo_sam.safetensors"
-    path, known = _at(backbone, folder)
-    return _checked(path, known) if path.name == known.name else _checked_conversion(path, known)
+    return _checked(*_at(backbone, folder))
 
 
 def identity(backbone: str, folder: str | Path | None = None) -> str:
@@ -113,7 +112,12 @@ def _at(backbone: str, folder: str | Path | None) -> tuple[Path, WeightFile]:
         for path in (original.with_suffix(".safetensors"), original):
             if path.is_file():
                 return path, known
-    raise _missing(backbone, where)
+    files = "; or ".join(f"{w.name} (sha256 {w.sha256}), published at {w.published}" for w in KNOWN[backbone])
+    raise UserFault(
+        expected=f"the pretrained weights of {backbone}: {files}",
+        came=f"no such file in {where}" if where else f"no weights folder ({ENVIRONMENT} is not set)",
+        do=f"put the file in a folder and name that folder in {ENVIRONMENT} or in the site's settings",
+    )
 
 
 def load_any(path: Path) -> dict[str, Tensor]:
@@ -150,32 +154,24 @@ def sha256(path: Path) -> str:
 
 
 def _checked(path: Path, known: WeightFile) -> Path:
+    converted = path.name != known.name
     try:
-        came = sha256(path)
-    except OSError as error:
-        came = error.strerror or str(error)
+        came = _source_of(path) if converted else sha256(path)
+    except (SafetensorError, OSError) as error:
+        came = getattr(error, "strerror", None) or str(error)
     if came != known.sha256:
         raise UserFault(
-            expected=f"{path} with sha256 {known.sha256}",
+            expected=f"{path}{' converted from the file' if converted else ''} with sha256 {known.sha256}",
             came=came,
-            do=f"fetch it again from {known.published}",
+            do=_again(path) if converted else f"fetch it again from {known.published}",
         )
     return path
 
 
-def _checked_conversion(path: Path, known: WeightFile) -> Path:
-    try:
-        with safe_open(path, "pt") as file:
-            origin = (file.metadata() or {}).get("source_sha256")
-    except (SafetensorError, OSError) as error:
-        raise _torn(path, str(error)) from None
-    if origin != known.sha256:
-        raise UserFault(
-            expected=f"{path} converted from the file with sha256 {known.sha256}",
-            came=str(origin),
-            do=_again(path),
-        )
-    return path
+def _source_of(path: Path) -> str:
+    """The sha256 of the file that a conversion was made of, as its header says."""
+    with safe_open(path, "pt") as file:
+        return str((file.metadata() or {}).get("source_sha256"))
 
 
 def _intact(path: Path, state: dict[str, Tensor]) -> bool:
@@ -187,19 +183,6 @@ def _intact(path: Path, state: dict[str, Tensor]) -> bool:
         return intact(noted, state, file)
 
 
-def _torn(path: Path, came: str) -> UserFault:
-    return UserFault(expected=f"whole weights in {path}", came=came, do=_again(path))
-
-
 def _again(path: Path) -> str:
     source = next((n for n in FILES if n != path.name and Path(n).with_suffix(".safetensors").name == path.name), None)
     return f"delete it and run: pfedsam convert {path.with_name(source)}" if source else "copy or fetch it again"
-
-
-def _missing(backbone: str, where: str | Path | None) -> UserFault:
-    files = "; or ".join(f"{w.name} (sha256 {w.sha256}), published at {w.published}" for w in KNOWN[backbone])
-    return UserFault(
-        expected=f"the pretrained weights of {backbone}: {files}",
-        came=f"no such file in {where}" if where else f"no weights folder ({ENVIRONMENT} is not set)",
-        do=f"put the file in a folder and name that folder in {ENVIRONMENT} or in the site's settings",
-    )

@@ -12,6 +12,7 @@ from pfedsam.config import Scale
 from pfedsam.data.geometry import Volume, check_cut, oriented, restored
 from pfedsam.data.reader import EIGHT_BIT, levels, rgb, spread
 from pfedsam.data.square import decide, label_map, probabilities, shown
+from pfedsam.data.values import require_finite
 from pfedsam.inference.predictor import Predictor
 
 
@@ -56,7 +57,7 @@ def segment(model: Predictor, volume: Volume, way: Way) -> Prediction:
         UserFault: values that are not finite or do not fit `scale`, a single slice of another plane, or a branch that
             the model file does not hold.
     """
-    volume.require_finite("the image")
+    require_finite(volume.values, "the image")
     plane = way.plane or model.config.data.plane
     laid = oriented(volume, plane)
     check_cut(laid.affine, laid.values.shape[:3], plane, "the image")

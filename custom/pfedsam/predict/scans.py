@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from pfedsam.data.dicom import dicom_header, in_order, placed, shared_uids, unusable, volumes
+from pfedsam.data.nifti import NIFTI
 from pfedsam.data.picture import PICTURES
 from pfedsam.data.readable import hindrance
 from pfedsam.data.slices import frames, scattered, slices_of
-from pfedsam.data.volume import NIFTI, Kind, kind_of, stem_of
+from pfedsam.data.volume import Kind, kind_of, stem_of
 from pfedsam.errors import UserFault
 
 NO_IMAGE = ("SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG")  # DICOM modalities that are about images

@@ -15,6 +15,7 @@ from pfedsam.data.dicom import read_in_order
 from pfedsam.data.geometry import Volume, check_cut, check_formats, oriented, placeless, strayed
 from pfedsam.data.nifti import PIXELS
 from pfedsam.data.picture import SIDEWAYS, lossy, turn
+from pfedsam.data.values import require_finite
 from pfedsam.data.volume import kind_of, read_volume
 from pfedsam.errors import UserFault
 from pfedsam.prepare.dicomseg import is_segmentation, read_segmentation
@@ -75,7 +76,7 @@ def read_pair(case: Case, plan: Plan) -> Pair:
         source, files = read_in_order(case.image)
     else:
         source, files = read_volume(case.image[0]), case.image
-    source.require_finite(str(case.image[0]))
+    require_finite(source.values, str(case.image[0]))
     labels = _labels(case, source, files, plan)
     image, mask = oriented(source, plan.plane), oriented(labels, plan.plane)
     _check_fit(case, image, mask)

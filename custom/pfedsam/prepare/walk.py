@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pfedsam.data.nifti import NIFTI
 from pfedsam.data.picture import PICTURES
 from pfedsam.data.readable import hindrance
-from pfedsam.data.volume import NIFTI, Kind, kind_of, stem_of
+from pfedsam.data.volume import Kind, kind_of, stem_of
 from pfedsam.prepare.found import Dropped, Reason
 
 MARK = "names.salt"  # a file of every folder that prepare has written

@@ -85,7 +85,8 @@ def train_round(
     torch.manual_seed(_mix(seed, round_))
     trained = make_optimisers(model, part, config.train)
     steps = steps_of(len(data), config.train)
-    rising = {which: min(config.train.warmup, own_steps(which, phase, steps) // 2) for which in trained}
+    own_steps = {which: sum(which in phase(done, steps) for done in range(steps)) for which in trained}
+    rising = {which: min(config.train.warmup, own // 2) for which, own in own_steps.items()}
     now, began, seen = Progress(0, steps, {}), time.monotonic(), 0
     model.train()
     augment = augmented(augmentation(seed, config) if config.train.augment else None)
@@ -118,11 +119,6 @@ def rise(done: int, rising: int) -> float:
     AdamW's first steps have the whole rate as their length whatever the gradient, and each round begins with them.
     """
     return min(1.0, (done + 1) / max(rising, 1))
-
-
-def own_steps(which: Part, phase: Phase, steps: int) -> int:
-    """In how many steps of a round a part is trained."""
-    return sum(which in phase(done, steps) for done in range(steps))
 
 
 def steps_of(slices: int, config: TrainConfig) -> int:
@@ -167,22 +163,18 @@ def _groups(model: Branches, part: Partition, which: Part, lr: float, lr_decoder
 
 
 def set_rate(optimiser: torch.optim.Optimizer, factor: float, rising: int) -> None:
-    """For the optimiser's next step; each group counts the steps that it has taken."""
+    """For the optimiser's next step; each group counts the steps that it has taken.
+
+    Where the step is recorded the rate is a tensor that stays where it is, as the recording reads it there.
+    """
     for group in optimiser.param_groups:
         taken = group.setdefault("taken", 0)
-        _put_rate(group, group.setdefault("initial_lr", group["lr"]) * (factor * rise(taken, rising)))
+        value = group.setdefault("initial_lr", group["lr"]) * (factor * rise(taken, rising))
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(value)
+        else:
+            group["lr"] = group["params"][0].new_full((), value) if group["capturable"] else value
         group["taken"] = taken + 1
-
-
-def _put_rate(group: dict[str, Any], value: float) -> None:
-    """As a tensor that stays where it is where the step is recorded, which reads it there."""
-    weight: Tensor = group["params"][0]
-    if not group["capturable"]:
-        group["lr"] = value
-    elif isinstance(group["lr"], Tensor):
-        group["lr"].fill_(value)
-    else:
-        group["lr"] = weight.new_full((), value)
 
 
 def _added(sums: Losses, losses: Losses) -> Losses:

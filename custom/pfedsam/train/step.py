@@ -127,7 +127,8 @@ class Steps:
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 losses = self._run(held, optimisers)
         except RuntimeError as error:
-            if isinstance(cause := _first(error), torch.cuda.OutOfMemoryError):
+            cause = error.__context__ or error  # ending a recording that failed fails once more
+            if isinstance(cause, torch.cuda.OutOfMemoryError):
                 raise cause from None
             raise UserFault(
                 expected=f"a step of {self._config.method} that can be recorded: it never asks the GPU for a value",
@@ -135,11 +136,6 @@ class Steps:
                 do="start anew with train.record false, or leave .item(), nonzero() and the like out of the losses",
             ) from error
         return Recording(graph, held, losses)
-
-
-def _first(error: RuntimeError) -> BaseException:
-    """What went wrong: ending a recording that failed fails once more."""
-    return error.__context__ or error
 
 
 @cache
