@@ -18,6 +18,8 @@ from pfedsam.errors import UserFault
 from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
 from pfedsam.exchange.server import Contribution, apply, begin_state, contribution, message
 from pfedsam.files import write_json
+from pfedsam.layout import MODELS, RESULTS
+from pfedsam.record.cards import write_part
 from pfedsam.record.results import finish, joined, private_begun, sites_of, start, versions
 from pfedsam.service import Turn, serve_round, serve_test
 from pfedsam.settings import check_sites
@@ -36,7 +38,7 @@ class Plan:
         config: the settings.
         places: of each site, by its name.
         rounds: how many.
-        folder: for results.json and each site's files; checkpoints lie in its `store`.
+        folder: for results.json, the shared model and each site's files; checkpoints lie in its `store`.
         begin: another run's folder, to start from its last shared tensors; None: drawn from the seed.
     """
 
@@ -136,5 +138,7 @@ def _finish(plan: Plan, sites: dict[str, Site], point: Checkpoint) -> dict[str, 
         tested[name] = serve_test(site, message(point.state, name, plan.config, down), turn, plan.folder / name)
     results = {**point.results, "final": {**point.results["final"], "sites": tested}}
     results = finish(results, point.results["seconds"] + time.monotonic() - began)
-    write_json(plan.folder / "results.json", results)
+    facts = {"run": RUN, "round": str(point.done - 1), "config": point.config, "base": point.base}
+    write_part(plan.folder / MODELS / "shared", "shared", point.state.shared, config=plan.config, facts=facts)
+    write_json(plan.folder / RESULTS, results)
     return results

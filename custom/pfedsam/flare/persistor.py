@@ -18,9 +18,10 @@ from pfedsam.errors import UserFault
 from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
 from pfedsam.exchange.schema import STAMP
 from pfedsam.exchange.server import ServerState, begin_state
-from pfedsam.files import SETTINGS, Tensors, not_finite, pack, write_atomic
+from pfedsam.files import Tensors, not_finite
 from pfedsam.flare.context import cache, job_config, run_dir, simulated, store, weights
-from pfedsam.record.cards import part_card
+from pfedsam.layout import MODELS
+from pfedsam.record.cards import write_part
 from pfedsam.study import down_schema, first_tensors, initial_shared, same_settings
 
 
@@ -136,9 +137,7 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
         facts = {"run": self.run, "round": round_, "config": config.digest(), "base": self.base, **(more or {})}
         if self.begun:
             facts["begun_with"] = "{run} after {rounds} rounds, {sha256}".format(**self.begun)
-        folder = run_dir(fl_ctx) / "models"
-        write_atomic(folder / f"{name}.safetensors", pack(tensors, facts | {SETTINGS: config.text()}))
-        write_atomic(folder / f"{name}.md", part_card("shared", config, facts).encode())
+        write_part(run_dir(fl_ctx) / MODELS / name, "shared", tensors, config=config, facts=facts)
 
 
 def _demand_finite(shared: Tensors) -> None:

@@ -1,12 +1,29 @@
-"""Model cards: a few lines beside each saved model that say what it is and what it is not."""
+"""A part of a model as a file, and its card: a few lines beside it that say what it is and what it is not."""
+
+from pathlib import Path
 
 from pfedsam.config import Config
+from pfedsam.files import SETTINGS, Tensors, pack, write_atomic
 
 USE = "Research use; not a medical device. Test it on your own data before you rely on it."
 PARTS = {
     "shared": "LoRA and mask decoder, averaged over sites. Needs its base model; holds no expert.",
     "private": "Experts or copies of one site, by method. Stays at the site; needs shared part and base.",
 }
+
+
+def write_part(path: Path, part: str, tensors: Tensors, *, config: Config, facts: dict[str, str]) -> None:
+    """Write one of `PARTS` and its card: `path` with the endings .safetensors and .md.
+
+    Args:
+        facts: of which run, and of which site.
+
+    Raises:
+        UserFault: the disk is full or forbids writing.
+    """
+    header = facts | {SETTINGS: config.text(), "part": part}
+    write_atomic(path.with_name(f"{path.name}.safetensors"), pack(tensors, header))
+    write_atomic(path.with_name(f"{path.name}.md"), part_card(part, config, facts).encode())
 
 
 def part_card(part: str, config: Config, facts: dict[str, str]) -> str:

@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pfedsam.config import Config
-from pfedsam.files import SETTINGS, Tensors, pack, write_atomic, write_json
+from pfedsam.files import Tensors, write_atomic, write_json
 from pfedsam.layout import CASES, PICTURES
-from pfedsam.record.cards import part_card
+from pfedsam.record.cards import write_part
 from pfedsam.record.pictures import Gallery, packed
 from pfedsam.record.scores import CaseScore
 
@@ -47,9 +47,7 @@ def write_site_files(tested: Tested, folder: Path) -> None:
     parts = {"private": (tested.private, trained), "shared": (tested.shared, stamp)}
     for part, (tensors, facts) in parts.items():
         if tensors:
-            header = facts | {SETTINGS: config.text(), "part": part}
-            write_atomic(folder / f"{part}.safetensors", pack(tensors, header))
-            write_atomic(folder / f"{part}.md", part_card(part, config, facts).encode())
+            write_part(folder / part, part, tensors, config=config, facts=facts)
     patients = list(dict.fromkeys(tested.patients))
     cases = {
         "run": stamp["run"],
