@@ -162,6 +162,19 @@ class Site:
             progress=progress,
             stop=stop,
         )
+        return self._update(report, round_)
+
+    def shared(self) -> Tensors:
+        """A copy of the shared part, by wire name, on the CPU: of the model the only tensors that may leave."""
+        live = tensors_of(self.model, self.part, Part.SHARED)
+        return {wire_name(name): t.detach().cpu().clone().contiguous() for name, t in live.items()}
+
+    def private(self) -> Tensors:
+        """The private part, by name in the model."""
+        return {k: v.detach().cpu() for k, v in tensors_of(self.model, self.part, Part.PRIVATE).items()}
+
+    def _update(self, report: RoundReport, round_: int) -> Update:
+        """What goes up after a round; what stays is kept first, but of a round that was stopped."""
         now = self.shared()
         difference = {name: now[name] - tensor for name, tensor in self._received.items()}
         wire, owed = with_feedback(difference, self._owed, self.config.wire.up)
@@ -175,15 +188,6 @@ class Site:
         self._owed, self._here = owed, replace(self._here, memory=_at_rest(told.memory))
         self.save_private(round_)
         return Update(wire | extras, len(self.data["train"]), report)
-
-    def shared(self) -> Tensors:
-        """A copy of the shared part, by wire name, on the CPU: of the model the only tensors that may leave."""
-        live = tensors_of(self.model, self.part, Part.SHARED)
-        return {wire_name(name): t.detach().cpu().clone().contiguous() for name, t in live.items()}
-
-    def private(self) -> Tensors:
-        """The private part, by name in the model."""
-        return {k: v.detach().cpu() for k, v in tensors_of(self.model, self.part, Part.PRIVATE).items()}
 
     def save_private(self, round_: int) -> None:
         """Put into the site store the private part, what this site owes the next update, and the method's memory."""

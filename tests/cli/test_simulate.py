@@ -30,6 +30,7 @@ def test_a_run_that_was_stopped_goes_on_and_ends_with_each_site_s_files_and_the_
     results = json.loads((out / "results.json").read_text())
     assert [entry["round"] for entry in results["rounds"]] == [0, 1]
     assert set(results["final"]["sites"]) == {"site-1", "site-2"}
+    assert (out / "models/shared.safetensors").is_file()
     for site in ("site-1", "site-2"):
         assert (out / site / "cases.json").is_file()
         assert (out / site / "private.safetensors").is_file()
@@ -77,3 +78,12 @@ def test_the_job_names_the_sites_where_nobody_else_does() -> None:
     assert _named("1", own) == ("kvasir_inset",)
     assert _named("2", ()) == ("site-1", "site-2")
     assert _named("ward-a, ward-b", own) == ("ward-a", "ward-b")
+
+
+def test_a_job_that_begins_with_another_run_s_model_is_refused_here(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = tmp_path / "late.json"
+    job.write_text(json.dumps({"sites": ["a"], "begin": "demo/latest", "settings": {"method": "newcomer"}}))
+    assert main(["simulate", str(job)]) == 2
+    assert "a job that begins anew; came begin demo/latest" in capsys.readouterr().err

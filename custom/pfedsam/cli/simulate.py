@@ -37,6 +37,9 @@ def serve(options: argparse.Namespace) -> int:
 
     named = _named(options.sites, read_job(options.job).sites)
     job = read_job(options.job, options.set, rounds=options.rounds, sites=named)
+    if job.begin:
+        do = "render it for FLARE's simulator, whose server has that run in its store"
+        raise UserFault(expected="a job that begins anew", came=f"begin {job.begin}", do=do)
     out = options.out or Path("runs") / job.name
     if threads := os.environ.get("PFEDSAM_THREADS"):
         torch.set_num_threads(parse_count(threads, "threads in PFEDSAM_THREADS"))
