@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 import yaml
 from federation import LEAD, Federation, main
+from nvflare.recipe import ProdEnv
 from safetensors.torch import load_file
 
 from conftest import ROOT, TINY
 from pfedsam.errors import UserFault
 from pfedsam.exchange.ledger import Ledger
 from pfedsam.flare.presence import Patience
-from pfedsam.flare.recipe import render
+from pfedsam.flare.recipe import PFedSAMRecipe, render
+from pfedsam.jobs import read_job
 from pfedsam.settings import read_config
 from pfedsam.study import shared_schema
 
@@ -121,6 +123,13 @@ def test_the_admin_console_takes_the_same_folder(hospitals: Federation) -> None:
     ).stdout
     assert "Submitted job" in said
     number = said.split("Submitted job: ")[1].split()[0]
+    assert end_of(hospitals, number) == "FINISHED:COMPLETED"
+
+
+def test_the_recipe_runs_on_a_provisioned_federation(hospitals: Federation) -> None:
+    job = read_job(ROOT / "jobs/pfedsam", [*TINY, "study=recipe"], rounds=1, sites=sorted(SITES))
+    env = ProdEnv(startup_kit_location=str(hospitals.kit(LEAD)), username=LEAD)
+    number = PFedSAMRecipe.of(job, code=False).execute(env).get_job_id()
     assert end_of(hospitals, number) == "FINISHED:COMPLETED"
 
 
