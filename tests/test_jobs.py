@@ -17,7 +17,7 @@ from pfedsam.cli import main
 from pfedsam.config import Config, to_dict
 from pfedsam.errors import UserFault
 from pfedsam.flare.recipe import PFedSAMRecipe, render
-from pfedsam.jobs import FACTS, read_job
+from pfedsam.jobs import FACTS, name_run, read_job
 
 MAIN = ROOT / "jobs/pfedsam"
 JOBS = [MAIN, *sorted((ROOT / "jobs").glob("*.json"))]
@@ -225,3 +225,13 @@ def test_a_job_without_code_has_no_folder_for_it_which_a_strict_hospital_would_r
 ) -> None:
     render(MAIN, tmp_path / "job", code=False, sites=sites)
     assert not (tmp_path / "job/app/custom").exists()
+
+
+def test_render_leaves_to_a_job_what_it_says_of_its_run(tmp_path: Path) -> None:
+    (tmp_path / "late.json").write_text(json.dumps({"begin": "demo/latest", "run": "mine", "settings": {}}))
+    assert main(["render", str(tmp_path / "late.json"), str(tmp_path / "job"), "--no-code"]) == 0
+    job = read_job(tmp_path / "job")
+    assert (job.begin, job.run, job.continues) == ("demo/latest", "mine", False)
+    name_run(tmp_path / "job", "latest", must_exist=True)
+    again = read_job(tmp_path / "job")
+    assert (again.name, again.run, again.continues) == ("mine", "latest", True)

@@ -160,7 +160,8 @@ def name_run(folder: Path, run: str, *, must_exist: bool) -> None:
     server = read_json(folder / SERVER)
     _arguments(server, *PERSISTOR, folder).update(run=one_name(run, "run"), continues=must_exist)
     (folder / SERVER).write_text(json.dumps(server, indent=2) + "\n")
-    (folder / META).write_text(json.dumps({**read_json(folder / META), "name": run}, indent=2) + "\n")
+    if run != "latest":
+        (folder / META).write_text(json.dumps({**read_json(folder / META), "name": run}, indent=2) + "\n")
 
 
 def _change(settings: dict[str, Any], change: str) -> None:

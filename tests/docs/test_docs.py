@@ -80,3 +80,9 @@ def test_the_researcher_s_commands_run_from_first_to_last(tmp_path: Path, real: 
     done = follow("research.md", tmp_path, PFEDSAM_DATA_ROOT=str(real / "data"), PFEDSAM_WEIGHTS=str(real / "weights"))
     assert done.returncode == 0, done.stderr[-2000:]
     assert "FedAvg" in done.stdout
+
+
+def test_every_file_that_a_page_names_is_there() -> None:
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for path in re.findall(r"`([a-z_/]+/[a-z_]+\.py)`", page.read_text()):
+            assert any((place / path).is_file() for place in (ROOT, ROOT / "custom/pfedsam")), (page.name, path)

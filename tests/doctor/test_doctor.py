@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import tempfile
 from dataclasses import replace
@@ -22,6 +23,7 @@ from pfedsam.federation import Plan, federate
 from pfedsam.flare.recipe import render
 from pfedsam.settings import from_dict
 from pfedsam.site import Places
+from pfedsam.study import shared_schema
 
 SLICES = {"train": 9, "val": 4, "test": 5}
 TRIAL = Trial(
@@ -36,9 +38,13 @@ TRIAL = Trial(
 )
 
 
-@pytest.mark.parametrize("wire", [{}, {"up": "int8", "down": "bf16"}, {"up": "int4"}])
-def test_bytes_are_those_that_a_run_then_sends(hospital: Path, tmp_path: Path, wire: dict[str, str]) -> None:
-    config = tiny(wire=wire)
+@pytest.mark.parametrize(
+    ("wire", "method"), [({}, "pfedsam"), ({"up": "int8", "down": "bf16"}, "scaffold"), ({"up": "int4"}, "pfedsam")]
+)
+def test_bytes_are_those_that_a_run_then_sends(
+    hospital: Path, tmp_path: Path, wire: dict[str, str], method: str
+) -> None:
+    config = tiny(wire=wire, method=method)
     found = federate(Plan(config, {"site-1": Places(hospital, tmp_path / "sites")}, 1, tmp_path))
     report = found["rounds"][0]["sites"]["site-1"]
     assert needs.wire_bytes(config) == needs.Bytes(report["bytes_sent"], report["bytes_received"])
@@ -89,6 +95,18 @@ def test_a_trial_is_a_real_run_in_small(hospital: Path, tmp_path: Path) -> None:
     assert found.slices == {"train": 6, "val": 2, "test": 3}
     assert min(found.step, found.step_new, found.validation, found.final, found.round, found.entry) > 0
     assert (tmp_path / "store/pfedsam/site-1/final/pictures.safetensors").is_file()
+
+
+@pytest.mark.parametrize(("method", "always", "each"), [("pfedsam", 0, 0), ("scaffold", 1, 1), ("similarity", 0, 1)])
+def test_a_trial_finds_what_the_server_remembers(
+    hospital: Path, tmp_path: Path, method: str, always: int, each: int
+) -> None:
+    places = Places(hospital, tmp_path / "store", cache=tmp_path / "cache")
+    found = tried("site-1", tiny(method=method), places, threads=1, seconds=0.5)
+    size = sum(math.prod(spec.shape) * 4 for spec in shared_schema(tiny(method=method)).values())
+    assert found.memory == (always * size, each * size)
+    some, more = (needs.disk(tiny(method=method), found, Setting(2, sites=n), 0).server for n in (2, 3))
+    assert more - some == each * size * 3  # two checkpoints, and one being written
 
 
 def test_the_examination_measures_in_a_process_of_its_own_and_finds_the_machine_well(

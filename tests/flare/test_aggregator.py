@@ -155,7 +155,7 @@ def rounds() -> Rounds:
     """The controller in its third round, waiting for three sites of which two suffice."""
     controller = Rounds(rounds=3, min_sites=2, grace=3600, timeout=7200)
     controller.aggregator, controller.round = SharedAggregator(), 2
-    controller._asked = 3
+    controller._asked, controller._least = 3, 2
     return controller
 
 
@@ -231,3 +231,10 @@ def test_the_job_stops_as_soon_as_too_few_sites_are_left_for_the_round(fl_ctx: F
     answer(controller, "b", make_reply(ReturnCode.EXECUTION_EXCEPTION), fl_ctx)
     assert EventType.FATAL_SYSTEM_ERROR in events
     assert "b: no update came" in fl_ctx.get_prop(FLContextKey.EVENT_DATA)
+
+
+def test_the_quorum_is_lower_only_where_sites_do_not_have_their_turn() -> None:
+    controller = Rounds(3, 2, 0, 0)
+    assert controller._quorum(asked=1, connected=3) == 1  # two sites train in other rounds
+    assert controller._quorum(asked=1, connected=1) == 2  # one site alone is no federation of two
+    assert controller._quorum(asked=3, connected=3) == 2

@@ -31,8 +31,8 @@ def serve(options: argparse.Namespace) -> None:
         rounds=options.rounds,
         code=not options.no_code,
         sites=[name.strip() for name in options.sites.split(",")] if options.sites else None,
-        run=options.continues,
-        continues=bool(options.continues),
-        begin=options.begin,
+        run=options.continues or None,
+        continues=bool(options.continues) or None,
+        begin=options.begin or None,
     )
     print(f"wrote {options.out}; submit it with: pfedsam watch {options.out} --kit KIT")

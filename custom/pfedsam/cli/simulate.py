@@ -21,7 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """What the verb takes."""
     add = parser.add_argument
     add("job", type=Path, help="a settings file of jobs/, or a job folder")
-    add("--out", type=Path, help="the run's folder, default runs/JOB; a run that was cut goes on there")
+    add("--out", type=Path, help="the run's folder, default runs/JOB_alone; a run that was cut goes on there")
     add("--sites", default="", metavar="N|NAMES", help="so many sites, or these, by comma; default: the job's")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
     add("--rounds", type=int, help="change the number of rounds")
@@ -35,12 +35,12 @@ def serve(options: argparse.Namespace) -> int:
     from pfedsam.jobs import read_job
     from pfedsam.record.table import final_table
 
-    named = _named(options.sites, read_job(options.job).sites)
-    job = read_job(options.job, options.set, rounds=options.rounds, sites=named)
-    if job.begin:
+    sites = _named(options.sites, read_job(options.job).sites)
+    job = read_job(options.job, options.set, rounds=options.rounds, sites=sites)
+    if named := [f"{fact} {value}" for fact in ("run", "begin") if (value := getattr(job, fact))]:
         do = "render it for FLARE's simulator, whose server has that run in its store"
-        raise UserFault(expected="a job that begins anew", came=f"begin {job.begin}", do=do)
-    out = options.out or Path("runs") / job.name
+        raise UserFault(expected="a job that begins anew", came=", ".join(named), do=do)
+    out = options.out or Path("runs") / f"{job.name}_alone"  # FLARE's simulator deletes the folder that it runs in
     if threads := os.environ.get("PFEDSAM_THREADS"):
         torch.set_num_threads(parse_count(threads, "threads in PFEDSAM_THREADS"))
     plan = Plan(job.config, {site: _places(site, job, out) for site in job.sites}, job.rounds, out)
@@ -55,7 +55,7 @@ def serve(options: argparse.Namespace) -> int:
 
 def _named(text: str, own: tuple[str, ...]) -> tuple[str, ...]:
     """The sites that are asked for: so many of the job's own, or of demo sites; or by their names."""
-    count = int(text) if text.strip().isdecimal() else 0
+    count = parse_count(text, "sites") if text.strip().isdecimal() else 0
     if count and own and count > len(own):
         raise UserFault(expected=f"{len(own)} sites at most, as the job names", came=text, do="name sites by comma")
     names = tuple(name.strip() for name in text.split(",")) if text and not count else own

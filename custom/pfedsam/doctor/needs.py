@@ -10,7 +10,7 @@ from pfedsam.doctor.trial import Trial
 from pfedsam.exchange import checkpoint, store
 from pfedsam.exchange.codec import wire_schema
 from pfedsam.exchange.schema import Schema
-from pfedsam.study import shared_schema
+from pfedsam.study import down_schema, shared_schema, up_schema
 from pfedsam.train.loop import steps_of
 
 FLARE_ROUND = 2.3  # seconds: FLARE 2.9 looks for tasks and answers in fixed intervals; measured, as the next
@@ -83,8 +83,8 @@ class Disk:
 
 def wire_bytes(config: Config) -> Bytes:
     """Exact: the values' bytes, as the ledger counts them."""
-    schema = shared_schema(config)
-    return Bytes(_size(wire_schema(schema, config.wire.up)), _size(wire_schema(schema, config.wire.down)))
+    up, down = wire_schema(up_schema(config), config.wire.up), wire_schema(down_schema(config), config.wire.down)
+    return Bytes(_size(up), _size(down))
 
 
 def seconds(config: Config, trial: Trial, setting: Setting) -> Seconds:
@@ -124,8 +124,8 @@ def memory(config: Config, trial: Trial, setting: Setting, first_start: int) -> 
         first_start: bytes that a process held which prepared the base model.
     """
     site = trial.peak + _held(config, trial, "memory")
-    shared = _size(shared_schema(config))
-    server = trial.idle + shared * (3 + setting.sites) if setting.flare and setting.sites > 1 else 0
+    shared, held = _size(shared_schema(config)), 2 * _remembered(trial, setting)
+    server = trial.idle + shared * (3 + setting.sites) + held if setting.flare and setting.sites > 1 else 0
     together = setting.sites * (site - trial.mapped) + trial.mapped + server
     return Memory(site, max(first_start, site), together, trial.vram)
 
@@ -136,18 +136,24 @@ def disk(config: Config, trial: Trial, setting: Setting, base: int) -> Disk:
     Args:
         base: bytes of the prepared base model.
     """
-    schema = shared_schema(config)
-    shared, line = _size(schema), LINE + sum(len(name) + 4 for name in schema)
+    shared, line = _size(shared_schema(config)), LINE + sum(len(name) + 4 for name in up_schema(config))
     of_site = trial.private * (2 * store.KEEP + 1) + 2 * line * (setting.rounds + 1)
     left = trial.private + shared + 2_000_000  # private part, the last trained shared part; cards, pictures, logs
     cached = _held(config, trial, "disk")
-    server = shared * (checkpoint.KEEP + 1 + 3) if setting.sites > 1 else 0  # one being written; best; two models
+    kept = (shared + _remembered(trial, setting)) * (checkpoint.KEEP + 1)  # one being written
+    server = kept + 3 * shared if setting.sites > 1 else 0  # best, two models
     return Disk(base, setting.sites * of_site, setting.sites * left, setting.sites * cached, server)
 
 
 def on_the_wire(size: int, megabits: float) -> float:
     """Seconds that so many bytes take."""
     return size * 8 / (megabits * 1e6)
+
+
+def _remembered(trial: Trial, setting: Setting) -> int:
+    """Bytes of what the server's rule remembers."""
+    always, each = trial.memory
+    return always + each * setting.sites
 
 
 def _views(config: Config) -> int:

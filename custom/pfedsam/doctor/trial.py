@@ -19,11 +19,13 @@ import torch
 
 from pfedsam.config import Config
 from pfedsam.data.dataset import PLAIN, Dataset, View
-from pfedsam.exchange.codec import encode
+from pfedsam.exchange.codec import wire_schema
+from pfedsam.exchange.ledger import payload_bytes
+from pfedsam.exchange.server import apply, begin_state, contribution, message
 from pfedsam.files import Tensors
 from pfedsam.service import Turn, serve_round, serve_test
 from pfedsam.site import Places, Site
-from pfedsam.study import shared_schema
+from pfedsam.study import down_schema, up_schema
 from pfedsam.train.prefix import prefix
 
 RUN, ROUNDS = "trial", 3  # a first one, and two that count
@@ -47,6 +49,7 @@ class Trial:
         test: the final test's besides scoring: pictures, private part.
         entry: bytes of one view in the cache of the frozen front; 0 without.
         private: bytes of a generation of the site store.
+        memory: bytes that the server's rule remembers: whatever the number of sites, and for each.
         idle: memory after imports, but for what files hold.
         peak, vram: memory at most, and at most on the GPU.
         mapped: of the peak, what files hold (libraries, the base): on one machine there once for all processes.
@@ -63,6 +66,7 @@ class Trial:
     test: float = 0.0
     entry: int = 0
     private: int = 0
+    memory: tuple[int, int] = (0, 0)
     idle: int = 0
     mapped: int = 0
     peak: int = 0
@@ -104,7 +108,8 @@ def rehearse(site: Site, opened: Trial, seconds: float) -> Trial:
     """A warm-up round, two that count, and the final test."""
     train, folder = site.data["train"], site.store.folder
     site.data |= {split: cut(site.data[split], few(site.data[split])) for split in ("val", "test")}
-    wire = encode(site.shared(), site.config.wire.down)
+    down = down_schema(site.config)
+    wire = message(begin_state(site.shared(), down), site.name, site.config, down)
     cold = one_round(site, wire, 0, WARM_UP)
     steps = max(FEWEST, min(MOST, int(seconds / 2 / cold.step)))
     met = min(len(train), steps * site.config.train.batch_size)
@@ -123,8 +128,23 @@ def rehearse(site: Site, opened: Trial, seconds: float) -> Trial:
         round=min(one.rest, two.rest),
         test=max(0.0, tested - final - scoring),
         entry=entry,
+        memory=server_memory(site),
         private=max((path.stat().st_size for path in folder.glob("private.*")), default=0),
     )
+
+
+def server_memory(site: Site) -> tuple[int, int]:
+    """Bytes that the method's rule remembers: whatever the number of sites, and for each."""
+    config, up, down = site.config, up_schema(site.config), down_schema(site.config)
+    begun = begin_state(site.shared(), down)
+    nothing = {name: spec.zeros() for name, spec in wire_schema(up, config.wire.up).items()}
+    one = contribution(nothing, 1, {}, config=config, up=up)
+    sizes = [
+        payload_bytes(apply(site.method.rule, begun, dict.fromkeys(names, one), config=config, down=down).flat())
+        for names in ("a", "ab")
+    ]
+    each = sizes[1] - sizes[0]
+    return sizes[0] - each - payload_bytes(begun.shared), each
 
 
 @dataclass(frozen=True)
@@ -142,7 +162,7 @@ def one_round(site: Site, wire: Tensors, number: int, steps: int) -> Timed:
     views = 1 if full.train.views else None  # so that a later round meets what an earlier one has put into the cache
     train = replace(full.train, max_steps=steps, epochs=max(full.train.epochs, steps), views=views)
     site.config = replace(full, train=train)
-    shared_schema(site.config)  # kept for the next call
+    up_schema(site.config), down_schema(site.config)  # kept for the next call
     began = time.monotonic()
     _, report = serve_round(site, wire, Turn(RUN, site.base, number, ROUNDS))
     rest = time.monotonic() - began - report["seconds"] - report["scoring_seconds"]

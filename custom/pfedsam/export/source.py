@@ -150,7 +150,8 @@ def _settings(place: Place, facts: dict[str, str], results: dict[str, Any]) -> s
         values = read_json(place.settings)
         if "config" in values:
             return json.dumps(values["config"], sort_keys=True)
-        named, own = from_record(values), facts.get(SETTINGS)  # the run's digest is of its own spelling
+        named = from_record(values.get("settings", values))  # a settings file of jobs/ has them below
+        own = facts.get(SETTINGS)  # the run's digest is of its own spelling
         return own if own and from_record(json.loads(own)) == named else named.text()
     if SETTINGS in facts:
         return facts[SETTINGS]

@@ -1,5 +1,7 @@
 """The last act of a job: every site tests the final shared model and its own personal one."""
 
+from typing import Any
+
 from nvflare.apis.client import Client
 from nvflare.apis.controller_spec import ClientTask
 from nvflare.apis.fl_constant import ReturnCode
@@ -21,7 +23,7 @@ class FinalEvaluation(Controller):  # type: ignore[misc]
     model travels, and the personal one is tested where it lives.
 
     Args:
-        grace: seconds that the other sites may take once one has answered.
+        grace: seconds that the other sites may take once as many have answered as trained in the last round.
         timeout: seconds that a site may take.
     """
 
@@ -33,11 +35,14 @@ class FinalEvaluation(Controller):  # type: ignore[misc]
         """Nothing to prepare."""
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
-        """Broadcast once, collect, end."""
+        """Broadcast once, collect, end; `grace` begins when as many have answered as trained in the last round."""
+        engine = fl_ctx.get_engine()
+        rounds: list[dict[str, Any]] = engine.get_component("results").results.get("rounds", [])
+        trained = len(rounds[-1]["sites"]) if rounds else 0
         self.broadcast_and_wait(
             task=model_task(AppConstants.TASK_VALIDATION, self._received, timeout=self.timeout, fl_ctx=fl_ctx),
             fl_ctx=fl_ctx,
-            min_responses=1,
+            min_responses=max(1, min(trained, len(engine.get_clients()))),
             wait_time_after_min_received=self.grace,
             abort_signal=abort_signal,
         )

@@ -39,7 +39,7 @@ class Rounds(Controller):  # type: ignore[misc]
         self.rounds, self.min_sites, self.grace, self.timeout = rounds, min_sites, grace, timeout
         self.round: int | None = None  # the one in progress, or the last
         self._failed: set[str] = set()
-        self._asked = 0
+        self._asked, self._least = 0, min_sites
 
     def start_controller(self, fl_ctx: FLContext) -> None:
         """Load the model; the first round is the one after those that the run has done."""
@@ -87,7 +87,7 @@ class Rounds(Controller):  # type: ignore[misc]
         """Whether the round has the updates that it needs; where it hasn't, the job stops."""
         config, clients = job_config(fl_ctx), fl_ctx.get_engine().get_clients()
         sites = [client.name for client in clients if config.trains(client.name, round_)]
-        self._asked = len(sites)
+        self._asked, self._least = len(sites), self._quorum(len(sites), len(clients))
         if not sites:
             self.system_panic(f"round {round_}: no connected site trains in it; change the setting every", fl_ctx)
             return False
@@ -95,7 +95,7 @@ class Rounds(Controller):  # type: ignore[misc]
             task=model_task(AppConstants.TASK_TRAIN, self._received, timeout=self.timeout, fl_ctx=fl_ctx),
             fl_ctx=fl_ctx,
             targets=sites,
-            min_responses=self._least,
+            min_responses=min(self._least, len(sites)),
             wait_time_after_min_received=self.grace,
             abort_signal=stop,
         )
@@ -124,10 +124,9 @@ class Rounds(Controller):  # type: ignore[misc]
         self.fire_event(AppEventType.ROUND_DONE, fl_ctx)
         cleanup_memory()
 
-    @property
-    def _least(self) -> int:
-        """`min_sites`, or as many as have their turn in the round, if these are fewer; at least one."""
-        return max(min(self.min_sites, self._asked), 1)
+    def _quorum(self, asked: int, connected: int) -> int:
+        """`min_sites`; fewer only where fewer of the connected sites have their turn in the round, but one."""
+        return max(min(self.min_sites, asked), 1) if asked < connected else self.min_sites
 
     def _received(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
         """Book a site's answer under the name that its certificate gives it, whatever name its message says."""

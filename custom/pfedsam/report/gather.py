@@ -183,15 +183,18 @@ def _own(
 
 
 def _settings(files: list[Path], digest: str) -> dict[str, Any]:
-    """The settings with that digest, else the newest: a site keeps those of all its jobs."""
-    found: list[dict[str, Any]] = [{}]
+    """The settings with that digest; else those that all files have; nothing where they differ.
+
+    A site keeps those of all its jobs, and an earlier version digested them otherwise.
+    """
+    found: list[dict[str, Any]] = []
     for path in sorted(files, key=_age):
         if path.name == SETTINGS.name:
             found.append(read_json(path))
             with suppress(UserFault):  # settings that this version does not know have no digest
                 if digest == from_record(found[-1]).digest():
                     return found[-1]
-    return found[-1]
+    return found[-1] if found and all(one == found[-1] for one in found) else {}
 
 
 def _store(kit: Path) -> Path:

@@ -189,7 +189,7 @@ def doubts(material: Material, rows: list[SiteRow]) -> list[str]:
         (f"Fewer than {FEW_CASES} scored test cases at {many}", few),
         ("One seed: how far another start of the training would lie from this is not known.", True),
         (f"Only {count} round{'s' * (count != 1)}: the training may not have converged.", count < FEW_ROUNDS),
-        ("Training alone at each site is not part of this run; the job `local` has it to compare.", shares),
+        ("This run does not train each site alone. To compare, run the same job with --set method=local.", shares),
         (f"{hidden} The site's own report has it.", no_cases),
         (f"{narrow} too narrow where a patient has several.", by_image),
         (replanned(results), replanned(results)),
