@@ -9,12 +9,13 @@ import torch
 
 from pfedsam.config import Config
 from pfedsam.data.synthetic import write_site
+from pfedsam.exchange.server import begin_state, message
 from pfedsam.inference.facts import ModelFacts, Origin, roles_of
 from pfedsam.inference.model_file import write_model
 from pfedsam.model import build
 from pfedsam.settings import from_dict
 from pfedsam.site import Places, Site
-from pfedsam.study import initial_shared
+from pfedsam.study import down_schema, initial_shared
 
 ROOT = Path(__file__).parent.parent
 TINY = ("train.max_steps=2", "train.epochs=1", "data.train=4", "data.val=2", "data.test=2", "model.image_size=64")
@@ -65,7 +66,8 @@ def open_site(hospital: Path, tmp_path: Path):
 def after_a_round(open_site: Callable[[Config], Site], config: Config) -> Site:
     """A site after one round of two steps, its model as it predicts."""
     site = open_site(config)
-    site.receive(initial_shared(config)[0])
+    down = down_schema(config)
+    site.receive(message(begin_state(initial_shared(config)[0], down), site.name, config, down))
     site.train(0, 2)
     site.recall(site.shared())
     return site

@@ -236,7 +236,7 @@ def test_sites_that_number_their_classes_otherwise_stop_the_run_in_words(hospita
     path = job(tmp_path / "job", "data.source=site", 'data.classes=["Liver"]')
     log = simulate(path, tmp_path / "ws", threads=2, PFEDSAM_DATA=str(tmp_path / "data"))
     assert "[site-2] expected the job's classes: 1 Liver; came 1 Spleen in" in log
-    assert "site-2: its masks number the classes otherwise than the job (data.classes)" in log
+    assert "site-2: its masks use other class numbers than the job (data.classes)" in log
     assert not results_path(tmp_path / "ws").exists() or not results(tmp_path / "ws")["final"]["sites"]
 
 
@@ -258,7 +258,9 @@ def simulate_and_kill(job: Path, workspace: Path, when: str, **environment: str)
     run.stdout.close()
 
 
-@pytest.mark.parametrize("when", ["[site-2] round 2/3 step 2/2", "round 3 done in"])
+@pytest.mark.parametrize(
+    "when", ["[site-2] round 2/3 step 2/2", pytest.param("round 3 done in", marks=pytest.mark.long)]
+)
 def test_a_killed_run_goes_on_to_the_bits_of_the_undisturbed_one(tmp_path: Path, when: str) -> None:
     """Killed in a round (sites have trained it, the server has not taken it) and before the final test."""
     stores = {name: {"PFEDSAM_STORE": str(tmp_path / name)} for name in ("steady", "killed")}
@@ -409,6 +411,7 @@ def test_continuing_a_run_with_other_settings_is_refused(run: tuple[Path, str], 
     assert "Traceback" not in log
 
 
+@pytest.mark.long
 def test_continuing_a_run_for_more_rounds_under_a_schedule_is_told(tmp_path: Path) -> None:
     store = {"PFEDSAM_STORE": str(tmp_path / "store")}
     simulate(job(tmp_path / "job", "train.schedule=cosine", rounds=1), tmp_path / "ws", threads=2, **store)
