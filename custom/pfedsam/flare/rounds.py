@@ -125,7 +125,7 @@ class Rounds(Controller):  # type: ignore[misc]
         cleanup_memory()
 
     def _quorum(self, asked: int, connected: int) -> int:
-        """`min_sites`; fewer only where fewer of the connected sites have their turn in the round, but one."""
+        """`min_sites`; where some connected sites skip the round, no more than take part in it, and at least one."""
         return max(min(self.min_sites, asked), 1) if asked < connected else self.min_sites
 
     def _received(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
