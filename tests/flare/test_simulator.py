@@ -368,6 +368,7 @@ def tear(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-7])
 
 
+@pytest.mark.long
 def test_torn_files_at_server_and_sites_cost_a_round_and_no_bit(tmp_path: Path) -> None:
     """A power cut that leaves the newest generation of everybody torn: both fall back to the one before."""
     store = {"PFEDSAM_STORE": str(tmp_path / "store")}
