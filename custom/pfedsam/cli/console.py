@@ -1,15 +1,24 @@
 """What a verb shows on the console: log lines, progress, JSON."""
 
+import argparse
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 T = TypeVar("T")
+
+
+def of_a_job(parser: argparse.ArgumentParser) -> None:
+    """What each verb takes that reads a job: which one, and what is changed of it."""
+    parser.add_argument("job", type=Path, help="a settings file of jobs/, or a job folder")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
+    parser.add_argument("--rounds", type=int, help="change the number of rounds")
 
 
 def tell() -> None:

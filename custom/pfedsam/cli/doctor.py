@@ -23,10 +23,8 @@ EXAMPLE = "pfedsam doctor jobs/pfedsam --bandwidth 50"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What the verb takes."""
+    console.of_a_job(parser)
     add = parser.add_argument
-    add("job", type=Path, help="a settings file of jobs/, or a job folder")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the job")
-    add("--rounds", type=int, help="another number of rounds")
     data, weights = os.environ.get("PFEDSAM_DATA") or None, os.environ.get("PFEDSAM_WEIGHTS") or None
     add("--data", type=Path, default=data, help="the site's data folder; default PFEDSAM_DATA")
     add("--weights", type=Path, default=weights, help="the folder of weight files; default PFEDSAM_WEIGHTS")

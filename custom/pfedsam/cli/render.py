@@ -3,17 +3,17 @@
 import argparse
 from pathlib import Path
 
+from pfedsam.cli import console
+
 HELP = "write FLARE's folder of a job, with its code, for the simulator, the console and nvflare job submit"
 EXAMPLE = "pfedsam render jobs/polyp.json /tmp/job --set method=ditto --set seed=1"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What the verb takes."""
+    console.of_a_job(parser)
     add = parser.add_argument
-    add("job", type=Path, help="a settings file of jobs/, or a job folder")
     add("out", type=Path, help="the folder to write; must not exist")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
-    add("--rounds", type=int, help="change the number of rounds")
     add("--continue", dest="continues", default="", metavar="RUN", help="go on with a run, by its name or latest")
     add("--begin", default="", metavar="STUDY/RUN", help="start from the shared tensors of a finished run")
     add("--no-code", action="store_true", help="leave the code out: a deployment's sites have it installed")

@@ -19,12 +19,10 @@ EXAMPLE = "pfedsam simulate jobs/pfedsam --rounds 2 --sites 2 --set method=ditto
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What the verb takes."""
+    console.of_a_job(parser)
     add = parser.add_argument
-    add("job", type=Path, help="a settings file of jobs/, or a job folder")
     add("--out", type=Path, help="the run's folder, default runs/JOB_alone; a run that was cut goes on there")
     add("--sites", default="", metavar="N|NAMES", help="so many sites, or these, by comma; default: the job's")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
-    add("--rounds", type=int, help="change the number of rounds")
 
 
 def serve(options: argparse.Namespace) -> int:
