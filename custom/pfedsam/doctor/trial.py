@@ -101,7 +101,8 @@ def tried(name: str, config: Config, places: Places, *, threads: int, seconds: f
     found = rehearse(site, opened, seconds) if seconds else opened
     got = min(1.0, (time.process_time() - worked) / (time.monotonic() - began) / threads)
     vram = torch.cuda.max_memory_reserved() if GPU else 0
-    return replace(found, mapped=_mapped(), peak=peak(), vram=vram, got=got)
+    found = replace(found, mapped=_mapped(), peak=peak(), vram=vram, got=got)
+    return replace(found, memory=server_memory(site)) if seconds else found  # last: a site holds nothing of it
 
 
 def rehearse(site: Site, opened: Trial, seconds: float) -> Trial:
@@ -128,7 +129,6 @@ def rehearse(site: Site, opened: Trial, seconds: float) -> Trial:
         round=min(one.rest, two.rest),
         test=max(0.0, tested - final - scoring),
         entry=entry,
-        memory=server_memory(site),
         private=max((path.stat().st_size for path in folder.glob("private.*")), default=0),
     )
 
