@@ -8,6 +8,7 @@ one pretrained model are all alike; no proximal term. The shared model is the me
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 from pfedsam.bounds import number
 from pfedsam.config import Config
@@ -31,16 +32,17 @@ def rule(state: ServerState, contributions: Mapping[str, Contribution], config: 
     def trained(site: str) -> Tensors:
         return {name: tensor + moves[site][name] for name, tensor in state.model_of(site).items()}
 
-    total = sum(one.samples for one in contributions.values())
-    models = {site: weighted(weights(site, moves, config.own(Settings)), trained) for site in moves}
+    total, settings = sum(one.samples for one in contributions.values()), config.own(Settings)
+    cosines = {frozenset(pair): cosine(*(moves[site] for site in pair)) for pair in combinations(moves, 2)}
+    models = {site: weighted(weights(site, cosines, settings), trained) for site in moves}
     shared = weighted({site: one.samples / total for site, one in contributions.items()}, trained)
     return replace(state, shared=shared, models={**state.models, **models})
 
 
-def weights(site: str, moves: Mapping[str, Tensors], settings: Settings) -> dict[str, float]:
-    """Each site's weight in this site's model; they add up to 1."""
-    others = {other: move for other, move in moves.items() if other != site}
-    alike = {other: math.exp(settings.sharpness * cosine(moves[site], move)) for other, move in others.items()}
+def weights(site: str, cosines: Mapping[frozenset[str], float], settings: Settings) -> dict[str, float]:
+    """Each site's weight in this site's model, by the cosines of each two sites; they add up to 1."""
+    of_mine = {pair - {site}: value for pair, value in cosines.items() if site in pair}
+    alike = {other: math.exp(settings.sharpness * value) for (other,), value in of_mine.items()}
     total = sum(alike.values())
     return {other: (1 - settings.own) * value / total for other, value in alike.items()} | {
         site: settings.own if alike else 1.0
