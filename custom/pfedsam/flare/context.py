@@ -70,6 +70,11 @@ def stamp_of(dxo: DXO, round_: int) -> Stamp:
     return Stamp(values.get("round", round_), str(values.get("config", "")), str(values.get("base", "")))
 
 
+def model_meta(fl_ctx: FLContext, base: str) -> dict[str, Any]:
+    """What a message with the server's model says of it: the digests of the settings and of the frozen base."""
+    return {STAMP: {"config": job_config(fl_ctx).digest(), "base": base}}
+
+
 def selected_by(report: dict[str, Any]) -> dict[str, float]:
     """What FLARE's selector chooses the best model by: the server's model on the site's validation split.
 

@@ -16,10 +16,9 @@ from pfedsam import log
 from pfedsam.config import Config
 from pfedsam.errors import UserFault
 from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
-from pfedsam.exchange.schema import STAMP
 from pfedsam.exchange.server import ServerState, begin_state
 from pfedsam.files import Tensors, not_finite
-from pfedsam.flare.context import cache, job_config, run_dir, simulated, store, weights
+from pfedsam.flare.context import cache, job_config, model_meta, run_dir, simulated, store, weights
 from pfedsam.layout import MODELS
 from pfedsam.record.cards import write_part
 from pfedsam.study import down_schema, first_tensors, initial_shared, same_settings
@@ -74,8 +73,7 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
 
     def model(self, fl_ctx: FLContext) -> ModelLearnable:
         """The shared tensors as FLARE's widgets know a model."""
-        stamp = {"config": job_config(fl_ctx).digest(), "base": self.base}
-        return make_model_learnable(self.state.shared, {STAMP: stamp})
+        return make_model_learnable(self.state.shared, model_meta(fl_ctx, self.base))
 
     def save_model(self, model: ModelLearnable, fl_ctx: FLContext) -> None:
         """Write the round's shared tensors, their card and the checkpoint; stops the job where it cannot."""

@@ -9,10 +9,9 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.app_constant import AppConstants
 
-from pfedsam.exchange.schema import STAMP
 from pfedsam.exchange.server import message
 from pfedsam.files import Tensors
-from pfedsam.flare.context import RUN, TRAINED, job_config
+from pfedsam.flare.context import RUN, TRAINED, job_config, model_meta
 from pfedsam.record.results import sites_of
 from pfedsam.study import down_schema
 
@@ -24,7 +23,7 @@ def model_task(name: str, received: Received, *, timeout: int, fl_ctx: FLContext
     """The task `name` with the shared model, to be broadcast; `SitesOwnModel` may replace it on its way."""
     engine, round_ = fl_ctx.get_engine(), fl_ctx.get_prop(AppConstants.CURRENT_ROUND)
     persistor, results = engine.get_component("persistor"), engine.get_component("results").results
-    meta = {STAMP: {"config": job_config(fl_ctx).digest(), "base": persistor.base}}
+    meta = model_meta(fl_ctx, persistor.base)
     data = DXO(DataKind.WEIGHTS, data=_tensors("", fl_ctx), meta=meta).to_shareable()
     data.set_header(AppConstants.CURRENT_ROUND, round_)
     data.set_header(AppConstants.NUM_ROUNDS, fl_ctx.get_prop(AppConstants.NUM_ROUNDS))
