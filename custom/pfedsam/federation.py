@@ -16,7 +16,7 @@ from pfedsam import methods
 from pfedsam.config import Config, to_dict
 from pfedsam.errors import UserFault
 from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
-from pfedsam.exchange.server import Contribution, apply, begin_state, contribution, message
+from pfedsam.exchange.server import Contribution, apply, begin_state, contribution, messages
 from pfedsam.files import write_json
 from pfedsam.layout import MODELS, RESULTS
 from pfedsam.record.cards import write_part
@@ -114,10 +114,10 @@ def _round(plan: Plan, sites: dict[str, Site], point: Checkpoint, round_: int) -
     given: dict[str, Contribution] = {}
     reports: dict[str, Any] = {}
     due = {name: site for name, site in sites.items() if config.trains(name, round_)}
+    sent = messages(point.state, due, config, down_schema(config))
     for name, site in due.items():
         turn = Turn(RUN, point.base, round_, plan.rounds, name in sites_of(point.results["rounds"]))
-        wire = message(point.state, name, config, down_schema(config))
-        update, reports[name] = serve_round(site, wire, turn)
+        update, reports[name] = serve_round(site, sent[name], turn)
         losses = update.report.losses
         given[name] = contribution(update.wire, update.samples, losses, config=config, up=up_schema(config))
     state = apply(methods.get(config.method).rule, point.state, given, config=config, down=down_schema(config))
@@ -132,10 +132,11 @@ def _round(plan: Plan, sites: dict[str, Site], point: Checkpoint, round_: int) -
 
 def _finish(plan: Plan, sites: dict[str, Site], point: Checkpoint) -> dict[str, Any]:
     began = time.monotonic()
-    part, down, tested = sites_of(point.results["rounds"]), down_schema(plan.config), {}
+    part, tested = sites_of(point.results["rounds"]), {}
+    sent = messages(point.state, sites, plan.config, down_schema(plan.config))
     for name, site in sites.items():
         turn = Turn(RUN, point.base, point.done, plan.rounds, name in part)
-        tested[name] = serve_test(site, message(point.state, name, plan.config, down), turn, plan.folder / name)
+        tested[name] = serve_test(site, sent[name], turn, plan.folder / name)
     results = {**point.results, "final": {**point.results["final"], "sites": tested}}
     results = finish(results, point.results["seconds"] + time.monotonic() - began)
     facts = {"run": RUN, "round": str(point.done - 1), "config": point.config, "base": point.base}

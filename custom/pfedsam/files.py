@@ -4,8 +4,9 @@ import hashlib
 import io
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -16,13 +17,24 @@ from pfedsam.errors import UserFault
 from pfedsam.names import beside
 
 Tensors = dict[str, Tensor]
+T = TypeVar("T")
 PAYLOAD = "payload_sha256"  # the fact that holds the tensors' checksum
 SETTINGS = "settings"  # a fact that holds the job's whole configuration, as `Config.text` writes it
 
 
-def below(prefix: str, tensors: Tensors) -> Tensors:
-    """The tensors whose names begin with `prefix`, without it."""
-    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+def below(prefix: str, named: Mapping[str, T]) -> dict[str, T]:
+    """Of tensors, or of what else has names, those whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): one for name, one in named.items() if name.startswith(prefix)}
+
+
+def under(prefix: str, named: Mapping[str, T]) -> dict[str, T]:
+    """All of them, with `prefix` before their names: what `below` takes apart again."""
+    return {prefix + name: one for name, one in named.items()}
+
+
+def unprefixed(named: Mapping[str, T]) -> dict[str, T]:
+    """Those without a prefix: a parameter's name holds no slash, and what lies beside parameters has one before it."""
+    return {name: one for name, one in named.items() if "/" not in name}
 
 
 def not_finite(tensors: Tensors) -> str | None:

@@ -16,7 +16,7 @@ from pfedsam.data.dataset import Dataset, open_site
 from pfedsam.exchange.codec import with_feedback
 from pfedsam.exchange.schema import EXTRA, Stamp, extras_of, shared_of
 from pfedsam.exchange.store import LAST, Moment, SiteStore
-from pfedsam.files import Tensors, below
+from pfedsam.files import Tensors, below, under, unprefixed
 from pfedsam.methods.base import Here, nothing_told
 from pfedsam.model.partition import Part, tensors_of, wire_name
 from pfedsam.model.prepared import prepared
@@ -181,7 +181,7 @@ class Site:
         if report.stopped:
             return Update(wire, len(self.data["train"]), report)
         told = self.method.tell(self.model, self.config, self._here, report)
-        extras = {EXTRA + name: tensor for name, tensor in _at_rest(told.extras).items()}
+        extras = under(EXTRA, _at_rest(told.extras))
         for tensors in (now, self.private(), extras, told.memory):
             require_finite_weights(tensors, round_)
         require_declared(extras, up_schema(self.config), self.private(), method=self.config.method)
@@ -191,9 +191,7 @@ class Site:
 
     def save_private(self, round_: int) -> None:
         """Put into the site store the private part, what this site owes the next update, and the method's memory."""
-        beside = {OWED + name: tensor for name, tensor in self._owed.items()}
-        beside |= {MEMORY + name: tensor for name, tensor in self._here.memory.items()}
-        private = self.private() | beside
+        private = self.private() | under(OWED, self._owed) | under(MEMORY, self._here.memory)
         if private or self.method.tell is not nothing_told:
             facts = {"round": str(round_), "base": self.base, "config": self.config.digest()}
             self.store.save(private, facts, Moment(self._run, round_) if self._run else None)
@@ -257,7 +255,7 @@ class Site:
     @torch.no_grad()
     def _put_private(self, stored: Tensors, facts: dict[str, str]) -> None:
         """Into the model, if it fits: what the store had, with its facts; or what the model began with, without."""
-        private = {name: tensor for name, tensor in stored.items() if "/" not in name}
+        private = unprefixed(stored)
         target = tensors_of(self.model, self.part, Part.PRIVATE)
         if facts:
             require_fit(private, target, facts, base=self.base, folder=self.store.folder)

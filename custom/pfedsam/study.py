@@ -12,7 +12,7 @@ from pfedsam.config import Config
 from pfedsam.errors import UserFault
 from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
 from pfedsam.exchange.schema import EXTRA, Schema, schema_of
-from pfedsam.files import Tensors, digest
+from pfedsam.files import Tensors, digest, under
 from pfedsam.methods.base import Extras
 from pfedsam.model import build
 from pfedsam.model.partition import Part, tensors_of, wire_name
@@ -44,7 +44,7 @@ def down_schema(config: Config) -> Schema:
 
 def _with_extras(config: Config, declared: Extras) -> Schema:
     shared = shared_schema(config)
-    return shared | {EXTRA + name: spec for name, spec in sorted(declared(dict(shared), config).items())}
+    return shared | under(EXTRA, dict(sorted(declared(dict(shared), config).items())))
 
 
 @lru_cache(maxsize=4)

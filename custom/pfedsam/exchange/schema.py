@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from pfedsam.files import Tensors
+from pfedsam.files import Tensors, below
 
 EXTRA = "extra/"  # before the name of what a method sends beside shared tensors; no parameter's name holds a slash
 STAMP = "pfedsam_stamp"  # a message's key: its `Stamp`
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 def extras_of(message: Mapping[str, T]) -> dict[str, T]:
     """Of a message or its schema what the method declares beside the shared tensors, by the declared name."""
-    return {name.removeprefix(EXTRA): one for name, one in message.items() if name.startswith(EXTRA)}
+    return below(EXTRA, message)
 
 
 def shared_of(message: Mapping[str, T]) -> dict[str, T]:

@@ -3,7 +3,7 @@
 FLARE's side and the in-process runner call the same rule with the same state, so that they come out bit-equal.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -13,7 +13,7 @@ from pfedsam.config import Config
 from pfedsam.errors import UserFault
 from pfedsam.exchange.codec import decode, encode
 from pfedsam.exchange.schema import EXTRA, Schema, extras_of, misfits, shared_of
-from pfedsam.files import Tensors
+from pfedsam.files import Tensors, below, under, unprefixed
 
 MEMORY, MODEL = "memory/", "model/"  # before a name in a checkpoint; no parameter's name holds a slash
 
@@ -60,9 +60,9 @@ class ServerState:
 
     def flat(self) -> Tensors:
         """All tensors under one name each, as a checkpoint's file holds them."""
-        found = self.shared | {MEMORY + name: tensor for name, tensor in self.memory.items()}
+        found = self.shared | under(MEMORY, self.memory)
         for site, model in self.models.items():
-            found |= {f"{MODEL}{site}/{name}": tensor for name, tensor in model.items()}
+            found |= under(f"{MODEL}{site}/", model)
         return found
 
 
@@ -71,12 +71,9 @@ Rule = Callable[[ServerState, Mapping[str, Contribution], Config], ServerState]
 
 def unflat(tensors: Tensors) -> ServerState:
     """The state out of `ServerState.flat`'s tensors."""
-    models: dict[str, Tensors] = {}
-    for key in (name for name in tensors if name.startswith(MODEL)):
-        site, name = key.removeprefix(MODEL).split("/", 1)
-        models.setdefault(site, {})[name] = tensors[key]
-    memory = {name.removeprefix(MEMORY): t for name, t in tensors.items() if name.startswith(MEMORY)}
-    return ServerState({name: t for name, t in tensors.items() if "/" not in name}, memory, models)
+    sites = {name.split("/", 1)[0] for name in below(MODEL, tensors)}
+    models = {site: below(f"{MODEL}{site}/", tensors) for site in sorted(sites)}
+    return ServerState(unprefixed(tensors), below(MEMORY, tensors), models)
 
 
 def begin_state(shared: Tensors, down: Schema) -> ServerState:
@@ -90,8 +87,14 @@ def begin_state(shared: Tensors, down: Schema) -> ServerState:
 
 def message(state: ServerState, site: str, config: Config, down: Schema) -> Tensors:
     """What a site is sent, as it travels: its shared tensors, and from the rule's memory what the method declares."""
-    extras = {EXTRA + name: state.memory[name] for name in extras_of(down)}
-    return encode(state.model_of(site) | extras, config.wire.down)
+    extras = {name: state.memory[name] for name in extras_of(down)}
+    return encode(state.model_of(site) | under(EXTRA, extras), config.wire.down)
+
+
+def messages(state: ServerState, sites: Iterable[str], config: Config, down: Schema) -> dict[str, Tensors]:
+    """The message of each site; the one that all sites without a model of their own are sent is encoded once."""
+    everybody = message(state, "", config, down)
+    return {site: message(state, site, config, down) if site in state.models else everybody for site in sites}
 
 
 def contribution(
@@ -119,7 +122,7 @@ def apply(
         UserFault: the rule's result lacks what the sites are to be sent.
     """
     after = rule(state, contributions, config)
-    sent = {EXTRA + name: tensor for name, tensor in after.memory.items() if EXTRA + name in down}
+    sent = {name: tensor for name, tensor in under(EXTRA, after.memory).items() if name in down}
     for tensors in (after.shared | sent, *(model | sent for model in after.models.values())):
         if wrong := misfits(tensors, down):
             raise UserFault(

@@ -9,7 +9,7 @@ from typing import Any
 from pfedsam.config import text_digest
 from pfedsam.errors import UserFault
 from pfedsam.exchange.store import LAST, Moment, SiteStore
-from pfedsam.files import SETTINGS, Tensors, facts_of, read_json, unpack
+from pfedsam.files import SETTINGS, Tensors, facts_of, read_json, unpack, unprefixed
 from pfedsam.inference.facts import ModelFacts, Origin, roles_of
 from pfedsam.layout import MODELS, PRIVACY, RESULTS, servers_folders, sites_folders
 from pfedsam.settings import from_record
@@ -141,7 +141,7 @@ def _stored(
             came="none",
             do=f"name the site with --site, and the folder that PFEDSAM_STORE or {PRIVACY} names",
         )
-    return {n: t for n, t in found[0].items() if "/" not in n}, {**found[1], "site": place.site}
+    return unprefixed(found[0]), {**found[1], "site": place.site}
 
 
 def _settings(place: Place, facts: dict[str, str], results: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pfedsam.config import Config, text_digest
 from pfedsam.errors import UserFault
-from pfedsam.files import PAYLOAD, SETTINGS, Tensors, below, facts_of, read_json, unpack
+from pfedsam.files import PAYLOAD, SETTINGS, Tensors, below, facts_of, read_json, unpack, unprefixed
 from pfedsam.inference.facts import FORMAT, VERSION, sealed
 from pfedsam.inference.model_file import BASE, PRIVATE, SHARED, check_tensors
 from pfedsam.layout import RESULTS
@@ -120,7 +120,7 @@ def _parts(subject: Subject) -> Check:
     if tensors is None or config is None:
         return Check("names and shapes", None, "needs whole tensors and settings")
     shared: Tensors | None = tensors if subject.kind == "shared" else None
-    private: Tensors | None = {n: t for n, t in tensors.items() if "/" not in n} if subject.kind == "private" else None
+    private: Tensors | None = unprefixed(tensors) if subject.kind == "private" else None
     if subject.kind == "model":
         shared = below(SHARED, tensors)
         private = below(PRIVATE, tensors) if "personal" in subject.lines.get("branches", "") else None

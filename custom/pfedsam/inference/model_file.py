@@ -6,7 +6,7 @@ from pathlib import Path
 from pfedsam.config import Config
 from pfedsam.errors import UserFault
 from pfedsam.exchange.schema import misfits
-from pfedsam.files import Tensors, below, digest, pack, unpack, write_atomic
+from pfedsam.files import Tensors, below, digest, pack, under, unpack, write_atomic
 from pfedsam.inference.facts import NOT_ONE, ModelFacts, header
 from pfedsam.model.backbones import Backbone
 from pfedsam.model.prepared import state_of
@@ -29,8 +29,7 @@ def write_model(
         UserFault: names or shapes are not those of the settings, or the disk forbids writing.
     """
     check_tensors(facts.config, shared, private)
-    parts = {SHARED: shared, PRIVATE: private or {}, BASE: state_of(base) if base else {}}
-    tensors = {prefix + name: tensor for prefix, part in parts.items() for name, tensor in part.items()}
+    tensors = under(SHARED, shared) | under(PRIVATE, private or {}) | under(BASE, state_of(base) if base else {})
     written = header(replace(facts, with_base=base is not None), digest(tensors))
     write_atomic(path, pack(tensors, written))
 

@@ -14,7 +14,7 @@ import torch
 from pfedsam.config import Config
 from pfedsam.exchange.schema import Schema
 from pfedsam.exchange.server import Contribution, ServerState, mean, weighted
-from pfedsam.files import below
+from pfedsam.files import below, under
 from pfedsam.methods import fedavg
 from pfedsam.methods.base import Here, Told
 from pfedsam.model.segmenter import Branches
@@ -57,7 +57,7 @@ def rule(state: ServerState, contributions: Mapping[str, Contribution], config: 
     """The mean of the updates; and c is the mean of the sites' c_i."""
     known = {key: tensor for key, tensor in state.memory.items() if key.startswith(OWN)}
     for site, one in contributions.items():
-        known |= {f"{OWN}{site}/{name}": tensor for name, tensor in one.extras.items()}
+        known |= under(f"{OWN}{site}/", one.extras)
     sites = {key.split("/")[1] for key in known}
     control = weighted(dict.fromkeys(sites, 1 / len(sites)), lambda site: below(f"{OWN}{site}/", known))
     return replace(mean(state, contributions, config), memory=control | known)
