@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 from pfedsam.cli import VERBS, parser
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "poc/README.md", *sorted((ROOT / "docs").glob("*.md"))]
 INSTALL = ("python3.11 -m venv", ".venv/bin/", "export PATH=")  # the tests run where all is installed
 
 
@@ -39,7 +39,7 @@ def follow(page: str, folder: Path, **environment: str) -> subprocess.CompletedP
     )
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=str)
 def test_each_verb_and_option_on_a_page_is_one_that_the_program_knows(page: Path) -> None:
     for line in commands(page):
         words = shlex.split(line, comments=True)
@@ -47,10 +47,29 @@ def test_each_verb_and_option_on_a_page_is_one_that_the_program_knows(page: Path
             parser().parse_args(words[1:])
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_each_link_on_a_page_leads_to_a_file(page: Path) -> None:
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", page.read_text()):
-        assert (page.parent / target).exists(), target
+def anchors(page: Path) -> set[str]:
+    """The names by which a page's headings are linked to."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_each_link_on_a_page_leads_to_a_file_and_a_heading(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", page.read_text()):
+        there = page.parent / target if target else page
+        assert there.exists(), target
+        assert not anchor or anchor in anchors(there), (target, anchor)
+
+
+def test_the_readme_is_short() -> None:
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) < 120
+    assert [line for line in lines if len(line) > 120] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_only_rows_of_tables_are_long_lines(page: Path) -> None:
+    assert [line for line in page.read_text().splitlines() if len(line) > 120 and not line.startswith("|")] == []
 
 
 def test_each_verb_is_on_a_page() -> None:
