@@ -150,9 +150,7 @@ def _arguments(server: dict[str, Any], kind: str, name: str, job: Path) -> dict[
     """Those of a workflow or component of a server's configuration, to be changed in place."""
     found = [part for part in server.get(kind, []) if part.get("id") == name]
     if not found:
-        raise UserFault(
-            expected=f"{name} among the {kind} of {job / SERVER}", came="none", do="render the job anew"
-        )
+        raise UserFault(expected=f"{name} among the {kind} of {job / SERVER}", came="none", do="render the job anew")
     arguments: dict[str, Any] = found[0].setdefault("args", {})
     return arguments
 
