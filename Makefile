@@ -4,11 +4,11 @@ SUITE ?= methods
 TASKS ?= brain_mri
 SEEDS ?= 0 1 2
 
-.PHONY: demo check lint types test test-long chaos bench demo-weights table clean
+.PHONY: demo check lint types test test-long chaos bench demo-weights table constraints clean
 
-.venv/ready: pyproject.toml requirements.txt
+.venv/ready: pyproject.toml requirements.txt constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable '.[test]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
 	touch $@
 
 demo: .venv/ready  ## the main job on synthetic hospitals
@@ -44,6 +44,9 @@ demo-weights: .venv/ready  ## pretrain the demo backbone anew, about 12 minutes
 table: .venv/ready  ## SUITE (of benchmarks/suites.py) on TASKS with SEEDS, resumed; needs PFEDSAM_DATA_ROOT and PFEDSAM_WEIGHTS
 	$(BIN)/python benchmarks/sweep.py runs/sweep --suite $(SUITE) --tasks $(TASKS) --seeds $(SEEDS) --lanes $(or $(LANES),2)
 	$(BIN)/python benchmarks/tables.py runs/sweep --suite $(SUITE) --tasks $(TASKS)
+
+constraints: .venv/ready  ## write down the set that is installed, once the tests have passed with it
+	{ sed '/^[^#]/,$$d' constraints.txt; $(BIN)/pip freeze --exclude pfedsam; } > constraints.new && mv constraints.new constraints.txt
 
 clean:
 	rm -rf .venv runs build

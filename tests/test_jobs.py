@@ -82,6 +82,21 @@ def test_a_settings_file_and_the_recipe_s_words_make_the_same_job() -> None:
     assert not set(FACTS) & {field.name for field in fields(Config)}  # the recipe takes both as its words
 
 
+def test_a_job_that_pfedsam_brings_is_read_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert [read_job(Path(path.stem)) for path in JOBS] == [read_job(path) for path in JOBS]
+
+
+def test_a_file_or_a_job_folder_goes_before_the_name_of_a_job_that_pfedsam_brings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pfedsam").mkdir()  # such as a checkout: no job
+    (tmp_path / "polyp").write_text(json.dumps({"settings": {"study": "own"}}))
+    assert read_job(Path("polyp")).config.study == "own"
+    assert read_job(Path("pfedsam")).config.study == "demo"
+
+
 def test_the_quorum_is_never_above_the_sites_that_are_named(tmp_path: Path) -> None:
     render(MAIN, tmp_path / "job", code=False, sites=["site-1"])
     assert read_job(tmp_path / "job").min_sites == 1
@@ -160,6 +175,8 @@ def torn(folder: Path) -> Path:
     ("arguments", "told"),
     [
         (["render", "nowhere", "{out}"], "a settings file or a job folder"),
+        (["render", "nowhere", "{out}"], "brain_mri, fedavg, fundus, nuclei, pfedsam, polyp"),
+        (["project", "{job}/meta.json"], "does not exist yet"),
         (["render", "{torn}/settings/app/config/bare.json", "{out}"], "name the folder"),
         (["render", "{torn}/odd.json", "{out}"], "settings of a job among"),
         (["render", "{torn}/sites.json", "{out}"], "sites to be"),

@@ -7,6 +7,10 @@ import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import yaml
+from packaging.requirements import Requirement
+
+import pfedsam
 from conftest import ROOT
 
 OWN = {"pfedsam", "federation", "conftest"}
@@ -53,3 +57,17 @@ def test_every_package_that_is_named_is_imported() -> None:
         plain(one) for name in top_level_imports("custom/pfedsam", "poc", "benchmarks") for one in offers.get(name, [])
     }
     assert required() - used - BY_NAME == set()
+
+
+def test_the_tested_set_lies_within_the_ranges() -> None:
+    pins = [Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line]
+    tested = {plain(pin.name): str(next(iter(pin.specifier)).version) for pin in pins}
+    for line in (ROOT / "requirements.txt").read_text().splitlines():
+        if not line.startswith("#"):
+            need = Requirement(line)
+            assert tested[plain(need.name)] in need.specifier, line
+
+
+def test_the_citation_and_the_changelog_name_this_version() -> None:
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == pfedsam.__version__
+    assert f"## {pfedsam.__version__}" in (ROOT / "CHANGELOG.md").read_text().replace("[Unreleased]: ", "")

@@ -13,10 +13,12 @@ from pfedsam.files import read_json
 from pfedsam.layout import META, SERVER, SETTINGS
 from pfedsam.names import job_name, one_name, site_names
 from pfedsam.settings import field_values, from_dict
+from pfedsam.shipped import presets
 
 ROUNDS = ("rounds", "min_sites", "grace", "timeout")  # the arguments of flare.rounds.Rounds
 RUN = ("run", "continues", "begin")  # and of flare.persistor.SharedPersistor
 LOOP, PERSISTOR = ("workflows", "rounds"), ("components", "persistor")
+INSTEAD = f"name another, or one of the jobs that pfedsam brings: {', '.join(presets())}"
 
 
 @dataclass(frozen=True)
@@ -79,15 +81,18 @@ FACTS = tuple(fact.name for fact in fields(Job))
 
 
 def read_job(path: Path, changes: Iterable[str] = (), **facts: Any) -> Job:
-    """The job at `path`: a settings file, or FLARE's folder of a job.
+    """The job at `path`: a settings file, FLARE's folder of a job, or the name of one that pfedsam brings.
 
     Args:
+        path: a file or job folder there goes before a name.
         changes: "key=value" pairs on its settings; values are JSON, or text.
         facts: other fields of `Job` than it says; None leaves one as it is.
 
     Raises:
         UserFault: there is no such job, or it says something that is unknown or impossible.
     """
+    if not path.is_file() and not (path / SETTINGS).is_file():
+        path = presets().get(str(path), path)
     values = _of_folder(path) if path.is_dir() else _of_file(path)
     for change in sorted(changes, key=lambda change: not change.startswith("method=")):  # it drops the other's settings
         _change(values["settings"], change)
@@ -107,20 +112,20 @@ def make_job(values: dict[str, Any]) -> Job:
 
 def _of_file(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise UserFault(expected="a settings file or a job folder", came=str(path), do="name a file or folder of jobs/")
+        raise UserFault(expected="a settings file or a job folder", came=str(path), do=INSTEAD)
     values = read_json(path)
     if not isinstance(values.get("settings"), dict):
         raise UserFault(
             expected=f'"settings" in {path}, and beside it any of {", ".join(FACTS)}',
             came=f"keys {', '.join(values)}",
-            do="write it as jobs/polyp.json is; of FLARE's folder of a job name the folder",
+            do='write {"settings": {"study": "mine"}}; of a job folder, name the folder itself',
         )
     return {"name": path.stem, **values}
 
 
 def _of_folder(folder: Path) -> dict[str, Any]:
     if not (folder / SETTINGS).is_file():
-        raise UserFault(expected=f"a job folder with {SETTINGS}", came=str(folder), do="name a folder of jobs/")
+        raise UserFault(expected=f"a job folder with {SETTINGS}", came=str(folder), do=INSTEAD)
     meta, server = read_json(folder / META), read_json(folder / SERVER)
     loop, keeper = _arguments(server, *LOOP, folder), _arguments(server, *PERSISTOR, folder)
     if missing := [name for name in ROUNDS if name not in loop]:
@@ -145,9 +150,7 @@ def _arguments(server: dict[str, Any], kind: str, name: str, job: Path) -> dict[
     """Those of a workflow or component of a server's configuration, to be changed in place."""
     found = [part for part in server.get(kind, []) if part.get("id") == name]
     if not found:
-        raise UserFault(
-            expected=f"{name} among the {kind} of {job / SERVER}", came="none", do="begin with a folder of jobs/"
-        )
+        raise UserFault(expected=f"{name} among the {kind} of {job / SERVER}", came="none", do="render the job anew")
     arguments: dict[str, Any] = found[0].setdefault("args", {})
     return arguments
 

@@ -15,7 +15,7 @@ from pfedsam.errors import UserFault
 from pfedsam.quiet import quiet
 
 VERBS: tuple[str, ...] = ("doctor", "prepare", "simulate", "render", "watch", "report")
-VERBS += ("export", "verify", "predict", "convert", "synthetic")
+VERBS += ("export", "verify", "predict", "convert", "synthetic", "project")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

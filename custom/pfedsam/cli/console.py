@@ -11,12 +11,14 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pfedsam.shipped import presets
+
 T = TypeVar("T")
 
 
 def of_a_job(parser: argparse.ArgumentParser) -> None:
     """What each verb takes that reads a job: which one, and what is changed of it."""
-    parser.add_argument("job", type=Path, help="a settings file of jobs/, or a job folder")
+    parser.add_argument("job", type=Path, help=f"a settings file, a job folder, or one of {', '.join(presets())}")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
     parser.add_argument("--rounds", type=int, help="change the number of rounds")
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pfedsam.doctor.examine import Diagnosis
 
 HELP = "say what a job needs on this machine, after a small real run of it, and whether all is there"
-EXAMPLE = "pfedsam doctor jobs/pfedsam --bandwidth 50"
+EXAMPLE = "pfedsam doctor pfedsam --bandwidth 50"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from pfedsam.cli import console
 
 HELP = "write FLARE's folder of a job, with its code, for the simulator, the console and nvflare job submit"
-EXAMPLE = "pfedsam render jobs/polyp.json /tmp/job --set method=ditto --set seed=1"
+EXAMPLE = "pfedsam render polyp /tmp/job --set method=ditto --set seed=1"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pfedsam.site import Places
 
 HELP = "run a job's federation in this one process; the results are those of FLARE's simulator, bit for bit"
-EXAMPLE = "pfedsam simulate jobs/pfedsam --rounds 2 --sites 2 --set method=ditto --set study=demo_ditto"
+EXAMPLE = "pfedsam simulate pfedsam --rounds 2 --sites 2 --set method=ditto --set study=demo_ditto"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

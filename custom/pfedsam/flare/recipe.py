@@ -161,7 +161,7 @@ def _check_unedited(job: Path) -> None:
         raise UserFault(
             expected=f"FLARE's files in {job} as pfedsam writes them",
             came=f"{' and '.join(edited)} edited, or of another version",
-            do="render a settings file of jobs/ anew, or submit this folder as it is",
+            do="render the settings file anew, or submit this folder as it is",
         )
 
 
