@@ -113,7 +113,7 @@ def publish(title: str, *tables: Table, notes: Sequence[str] = (), keep: bool = 
 
 def slug(title: str) -> str:
     """A title as a piece of a file's name."""
-    return re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_")
+    return re.sub(r"[^a-z0-9]+", "_", title.lower())[:48].strip("_")
 
 
 def commit() -> str:
