@@ -159,10 +159,21 @@ def ran(task: Kept) -> list[str]:
     return markdown(["commit", "code", "torch", "device", "rows", "note"], rows)
 
 
+def rates(task: Kept, names: list[str]) -> list[str]:
+    """Rows at several rates: the validation Dice that chooses between them, and test Dice, of the first seed."""
+    rows = []
+    for row, runs in task.of(*names).items():
+        seed, one = next(iter(runs.items()))
+        lr = f"{task.configs[row.name]['train']['lr']:g}"
+        label = row.label.split(",")[0]
+        rows.append([label, lr, f"{one.validation[-1]:.3f}", f"{mean_dice(task, {seed: one}, 'personal'):.3f}"])
+    return [f"**{task.task}, seed 0.**", "", *markdown(["method", "rate", "validation Dice", "test Dice"], rows)]
+
+
 def seeds(task: Kept) -> str:
     """How many seeds its methods have, in a sentence."""
     count = len(task.runs["pfedsam"])
-    return f"{count} seeds." if count > 1 else "One seed: intervals do not cover the randomness of training."
+    return f"{count} seeds." if count > 1 else "One seed: intervals know nothing of other seeds."
 
 
 def seeds_apart(task: Kept) -> list[str]:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from boards import board, leaderboard, of_sites, ran, seeds, seeds_apart, summary, wrapped
+from boards import board, leaderboard, of_sites, ran, rates, seeds, seeds_apart, summary, wrapped
 from kept import RESULTS, Kept, kept
-from machine import ROOT, SYSTEMS, Table
+from machine import ROOT, SYSTEMS, Table, markdown
 from tables import ON_THE_WAY, budgets, table
 
 MADE = "<!-- Made by `make tables`: what is written here by hand is lost. -->"
@@ -41,6 +41,8 @@ RATES = {
     ],
     "polyp": ["local", "local_1e-2_3e-4"],
 }
+OLD_RATES = "rates_8_rounds"
+MORE = ("ablations", "scarce")  # suites with kept runs that a leaderboard's page shows below it
 
 
 @dataclass(frozen=True)
@@ -128,10 +130,29 @@ def leaderboard_page(task: Kept) -> list[str]:
         "",
         *budgets({row: runs for row, runs in found.items() if row.name in task.runs}),
         "",
+        *(line for suite in MORE for line in more(task, suite)),
         "## What ran",
         "",
         *ran(task),
     ]
+
+
+def more(task: Kept, suite: str) -> list[str]:
+    """Another suite's tables, where rows of it are kept that the methods do not have."""
+    found = task.suite(suite)
+    if not {row.name for row in found} - {row.name for row in task.suite("methods")}:
+        return []
+    return [f"## The suite `{suite}`", "", *table(found, task.homes), "", *budgets(found), ""]
+
+
+def tasks() -> list[str]:
+    """A line a task, for the entry."""
+    head = ["task", "sites", "leaderboard", "test patients", "seeds"]
+    rows = [
+        [name, str(len(task.sizes)), f"[{name}.md]({name}.md)", of_sites(task), str(len(task.runs["pfedsam"]))]
+        for name, task in kept().items()
+    ]
+    return markdown(head, rows)
 
 
 def systems_page() -> list[str]:
@@ -173,12 +194,12 @@ def read(path: Path) -> Record:
 def transcribed(*names: str) -> list[str]:
     """Records of questions whose runs are not kept."""
     found = [read(RESULTS / "transcribed" / f"{name}.json") for name in names]
-    return [line for one in found for line in [f"**{one.title}.**", *one.lines(), ""]][:-1]
+    return [line for one in found for line in [f"**{one.title}.**", "", *one.lines(), ""]][:-1]
 
 
 def of_kept(task: str, *names: str) -> list[str]:
     """Kept rows of a task; the first is what the others are compared with."""
-    return [f"**{task}.**", *board(kept()[task], kept()[task].of(*names))]
+    return [f"**{task}.**", "", *board(kept()[task], kept()[task].of(*names))]
 
 
 def several(*parts: list[str]) -> list[str]:
@@ -188,11 +209,12 @@ def several(*parts: list[str]) -> list[str]:
 
 def whole(suite: str, task: str) -> list[str]:
     """All kept rows of a suite on a task."""
-    return [f"**{task}.**", *board(kept()[task], kept()[task].suite(suite))]
+    return [f"**{task}.**", "", *board(kept()[task], kept()[task].suite(suite))]
 
 
 BLOCKS: dict[str, Callable[[], list[str]]] = {
     "results": summary,
+    "tasks": tasks,
     "leads": lambda: several(*(of_kept(task, *LEADING) for task in kept())),
     "experts": lambda: several(of_kept("nuclei", *EXPERTS), transcribed("parts")),
     "copying": lambda: several(of_kept("nuclei", *COPYING), of_kept("brain_mri", *COPYING)),
@@ -204,7 +226,7 @@ BLOCKS: dict[str, Callable[[], list[str]]] = {
     "unequal": lambda: transcribed("unequal"),
     "labels": lambda: transcribed("labels"),
     "noise": lambda: seeds_apart(kept()["brain_mri"]),
-    "rates": lambda: several(*(of_kept(task, *names) for task, names in RATES.items()), transcribed("rates_8_rounds")),
+    "rates": lambda: several(*(rates(kept()[task], rows) for task, rows in RATES.items()), transcribed(OLD_RATES)),
 }
 
 
