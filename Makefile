@@ -4,7 +4,7 @@ SUITE ?= methods
 TASKS ?= brain_mri
 SEEDS ?= 0 1 2
 
-.PHONY: demo check lint types test test-long chaos bench demo-weights table constraints clean
+.PHONY: demo check lint types test test-long chaos bench demo-weights table tables constraints clean
 
 .venv/ready: pyproject.toml requirements.txt constraints.txt
 	$(PYTHON) -m venv .venv
@@ -32,11 +32,12 @@ test-long: .venv/ready  ## all tests, with those of minutes: provisioned federat
 chaos: .venv/ready  ## N random kills of a provisioned federation's processes; prints a table
 	$(BIN)/python benchmarks/chaos.py --kills $(or $(N),6) --lanes $(or $(LANES),1)
 
-bench: .venv/ready  ## speed, memory, rounds, start, growth, scale and the doctor; appends to benchmarks/RESULTS.md; about an hour
-	for batch in 1 4; do $(BIN)/python benchmarks/training_step.py --batch $$batch --append benchmarks/RESULTS.md; done
-	$(BIN)/python benchmarks/training_step.py --size 512 --append benchmarks/RESULTS.md
-	if [ -e /dev/nvidiactl ]; then $(BIN)/python benchmarks/recording.py --append benchmarks/RESULTS.md; fi
-	for work in memory rounds startup growth scale doctor; do $(BIN)/python benchmarks/$$work.py --append benchmarks/RESULTS.md; done
+bench: .venv/ready  ## speed, memory, rounds, start, growth, scale and the doctor; each a record in benchmarks/results/systems; about an hour
+	for batch in 1 4; do $(BIN)/python benchmarks/training_step.py --batch $$batch --keep; done
+	$(BIN)/python benchmarks/training_step.py --size 512 --keep
+	if [ -e /dev/nvidiactl ]; then $(BIN)/python benchmarks/recording.py --keep; fi
+	for work in memory rounds startup growth scale doctor; do $(BIN)/python benchmarks/$$work.py --keep; done
+	$(BIN)/python benchmarks/pages.py
 
 demo-weights: .venv/ready  ## pretrain the demo backbone anew, about 12 minutes
 	$(BIN)/python scripts/pretrain_demo.py
@@ -44,6 +45,10 @@ demo-weights: .venv/ready  ## pretrain the demo backbone anew, about 12 minutes
 table: .venv/ready  ## SUITE (of benchmarks/suites.py) on TASKS with SEEDS, resumed; needs PFEDSAM_DATA_ROOT and PFEDSAM_WEIGHTS
 	$(BIN)/python benchmarks/sweep.py runs/sweep --suite $(SUITE) --tasks $(TASKS) --seeds $(SEEDS) --lanes $(or $(LANES),2)
 	$(BIN)/python benchmarks/tables.py runs/sweep --suite $(SUITE) --tasks $(TASKS)
+
+tables: .venv/ready  ## write the pages of benchmarks/results anew from what is kept, and the picture
+	$(BIN)/python benchmarks/pages.py
+	$(BIN)/python benchmarks/figures.py --kept docs/pictures
 
 constraints: .venv/ready  ## write down the set that is installed, once the tests have passed with it
 	{ sed '/^[^#]/,$$d' constraints.txt; $(BIN)/pip freeze --exclude pfedsam; } > constraints.new && mv constraints.new constraints.txt

@@ -1,6 +1,6 @@
 """Random kills of a federation's processes: what is lost, what is done twice, is the model the same bit for bit.
 
-    python benchmarks/chaos.py --kills 6 [--each 3] [--lanes 1] [--seed 0]
+    python benchmarks/chaos.py --kills 6 [--each 3] [--lanes 1] [--seed 0] [--keep]
 
 Each run is a short job on two provisioned hospitals with a few kills -9 at random moments; the watcher alone brings
 it to its end. Its shared and private tensors are then compared with those of a run that nobody disturbed.
@@ -22,6 +22,7 @@ from pathlib import Path
 
 import psutil
 import torch
+from machine import Table, keepable, publish
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parent.parent
@@ -204,20 +205,19 @@ def line(row: Row) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
-def totals(rows: list[Row]) -> str:
+def totals(rows: list[Row]) -> tuple[Table, str]:
     """What was killed how often, and what came of the runs."""
     kills = [kill for row in rows for kill in row.kills]
-    lines = ["| killed -9 | kills | in runs that ended bit-equal |", "|---|---|---|"]
-    for key in sorted(set(kills)):
-        lines.append(f"| {key} | {kills.count(key)} | {sum(row.kills.count(key) for row in rows if row.equal)} |")
+    columns = {"killed -9": "", "kills": "d", "in runs that ended bit-equal": "d"}
+    equal_to = {key: sum(row.kills.count(key) for row in rows if row.equal) for key in sorted(set(kills))}
+    table = Table(columns, [[key, kills.count(key), count] for key, count in equal_to.items()])
     writing = sum(moment.startswith("writing") for row in rows for moment in row.moments)
     redone, lost, equal = (sum(getattr(row, name) for row in rows) for name in ("redone", "lost", "equal"))
-    lines.append(
-        f"\n{len(kills)} kills ({writing} of them while a checkpoint or a private part was being written) in "
+    return table, (
+        f"{len(kills)} kills ({writing} of them while a checkpoint or a private part was being written) in "
         f"{len(rows)} runs of {ROUNDS} rounds; all ended by themselves, {equal} of them bit-equal; "
         f"rounds lost {lost}, done again {redone} ({redone / max(len(kills), 1):.2f} a kill)."
     )
-    return "\n".join(lines)
 
 
 def main() -> int:
@@ -228,7 +228,7 @@ def main() -> int:
     parser.add_argument("--lanes", type=int, default=1, help="federations beside each other")
     parser.add_argument("--within", type=float, default=20, help="most seconds from a job to its kill")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = keepable(parser).parse_args()
     logging.basicConfig(handlers=[logging.NullHandler()])
     shares = [len(range(lane, options.kills, options.lanes)) for lane in range(options.lanes)]
     rows: list[Row] = []
@@ -244,7 +244,9 @@ def main() -> int:
             pool.submit(campaign, share, random.Random(options.seed * 1000 + lane), options.each, options.within, tell)
             for lane, share in enumerate(shares)
         ]
-    print(f"\n{totals(rows)}")
+    table, told = totals(rows)
+    print()
+    publish("Random kills of a federation's processes", table, notes=[told], keep=options.keep)
     for task in tasks:
         task.result()
     return 0 if all(row.equal and not row.lost for row in rows) else 1

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from machine import ROOT, VIT_B, heading, publish, simulator
+from machine import ROOT, VIT_B, Table, keepable, publish, simulator
 from scale import pss, tree
 
 from pfedsam.config import Config
@@ -63,14 +63,16 @@ def main() -> None:
     options = arguments()
     if options.alone:
         return alone(Case(options.alone, options.rounds, 1, False), Path(os.environ["PFEDSAM_STORE"]))
-    lines = ["| job | carried by | what | estimated | measured | estimated of measured |", "|---|---|---|---|---|---|"]
+    columns = dict.fromkeys(("job", "carried by", "what", "estimated", "measured"), "")
+    lines: list[list[str | float]] = []
     for name in options.jobs:
         for case in (Case(name, options.rounds, 1, False), Case(name, options.rounds, options.sites, True)):
             found = rows(case)
             lines += found
-            print("\n".join(found), file=sys.stderr, flush=True)
-    load = f"{os.getloadavg()[0]:.1f} processes ran beside it at its end.\n"
-    publish("\n".join([heading("Doctor: what it says and what then is"), load, *lines]), options.append)
+            print(*found, sep="\n", file=sys.stderr, flush=True)
+    load = f"{os.getloadavg()[0]:.1f} processes ran beside it at its end."
+    table = Table(columns | {"estimated of measured": ".2f"}, lines)
+    publish("Doctor: what it says and what then is", table, notes=[load], keep=options.keep)
 
 
 def arguments() -> argparse.Namespace:
@@ -79,21 +81,19 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", nargs="+", choices=tuple(ROWS), default=list(ROWS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sites", type=int, default=2, help="of the simulated runs")
-    parser.add_argument("--append", type=Path, help="a file that the table is added to")
     parser.add_argument("--alone", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    return keepable(parser).parse_args()
 
 
-def rows(case: Case) -> list[str]:
-    """A row's lines; the doctor is asked before and after the run, so that a slow minute slows both."""
+def rows(case: Case) -> list[list[str | float]]:
+    """A case's rows; the doctor is asked before and after the run, so that a slow minute slows both."""
     before, found, after = asked(case), measured(case), asked(case)
     how = f"FLARE's simulator, {case.sites} sites" if case.flare else "one process, one site"
-    lines = []
+    lines: list[list[str | float]] = []
     for what in found:
         estimate, real = (before[what] + after[what]) / 2, found[what]
-        digits = 0 if estimate > 100 else 2
-        cells = f"{estimate:.{digits}f} | {real:.{digits}f} | {estimate / real:.2f}"
-        lines.append(f"| {case.name} | {how} | {what} | {cells} |")
+        digits = None if estimate > 100 else 2
+        lines.append([case.name, how, what, round(estimate, digits), round(real, digits), estimate / real])
     return lines
 
 

@@ -1,4 +1,4 @@
-"""What is kept of the runs behind RESULTS.md: benchmarks/evidence.py pack OUT | unpack OUT.
+"""What is kept of the runs behind results/: benchmarks/evidence.py pack OUT | unpack OUT.
 
 An archive a task: results.json and the sites' cases.json of every run, as `sweep.py` wrote them; no image, no tensor.
 Unpacked, `make table` goes on from there.

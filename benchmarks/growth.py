@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from machine import ROOT, heading, publish, simulator
+from machine import ROOT, Table, keepable, publish, simulator
 
 from pfedsam.flare.recipe import render
 from pfedsam.layout import simulated_results
@@ -30,23 +30,31 @@ class Sample:
     files: int
 
 
+COLUMNS = {
+    "process": "",
+    "MiB at the start": ".0f",
+    "MiB at the end": ".0f",
+    "MiB a round": ".3f",
+    "open files at the start": "d",
+    "open files at the end": "d",
+}
+
+
 def main() -> None:
     """Run the job, look at its processes after each round, print one table."""
     options = arguments()
     with tempfile.TemporaryDirectory() as folder:
         samples = watched(Path(folder), options.rounds)
-    lines = ["| process | MiB at the start | at the end | MiB a round | open files at the start | at the end |"]
-    lines.append("|---|---|---|---|---|---|")
-    lines += [line(name, rows, options.rounds) for name, rows in samples.items()]
-    publish("\n".join([heading(f"Growth over {options.rounds} rounds of a tiny model"), *lines]), options.append)
+    found = [line(name, rows, options.rounds) for name, rows in samples.items()]
+    title = f"Growth over {options.rounds} rounds of a tiny model"
+    publish(title, Table(COLUMNS, found), keep=options.keep)
 
 
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=200)
-    parser.add_argument("--append", type=Path, help="a file that the table is added to")
-    return parser.parse_args()
+    return keepable(parser).parse_args()
 
 
 def watched(folder: Path, rounds: int) -> dict[str, list[Sample]]:
@@ -93,12 +101,12 @@ def rounds_done(workspace: Path) -> int:
         return 0
 
 
-def line(name: str, rows: list[Sample], rounds: int) -> str:
-    """A process's line: a straight line is fitted to what follows the first tenth."""
+def line(name: str, rows: list[Sample], rounds: int) -> list[str | float]:
+    """A process's row: a straight line is fitted to what follows the first tenth."""
     late = [row for row in rows if row.done > WARM * rounds]
     slope = st.linear_regression([row.done for row in late], [row.mib for row in late]).slope
     first, last = late[0], late[-1]
-    return f"| {name} | {first.mib:.0f} | {last.mib:.0f} | {slope:.3f} | {first.files} | {last.files} |"
+    return [name, first.mib, last.mib, slope, first.files, last.files]
 
 
 if __name__ == "__main__":

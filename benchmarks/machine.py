@@ -1,17 +1,22 @@
-"""What every speed table needs: the machine in words, its peaks measured in the same run, and fair timing."""
+"""What every speed table needs: the machine in words, its peaks measured in the same run, fair timing, a record."""
 
+import argparse
+import json
 import os
 import platform
+import re
 import statistics as st
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
 ROOT = Path(__file__).parent.parent
+SYSTEMS = ROOT / "benchmarks/results/systems"
 
 
 VIT_B = (  # settings of a job on ViT-B without a weight file, one step a round
@@ -60,21 +65,72 @@ def peaks(size: int = 2048, runs: int = 5) -> str:
     )
 
 
-def heading(title: str) -> str:
-    """A section's first lines: title, date, commit, machine and its peaks."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
+@dataclass(frozen=True)
+class Table:
+    """A measured table: its columns with the format of their numbers ("" for words), and its rows."""
+
+    columns: dict[str, str]
+    rows: Sequence[Sequence[str | float]]
+
+    def lines(self) -> list[str]:
+        """The table in Markdown."""
+        told = [[shown(*cell) for cell in zip(row, self.columns.values(), strict=True)] for row in self.rows]
+        return markdown(list(self.columns), told)
+
+
+def shown(value: str | float, form: str) -> str:
+    """A cell's value in words."""
+    return value if isinstance(value, str) else format(value, form)
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> list[str]:
+    """The lines of a Markdown table."""
+    first, *rest = [f"| {' | '.join(row)} |" for row in (head, *rows)]
+    return [first, "|---" * len(head) + "|", *rest]
+
+
+def keepable(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The parser with --keep, which all of these scripts have."""
+    parser.add_argument("--keep", action="store_true", help=f"write a record into {SYSTEMS.relative_to(ROOT)}")
+    return parser
+
+
+def publish(title: str, *tables: Table, notes: Sequence[str] = (), keep: bool = False, folder: Path = SYSTEMS) -> None:
+    """Print what was measured; where it is to be kept, write it as a record of its own, of which a page is made.
+
+    Args:
+        title: what was measured, the same each time that it is.
+        notes: sentences below the tables.
+    """
+    print("\n".join([title, *(line for table in tables for line in ["", *table.lines()]), "", *notes]))
+    if keep:
+        date = time.strftime("%Y-%m-%d")
+        found = {"title": title, "date": date, "commit": commit(), "machine": machine(), "command": command()}
+        measured = {"tables": [asdict(table) for table in tables], "notes": [*notes]}
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{slug(title)}.{date}.json").write_text(json.dumps(found | measured, indent=1) + "\n")
+
+
+def slug(title: str) -> str:
+    """A title as a piece of a file's name."""
+    return re.sub(r"[^a-z0-9]+", "_", title.lower())[:48].strip("_")
+
+
+def commit() -> str:
+    """This checkout's, as git describes it."""
+    asked = ["git", "describe", "--always", "--dirty"]
+    return subprocess.run(asked, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+
+def command() -> str:
+    """What was typed, from the checkout's root."""
+    return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *(a for a in sys.argv[1:] if a != "--keep")])
+
+
+def machine() -> str:
+    """This machine and its peaks, in words."""
     where = f"{torch.get_num_threads()} threads of {os.cpu_count()} cores, {_processor()}, torch {torch.__version__}"
-    return f"## {title}\n\n{time.strftime('%Y-%m-%d')}; commit {commit}; {where}; {peaks()}.\n"
-
-
-def publish(text: str, append: Path | None) -> None:
-    """Print a section, and put it at the end of the results file where one is named."""
-    print(text)
-    if append is not None:
-        with append.open("a") as file:
-            file.write("\n" + text.rstrip() + "\n")
+    return f"{where}; {peaks()}"
 
 
 def _processor() -> str:

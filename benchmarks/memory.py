@@ -9,14 +9,14 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from machine import heading, publish
+from machine import Table, keepable, publish
 
 ROWS = ("imports alone", "full fine-tuning, stock, float32", "LoRA, stock, float32", "LoRA", "two branches")
 STEPS = 3
 
 
 def main() -> None:
-    """Run every row, print one table, append it where asked."""
+    """Run every row, print one table, keep it where asked."""
     options = arguments()
     if options.row:
         print(json.dumps(measured(options.row, options.base, options.size, options.batch)))
@@ -26,10 +26,9 @@ def main() -> None:
         run([*sys.argv[1:], "--row", "prepare", "--base", str(base)])
         peak = {row: run([*sys.argv[1:], "--row", row, "--base", str(base)]) for row in ROWS}
     full = peak["full fine-tuning, stock, float32"]
-    lines = ["| a process of | peak MiB | of full fine-tuning |", "|---|---|---|"]
-    lines += [f"| {row} | {mib:.0f} | {mib / full:.2f} |" for row, mib in peak.items()]
+    columns = {"a process of": "", "peak MiB": ".0f", "of full fine-tuning": ".2f"}
     title = f"Memory of a step: vit_b, {options.size} px, batch {options.batch}"
-    publish("\n".join([heading(title), *lines]), options.append)
+    publish(title, Table(columns, [[row, mib, mib / full] for row, mib in peak.items()]), keep=options.keep)
 
 
 def arguments() -> argparse.Namespace:
@@ -37,10 +36,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--append", type=Path, help="a file that the table is added to")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     parser.add_argument("--base", type=Path, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    return keepable(parser).parse_args()
 
 
 def run(arguments: list[str]) -> float:

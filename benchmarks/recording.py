@@ -4,10 +4,9 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from machine import heading, publish
+from machine import Table, keepable, publish
 from training_step import batch, made
 
 from pfedsam import methods
@@ -34,27 +33,31 @@ CASES = [
     ("iat", TINY, 2),
 ]
 
+COLUMNS = {
+    "method": "",
+    "model": "",
+    "batch": "d",
+    "as it stands, ms": ".1f",
+    "recorded, ms": ".1f",
+    "times as fast": ".2f",
+    "losses apart": ".1e",
+}
+
 
 def main() -> None:
-    """Measure, print one table, append it where asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--append", type=Path, help="a file that the table is added to")
-    options = parser.parse_args()
+    """Measure, print one table, keep it where asked."""
+    options = keepable(argparse.ArgumentParser(description=__doc__)).parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("expected a GPU; came none; run this where torch.cuda.is_available()")
-    head = [
-        "| method | model | batch | as it stands, ms | recorded, ms | times as fast | losses apart |",
-        "|---" * 7 + "|",
-    ]
     lines = []
     for case in CASES:
         lines.append(line(*case))
         print(lines[-1], file=sys.stderr, flush=True)  # as they come: a GPU may be lent for minutes
     title = f"A recorded step: {torch.cuda.get_device_name()}"
-    publish("\n".join([heading(title), *head, *lines]), options.append)
+    publish(title, Table(COLUMNS, lines), keep=options.keep)
 
 
-def line(method: str, model: dict[str, object], size: int) -> str:
+def line(method: str, model: dict[str, object], size: int) -> list[str | float]:
     """One row: median of the steps after the first few, and the greatest relative difference of their losses."""
     shape = f"{model['backbone']}, {model['image_size']} px"
     batches = [batch(int(str(model["image_size"])), size, seed) for seed in range(STEPS)]
@@ -65,7 +68,7 @@ def line(method: str, model: dict[str, object], size: int) -> str:
         torch.cuda.empty_cache()
     (slow, expected), (fast, came) = found[False], found[True]
     apart = max(abs(a / b - 1) for a, b in zip(came, expected, strict=True))
-    return f"| {method} | {shape} | {size} | {slow * 1e3:.1f} | {fast * 1e3:.1f} | {slow / fast:.2f} | {apart:.1e} |"
+    return [method, shape, size, slow * 1e3, fast * 1e3, slow / fast, apart]
 
 
 def run(config: Config, batches: list[Batch]) -> tuple[float, list[float]]:

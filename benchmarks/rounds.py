@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from machine import ROOT, VIT_B, heading, publish, simulator
+from machine import ROOT, VIT_B, Table, keepable, publish, simulator
 from nvflare.app_opt.pt.recipes import FedAvgRecipe
 from nvflare.client.config import ExchangeFormat
 
@@ -50,12 +50,11 @@ def main() -> None:
     """Each job with 2 and 4 sites; one table."""
     options = arguments()
     config = read_job(ROOT / "jobs/pfedsam", SETTINGS).config
-    lines = ["| sites | job | a round outside training, median seconds | of stock |", "|---|---|---|---|"]
-    for sites in options.sites:
-        lines += rows(config, sites, options.rounds)
+    columns = {"sites": "d", "job": "", "a round outside training, median seconds": ".2f", "of stock": ".2f"}
+    found = [row for sites in options.sites for row in rows(config, sites, options.rounds)]
     size = 4 * sum(torch.Size(spec.shape).numel() for spec in shared_schema(config).values()) / 1e6
     title = f"A round outside training: ViT-B's LoRA and decoder, {size:.1f} MB of float32 each way"
-    publish("\n".join([heading(title), *lines]), options.append)
+    publish(title, Table(columns, found), keep=options.keep)
 
 
 def arguments() -> argparse.Namespace:
@@ -63,12 +62,11 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sites", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--append", type=Path, help="a file that the table is added to")
-    return parser.parse_args()
+    return keepable(parser).parse_args()
 
 
-def rows(config: Config, sites: int, rounds: int) -> list[str]:
-    """The table's lines for so many sites."""
+def rows(config: Config, sites: int, rounds: int) -> list[list[str | float]]:
+    """The table's rows for so many sites."""
     jobs: dict[str, Callable[[Path, int, int], Path]] = {
         "FLARE's FedAvg recipe": partial(stock_job, config, exchange=ExchangeFormat.NUMPY),
         "FLARE's FedAvg recipe, torch tensors": partial(stock_job, config, exchange=ExchangeFormat.PYTORCH),
@@ -80,7 +78,7 @@ def rows(config: Config, sites: int, rounds: int) -> list[str]:
             job = write(Path(folder), sites, rounds)
             took[name] = outside(simulate(job, Path(folder) / "ws", sites), Path(folder) / "ws")
     stock = next(iter(took.values()))
-    return [f"| {sites} | {name} | {seconds:.2f} | {seconds / stock:.2f} |" for name, seconds in took.items()]
+    return [[sites, name, seconds, seconds / stock] for name, seconds in took.items()]
 
 
 def our_job(folder: Path, sites: int, rounds: int) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 import torch
-from machine import ROOT, VIT_B, heading, publish, simulator
+from machine import ROOT, VIT_B, Table, keepable, publish, simulator
 
 from pfedsam.config import Config
 from pfedsam.exchange.codec import encode
@@ -31,20 +31,24 @@ FORMATS = {
     "lean, int8": ("model.decoder=lean", "wire.up=int8"),
 }
 EVERY = 1.0  # seconds between looks at memory
+RUNS = {
+    "sites": "d",
+    "at a time": "d",
+    "seconds a site and round": ".2f",
+    "whole run, seconds": ".0f",
+    "memory of all processes, peak GiB": ".1f",
+}
 
 
 def main() -> None:
     """The simulated sites, then the mean; two tables."""
     options = arguments()
-    lines = [
-        "| sites | at a time | seconds a site and round | whole run, seconds | memory of all processes, peak GiB |"
-    ]
-    lines.append("|---|---|---|---|---|")
+    found = []
     for sites in options.sites:
-        lines.append(simulated(sites, min(sites, options.threads), options.rounds))
-        print(lines[-1], file=sys.stderr, flush=True)
+        found.append(simulated(sites, min(sites, options.threads), options.rounds))
+        print(found[-1], file=sys.stderr, flush=True)
     title = f"Scale: ViT-B at 256 px, one step a round, {options.rounds} rounds and the final test, in the simulator"
-    publish("\n".join([heading(title), *lines, "", *means(options.means)]), options.append)
+    publish(title, Table(RUNS, found), means(options.means), keep=options.keep)
 
 
 def arguments() -> argparse.Namespace:
@@ -54,12 +58,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=8, help="sites at a time, at most: the simulator's -t")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--means", type=int, nargs="*", default=[10, 100, 1000])
-    parser.add_argument("--append", type=Path, help="a file that the tables are added to")
-    return parser.parse_args()
+    return keepable(parser).parse_args()
 
 
-def simulated(sites: int, threads: int, rounds: int) -> str:
-    """A line: a run of so many sites, its time and memory."""
+def simulated(sites: int, threads: int, rounds: int) -> list[str | float]:
+    """A row: a run of so many sites, its time and memory."""
     names = [f"site-{i + 1}" for i in range(sites)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -78,7 +81,7 @@ def simulated(sites: int, threads: int, rounds: int) -> str:
         if len(found["final"]["sites"]) != sites:
             raise SystemExit(f"{len(found['final']['sites'])} of {sites} sites\n{(folder / 'log').read_text()[-3000:]}")
     took = sum(r["seconds"] for r in found["rounds"]) / rounds / sites
-    return f"| {sites} | {threads} | {took:.2f} | {whole:.0f} | {watch.peak():.1f} |"
+    return [sites, threads, took, whole, watch.peak()]
 
 
 class Memory:
@@ -116,9 +119,10 @@ def pss(process: Any) -> int:
         return 0
 
 
-def means(counts: list[int]) -> list[str]:
-    """Lines of the second table: what the server holds for a round's mean, and how long the mean takes."""
-    lines = ["| sites | update | the server holds, MB | mean over sites, seconds |", "|---|---|---|---|"]
+def means(counts: list[int]) -> Table:
+    """The second table: what the server holds for a round's mean, and how long the mean takes."""
+    columns = {"sites": "d", "update": "", "the server holds, MB": ".1f", "mean over sites, seconds": ".2f"}
+    rows: list[list[str | float]] = []
     for name, changes in FORMATS.items():
         config = read_job(ROOT / "jobs/pfedsam", [*SETTINGS, *changes]).config
         wire = update(config)
@@ -127,8 +131,8 @@ def means(counts: list[int]) -> list[str]:
             one = contribution(wire, 1, {}, config=config, up=shared_schema(config))
             mean_update({f"site-{i}": one for i in range(count)})
             took = time.perf_counter() - began
-            lines.append(f"| {count} | {name} | {count * payload_bytes(wire) / 1e6:.1f} | {took:.2f} |")
-    return lines
+            rows.append([count, name, count * payload_bytes(wire) / 1e6, took])
+    return Table(columns, rows)
 
 
 def update(config: Config) -> Tensors:

@@ -7,9 +7,8 @@ import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
-from machine import ROOT, heading, interleaved, median, publish
+from machine import ROOT, Table, interleaved, keepable, median, publish
 
 IMPORTS = """
 import torch, numpy, segment_anything
@@ -41,17 +40,16 @@ def main() -> None:
             actions[f"site ready, {name} at {size} px"] = partial(python, SITE, folder, name, str(size))
         took = median(interleaved(actions, options.runs))
     least = took["imports alone"]
-    lines = ["| a new process | seconds (median) | of the imports |", "|---|---|---|"]
-    lines += [f"| {name} | {seconds:.2f} | {seconds / least:.2f} |" for name, seconds in took.items()]
-    publish("\n".join([heading("Start of a site"), *lines]), options.append)
+    columns = {"a new process": "", "seconds (median)": ".2f", "of the imports": ".2f"}
+    found: list[list[str | float]] = [[name, seconds, seconds / least] for name, seconds in took.items()]
+    publish("Start of a site", Table(columns, found), keep=options.keep)
 
 
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--append", type=Path, help="a file that the table is added to")
-    return parser.parse_args()
+    return keepable(parser).parse_args()
 
 
 def python(code: str, *arguments: str) -> None:

@@ -4,12 +4,11 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from machine import heading, interleaved, median, publish
+from machine import Table, interleaved, keepable, median, publish
 from stock import State, StockSAM, adapted, random_state, start_like, stepper
 
 from pfedsam import methods
@@ -70,15 +69,13 @@ class Case:
 
 
 def main() -> None:
-    """Measure, print one table, append it where asked."""
+    """Measure, print one table, keep it where asked."""
     options = arguments()
     state = weights.read("tiny_vit") if options.backbone == "tiny_vit" else random_state(options.size)
     case = Case(options.backbone, options.size, state)
     batches = [batch(options.size, options.batch, seed) for seed in range(LOSS_STEPS)]
     title = f"A training step: {options.backbone}, {options.size} px, batch {options.batch}"
-    publish(
-        "\n".join([heading(title), *timings(case, batches, options.runs), "", *losses(case, batches)]), options.append
-    )
+    publish(title, timings(case, batches, options.runs), notes=losses(case, batches), keep=options.keep)
 
 
 def arguments() -> argparse.Namespace:
@@ -88,17 +85,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--append", type=Path, help="a file that the table is added to")
-    return parser.parse_args()
+    return keepable(parser).parse_args()
 
 
-def timings(case: Case, batches: list[Batch], runs: int) -> list[str]:
-    """The table's lines: seconds and ratios, all rows taking turns."""
+def timings(case: Case, batches: list[Batch], runs: int) -> Table:
+    """The table: seconds and ratios, all rows taking turns."""
     steppers = {"stock, float32": stock(case)} | {label: ours(case, row) for label, row in ROWS.items()}
     took = median(interleaved({name: partial(one, batches[0]) for name, one in steppers.items()}, runs))
     slow, plain = took["stock, float32"], took["plain, bf16"]
-    lines = ["| step | seconds (median) | times as fast as stock | in plain bf16 steps |", "|---|---|---|---|"]
-    return lines + [f"| {name} | {s:.3f} | {slow / s:.2f} | {s / plain:.2f} |" for name, s in took.items()]
+    columns = {"step": "", "seconds (median)": ".3f", "times as fast as stock": ".2f", "in plain bf16 steps": ".2f"}
+    return Table(columns, [[name, s, slow / s, s / plain] for name, s in took.items()])
 
 
 def losses(case: Case, batches: list[Batch]) -> list[str]:

@@ -1,0 +1,192 @@
+"""The tables of the pages in results/, of kept runs: a task's leaderboard, a question's rows, the README's summary."""
+
+import statistics as st
+import textwrap
+from collections import Counter
+from collections.abc import Iterable
+
+from kept import Fault, Kept, Runs, codes_of, commits, faults, kept, note_of
+from machine import markdown
+from suites import Row
+from tables import Found, by_home, by_site, caption, compared, spread
+
+from pfedsam.record.cases import ROLES
+from pfedsam.report.bootstrap import interval
+
+BOARD = ("method", "branch", "Dice", "95 % interval", "worst site", "MB a message", "seeds")
+MAIN = {  # the README's rows: row, branch, and how it is called there
+    ("pfedsam", "personal"): "pFedSAM, personal",
+    ("pfedsam", "global"): "pFedSAM, global",
+    ("lean", "personal"): "pFedSAM, lean",
+    ("fedavg", "personal"): "FedAvg",
+    ("fedper", "personal"): "FedPer",
+    ("ditto", "personal"): "Ditto",
+    ("fedmsa", "personal"): "FedMSA",
+    ("fedms_sam", "personal"): "FedSAM (FedFMS)",
+    ("local", "personal"): "local only",
+    ("pooled", "personal"): "pooled",
+}
+
+
+def leaderboard(task: Kept) -> list[str]:
+    """A task's methods, the best first, with code and status; below it what each status means."""
+    found = task.suite("methods")
+    met: dict[str, Fault] = {}
+    lines = [(mean_dice(task, runs, role), row, role) for row, runs in found.items() for role in branches(runs)]
+    rows = []
+    for _, row, role in sorted(lines, key=lambda line: -line[0]):
+        runs = list(found[row].values())
+        less = compared(row, role, found, task.homes)
+        marks = [fault for fault in faults() if has(task, row, runs, fault)]
+        met |= {fault.name: fault for fault in marks}
+        status = ", ".join(f"{fault.status}: {fault.name}" for fault in marks) or "valid"
+        rows.append([*cells(task, row, found[row], role), less, commits_of(runs), status])
+    notes = [line for fault in met.values() for line in ["", *wrapped(f"**{fault.name}**: {fault.told()}")]]
+    return [*markdown([*BOARD, "less pFedSAM, paired", "commit", "status"], rows), *notes]
+
+
+def wrapped(text: str, indent: str = "") -> list[str]:
+    """Text in lines of at most 118 characters."""
+    return textwrap.wrap(text, 118, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def has(task: Kept, row: Row, runs: list[Found], fault: Fault) -> bool:
+    """Whether a row's runs have a fault."""
+    config = task.configs.get(row.name, {})
+    return fault.touches(task.task, config, codes_of(runs))
+
+
+def board(task: Kept, found: Runs, against: str = "less the first row, paired") -> list[str]:
+    """Rows of one question, in their order; the last column is the paired difference."""
+    pairs = [(row, role) for row, runs in found.items() for role in branches(runs)]
+    rows = [[*cells(task, row, found[row], role), compared(row, role, found, task.homes)] for row, role in pairs]
+    return [caption(found, task.homes), "", *markdown([*BOARD, against], rows)]
+
+
+def cells(task: Kept, row: Row, runs: dict[int, Found], role: str) -> list[str]:
+    """A line's cells under `BOARD`."""
+    one = next(iter(runs.values()))
+    low, high = dice_interval(task, runs, role)
+    site, worst = worst_of(task, runs, role)
+    branch = role if len(branches(runs)) > 1 else "one"
+    dice = [st.mean(of["dice"] for of in by_site(run, role, task.homes).values()) for run in runs.values()]
+    range_ = f"{low:.3f} to {high:.3f}"
+    return [row.label, branch, spread(dice), range_, f"{worst:.3f}, {site}", megabytes(one), str(len(runs))]
+
+
+def branches(runs: dict[int, Found]) -> tuple[str, ...]:
+    """The branches that a row predicts with; of a method with one, "personal"."""
+    one = next(iter(runs.values()))
+    return ROLES if one.scores["global"] != one.scores["personal"] else ("personal",)
+
+
+def mean_dice(task: Kept, runs: dict[int, Found], role: str) -> float:
+    """Over cases, then sites, then seeds."""
+    found = [by_site(run, role, task.homes) for run in runs.values()]
+    return st.mean(st.mean(of["dice"] for of in run.values()) for run in found)
+
+
+def dice_interval(task: Kept, runs: dict[int, Found], role: str) -> tuple[float, float]:
+    """Of the mean Dice: patients drawn anew, and seeds where there are several."""
+    dice = [{key: row["dice"] for key, row in run.scores[role].items() if "dice" in row} for run in runs.values()]
+    return interval([by_home(of, task.homes) for of in dice])
+
+
+def worst_of(task: Kept, runs: dict[int, Found], role: str) -> tuple[str, float]:
+    """The site that is the worst in the mean over seeds, and the mean over seeds of the worst site's Dice."""
+    found = [by_site(run, role, task.homes) for run in runs.values()]
+    means = {site: st.mean(run[site]["dice"] for run in found) for site in found[0]}
+    return min(means, key=lambda site: means[site]), st.mean(min(of["dice"] for of in run.values()) for run in found)
+
+
+def megabytes(run: Found) -> str:
+    """What a site sends in a round; both ways where they differ."""
+    up, down = (f"{size:.2f}" for size in run.megabytes)
+    return "none" if not any(run.megabytes) else up if up == down else f"{up} up, {down} down"
+
+
+def commits_of(runs: Iterable[Found]) -> str:
+    """The commits that runs ran, oldest first."""
+    return ", ".join(commits()[code] or f"none ({code})" for code in codes_of(runs))
+
+
+def summary() -> list[str]:
+    """The README's table: the main methods on all tasks, with the test patients in the head."""
+    tasks = kept()
+    head = [""]
+    for name, task in tasks.items():
+        head += [f"{name} ({patients(task)})", "worst"]
+    rows = []
+    for (name, role), label in MAIN.items():
+        line, size = [label], "none"
+        for task in tasks.values():
+            runs = task.runs.get(name)
+            line += short(task, runs, role) if runs else ["not run", ""]
+            size = megabytes(next(iter(runs.values()))) if runs else size
+        rows.append([*line, size])
+    return markdown([*head, "MB"], rows)
+
+
+def short(task: Kept, runs: dict[int, Found], role: str) -> list[str]:
+    """Dice with its interval, and the worst site's."""
+    low, high = dice_interval(task, runs, role)
+    return [f"{mean_dice(task, runs, role):.3f} ({low:.2f} to {high:.2f})", f"{worst_of(task, runs, role)[1]:.2f}"]
+
+
+def patients(task: Kept) -> int:
+    """Test patients of all sites."""
+    return len(set(task.homes.values()))
+
+
+def of_sites(task: Kept) -> str:
+    """Test patients (or images, where these are not known) of each site, in words."""
+    found = Counter(home.site for home in set(task.homes.values()))
+    return ", ".join(f"{site} {count}" for site, count in sorted(found.items()))
+
+
+def ran(task: Kept) -> list[str]:
+    """Which code, torch and device ran what."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for row, runs in task.suite("methods").items():
+        ways = {run.ran: [seed for seed, other in runs.items() if other.ran == run.ran] for run in runs.values()}
+        for way, of in ways.items() if row.name in task.runs else ():
+            some = f" (seed {', '.join(map(str, of))})" if len(of) < len(runs) else ""
+            found.setdefault(way, []).append(row.label + some)
+    rows = [
+        [commits()[code] or "none", code, torch, device, "; ".join(labels), note_of(code)]
+        for (code, torch, device), labels in sorted(found.items(), key=lambda one: list(commits()).index(one[0][0]))
+    ]
+    return markdown(["commit", "code", "torch", "device", "rows", "note"], rows)
+
+
+def rates(task: Kept, names: list[str]) -> list[str]:
+    """Rows at several rates: the validation Dice that chooses between them, and test Dice, of the first seed."""
+    rows = []
+    for row, runs in task.of(*names).items():
+        seed, one = next(iter(runs.items()))
+        lr = f"{task.configs[row.name]['train']['lr']:g}"
+        label = row.label.split(",")[0]
+        rows.append([label, lr, f"{one.validation[-1]:.3f}", f"{mean_dice(task, {seed: one}, 'personal'):.3f}"])
+    return [f"**{task.task}, seed 0.**", "", *markdown(["method", "rate", "validation Dice", "test Dice"], rows)]
+
+
+def seeds(task: Kept) -> str:
+    """How many seeds its methods have, in a sentence."""
+    count = len(task.runs["pfedsam"])
+    return f"{count} seeds." if count > 1 else "One seed: intervals know nothing of other seeds."
+
+
+def seeds_apart(task: Kept) -> list[str]:
+    """Of each method with several seeds: each seed's mean Dice, and their standard deviation."""
+    rows, squares = [], []
+    for row, runs in task.suite("methods").items():
+        for role in branches(runs):
+            dice = [mean_dice(task, {seed: run}, role) for seed, run in runs.items()]
+            deviation = st.stdev(dice)
+            branch = role if len(branches(runs)) > 1 else "one"
+            rows.append([row.label, branch, *(f"{one:.3f}" for one in dice), f"{deviation:.3f}"])
+            squares += [deviation**2] * (row.name != "fedmsa_released")
+    whole = st.mean(squares) ** 0.5
+    head = ["method", "branch", *(f"seed {seed}" for seed in task.runs["pfedsam"]), "standard deviation"]
+    told = f"Root mean square of the last column, without FedMSA with random adapters: {whole:.3f}."
+    return [f"**{task.task}.**", "", *markdown(head, rows), "", told]

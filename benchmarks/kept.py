@@ -1,0 +1,166 @@
+"""The runs that evidence/ keeps, with their sites, patients and labels; and what is known of the code that ran.
+
+Nothing here needs the data: homes and sizes are of the kept runs themselves.
+"""
+
+import json
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from evidence import unpack
+from suites import NAMES, Row, Sizes, rows_of
+from tables import Found, Home, read, rival
+
+from pfedsam.errors import UserFault
+
+RESULTS = Path(__file__).parent / "results"
+Runs = dict[Row, dict[int, Found]]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A task's kept runs.
+
+    Attributes:
+        runs: by row's name and seed.
+        homes: of each test case.
+        rows: of all suites, by name.
+        configs: of each row with runs, as results.json has it.
+        sizes: training images of each site.
+    """
+
+    task: str
+    runs: dict[str, dict[int, Found]]
+    homes: dict[str, Home]
+    rows: dict[str, Row]
+    configs: dict[str, dict[str, Any]]
+    sizes: Sizes
+
+    def of(self, *names: str) -> Runs:
+        """The runs of these rows, in this order; a row without runs is left out."""
+        return {self.rows[name]: self.runs[name] for name in names if name in self.runs}
+
+    def suite(self, name: str) -> Runs:
+        """The runs of a suite; of the methods, the rival too."""
+        rows = rows_of(name, self.task, self.sizes)
+        found = {row: self.runs[row.name] for row in rows if row.name in self.runs}
+        return found | rival(found, self.homes) if name == "methods" else found
+
+
+@cache
+def kept() -> dict[str, Kept]:
+    """Every task's kept runs, by its name.
+
+    Raises:
+        UserFault: a run's case scores are not those that it told of.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        unpack(Path(name))
+        return {folder.name: _task(folder) for folder in sorted(Path(name).iterdir())}
+
+
+def _task(folder: Path) -> Kept:
+    records = {path.parent: json.loads(path.read_text()) for path in sorted(folder.glob("*/*/results.json"))}
+    sizes = _sizes(records[folder / "pfedsam/0"])
+    runs: dict[str, dict[int, Found]] = {}
+    for run, record in records.items():
+        runs.setdefault(run.parent.name, {})[int(run.name)] = read(run, record)
+    rows = {row.name: row for suite in reversed(NAMES) for row in rows_of(suite, folder.name, sizes)}  # first: methods
+    configs = {run.parent.name: record["config"] for run, record in records.items()}
+    return Kept(folder.name, runs, _homes(folder / "pfedsam/0"), rows, configs, sizes)
+
+
+def _sizes(record: dict[str, Any]) -> Sizes:
+    """Of a run with whole splits and one epoch a round: what each site counts."""
+    return {site: report["samples"] for site, report in sorted(record["rounds"][0]["sites"].items())}
+
+
+def _homes(run: Path) -> dict[str, Home]:
+    """Of a run whose sites are the hospitals."""
+    found: dict[str, Home] = {}
+    for path in sorted(run.glob("*/cases.json")):
+        told, site = json.loads(path.read_text()), path.parent.name
+        pairs = zip(told["cases"], told["groups"], strict=True)
+        found |= {case: Home(site, f"{site}/{group}") for case, group in pairs}
+    return found
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something known to be wrong with the code that some runs ran.
+
+    Attributes:
+        status: of those runs.
+        tasks: that it touches; empty: all.
+        only, unless: settings, by dotted name, with the values that it touches, or does not.
+        mended: the commit that mended it; empty: none yet.
+        last: the last of the codes of kept runs that had it; empty: all of them.
+    """
+
+    name: str
+    status: str
+    says: str
+    tasks: list[str] = field(default_factory=list)
+    only: dict[str, list[Any]] = field(default_factory=dict)
+    unless: dict[str, list[Any]] = field(default_factory=dict)
+    mended: str = ""
+    last: str = ""
+
+    def told(self) -> str:
+        """In words."""
+        return f"{self.says} {f'Mended in {self.mended}.' if self.mended else 'Not mended yet.'}"
+
+    def touches(self, task: str, config: dict[str, Any], codes: list[str]) -> bool:
+        """Whether runs of these settings and codes on a task have it."""
+        known = list(commits())
+        old = not self.last or any(known.index(code) <= known.index(self.last) for code in codes)
+        here = not self.tasks or task in self.tasks
+        ours = all(_value(config, name) in values for name, values in self.only.items())
+        return old and here and ours and not any(_value(config, n) in values for n, values in self.unless.items())
+
+
+def note_of(code: str) -> str:
+    """What else is known of a code."""
+    return next((str(one.get("note", "")) for one in _status()["codes"] if one["code"] == code), "")
+
+
+def faults() -> list[Fault]:
+    """All that are known."""
+    return [Fault(**one) for one in _status()["faults"]]
+
+
+def commits() -> dict[str, str]:
+    """The commit of each code that a kept run ran, oldest first; empty where it was none."""
+    return {one["code"]: one["commit"] for one in _status()["codes"]}
+
+
+def codes_of(runs: Iterable[Found]) -> list[str]:
+    """The codes that runs ran, oldest first.
+
+    Raises:
+        UserFault: one is not known.
+    """
+    found = {code for run in runs for code in run.ran[0].split(", ")}
+    if unknown := sorted(found - commits().keys()):
+        raise UserFault(
+            expected="the code of every kept run in benchmarks/results/status.json",
+            came=", ".join(unknown),
+            do="add it to `codes`, with its commit, after those that are older",
+        )
+    return [code for code in commits() if code in found]
+
+
+@cache
+def _status() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RESULTS / "status.json").read_text())
+    return found
+
+
+def _value(config: dict[str, Any], name: str) -> Any:
+    for key in name.split("."):
+        config = config.get(key, {})
+    return config

@@ -1,0 +1,234 @@
+"""The pages of benchmarks/results, written anew from what is kept: benchmarks/pages.py; `make tables`.
+
+Leaderboards and the summary are of the runs in evidence/, the systems page is of the records in results/systems.
+Elsewhere a table stands between two comments, `<!-- NAME: begin -->` and `<!-- NAME: end -->`, where `BLOCKS` has NAME.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from boards import board, leaderboard, of_sites, ran, rates, seeds, seeds_apart, summary, wrapped
+from kept import RESULTS, Kept, kept
+from machine import ROOT, SYSTEMS, Table, markdown
+from tables import ON_THE_WAY, budgets, table
+
+MADE = "<!-- Made by `make tables`: what is written here by hand is lost. -->"
+KINDS = (  # in the order of the systems page: how their titles begin
+    "A training step",
+    "A recorded step",
+    "Memory of a step",
+    "A round outside training",
+    "Start of a site",
+    "Growth",
+    "Scale",
+    "Doctor",
+    "Random kills",
+    "The demonstration job",
+)
+LEADING = ("pfedsam", "fedavg", "fedper", "ditto", "fedmsa", "fedms_sam", "local", "pooled")
+EXPERTS = ("pfedsam", "experts_0", "top_1", "gate_free", "mlp", "r2", "r2_mlp", "fedavg")
+COPYING = ("pfedsam", "r1", "r2", "recopy_always", "margin_01", "fedavg", "local")
+DISTILLING = ("pfedsam", "distill_none", "distill_down", "distill_up", "distill_05", "rank_8", "fedavg")
+WIRE = ("wire_brain_mri", "wire_nuclei")
+RATES = {
+    "brain_mri": [
+        f"{row}{end}" for row in ("fedper", "fedrep", "fedsa_lora", "ffa_lora") for end in ("", "_3e-3_3e-4")
+    ],
+    "polyp": ["local", "local_1e-2_3e-4"],
+}
+OLD_RATES = "rates_8_rounds"
+MORE = ("ablations", "scarce")  # suites with kept runs that a leaderboard's page shows below it
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one run of a script measured, as `machine.publish` wrote it.
+
+    Attributes:
+        transcribed: taken over from the page that these pages replaced; its runs are not kept.
+    """
+
+    title: str
+    date: str
+    commit: str
+    machine: str
+    command: str
+    tables: list[dict[str, Any]]
+    notes: list[str] = field(default_factory=list)
+    transcribed: bool = False
+
+    def lines(self) -> list[str]:
+        """Where it is from, its tables, its notes."""
+        told = f"{self.date}, commit {self.commit}. {self.machine}. `{self.command}`."
+        from_page = " Transcribed: what the runs wrote is not kept." if self.transcribed else ""
+        tables = [line for one in self.tables for line in ["", *Table(**one).lines()]]
+        notes = ["", *(line for note in self.notes for line in wrapped(f"- {note}", "  "))] if self.notes else []
+        return [*wrapped(told + from_page), *tables, *notes]
+
+
+def main() -> None:
+    """Write every page whose text is not what it should be, and name it."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    for path, text in pages().items():
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+            print(path.relative_to(ROOT))
+
+
+def pages() -> dict[Path, str]:
+    """All pages with a generated part, by their path."""
+    found = {RESULTS / f"{name}.md": text(leaderboard_page(task)) for name, task in kept().items()}
+    found |= {RESULTS / "systems.md": text(systems_page()), RESULTS / "summary.md": text(summary_page())}
+    written = [ROOT / "README.md", *sorted(RESULTS.rglob("*.md"))]
+    return found | {path: filled(path.read_text()) for path in written if path not in found}
+
+
+def filled(page: str) -> str:
+    """A page with the tables between its comments made anew; one without any as it is."""
+
+    def block(match: re.Match[str]) -> str:
+        begin, name, end = match.groups()
+        return "\n".join([begin, *BLOCKS[name](), end]) if name in BLOCKS else match.group()
+
+    return re.sub(r"(<!-- (\w+): begin -->)\n.*?(<!-- \2: end -->)", block, page, flags=re.DOTALL)
+
+
+def text(lines: list[str]) -> str:
+    """Lines as a file has them."""
+    return "\n".join(lines) + "\n"
+
+
+def leaderboard_page(task: Kept) -> list[str]:
+    """All that is kept of a task's methods."""
+    found = task.suite("methods")
+    return [
+        f"# {task.task}: leaderboard",
+        "",
+        MADE,
+        "",
+        f"Made from [evidence/{task.task}.tar.xz](../evidence). Test patients: {of_sites(task)}.",
+        seeds(task),
+        "The rows are the suite `methods`; [README.md](README.md) says what each column is, and how to run it again.",
+        "",
+        *leaderboard(task),
+        "",
+        "## By site, and the other measures",
+        "",
+        "In brackets: a site's test patients. Distances are in pixels. Where a model found nothing, they count as the",
+        "diagonal of the image.",
+        "",
+        *table(found, task.homes),
+        "",
+        "## Within a budget of bytes",
+        "",
+        *wrapped(f"A site's uploads and downloads, up to the model that it predicts with. {ON_THE_WAY}"),
+        "",
+        *budgets({row: runs for row, runs in found.items() if row.name in task.runs}),
+        "",
+        *(line for suite in MORE for line in more(task, suite)),
+        "## What ran",
+        "",
+        *ran(task),
+    ]
+
+
+def more(task: Kept, suite: str) -> list[str]:
+    """Another suite's tables, where rows of it are kept that the methods do not have."""
+    found = task.suite(suite)
+    if not {row.name for row in found} - {row.name for row in task.suite("methods")}:
+        return []
+    return [f"## The suite `{suite}`", "", *table(found, task.homes), "", *budgets(found), ""]
+
+
+def tasks() -> list[str]:
+    """A line a task, for the entry."""
+    head = ["task", "sites", "leaderboard", "test patients", "seeds"]
+    rows = [
+        [name, str(len(task.sizes)), f"[{name}.md]({name}.md)", of_sites(task), str(len(task.runs["pfedsam"]))]
+        for name, task in kept().items()
+    ]
+    return markdown(head, rows)
+
+
+def systems_page() -> list[str]:
+    """The newest record of each title; older ones are named."""
+    found: dict[str, list[Record]] = {}
+    for record in sorted((read(path) for path in SYSTEMS.glob("*.json")), key=lambda record: record.date):
+        found.setdefault(record.title, []).append(record)
+    head = ["# Speed, memory, rounds, kills", "", MADE, "", "Each table is of one record in [systems/](systems)."]
+    head += ["`make bench` and `make chaos` measure anew; with `--keep` a script adds its record.", ""]
+    for title in sorted(found, key=lambda title: ([title.startswith(kind) for kind in KINDS].index(True), title)):
+        *older, newest = found[title]
+        earlier = ["", f"Earlier: {', '.join(f'{one.date} (commit {one.commit})' for one in older)}."] if older else []
+        head += [f"## {title}", "", *newest.lines(), *earlier, ""]
+    return head[:-1]
+
+
+def summary_page() -> list[str]:
+    """What the README shows."""
+    sites = [f"- {name}: {of_sites(task)}. {seeds(task)}" for name, task in kept().items()]
+    return [
+        "# Summary",
+        "",
+        MADE,
+        "",
+        "Test Dice, its 95 % interval, the worst site's Dice, and the megabytes that a site sends in a round.",
+        "Test patients are in the head, and here by site:",
+        "",
+        *sites,
+        "",
+        *summary(),
+    ]
+
+
+def read(path: Path) -> Record:
+    """A record's file."""
+    return Record(**json.loads(path.read_text()))
+
+
+def transcribed(*names: str) -> list[str]:
+    """Records of questions whose runs are not kept."""
+    found = [read(RESULTS / "transcribed" / f"{name}.json") for name in names]
+    return [line for one in found for line in [f"**{one.title}.**", "", *one.lines(), ""]][:-1]
+
+
+def of_kept(task: str, *names: str) -> list[str]:
+    """Kept rows of a task; the first is what the others are compared with."""
+    return [f"**{task}.**", "", *board(kept()[task], kept()[task].of(*names))]
+
+
+def several(*parts: list[str]) -> list[str]:
+    """Several tables in one place."""
+    return [line for part in parts for line in [*part, ""]][:-1]
+
+
+def whole(suite: str, task: str) -> list[str]:
+    """All kept rows of a suite on a task."""
+    return [f"**{task}.**", "", *board(kept()[task], kept()[task].suite(suite))]
+
+
+BLOCKS: dict[str, Callable[[], list[str]]] = {
+    "results": summary,
+    "tasks": tasks,
+    "leads": lambda: several(*(of_kept(task, *LEADING) for task in kept())),
+    "experts": lambda: several(of_kept("nuclei", *EXPERTS), transcribed("parts")),
+    "copying": lambda: several(of_kept("nuclei", *COPYING), of_kept("brain_mri", *COPYING)),
+    "distillation": lambda: of_kept("nuclei", *DISTILLING),
+    "bytes": lambda: several(of_kept("nuclei", "pfedsam", "lean", "fedper"), transcribed(*WIRE)),
+    "late": lambda: transcribed("late"),
+    "missing_class": lambda: transcribed("partial"),
+    "few_images": lambda: several(whole("scarce", "nuclei"), transcribed("scarce")),
+    "unequal": lambda: transcribed("unequal"),
+    "labels": lambda: transcribed("labels"),
+    "noise": lambda: seeds_apart(kept()["brain_mri"]),
+    "rates": lambda: several(*(rates(kept()[task], rows) for task, rows in RATES.items()), transcribed(OLD_RATES)),
+}
+
+
+if __name__ == "__main__":
+    main()

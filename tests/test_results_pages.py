@@ -1,0 +1,143 @@
+"""The pages of benchmarks/results say what is kept, and nothing that was pasted by hand."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import machine
+import pages
+import pytest
+from boards import codes_of, dice_interval, leaderboard, wrapped
+from figures import dice_by_megabytes
+from kept import RESULTS, Fault, commits, kept
+from machine import Table, publish
+from pages import BLOCKS, filled, systems_page
+
+from conftest import ROOT
+from pfedsam.errors import UserFault
+
+PAGES = sorted(RESULTS.rglob("*.md"))
+
+
+def test_every_page_is_what_is_kept_says_byte_for_byte() -> None:
+    found = pages.pages()
+    assert found.keys() >= {ROOT / "README.md", *PAGES}
+    assert [str(path.relative_to(ROOT)) for path, text in found.items() if path.read_text() != text] == []
+
+
+def test_a_page_s_tables_are_made_anew_between_its_comments_and_nowhere_else() -> None:
+    ours, other = "<!-- results: begin -->\n| by hand |\n<!-- results: end -->", "<!-- other: begin -->\nc\n<!-- other: end -->"
+    page = f"a\n{ours}\nb\n{other}\n"
+    lines = filled(page).splitlines()
+    assert lines[2:-5] == BLOCKS["results"]()
+    assert lines[-5:] == page.splitlines()[-5:]
+    assert filled(filled(page)) == filled(page)
+
+
+def test_every_question_s_table_stands_on_a_page() -> None:
+    there = {name for page in PAGES for name in re.findall(r"<!-- (\w+): begin -->", page.read_text())}
+    assert there == BLOCKS.keys() - {"results"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_each_link_on_a_results_page_leads_to_a_file(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_all_of_the_history_is_folded_and_dated() -> None:
+    history = (RESULTS / "history.md").read_text()
+    outside = re.sub(r"<details>.*?</details>", "", history, flags=re.DOTALL)
+    assert not re.search(r"^(\||#{2,})", outside, re.MULTILINE)
+    told = re.findall(r"<summary>(.*?)</summary>", history)
+    assert told
+    assert all(re.match(r"2026-\d\d-\d\d\. ", one) for one in told)
+
+
+def test_the_readme_s_table_fits_its_page_and_has_the_test_patients_in_its_head() -> None:
+    lines = BLOCKS["results"]()
+    assert max(map(len, lines)) <= 120
+    assert [f"{name} (" in lines[0] for name in kept()] == [True] * len(kept())
+
+
+def test_a_dice_is_within_its_interval_and_three_seeds_reach_further_than_one() -> None:
+    task = kept()["brain_mri"]
+    for line in leaderboard(task)[2:]:
+        if line.startswith("| "):
+            cells = line.split(" | ")
+            low, high = map(float, cells[3].split(" to "))
+            assert low < float(cells[2].split(" ± ")[0]) < high
+    runs = task.runs["fedmsa_released"]
+    low, high = dice_interval(task, runs, "personal")
+    alone = [dice_interval(task, {seed: run}, "personal") for seed, run in runs.items()]
+    assert high - low > max(end - begin for begin, end in alone)
+
+
+def test_a_row_is_superseded_by_a_fault_that_its_code_had_and_its_settings_met() -> None:
+    old, *_, new = commits()
+    fault = Fault("f", "superseded", "s", tasks=["nuclei"], only={"method": ["pfedsam"]}, last=old)
+    unless = replace(fault, unless={"model.experts": [0]})
+    ours, theirs = {"method": "pfedsam", "model": {"experts": 0}}, {"method": "fedavg"}
+    assert fault.touches("nuclei", ours, [old])
+    assert fault.touches("nuclei", ours, [old, new])
+    assert not fault.touches("nuclei", ours, [new])
+    assert not fault.touches("brain_mri", ours, [old])
+    assert not fault.touches("nuclei", theirs, [old])
+    assert not unless.touches("nuclei", ours, [old])
+    assert replace(fault, last="").touches("nuclei", ours, [new])
+
+
+def test_a_kept_run_of_a_code_that_nobody_told_of_is_a_fault() -> None:
+    run = next(iter(kept()["polyp"].runs["fedavg"].values()))
+    with pytest.raises(UserFault, match="cafe0000cafe"):
+        codes_of([replace(run, ran=("cafe0000cafe", "", ""))])
+
+
+@pytest.fixture
+def systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Records of an empty folder."""
+    monkeypatch.setattr(machine, "machine", lambda: "a machine")  # its peaks take seconds
+    monkeypatch.setattr(pages, "SYSTEMS", tmp_path)
+    return tmp_path
+
+
+def test_a_script_s_record_becomes_a_section_and_the_newest_is_shown(systems: Path) -> None:
+    def kept_as(seconds: float, date: str) -> None:
+        publish("Start of a site", Table({"a": "", "s": ".2f"}, [["one", seconds]]), keep=True, folder=systems)
+        (path,) = [path for path in systems.glob("*.json") if "2020" not in path.name]
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"date": date}))
+        path.rename(systems / f"start_of_a_site.{date}.json")
+
+    kept_as(2.0, "2020-01-02")
+    kept_as(1.0, "2020-01-01")
+    text = "\n".join(systems_page())
+    assert "| one | 2.00 |" in text
+    assert "| one | 1.00 |" not in text
+    assert "Earlier: 2020-01-01" in text
+    assert "Transcribed" not in text
+
+
+def test_nothing_is_written_where_a_record_is_not_to_be_kept(systems: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    publish("Scale", Table({"a": "d"}, [[3]]), notes=["note"], folder=systems)
+    assert not list(systems.iterdir())
+    assert capsys.readouterr().out == "Scale\n\n| a |\n|---|\n| 3 |\n\nnote\n"
+
+
+def test_a_table_comes_back_from_its_record() -> None:
+    table = Table({"name": "", "share": ".1e"}, [["x", 0.00012]])
+    assert Table(**json.loads(json.dumps(asdict(table)))).lines() == table.lines()
+    assert table.lines()[-1] == "| x | 1.2e-04 |"
+
+
+def test_the_picture_of_dice_beside_megabytes_can_be_drawn(tmp_path: Path) -> None:
+    dice_by_megabytes(tmp_path / "new/picture.png")
+    drawn = (tmp_path / "new/picture.png").read_bytes()
+    published = (ROOT / "docs/pictures/dice_by_megabytes.png").read_bytes()
+    assert drawn[:24] == published[:24]  # a PNG of the same width and height
+    assert 20_000 < len(published) < 120_000
+
+
+def test_wrapped_lines_fit_a_page() -> None:
+    assert max(map(len, wrapped("word " * 100, "  "))) <= 120
