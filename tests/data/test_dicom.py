@@ -186,7 +186,7 @@ def test_frames_at_one_place_are_named(tmp_path: Path) -> None:
 def test_two_scans_at_the_same_places_are_named_though_the_places_jitter(tmp_path: Path) -> None:
     for k, file in enumerate(write_series(tmp_path, RAMP)):
         change(file, ImagePositionPatient=[10, -20, 30 + k // 2 * 2.5 + k % 2 * 0.005])
-    with pytest.raises(UserFault, match=r"two at the position of .*folders of their own"):
+    with pytest.raises(UserFault, match=r"two at the position of .*separate folders"):
         read_dicom(tmp_path)
 
 

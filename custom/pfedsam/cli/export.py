@@ -113,6 +113,6 @@ def _tell(wrote: dict[str, Any]) -> None:
         print("it contains no private part: --site NAME adds a site's")
     if "onnx" in wrote:
         deviation = f"{wrote['onnx_deviation']:.0e}"
-        print(f"wrote {wrote['onnx']} ({wrote['onnx_branch']} branch; onnxruntime differs by {deviation} from torch)")
+        print(f"wrote {wrote['onnx']} ({wrote['onnx_branch']} branch; onnxruntime is within {deviation} of torch)")
     if "bundle" in wrote:
         print(f"wrote {wrote['bundle']}; its docs/README.md says how to run it")

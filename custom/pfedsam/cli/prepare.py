@@ -41,7 +41,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--patient",
         metavar="REGEX",
-        help=r"the first group is the patient, such as '^(p\d+)_', sought in the file name, then in the path;"
+        help=r"the first group is the patient, such as '^(p\d+)_', searched in the file name, then in the path;"
         " folder: each folder is a patient; each: each image is a patient",
     )
     parser.add_argument("--dry-run", action="store_true", help="check everything, write nothing")

@@ -16,7 +16,7 @@ from pfedsam.data.planes import CHOICES, PLANES, STORED
 from pfedsam.errors import UserFault
 
 Affine = NDArray[np.float64]
-COARSE = 1.5  # a slice is coarse if its steps are so many times the distance to the next slice
+COARSE = 1.5  # a slice is coarse if its steps are this many times the distance to the next slice
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The positions of a DICOM series' slices: their order, their grid, and the reason if they form none.
 
-A slice is a classic file, or a frame of an enhanced file, whose geometry is in its functional groups.
+A slice is a classic file, or a frame of an enhanced file with its geometry in functional groups.
 
 `highdicom.get_volume_from_series` is no replacement. It refuses series that are read correctly here: spacings that
 differ by rounding, a tilted gantry (with its tolerance off it straightens the slices), files without
@@ -159,7 +159,7 @@ def parallel(one: Sequence[float], other: Sequence[float]) -> bool:
 
 
 def affine_of(slices: Sequence[SliceHeader], where: Path) -> Affine | None:
-    """From (row, column, slice) to RAS mm, for slices in order; None for an image without geometry, as an X-ray.
+    """From (row, column, slice) to RAS mm, for slices in order; None for an image without geometry, like an X-ray.
 
     Slices that are shifted along their plane (a tilted gantry) give an affine with an oblique last axis.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pfedsam.prepare.words import CLASSES, PLACES, SEPARATOR, TIMES, plain
 
 RUN = re.compile(r"\d+|[^\W\d_]+")
-HASH = 5  # a part of a name with so many runs of letters and digits is random
+HASH = 5  # a part of a name with this number of runs of letters and digits is random
 TIME, KIND = re.compile(TIMES), re.compile(rf"{CLASSES}|{PLACES}")
 
 

@@ -24,9 +24,9 @@ from pfedsam.prepare.words import (
 )
 
 ENOUGH = 3  # patients needed for three splits
-FEW, MANY = 10, 40  # so few "patients" with so many files each may be something else: slices or classes
+FEW, MANY = 10, 40  # up to FEW "patients" with MANY files each may be something else: slices or classes
 ODD = 0.1  # share of files that may be elsewhere
-SMALL = 12  # up to so many folders of plain words may be classes; more may be surnames
+SMALL = 12  # up to this number, folders of plain words may be classes; more may be surnames
 SUBJECT = re.compile(  # BIDS and the Cancer Genome Atlas
     r"(?:^|[/_])(sub-[A-Za-z0-9]+(?=[/_.]|$)|TCGA[-_][A-Z0-9]{2}[-_][A-Z0-9]{4}(?=[-_/.]|$))"
 )
@@ -248,7 +248,7 @@ def _prefixes(cores: Sequence[str]) -> list[str]:
 
 
 def _with_enough(rule: str, names: Sequence[PurePath], keys: Sequence[str | None]) -> Grouping:
-    """The grouping, if it distinguishes patients and finds enough of them for so many files."""
+    """The grouping, if it distinguishes patients and finds enough of them for the number of files."""
     patients = sorted({key for key in keys if key is not None})
     _check_apart(names, patients)
     if len(patients) < FEW and len(names) > MANY * len(patients):
@@ -261,7 +261,7 @@ def _question(names: Sequence[PurePath], understood: str) -> UserFault:
         expected="names that show which files belong to one patient",
         came=f"{understood}, in {len(names)} files such as {names[0].as_posix()}",
         do="use --patient folder, if each folder is a patient; --patient each, if each image is a patient; or"
-        " --patient REGEX with the patient in brackets, sought in the file name, then in the path, such as"
+        " --patient REGEX with the patient in brackets, searched in the file name, then in the path, such as"
         " --patient '([^/]+)/images/'",
     )
 

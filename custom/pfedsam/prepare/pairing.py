@@ -199,7 +199,7 @@ def role_of(folders: Words) -> bool | None:
 def _told(candidates: list[Candidate]) -> list[Candidate]:
     """The candidates, each marked as image or mask: by the user, else by the nearest folder with a role, else by name.
 
-    In a folder of images, a file whose name says mask is one only beside its image.
+    In a folder of images, a file named as a mask counts as one only beside its image.
     """
     stems: dict[Words, set[str]] = defaultdict(set)
     images: dict[Words, set[Words]] = defaultdict(set)

@@ -121,7 +121,7 @@ def _surveyed(cases: Sequence[Case], watch: Watch, *, colours: bool) -> tuple[li
     """The cases whose masks can be read, those that are left out, and the mask values of the former.
 
     Args:
-        colours: whether to leave out a mask whose palette shows a number in another colour than most masks do.
+        colours: whether to leave out a mask if its palette gives a number another colour than most masks do.
     """
     kept, dropped, values = [], [], []
     for case in watch(cases, "masks"):
