@@ -71,9 +71,8 @@ def _check_free(options: argparse.Namespace) -> None:
     taken = [path for path in files if path and path.exists() and not options.overwrite]
     taken += [options.bundle] * bool(options.bundle and options.bundle.exists())
     if taken:
-        raise UserFault(
-            expected=f"no {taken[0]} yet", came="an existing one", do="name another, remove it, or add --overwrite"
-        )
+        do = "name another, or remove it" + ", or add --overwrite" * (taken[0] != options.bundle)
+        raise UserFault(expected=f"no {taken[0]} yet", came="an existing one", do=do)
 
 
 def _check_bundle(folder: Path, branches: tuple[str, ...], branch: str) -> None:

@@ -24,7 +24,7 @@ from pfedsam.prepare.words import (
 )
 
 ENOUGH = 3  # patients needed for three splits
-FEW, MANY = 10, 40  # up to FEW "patients" with MANY files each may be something else: slices or classes
+FEW, MANY = 10, 40  # fewer than FEW "patients" with over MANY files each may be something else: slices or classes
 ODD = 0.1  # share of files that may be elsewhere
 SMALL = 12  # up to this number, folders of plain words may be classes; more may be surnames
 SUBJECT = re.compile(  # BIDS and the Cancer Genome Atlas
