@@ -121,7 +121,7 @@ def test_a_site_trains_in_its_own_rounds_alone_and_one_that_never_trains_is_test
     material = gather(tmp_path / "out")
     told = summary(material, site_rows(material))
     assert told[0].startswith("1 site (site-1) took part.")
-    assert told[1].startswith("Tested only, without a round of its own: site-2")
+    assert told[1].startswith("Tested only, without a training round: site-2")
 
 
 def test_distances_are_measured_on_the_test_split_alone(hospital: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def test_a_run_that_was_stopped_goes_on_and_ends_with_each_site_s_files_and_the_
     command = [*COMMAND, "--out", str(out), *CHANGES]
     with monkeypatch.context() as once:
         once.setattr("pfedsam.cli.simulate.console.counted", Stopping)
-        with pytest.raises(SystemExit, match="the same command goes on"):
+        with pytest.raises(SystemExit, match="run the same command again"):
             main(command)
     assert not (out / "results.json").exists()
     assert main(command) == 0
@@ -56,7 +56,7 @@ class Stopping:
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        (["--sites", "5"], "4 sites at most"),
+        (["--sites", "5"], "at most the job's 4 sites"),
         (["--sites", "a b"], "a site's name"),
         (["--set", "data.source=site"], "data folder of site site-1"),
     ],
@@ -86,4 +86,4 @@ def test_a_job_that_begins_with_another_run_s_model_is_refused_here(
     job = tmp_path / "late.json"
     job.write_text(json.dumps({"sites": ["a"], "begin": "demo/latest", "settings": {"method": "newcomer"}}))
     assert main(["simulate", str(job)]) == 2
-    assert "a job that begins anew; came begin demo/latest" in capsys.readouterr().err
+    assert "a job that starts a new run; came begin demo/latest" in capsys.readouterr().err

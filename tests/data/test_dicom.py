@@ -38,7 +38,7 @@ def placed_at(folder: Path, places: list[float]) -> None:
     ("places", "came", "do"),
     [
         ([0, 5, 10, 15, 25, 35, 45], "2 slice distances: 5 mm for 4 slices .*, 10 mm for 3 slices", "resample"),
-        ([0, 5, 10, 15, 21.25, 28.75, 36.25], r"5 mm for 4 slices .*, 7\.5 mm for 3 slices", "a folder of its own"),
+        ([0, 5, 10, 15, 21.25, 28.75, 36.25], r"5 mm for 4 slices .*, 7\.5 mm for 3 slices", "its own folder"),
         ([0, 3, 6, 12, 15, 18], "a gap of 6 mm", "slices are missing"),
         ([0, 3, 6, 10.5, 13.5, 16.5], r"a gap of 4\.5 mm", "resample"),
     ],
@@ -75,7 +75,7 @@ def test_a_copy_of_a_slice_counts_once(tmp_path: Path) -> None:
 
 def test_two_patients_in_one_series_are_refused_and_not_named(tmp_path: Path) -> None:
     change(write_series(tmp_path, RAMP)[0], PatientID="PAT-SECRET")
-    with pytest.raises(UserFault, match="one patient in a series") as fault:
+    with pytest.raises(UserFault, match="one patient per series") as fault:
         read_dicom(tmp_path)
     assert "SECRET" not in str(fault.value)
 
@@ -186,7 +186,7 @@ def test_frames_at_one_place_are_named(tmp_path: Path) -> None:
 def test_two_scans_at_the_same_places_are_named_though_the_places_jitter(tmp_path: Path) -> None:
     for k, file in enumerate(write_series(tmp_path, RAMP)):
         change(file, ImagePositionPatient=[10, -20, 30 + k // 2 * 2.5 + k % 2 * 0.005])
-    with pytest.raises(UserFault, match=r"two at the position of .*folders of their own"):
+    with pytest.raises(UserFault, match=r"two at the position of .*separate folders"):
         read_dicom(tmp_path)
 
 

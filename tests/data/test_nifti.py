@@ -104,7 +104,7 @@ def test_a_kind_of_number_that_is_not_read_is_told_with_those_that_are(tmp_path:
     raw[70:72] = np.array(code, np.int16).tobytes()
     path.write_bytes(raw)
     for use in both(path):
-        with pytest.raises(UserFault, match=r"kind of numbers .*8 or 16 bits, or as floating point of 32"):
+        with pytest.raises(UserFault, match=r"numbers of a type .*8 or 16 bits, or as 32-bit floating point"):
             use()
 
 

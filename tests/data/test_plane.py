@@ -152,7 +152,9 @@ def test_a_site_is_told_that_the_job_cuts_its_volumes_across(
 def test_a_single_slice_is_not_cut_across(tmp_path: Path) -> None:
     home = sagittal_site(tmp_path / "in", 1)
     for use in (lambda: reader.header(home / "images/p0.nii", "axial"), lambda: prepare([home], None, Wish())):
-        with pytest.raises(UserFault, match=r"a single sagittal slice, of which axial cuts are 9 x 1 pixels.*sagittal"):
+        with pytest.raises(
+            UserFault, match=r"a single sagittal slice, which axial cuts into pieces of 9 x 1 pixels.*sagittal"
+        ):
             use()
     assert reader.header(home / "images/p0.nii", "sagittal").shape == (8, 9)
     assert prepare([home], None, Wish(plane="sagittal"))["slices"] == 3

@@ -323,7 +323,7 @@ def test_a_png_of_several_16_bit_channels_is_refused_everywhere_and_never_cut_to
 ) -> None:
     path = png(tmp_path / "x.png", 16, colour, (b"\0" + bytes(2 * 2 * channels)) * 2, (2, 2))
     for use in (reader.header, reader.read_image, read_picture, lambda p: read_volume(p, labels=True)):
-        with pytest.raises(UserFault, match=r"several channels of 16 bits.*8 bits a channel"):
+        with pytest.raises(UserFault, match=r"several channels of 16 bits.*8 bits per channel"):
             use(path)
 
 

@@ -228,7 +228,7 @@ def test_a_folded_affine_is_a_fault(tmp_path: Path) -> None:
     raw = bytearray((tmp_path / "a.nii").read_bytes())
     raw[280:296] = bytes(16)
     (tmp_path / "a.nii").write_bytes(bytes(raw))
-    with pytest.raises(UserFault, match="folds them together"):
+    with pytest.raises(UserFault, match="makes them flat"):
         read_nifti(tmp_path / "a.nii")
 
 

@@ -417,10 +417,10 @@ def test_what_is_missing_beside_a_mask_is_written_and_the_mask_itself_kept(
 def test_the_source_is_never_written_over(model: Predictor, volume: NDArray[np.float32], tmp_path: Path) -> None:
     path = nifti(tmp_path / "a.nii.gz", volume)
     before = path.read_bytes()
-    with pytest.raises(UserFault, match="output folder of its own"):
+    with pytest.raises(UserFault, match="separate output folder"):
         run(model, tmp_path, tmp_path, again=True)
     (done,) = predict(model, find_scans(path), tmp_path, WAY, Classes(["target"]), again=True)
-    assert "output folder of its own" in str(done.fault)
+    assert "separate output folder" in str(done.fault)
     assert path.read_bytes() == before
 
 

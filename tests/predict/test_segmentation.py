@@ -199,7 +199,7 @@ def test_two_series_that_share_instance_uids_are_both_refused_and_a_copy_is_not(
     done = list(
         predict(model, find_scans(tmp_path / "in"), tmp_path / "out", Way("global", scale="percentile"), Classes(["x"]))
     )
-    assert ["1.2.3.1 in 2 files that differ" in str(d.fault) for d in done] == [True, True, False, False]
+    assert ["1.2.3.1 in 2 different files" in str(d.fault) for d in done] == [True, True, False, False]
     assert [bool(d.files) for d in done] == [False, False, True, True]
 
 

@@ -86,7 +86,7 @@ def test_a_date_before_a_patient_s_name_is_none() -> None:
 
 def test_a_patient_written_in_two_ways_is_one() -> None:
     assert (
-        "6 patients of 12 files"
+        "6 patients with 12 files"
         in grouped([PurePath(f"{f(p)}/{f(p)}.png") for p in SIX for f in (str, str.lower)]).words
     )
     assert found([f"{p}.NII.GZ" for p in SIX]) == SIX
@@ -116,7 +116,7 @@ def test_a_number_alone_is_a_patient_and_the_word_before_it_is_none(names: list[
         ([f"P{p}/s_{i}.png" for p in (1, 2) for i in SLICES], "2 folder"),
         ([f"P{p}_{i}.png" for p in (1, 2) for i in SLICES], "2 patient"),
         ([f"P1_{i}.png" for i in range(20)], "1 patient"),
-        ([f"scan_slice_{i}.png" for i in range(20)], "slices that name no patient"),
+        ([f"scan_slice_{i}.png" for i in range(20)], "names of slices without a patient"),
         ([f"P{p}_{i}.png" for p in (1, 2, 3) for i in range(133)], "only 3 patients"),
         ([f"P{p}/{i}.png" for p in (1, 2, 3) for i in range(133)], "only 3 patients"),
         ([f"{c}/{i}.png" for c in ("benign", "malignant", "normal") for i in SLICES], "in several folders"),
@@ -155,7 +155,7 @@ def test_one_file_outside_the_patients_folders_is_left_out_and_named() -> None:
     kept, dropped, words = told_apart([Case(name, (), (Path("m.png"),)) for name in names])
     assert [d.file for d in dropped] == ["extra.png"]
     assert {case.patient for case in kept} == {f"name:{p}" for p in SIX}
-    assert "6 patients of 24 files, such as P1 of cohort/P1/images/slice_0.png" in words
+    assert "6 patients with 24 files, such as P1 in cohort/P1/images/slice_0.png" in words
 
 
 def test_a_name_that_is_a_patient_id_of_the_dicom_files_is_that_patient() -> None:

@@ -111,8 +111,8 @@ def test_a_word_within_a_name_is_no_mark() -> None:
 def test_a_stem_alone_joins_no_files_whose_folders_contradict(image: str, mask: str) -> None:
     pairs, left = pair(image, mask)
     assert pairs == set()
-    assert "of its name lies in other folders (" + mask in left[image]
-    assert "of its name lies in other folders (" + image in left[mask]
+    assert "of the same name is in other folders (" + mask in left[image]
+    assert "of the same name is in other folders (" + image in left[mask]
 
 
 @pytest.mark.parametrize(
@@ -201,5 +201,5 @@ def test_masks_of_a_kind_that_is_not_read_are_the_reason_and_not_the_images_with
         (tmp_path / mask.format(i)).write_bytes(b"GIF89a")
     with pytest.raises(UserFault) as caught:
         prepare([tmp_path], None, Wish())
-    assert f"files; {mask.format(0)}: a kind of file that is not read here" in caught.value.came
+    assert f"files; {mask.format(0)}: a kind of file that cannot be read here" in caught.value.came
     assert "convert it" in caught.value.do

@@ -300,7 +300,7 @@ def test_a_mask_that_shows_nothing_is_kept_and_pointed_at(tmp_path: Path) -> Non
     nifti(tmp_path / "in/labels/p01_seg.nii.gz", lesion(0) * 0)
     report = prepare([tmp_path / "in"], tmp_path / "out", Wish())
     assert report["cases"] == 3
-    assert any("no class at all" in note and "case-0002" in note for note in report["notes"])
+    assert any("show no class" in note and "case-0002" in note for note in report["notes"])
 
 
 def test_the_same_seed_draws_the_same_splits_and_another_salt(tmp_path: Path) -> None:
@@ -333,7 +333,7 @@ def test_slices_of_a_patient_stay_in_one_split(tmp_path: Path) -> None:
             picture(tmp_path / f"in/masks/p{patient}_{i}.png", lesion(i, (9, 8, 3))[..., 1])
     assert prepare([tmp_path / "in"], tmp_path / "out", Wish())["patients"] == 4
     assert prepare([tmp_path / "in"], None, Wish(patient=r"(p\d_\d)"))["patients"] == 20
-    with pytest.raises(UserFault, match="three patients at least"):
+    with pytest.raises(UserFault, match="at least three patients"):
         prepare([tmp_path / "in"], None, Wish(patient="(p)"))
 
 
@@ -425,7 +425,7 @@ def test_the_page_stands_alone_and_its_pictures_are_small(tmp_path: Path) -> Non
     prepare([tmp_path / "in"], tmp_path / "out", Wish())
     page = (tmp_path / "out/report.html").read_text()
     assert not re.findall(r"(?:src|href)=.(?!data:)", page)
-    assert "stays at the site" in page
+    assert "Keep this page at the site" in page
     pictures = re.findall(r"base64,([^\"]+)", page)
     assert len(pictures) == 3
     assert all(len(one) * 3 / 4 < 60_000 for one in pictures)

@@ -39,7 +39,7 @@ def notes(folder: Path, table: dict[str, int] | None = None) -> str:
 @pytest.mark.parametrize("values", [(255, 0), (1, 2)])
 def test_masks_that_are_all_mostly_of_a_class_are_pointed_at(tmp_path: Path, values: tuple[int, int]) -> None:
     home = site(tmp_path / "in", lambda mask: np.where(mask, values[1], values[0]).astype(np.uint8))
-    assert "are background and class exchanged? If so, say --labels" in notes(home)
+    assert "are background and class exchanged? If so, use --labels" in notes(home)
 
 
 def test_what_the_remark_advises_turns_them_round(tmp_path: Path) -> None:

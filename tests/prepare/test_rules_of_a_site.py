@@ -56,7 +56,7 @@ def test_an_issuer_tells_patients_apart_only_where_each_series_of_the_id_has_one
     assert "1 PatientID(s) have an issuer in some series only" in words[0]
     apart, words = by_issuer([("P1", "A"), ("P1", "B"), ("P1", "A"), ("P2", "B")])
     assert apart == ["P1 (A)", "P1 (B)", "P1 (A)", "P2"]
-    assert "each with its issuer is a patient" in words[0]
+    assert "each PatientID with its issuer is a patient" in words[0]
     joined, words = by_issuer([("P1", "A"), ("P1", "B"), ("P1", "")])
     assert joined == ["P1", "P1", "P1"]
     assert "all series of such an ID are one patient" in words[0]

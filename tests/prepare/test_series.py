@@ -55,7 +55,7 @@ def test_a_frame_that_names_another_slice_than_the_one_at_its_place_is_a_fault(t
     source = data.PerFrameFunctionalGroupsSequence[0].DerivationImageSequence[0].SourceImageSequence[0]
     source.ReferencedSOPInstanceUID = pydicom.dcmread(files[4]).SOPInstanceUID
     data.save_as(path)
-    with pytest.raises(UserFault, match="at the place of the slice that it names"):
+    with pytest.raises(UserFault, match="at the position of the slice that it names"):
         read_segmentation(path, read_series(files), files, classes=ONE)
 
 
@@ -101,9 +101,7 @@ def test_a_series_that_shares_its_instances_with_another_is_named_with_it(tmp_pa
     found = discover([tmp_path], None)
     told = {d.file: d.why for d in found.dropped}
     assert found.cases == []
-    assert all(
-        "1.2.3." in told[f"images/{name}"] and "in 2 files that differ" in told[f"images/{name}"] for name in "ab"
-    )
+    assert all("1.2.3." in told[f"images/{name}"] and "in 2 different files" in told[f"images/{name}"] for name in "ab")
 
 
 def test_a_copy_of_a_series_is_no_second_case(tmp_path: Path) -> None:

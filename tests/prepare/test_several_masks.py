@@ -148,7 +148,7 @@ def test_a_structure_s_file_with_several_values_is_named(tmp_path: Path) -> None
     nifti(home / "s0/segmentations/liver.nii", square(0, 0, 1) + square(6, 0, 2))
     report = prepare([home], None, Wish())
     assert report["cases"] == 3
-    assert "one value beside 0 in the mask of one structure" in report["dropped"][0]["why"]
+    assert "one value besides 0 in the mask of one structure" in report["dropped"][0]["why"]
 
 
 @pytest.mark.parametrize(

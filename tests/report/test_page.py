@@ -273,7 +273,7 @@ def test_where_patients_are_not_known_no_verdict_is_given(tmp_path: Path, result
     path = run / "north/cases.json"
     path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "groups"}))
     said = write_report(gather(run), tmp_path / "page.html")
-    assert said["personal_against_global"]["north"] == "higher; how surely is not known here"
+    assert said["personal_against_global"]["north"] == "higher; the uncertainty is unknown here"
     assert any("draw images" in line for line in said["doubts"])
 
 
@@ -292,7 +292,7 @@ def test_a_page_that_is_to_leave_a_site_has_no_pictures_and_no_intervals(
     text = page_of(run, pictures=False)
     assert "data:image" not in text
     assert "patients" not in text.replace("drawing the site's patients", "").replace("Test patients", "").replace(
-        "where patients are", ""
+        "if patients are", ""
     ).replace("nothing about patients", "")
     assert "This page stays" not in text
 

@@ -1,7 +1,7 @@
-"""The command line: what FLARE's own `nvflare` does not do. One module a verb, imported when it is served.
+"""The command line: what FLARE's own `nvflare` does not do. Each verb is one module, imported when the parser is built.
 
-A verb's module has HELP (a line), EXAMPLE (a command that works), `arguments(parser)` and `serve(options)`.
-Exit codes: 0 done; 1 done, and the answer is no (a check that failed); 2 the input is at fault.
+A verb's module has HELP (one line), EXAMPLE (a command that works), `arguments(parser)` and `serve(options)`.
+Exit codes: 0 for success, 1 if a check or a file failed, 2 if the input is wrong.
 """
 
 import argparse
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = int(options.serve(options) or 0)
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # whoever read the output, such as `head`, has enough of it
+    except BrokenPipeError:  # the reader of the output, such as `head`, has stopped reading
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's own last flush
         return 1
     except UserFault as fault:
@@ -35,9 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """All verbs, with an example each."""
+    """The parser of all verbs, each with an example."""
     command = argparse.ArgumentParser(
-        prog="pfedsam", description="Federated fine-tuning of SAM: what nvflare's own verbs do not do."
+        prog="pfedsam", description="Federated fine-tuning of Segment Anything: what nvflare does not do."
     )
     verbs = command.add_subparsers(required=True, metavar="VERB")
     for name in VERBS:

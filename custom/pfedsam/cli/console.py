@@ -17,14 +17,14 @@ T = TypeVar("T")
 
 
 def of_a_job(parser: argparse.ArgumentParser) -> None:
-    """What each verb takes that reads a job: which one, and what is changed of it."""
+    """Add the arguments of each verb that reads a job: the job, and the changes to it."""
     parser.add_argument("job", type=Path, help=f"a settings file, a job folder, or one of {', '.join(presets())}")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
     parser.add_argument("--rounds", type=int, help="change the number of rounds")
 
 
 def tell() -> None:
-    """Show this package's own messages, and no other's, on the console."""
+    """Show this package's own messages on the console, and no other package's."""
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for handler in logging.getLogger().handlers:
         handler.addFilter(logging.Filter("pfedsam"))
@@ -32,10 +32,10 @@ def tell() -> None:
 
 
 def tracked(things: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-    """`things`, with a bar on stderr while they are gone through; nothing where stderr is no terminal.
+    """`things`, with a progress bar on stderr. Without a terminal no bar is shown.
 
     Args:
-        total: how many, where `things` do not say it.
+        total: how many there are, if `things` has no length.
     """
     with _progress() as bar:
         yield from bar.track(things, total=total, description=what)
@@ -43,7 +43,7 @@ def tracked(things: Iterable[T], what: str, total: int | None = None) -> Iterato
 
 @contextmanager
 def counted(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar as `tracked` shows one; it is told how many of `total` are done."""
+    """A progress bar like that of `tracked`. The caller reports how many of `total` are done."""
     with _progress() as bar:
         task = bar.add_task(what, total=total)
         yield lambda done: bar.update(task, completed=done)
@@ -56,10 +56,10 @@ def _progress() -> Progress:
 
 
 def plain(text: str) -> str:
-    """`text` for a terminal: control characters, which a file's name may hold, as escapes; line breaks stay."""
+    """`text` for a terminal: control characters, as in a file's name, become escapes. Line breaks stay."""
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 def say(answer: dict[str, Any]) -> None:
-    """One JSON object on stdout, for scripts."""
+    """Print one JSON object on stdout, for scripts."""
     print(json.dumps(answer, indent=2, ensure_ascii=False))

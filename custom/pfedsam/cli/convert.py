@@ -1,9 +1,9 @@
-"""pfedsam convert: a published .pth as safetensors."""
+"""pfedsam convert: convert a published .pth file to safetensors."""
 
 import argparse
 from pathlib import Path
 
-HELP = "convert a published .pth to safetensors, once"
+HELP = "convert a published .pth file to safetensors; needed once"
 EXAMPLE = "pfedsam convert weights/sam_vit_b_01ec64.pth"
 
 

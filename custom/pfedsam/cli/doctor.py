@@ -1,4 +1,4 @@
-"""pfedsam doctor: what a job needs on this machine."""
+"""pfedsam doctor: measure what a job needs on this machine."""
 
 import argparse
 import os
@@ -17,28 +17,28 @@ if TYPE_CHECKING:
     from pfedsam.doctor.checks import Finding
     from pfedsam.doctor.examine import Diagnosis
 
-HELP = "say what a job needs on this machine, after a small real run of it, and whether all is there"
+HELP = "measure in a small real run what a job needs on this machine, and check that it is there"
 EXAMPLE = "pfedsam doctor pfedsam --bandwidth 50"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """What the verb takes."""
+    """Add the verb's arguments."""
     console.of_a_job(parser)
     add = parser.add_argument
     data, weights = os.environ.get("PFEDSAM_DATA") or None, os.environ.get("PFEDSAM_WEIGHTS") or None
-    add("--data", type=Path, default=data, help="the site's data folder; default PFEDSAM_DATA")
-    add("--weights", type=Path, default=weights, help="the folder of weight files; default PFEDSAM_WEIGHTS")
-    add("--store", type=Path, default=Path(), help="a folder on the disk that the run will write to; default here")
-    add("--site", default="", help="whose rows of the datalist; default: the site with most")
-    add("--bandwidth", type=float, metavar="MBIT", help="of the site's line, in megabits a second, each way")
-    add("--threads", type=int, help="torch threads of a site; default all cores, or 1 with --sites")
-    add("--sites", type=int, default=1, metavar="N", help="N sites simulated at once on this machine")
-    add("--anyway", action="store_true", help="try the job in small even where weights or data are missing")
+    add("--data", type=Path, default=data, help="the site's data folder; default: PFEDSAM_DATA")
+    add("--weights", type=Path, default=weights, help="the folder of weight files; default: PFEDSAM_WEIGHTS")
+    add("--store", type=Path, default=Path(), help="a folder on the disk that the run will use; default: this folder")
+    add("--site", default="", help="the site in the datalist; default: the site with the most training rows")
+    add("--bandwidth", type=float, metavar="MBIT", help="the site's bandwidth in megabits per second, each way")
+    add("--threads", type=int, help="torch threads per site; default: all cores, or 1 with --sites")
+    add("--sites", type=int, default=1, metavar="N", help="the number of sites simulated at once on this machine")
+    add("--anyway", action="store_true", help="do the small run even if weights or data are missing")
     add("--json", action="store_true", help="print one JSON object")
 
 
 def serve(options: argparse.Namespace) -> int:
-    """Examine, show, and answer 1 if a check failed."""
+    """Examine the machine and print the findings. Return 1 if a check failed."""
     from pfedsam.doctor.examine import Here, examine, glance
     from pfedsam.doctor.needs import Setting, on_the_wire
     from pfedsam.jobs import read_job
@@ -46,7 +46,7 @@ def serve(options: argparse.Namespace) -> int:
     for name in ("sites", "threads", "rounds", "bandwidth"):
         value = getattr(options, name)
         if value is not None and value <= 0:
-            raise UserFault(expected=f"--{name} above 0", came=str(value), do="correct it")
+            raise UserFault(expected=f"--{name} above 0", came=str(value), do="give a number above 0")
     job = read_job(options.job, options.set, rounds=options.rounds)
     config = job.config
     own = os.environ.get("PFEDSAM_THREADS") or str(os.cpu_count() or 1 if options.sites == 1 else 1)
@@ -72,7 +72,7 @@ def serve(options: argparse.Namespace) -> int:
 
 
 def _verdict(seen: "list[Finding]") -> None:
-    out, table = Console(highlight=False), Table("", "", "found", title="What was looked at")
+    out, table = Console(highlight=False), Table("", "", "found", title="Checks")
     for check in seen:
         table.add_row("ok" if check.ok else "NO", check.name, check.found)
     out.print(table)
@@ -91,15 +91,15 @@ def _needs(found: "Diagnosis", bandwidth: float | None) -> Table:
     time, memory, disk, wire = found.seconds, found.memory, found.disk, found.wire
     rounds = found.setting.rounds
     rows = [
-        ("a site's start", duration(time.ready)),
-        ("a round (training, scoring, exchange)", duration(time.round)),
+        ("start of a site", duration(time.ready)),
+        ("one round (training, scoring, exchange)", duration(time.round)),
         (f"the whole run, {rounds} round(s) and the final test", duration(time.run)),
-        *([("the same, if nothing else ran here, about", duration(time.run * found.got))] if _busy(found) else []),
-        ("sent by a site, a round", gigabytes(wire.up)),
-        ("received by a site, a round", gigabytes(wire.down)),
+        *([("the same on an otherwise idle machine, about", duration(time.run * found.got))] if _busy(found) else []),
+        ("sent by a site per round", gigabytes(wire.up)),
+        ("received by a site per round", gigabytes(wire.down)),
         *_line(found, bandwidth),
         ("memory of a site's process", gigabytes(memory.site)),
-        ("memory at its very first start", gigabytes(memory.first_start)),
+        ("memory at the very first start", gigabytes(memory.first_start)),
         *([("memory of all simulated processes", gigabytes(memory.all))] if found.setting.sites > 1 else []),
         *([("memory on the GPU", gigabytes(memory.vram))] if memory.vram else []),
         ("disk: prepared base model", gigabytes(disk.base)),
@@ -114,7 +114,7 @@ def _needs(found: "Diagnosis", bandwidth: float | None) -> Table:
 
 
 def _line(found: "Diagnosis", bandwidth: float | None) -> list[tuple[str, str]]:
-    """Rows on the time that messages take; none where no bandwidth is given."""
+    """Rows on the time that messages take. There are none if no bandwidth is given."""
     from pfedsam.doctor.needs import on_the_wire
 
     if not bandwidth:
@@ -122,22 +122,22 @@ def _line(found: "Diagnosis", bandwidth: float | None) -> list[tuple[str, str]]:
     each = on_the_wire(found.wire.up + found.wire.down, bandwidth)
     run = each * found.setting.rounds + on_the_wire(found.wire.down, bandwidth)
     return [
-        (f"on a line of {bandwidth:g} Mbit/s, besides, a round", duration(each)),
-        ("on that line, besides, the whole run", duration(run)),
+        (f"added by a network of {bandwidth:g} Mbit/s, per round", duration(each)),
+        ("added by that network, the whole run", duration(run)),
     ]
 
 
 def _holds_for(found: "Diagnosis") -> str:
     slices = ", ".join(f"{found.slices[split]} {split}" for split in ("train", "val", "test"))
     threads = f"{found.threads} thread(s)"
-    how = "a site alone on this machine with" if found.setting.sites == 1 else f"{found.setting.sites} sites, each with"
-    slow = f" Other work takes processor time: the trial got {found.got:.0%} of its own." if _busy(found) else ""
-    doubt = " The counts are assumed: there are no data here." if found.assumed else ""
-    return f"Holds for {how} {threads} and {slices} slices, under the load the machine has now.{slow}{doubt}"
+    how = "one site on this machine with" if found.setting.sites == 1 else f"{found.setting.sites} sites, each with"
+    slow = f" Other programs are running: the trial got {found.got:.0%} of its processor time." if _busy(found) else ""
+    doubt = " The numbers of slices are assumed, because there is no data here." if found.assumed else ""
+    return f"Valid for {how} {threads} and {slices} slices, at the machine's present load.{slow}{doubt}"
 
 
 def _busy(found: "Diagnosis") -> bool:
-    """Whether other work slowed the trial; of several threads some wait for others even where nothing else runs."""
+    """Whether other work slowed the trial. Several threads wait for each other even on an idle machine."""
     return found.threads == 1 and found.got < 0.85
 
 

@@ -1,4 +1,4 @@
-"""pfedsam export: a run's model as one file, with its card; ONNX and a MONAI bundle if wanted."""
+"""pfedsam export: write a run's model as one file, with its card, and optionally as ONNX and MONAI bundle."""
 
 import argparse
 from pathlib import Path
@@ -7,41 +7,41 @@ from typing import Any
 from pfedsam.cli.console import say, tracked
 from pfedsam.errors import UserFault
 
-HELP = "write a run's model as one file with its card; if wanted also ONNX and a MONAI bundle"
+HELP = "write a run's model as one file with its card, and optionally as ONNX and as a MONAI bundle"
 EXAMPLE = "pfedsam export runs/pfedsam --site site-1 --out model.safetensors"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """What the verb takes."""
+    """Add the verb's arguments."""
     add = parser.add_argument
     add("folder", type=Path, nargs="?", default=Path(), help="a simulator's workspace, a run folder, a downloaded job")
-    add("--out", type=Path, required=True, metavar="FILE", help="the model file to write; its card is put beside it")
-    add("--site", default="", help="whose private part to take; default: the folder's own, if it is a site's")
-    add("--global-only", action="store_true", help="leave the private part out: for those outside the site")
+    add("--out", type=Path, required=True, metavar="FILE", help="the model file to write; its card goes beside it")
+    add("--site", default="", help="the site whose private part to include; default: the folder's site")
+    add("--global-only", action="store_true", help="leave the private part out, to give the model to others")
     add(
         "--shared",
         type=Path,
         metavar="FILE",
-        help="another file of shared tensors, e.g. models/shared.best.safetensors",
+        help="another file of shared tensors, such as models/shared.best.safetensors",
     )
     add(
         "--store",
         type=Path,
         metavar="DIR",
-        help="take the private part from this site store, as last trained in the run",
+        help="take the private part from this site store, as the run last trained it",
     )
-    add("--settings", type=Path, metavar="FILE", help="the job's pfedsam.json, where the run's files do not hold it")
-    add("--with-base", action="store_true", help="put the frozen base in: loads without its weight file, but is large")
-    add("--weights", type=Path, metavar="DIR", help="folder of pretrained weight files; default: PFEDSAM_WEIGHTS")
-    add("--branch", choices=("global", "personal"), help="of --onnx and --bundle; default: personal where it is in")
-    add("--onnx", type=Path, metavar="FILE", help="also write the branch as an ONNX graph")
-    add("--bundle", type=Path, metavar="DIR", help="also write a MONAI bundle; must not exist")
-    add("--overwrite", action="store_true", help="write anew what is there, the card with what was filled in too")
-    add("--json", action="store_true", help="say as JSON what was written")
+    add("--settings", type=Path, metavar="FILE", help="the job's pfedsam.json, if the run's files do not include it")
+    add("--with-base", action="store_true", help="include the base: large, but loads without a weight file")
+    add("--weights", type=Path, metavar="DIR", help="the folder of pretrained weight files; default: PFEDSAM_WEIGHTS")
+    add("--branch", choices=("global", "personal"), help="of --onnx and --bundle; default: personal, if included")
+    add("--onnx", type=Path, metavar="FILE", help="also write one branch as an ONNX graph")
+    add("--bundle", type=Path, metavar="DIR", help="also write a MONAI bundle; the folder must not exist")
+    add("--overwrite", action="store_true", help="replace existing files, also a card that was filled in")
+    add("--json", action="store_true", help="print as JSON what was written")
 
 
 def serve(options: argparse.Namespace) -> None:
-    """Write what is asked for."""
+    """Write the requested files."""
     from pfedsam.export.card import card
     from pfedsam.export.source import Place, gather
     from pfedsam.files import write_atomic
@@ -66,18 +66,17 @@ def serve(options: argparse.Namespace) -> None:
 
 
 def _check_free(options: argparse.Namespace) -> None:
-    """Refuse, before anything is written, to write over what is there: a card may have been filled in."""
+    """Refuse to replace existing files, before anything is written: a card may have been filled in."""
     files = [options.out, options.out.with_suffix(".md"), options.onnx]
     taken = [path for path in files if path and path.exists() and not options.overwrite]
     taken += [options.bundle] * bool(options.bundle and options.bundle.exists())
     if taken:
-        raise UserFault(
-            expected=f"nothing at {taken[0]} yet", came="something", do="name another, or remove it (or --overwrite)"
-        )
+        do = "name another, or remove it" + ", or add --overwrite" * (taken[0] != options.bundle)
+        raise UserFault(expected=f"no {taken[0]} yet", came="an existing one", do=do)
 
 
 def _check_bundle(folder: Path, branches: tuple[str, ...], branch: str) -> None:
-    """Refuse a bundle that could not be, before model and card are written."""
+    """Refuse a bundle that cannot be made, before the model and its card are written."""
     try:
         from pfedsam.export.bundle import check_bundle
     except ModuleNotFoundError as error:
@@ -88,7 +87,7 @@ def _check_bundle(folder: Path, branches: tuple[str, ...], branch: str) -> None:
 
 
 def _more(options: argparse.Namespace, branch: str, text: str) -> dict[str, Any]:
-    """The graph and the bundle, where they are asked for."""
+    """Write the ONNX graph and the bundle, if requested."""
     done: dict[str, Any] = {}
     works = [name for name in ("onnx", "bundle") if getattr(options, name)]
     for work in tracked(works, "exporting") if works else ():
@@ -110,9 +109,9 @@ def _more(options: argparse.Namespace, branch: str, text: str) -> dict[str, Any]
 def _tell(wrote: dict[str, Any]) -> None:
     print(f"wrote {wrote['model']} ({', '.join(wrote['branches'])}) and its card {wrote['card']}")
     if "personal" not in wrote["branches"]:
-        print("no site's private part is in it: --site NAME adds a site's")
+        print("it contains no private part: --site NAME adds a site's")
     if "onnx" in wrote:
         deviation = f"{wrote['onnx_deviation']:.0e}"
-        print(f"wrote {wrote['onnx']} ({wrote['onnx_branch']} branch; in onnxruntime within {deviation} of torch)")
+        print(f"wrote {wrote['onnx']} ({wrote['onnx_branch']} branch; onnxruntime is within {deviation} of torch)")
     if "bundle" in wrote:
         print(f"wrote {wrote['bundle']}; its docs/README.md says how to run it")

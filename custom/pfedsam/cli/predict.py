@@ -1,4 +1,4 @@
-"""pfedsam predict: masks of a site's own files."""
+"""pfedsam predict: write masks of a site's own images."""
 
 import argparse
 import sys
@@ -9,35 +9,33 @@ from pfedsam.cli import console
 from pfedsam.data.planes import CHOICES
 from pfedsam.errors import UserFault
 
-HELP = "find masks on a file or a folder of PNG, JPEG, TIFF, NIfTI or DICOM; written in the same format and place"
+HELP = "write masks of a file or folder of PNG, JPEG, TIFF, NIfTI or DICOM, in the same format and geometry"
 EXAMPLE = "pfedsam predict /data/new /data/masks --model model.safetensors"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """What the verb takes."""
+    """Add the verb's arguments."""
     add = parser.add_argument
-    add("source", type=Path, help="a file or a folder of images, searched to the bottom")
-    out = "the folder of the masks; what is there already is kept; a DICOM segmentation names its series' patient"
+    add("source", type=Path, help="an image file, or a folder, searched with all its subfolders")
+    out = "the folder for the masks; existing masks are kept. A DICOM segmentation contains its series' patient"
     add("out", type=Path, help=out)
     add("--model", type=Path, required=True, help="a file that pfedsam export wrote")
-    add("--branch", choices=("personal", "global"), help="default: personal, where the model has it")
-    add("--plane", choices=CHOICES, help="default: the plane of the training (data.plane); another one is told")
+    add("--branch", choices=("personal", "global"), help="default: personal, if the model has it")
+    add("--plane", choices=CHOICES, help="default: the plane of the training (data.plane); another one gives a warning")
     add("--scale", choices=("uint8", "percentile"), help="default: data.scale of the training")
-    add(
-        "--names", default="", metavar="A,B", help="the classes' names, in order; default: data.classes of the training"
-    )
-    add("--probabilities", action="store_true", help="write probability maps too")
-    add("--anonymous", action="store_true", help="leave name, ID and dates of the patient out of a DICOM segmentation")
-    add("--weights", type=Path, help="folder of the base model's weights; default: PFEDSAM_WEIGHTS")
-    add("--cache", type=Path, help="folder where the base is kept ready; speeds up the next start")
+    add("--names", default="", metavar="A,B", help="the classes' names in order; default: data.classes of the training")
+    add("--probabilities", action="store_true", help="also write probability maps")
+    add("--anonymous", action="store_true", help="leave the patient's name, ID and dates out of a DICOM segmentation")
+    add("--weights", type=Path, help="the folder of the base model's weights; default: PFEDSAM_WEIGHTS")
+    add("--cache", type=Path, help="a folder that keeps the prepared base; this speeds up the next start")
     add("--batch", type=int, default=8, help="slices at a time")
-    add("--device", help="cpu, cuda, cuda:1 ...; default: a GPU where there is one")
-    add("--overwrite", action="store_true", help="write masks anew that are there already")
-    add("--json", action="store_true", help="print one JSON object with every file")
+    add("--device", help="cpu, cuda, cuda:1 ...; default: a GPU if there is one")
+    add("--overwrite", action="store_true", help="write existing masks again")
+    add("--json", action="store_true", help="print one JSON object that lists every file")
 
 
 def serve(options: argparse.Namespace) -> int:
-    """Predict all; 1 where a file could not be."""
+    """Predict all files. Return 1 if one failed."""
     from pfedsam.inference.predictor import load_model
     from pfedsam.predict.masks import Way
     from pfedsam.predict.run import predict
@@ -45,7 +43,7 @@ def serve(options: argparse.Namespace) -> int:
     from pfedsam.predict.segmentation import Classes
 
     if options.batch < 1:
-        raise UserFault(expected="--batch above 0", came=str(options.batch), do="correct it")
+        raise UserFault(expected="--batch above 0", came=str(options.batch), do="give a number of 1 or more")
     scans = list(console.tracked(find_scans(options.source, options.out), "looking"))
     model = load_model(options.model, options.weights, options.cache, device=options.device)
     branch = options.branch or model.branches[-1]
@@ -56,7 +54,7 @@ def serve(options: argparse.Namespace) -> int:
     names = options.names.split(",") if options.names else model.config.class_names
     if len(names) != (count := model.config.model.num_classes):
         came = f"{len(names)} ({', '.join(names)})"
-        raise UserFault(expected=f"{count} names", came=came, do="name each class of the model")
+        raise UserFault(expected=f"{count} names", came=came, do="give --names one name for each class of the model")
     classes, done = Classes(names, data.codes, options.anonymous), []
     results = predict(model, scans, options.out, way, classes, again=options.overwrite)
     for result in console.tracked(results, "predicting", len(scans)):
@@ -83,7 +81,7 @@ def _summary(done: list[dict[str, Any]], out: Path, branch: str) -> str:
     faults = sum(bool(entry["fault"]) for entry in done)
     kept, nothing = len(done) - len(written) - faults, sum(not any(entry["pixels"]) for entry in written)
     parts = [f"{len(written)} masks of the {branch} branch written to {out}"]
-    parts += [f"{nothing} of them show nothing"] * bool(nothing)
-    parts += [f"{kept} were there already (--overwrite writes them anew)"] * bool(kept)
-    parts += [f"{faults} could not be read or written, named above"] * bool(faults)
+    parts += [f"{nothing} of them are empty"] * bool(nothing)
+    parts += [f"{kept} existed already (--overwrite writes them again)"] * bool(kept)
+    parts += [f"{faults} files failed; see the messages above"] * bool(faults)
     return "; ".join(parts)

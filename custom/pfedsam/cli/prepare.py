@@ -1,4 +1,4 @@
-"""pfedsam prepare: a folder of NIfTI, DICOM or pictures becomes a datalist, with a report in words."""
+"""pfedsam prepare: turn a folder of NIfTI, DICOM or pictures into a datalist, with a report in words."""
 
 import argparse
 import json
@@ -9,47 +9,47 @@ from typing import Any
 from pfedsam.cli.console import plain, say, tracked
 from pfedsam.data.planes import CHOICES
 
-HELP = "make a datalist of a folder of NIfTI, DICOM or PNG files, with a report in words"
+HELP = "turn a folder of NIfTI, DICOM or picture files into a datalist, with a report in words"
 EXAMPLE = "pfedsam prepare /data/ward-7 /data/pfedsam --site hospital-a"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """What the verb takes."""
-    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="where the files lie")
-    parser.add_argument("out", type=Path, metavar="OUT", help="a new or empty folder for what is made of them")
+    """Add the verb's arguments."""
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="where the files are")
+    parser.add_argument("out", type=Path, metavar="OUT", help="a new or empty folder for the results")
     parser.add_argument("--site", default="site", help="the site's name, for the report")
     parser.add_argument("--masks", type=Path, metavar="DIR", help="a folder in which every file is a mask")
     parser.add_argument(
         "--plane",
         default="axial",
         choices=CHOICES,
-        help="how volumes are cut into slices; stored: along the last axis as it lies",
+        help="how volumes are cut into slices; stored: along the last axis of the file",
     )
     parser.add_argument(
         "--pair",
         nargs=2,
         metavar=("IMAGE_REGEX", "MASK_REGEX"),
-        help="an image and its masks have the same first group, such as 'volume-(.+)' 'segmentation-(.+)';"
+        help="an image and its masks share the text of the first group, such as 'volume-(.+)' 'segmentation-(.+)';"
         " a second group of MASK_REGEX is the name of a structure",
     )
-    parser.add_argument("--labels", metavar="VALUE=CLASS,...", help="what mask values (or structures' names) mean")
-    parser.add_argument("--ignore", type=int, metavar="VALUE", help="mask value of pixels that nobody labelled")
+    parser.add_argument("--labels", metavar="VALUE=CLASS,...", help="the class of each mask value or structure name")
+    parser.add_argument("--ignore", type=int, metavar="VALUE", help="the mask value of pixels that nobody labelled")
     parser.add_argument("--names", metavar="NAME,...", help="the classes' names in the order of their numbers")
-    parser.add_argument("--classes", type=int, metavar="N", help="number of classes without the background")
-    parser.add_argument("--split", metavar="SHARES", help="of train, val and test; 0.7,0.1,0.2 if not given")
-    parser.add_argument("--seed", type=int, default=0, help="another seed draws other splits")
+    parser.add_argument("--classes", type=int, metavar="N", help="the number of classes, without the background")
+    parser.add_argument("--split", metavar="SHARES", help="shares of train, val and test; default: 0.7,0.1,0.2")
+    parser.add_argument("--seed", type=int, default=0, help="the seed of the splits; another seed gives other splits")
     parser.add_argument(
         "--patient",
         metavar="REGEX",
-        help=r"its first group is the patient, such as '^(p\d+)_' in the file name, else in the path;"
-        " folder: each folder is a patient; each: each image is",
+        help=r"the first group is the patient, such as '^(p\d+)_', searched in the file name, then in the path;"
+        " folder: each folder is a patient; each: each image is a patient",
     )
-    parser.add_argument("--dry-run", action="store_true", help="look at everything, write nothing")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, write nothing")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
 def serve(options: argparse.Namespace) -> int:
-    """Prepare the folder and say what came of it."""
+    """Prepare the folder and print the outcome."""
     from pfedsam.prepare.site import prepare
 
     out = None if options.dry_run else options.out
@@ -107,7 +107,7 @@ def _unlabelled(counts: dict[str, Any] | None) -> list[str]:
     if counts is None:
         return []
     share = f"{counts['pixels']} pixels ({counts['share']:.2%}) in {counts['cases']} cases"
-    return [f"Unlabelled: {share}. Set data.ignore to 255: they are neither trained on nor scored."]
+    return [f"Unlabelled: {share}. Set data.ignore to 255: then they are neither trained on nor scored."]
 
 
 def _some(files: Sequence[str]) -> str:

@@ -1,23 +1,23 @@
-"""pfedsam render: FLARE's folder of a job, made from a settings file."""
+"""pfedsam render: write FLARE's job folder from a settings file."""
 
 import argparse
 from pathlib import Path
 
 from pfedsam.cli import console
 
-HELP = "write FLARE's folder of a job, with its code, for the simulator, the console and nvflare job submit"
+HELP = "write FLARE's job folder with its code, for the simulator, the console and nvflare job submit"
 EXAMPLE = "pfedsam render polyp /tmp/job --set method=ditto --set seed=1"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """What the verb takes."""
+    """Add the verb's arguments."""
     console.of_a_job(parser)
     add = parser.add_argument
-    add("out", type=Path, help="the folder to write; must not exist")
-    add("--continue", dest="continues", default="", metavar="RUN", help="go on with a run, by its name or latest")
+    add("out", type=Path, help="the folder to write; it must not exist")
+    add("--continue", dest="continues", default="", metavar="RUN", help="continue a run: its name, or latest")
     add("--begin", default="", metavar="STUDY/RUN", help="start from the shared tensors of a finished run")
-    add("--no-code", action="store_true", help="leave the code out: a deployment's sites have it installed")
-    add("--sites", help="names of the sites, by comma; default: all that connect")
+    add("--no-code", action="store_true", help="leave the code out, for sites that have it installed")
+    add("--sites", help="the sites' names, separated by commas; default: all that connect")
 
 
 def serve(options: argparse.Namespace) -> None:

@@ -1,16 +1,16 @@
-"""pfedsam report: a run as one HTML file."""
+"""pfedsam report: write a run's report as one HTML file."""
 
 import argparse
 from pathlib import Path
 
 from pfedsam.cli import console
 
-HELP = "write a run as one HTML file that opens without a network"
+HELP = "write a run's report as one HTML file that opens without a network"
 EXAMPLE = "pfedsam report runs/pfedsam --out report.html"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """What the verb takes."""
+    """Add the verb's arguments."""
     add = parser.add_argument
     add("run", type=Path, help="a simulator workspace, a downloaded result, a site's own folder, or a results.json")
     add(
@@ -20,12 +20,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.html",
         help="the file to write; default report.html",
     )
-    add("--no-cases", action="store_true", help="leave out pictures and intervals, so that the page may leave a site")
-    add("--json", action="store_true", help="print what it says in short as one JSON object")
+    add("--no-cases", action="store_true", help="leave out pictures and intervals: such a page may leave the site")
+    add("--json", action="store_true", help="print the page's summary as one JSON object")
 
 
 def serve(options: argparse.Namespace) -> None:
-    """Write the page and say what it says."""
+    """Write the page and print its summary."""
     from pfedsam.report.gather import gather
     from pfedsam.report.page import write_report
 
@@ -33,5 +33,5 @@ def serve(options: argparse.Namespace) -> None:
     if options.json:
         return console.say(said)
     print("\n".join(said["summary"]))
-    where = "; it holds what may not leave a site" if said["stays_at_the_site"] else ""
+    where = "; keep it at the site: it shows data that may not leave" if said["stays_at_the_site"] else ""
     print(f"report: {options.out}{where}")

@@ -1,4 +1,4 @@
-"""pfedsam synthetic: a synthetic site's files."""
+"""pfedsam synthetic: write a synthetic site's files."""
 
 import argparse
 from pathlib import Path
@@ -8,9 +8,9 @@ EXAMPLE = "pfedsam synthetic /tmp/site-1 --site site-1 --train 48"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """What the verb takes."""
+    """Add the verb's arguments."""
     parser.add_argument("out", type=Path)
-    parser.add_argument("--site", default="site-1", help="a demo site's name, or any other")
+    parser.add_argument("--site", default="site-1", help="the name of a demo site, or any other name")
     parser.add_argument("--seed", type=int, default=0)
     for split, count in (("train", 48), ("val", 8), ("test", 16)):
         parser.add_argument(f"--{split}", type=int, default=count)

@@ -1,4 +1,4 @@
-"""pfedsam verify: whether a model file is whole and of the run, settings and base it names."""
+"""pfedsam verify: check that a model file is complete and belongs to its run, settings and base."""
 
 import argparse
 import dataclasses
@@ -6,27 +6,27 @@ from pathlib import Path
 
 from pfedsam.cli.console import say
 
-HELP = "check an exported model or a run's tensors: whole, of its run, settings and base; exit code 1 if not"
+HELP = "check that an exported model or a run's tensors are complete and belong to their run, settings and base"
 EXAMPLE = "pfedsam verify model.safetensors --results runs/pfedsam/server/simulate_job/results.json"
 MARKS = {True: "ok", False: "FAILED", None: "-"}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """What the verb takes."""
+    """Add the verb's arguments."""
     add = parser.add_argument
     add("file", type=Path, help="an exported model, models/shared.safetensors, or a site's private.safetensors")
     add(
         "--results",
         type=Path,
         metavar="FILE",
-        help="the run's results.json; default: the run folder's, if it lies in one",
+        help="the run's results.json; default: that of the run folder that contains the file",
     )
-    add("--weights", type=Path, metavar="DIR", help="folder of pretrained weight files; default: PFEDSAM_WEIGHTS")
-    add("--json", action="store_true", help="say the checks as JSON")
+    add("--weights", type=Path, metavar="DIR", help="the folder of pretrained weight files; default: PFEDSAM_WEIGHTS")
+    add("--json", action="store_true", help="print the checks as JSON")
 
 
 def serve(options: argparse.Namespace) -> int:
-    """Print a line a check; 1 if one failed."""
+    """Print one line per check. Return 1 if one failed."""
     from pfedsam.export.verify import verify
 
     checks = verify(options.file, options.results, options.weights)

@@ -1,20 +1,20 @@
-"""pfedsam watch: submit a job and bring its run to the last round."""
+"""pfedsam watch: submit a job and continue its run until the last round is done."""
 
 import argparse
 from pathlib import Path
 
 from pfedsam.cli import console
 
-HELP = "submit a rendered job and bring its run to the last round, whatever dies meanwhile"
+HELP = "submit a rendered job and continue its run to the last round, even if processes die"
 EXAMPLE = "pfedsam watch /tmp/job --kit kits/lead@hub.org --out results"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """What the verb takes."""
+    """Add the verb's arguments."""
     parser.add_argument("job", type=Path, help="a folder that pfedsam render wrote")
     parser.add_argument("--kit", type=Path, required=True, help="your startup kit")
-    parser.add_argument("--out", type=Path, default=Path("results"), help="where results are downloaded to")
-    parser.add_argument("--continue", dest="continues", default="", metavar="RUN", help="go on with this run")
+    parser.add_argument("--out", type=Path, default=Path("results"), help="the folder for downloaded results")
+    parser.add_argument("--continue", dest="continues", default="", metavar="RUN", help="continue this run")
 
 
 def serve(options: argparse.Namespace) -> None:

@@ -1,1 +1,1 @@
-"""Data: from a site's files to tensors."""
+"""Data: turns a site's files into tensors."""

@@ -1,4 +1,4 @@
-"""Training-time changes of an image and its mask, by MONAI; seeded, and off where `train.augment` is false."""
+"""Random changes of an image and its mask in training, by MONAI: seeded, and off if `train.augment` is false."""
 
 import hashlib
 from typing import Any
@@ -12,17 +12,17 @@ from pfedsam.config import Config
 from pfedsam.data.dataset import Augment, View
 
 BOTH = ("image", "mask")
-SHIFT = 1 / 16  # of the image's side, at most, each way
+SHIFT = 1 / 16  # of the image's side, at most, in each direction
 
 
 def augmentation(seed: int, config: Config) -> Augment:
     """Flips, small rotation, shift and zoom, small changes of brightness and contrast.
 
-    A view is drawn from `seed`, its slice and its number alone: the same view comes out the same in
-    whatever order, so that what a model makes of it can be kept.
+    A view depends only on `seed`, its slice and its number. In any order the same view has the same content, so
+    that the model's output on it can be cached.
 
-    Strengths are our choice: lesions look the same mirrored (but for `train.flips`), scanners differ mildly within a
-    site. What a shift or turn brings in from beyond the image is black, and background.
+    The strengths are our choice. Lesions look the same when mirrored (except by `train.flips`), and scanners differ
+    little within a site. Pixels that a shift or rotation brings in are black, and background.
     """
     flips, shift = config.train.flips, SHIFT * config.model.image_size
     monai.data.set_track_meta(False)

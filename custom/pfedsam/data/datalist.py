@@ -1,8 +1,8 @@
-"""A site's datalist: which image has which mask, in which split, of which patient.
+"""A site's datalist: the mask, split and patient of each image.
 
-CSV with a header, or JSON (a list of objects), columns `image`, `mask`, `split`, `group`; paths
-are relative to the file. A column `site` is optional and lets one file serve several sites. Names of columns are
-known whatever their case, and blanks around them, and around split, group and site, mean nothing.
+It is CSV with a header, or JSON (a list of objects), with the columns `image`, `mask`, `split`, `group`. Paths are
+relative to the file. An optional column `site` lets one file serve several sites. The case of column names does
+not matter, nor do blanks around column names, split, group and site.
 """
 
 import csv
@@ -19,7 +19,7 @@ from pfedsam.errors import UserFault
 NAMES = ("datalist.csv", "datalist.json", "manifest.csv")
 SPLITS = ("train", "val", "test")
 COLUMNS = ("image", "mask", "split", "group")
-WORDS = ("split", "group", "site")  # columns that hold words; the others hold paths, where a blank may mean something
+WORDS = ("split", "group", "site")  # columns of words; the others hold paths, in which blanks count
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Row:
 
 
 def find(root: Path, site: str) -> Path:
-    """The datalist of `site`: in `root/site`, else in `root` itself.
+    """The datalist of `site`, in `root/site` or else in `root`.
 
     Raises:
-        UserFault: neither folder holds one.
+        UserFault: neither folder contains one.
     """
     for folder in (root / site, root):
         for name in NAMES:
@@ -50,11 +50,11 @@ def find(root: Path, site: str) -> Path:
 
 
 def read(path: Path, site: str | None = None) -> dict[str, list[Row]]:
-    """The rows of each split, those of `site` alone where the file has a `site` column.
+    """The rows of each split. If the file has a column `site`, only the rows of `site`.
 
     Raises:
-        UserFault: a column is missing, a split is unknown or empty, a file does not exist, some rows alone have a
-            site, or a group or an image lies in two splits. Each message names the file and the row.
+        UserFault: a column is missing, a split is unknown or empty, a file does not exist, only some rows have a
+            site, or a group or an image is in two splits. Each message names the file and the row.
     """
     rows = [_row(path, number, record) for number, record in _of_site(path, raw_rows(path), site)]
     _check_splits(path, rows)
@@ -70,7 +70,7 @@ def read(path: Path, site: str | None = None) -> dict[str, list[Row]]:
 
 
 def sites(path: Path) -> list[str]:
-    """The sites that a datalist serves by its column `site`; none where it has no such column."""
+    """The sites in a datalist's column `site`; empty without such a column."""
     return sorted({str(record["site"]) for record in raw_rows(path) if record.get("site")})
 
 
@@ -84,16 +84,16 @@ def write_csv(path: Path, rows: Iterable[Row]) -> Path:
 
 
 def raw_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a datalist, columns by their plain names, words without blanks around them; otherwise unchecked.
+    """The rows of a datalist, with plain column names and words without blanks around them, otherwise unchecked.
 
     Raises:
-        UserFault: no list of objects, or a column twice.
+        UserFault: it is not a list of objects, or has a column twice.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:  # csv tells line breaks in quotes from others
+        with path.open(encoding="utf-8-sig", newline="") as file:  # csv distinguishes line breaks in quotes
             records = json.load(file) if path.suffix == ".json" else list(csv.DictReader(file))
     except (OSError, ValueError, csv.Error) as error:
-        raise UserFault(expected=f"a readable datalist at {path}", came=str(error), do="correct it") from None
+        raise UserFault(expected=f"a readable datalist at {path}", came=str(error), do="correct the file") from None
     if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
         raise UserFault(expected=f"a list of objects in {path}", came="something else", do="see docs/data.md")
     return [_plain(path, record) for record in records]
@@ -105,19 +105,21 @@ def _plain(path: Path, record: dict[str, Any]) -> dict[str, Any]:
         names = [str(key).strip().casefold() for key in record]
         twice = next(name for name in names if names.count(name) > 1)
         raise UserFault(
-            expected=f"one column {twice} in {path}", came=f"{names.count(twice)}", do="keep the one that counts"
+            expected=f"one column {twice} in {path}", came=f"{names.count(twice)}", do="keep only the right one"
         )
     return plain | {key: "" if plain[key] is None else str(plain[key]).strip() for key in WORDS if key in plain}
 
 
 def _of_site(path: Path, records: list[dict[str, Any]], site: str | None) -> list[tuple[int, dict[str, Any]]]:
-    """The records of `site` with their numbers; all of them where none is named, or the file names none."""
+    """The records of `site` with their numbers; all of them if no site is named here or in the file."""
     numbered = list(enumerate(records, 1))
     if not any(record.get("site") for record in records):
         return numbered
     if bare := next((number for number, record in numbered if not record.get("site")), None):
         raise UserFault(
-            expected=f"a site in row {bare} of {path}, as in others", came="none", do="fill it in, or drop the column"
+            expected=f"a site in row {bare} of {path}, as in other rows",
+            came="none",
+            do="fill it in, or remove the column",
         )
     return [(number, record) for number, record in numbered if site in (None, record["site"])]
 
@@ -127,12 +129,14 @@ def _row(path: Path, number: int, record: dict[str, Any]) -> Row:
     if missing:
         raise UserFault(
             expected=f"columns image, mask, split, group in row {number} of {path}",
-            came="nothing at " + ", ".join(missing),
-            do="fill them; group is the patient",
+            came="nothing in " + ", ".join(missing),
+            do="fill them in; group is the patient",
         )
     if record["split"] not in SPLITS:
         raise UserFault(
-            expected=f"split train, val or test in row {number} of {path}", came=record["split"], do="correct it"
+            expected=f"split train, val or test in row {number} of {path}",
+            came=record["split"],
+            do="write one of these three",
         )
     return Row(*(str(record[key]) for key in COLUMNS))
 
@@ -140,7 +144,7 @@ def _row(path: Path, number: int, record: dict[str, Any]) -> Row:
 def _check_splits(path: Path, rows: list[Row]) -> None:
     for what, things, do in (
         ("group", [row.group for row in rows], "put all of a patient's images into one split"),
-        ("image", [os.path.normpath(row.image) for row in rows], "keep it in the split of its patient"),
+        ("image", [os.path.normpath(row.image) for row in rows], "keep it only in the split of its patient"),
     ):
         homes: dict[str, set[str]] = defaultdict(set)
         for thing, row in zip(things, rows, strict=True):
@@ -157,5 +161,5 @@ def _check_files(path: Path, rows: list[Row]) -> None:
             raise UserFault(
                 expected=f"each {what} of {path} to exist",
                 came=f"{len(absent)} missing, e.g. {absent[0]}",
-                do="correct the path (relative to the datalist) or drop the row",
+                do="correct the path (relative to the datalist), or remove the row",
             )

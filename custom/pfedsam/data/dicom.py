@@ -1,4 +1,4 @@
-"""Reading a DICOM series: classic (a file a slice) or enhanced (all frames in a file), by pydicom."""
+"""Reads a DICOM series by pydicom: classic (one slice per file) or enhanced (all frames in one file)."""
 
 import filecmp
 from collections import defaultdict
@@ -20,25 +20,25 @@ WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 
 
 def read_dicom(path: Path, *, labels: bool = False) -> Volume:
-    """The one series in a folder, or a file's image: intensities rescaled, MONOCHROME1 turned to bright is high.
+    """The one series in a folder, or a file's image. Intensities are rescaled, MONOCHROME1 is inverted.
 
-    Slices lie along the normal of their plane by ImagePositionPatient; compressed files need the pydicom plugin
-    of their kind.
+    Slices are ordered along the normal of their plane by ImagePositionPatient. Compressed files need the matching
+    pydicom plugin.
 
     Args:
-        labels: the file is a label map: its numbers as stored.
+        labels: the file is a label map: its numbers are read as stored.
 
     Raises:
-        UserFault: no DICOM image, several series, slices missing or twice, a file that can't be read.
+        UserFault: no DICOM image, several series, missing or double slices, or an unreadable file.
     """
     return read_series(files_of(path), labels=labels)
 
 
 def files_of(path: Path) -> list[Path]:
-    """The slices' files of the one series in folder `path`, in the order of its volume; a file is its own series.
+    """The files of the one series in folder `path`, in the order of its volume. A single file is its own series.
 
     Raises:
-        UserFault: none, or several series.
+        UserFault: no series, or several.
     """
     if path.is_file():
         return [path]
@@ -50,33 +50,33 @@ def files_of(path: Path) -> list[Path]:
         raise UserFault(
             expected=f"one DICOM series in {path}",
             came=f"{len(series)} series in {len(headers)} files" if series else "no DICOM image",
-            do="give the folder of one series",
+            do="give a folder with one series",
         )
     return in_order(headers)
 
 
 def dicom_header(path: Path) -> Any | None:
-    """A DICOM file's data set without its pixels; None where the file is no DICOM or can't be read."""
+    """A DICOM file's data set without its pixels; None if the file is not DICOM or cannot be read."""
     try:
         return pydicom.dcmread(path, stop_before_pixels=True) if path.is_file() else None
-    except Exception:  # whatever it is, it is no DICOM that could be used
+    except Exception:  # whatever the error, the file is not usable DICOM
         return None
 
 
 def unread(head: Any) -> tuple[str, str] | None:
-    """Which kind of image that is not read here a file holds, and what to do; None: it is read."""
+    """The kind of an image that cannot be read here, and what to do; None if it can."""
     if str(head.get("SOPClassUID", "")) == WHOLE_SLIDE or "TotalPixelMatrixColumns" in head:
-        return "a whole-slide image, which is not read", "cut it into tiles (PNG) first"
+        return "a whole-slide image, which cannot be read here", "cut it into tiles (PNG) first"
     if frames(head) > 1 and not placed(head):
-        clip = f"a clip of {frames(head)} frames without geometry, which is not read"
+        clip = f"a clip of {frames(head)} frames without geometry, which cannot be read here"
         return clip, "save its frames as pictures (PNG)"
     return None
 
 
 def unusable(file: Path, head: Any | None) -> UserFault | None:
-    """The fault of a file by its header: no DICOM, or an image that is not read; None: it is read."""
+    """The fault of a file by its header: not DICOM, or an image that cannot be read here; None if there is none."""
     if head is None:
-        return UserFault(expected=f"a readable file at {file}", came="no DICOM, or a damaged one", do="export it again")
+        return UserFault(expected=f"a readable file at {file}", came="no or damaged DICOM", do="export it again")
     if why := unread(head):
         return UserFault(expected=f"a slice or a volume in {file}", came=why[0], do=why[1])
     return None
@@ -116,34 +116,34 @@ def _heads(files: Sequence[Path]) -> dict[Path, Any]:
 
 
 def placed(head: Any) -> bool:
-    """Whether an image says where it lies in the patient; an X-ray does not."""
+    """Whether an image states its position in the patient. An X-ray does not."""
     return "ImagePositionPatient" in head or enhanced(head)
 
 
 def holds_volume(head: Any) -> bool:
-    """Whether a file holds all slices of a volume, so that no other of its series belongs to it."""
+    """Whether a file contains all slices of a volume, so that no other file belongs to it."""
     return frames(head) > 1 and enhanced(head)
 
 
 def volumes(heads: dict[Path, Any]) -> list[dict[Path, Any]]:
-    """The headers of a series, one group a volume."""
+    """The headers of a series, one group per volume."""
     apart = [{file: head} for file, head in heads.items() if holds_volume(head)]
     rest = {file: head for file, head in heads.items() if not holds_volume(head)}
     return [*apart, *([rest] if rest else [])]
 
 
 def in_order(heads: dict[Path, Any]) -> list[Path]:
-    """The files along the normal of their plane, by ImagePositionPatient; copies of one file count once.
+    """The files along the normal of their plane, by ImagePositionPatient. Copies of a file count once.
 
     Raises:
-        UserFault: several files, and one does not say where it lies; or two of other contents have one SOPInstanceUID.
+        UserFault: one of several files states no position, or two different files have one SOPInstanceUID.
     """
     once = _once(heads)
     return [once[i] for i in order([slices_of(file, heads[file])[0] for file in once], once[0].parent)]
 
 
 def _once(heads: dict[Path, Any]) -> list[Path]:
-    """The files, those that are copies of another left out."""
+    """The files, without those that are copies of another."""
     by_uid: dict[str, list[Path]] = defaultdict(list)
     for file, head in heads.items():
         by_uid[str(head.get("SOPInstanceUID") or file)].append(file)
@@ -154,7 +154,7 @@ def _once(heads: dict[Path, Any]) -> list[Path]:
 
 
 def shared_uids(series: Iterable[Mapping[str, Path]]) -> dict[int, UserFault]:
-    """By its place: the fault of each series that has a SOPInstanceUID of another, in files that are no copies.
+    """By index, the fault of each series that shares a SOPInstanceUID with a different file of another.
 
     Args:
         series: the file of each SOPInstanceUID.
@@ -171,19 +171,19 @@ def shared_uids(series: Iterable[Mapping[str, Path]]) -> dict[int, UserFault]:
 
 
 def _copies(one: Path, other: Path) -> bool:
-    """Whether two DICOM files hold the same, byte for byte or element for element."""
+    """Whether two DICOM files have the same content, byte for byte or element for element."""
     return filecmp.cmp(one, other, shallow=False) or bool(pydicom.dcmread(one) == pydicom.dcmread(other))
 
 
 def _shared_uid(uid: str, files: Sequence[Path]) -> UserFault:
-    """The fault of files that differ and have one SOPInstanceUID, as a careless de-identification makes them."""
+    """The fault of different files with one SOPInstanceUID, as a careless de-identification leaves them."""
     folders = {file.parent for file in files}
     names = [file.name if len(folders) == 1 else str(file) for file in files]
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
     return UserFault(
-        expected=f"a SOPInstanceUID of its own for each image in {files[0].parent}",
-        came=f"{uid} in {len(files)} files that differ: {', '.join(names[:4])}{more}",
-        do="export them again with UIDs of their own (de-identify with new UIDs, not with one UID for all)",
+        expected=f"a separate SOPInstanceUID for each image in {files[0].parent}",
+        came=f"{uid} in {len(files)} different files: {', '.join(names[:4])}{more}",
+        do="export them again with separate UIDs (de-identify with new UIDs, not with one UID for all)",
     )
 
 
@@ -193,36 +193,36 @@ def _check_one_frame(heads: dict[Path, Any]) -> None:
         if len(heads) == 1:
             raise UserFault(
                 expected=f"a position for each frame in {several}",
-                came=f"{count} frames and no functional groups that state it",
+                came=f"{count} frames without functional groups that state it",
                 do="convert the volume to NIfTI, or save its frames as pictures (PNG)",
             )
         raise UserFault(
             expected=f"one frame in each of a series' {len(heads)} files, or all frames in one file",
             came=f"{count} frames in {several}",
-            do="put that file into a folder of its own, or leave it out",
+            do="put that file into its own folder, or leave it out",
         )
 
 
 def _check_one_patient(heads: dict[Path, Any]) -> None:
-    """The IDs themselves are not told: a message may be sent on."""
+    """Refuse several patients in one series. The message does not contain the IDs, as it may be sent on."""
     first: dict[str, Path] = {}
     for file, head in heads.items():
         first.setdefault(str(head.get("PatientID") or "").strip(), file)
     if len(known := [file.name for patient, file in first.items() if patient]) > 1:
         raise UserFault(
-            expected=f"one patient in a series, so one PatientID in {next(iter(heads)).parent}",
+            expected=f"one patient per series, so one PatientID in {next(iter(heads)).parent}",
             came=f"{len(known)}, such as in {' and '.join(known[:2])}",
-            do="put each patient into a folder of its own, with a SeriesInstanceUID of its own",
+            do="put each patient into a separate folder, with a separate SeriesInstanceUID",
         )
 
 
 def _pixels(file: Path, labels: bool) -> NDArray[Any]:
-    """A file's frames: (N, H, W), or (N, H, W, 3) of colours."""
+    """A file's frames: (N, H, W), or (N, H, W, 3) with colours."""
     with readable(file):
         data = pydicom.dcmread(file)
         return class_numbers(file, data) if labels else intensities(file, data)
 
 
 def frame_order(file: Path) -> list[int]:
-    """Of an enhanced file, which of its frames each slice of its volume is, counted from 0."""
+    """For each slice of an enhanced file's volume, the index of its frame, from 0."""
     return order(slices_of(file, dicom_header(file)), file)

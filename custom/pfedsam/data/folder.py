@@ -1,4 +1,4 @@
-"""A folder that is there whole, or not at all."""
+"""A folder that is created completely, or not at all."""
 
 import os
 import shutil
@@ -11,27 +11,27 @@ from pfedsam.names import beside
 
 
 def check_free(out: Path) -> None:
-    """Refuse an `out` that a new folder could not take the place of.
+    """Refuse an `out` that a new folder could not replace.
 
     Raises:
-        UserFault: it holds something, or is a mount point or a link.
+        UserFault: it is not empty, or is a mount point or a link.
     """
     if os.path.ismount(out) or out.is_symlink():
         raise UserFault(
-            expected=f"a folder at {out} that can be put there whole",
-            came="a link" if out.is_symlink() else "a mount point, which nothing can take the place of",
+            expected=f"a folder at {out} that can be created at once",
+            came="a link" if out.is_symlink() else "a mount point, which cannot be replaced",
             do="name a folder inside it",
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserFault(expected=f"an empty or no folder at {out}", came="one that holds files", do="name another")
+        raise UserFault(expected=f"an empty or no folder at {out}", came="one that contains files", do="name another")
 
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that becomes `out` when all has gone well, and is gone when not.
+    """A folder beside `out` that becomes `out` on success and is removed on failure.
 
     Raises:
-        UserFault: `out` is taken, or the disk is full or forbids writing.
+        UserFault: `out` is taken, or the disk is full or not writable.
     """
     check_free(out)
     try:
@@ -44,12 +44,12 @@ def new_folder(out: Path) -> Iterator[Path]:
         raise UserFault(
             expected=f"to write {out}",
             came=_reason(error),
-            do="free space, mend the folder's rights, or name another",
+            do="free space, correct the folder's permissions, or name another",
         ) from None
 
 
 def _reason(error: OSError) -> str:
-    """In short; of many files that could not be copied, of the first."""
+    """The short reason; for several files that could not be copied, that of the first."""
     if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
         return str(error.args[0][0][-1])
     return error.strerror or str(error)

@@ -1,6 +1,6 @@
-"""Volumes with their place in the patient, laid out alike whatever the orientation they were stored in.
+"""Volumes with their position in the patient, arranged in one way whatever their stored orientation.
 
-Axes are permuted and flipped, never resampled: a label volume comes back voxel for voxel.
+Axes are permuted and flipped, never resampled: a label volume can be restored voxel for voxel.
 """
 
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ from pfedsam.data.planes import CHOICES, PLANES, STORED
 from pfedsam.errors import UserFault
 
 Affine = NDArray[np.float64]
-COARSE = 1.5  # so many times the way to the next slice is a step within a slice that makes it coarse
+COARSE = 1.5  # a slice is coarse if its steps are this many times the distance to the next slice
 
 
 @dataclass(frozen=True)
 class Volume:
-    """An image or a label map with its place.
+    """An image or a label map with its position.
 
     Attributes:
         values: (H, W, N), or (H, W, N, 3) of red, green, blue; a picture has N = 1.
-        affine: (4, 4), from (row, column, slice) to millimetres towards right, anterior, superior; None
-            where the file does not say where it lies (pictures).
-        spacing: (row, column, slice) in mm; 1 where the file does not know millimetres.
+        affine: (4, 4), from (row, column, slice) to millimetres towards right, anterior, superior; None if the file
+            does not state its position (pictures).
+        spacing: (row, column, slice) in mm; 1 if the file does not know millimetres.
     """
 
     values: NDArray[Any]
@@ -36,15 +36,15 @@ class Volume:
 
 
 def oriented(volume: Volume, plane: str) -> Volume:
-    """`volume` with its slices laid out as `plane` wants them; as it is for a picture or for `stored`.
+    """`volume` with its slices arranged for `plane`. Pictures, and any volume for `stored`, are unchanged.
 
     Args:
         plane: axial: rows to posterior, columns to the patient's left, slices to superior; coronal: rows to
             inferior, columns to left, slices to posterior; sagittal: rows to inferior, columns to posterior,
-            slices to left. `stored`: the last axis as it lies.
+            slices to left. `stored`: along the last axis of the file.
 
     Raises:
-        UserFault: an unknown plane.
+        UserFault: the plane is unknown.
     """
     layout = laid(volume.affine, volume.values.shape[:3], plane)
     if layout.change is None or layout.affine is None:
@@ -55,12 +55,12 @@ def oriented(volume: Volume, plane: str) -> Volume:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a stored volume lies in a plane, so that its slices can be read one by one as `oriented` lays them out.
+    """A stored volume's arrangement in a plane. Its slices can be read one by one, as `oriented` gives them.
 
     Attributes:
         shape: (H, W, N) in the plane.
-        affine: (4, 4), from (row, column, slice) in the plane to mm; None where the file does not say.
-        change: nibabel's orientation array from the stored axes to the plane's; None: nothing is to change.
+        affine: (4, 4), from (row, column, slice) in the plane to mm; None if the file states no position.
+        change: nibabel's orientation array from the stored axes to the plane's; None if nothing changes.
     """
 
     shape: tuple[int, int, int]
@@ -68,7 +68,7 @@ class Layout:
     change: NDArray[Any] | None
 
     def slice(self, stored: Any, index: int) -> NDArray[Any]:
-        """Slice `index`, (H, W), out of what is indexed as the stored volume; the rest of it is not read."""
+        """Slice `index`, (H, W), of an array with the stored volume's axes. Other slices are not read."""
         if self.change is None:
             return np.asarray(stored[:, :, index])
         axis = int(np.flatnonzero(self.change[:, 0] == 2)[0])
@@ -79,10 +79,10 @@ class Layout:
 
 
 def laid(affine: Affine | None, shape: tuple[int, ...], plane: str) -> Layout:
-    """The layout in `plane` of a volume that is stored in `shape`; as stored where it has no place.
+    """The layout in `plane` of a volume stored in `shape`. A volume without a position stays as stored.
 
     Raises:
-        UserFault: an unknown plane.
+        UserFault: the plane is unknown.
     """
     change = _change(affine, plane)
     height, width, depth = shape
@@ -93,7 +93,7 @@ def laid(affine: Affine | None, shape: tuple[int, ...], plane: str) -> Layout:
 
 
 def placeless(spacing: tuple[float, float, float], plane: str) -> Affine:
-    """The affine to write for a volume that has no place, so that it is read in `plane` as it lies."""
+    """The affine to write for a volume without a position, so that `plane` reads it unchanged."""
     affine = np.diag([*spacing, 1.0])
     if plane == STORED:
         return affine
@@ -104,11 +104,11 @@ def placeless(spacing: tuple[float, float, float], plane: str) -> Affine:
 
 
 def restored(labels: NDArray[Any], affine: Affine | None, plane: str) -> NDArray[Any]:
-    """The exact inverse of `oriented` for `labels` (H, W, N, ...) found on its slices: as the source stores them.
+    """The exact inverse of `oriented`, for `labels` (H, W, N, ...) found on its slices.
 
     Args:
-        affine: the source's own, as read, before `oriented`.
-        plane: the plane that `oriented` was given.
+        affine: the source's affine before `oriented`.
+        plane: the plane given to `oriented`.
     """
     change = _change(affine, plane, back=True)
     return labels if change is None else np.asarray(orientations.apply_orientation(labels, change))
@@ -121,19 +121,19 @@ def spacing_of(affine: Affine) -> tuple[float, float, float]:
 
 
 def across(spacing: tuple[float, float, float], slices: int) -> bool:
-    """Whether slices are coarser than the way from one to the next: the volume was taken in another plane."""
+    """Whether steps within slices are coarser than between them: the volume was taken in another plane."""
     return slices > 1 and max(spacing[:2]) > COARSE * spacing[2]
 
 
 def check_cut(affine: Affine | None, shape: tuple[int, ...], plane: str, where: str) -> None:
-    """Refuse a single slice that was cut across: each piece of it would be one pixel wide.
+    """Refuse a single slice that the plane would cut into pieces one pixel wide.
 
     Args:
-        affine, shape: as laid out in `plane`.
-        where: the file, for the fault.
+        affine, shape: in the layout of `plane`.
+        where: the file, for the message.
 
     Raises:
-        UserFault: it is, and another plane would leave the slice whole.
+        UserFault: it would be cut, and another plane would keep it whole.
     """
     if affine is None or min(shape[:2]) > 1:
         return
@@ -141,34 +141,34 @@ def check_cut(affine: Affine | None, shape: tuple[int, ...], plane: str, where: 
     if whole := next((other for other in PLANES if min(laid(affine, size, other).shape[:2]) > 1), None):
         raise UserFault(
             expected=f"{plane} slices of several rows and columns in {where}",
-            came=f"a single {whole} slice, of which {plane} cuts are {shape[0]} x {shape[1]} pixels",
-            do=f"take the plane {whole} (data.plane of the job, --plane of prepare and predict)",
+            came=f"a single {whole} slice, which {plane} cuts into pieces of {shape[0]} x {shape[1]} pixels",
+            do=f"use the plane {whole} (data.plane of the job, --plane of prepare and predict)",
         )
 
 
 def check_formats(image: Path, mask: Path, places: tuple[Affine | None, Affine | None]) -> None:
-    """Refuse a NIfTI file and a picture as a pair: the one counts along x and y, the other rows and columns.
+    """Refuse a NIfTI file and a picture as a pair: one counts along x and y, the other in rows and columns.
 
-    Which way they were turned is not written anywhere, and on a square image a wrong guess would not show.
+    No file states how they were turned, and on a square image a wrong guess would not show.
 
     Args:
-        places: of image and mask; None for a picture.
+        places: affines of image and mask; None for a picture.
 
     Raises:
-        UserFault: one alone says where it lies.
+        UserFault: only one of them states its position.
     """
     if (places[0] is None) != (places[1] is None):
         raise UserFault(
             expected=f"the mask {mask} in the format of its image {image}",
-            came="a file that says where its voxels lie (affine), and one that does not",
+            came="one file that states the position of its voxels (affine), and one that does not",
             do="save both in one format: both as NIfTI with one affine, or both as pictures",
         )
 
 
 def strayed(image: Affine | None, mask: Affine | None, shape: tuple[int, ...]) -> str | None:
-    """How far off its image a mask of the same `shape` lies, in words.
+    """How far a mask of the same `shape` is from its image, in words.
 
-    None: each corner within half of the image's smallest voxel side, or neither says where it lies.
+    None: each corner is within half of the image's smallest voxel side, or one of them states no position.
     """
     if image is None or mask is None:
         return None
@@ -179,14 +179,14 @@ def strayed(image: Affine | None, mask: Affine | None, shape: tuple[int, ...]) -
 
 
 def apart(one: Affine, other: Affine, shape: tuple[int, ...]) -> float:
-    """How far apart two affines put a corner of a volume, in mm."""
+    """The largest distance between the corners of a volume under two affines, in mm."""
     corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(shape) - 1)
     places = [nibabel.affines.apply_affine(affine, corners) for affine in (one, other)]
     return float(np.linalg.norm(places[0] - places[1], axis=1).max())
 
 
 def _change(affine: Affine | None, plane: str, *, back: bool = False) -> NDArray[Any] | None:
-    """nibabel's orientation array from a source's axes to a plane's, or back; None where nothing is to change."""
+    """nibabel's orientation array from a source's axes to a plane's, or back; None if nothing changes."""
     if plane not in CHOICES:
         raise UserFault(expected=f"a plane: {', '.join(PLANES)} or {STORED}", came=plane, do="choose one of them")
     if affine is None or plane == STORED:

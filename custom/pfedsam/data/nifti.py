@@ -1,4 +1,4 @@
-"""NIfTI by nibabel: checked by its header before anything else is read, its place in millimetres."""
+"""NIfTI by nibabel: the header is checked before anything else is read, and positions are in millimetres."""
 
 import logging
 from math import prod
@@ -14,20 +14,20 @@ from pfedsam.data.values import opaque
 from pfedsam.errors import UserFault
 
 NIFTI = (".nii", ".nii.gz")
-MILLIMETRES = {1: 1000.0, 3: 0.001}  # by code of xyzt_units: metres, microns; all others are taken as millimetres
+MILLIMETRES = {1: 1000.0, 3: 0.001}  # by code of xyzt_units: metres, microns; any other code counts as millimetres
 VOXELS = 2**31
 PIXELS = b"pfedsam: spacing in pixels"  # the description of a volume whose source knows no millimetres
-FOLDED = 1e-3  # a voxel's volume, as a share of its sides' product, that is none
-TILTED = 0.25  # so far a tilted gantry's slice distance may lie from the step of its affine, as a share
+FOLDED = 1e-3  # a voxel's volume as a share of its sides' product; below this the affine is flat
+TILTED = 0.25  # with a tilted gantry, slice distance and affine step may differ by this share
 
-logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it tells of small repairs; what is wrong raises
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it logs small repairs; real errors raise
 
 
 def opened(path: Path) -> Any:
-    """nibabel's image; its voxels are not read yet.
+    """nibabel's image, without reading its voxels.
 
     Raises:
-        UserFault: too many voxels, or complex ones.
+        UserFault: the voxels are too many, or complex.
     """
     file: Any = nibabel.load(path)
     if prod(file.shape) > VOXELS:
@@ -38,16 +38,18 @@ def opened(path: Path) -> Any:
         )
     if file.get_data_dtype().kind == "c":
         raise UserFault(
-            expected=f"real numbers in {path}", came="complex ones", do="save the magnitude as a volume of its own"
+            expected=f"real numbers in {path}",
+            came="complex ones",
+            do="save the magnitude as a separate volume",
         )
     return file
 
 
 def affine_of(path: Path, file: Any) -> Affine:
-    """From voxels to millimetres; the header's unit is honoured.
+    """The affine from voxels to millimetres, after the header's unit.
 
     Raises:
-        UserFault: it folds the voxels together, or the header says two things about their place or size.
+        UserFault: it makes the voxels flat, or the header states two positions or sizes.
     """
     scale = np.diag([*[MILLIMETRES.get(int(file.header["xyzt_units"]) & 7, 1.0)] * 3, 1.0])
     affine = np.asarray(scale @ np.asarray(file.affine, dtype=np.float64))
@@ -55,7 +57,7 @@ def affine_of(path: Path, file: Any) -> Affine:
     if not np.isfinite(affine).all() or not abs(np.linalg.det(affine)) > FOLDED * prod(sides):
         raise UserFault(
             expected=f"an affine that places the voxels of {path}",
-            came="one that folds them together",
+            came="one that makes them flat",
             do="export the file again, or correct its header",
         )
     _check_forms(path, file, scale)
@@ -64,12 +66,12 @@ def affine_of(path: Path, file: Any) -> Affine:
 
 
 def unit(file: Any) -> Literal["mm", "px"]:
-    """Of the spacing: NIfTI has no word for a source that knows no millimetres, so that `prepare` writes a note."""
+    """The unit of the spacing. NIfTI cannot say that a source knows no millimetres, so `prepare` writes a note."""
     return "px" if bytes(file.header["descrip"].tobytes()).startswith(PIXELS) else "mm"
 
 
 def _check_forms(path: Path, file: Any, scale: Affine) -> None:
-    """Programs differ in which of the two they follow, so that both must say the same."""
+    """Refuse a header whose two positions differ. Programs differ in which of the two they follow."""
     (qform, q), (sform, s) = file.get_qform(coded=True), file.get_sform(coded=True)
     if not q or not s:
         return
@@ -77,9 +79,9 @@ def _check_forms(path: Path, file: Any, scale: Affine) -> None:
     far = apart(scale @ sform, scale @ qform, shape)
     if far > min(spacing_of(scale @ sform)) / 2:
         raise UserFault(
-            expected=f"one place of the voxels of {path}",
+            expected=f"one position of the voxels of {path}",
             came=f"two that are up to {far:.3g} mm apart: the header's sform (code {s}) and its qform (code {q})",
-            do="find out which of the two is right and write it into both"
+            do="find out which of the two is right and write it into both fields"
             " (nibabel: image.set_qform(image.get_sform()), or the other way round)",
         )
 
@@ -88,7 +90,7 @@ def _check_pixdim(path: Path, file: Any) -> None:
     told, meant = np.array(file.header.get_zooms()[:3]), np.array(spacing_of(file.affine))[: len(file.shape)]
     if (np.abs(told - meant) > TILTED * meant).any():
         raise UserFault(
-            expected=f"one size of the voxels of {path}",
+            expected=f"one size for the voxels of {path}",
             came=f"{_sides(told)} by the header's pixdim and {_sides(meant)} by its affine",
             do="find out which of the two is right and export the file with it",
         )
@@ -99,7 +101,7 @@ def _sides(lengths: NDArray[Any]) -> str:
 
 
 def channels(values: NDArray[Any], path: Path, *, labels: bool) -> NDArray[Any]:
-    """nibabel's records of red, green, blue (and transparency) as (..., 3); other values as they are."""
+    """nibabel's records of red, green, blue (and transparency) as (..., 3). Other values are unchanged."""
     names = values.dtype.names
     if names is None:
         return values

@@ -1,6 +1,6 @@
-"""A picture's pixels by Pillow (PNG, JPEG, TIFF, BMP), as training, `prepare` and `predict` all read them.
+"""Reads a picture's pixels by Pillow (PNG, JPEG, TIFF, BMP), for training, `prepare` and `predict` alike.
 
-An image is read as it is meant to be seen; a mask as it is stored, whatever a viewer makes of its numbers.
+An image is read as people should see it. A mask is read as its stored numbers, whatever a viewer shows.
 """
 
 import contextlib
@@ -19,34 +19,34 @@ from pfedsam.data.values import opaque
 from pfedsam.errors import UserFault
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # whatever the name ends in
-LIMIT = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # of Pillow, which refuses what is larger
-UPRIGHT = 1  # EXIF's number of a picture that is not to be turned, of eight
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # whatever the file's ending is
+LIMIT = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # Pillow refuses larger pictures
+UPRIGHT = 1  # EXIF's number, of eight, for a picture that needs no turning
 SIDEWAYS = (5, 6, 7, 8)
-EXIF_OF_PNG = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # what Pillow finds EXIF by
-BLACK = 16  # a palette's colour whose channels lie below is shown as black
+EXIF_OF_PNG = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # the marks by which Pillow finds EXIF
+BLACK = 16  # a palette's colour with all channels below this looks black
 LOSSY = (6, 7, 34712, 50001)  # compressions of TIFF: JPEG in two ways, JPEG 2000, WebP
 SIGNED = 2  # a TIFF's SampleFormat
 FORMS = {SIGNED: " with sign", 3: " floating point", 5: " complex, of whole numbers", 6: " complex"}
 
 
 def pixels(path: Path, *, labels: bool = False) -> NDArray[Any]:
-    """(H, W) or (H, W, 3), turned as its EXIF says; depth is kept, transparency dropped.
+    """(H, W) or (H, W, 3), turned by its EXIF mark. The depth is kept, transparency is dropped.
 
     Args:
-        labels: the numbers as stored: of a palette, of a TIFF whose 0 is shown white, of 2 and 4 bits.
+        labels: read stored numbers, also with a palette, in a TIFF that shows 0 as white, and of 2 or 4 bits.
 
     Raises:
-        UserFault: several pages, colours of 16 bits, too many pixels, a drawing in the transparency, or a mask whose
-            palette shows another number than 0 as the background.
-        Exception: nearly any, of a damaged file; see `readable`.
+        UserFault: several pages, 16-bit colours, too many pixels, a drawing in the transparency, or a mask with a
+            palette whose background is not number 0.
+        Exception: nearly any, if the file is damaged; see `readable`.
     """
     with _opened(path) as file:
         depth, kind = _depth(path, file), _kind(file)
         zero_is_white = _tag(file, TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 1) == 0
-        file.filename = ""  # else Pillow maps an uncompressed TIFF into memory, and mixes up the sides of a turned one
+        file.filename = ""  # else Pillow maps an uncompressed TIFF into memory and swaps the sides of a turned one
         file.load()
-        with contextlib.suppress(Exception):  # damaged EXIF raises nearly anything, and counts as none
+        with contextlib.suppress(Exception):  # damaged EXIF raises nearly any exception, and is ignored
             ImageOps.exif_transpose(file, in_place=True)
         values = _channels(path, file, labels)
     if kind is not None:
@@ -57,21 +57,21 @@ def pixels(path: Path, *, labels: bool = False) -> NDArray[Any]:
 
 
 def shape(path: Path) -> tuple[int, int]:
-    """(H, W) of `pixels`, none of which is decoded; raises as `pixels` does, but for transparency."""
+    """(H, W) of `pixels`, without decoding them. It raises as `pixels` does, except for transparency."""
     with _opened(path) as file:
-        if file.format == "TIFF":  # Pillow turns a TIFF itself, and tells the size that it then has
+        if file.format == "TIFF":  # Pillow turns a TIFF itself and states the new size
             return file.height, file.width
         return (file.width, file.height) if _orientation(path, file) in SIDEWAYS else (file.height, file.width)
 
 
 def turn(path: Path) -> int:
-    """EXIF's number of how a picture is turned; 1: it is upright as stored."""
+    """EXIF's number for how a picture is turned; 1 for upright."""
     with _opened(path) as file:
         return _orientation(path, file)
 
 
 def palette(path: Path) -> list[tuple[int, ...]]:
-    """The red, green and blue of each number; none where a picture has no palette."""
+    """The red, green and blue of each number; empty for a picture without a palette."""
     with readable(path), _opened(path) as file:
         colours = file.getpalette("RGB") if file.mode in ("P", "PA") else None
     return list(zip(*[iter(colours or [])] * 3, strict=True))
@@ -85,7 +85,7 @@ def lossy(path: Path) -> bool:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
-    """The file as Pillow opens it, checked by its header; Pillow's warnings are of what does no harm here."""
+    """The file as Pillow opens it, with its header checked. Pillow's warnings do not matter here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -94,7 +94,7 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
             raise UserFault(
                 expected=f"a picture of at most {LIMIT // 10**6} million pixels at {path}",
                 came="a larger one",
-                do="cut it into tiles, or save it smaller",
+                do="cut it into tiles, or save a smaller one",
             ) from None
         except UnidentifiedImageError:
             _check_tiff(path)
@@ -106,24 +106,24 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
 
 
 def _check_one_page(path: Path, file: Image.Image) -> None:
-    """A camera's JPEG may hold previews of its picture (MPO): those are no pages."""
+    """A camera's JPEG may contain previews of its picture (MPO). They do not count as pages."""
     pages = 1 if file.format == "MPO" else getattr(file, "n_frames", 1)
     if pages > 1:
-        raise UserFault(expected=f"one picture in {path}", came=f"{pages} pages", do="save each by itself")
+        raise UserFault(expected=f"one picture in {path}", came=f"{pages} pages", do="save each as a separate file")
 
 
 def _check_depth(path: Path, file: Image.Image) -> None:
-    """Pillow would cut colours of 16 bits down to 8 without a word."""
+    """Refuse 16-bit colours, because Pillow would silently cut them down to 8 bits."""
     if len(file.getbands()) > 1 and _depth(path, file) > 8:
         raise UserFault(
             expected=f"colours of 8 bits, or grey of 8 or 16 bits, in {path}",
             came=f"several channels of {_depth(path, file)} bits",
-            do="save it as RGB with 8 bits a channel (ImageJ: Image, Type, RGB Color), or as one channel of 16 bits",
+            do="save it as RGB with 8 bits per channel (ImageJ: Image, Type, RGB Color), or as one 16-bit channel",
         )
 
 
 def _check_tiff(path: Path) -> None:
-    """Refuse a TIFF of numbers that Pillow does not know, such as those of 64 bits; nothing of another file."""
+    """Refuse a TIFF with numbers that Pillow cannot read, such as 64-bit ones. Other files pass."""
     with path.open("rb") as raw:
         try:
             tags = TiffImagePlugin.ImageFileDirectory_v2(raw.read(8))
@@ -135,12 +135,12 @@ def _check_tiff(path: Path) -> None:
     raise UserFault(
         expected=f"grey of 8 or 16 bits, or colours of 8 bits, in {path}",
         came=f"a TIFF of {len(bits)} channel(s) of {max(bits)} bits{FORMS.get(form[0], '')}",
-        do="save it as grey with 8 or 16 bits (or 32-bit floating point), or as RGB with 8 bits a channel",
+        do="save it as grey with 8 or 16 bits (or 32-bit floating point), or as RGB with 8 bits per channel",
     )
 
 
 def _depth(path: Path, file: Image.Image) -> int:
-    """Bits of a channel as stored."""
+    """Bits per channel as stored."""
     if file.format == "PNG":
         with path.open("rb") as raw:
             return raw.read(25)[24]
@@ -148,27 +148,27 @@ def _depth(path: Path, file: Image.Image) -> int:
 
 
 def _kind(file: Image.Image) -> Any:
-    """The type of numbers that Pillow takes for their twin, with sign for without; None: as Pillow has them."""
+    """The true type of the numbers if Pillow mistakes their sign; None if Pillow's type is right."""
     signed = _tag(file, TiffImagePlugin.SAMPLEFORMAT, (1,))[0] == SIGNED
     bits = max(_tag(file, TiffImagePlugin.BITSPERSAMPLE, (1,)))
     return {("L", True, 8): np.int8, ("I", False, 32): np.uint32}.get((file.mode, signed, bits))
 
 
 def _tag(file: Image.Image, number: int, default: Any) -> Any:
-    """A TIFF's tag; the default where it has none, or is no TIFF."""
+    """A TIFF's tag, or the default if the tag is missing or the file is not a TIFF."""
     return getattr(file, "tag_v2", {}).get(number, default)
 
 
 def _orientation(path: Path, file: Image.Image) -> int:
-    """EXIF's number, `UPRIGHT` where there is none or it is damaged.
+    """EXIF's number, or `UPRIGHT` if there is none or it is damaged.
 
-    Pillow decodes a PNG to look for EXIF behind its pixels: it is asked to only where the file holds some.
+    To look for EXIF behind a PNG's pixels, Pillow decodes them. This happens only if the file contains EXIF.
     """
     early = file.format == "PNG" and not any(mark in path.read_bytes() for mark in EXIF_OF_PNG)
     try:
         exif = Image.Image.getexif(file) if early else file.getexif()
         number = exif.get(ExifTags.Base.Orientation, UPRIGHT)
-    except Exception:  # damaged EXIF raises nearly anything
+    except Exception:  # damaged EXIF raises nearly any exception
         return UPRIGHT
     return int(number) if number in range(1, 9) else UPRIGHT
 
@@ -188,30 +188,30 @@ def _channels(path: Path, image: Image.Image, labels: bool) -> NDArray[Any]:
 
 
 def _check_palette(path: Path, image: Image.Image, numbers: NDArray[Any]) -> None:
-    """Programs that write a palette of their own may give the background any number, and show it as black still."""
+    """Refuse a mask with black under another number than 0. Programs may give the background any number."""
     shown = np.array(image.getpalette("RGB")).reshape(-1, 3)
     used = np.unique(numbers[numbers < len(shown)])
     darkest = int(used[shown[used].max(1).argmin()]) if used.size else 0
     if shown[darkest].max() <= BLACK and shown[darkest].max() < shown[0].max():
         raise UserFault(
             expected=f"number 0 for the background in the mask {path}",
-            came=f"a palette that shows number {darkest} as black, and 0 in another colour",
-            do="save it without a palette, as grey of class numbers with 0 for the background",
+            came=f"a palette that shows number {darkest} as black and 0 in another colour",
+            do="save it without a palette, as grey class numbers with 0 for the background",
         )
 
 
 def _as_stored(values: NDArray[Any], depth: int, zero_is_white: bool) -> NDArray[Any]:
-    """The numbers of a mask, which Pillow spreads over 8 bits and turns for the eye."""
+    """A mask's stored numbers, which Pillow spreads over 8 bits and inverts for display."""
     top = 2**depth - 1
     numbers = values // (255 // top) if depth in (2, 4) else values
     return top - numbers if zero_is_white else numbers
 
 
 def _bright_is_high(path: Path, values: NDArray[Any]) -> NDArray[Any]:
-    """An image that Pillow leaves with 0 as white, as it turns one of 8 bits."""
+    """An image with bright as high. Pillow inverts images with 0 as white only at 8 bits."""
     if values.dtype != np.uint16:
         raise UserFault(
-            expected=f"an image of 8 or 16 bits in {path}, as its 0 means white",
+            expected=f"an image of 8 or 16 bits in {path}, because its 0 means white",
             came=f"values of type {values.dtype}",
             do="save it so that 0 means black (PhotometricInterpretation MinIsBlack)",
         )

@@ -1,11 +1,11 @@
-"""The planes that a volume can be cut into; imports nothing, so that a verb can name them at its start."""
+"""The planes in which volumes can be cut. Nothing is imported here, so that verbs start fast."""
 
-PLANES = {  # where rows, columns and slices lead to, as a viewer of DICOM shows the plane
+PLANES = {  # the directions of rows, columns and slices, as a DICOM viewer shows the plane
     "axial": ("P", "L", "S"),
     "coronal": ("I", "L", "P"),
     "sagittal": ("I", "P", "L"),
 }
-STORED = "stored"  # along the last axis as it lies
+STORED = "stored"  # along the last axis of the file
 CHOICES = (*PLANES, STORED)
 ENDS = {"P": "posterior", "L": "the patient's left", "S": "superior", "I": "inferior"}
 

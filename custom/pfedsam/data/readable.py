@@ -1,4 +1,4 @@
-"""Files that can't be opened, and damaged ones: what a library raises over one becomes a fault with its remedy."""
+"""Turns a library's errors on unreadable or damaged files into faults with remedies."""
 
 import gzip
 import os
@@ -11,17 +11,17 @@ from pathlib import Path
 from pfedsam.errors import UserFault
 
 GZIP = b"\x1f\x8b"
-START = 512  # bytes of a file that tell what it is
+START = 512  # first bytes of a file, which show its kind
 
 
 @dataclass(frozen=True)
 class Sign:
-    """What marks a kind of file: bytes at a place, the endings that its name may have, else what to do."""
+    """The mark of a kind of file: bytes at an offset, the endings that its name may have, and a remedy."""
 
     mark: bytes
     what: str
     ends: tuple[str, ...] = ()
-    do: str = "convert it to one of the kinds that are read (NIfTI, DICOM, PNG, JPEG, TIFF, BMP)"
+    do: str = "convert it to a kind that can be read (NIfTI, DICOM, PNG, JPEG, TIFF, BMP)"
     place: int = 0
 
 
@@ -44,47 +44,47 @@ SIGNS = (
     Sign(b"n+1\0", "NIfTI without compression", (".nii",), place=344),
     Sign(b"n+2\0", "NIfTI without compression", (".nii",), place=4),
     Sign(b"ni1\0", "the header of a NIfTI pair", do="save image and header in one file, as .nii", place=344),
-    Sign(b"<", "a web page or the like, as a failed download leaves it", do="download or copy the file again"),
+    Sign(b"<", "a web page or similar text, often from a failed download", do="download or copy the file again"),
 )
 
 
 def hindrance(path: Path) -> tuple[str, str] | None:
-    """Why a path found in a folder can't be opened as a file, and what to do; None: it can."""
+    """Why a path in a folder cannot be opened as a file, and what to do; None if it can."""
     if not path.is_file():
-        return "a link that leads nowhere, or no plain file", "put the file itself there"
+        return "a broken link, or not a regular file", "put the file itself there"
     if not os.access(path, os.R_OK):
-        return "the file can't be read (no right to)", "give yourself the right to read it"
+        return "the file can't be read (no permission)", "give yourself permission to read it"
     return None
 
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Whatever is raised while `path` is read comes out as one `UserFault` that names the file and its remedy."""
+    """Turn any error while `path` is read into one `UserFault` that names the file and the remedy."""
     try:
         yield
     except UserFault:
         raise
-    except Exception as error:  # a damaged file makes the readers raise nearly anything
+    except Exception as error:  # with a damaged file the readers raise nearly any exception
         came, do = hindrance(path) or _by_error(error) or _by_content(path) or _damaged(path, error)
         raise UserFault(expected=f"a readable file at {path}", came=came, do=do) from None
 
 
 def _by_error(error: Exception) -> tuple[str, str] | None:
     if isinstance(error, PermissionError):
-        return "a file that can't be read (no right to)", "give yourself the right to read it"
+        return "a file that can't be read (no permission)", "give yourself permission to read it"
     if isinstance(error, MemoryError):
-        return "more than this machine's memory holds", "cut it into parts, or take a machine with more memory"
+        return "more data than this machine's memory", "cut it into parts, or use a machine with more memory"
     return None
 
 
 def _by_content(path: Path) -> tuple[str, str] | None:
-    """What the file is by its first bytes, and what to do; None where these are what its name says, or unknown."""
+    """The file's kind by its first bytes, and what to do; None if they fit its name or are unknown."""
     try:
         start, name = _start(path)
     except (OSError, EOFError, zlib.error):
         return None
     if not start:
-        return "an empty file (0 bytes)", "copy it again from where it came"
+        return "an empty file (0 bytes)", "copy it again from its source"
     sign = next((one for one in SIGNS if start[one.place :].startswith(one.mark)), None)
     if sign is None:
         return ("a text", "put the file itself there") if min(start) >= ord("\t") else None
@@ -95,7 +95,7 @@ def _by_content(path: Path) -> tuple[str, str] | None:
 
 
 def _start(path: Path) -> tuple[bytes, str]:
-    """The first bytes and the name; of gzip that is named so, those within it and the name without .gz."""
+    """The first bytes and the name. For a .gz file these are the unpacked bytes and the name without .gz."""
     with path.open("rb") as file:
         start = file.read(START)
     if not (start.startswith(GZIP) and path.name.lower().endswith(".gz")):
@@ -105,14 +105,14 @@ def _start(path: Path) -> tuple[bytes, str]:
 
 
 def _renamed(name: str, sign: Sign) -> str | None:
-    """The remedy where the name alone is wrong."""
+    """The remedy if only the name is wrong."""
     if sign.mark == GZIP:
         return "name it .nii.gz" if name.lower().endswith(".nii") else None
     return f"name it {sign.ends[0]}" if sign.ends else None
 
 
 def _damaged(path: Path, error: Exception) -> tuple[str, str]:
-    if "data code" in str(error):  # nibabel's word for the type of voxels
-        return "a kind of numbers that is not read", "save it in 8 or 16 bits, or as floating point of 32 bits"
+    if "data code" in str(error):  # nibabel's term for the type of voxels
+        return "numbers of a type that can't be read", "save it with 8 or 16 bits, or as 32-bit floating point"
     text = " ".join((str(error) or type(error).__name__).replace(str(path), "it").split())
-    return f"a damaged or incomplete one ({text})", "copy or export it again, or leave it out"
+    return f"a damaged or incomplete file ({text})", "copy or export it again, or leave it out"

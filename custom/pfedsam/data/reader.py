@@ -1,8 +1,8 @@
-"""Reading one 2-D image or mask out of a file: a picture as `picture` reads it, NIfTI by nibabel.
+"""Reads one 2-D image or mask from a file: pictures by `picture`, NIfTI by nibabel.
 
-A NIfTI volume is read slice by slice in the plane that is asked for, so memory stays flat. Of a .nii.gz nibabel keeps
-an index by indexed_gzip, so that a slice costs the inflating of some MiB, not of all that lies before it. DICOM comes
-as NIfTI out of `pfedsam prepare`.
+A NIfTI volume is read slice by slice in the given plane, so memory use stays flat. For a .nii.gz, nibabel keeps an
+index by indexed_gzip. A slice then costs unpacking some MiB instead of everything before it. `pfedsam prepare` turns
+DICOM into NIfTI.
 """
 
 from collections.abc import Iterable, Iterator
@@ -29,9 +29,9 @@ READ = (*picture.PICTURES, *nifti.NIFTI)
 
 @dataclass(frozen=True)
 class Header:
-    """What a file holds: slice shape (H, W), number of slices, spacing (row, column, slice) in `unit`, its place.
+    """A file's contents: slice shape (H, W), number of slices, spacing (row, column, slice) in `unit`, position.
 
-    For formats that do not know millimetres `spacing` is (1, 1, 1), that is pixels, and there is no `affine`.
+    A format without millimetres has `spacing` (1, 1, 1), in pixels, and no `affine`.
     """
 
     shape: tuple[int, int]
@@ -42,20 +42,20 @@ class Header:
 
 
 def header(path: Path, plane: str = STORED) -> Header:
-    """The header of an image or mask file, as it is cut into slices of `plane` (see `geometry.oriented`).
+    """The header of an image or mask file, cut into slices of `plane` (see `geometry.oriented`).
 
     Raises:
-        UserFault: unknown format, unreadable file, or a volume that is not 3-D.
+        UserFault: the format is unknown, the file is unreadable, or a volume is not 3-D.
     """
     with _read(path) as is_nifti:
         return _nifti_header(path, plane) if is_nifti else Header(picture.shape(path), 1, (1.0, 1.0, 1.0))
 
 
 def read_image(path: Path, index: int = 0, plane: str = STORED) -> Pixels:
-    """Slice `index` of `plane` as raw RGB, (H, W, 3) float32; grey is repeated, alpha dropped.
+    """Slice `index` of `plane` as raw RGB, (H, W, 3) float32. Grey is repeated, alpha is dropped.
 
     Raises:
-        UserFault: unreadable, or values that are not finite.
+        UserFault: the file is unreadable, or has values that are not finite.
     """
     pixels = _slice(path, index, plane, labels=False)
     require_finite(pixels, f"slice {index} of {path}")
@@ -63,7 +63,7 @@ def read_image(path: Path, index: int = 0, plane: str = STORED) -> Pixels:
 
 
 def rgb(pixels: NDArray[Any]) -> Pixels:
-    """(H, W) or (H, W, channels) as (H, W, 3) float32; grey is repeated, alpha dropped."""
+    """(H, W) or (H, W, channels) as (H, W, 3) float32. Grey is repeated, alpha is dropped."""
     pixels = np.asarray(pixels, dtype=np.float32)
     if pixels.ndim == 2:
         pixels = pixels[..., None]
@@ -73,13 +73,13 @@ def rgb(pixels: NDArray[Any]) -> Pixels:
 def read_mask(
     path: Path, index: int, classes: int, ignore: int | None = None, *, plane: str = STORED
 ) -> NDArray[np.uint8]:
-    """Slice `index` of `plane` of a label map, (H, W) with values 0..classes, and `IGNORED` where nobody labelled.
+    """Slice `index` of a label map in `plane`, (H, W) with values 0..classes, and `IGNORED` for unlabelled pixels.
 
     Args:
-        ignore: the file's value of pixels that nobody labelled; None: all are labelled.
+        ignore: the file's value of pixels that nobody labelled; None: all pixels are labelled.
 
     Raises:
-        UserFault: more than one channel, or a label out of range.
+        UserFault: it has more than one channel, or a label out of range.
     """
     labels = _slice(path, index, plane, labels=True)
     if labels.ndim != 2:
@@ -104,15 +104,15 @@ def read_mask(
 
 
 def intensity_range(path: Path, plane: str = STORED) -> tuple[float, float]:
-    """The `levels` of a whole file, over slices of `plane`."""
+    """The `levels` of a whole file, from slices of `plane`."""
     return levels(read_image(path, i, plane) for i in spread(header(path, plane).slices))
 
 
 def unit(pixels: Pixels, ends: tuple[float, float], name: str) -> Pixels:
-    """(H, W, 3) of 0..1 from values between `ends`; what lies beyond is cut off.
+    """(H, W, 3) in 0..1, from values between `ends`. Values beyond the ends are cut off.
 
     Raises:
-        UserFault: the ends are those of 8 bits, and values lie beyond; the message names the file.
+        UserFault: the ends are those of 8 bits, and values are beyond them. The message names the file.
     """
     low, high = ends
     if ends == EIGHT_BIT and (pixels.min() < low or pixels.max() > high):
@@ -125,19 +125,19 @@ def unit(pixels: Pixels, ends: tuple[float, float], name: str) -> Pixels:
 
 
 def levels(pictures: Iterable[Pixels]) -> tuple[float, float]:
-    """The 0.5 and 99.5 percentiles of pictures (H, W, 3), over every fourth value."""
+    """The 0.5 and 99.5 percentiles of pictures (H, W, 3), from every fourth value."""
     low, high = np.percentile(np.concatenate([p[::2, ::2].ravel() for p in pictures]), (0.5, 99.5))
     return float(low), float(max(high, low + 1e-6))
 
 
 def spread(count: int) -> range:
-    """At most some 60 of `count` slices, evenly: those that `levels` are taken of."""
+    """About 60 evenly spread slices of `count`, or all if fewer: the input of `levels`."""
     return range(0, count, max(1, count // 32))
 
 
 @contextmanager
 def _read(path: Path) -> Iterator[bool]:
-    """Within: what is raised becomes a fault that names the file; whether it is NIfTI, else a picture."""
+    """Yield whether the file is NIfTI instead of a picture. Any error within becomes a fault that names the file."""
     name = path.name.lower()
     if not name.endswith(READ):
         raise UserFault(expected="a file ending in " + ", ".join(READ), came=str(path), do="convert it to one of these")
@@ -146,7 +146,7 @@ def _read(path: Path) -> Iterator[bool]:
 
 
 def _slice(path: Path, index: int, plane: str, *, labels: bool) -> NDArray[Any]:
-    """Slice `index` of `plane`, (H, W) or (H, W, channels); of a label map its numbers as stored."""
+    """Slice `index` of `plane`, (H, W) or (H, W, channels). A label map's numbers are as stored."""
     with _read(path) as is_nifti:
         if not is_nifti:
             return _picture(path, labels)
@@ -160,7 +160,7 @@ def _picture(path: Path, labels: bool) -> NDArray[Any]:
         raise UserFault(
             expected=f"class numbers without loss in the mask {path}",
             came="JPEG, whose compression changes them",
-            do="save it as PNG from the source (pfedsam prepare cuts a black and white JPEG at half)",
+            do="save it as PNG from the source (pfedsam prepare accepts a black and white JPEG)",
         )
     return pixels
 
@@ -182,6 +182,6 @@ def _nifti_header(path: Path, plane: str) -> Header:
 
 @lru_cache(maxsize=256)
 def _stored(path: Path) -> tuple[Any, Affine]:
-    """nibabel's array of a volume, of which a slice is read when it is asked for; and its affine."""
+    """nibabel's array of a volume, whose slices are read on demand, and its affine."""
     file = nifti.opened(path)
     return file.dataobj, np.asarray(file.affine)

@@ -1,11 +1,11 @@
-"""Where the slices of a DICOM series lie: their order, the grid that they make, and why they make none.
+"""The positions of a DICOM series' slices: their order, their grid, and the reason if they form none.
 
-A slice is a classic file, or a frame of an enhanced one, whose geometry is in its functional groups.
+A slice is a classic file, or a frame of an enhanced file with its geometry in functional groups.
 
-`highdicom.get_volume_from_series` does not serve here. It refuses what is read rightly: spacings that differ by
-rounding, a tilted gantry (with its tolerance off it lays the slices straight), files without FrameOfReferenceUID, and
-enhanced files of one frame. Of uneven slices it says only that they are not regular. It is no faster: 2.1 to 2.5 s for
-150 slices of 512 x 512, here 1.8 to 3.2 s.
+`highdicom.get_volume_from_series` is no replacement. It refuses series that are read correctly here: spacings that
+differ by rounding, a tilted gantry (with its tolerance off it straightens the slices), files without
+FrameOfReferenceUID, and enhanced files of one frame. For uneven slices its message only says that they are not
+regular. It is no faster: 2.1 to 2.5 s for 150 slices of 512 x 512, here 1.8 to 3.2 s.
 """
 
 from collections import defaultdict
@@ -21,22 +21,22 @@ from pfedsam.data.geometry import Affine
 from pfedsam.errors import UserFault
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM counts towards left and posterior
-UNEVEN = 0.1  # two distances that differ by this share of the smaller are two
-TURNED = 1e-3  # of a direction's cosine: what exporters' rounding and a scanner's jitter stay below
+UNEVEN = 0.1  # two distances are different if they differ by this share of the smaller one
+TURNED = 1e-3  # of a direction's cosine; exporters' rounding and a scanner's jitter stay below it
 STRETCHED = 1e-3  # of the spacing, as a share of it
-SAME = 0.05  # of a pixel's side: slices that lie closer lie at one place, but for a scanner's jitter
+SAME = 0.05  # of a pixel's side: closer slices are at one position, apart from a scanner's jitter
 
 
 @dataclass(frozen=True)
 class SliceHeader:
-    """One slice as its header states it.
+    """One slice, as its header describes it.
 
     Attributes:
         name: for messages.
         size: rows, columns and samples per pixel.
-        spacing: (row, column) in mm; empty where it is not stated.
-        orientation: ImageOrientationPatient; empty where it is not stated.
-        position: ImagePositionPatient; empty where it is not stated.
+        spacing: (row, column) in mm; empty if not stated.
+        orientation: ImageOrientationPatient; empty if not stated.
+        position: ImagePositionPatient; empty if not stated.
         step: the stated distance to the next slice, else the thickness, else 1; in mm.
     """
 
@@ -49,7 +49,7 @@ class SliceHeader:
 
     @property
     def placed(self) -> bool:
-        """Whether it states where it lies."""
+        """Whether it states its position."""
         return bool(self.position and self.orientation)
 
     @property
@@ -59,12 +59,12 @@ class SliceHeader:
 
 
 def frames(head: Any) -> int:
-    """How many frames a file has; 1 where it does not say."""
+    """How many frames a file has; 1 if it does not say."""
     return int(head.get("NumberOfFrames") or 1)
 
 
 def enhanced(head: Any) -> bool:
-    """Whether a file states a position for each frame, in its functional groups."""
+    """Whether a file states a position for each frame in its functional groups."""
     if not head.get("PerFrameFunctionalGroupsSequence"):
         return False
     return all(group(head, i, "PlanePositionSequence") is not None for i in range(frames(head)))
@@ -79,13 +79,13 @@ def slices_of(path: Path, head: Any) -> list[SliceHeader]:
 
 
 def frame_slice(name: str, head: Any, index: int) -> SliceHeader:
-    """The slice that a frame's functional groups state."""
+    """The slice that a frame's functional groups describe."""
     kinds = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
     return _slice(name, head, [found for kind in kinds if (found := group(head, index, kind)) is not None])
 
 
 def group(head: Any, index: int, kind: str) -> Any | None:
-    """A frame's functional group: its own, else the one that all frames share; None: neither."""
+    """A frame's functional group: its own, else the one shared by all frames; None if there is neither."""
     own = head.get("PerFrameFunctionalGroupsSequence") or []
     shared = head.get("SharedFunctionalGroupsSequence") or []
     places = [*own[index : index + 1], *shared[:1]]
@@ -109,17 +109,17 @@ def order(slices: Sequence[SliceHeader], where: Path) -> list[int]:
     """The indices of the slices along the normal of their plane.
 
     Args:
-        where: the folder or the file of the series, for the fault.
+        where: the folder or file of the series, for the message.
 
     Raises:
-        UserFault: several slices, and one does not say where it lies.
+        UserFault: one of several slices states no position.
     """
     if len(slices) == 1:
         return [0]
     for one in slices:
         if not one.placed:
             raise UserFault(
-                expected=f"a position and an orientation in each slice of a series, so in {where / one.name}",
+                expected=f"a position and an orientation in each slice of a series, also in {where / one.name}",
                 came="no ImagePositionPatient or ImageOrientationPatient",
                 do="export the series again with its geometry",
             )
@@ -128,10 +128,10 @@ def order(slices: Sequence[SliceHeader], where: Path) -> list[int]:
 
 
 def check_alike(slices: Sequence[SliceHeader]) -> None:
-    """Refuse slices of several sizes, spacings or directions, each compared within a tolerance.
+    """Refuse slices of different sizes, spacings or directions, each compared within a tolerance.
 
     Raises:
-        UserFault: there are several kinds; it names one slice of each of two.
+        UserFault: there are several kinds. The message names one slice of each of two kinds.
     """
     kinds: list[SliceHeader] = []
     for one in slices:
@@ -144,27 +144,27 @@ def check_alike(slices: Sequence[SliceHeader]) -> None:
         raise UserFault(
             expected="slices of one size, spacing and direction in a series",
             came=f"{len(kinds)} kinds, such as {' and '.join(sorted(kind.name for kind in kinds)[:2])}",
-            do="put each kind into a folder of its own (localisers are often the odd ones)",
+            do="put each kind into its own folder (localisers are often the odd ones)",
         )
 
 
 def alike(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether two PixelSpacing are one, but for rounding; none is alike to none."""
+    """Whether two PixelSpacing are equal, apart from rounding. A missing one equals a missing one."""
     return len(one) == len(other) and np.allclose(one, other, rtol=STRETCHED, atol=0)
 
 
 def parallel(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether two ImageOrientationPatient are one, but for rounding; none is alike to none."""
+    """Whether two ImageOrientationPatient are equal, apart from rounding. A missing one equals a missing one."""
     return len(one) == len(other) and np.allclose(one, other, rtol=0, atol=TURNED)
 
 
 def affine_of(slices: Sequence[SliceHeader], where: Path) -> Affine | None:
-    """From (row, column, slice) to RAS mm, of slices in order; None for an image without geometry, such as an X-ray.
+    """From (row, column, slice) to RAS mm, for slices in order; None for an image without geometry, like an X-ray.
 
-    Slices that are shifted along their plane (a tilted gantry) give an affine whose last axis is oblique.
+    Slices that are shifted along their plane (a tilted gantry) give an affine with an oblique last axis.
 
     Raises:
-        UserFault: no PixelSpacing, two slices at one place, or uneven distances.
+        UserFault: no PixelSpacing, two slices at one position, or uneven distances.
     """
     first = slices[0]
     if not first.placed:
@@ -184,10 +184,10 @@ def affine_of(slices: Sequence[SliceHeader], where: Path) -> Affine | None:
 
 
 def make_volume(slices: Sequence[SliceHeader], where: Path) -> bool:
-    """Whether the slices are those of one volume.
+    """Whether the slices form one volume.
 
     Args:
-        where: their folder, for the fault that is not told.
+        where: their folder, for a fault that is not shown.
     """
     try:
         check_alike(slices)
@@ -198,19 +198,19 @@ def make_volume(slices: Sequence[SliceHeader], where: Path) -> bool:
 
 
 def scattered(lone: Mapping[Path, tuple[tuple[str, str], SliceHeader]]) -> dict[Path, tuple[str, str]]:
-    """By file: why slices of one volume that are a series each are not read, and what to do.
+    """By file, why slices of one volume with a series each are not read, and what to do.
 
-    One by one each would be shown to the model by its own brightness, not by its volume's.
+    Each slice would be scaled by its own brightness instead of its volume's.
 
     Args:
-        lone: of the files that are a series of one slice: FrameOfReferenceUID and patient, and the slice.
+        lone: for files that are a series of one slice: FrameOfReferenceUID and patient, and the slice.
     """
     kinds: dict[tuple[Path, tuple[str, str]], dict[Path, SliceHeader]] = defaultdict(dict)
     for file, (kind, one) in lone.items():
         kinds[file.parent, kind][file] = one
-    do = "write one SeriesInstanceUID into the files (the exporter gave each slice its own), or export them again"
+    do = "write one SeriesInstanceUID into the files (the exporter gave each slice a separate one), or export again"
     return {
-        file: (f"{len(found)} series of one slice in one folder, which together make a volume", do)
+        file: (f"{len(found)} series of one slice in one folder, which form a volume together", do)
         for found in kinds.values()
         if len(found) > 2 and make_volume(list(found.values()), next(iter(found)).parent)
         for file in found
@@ -218,13 +218,13 @@ def scattered(lone: Mapping[Path, tuple[tuple[str, str], SliceHeader]]) -> dict[
 
 
 def flat_spacing(one: SliceHeader) -> tuple[float, float, float]:
-    """(row, column, 1) in mm; 1 where the slice does not say."""
+    """(row, column, 1) in mm; 1 if the slice states no spacing."""
     row, column = one.spacing or (1.0, 1.0)
     return row, column, 1.0
 
 
 def _step(slices: Sequence[SliceHeader], where: Path) -> NDArray[np.float64]:
-    """From a slice to the next, mm."""
+    """The step from a slice to the next, in mm."""
     if len(slices) == 1:
         return slices[0].normal * slices[0].step
     places = np.array([one.position for one in slices])
@@ -234,14 +234,14 @@ def _step(slices: Sequence[SliceHeader], where: Path) -> NDArray[np.float64]:
         raise UserFault(
             expected=f"one slice at each position of the series in {where}",
             came=f"two at the position of {slices[int(gaps.argmin()) + 1].name}",
-            do=f"split the series by time, echo or b-value into {apart} of their own",
+            do=f"split the series by time, echo or b-value into separate {apart}",
         )
     _check_even(gaps, [one.name for one in slices], where)
     return np.asarray((places[-1] - places[0]) / (len(places) - 1))
 
 
 def _check_even(gaps: NDArray[np.float64], names: list[str], where: Path) -> None:
-    """Say of uneven gaps what they are: parts of other distances, slices that are missing, or neither."""
+    """Raise the fault that explains uneven gaps: parts with different distances, missing slices, or neither."""
     usual = float(np.median(gaps))
     if np.abs(gaps - usual).max() <= UNEVEN * usual:
         return
@@ -250,7 +250,7 @@ def _check_even(gaps: NDArray[np.float64], names: list[str], where: Path) -> Non
         raise UserFault(
             expected=f"one slice distance in the series in {where}",
             came=f"{len(parts)} slice distances: {told}",
-            do="give each part a folder of its own, or resample the series to one distance and save it as NIfTI",
+            do="put each part into its own folder, or resample the series to one distance and save it as NIfTI",
         )
     worst = int(np.abs(gaps - usual).argmax())
     times = gaps[np.abs(gaps - usual) > UNEVEN * usual] / usual
@@ -264,10 +264,10 @@ def _check_even(gaps: NDArray[np.float64], names: list[str], where: Path) -> Non
 
 
 def _parts(gaps: NDArray[np.float64]) -> list[tuple[float, int, int]]:
-    """The stretches of several distances that a series is made of: the distance, how many slices, the first of them.
+    """The stretches of a series with several distances: the distance, the number of slices, the first one.
 
-    Empty where it is made otherwise. A stretch has two gaps or more; between two of them there may be a single
-    other gap, as where a scanner goes from thin slices to thick ones.
+    Empty if the series is not made that way. A stretch has at least two gaps. Between two stretches there may be a
+    single other gap, as when a scanner changes from thin slices to thick ones.
     """
     runs: list[list[int]] = []
     for i, gap in enumerate(gaps):

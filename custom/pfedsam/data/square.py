@@ -1,4 +1,4 @@
-"""A slice as the model's square input, and its logits as a mask: training, test, predict, ONNX and bundle call it."""
+"""A slice as the model's square input, and its logits as a mask, for training, test, predict, ONNX and bundle."""
 
 import torch
 import torch.nn.functional as F
@@ -11,12 +11,12 @@ MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # segment_anythi
 
 
 def shown(pixels: reader.Pixels, ends: tuple[float, float], name: str) -> Tensor:
-    """A picture, (H, W, 3), as (3, H, W) of 0..1 from values between `ends`; raises as `reader.unit`."""
+    """A picture (H, W, 3) as (3, H, W) in 0..1, from values between `ends`. It raises as `reader.unit` does."""
     return torch.from_numpy(reader.unit(pixels, ends, name)).permute(2, 0, 1).contiguous()
 
 
 class Normalise(nn.Module):
-    """RGB of 0..1, (..., 3, H, W), as every SAM takes it."""
+    """RGB in 0..1, (..., 3, H, W), normalised as every SAM expects it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Normalise(nn.Module):
 
 
 def fit(image: Tensor, size: int) -> Tensor:
-    """(C, H, W) to (C, size, size): longest side to `size`, the rest, right and below, black."""
+    """(C, H, W) to (C, size, size): the longest side becomes `size`, the rest at the right and below is black."""
     height, width = scaled(image.shape[-2:], size)
     if (height, width) != tuple(image.shape[-2:]):
         image = _smooth(image[None], (height, width))[0]
@@ -36,7 +36,7 @@ def fit(image: Tensor, size: int) -> Tensor:
 
 
 def fit_labels(labels: Tensor, size: int) -> Tensor:
-    """`fit` for (H, W) of class numbers, which lie where the image's pixels come to lie."""
+    """`fit` for (H, W) of class numbers. They go where `fit` puts the image's pixels."""
     height, width = scaled(labels.shape, size)
     return F.pad(_relabelled(labels[None], (height, width))[0], (0, size - width, 0, size - height))
 
@@ -60,7 +60,7 @@ def shrink(masks: Tensor, size: int) -> Tensor:
 
 
 def _relabelled(masks: Tensor, shape: tuple[int, int]) -> Tensor:
-    """(B, H, W) class numbers at another size: each pixel has the class that weighs most in it."""
+    """(B, H, W) class numbers at another size. Each pixel gets the class with the largest weight in it."""
     if tuple(masks.shape[-2:]) == shape:
         return masks.long()
     numbers: Tensor = torch.unique(masks.long())
@@ -72,14 +72,14 @@ def _smooth(maps: Tensor, shape: tuple[int, int]) -> Tensor:
 
 
 def decide(maps: Tensor, *, exclusive: bool) -> Tensor:
-    """(classes, H, W) of bool from (outputs, H, W) logits: the likeliest class, or each class by its threshold."""
+    """(classes, H, W) of bool from (outputs, H, W) logits: the most likely class, or each class by its threshold."""
     if exclusive:
         return label_map(maps, exclusive=True) == torch.arange(1, len(maps))[:, None, None]
     return maps.sigmoid() > THRESHOLD
 
 
 def label_map(maps: Tensor, *, exclusive: bool) -> Tensor:
-    """(H, W) uint8 of class numbers, 0 the background, from (outputs, H, W) logits; of overlapping ones the best."""
+    """(H, W) uint8 class numbers, 0 for background, from (outputs, H, W) logits. The best overlapping class wins."""
     if exclusive:
         return maps.argmax(0).to(torch.uint8)
     best, which = maps.sigmoid().max(0)
@@ -87,5 +87,5 @@ def label_map(maps: Tensor, *, exclusive: bool) -> Tensor:
 
 
 def probabilities(maps: Tensor, *, exclusive: bool) -> Tensor:
-    """(classes, H, W) of 0..1, background left out, from (outputs, H, W) logits."""
+    """(classes, H, W) in 0..1, without background, from (outputs, H, W) logits."""
     return maps.softmax(0)[1:] if exclusive else maps.sigmoid()

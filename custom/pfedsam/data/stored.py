@@ -1,4 +1,4 @@
-"""What the numbers stored in a DICOM file mean: intensities, colours, or a mask's class numbers."""
+"""The meaning of the numbers stored in a DICOM file: intensities, colours, or a mask's class numbers."""
 
 from pathlib import Path
 from typing import Any
@@ -10,17 +10,17 @@ from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, pix
 from pfedsam.data.slices import frames, group
 from pfedsam.errors import UserFault
 
-COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")  # what pydicom makes RGB of
+COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")  # pydicom turns these into RGB
 
 
 def intensities(file: Path, data: Any) -> NDArray[Any]:
-    """A file's frames, (N, H, W), or (N, H, W, 3) of 8-bit colours; bright is high.
+    """A file's frames, (N, H, W), or (N, H, W, 3) with 8-bit colours. Bright is high.
 
-    Whole numbers as stored or as the file's table has them, float32 where the file, or a frame of it, rescales.
+    Whole numbers are as stored or from the file's table. If the file or a frame rescales, the result is float32.
 
     Raises:
-        UserFault: a compression without a plugin, or colours of more than 8 bits.
-        Exception: nearly any, of a damaged file; see `readable`.
+        UserFault: the compression has no plugin, or colours have more than 8 bits.
+        Exception: nearly any, if the file is damaged; see `readable`.
     """
     _check_plugin(file, data.file_meta.TransferSyntaxUID)
     check_colours(file, data)
@@ -33,11 +33,11 @@ def intensities(file: Path, data: Any) -> NDArray[Any]:
 
 
 def class_numbers(file: Path, data: Any) -> NDArray[Any]:
-    """The numbers of a mask as stored, a frame each: how they are to be shown (MONOCHROME1, a palette) changes none.
+    """A mask's stored numbers, one array per frame. Display rules (MONOCHROME1, a palette) do not change them.
 
     Raises:
-        UserFault: a compression without a plugin, or a rescaling that would make other numbers of them.
-        Exception: nearly any, of a damaged file; see `readable`.
+        UserFault: the compression has no plugin, or the file rescales the numbers.
+        Exception: nearly any, if the file is damaged; see `readable`.
     """
     _check_plugin(file, data.file_meta.TransferSyntaxUID)
     rescaled = any(_rescaling(data, i) != (1, 0) for i in range(frames(data)))
@@ -51,18 +51,18 @@ def class_numbers(file: Path, data: Any) -> NDArray[Any]:
 
 
 def _stored(data: Any) -> NDArray[Any]:
-    """The stored numbers, (N, H, W) or (N, H, W, 3); bits of an overlay beside them are cut off."""
+    """The stored numbers, (N, H, W) or (N, H, W, 3), without the bits of an overlay."""
     pixels = pixel_array(data)
     return np.asarray(pixels if frames(data) > 1 else pixels[None])
 
 
 def check_colours(file: Path, head: Any) -> None:
-    """Refuse colours that 8 bits do not hold, and colour spaces that are not turned into RGB.
+    """Refuse colours that do not fit in 8 bits, and colour spaces that are not turned into RGB.
 
-    Training reads 8-bit colours, and cutting deeper ones down is a choice that the site has to make.
+    Training reads 8-bit colours. How to reduce deeper colours is the site's choice.
 
     Raises:
-        UserFault: either.
+        UserFault: one of the two is found.
     """
     if int(head.get("SamplesPerPixel") or 1) == 1:
         return
@@ -77,10 +77,10 @@ def check_colours(file: Path, head: Any) -> None:
 
 
 def eight_bit(file: Path, colours: NDArray[Any]) -> NDArray[np.uint8]:
-    """A palette's colours as 8 bits; 16-bit entries that repeat 8 bits, or have them on top, lose nothing.
+    """A palette's colours in 8 bits. 16-bit entries that repeat 8 bits, or have them on top, lose nothing.
 
     Raises:
-        UserFault: they would lose something.
+        UserFault: they would lose information.
     """
     if colours.dtype == np.uint8:
         return colours
@@ -95,7 +95,7 @@ def _deep(file: Path, bits: int) -> UserFault:
     return UserFault(
         expected=f"colours of 8 bits in {file}",
         came=f"colours of {bits} bits",
-        do="save it with 8-bit colours (PNG or DICOM), scaled alike for all images, or as grey values",
+        do="save it with 8-bit colours (PNG or DICOM), scaled equally for all images, or as grey values",
     )
 
 
@@ -103,7 +103,7 @@ def _rescaled(stored: NDArray[Any], data: Any, index: int) -> NDArray[Any]:
     """Frame `index` of a file, (H, W)."""
     dark = data.PhotometricInterpretation == "MONOCHROME1"
     if data.get("ModalityLUTSequence"):
-        looked_up = apply_modality_lut(stored.astype(np.int32), data)  # as int32 any length of table can be counted
+        looked_up = apply_modality_lut(stored.astype(np.int32), data)  # int32 can index a table of any length
         return np.asarray(np.iinfo(looked_up.dtype).max - looked_up if dark else looked_up)
     values = _inverted(stored, data) if dark else stored
     slope, shift = _rescaling(data, index)
@@ -111,13 +111,13 @@ def _rescaled(stored: NDArray[Any], data: Any, index: int) -> NDArray[Any]:
 
 
 def _rescaling(data: Any, index: int) -> tuple[float, float]:
-    """Slope and intercept of a frame: an enhanced file states them in its functional groups, a classic one itself."""
+    """Slope and intercept of a frame, from an enhanced file's functional groups or a classic file itself."""
     place = group(data, index, "PixelValueTransformationSequence") or data
     return _number(place, "RescaleSlope", 1), _number(place, "RescaleIntercept", 0)
 
 
 def _number(data: Any, tag: str, absent: float) -> float:
-    """A tag's number; an empty tag is an absent one."""
+    """A tag's number. An empty tag counts as absent."""
     value = data.get(tag)
     return absent if value in (None, "") else float(value)
 
@@ -132,7 +132,7 @@ def _check_plugin(file: Path, syntax: Any) -> None:
 
 
 def _inverted(stored: NDArray[Any], data: Any) -> NDArray[Any]:
-    """Bright is high, within the range of the stored bits: alike for every slice of a series."""
+    """Bright is high, within the range of the stored bits, equally for every slice of a series."""
     bits, signed = int(data.BitsStored), int(data.PixelRepresentation)
     ends = -1 if signed else 2**bits - 1  # lowest plus highest value
     return np.asarray(ends - stored.astype(np.int32)).astype(stored.dtype)

@@ -1,7 +1,7 @@
 """Synthetic hospitals: scan-like images with exact lesion masks, drawn from a seed.
 
-Nothing here is a patient's. Sites differ in what differs between real hospitals: contrast and
-gamma, colour cast, noise, blur, resolution, field of view, lesion size, and one in label habit.
+No image is of a patient. The sites differ as real hospitals do: contrast and gamma, colour cast, noise, blur,
+resolution, field of view, lesion size, and at one site the labelling habit.
 """
 
 import hashlib
@@ -22,18 +22,18 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Appearance:
-    """How one site's scanner and annotators make an image out of the same anatomy.
+    """How one site's scanner and annotators turn the same anatomy into an image.
 
     Attributes:
         side: pixels of the square image.
-        gamma, contrast: tone curve, 1 and 1 for none.
+        gamma, contrast: tone curve; 1 and 1 change nothing.
         cast: gain of R, G, B.
         noise: standard deviation, in units of the full range.
         blur: Gaussian sigma in pixels.
         view: radius of the field of view, in units of half the side.
         lesion: mean lesion radius, in units of the side.
         lesion_gain: brightness of the lesion against tissue; negative is darker.
-        margin: pixels that this site's annotators draw around the lesion (its label habit).
+        margin: pixels that this site's annotators draw around the lesion (its labelling habit).
         inverted: bright background, dark tissue.
     """
 
@@ -74,7 +74,7 @@ PRETRAIN_SITES: tuple[Appearance, ...] = (  # appearances that no demo site has;
 
 
 def appearance_of(site: str) -> Appearance:
-    """A demo site's appearance; for any other name, one drawn from the name itself."""
+    """A demo site's appearance. For any other name it is drawn from the name."""
     if site in DEMO_SITES:
         return DEMO_SITES[site]
     rng = np.random.default_rng(_seed(0, site))
@@ -91,10 +91,10 @@ def appearance_of(site: str) -> Appearance:
 
 
 def drawn(folder: Path, site: str, config: Config) -> Path:
-    """`folder`, with the data of `site` in it, or of all demo sites where the job pools them; drawn at first use.
+    """`folder` with the data of `site`, or of all demo sites if the job pools them. It is drawn at first use.
 
     Raises:
-        UserFault: `folder` holds something else, or can't be written.
+        UserFault: `folder` contains something else, or cannot be written.
     """
     if not (folder / "datalist.csv").exists():
         if config.data.pool:
@@ -105,14 +105,14 @@ def drawn(folder: Path, site: str, config: Config) -> Path:
 
 
 def write_site(folder: Path, site: str, counts: dict[str, int], seed: int) -> Path:
-    """Write a site's images, masks and datalist.csv into `folder`, whole or not at all; returns the datalist's path.
+    """Write a site's images, masks and datalist.csv into `folder`, or nothing; returns the datalist's path.
 
     Args:
         counts: images per split, {"train": n, "val": n, "test": n}.
-        seed: another seed draws other anatomy; the same seed draws the same bytes.
+        seed: another seed gives other anatomy; the same seed gives the same bytes.
 
     Raises:
-        UserFault: `folder` holds something, or can't be written.
+        UserFault: `folder` is not empty, or cannot be written.
     """
     with new_folder(folder) as new:
         _fill(new, site, counts, seed)
@@ -120,7 +120,7 @@ def write_site(folder: Path, site: str, counts: dict[str, int], seed: int) -> Pa
 
 
 def write_pool(folder: Path, counts: dict[str, int], seed: int) -> Path:
-    """Write every demo site below `folder`, and one datalist of them all, as `write_site` does: the pooled baseline."""
+    """Write every demo site below `folder`, with one datalist for all: the pooled baseline. See `write_site`."""
     rows = []
     with new_folder(folder) as new:
         for site in DEMO_SITES:
@@ -148,7 +148,7 @@ def _fill(folder: Path, site: str, counts: dict[str, int], seed: int) -> Path:
 
 
 def draw(look: Appearance, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """One image (side, side, 3) of 0..255 and its mask (side, side) of 0 and 1."""
+    """One image (side, side, 3) in 0..255 and its mask (side, side) of 0 and 1."""
     side = look.side
     y, x = np.mgrid[0:side, 0:side] / side - 0.5
     tissue, inside = _tissue(x, y, rng)
@@ -160,7 +160,7 @@ def draw(look: Appearance, rng: np.random.Generator) -> tuple[NDArray[np.uint8],
 
 
 def _tissue(x: Array, y: Array, rng: np.random.Generator) -> tuple[Array, NDArray[np.bool_]]:
-    """Body outline with texture, bright vessels and dark cysts: what may be taken for a lesion."""
+    """Body outline with texture, bright vessels and dark cysts that resemble lesions."""
     side = len(x)
     a, b = rng.uniform(0.38, 0.46, 2)
     body = (x / a) ** 2 + (y / b) ** 2 < 1
@@ -183,7 +183,7 @@ def _vessel(x: Array, y: Array, rng: np.random.Generator) -> Array:
 def _lesions(
     x: Array, y: Array, inside: NDArray[np.bool_], look: Appearance, rng: np.random.Generator
 ) -> NDArray[np.bool_]:
-    """One or two blobs with wavy outlines, centres inside the body."""
+    """One or two blobs with wavy outlines and centres inside the body."""
     mask = np.zeros_like(inside)
     for _ in range(rng.integers(1, 3)):
         row, column = rng.choice(np.argwhere(inside))
@@ -195,7 +195,7 @@ def _lesions(
 
 
 def _expose(picture: Array, view: NDArray[np.bool_], look: Appearance, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """What the scanner makes of it: tone, cast, blur, noise, field of view."""
+    """The scanner's effects: tone, cast, blur, noise, field of view."""
     tone = np.clip(picture, 0, 1) ** look.gamma
     tone = 0.5 + look.contrast * (tone - 0.5)
     tone = 1 - tone if look.inverted else tone

@@ -1,4 +1,4 @@
-"""What the numbers stored in a file are: whole in a mask, not in the transparency, one value where nobody labelled."""
+"""Rules for the numbers stored in a file: whole in a mask, no drawing in the transparency, one value for unlabelled."""
 
 from pathlib import Path
 from typing import Any
@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 
 from pfedsam.errors import UserFault
 
-IGNORED = 255  # in a mask that `prepare` wrote or `read_mask` read: a pixel that nobody labelled
-CLOSE = 1e-3  # so far from a whole number may a format's slope move a class
+IGNORED = 255  # in a mask from `prepare` or `read_mask`: a pixel that nobody labelled
+CLOSE = 1e-3  # a format's slope may move a class this far from a whole number
 
 
 def whole_numbers(values: NDArray[Any]) -> NDArray[Any] | None:
-    """The values rounded to whole numbers; None if one is further from it than `CLOSE`, or is not finite."""
+    """The values rounded to whole numbers; None if one differs by more than `CLOSE`, or is not finite."""
     if values.dtype.kind != "f":
         return values
     numbers = np.rint(values)
@@ -22,7 +22,7 @@ def whole_numbers(values: NDArray[Any]) -> NDArray[Any] | None:
 
 
 def require_finite(values: NDArray[Any], name: str) -> None:
-    """Refuse values of the image `name` that are not finite.
+    """Refuse an image `name` with values that are not finite.
 
     Raises:
         UserFault: some are NaN or infinite.
@@ -36,11 +36,11 @@ def require_finite(values: NDArray[Any], name: str) -> None:
 
 
 def opaque(values: NDArray[Any], path: Path, *, labels: bool) -> NDArray[Any]:
-    """Grey (...) or colours (..., 3) of values (..., 2) or (..., 4) whose last channel is transparency.
+    """Grey (...) or colours (..., 3), from values (..., 2) or (..., 4) whose last channel is transparency.
 
     Raises:
-        UserFault: the transparency differs from pixel to pixel, and holds what the colours do not: these are one
-            everywhere, or a mask's are not background where it is not opaque.
+        UserFault: the transparency contains a drawing that the colours do not: the colours are equal everywhere, or a
+            mask's transparent pixels are not background.
     """
     colours, alpha = values[..., :-1], values[..., -1]
     if alpha.min() < alpha.max():

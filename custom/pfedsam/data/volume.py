@@ -1,4 +1,4 @@
-"""Reading a whole volume or picture out of a file: NIfTI by nibabel, DICOM by pydicom, pictures by Pillow."""
+"""Reads a whole volume or picture from a file: NIfTI by nibabel, DICOM by pydicom, pictures by Pillow."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -19,16 +19,16 @@ ENDINGS: dict[Kind, tuple[str, ...]] = {"nifti": nifti.NIFTI, "picture": PICTURE
 
 
 def stem_of(path: Path) -> str:
-    """The file's name without an ending that is read here, `.nii.gz` counted as one."""
+    """The file's name without a known ending. `.nii.gz` counts as one ending."""
     ends = sorted((end for of_kind in ENDINGS.values() for end in of_kind), key=len, reverse=True)
     return path.name[: len(path.name) - len(next((end for end in ends if path.name.lower().endswith(end)), ""))]
 
 
 def kind_of(path: Path) -> Kind | None:
-    """A file's kind by its ending, DICOM also by the mark in it, whatever its name; None: not read here.
+    """A file's kind by its ending, and DICOM also by the mark in the file; None: it cannot be read here.
 
     Raises:
-        OSError: the ending tells nothing, and the file can't be read.
+        OSError: the ending is unknown, and the file cannot be read.
     """
     name = path.name.lower()
     by_name = next((kind for kind, ends in ENDINGS.items() if name.endswith(ends)), None)
@@ -41,13 +41,13 @@ def _marked(path: Path) -> bool:
 
 
 def read_volume(path: Path, *, labels: bool = False) -> Volume:
-    """The volume in a NIfTI file, a picture, a DICOM file, or a folder that holds one DICOM series.
+    """The volume in a NIfTI file, a picture, a DICOM file, or a folder with one DICOM series.
 
     Args:
-        labels: the file is a label map: a palette's numbers are kept, not its colours.
+        labels: the file is a label map: a palette's numbers are kept instead of its colours.
 
     Raises:
-        UserFault: unreadable, damaged, or more than one 3-D volume; the message names the file.
+        UserFault: it is unreadable, damaged, or more than one 3-D volume. The message names the file.
     """
     kind = kind_of(path)
     if kind == "nifti":
@@ -56,10 +56,10 @@ def read_volume(path: Path, *, labels: bool = False) -> Volume:
 
 
 def read_nifti(path: Path, *, labels: bool = False) -> Volume:
-    """The volume in a NIfTI file, its axes as stored; floats as float32, whole numbers as they are.
+    """The volume in a NIfTI file, with its axes as stored. Floats become float32, whole numbers stay.
 
     Raises:
-        UserFault: unreadable, truncated, not 3-D, complex, or its header says no place or two.
+        UserFault: it is unreadable, truncated, not 3-D, complex, or its header states no position or two.
     """
     with readable(path):
         file = nifti.opened(path)
@@ -69,13 +69,13 @@ def read_nifti(path: Path, *, labels: bool = False) -> Volume:
 
 
 def read_picture(path: Path, *, labels: bool = False) -> Volume:
-    """A picture as (H, W, 1) or (H, W, 1, 3), turned as its EXIF says; transparency is dropped, depth is kept.
+    """A picture as (H, W, 1) or (H, W, 1, 3), turned by its EXIF mark. Depth is kept, transparency is dropped.
 
     Args:
-        labels: keep a palette's numbers; otherwise its colours.
+        labels: keep a palette's numbers instead of its colours.
 
     Raises:
-        UserFault: unreadable, or several pages.
+        UserFault: it is unreadable or has several pages.
     """
     with readable(path):
         values = picture.pixels(path, labels=labels)
@@ -83,7 +83,7 @@ def read_picture(path: Path, *, labels: bool = False) -> Volume:
 
 
 def _values(path: Path, file: Any, labels: bool) -> NDArray[Any]:
-    """(H, W, N), or (H, W, N, 3) of nibabel's red, green, blue records."""
+    """(H, W, N), or (H, W, N, 3) from nibabel's red, green, blue records."""
     kind = file.get_data_dtype()
     whole = kind.fields or (np.issubdtype(kind, np.integer) and (file.dataobj.slope, file.dataobj.inter) == (1, 0))
     raw = np.asarray(file.dataobj) if whole else file.get_fdata(caching="unchanged", dtype=np.float32)
@@ -91,7 +91,7 @@ def _values(path: Path, file: Any, labels: bool) -> NDArray[Any]:
 
 
 def _three_axes(path: Path, values: NDArray[Any]) -> NDArray[Any]:
-    """A single slice gets its third axis, further axes of length one are dropped."""
+    """A single slice gets a third axis. Further axes of length one are dropped."""
     space = values
     while space.ndim > 3 and space.shape[-1] == 1:
         space = space[..., 0]

@@ -1,1 +1,1 @@
-"""Doctor: what a configuration needs on this machine, measured by a small real run of it."""
+"""Doctor: measures in a small real run what a job needs on this machine."""

@@ -1,4 +1,4 @@
-"""What must hold before a run: versions, weights, data, free memory and disk."""
+"""Checks before a run: versions, weights, data, free memory and disk."""
 
 import platform
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ MARGIN = 1.15  # an estimate may be 15 % short
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at: its name, whether it is as it must be, what was found, what to do if not."""
+    """One check: its name, whether it passed, what was found, and what to do if it failed."""
 
     name: str
     ok: bool
@@ -29,11 +29,11 @@ class Finding:
 
 
 def versions() -> list[Finding]:
-    """Python, FLARE, torch and the rest against what pfedsam requires."""
+    """Whether Python, FLARE, torch and the other packages fit pfedsam's requirements."""
     try:
         python, lines = metadata.metadata("pfedsam")["Requires-Python"], metadata.requires("pfedsam") or []
     except metadata.PackageNotFoundError:
-        return [Finding("packages", False, "pfedsam is not installed", "pip install it")]
+        return [Finding("packages", False, "pfedsam is not installed", "install it with pip")]
     fits = platform.python_version() in SpecifierSet(python)
     wanted = [Requirement(line) for line in lines if "extra ==" not in line]
     lacking = [need for need in wanted if not _fits(need)]
@@ -51,9 +51,9 @@ def versions() -> list[Finding]:
 
 
 def weight_file(config: Config, folder: Path | None) -> Finding:
-    """Whether the backbone's file is there and is the known one, by its sha256."""
+    """Whether the backbone's file exists and has the known sha256."""
     if not config.model.pretrained:
-        return Finding("weights", True, "none needed: the job starts from random ones")
+        return Finding("weights", True, "none needed: the job starts from random weights")
     try:
         return Finding("weights", True, f"{weights.locate(config.model.backbone, folder).name}, sha256 as known")
     except UserFault as fault:
@@ -66,7 +66,7 @@ def data(config: Config, folder: Path | None, site: str) -> Finding:
         counts = config.data
         return Finding("data", True, f"synthetic: {counts.train} training, {counts.val} validation, {counts.test} test")
     if folder is None:
-        return Finding("data", False, "no folder named", "name it with --data or in PFEDSAM_DATA")
+        return Finding("data", False, "no folder given", "give it with --data or in PFEDSAM_DATA")
     try:
         splits = datalist.read(datalist.find(folder, site), None if config.data.pool else site)
     except UserFault as fault:
@@ -77,7 +77,7 @@ def data(config: Config, folder: Path | None, site: str) -> Finding:
 
 
 def site_of(config: Config, folder: Path | None, among: tuple[str, ...] = ()) -> str:
-    """The site that a folder of data is for; of several (or of those `among` them), the one with most training rows."""
+    """The site of a data folder. Of several, or of those `among` them, it is the one with the most training rows."""
     if config.data.source == "synthetic" or folder is None:
         return "site-1"
     sizes = {site: size for site, size in _sites(folder) if site in among or not among}
@@ -85,7 +85,7 @@ def site_of(config: Config, folder: Path | None, among: tuple[str, ...] = ()) ->
 
 
 def room(name: str, need: int, free: int) -> Finding:
-    """Whether so many bytes are free, with a margin."""
+    """Whether `need` bytes are free, with a margin."""
     lack = gigabytes(int(need * MARGIN) - free)
     do = f"free {lack} more, or make the job smaller (train.batch_size, model.image_size)"
     return Finding(name, free >= need * MARGIN, f"needs {gigabytes(need)}, free {gigabytes(free)}", do)
@@ -97,7 +97,7 @@ def gigabytes(size: float) -> str:
 
 
 def _sites(folder: Path) -> Iterator[tuple[str, int]]:
-    """Every site that a datalist below the folder is for, with its training rows."""
+    """Every site in a datalist below the folder, with the number of its training rows."""
     lists = [path for place in (folder, *sorted(folder.glob("*/"))) for n in NAMES if (path := place / n).is_file()]
     for path in lists:
         try:

@@ -1,4 +1,4 @@
-"""The examination: look at the machine, try the configuration in small, count what the whole run needs."""
+"""Examines the machine, does a small run of the configuration, and computes what the whole run needs."""
 
 import multiprocessing
 import os
@@ -25,20 +25,20 @@ from pfedsam.doctor.trial import Trial, begin, tried
 from pfedsam.errors import UserFault
 from pfedsam.site import Places
 
-DRAWN = {"train": 16, "val": 4, "test": 4}  # synthetic images of a trial: their number enters by counting
+DRAWN = {"train": 16, "val": 4, "test": 4}  # synthetic images of a trial; the estimate scales to the real number
 
 
 @dataclass(frozen=True)
 class Here:
-    """This machine, and where things lie on it.
+    """This machine, and where its files are.
 
     Attributes:
-        data, weights: folders; None: there is none.
-        store: the folder on whose disk the run will write.
-        threads: of torch in each site's process.
-        site: which site; empty: the one with most training rows.
-        sites: that the job names, and whose data must all lie here; empty: `site` alone.
-        seconds: that a trial's training may take, about.
+        data, weights: folders; None if there is none.
+        store: a folder on the disk that the run will use.
+        threads: torch threads in each site's process.
+        site: the site; empty: the one with the most training rows.
+        sites: the job's sites, if the data of all must be here; empty: only `site`.
+        seconds: about how long a trial's training may take.
     """
 
     data: Path | None
@@ -52,13 +52,13 @@ class Here:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What the run needs here, and whether it can have it.
+    """What the run needs here, and whether this machine has it.
 
     Attributes:
-        site: whose data it was measured on.
-        slices: of each split, as counted or as the job draws them.
-        assumed: the counts are not the site's, which has no data here.
-        got: of the processor time that the trial's threads could have used, what they got.
+        site: the site with the measured data.
+        slices: the number in each split, as counted or as the job draws them.
+        assumed: the counts are not the site's, because its data is not here.
+        got: the share of processor time that the trial's threads got.
     """
 
     site: str
@@ -80,7 +80,7 @@ class Diagnosis:
 
 
 def glance(config: Config, here: Here) -> list[Finding]:
-    """What can be told without a trial: versions, the weight file, each site's data."""
+    """The checks that need no trial: versions, the weight file, each site's data."""
     names = here.sites or (here.site or checks.site_of(config, here.data),)
     data = [checks.data(config, here.data, name) for name in names]
     return [*checks.versions(), checks.weight_file(config, here.weights), *data]
@@ -94,11 +94,11 @@ def examine(
     *,
     seen: list[Finding] | None = None,
 ) -> Diagnosis:
-    """Try `config` for about half a minute and say what `setting` needs.
+    """Run `config` for about half a minute and return what `setting` needs.
 
     Args:
-        seen: what `glance` has found already, which reads the whole weight file; None: glance now.
-        told: called with a line before each part.
+        seen: the earlier result of `glance`, which reads the whole weight file; None: call it now.
+        told: called with one line before each part.
 
     Raises:
         UserFault: the configuration cannot be built or run here at all.
@@ -134,10 +134,10 @@ def examine(
 
 
 def _try(config: Config, here: Here, setting: Setting, told: Callable[[str], None]) -> tuple[Trial, int, int]:
-    """The trial; bytes of the prepared base model; bytes of memory of the process that prepared it.
+    """The trial, the bytes of the prepared base model, and the memory of the process that prepared it.
 
     Raises:
-        UserFault: it does not work, or the system's folder for temporary files is full or cannot be written to.
+        UserFault: the run fails, or the folder for temporary files is full or not writable.
     """
     try:
         with tempfile.TemporaryDirectory(prefix="pfedsam_doctor_") as folder:
@@ -146,7 +146,7 @@ def _try(config: Config, here: Here, setting: Setting, told: Callable[[str], Non
         raise UserFault(
             expected=f"room for a small run in {tempfile.tempdir or os.environ.get('TMPDIR', 'a temporary folder')}",
             came=error.strerror or str(error),
-            do="free space there, or name another folder in TMPDIR",
+            do="free space there, or set TMPDIR to another folder",
         ) from None
 
 
@@ -154,7 +154,7 @@ def _tried(
     config: Config, here: Here, setting: Setting, folder: Path, told: Callable[[str], None]
 ) -> tuple[Trial, int, int]:
     data, counts = here.data or folder / "data", config.data.counts
-    if here.data is None:  # no more images than a trial looks at
+    if here.data is None:  # only as many images as a trial reads
         write_site(data, here.site, {split: min(count, DRAWN[split]) for split, count in counts.items()}, config.seed)
 
     def work(store: Path, seconds: float) -> Callable[[], Trial]:
@@ -170,10 +170,10 @@ def _tried(
 
 
 def together(works: list[Callable[[], Trial]], folder: Path, *, flare: bool) -> list[Trial]:
-    """What each work returns, all done at the same time, each in a new process of its own.
+    """The results of all works, done at the same time, each in a new process.
 
     Raises:
-        UserFault: one failed; with its reason, or with the room in `folder` where its process was killed.
+        UserFault: one failed. The message has the reason, or the free space in `folder` if its process was killed.
     """
     spawn = multiprocessing.get_context("spawn")
     try:
@@ -185,18 +185,18 @@ def together(works: list[Callable[[], Trial]], folder: Path, *, flare: bool) -> 
         raise
     except BrokenProcessPool:
         room = checks.gigabytes(shutil.disk_usage(folder).free)
-        came = f"a process that was killed, perhaps for memory; {room} free in {folder}"
+        came = f"a killed process, perhaps for lack of memory ({room} of disk are free in {folder})"
     except Exception as error:
         came = f"{type(error).__name__}: {error}"
     raise UserFault(
         expected="a small run of this configuration to work",
         came=came,
-        do="mend what it says; if memory ran out, lower train.batch_size or model.image_size",
+        do="correct what the message says; if memory ran out, lower train.batch_size or model.image_size",
     )
 
 
 def _mean(trials: list[Trial]) -> Trial:
-    """Times as their mean, sizes as their largest."""
+    """The mean of times, and the largest of sizes."""
     rows = [asdict(trial) for trial in trials]
     both: dict[str, Any] = {
         key: (fmean if isinstance(value, float) else max)(row[key] for row in rows)

@@ -1,19 +1,19 @@
-"""Free memory, as a container's limit leaves it."""
+"""Free memory within a container's limit."""
 
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
-PAIRS = (  # limit, use, and what of the use are files that nobody works with: given back when memory is asked for
+PAIRS = (  # limit, use, and idle file pages within the use, which the system returns on demand
     ("memory.max", "memory.current", "memory.stat", "inactive_file"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
 )
 
 
 def free(available: int, root: Path = CGROUP) -> int:
-    """Bytes: what the machine has `available`, or what this process's control group may still take if that is less.
+    """Free bytes: the machine's `available` ones, or those left to this process's control group if fewer.
 
     Args:
-        root: where the system shows the group's limits, version 2 or 1; a group without a limit changes nothing.
+        root: where the system shows the group's limits, in version 2 or 1. A group without a limit has no effect.
     """
     left = [available]
     for limit, use, stat, idle in PAIRS:

@@ -1,4 +1,4 @@
-"""From what a trial measured to what a run needs: steps, scores, bytes and generations are counted, not guessed."""
+"""Computes a run's needs from a trial: steps, scores, bytes and generations are counted instead of guessed."""
 
 import math
 from dataclasses import dataclass
@@ -13,20 +13,20 @@ from pfedsam.exchange.schema import Schema
 from pfedsam.study import down_schema, shared_schema, up_schema
 from pfedsam.train.loop import steps_of
 
-FLARE_ROUND = 2.3  # seconds: FLARE 2.9 looks for tasks and answers in fixed intervals; measured, as the next
-FLARE_MB = 0.04  # seconds more for each MB of a message one way; benchmarks/rounds.py and doctor.py, 2 to 15 MB
-MESSAGE_MB = 0.05  # and with or without FLARE: guards, ledger, the server's mean and checkpoint, most of it the disk's
-LINE = 1000  # bytes of a line of the ledger besides the tensors' names
+FLARE_ROUND = 2.3  # seconds: FLARE 2.9 polls for tasks and answers in fixed intervals; measured, like the next
+FLARE_MB = 0.04  # seconds more per MB of a message one way; benchmarks/rounds.py and doctor.py, 2 to 15 MB
+MESSAGE_MB = 0.05  # also without FLARE: guards, ledger, the server's mean and checkpoint, mostly for the disk
+LINE = 1000  # bytes of a ledger line besides the tensors' names
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How the run will be carried.
+    """How the run is done.
 
     Attributes:
         rounds: of the run.
         sites: that train on this machine at the same time.
-        lanes: of these, how many the trial had running beside each other.
+        lanes: how many of these the trial ran side by side.
         flare: False for a run in one process.
     """
 
@@ -38,7 +38,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Seconds:
-    """Of one site: until it is ready, of its first round, of a later one, of the final test, of the whole run."""
+    """For one site: until it is ready, its first round, a later round, the final test, the whole run."""
 
     ready: float
     first_round: float
@@ -49,7 +49,7 @@ class Seconds:
 
 @dataclass(frozen=True)
 class Bytes:
-    """Payload of a site's messages in a round, each way."""
+    """Payload of a site's messages in one round, each way."""
 
     up: int
     down: int
@@ -57,7 +57,7 @@ class Bytes:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes: of one site's process at most, at its very first start, of all simulated processes, on the GPU."""
+    """Bytes: one site's process at most, its very first start, all simulated processes, the GPU."""
 
     site: int
     first_start: int
@@ -67,7 +67,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Disk:
-    """Bytes of files: base as it runs, generations and ledger, what a run leaves, cache, server's checkpoints."""
+    """Bytes of files: prepared base, generations and ledger, a run's remains, cache, server's checkpoints."""
 
     base: int
     store: int
@@ -77,18 +77,18 @@ class Disk:
 
     @property
     def all(self) -> int:
-        """What must be free."""
+        """The bytes that must be free."""
         return self.base + self.store + self.run + self.cache + self.server
 
 
 def wire_bytes(config: Config) -> Bytes:
-    """Exact: the values' bytes, as the ledger counts them."""
+    """The exact bytes of the values, as the ledger counts them."""
     up, down = wire_schema(up_schema(config), config.wire.up), wire_schema(down_schema(config), config.wire.down)
     return Bytes(_size(up), _size(down))
 
 
 def seconds(config: Config, trial: Trial, setting: Setting) -> Seconds:
-    """What the run takes without the time on the network."""
+    """The time of the run, without the time on the network."""
     rounds, slices, share = setting.rounds, trial.slices, setting.sites / setting.lanes
     megabytes = wire_bytes(config).up / 1e6
     by_flare = FLARE_ROUND + FLARE_MB * megabytes if setting.flare else 0.0
@@ -100,28 +100,28 @@ def seconds(config: Config, trial: Trial, setting: Setting) -> Seconds:
     new = new_steps(config, trial, steps * rounds)
     fresh = [max(0, min(steps, new - number * steps)) for number in range(rounds)]
     trained = [share * (first * trial.step_new + (steps - first) * trial.step) for first in fresh]
-    begun = ready + tested  # the first round has the first test before it
+    begun = ready + tested  # the first test comes before the first round
     run = begun + sum(trained) + rounds * each + test
     return Seconds(trial.ready, begun + trained[0] + each, trained[-1] + each, test, run)
 
 
 def new_steps(config: Config, trial: Trial, steps: int) -> int:
-    """Of all steps of a run those whose views are not in the cache of the frozen front yet."""
+    """How many of a run's steps have views that are not yet in the cache of the frozen front."""
     if not trial.entry or cache_bytes(config, trial) > config.train.cache_gb * 1e9:
         return steps
     return min(steps, _views(config) * math.ceil(trial.slices["train"] / config.train.batch_size))
 
 
 def cache_bytes(config: Config, trial: Trial) -> int:
-    """What the cache of the frozen front would hold if nothing bounded it."""
+    """The size of the cache of the frozen front without a limit."""
     return trial.entry * (trial.slices["train"] * _views(config) + trial.slices["val"] + trial.slices["test"])
 
 
 def memory(config: Config, trial: Trial, setting: Setting, first_start: int) -> Memory:
-    """What the processes hold at most.
+    """The memory of the processes at most.
 
     Args:
-        first_start: bytes that a process held which prepared the base model.
+        first_start: bytes of memory of the process that prepared the base model.
     """
     site = trial.peak + _held(config, trial, "memory")
     shared, held = _size(shared_schema(config)), 2 * _remembered(trial, setting)
@@ -131,7 +131,7 @@ def memory(config: Config, trial: Trial, setting: Setting, first_start: int) -> 
 
 
 def disk(config: Config, trial: Trial, setting: Setting, base: int) -> Disk:
-    """What a run leaves on the disk of this machine.
+    """The disk space of a run on this machine.
 
     Args:
         base: bytes of the prepared base model.
@@ -146,12 +146,12 @@ def disk(config: Config, trial: Trial, setting: Setting, base: int) -> Disk:
 
 
 def on_the_wire(size: int, megabits: float) -> float:
-    """Seconds that so many bytes take."""
+    """The seconds that `size` bytes take on the network."""
     return size * 8 / (megabits * 1e6)
 
 
 def _remembered(trial: Trial, setting: Setting) -> int:
-    """Bytes of what the server's rule remembers."""
+    """Bytes of the server rule's memory."""
     always, each = trial.memory
     return always + each * setting.sites
 
@@ -161,7 +161,7 @@ def _views(config: Config) -> int:
 
 
 def _held(config: Config, trial: Trial, kind: str) -> int:
-    """Bytes in a cache of that kind; 0 where the job has none."""
+    """Bytes in a cache of this kind; 0 if the job has none."""
     return min(int(config.train.cache_gb * 1e9), cache_bytes(config, trial)) if config.train.cache == kind else 0
 
 

@@ -1,7 +1,7 @@
-"""A small real run of a configuration, in a process of its own: what a step, a score and a round cost here.
+"""A small real run of a configuration in a separate process: the cost of a step, a score and a round here.
 
-All work is done by the functions that a real run calls. Guard, ledger, the server's mean and its checkpoint are left
-out: beside a round of steps they are small, and `needs` counts them by the message's bytes.
+A real run's own functions do all the work. Guard, ledger, the server's mean and its checkpoint are left out: they are
+small beside a round of steps, and `needs` counts them by the message's bytes.
 """
 
 import copy
@@ -28,32 +28,32 @@ from pfedsam.site import Places, Site
 from pfedsam.study import down_schema, up_schema
 from pfedsam.train.prefix import prefix
 
-RUN, ROUNDS = "trial", 3  # a first one, and two that count
-CASES = 4  # of a split, that are scored
+RUN, ROUNDS = "trial", 3  # one to warm up, and two that count
+CASES = 4  # scored cases of a split
 GPU = torch.cuda.is_available()
-WARM_UP = 4 if GPU else 2  # steps of the first round; a GPU's first two are run as they stand and recorded
+WARM_UP = 4 if GPU else 2  # steps of the first round; a GPU runs its first two unrecorded, and records them
 FEWEST, MOST = (32, 64) if GPU else (2, 16)  # steps of a measured round; a GPU records anew in each
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What one process measured; seconds and bytes.
+    """What one process measured, in seconds and bytes.
 
     Attributes:
-        ready: from the process's start to a site that can serve.
-        slices: of each split, all of them.
-        step_new, step: a training step whose images meet the cache of the frozen front for the first time, and later;
-            the same where there is no such cache.
-        validation, final: scoring a slice: of all that a round scores; of a test, with distances.
-        round: a round's own work at the site besides training and scoring.
-        test: the final test's besides scoring: pictures, private part.
-        entry: bytes of one view in the cache of the frozen front; 0 without.
-        private: bytes of a generation of the site store.
-        memory: bytes that the server's rule remembers: whatever the number of sites, and for each.
-        idle: memory after imports, but for what files hold.
-        peak, vram: memory at most, and at most on the GPU.
-        mapped: of the peak, what files hold (libraries, the base): on one machine there once for all processes.
-        got: of the processor time that its threads could have used, what they got; about 1 where nothing else runs.
+        ready: from the process's start until the site can serve.
+        slices: the number of all slices in each split.
+        step_new, step: a training step whose images are not yet in the cache of the frozen front, and a later one;
+            equal without such a cache.
+        validation, final: scoring one slice in a round, and in the final test with distances.
+        round: a round's other work at the site, besides training and scoring.
+        test: the final test's other work, besides scoring: pictures, private part.
+        entry: bytes of one view in the cache of the frozen front; 0 without a cache.
+        private: bytes of one generation in the site store.
+        memory: bytes of the server rule's memory: independent of the number of sites, and per site.
+        idle: memory after imports, without mapped files.
+        peak, vram: the highest memory use, in RAM and on the GPU.
+        mapped: the mapped files in the peak (libraries, the base). All processes of one machine share them.
+        got: the share of processor time that its threads got; about 1 on an otherwise idle machine.
     """
 
     ready: float
@@ -75,7 +75,7 @@ class Trial:
 
 
 def begin(flare: bool) -> None:
-    """In a new process: be silent, and hold what a site's job process holds."""
+    """Start a new process: silence it, and import what a site's job process imports."""
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, sys.stdout.fileno())
     os.dup2(silence, sys.stderr.fileno())
@@ -84,12 +84,12 @@ def begin(flare: bool) -> None:
 
 
 def tried(name: str, config: Config, places: Places, *, threads: int, seconds: float) -> Trial:
-    """What a site of that configuration takes in this process.
+    """What a site with this configuration needs in this process.
 
     Args:
-        places: the data and weights; the other folders are the trial's own.
-        threads: of torch.
-        seconds: that training may take, about; 0 only opens the site, which prepares the base model.
+        places: the data and weights. The other folders belong to the trial.
+        threads: torch threads.
+        seconds: about how long training may take. With 0 the site is only opened, which prepares the base model.
     """
     idle = psutil.Process().memory_info().rss - _mapped()
     torch.set_num_threads(threads)
@@ -102,7 +102,7 @@ def tried(name: str, config: Config, places: Places, *, threads: int, seconds: f
     got = min(1.0, (time.process_time() - worked) / (time.monotonic() - began) / threads)
     vram = torch.cuda.max_memory_reserved() if GPU else 0
     found = replace(found, mapped=_mapped(), peak=peak(), vram=vram, got=got)
-    return replace(found, memory=server_memory(site)) if seconds else found  # last: a site holds nothing of it
+    return replace(found, memory=server_memory(site)) if seconds else found  # last: a site does not need it
 
 
 def rehearse(site: Site, opened: Trial, seconds: float) -> Trial:
@@ -114,7 +114,7 @@ def rehearse(site: Site, opened: Trial, seconds: float) -> Trial:
     cold = one_round(site, wire, 0, WARM_UP)
     steps = max(FEWEST, min(MOST, int(seconds / 2 / cold.step)))
     met = min(len(train), steps * site.config.train.batch_size)
-    site.data["train"] = cut(train, list(range(met)))  # so that the second round meets them again
+    site.data["train"] = cut(train, list(range(met)))  # so that the second round uses them again
     one, two = one_round(site, wire, 1, steps), one_round(site, wire, 2, steps)
     entry = entry_bytes(site, folder / "probe")
     new, step = (one.step, two.step) if entry else ((one.step + two.step) / 2,) * 2
@@ -134,7 +134,7 @@ def rehearse(site: Site, opened: Trial, seconds: float) -> Trial:
 
 
 def server_memory(site: Site) -> tuple[int, int]:
-    """Bytes that the method's rule remembers: whatever the number of sites, and for each."""
+    """Bytes of the method rule's memory: independent of the number of sites, and per site."""
     config, up, down = site.config, up_schema(site.config), down_schema(site.config)
     begun = begin_state(site.shared(), down)
     nothing = {name: spec.zeros() for name, spec in wire_schema(up, config.wire.up).items()}
@@ -157,9 +157,9 @@ class Timed:
 
 
 def one_round(site: Site, wire: Tensors, number: int, steps: int) -> Timed:
-    """The seconds of a real round of so many steps."""
+    """The seconds of a real round with `steps` steps."""
     full = site.config
-    views = 1 if full.train.views else None  # so that a later round meets what an earlier one has put into the cache
+    views = 1 if full.train.views else None  # so that a later round finds an earlier round's views in the cache
     train = replace(full.train, max_steps=steps, epochs=max(full.train.epochs, steps), views=views)
     site.config = replace(full, train=train)
     up_schema(site.config), down_schema(site.config)  # kept for the next call
@@ -178,14 +178,14 @@ def few(data: Dataset) -> list[int]:
 
 
 def cut(data: Dataset, keep: list[int]) -> Dataset:
-    """The split with these slices alone."""
+    """The split with only these slices."""
     part = copy.copy(data)
     part.slices = [data.slices[i] for i in keep]
     return part
 
 
 def entry_bytes(site: Site, folder: Path) -> int:
-    """Bytes of one view in the cache of the frozen front; 0 where the job has none."""
+    """Bytes of one view in the cache of the frozen front; 0 if the job has none."""
     front = prefix(site.model, site.config, folder)
     if front is None:
         return 0
@@ -194,13 +194,13 @@ def entry_bytes(site: Site, folder: Path) -> int:
 
 
 def peak() -> int:
-    """Bytes of memory that this process has held at most."""
+    """The highest memory use of this process, in bytes."""
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
 
 
 def _mapped() -> int:
-    """Bytes of this process's memory that files hold; 0 where the system does not say (all but Linux)."""
+    """Bytes of mapped files in this process's memory; 0 if the system does not say (all but Linux)."""
     return int(getattr(psutil.Process().memory_info(), "shared", 0))
 
 

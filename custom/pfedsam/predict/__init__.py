@@ -1,1 +1,1 @@
-"""Predict: masks for a site's own files, written in the format and place of the files."""
+"""Predict: masks of a site's own files, in the files' format and geometry."""

@@ -1,4 +1,4 @@
-"""From a volume to the labels and probabilities that a model finds on its slices."""
+"""The labels and probabilities that a model finds on the slices of a volume."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ from pfedsam.inference.predictor import Predictor
 
 @dataclass(frozen=True)
 class Way:
-    """How slices are taken and shown to the model.
+    """How slices are cut and given to the model.
 
     Attributes:
         branch: "global" or "personal".
-        plane: as for `data.volume.oriented`; None: the plane that the model was trained on (`data.plane`).
-        scale: intensities to 0..1, as `data.scale` in training.
-        batch: slices at a time.
-        probabilities: whether these are kept; (classes, H, W, N) in memory.
+        plane: as in `data.volume.oriented`; None: the model's training plane (`data.plane`).
+        scale: how intensities become 0..1, as `data.scale` in training.
+        batch: number of slices at a time.
+        probabilities: whether to keep them; they take (classes, H, W, N) of memory.
     """
 
     branch: str
@@ -37,10 +37,10 @@ class Way:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model finds, its axes as the source stores them.
+    """What a model finds, with the axes of the source.
 
     Attributes:
-        labels: (H, W, N) of class numbers, 0 the background; where classes overlap, the likeliest.
+        labels: (H, W, N) of class numbers, 0 for background; if classes overlap, the most likely one.
         masks: (classes, H, W, N) of bool.
         probabilities: (classes, H, W, N) float32, or None.
     """
@@ -51,11 +51,11 @@ class Prediction:
 
 
 def segment(model: Predictor, volume: Volume, way: Way) -> Prediction:
-    """The masks of one volume or picture, every slice as the final test of its training would find it.
+    """The masks of one volume or picture. Each slice is treated as in the final test of the training.
 
     Raises:
-        UserFault: values that are not finite or do not fit `scale`, a single slice of another plane, or a branch that
-            the model file does not hold.
+        UserFault: values are not finite or do not fit `scale`, a single slice has another plane, or the model file
+            lacks the branch.
     """
     require_finite(volume.values, "the image")
     plane = way.plane or model.config.data.plane
@@ -65,7 +65,7 @@ def segment(model: Predictor, volume: Volume, way: Way) -> Prediction:
     masks, labels, likely = zip(*kept, strict=True)
 
     def back(maps: tuple[Tensor, ...]) -> NDArray[np.generic]:
-        """Slices, (..., H, W) each, as the source stores them."""
+        """Slices of (..., H, W) each, with the axes of the source."""
         stacked = np.stack([m.numpy() for m in maps], axis=-1)
         if stacked.ndim == 3:
             return restored(stacked, volume.affine, plane)

@@ -1,4 +1,4 @@
-"""A folder of files through a model, one scan in memory at a time."""
+"""Predicts a folder of files, with one scan in memory at a time."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -17,13 +17,13 @@ from pfedsam.predict.written import files_of, of_others, target, write
 
 @dataclass(frozen=True)
 class Done:
-    """What became of one scan.
+    """The outcome of one scan.
 
     Attributes:
-        scan: None where the file could not even be taken for one.
-        files: what was written; empty where all was there already.
-        fault: why nothing could be written.
-        pixels: of each class, summed over the slices.
+        scan: None if the file could not be recognised as a scan.
+        files: what was written; empty if all files existed already.
+        fault: why nothing could be written, or None.
+        pixels: the number per class, summed over the slices.
     """
 
     scan: Scan | None
@@ -35,13 +35,13 @@ class Done:
 def predict(
     model: Predictor, scans: Iterable[Scan | UserFault], out: Path, way: Way, classes: Classes, *, again: bool = False
 ) -> Iterator[Done]:
-    """Write the masks of every scan below `out`; a faulty scan is told and passed over.
+    """Write the masks of every scan below `out`. A faulty scan is reported and skipped.
 
-    Items whose masks would be one file are faulty, all of them.
+    If several items would get the same mask file, all of them are faulty.
 
     Args:
-        classes: their names, in order, and codes.
-        again: write anew what is there already; else what of a scan's files is there is kept.
+        classes: their names in order, and their codes.
+        again: write existing files again; otherwise existing files are kept.
     """
     every = list(scans)
     known = [scan for scan in every if isinstance(scan, Scan)]
@@ -59,7 +59,7 @@ def predict(
 
 
 def _rivals(scans: list[Scan], out: Path) -> dict[Path, UserFault]:
-    """By a scan's first file: the fault of those whose masks would be one file."""
+    """By a scan's first file, the fault of scans that would get the same mask file."""
     rivals: dict[Path, list[Path]] = defaultdict(list)
     for scan in scans:
         rivals[target(out, scan)].append(scan.files[0])
@@ -67,7 +67,7 @@ def _rivals(scans: list[Scan], out: Path) -> dict[Path, UserFault]:
         file: UserFault(
             expected=f"one image whose mask is {mask}",
             came=" and ".join(map(str, files)),
-            do="rename them, or predict each by itself into a folder of its own",
+            do="rename them, or predict each separately into its own folder",
         )
         for mask, files in rivals.items()
         for file in (files if len(files) > 1 else ())
@@ -80,7 +80,7 @@ def _one(model: Predictor, scan: Scan, out: Path, way: Way, classes: Classes, ag
         if of_others(mask, scan):
             raise UserFault(
                 expected=f"no mask of other images at {mask}",
-                came="one of another series, or of fewer or more slices than there are now; it was not written over",
+                came="one of another series, or of another number of slices; it was not replaced",
                 do="name another output folder, or --overwrite",
             )
         files = files_of(out, scan, len(classes.names), probabilities=way.probabilities)
@@ -88,7 +88,7 @@ def _one(model: Predictor, scan: Scan, out: Path, way: Way, classes: Classes, ag
             return Done(scan)
     if mask in scan.files:
         raise UserFault(
-            expected="an output folder of its own", came=f"{out}, which holds {scan.name}", do="name another"
+            expected="a separate output folder", came=f"{out}, which contains {scan.name}", do="name another"
         )
     volume = read_series(scan.files) if scan.kind == "dicom" else read_volume(scan.files[0])
     if scan.kind == "dicom":  # before the mask is computed
@@ -99,7 +99,7 @@ def _one(model: Predictor, scan: Scan, out: Path, way: Way, classes: Classes, ag
 
 
 def _named(fault: UserFault, scan: Scan) -> UserFault:
-    """The fault with the scan's file in it."""
+    """The fault with the name of the scan's file."""
     text = str(scan.files[0])
     if text in str(fault):
         return fault

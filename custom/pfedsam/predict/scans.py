@@ -1,4 +1,4 @@
-"""What below a folder can be predicted: pictures, NIfTI volumes, DICOM series."""
+"""Finds what can be predicted below a folder: pictures, NIfTI volumes and DICOM series."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ from pfedsam.data.slices import frames, scattered, slices_of
 from pfedsam.data.volume import Kind, kind_of, stem_of
 from pfedsam.errors import UserFault
 
-NO_IMAGE = ("SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG")  # DICOM modalities that are about images
+NO_IMAGE = ("SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG")  # DICOM modalities without an image
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class Scan:
     """One image to predict: a picture, a NIfTI volume or a DICOM series.
 
     Attributes:
-        kind: of its files.
-        files: one file, or a DICOM series' files in the order of its slices.
-        name: below the output folder, without an ending.
-        instances: of DICOM files the SOPInstanceUID of each, in their order.
+        kind: the format of its files.
+        files: one file, or a DICOM series' files in the order of the slices.
+        name: its path below the output folder, without an ending.
+        instances: the SOPInstanceUID of each DICOM file, in order.
     """
 
     kind: Kind
@@ -37,18 +37,18 @@ class Scan:
 
 
 def find_scans(source: Path, out: Path | None = None) -> Iterator[Scan | UserFault]:
-    """The scans in file or folder `source`, sorted by path; a fault in place of each that can't be used.
+    """The scans in file or folder `source`, sorted by path. Each unusable one is returned as a fault.
 
-    Hidden files and folders are passed over, and what lies below `out`; links to folders are not followed.
+    Hidden files, hidden folders and everything below `out` are skipped. Links to folders are not followed.
 
     Raises:
-        UserFault: there is no `source`, or nothing in it, or `out` is `source`.
+        UserFault: `source` does not exist or contains no image, or `out` is `source`.
     """
     if not source.exists():
         raise UserFault(expected=f"a file or folder at {source}", came="nothing", do="correct the path")
     if out is not None and out.resolve() == (source if source.is_dir() else source.parent).resolve():
         raise UserFault(
-            expected="an output folder of its own", came=f"{out}, which holds the images", do="name another"
+            expected="a separate output folder", came=f"{out}, which contains the images", do="name another"
         )
     found: Scan | UserFault | None = None
     for folder, files in _folders(source, out):
@@ -93,8 +93,8 @@ def _series(files: list[Path], place: Path, alone: str) -> Iterator[Scan | UserF
 
     Args:
         place: the folder's, below the source.
-        alone: the name of a series that is the only one. Of several each is named by its UID, not by its number:
-            a name that goes to another series once a file is added would pass off that series' mask as its own.
+        alone: the name of a series without others. With several series, each is named by its UID instead of a
+            number: if a number moved to another series after a file was added, its old mask would seem to fit.
     """
     series: dict[str, dict[Path, Any]] = defaultdict(dict)
     for file in files:
@@ -121,7 +121,7 @@ def _series(files: list[Path], place: Path, alone: str) -> Iterator[Scan | UserF
 
 
 def _scattered(stacks: list[dict[Path, Any]]) -> dict[Path, UserFault]:
-    """By file: the fault of slices that are a series each and together make a volume."""
+    """By file, the fault of slices that are one series each but form a volume together."""
     lone = {
         file: ((str(head.get("FrameOfReferenceUID")), str(head.get("PatientID"))), slices_of(file, head)[0])
         for stack in stacks
@@ -129,15 +129,15 @@ def _scattered(stacks: list[dict[Path, Any]]) -> dict[Path, UserFault]:
         if frames(head) == 1
     }
     return {
-        file: UserFault(expected=f"a series of which {file} is a slice", came=came, do=do)
+        file: UserFault(expected=f"a series that contains the slice {file}", came=came, do=do)
         for file, (came, do) in scattered(lone).items()
     }
 
 
 def twins(scans: Iterable[Scan]) -> dict[Path, UserFault]:
-    """By a scan's first file: the fault of two DICOM scans that share a SOPInstanceUID and are no copies.
+    """By a scan's first file, the fault of two different DICOM scans that share a SOPInstanceUID.
 
-    A segmentation of the one would refer to the other as well.
+    A segmentation of one would also refer to the other.
     """
     dicom = [scan for scan in scans if scan.instances]
     faults = shared_uids(dict(zip(scan.instances, scan.files, strict=True)) for scan in dicom)
@@ -149,18 +149,18 @@ def _unnamed(file: Path, head: Any) -> UserFault | None:
         return None
     return UserFault(
         expected=f"a SeriesInstanceUID and a SOPInstanceUID in {file}",
-        came="none, so its series is not known",
+        came="none, so its series is unknown",
         do="export it again from the archive (PACS)",
     )
 
 
 def _flat(file: Path, head: Any, place: Path, stack: dict[Path, Any]) -> Scan | UserFault:
-    """An image without geometry, such as an X-ray, is a scan of its own, unless others of its series have one."""
+    """An image without geometry, such as an X-ray, is a separate scan, unless others of its series have geometry."""
     if not stack:
         return Scan("dicom", (file,), place / stem_of(file), (str(head.SOPInstanceUID),))
     return UserFault(
-        expected=f"a position in each slice of a series, so in {file}",
-        came="no ImagePositionPatient, which others of its series have",
+        expected=f"a position in each slice of a series, also in {file}",
+        came="no ImagePositionPatient, although other slices of the series have it",
         do="export the series again with its geometry",
     )
 

@@ -1,4 +1,4 @@
-"""Masks as a DICOM segmentation that refers to its series, and what such a file says of classes and patient."""
+"""Masks as a DICOM segmentation that refers to its series, with the facts on classes and patient."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,9 +23,9 @@ TISSUE = CodedConcept("85756007", "SCT", "Tissue")
 LEARNED = CodedConcept("123109", "DCM", "Artificial Intelligence")
 CODE = "SCT:10200004:Liver"
 IDENTITY = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")
-# what a segmentation states of patient and study, and may state empty
+# what a segmentation states on patient and study; all of it may be empty
 TYPE_2 = (*IDENTITY, "AccessionNumber", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName")
-PATIENT = (  # what a segmentation states of the patient; other names, addresses and remarks do not go on with it
+PATIENT = (  # what a segmentation states on the patient; other names, addresses and remarks are left out
     *IDENTITY,
     "IssuerOfPatientID",
     "PatientSpeciesDescription",
@@ -35,18 +35,18 @@ PATIENT = (  # what a segmentation states of the patient; other names, addresses
 )
 TYPE_1 = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 SHARED = ("ImageOrientationPatient", "PixelSpacing")
-NAMELESS = {0x0018, 0x0020, 0x0028, 0x5200}  # the groups of acquisition, place, pixels and frames
+NAMELESS = {0x0018, 0x0020, 0x0028, 0x5200}  # the groups of acquisition, position, pixels and frames
 NEEDED = {*TYPE_1, "Modality", "ImageType"}
 
 
 @dataclass(frozen=True)
 class Classes:
-    """What the masks' classes are called.
+    """The names of the masks' classes.
 
     Attributes:
         names: in order.
-        codes: a class's name to its code, as `code_of` reads it; a class without one is coded as tissue.
-        anonymous: whether DICOM segmentations leave out who the patient is.
+        codes: the code of a class by its name, as `code_of` reads it. A class without one is coded as tissue.
+        anonymous: whether DICOM segmentations leave out the patient's identity.
     """
 
     names: list[str]
@@ -55,28 +55,28 @@ class Classes:
 
 
 def code_of(text: str) -> CodedConcept:
-    """The code that `SCHEME:VALUE:MEANING` states, such as `SCT:10200004:Liver`.
+    """The code in `SCHEME:VALUE:MEANING`, such as `SCT:10200004:Liver`.
 
     Raises:
-        UserFault: another form, or a part that is longer than DICOM allows.
+        UserFault: the form is wrong, or a part is longer than DICOM allows.
     """
     scheme, value, meaning = [part.strip() for part in [*text.split(":", 2), "", ""][:3]]
     if not (scheme and value and meaning):
-        raise UserFault(expected="a code as SCHEME:VALUE:MEANING", came=repr(text), do=f"write it such as {CODE}")
+        raise UserFault(expected="a code as SCHEME:VALUE:MEANING", came=repr(text), do=f"write it like {CODE}")
     if len(scheme) > 16 or len(meaning) > 64 or "\\" in text:
         raise UserFault(
             expected="a scheme of at most 16 characters and a meaning of at most 64, without a backslash",
             came=repr(text),
-            do=f"shorten it, such as {CODE}",
+            do=f"shorten it; an example is {CODE}",
         )
     return CodedConcept(value, scheme, meaning)
 
 
 def check_series(scan: Scan, classes: Classes) -> None:
-    """Refuse, before anything is computed, a series that a segmentation can't refer to.
+    """Refuse a series to which a segmentation cannot refer, before anything is computed.
 
     Raises:
-        UserFault: a tag that it must have is missing or differs between slices, or a name or code is at fault.
+        UserFault: a required tag is missing or differs between slices, or a name or code is wrong.
     """
     sources = _sources(scan, classes)
     for tag in [*TYPE_1, *(["FrameOfReferenceUID"] if placed(sources[0]) else [])]:
@@ -91,29 +91,29 @@ def check_series(scan: Scan, classes: Classes) -> None:
             raise UserFault(
                 expected=f"one {tag} in the series in {scan.files[0].parent}",
                 came=f"{len(found)}",
-                do="put each into a folder of its own, or export the series again",
+                do="put each into its own folder, or export the series again",
             )
     if len(sources) > 1 and enhanced(sources[0]):
         raise UserFault(
             expected=f"one enhanced file in the series in {scan.files[0].parent}",
-            came=f"{len(sources)} enhanced files of one frame each, which a segmentation can't refer to together",
+            came=f"{len(sources)} enhanced files with one frame each, to which one segmentation can't refer",
             do="convert the series to NIfTI",
         )
-    for source in sources:  # a small one of all slices, which takes no time
+    for source in sources:  # a small segmentation of all slices, which takes no time
         source.Rows = source.Columns = 1
     count = max(len(sources), frames(sources[0]))
     _built(sources, scan, np.zeros((count, 1, 1), np.uint8), classes, fractional=False)
 
 
 def segmentation(scan: Scan, maps: NDArray[Any], classes: Classes, *, fractional: bool) -> Any:
-    """The highdicom segmentation of (classes, H, W, N) maps.
+    """The highdicom segmentation for maps of (classes, H, W, N).
 
     Raises:
-        UserFault: the series lacks what a segmentation must refer to.
+        UserFault: the series lacks tags to which a segmentation must refer.
     """
     planes = np.moveaxis(maps, (3, 0), (0, 3))
     sources = _sources(scan, classes)
-    if frames(sources[0]) > 1:  # its frames have an order of their own
+    if frames(sources[0]) > 1:  # its frames have their own order
         ordered = planes
         planes = np.empty_like(ordered)
         planes[frame_order(scan.files[0])] = ordered
@@ -142,16 +142,16 @@ def _built(sources: list[Any], scan: Scan, planes: NDArray[Any], classes: Classe
         )
     except UserFault:
         raise
-    except Exception as error:  # a tag of odd content makes the library raise nearly anything
+    except Exception as error:  # with odd tags the library raises nearly any exception
         raise UserFault(
-            expected=f"a series in {scan.files[0].parent} that a DICOM segmentation can refer to",
+            expected=f"a series in {scan.files[0].parent} to which a DICOM segmentation can refer",
             came=_nameless(error, sources[0]),
             do="export it with all its tags, or convert it to NIfTI",
         ) from None
 
 
 def _characters(source: Any) -> Any:
-    """The series' character set, UTF-8 where it has one that highdicom does not know; None: it has none."""
+    """The series' character set, or UTF-8 if highdicom does not know it; None if it states none."""
     stated = source.get("SpecificCharacterSet")
     try:
         for one in [stated] if isinstance(stated, str) else stated or []:
@@ -162,7 +162,7 @@ def _characters(source: Any) -> Any:
 
 
 def _nameless(error: Exception, source: Any) -> str:
-    """What the library says, but nothing that it says of the patient."""
+    """The library's message, without its parts on the patient."""
     text = " ".join(str(error).split())
     own = {str(e.value).lower() for e in source if e.tag.group == 0x0010 and e.VR != "SQ"}
     parts = {part for value in own for part in value.replace("^", " ").split() if len(part) > 2}
@@ -176,9 +176,9 @@ def _segment(number: int, name: str, code: str | None) -> Any:
 
 
 def _sources(scan: Scan, classes: Classes) -> list[Any]:
-    """The headers that the segmentation refers to; what de-identification has removed is there, and empty.
+    """The headers to which the segmentation refers. Tags that de-identification removed are present and empty.
 
-    Slices of one series differ in direction and spacing by rounding alone: the first one's stand for all.
+    The slices' directions and spacings differ only by rounding. The first slice's values are used for all.
     """
     sources = [pydicom.dcmread(file, stop_before_pixels=True) for file in scan.files]
     for source in sources:
@@ -201,7 +201,7 @@ def _sources(scan: Scan, classes: Classes) -> list[Any]:
 
 
 def _valid(tag: str, value: Any) -> bool:
-    """Whether a segmentation can state a value; highdicom refuses odd dates and sexes."""
+    """Whether a segmentation can state this value. highdicom refuses odd dates and sexes."""
     if tag == "PatientSex":
         return value in ("M", "F", "O")
     kind = {"PatientBirthDate": DA, "StudyDate": DA, "StudyTime": TM}.get(tag)

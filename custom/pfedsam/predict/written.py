@@ -1,4 +1,4 @@
-"""Masks as files of the source's own format and place: picture, NIfTI, DICOM-SEG."""
+"""Writes masks in the source's format and geometry: as picture, NIfTI or DICOM-SEG."""
 
 import os
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from pfedsam.predict.scans import Scan
 from pfedsam.predict.segmentation import Classes, segmentation
 
 COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")  # Okabe-Ito
-PALETTE = [  # of 256, as of fewer Pillow writes fewer bits a pixel than class numbers need; black is the background's
+PALETTE = [  # always 256 entries: with fewer, Pillow writes too few bits per pixel; the background is black
     int(colour[i : i + 2], 16) for colour in (COLOURS[0], *islice(cycle(COLOURS[1:]), 255)) for i in (1, 3, 5)
 ]
 SEG = ".seg.dcm"
@@ -28,7 +28,7 @@ Save = Callable[[str], object]  # writes to a path
 
 
 def target(out: Path, scan: Scan) -> Path:
-    """The file of a scan's mask, in its own format below folder `out`."""
+    """The file of a scan's mask, in the scan's format, below folder `out`."""
     return out / f"{scan.name}{_ending(scan)}"
 
 
@@ -38,11 +38,11 @@ def _ending(scan: Scan) -> str:
     if scan.kind == "nifti":
         return ".nii.gz" if scan.files[0].name.lower().endswith(".gz") else ".nii"
     ending = scan.files[0].suffix.lower()
-    return ".png" if ending in (".jpg", ".jpeg") else ending  # JPEG would smear class numbers
+    return ".png" if ending in (".jpg", ".jpeg") else ending  # JPEG would change class numbers
 
 
 def files_of(out: Path, scan: Scan, classes: int, *, probabilities: bool) -> list[Path]:
-    """All that belongs to one scan, the mask first; probabilities are a file a class, but for DICOM."""
+    """All files of one scan, the mask first. Probabilities are one file per class, except in DICOM."""
     if not probabilities:
         return [target(out, scan)]
     ending = ".png" if scan.kind == "picture" else _ending(scan)
@@ -51,10 +51,10 @@ def files_of(out: Path, scan: Scan, classes: int, *, probabilities: bool) -> lis
 
 
 def write(out: Path, scan: Scan, found: Prediction, classes: Classes, *, again: bool) -> list[Path]:
-    """Write what of a scan's files is not there yet, or all; returns what was written.
+    """Write the scan's missing files, or all of them; returns what was written.
 
     Raises:
-        UserFault: the disk is full or forbids writing, or a series lacks what a segmentation must refer to.
+        UserFault: the disk is full or not writable, or a series lacks tags to which a segmentation must refer.
     """
     files = files_of(out, scan, len(classes.names), probabilities=found.probabilities is not None)
     pairs = zip(files, SAVERS[scan.kind](scan, found, classes), strict=True)
@@ -62,7 +62,7 @@ def write(out: Path, scan: Scan, found: Prediction, classes: Classes, *, again: 
 
 
 def of_others(path: Path, scan: Scan) -> bool:
-    """Whether the segmentation at `path` was drawn on other images than a DICOM scan's, or on some of them alone."""
+    """Whether the segmentation at `path` was drawn on images other than this DICOM scan's, or only on some of them."""
     head = dicom_header(path) if scan.kind == "dicom" else None
     referred = {
         str(image.ReferencedSOPInstanceUID)
@@ -74,7 +74,7 @@ def of_others(path: Path, scan: Scan) -> bool:
 
 
 def picture_savers(scan: Scan, found: Prediction, classes: Classes) -> list[Save]:
-    """A picture of class numbers with a palette, so that a viewer shows colours; probabilities as 16-bit PNG."""
+    """A picture of class numbers with a palette, which viewers show as colours; probabilities as 16-bit PNG."""
     image = Image.fromarray(found.labels[..., 0])
     image.putpalette(PALETTE)
     likely = () if found.probabilities is None else found.probabilities
@@ -82,14 +82,14 @@ def picture_savers(scan: Scan, found: Prediction, classes: Classes) -> list[Save
 
 
 def nifti_savers(scan: Scan, found: Prediction, classes: Classes) -> list[Save]:
-    """Class numbers with the source's shape, affine and codes; probabilities as float32 files, one a class."""
+    """Class numbers with the source's shape, affine and codes; probabilities as one float32 file per class."""
     source: Any = nibabel.load(scan.files[0])
     likely = () if found.probabilities is None else found.probabilities
     return [_like(source, values).to_filename for values in (found.labels, *likely)]
 
 
 def dicom_savers(scan: Scan, found: Prediction, classes: Classes) -> list[Save]:
-    """A DICOM segmentation that refers to the series, a segment a class; probabilities as a fractional one."""
+    """A DICOM segmentation of the series with one segment per class; probabilities as a fractional one."""
 
     def save(maps: NDArray[Any], where: str) -> None:
         segmentation(scan, maps, classes, fractional=maps.dtype == np.float32).save_as(where)
@@ -98,17 +98,17 @@ def dicom_savers(scan: Scan, found: Prediction, classes: Classes) -> list[Save]:
     return [partial(save, maps) for maps in kinds]
 
 
-# what writes each file of a scan, the mask's first; of probabilities where they are kept
+# writes each file of a scan, the mask's first; then those of probabilities, if kept
 SAVERS = {"picture": picture_savers, "nifti": nifti_savers, "dicom": dicom_savers}
 
 
 def _like(source: Any, values: NDArray[Any]) -> Any:
-    """An image as `source` lies; of its header's texts none, as they may tell of the patient."""
+    """An image with the geometry of `source`, without the header's texts, which may identify the patient."""
     head = source.header.copy()
     for name, (kind, *_) in head.structarr.dtype.fields.items():
         if kind.kind == "S" and name != "magic":
             head[name] = b""
-    head.set_intent("none")  # the source's is the image's, not the mask's
+    head.set_intent("none")  # the source's intent describes the image, not the mask
     head.set_data_dtype(values.dtype)
     head.set_slope_inter(1, 0)
     head["cal_min"] = head["cal_max"] = 0
@@ -118,10 +118,10 @@ def _like(source: Any, values: NDArray[Any]) -> Any:
 
 
 def _replace(path: Path, save: Save) -> Path:
-    """`path` whole or not at all: written beside it, then renamed.
+    """Write `path` completely or not at all: beside it first, then renamed.
 
     Raises:
-        UserFault: the disk is full or forbids writing.
+        UserFault: the disk is full or not writable.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,6 +130,8 @@ def _replace(path: Path, save: Save) -> Path:
             os.replace(new, path)
     except OSError as error:
         raise UserFault(
-            expected=f"to write {path}", came=error.strerror or str(error), do="free space or mend the folder's rights"
+            expected=f"to write {path}",
+            came=error.strerror or str(error),
+            do="free space, or correct the folder's permissions",
         ) from None
     return path

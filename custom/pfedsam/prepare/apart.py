@@ -1,4 +1,4 @@
-"""Whether names with several numbers tell patients apart: `P1S2`, `slide1_0_256`, `101a`, `p1_flip` may not."""
+"""Whether names with several numbers identify patients. `P1S2`, `slide1_0_256`, `101a`, `p1_flip` may not."""
 
 import re
 from collections.abc import Sequence
@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from pfedsam.prepare.words import CLASSES, PLACES, SEPARATOR, TIMES, plain
 
 RUN = re.compile(r"\d+|[^\W\d_]+")
-HASH = 5  # so many runs of letters and digits in one part of a name are drawn at random
+HASH = 5  # a part of a name with this number of runs of letters and digits is random
 TIME, KIND = re.compile(TIMES), re.compile(rf"{CLASSES}|{PLACES}")
 
 
 def may_be_one(keys: Sequence[str]) -> list[str]:
-    """Keys that have their first number in common; none where one number alone differs in all keys, or they are random.
+    """Keys that share their first number. None if a single number differs in all keys, or if the keys are random.
 
     Args:
-        keys: what is to be taken for the patients.
+        keys: the candidates for patients.
     """
     every = sorted({plain(key): key for key in keys}.values())
     if sum(_is_random(key) for key in every) * 2 > len(every):
@@ -32,7 +32,7 @@ def _is_random(key: str) -> bool:
 
 
 def _numbers(key: str) -> list[tuple[str, str]]:
-    """The numbers in a name, each with the letters before it; one of a class or a date tells no patient."""
+    """The numbers in a name, each with the letters before it. The number of a class or a date is not a patient."""
     found, before = list[tuple[str, str]](), ""
     for part in SEPARATOR.split(key):
         for run in [] if TIME.fullmatch(part) else RUN.findall(part):

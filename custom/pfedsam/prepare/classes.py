@@ -1,4 +1,4 @@
-"""Numbers and names of classes: of structures that the files name, of mask values, and as the user says."""
+"""Numbers and names of classes, from the structures in the files, from mask values, and from the user."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,19 +11,19 @@ LARGEST = 255
 def numbered(
     found: Mapping[str, int], wished: Mapping[str, int] | None, names: Sequence[str]
 ) -> tuple[dict[str, int], dict[int, int] | None]:
-    """The class of each structure, and the table of mask values, both with the user's wishes.
+    """The class of each structure, and the table of mask values, after the user's wishes.
 
     Args:
-        found: structures that the files name, with the class that each has by the order of the files.
+        found: the structures that the files name, numbered in the order of the files.
         wished: mask value or structure to class.
-        names: of the classes, in the order of their numbers: two sites that say the same have the same numbers.
+        names: of the classes, in the order of their numbers. Two sites with the same names get the same numbers.
 
     Raises:
-        UserFault: a wish names no structure that was found, `names` lacks one or names two classes alike, or there are
+        UserFault: a wish names a structure that was not found, `names` lacks one or has a double, or there are
             more structures than class numbers.
     """
     if len({name.casefold() for name in names}) < len(names):
-        raise UserFault(expected="a name for each class in --names", came=", ".join(names), do="name no two alike")
+        raise UserFault(expected="different names in --names", came=", ".join(names), do="name each class differently")
     wished = wished or {}
     known = {label.casefold() for label in found}
     by_name = {label.casefold(): number for label, number in wished.items() if label.casefold() in known}
@@ -31,15 +31,15 @@ def numbered(
     by_value |= {REST: wished["*"]} if "*" in wished else {}
     if strange := [key for key in wished if key.casefold() not in by_name and not key.isdigit() and key != "*"]:
         raise UserFault(
-            expected="--labels of mask values or of structures: " + (", ".join(found) or "none found"),
+            expected="mask values or these structures in --labels: " + (", ".join(found) or "none found"),
             came=strange[0],
             do="correct the name",
         )
     if len(found) > LARGEST and not by_name:
         raise UserFault(
-            expected=f"{LARGEST} structures at most, as a mask holds class numbers of 8 bit",
+            expected=f"at most {LARGEST} structures, because masks store classes as 8-bit numbers",
             came=str(len(found)),
-            do=f'name those to learn with --labels, such as --labels "{next(iter(found))}=1"',
+            do=f'select structures with --labels, such as --labels "{next(iter(found))}=1"',
         )
     if by_name:
         return {label: wished.get(label, by_name.get(label.casefold(), 0)) for label in found}, by_value or None
@@ -50,36 +50,38 @@ def _in_order(found: Mapping[str, int], names: Sequence[str]) -> dict[str, int]:
     order = {name.casefold(): number for number, name in enumerate(names, 1)}
     if lacking := [label for label in found if label.casefold() not in order]:
         raise UserFault(
-            expected="--names with each structure that the files name: " + ", ".join(found),
+            expected="--names with every structure in the files: " + ", ".join(found),
             came=f"none for {', '.join(lacking)}",
-            do=f'add it to --names, or say which to take with --labels, such as --labels "{names[0]}=1"',
+            do=f'add it to --names, or select structures with --labels, such as --labels "{names[0]}=1"',
         )
     return {label: order[label.casefold()] for label in found}
 
 
 def class_names(classes: int, found: Mapping[int, str], said: Sequence[str]) -> list[str]:
-    """The name of each class from 1 on; none where one is not known.
+    """The name of each class from 1 up; empty if one is not known.
 
     Args:
-        found: class number to name, as the files say.
-        said: as the user says, which counts more.
+        found: class number to name, from the files.
+        said: the user's names, which take precedence.
 
     Raises:
         UserFault: the user names fewer or more classes than there are.
     """
     if said and len(said) != classes:
         raise UserFault(
-            expected=f"{classes} name(s) in --names, one a class", came=", ".join(said), do="name each class, in order"
+            expected=f"{classes} name(s) in --names, one per class",
+            came=", ".join(said),
+            do="name each class, in order",
         )
     names = list(said) or [found.get(number, "") for number in range(1, classes + 1)]
     return names if all(names) else []
 
 
 def parse_names(text: str) -> tuple[str, ...]:
-    """`Liver,Tumour` as names.
+    """The names in `Liver,Tumour`.
 
     Raises:
-        UserFault: an empty one.
+        UserFault: a name is empty.
     """
     names = tuple(part.strip() for part in text.split(","))
     if not all(names):

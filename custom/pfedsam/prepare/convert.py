@@ -1,4 +1,4 @@
-"""One case: read, checked, laid out and written where training reads it a slice at a time."""
+"""Reads, checks and arranges one case, and writes it so that training can read single slices."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -25,9 +25,9 @@ from pfedsam.prepare.labels import LabelRule, Values, counted, halved, label_num
 
 @dataclass(frozen=True)
 class Plan:
-    """What all cases of a site have in common: plane, the meaning of mask values, the classes of structures.
+    """What all cases of a site share: plane, meaning of mask values, classes of structures.
 
-    `layered`: where structures of a file each overlap, the higher class number counts; otherwise it is a fault.
+    `layered`: if structures in separate files overlap, the higher class number counts. Otherwise that is a fault.
     """
 
     plane: str
@@ -38,12 +38,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class Pair:
-    """A case in memory, laid out.
+    """A case in memory, in the plan's plane.
 
     Attributes:
         image: (H, W, N[, 3]).
-        labels: (H, W, N) of class numbers; `IGNORED` where nobody labelled, if `partly`.
-        turned: whether EXIF turns the image and no mask, and the sizes do not show whether that is right.
+        labels: (H, W, N) of class numbers, with `IGNORED` for unlabelled pixels if `partly`.
+        turned: EXIF turns the image but no mask, and the sizes do not show whether that is right.
     """
 
     image: Volume
@@ -53,10 +53,10 @@ class Pair:
 
 
 def mask_values(case: Case) -> Values:
-    """The values that a case's mask holds, and how often; none for a DICOM-SEG, whose segments have names.
+    """How often each value occurs in a case's mask. Empty for a DICOM-SEG, whose segments have names.
 
     Raises:
-        UserFault: the mask can't be read, or holds no whole numbers.
+        UserFault: the mask cannot be read, or contains other than whole numbers.
     """
     if is_segmentation(case.mask) or case.structures:
         return {}
@@ -67,10 +67,10 @@ def mask_values(case: Case) -> Values:
 
 
 def read_pair(case: Case, plan: Plan) -> Pair:
-    """A case's image and labels, laid out in the plan's plane.
+    """A case's image and labels in the plan's plane.
 
     Raises:
-        UserFault: a damaged file, NaN, a mask of another format, size or place, or values without a meaning.
+        UserFault: a damaged file, NaN, a mask of another format, size or position, or a value without a meaning.
     """
     if kind_of(case.image[0]) == "dicom":
         source, files = read_in_order(case.image)
@@ -91,10 +91,10 @@ def _is_turned_alone(case: Case, image: Volume) -> bool:
 
 
 def write_pair(pair: Pair, folder: Path, name: str, *, plane: str) -> tuple[str, str]:
-    """Both files below `folder`, as paths relative to it: PNG for a picture, uncompressed NIfTI for a volume.
+    """Write both files below `folder` and return their relative paths: PNG for a picture, else uncompressed NIfTI.
 
     Args:
-        plane: in which the pair was laid out; training that reads it in this plane turns nothing.
+        plane: of the pair. Training in this plane can then read slices directly.
     """
     flat = pair.image.affine is None and pair.image.values.shape[2] == 1
     kinds = (np.uint8,) if pair.image.values.ndim == 4 else (np.uint8, np.uint16)
@@ -111,7 +111,7 @@ def _labels(case: Case, source: Volume, files: Sequence[Path], plan: Plan) -> Vo
     if is_segmentation(case.mask):
         return replace(source, values=read_segmentation(case.mask, source, files, classes=plan.segments))
     joined: Volume | None = None
-    for i, path in enumerate(case.masks):  # one at a time: there may be a hundred structures
+    for i, path in enumerate(case.masks):  # one at a time, because there may be a hundred structures
         own = _own_labels(path)
         values = set(counted(own.values))
         if case.structures:
@@ -128,19 +128,19 @@ def _structure(values: set[int], path: Path, number: int) -> dict[int, int]:
     """The class of each value in the mask of one structure.
 
     Raises:
-        UserFault: it holds several values beside 0.
+        UserFault: it contains several values besides 0.
     """
     if len(marked := values - {0}) > 1:
         raise UserFault(
-            expected=f"one value beside 0 in the mask of one structure {path}",
+            expected=f"one value besides 0 in the mask of one structure {path}",
             came=", ".join(map(str, sorted(marked)[:8])),
-            do="save each structure in a file of its own, or all in one file of class numbers",
+            do="save each structure in its own file, or all in one file of class numbers",
         )
     return {0: 0} | dict.fromkeys(marked, number)
 
 
 def _on_image(volume: Volume, case: Case, mask: Path, source: Volume) -> Volume:
-    """A mask with its place; a picture drawn on a DICOM slice has that of the slice, as both count rows and columns."""
+    """A mask with its position. A picture drawn on a DICOM slice has the slice's, as rows and columns agree."""
     if volume.affine is None and kind_of(case.image[0]) == "dicom":
         return replace(volume, affine=source.affine)
     check_formats(case.image[0], mask, (source.affine, volume.affine))
@@ -148,28 +148,28 @@ def _on_image(volume: Volume, case: Case, mask: Path, source: Volume) -> Volume:
 
 
 def _joined(one: Volume, other: Volume, case: Case, path: Path, *, layered: bool) -> Volume:
-    """Two masks of a case as one, the other read from `path`.
+    """Two masks of a case as one. The other was read from `path`.
 
     Args:
-        layered: the higher class number counts where both are drawn.
+        layered: if both mark a voxel, the higher class number counts.
 
     Raises:
-        UserFault: they have different grids, or a pixel is of two classes.
+        UserFault: their grids differ, or a pixel has two classes.
     """
     shape = one.values.shape
     if other.values.shape != shape or strayed(one.affine, other.affine, shape) is not None:
         raise UserFault(
             expected=f"all masks of an image on the same grid: {case.mask} and {path}",
             came="two grids",
-            do="resample each onto the image, or leave the one to learn from",
+            do="resample each mask onto the image, or keep only the one to learn from",
         )
     twice = (one.values != 0) & (other.values != 0) & (one.values != other.values)
     if twice.any() and not (layered and case.structures):
         order = ",".join(f"{name}={i}" for i, name in enumerate(case.structures, 1))
         raise UserFault(
-            expected="one class at most in each pixel of an image's masks: " + ", ".join(map(str, case.masks)),
+            expected="at most one class in each pixel of an image's masks: " + ", ".join(map(str, case.masks)),
             came=f"two classes in {int(twice.sum())} pixel(s) where {path.name} is added",
-            do=f"say which structure is on top, with the highest number: --labels {order}"
+            do=f"say which structure is on top by giving it the highest number: --labels {order}"
             if order
             else "correct the drawings, or leave out the masks that do not belong together",
         )
@@ -192,9 +192,9 @@ def _check_fit(case: Case, image: Volume, mask: Volume) -> None:
         )
     if (far := strayed(image.affine, mask.affine, shapes[0])) is not None:
         raise UserFault(
-            expected=f"the mask {case.mask} where its image lies",
+            expected=f"the mask {case.mask} at the position of its image",
             came=far,
-            do="give the mask its image's header if it was drawn on it, else resample it onto the image",
+            do="if it was drawn on the image, give it the image's header; otherwise resample it onto the image",
         )
 
 
@@ -214,7 +214,7 @@ def _write(path: Path, volume: Volume, plane: str) -> None:
 
 
 def _compact(values: NDArray[Any]) -> NDArray[Any]:
-    """The smallest of uint8, int16 and float32 that keeps the values; colours as NIfTI's records."""
+    """The values as uint8, int16 or float32, whichever is the smallest exact type. Colours are NIfTI records."""
     if values.ndim == 4:
         bytes_ = np.ascontiguousarray(values, dtype=np.uint8)
         return np.asarray(bytes_.view([("R", "u1"), ("G", "u1"), ("B", "u1")])[..., 0])

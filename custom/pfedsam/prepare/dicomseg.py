@@ -1,4 +1,4 @@
-"""Reading a DICOM-SEG onto the voxels of its series: frame by frame where it can be, else as a volume."""
+"""Reads a DICOM-SEG onto the voxels of its series: frame by frame if possible, else as a volume."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ from pfedsam.prepare.segframes import slices_drawn_on
 
 LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
 STORAGE = ("1.2.840.10008.5.1.4.1.1.66.4", LABEL_MAP)  # Segmentation, Label Map Segmentation
-BACKGROUND = ("125040", "DCM")  # what a label map's segment of no tissue is coded as
+BACKGROUND = ("125040", "DCM")  # the code of a label map's background segment
 
 
 def is_segmentation(path: Path) -> bool:
@@ -29,9 +29,9 @@ def is_segmentation(path: Path) -> bool:
 
 
 def segment_labels(head: Any) -> dict[int, str]:
-    """Each segment's number and label, as a DICOM-SEG's data set names them; a label map's background is none.
+    """Each segment's number and label in a DICOM-SEG's data set, without a label map's background.
 
-    One without a label goes by its number: two of them are two structures.
+    A segment without a label is named by its number. Two such segments are two structures.
     """
     return {
         int(s.SegmentNumber): str(s.get("SegmentLabel") or "").strip() or f"segment {int(s.SegmentNumber)}"
@@ -41,7 +41,7 @@ def segment_labels(head: Any) -> dict[int, str]:
 
 
 def _is_background(segment: Any, head: Any) -> bool:
-    """By the value that the file pads with (0 where it does not say), or by the segment's code."""
+    """By the file's padding value (0 if it states none), or by the segment's code."""
     if str(head.get("SOPClassUID", "")) != LABEL_MAP:
         return False
     types = segment.get("SegmentedPropertyTypeCodeSequence") or []
@@ -50,9 +50,9 @@ def _is_background(segment: Any, head: Any) -> bool:
 
 
 def number_labels(heads: Iterable[dict[int, str]]) -> dict[str, int]:
-    """A class number a segment label: in the order of the lowest number that any file gives it, then by name.
+    """A class number for each segment label, in the order of the lowest number in any file, then by name.
 
-    Labels that differ in upper and lower case alone are one structure, as people write it.
+    Labels that differ only in upper and lower case are one structure.
     """
     lowest, spelt = dict[str, int](), dict[str, None]()
     for labels in heads:
@@ -66,17 +66,17 @@ def number_labels(heads: Iterable[dict[int, str]]) -> dict[str, int]:
 def read_segmentation(
     path: Path, source: Volume, files: Sequence[Path], *, classes: dict[str, int]
 ) -> NDArray[np.uint8]:
-    """The class of each voxel of `source`, (H, W, N), from the segments' labels; fractions count from a half.
+    """The class of each voxel of `source`, (H, W, N), from the segments' labels. Fractions count from one half.
 
-    A frame is laid on the slice that it names, else on the slice at its place; where that can't be for all
-    frames, as on a turned grid, the segments are laid as a volume.
+    A frame goes onto the slice that it names, else onto the slice at its position. If a frame has neither, as
+    on a rotated grid, the segments are placed as a volume.
 
     Args:
-        source: the series' volume as read, `files` its slices in order.
+        source: the volume of the series; `files` are its slices in order.
         classes: label to class number.
 
     Raises:
-        UserFault: unreadable, not on the series' voxels, or two segments on one voxel.
+        UserFault: it is unreadable, does not fit the series' voxels, or has two segments on one voxel.
     """
     with readable(path):
         file = highdicom.seg.segread(path)
@@ -91,14 +91,16 @@ def read_segmentation(
             found = _by_place(path, file, source, numbers) >= 0.5
         else:
             raise UserFault(
-                expected=f"frames that name the image that they were drawn on in {path}",
-                came="frames that do not (DerivationImageSequence), and an image without a position",
+                expected=f"frames in {path} that name their source image",
+                came="frames without DerivationImageSequence, and an image without a position",
                 do="export the segmentation with references to its source images, or the mask as PNG",
             )
         numbered = found * np.array([classes[labels[n]] for n in numbers], dtype=np.uint8)
     if ((found.sum(-1) > 1) & (numbered.max(-1) != np.where(found, numbered, 255).min(-1))).any():
         raise UserFault(
-            expected=f"at most one segment on a voxel in {path}", came="segments that overlap", do="export them apart"
+            expected=f"at most one segment per voxel in {path}",
+            came="segments that overlap",
+            do="export them as separate files",
         )
     return np.asarray(numbered.max(-1), dtype=np.uint8)
 
@@ -106,7 +108,7 @@ def read_segmentation(
 def _by_frame(
     file: Any, targets: Sequence[tuple[int | None, int]], numbers: list[int], shape: tuple[int, ...]
 ) -> NDArray[np.bool_]:
-    """(H, W, N, segments), each frame on its slice, the segments in the order of `numbers`."""
+    """(H, W, N, segments), each frame on its slice, segments in the order of `numbers`."""
     whole = np.zeros((*shape, len(numbers)), bool)
     half = float(file.get("MaximumFractionalValue") or 1) / 2
     for frame, (segment, slice_) in zip(file.get_stored_frames(), targets, strict=True):
@@ -118,16 +120,16 @@ def _by_frame(
 
 
 def _by_place(path: Path, file: Any, source: Volume, numbers: list[int]) -> NDArray[Any]:
-    """(H, W, N, segments) on the source's voxels, the segments in the order of `numbers`."""
+    """(H, W, N, segments) on the source's voxels, segments in the order of `numbers`."""
     values, affine = _turned(*_volume(path, file, numbers), source)
     assert source.affine is not None
     relation = np.linalg.inv(source.affine) @ affine
     offset = np.rint(relation[:3, 3]).astype(int)
-    several = np.array(values.shape[:3]) > 1  # a single slice does not say how far the next would be
+    several = np.array(values.shape[:3]) > 1  # a single slice does not show the distance to the next
     if np.abs((relation[:3, :3] - np.eye(3))[:, several]).max() > 0.02 or np.abs(relation[:3, 3] - offset).max() > 0.1:
         raise UserFault(
             expected=f"segments on the voxels of their series in {path}",
-            came="another grid",
+            came="segments on another grid",
             do="resample the segmentation onto its series, or export it again",
         )
     return _laid(path, values, offset, source.values.shape[:3])
@@ -139,7 +141,7 @@ def _volume(path: Path, file: Any, numbers: list[int]) -> tuple[NDArray[Any], Af
         drawn = file.get_volume(segment_numbers=numbers, combine_segments=False, dtype=np.float32)
     except (RuntimeError, ValueError, AttributeError):
         raise UserFault(
-            expected=f"frames in {path} that name their slice, or lie at slices of their series or on an even grid",
+            expected=f"frames in {path} that name their slice, are at slices of their series, or form an even grid",
             came="none of these",
             do="export the segmentation with references to its source images, or as NIfTI on the series' grid",
         ) from None
@@ -148,7 +150,7 @@ def _volume(path: Path, file: Any, numbers: list[int]) -> tuple[NDArray[Any], Af
 
 
 def _turned(values: NDArray[Any], affine: Affine, source: Volume) -> tuple[NDArray[Any], Affine]:
-    """The same voxels with axes that run as the source's do."""
+    """The same voxels with axes in the directions of the source's axes."""
     change = orientations.ornt_transform(
         orientations.io_orientation(affine), orientations.io_orientation(source.affine)
     )
@@ -157,13 +159,15 @@ def _turned(values: NDArray[Any], affine: Affine, source: Volume) -> tuple[NDArr
 
 
 def _laid(path: Path, values: NDArray[Any], offset: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """`values` at `offset` in an empty volume of `shape`; nothing marked may lie outside."""
+    """`values` at `offset` in an empty volume of `shape`. Marked voxels must be inside it."""
     whole = np.zeros((*shape, values.shape[-1]), values.dtype)
     start, stop = np.maximum(offset, 0), np.minimum(offset + values.shape[:3], shape)
     inside = values[tuple(slice(a - o, max(a, b) - o) for a, b, o in zip(start, stop, offset, strict=True))]
     if np.count_nonzero(inside >= 0.5) != np.count_nonzero(values >= 0.5):
         raise UserFault(
-            expected=f"segments inside their series in {path}", came="some outside it", do="check what it was drawn on"
+            expected=f"segments inside their series in {path}",
+            came="some outside it",
+            do="find the series on which they were drawn",
         )
     whole[tuple(slice(a, max(a, b)) for a, b in zip(start, stop, strict=True))] = inside
     return whole

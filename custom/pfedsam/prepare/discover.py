@@ -1,4 +1,4 @@
-"""Finding a site's cases: an existing datalist where there is one, else series by reference and files by name."""
+"""Finds a site's cases: from an existing datalist, else series by reference and files by name."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -27,16 +27,16 @@ def discover(
     pair: tuple[str, str] | None = None,
     structures: Collection[str] = (),
 ) -> Discovered:
-    """All cases below `folders`, and what is left out of them.
+    """All cases below `folders`, and what is left out.
 
     Args:
         masks: a folder in which every file is a mask.
-        site: whose rows to take of a datalist that serves several.
-        pair: patterns of an image and its mask, whose first groups are equal; None: by the rules.
-        structures: names of those that have a mask file each, where the user names them.
+        site: selects the rows of a datalist for several sites.
+        pair: patterns of an image and its mask with equal first groups; None: the naming rules apply.
+        structures: the structures with one mask file each, if the user names them.
 
     Raises:
-        UserFault: a folder does not exist, or a datalist is at fault.
+        UserFault: a folder does not exist, or a datalist is faulty.
     """
     for folder in (*folders, *([masks] if masks else [])):
         if not folder.is_dir():
@@ -44,9 +44,9 @@ def discover(
     listed = [folder / name for folder in folders for name in datalist.NAMES if (folder / name).is_file()]
     if listed and pair:
         raise UserFault(
-            expected=f"no --pair, as {listed[0]} says which mask each image has",
+            expected=f"no --pair, because {listed[0]} lists the mask of each image",
             came="both",
-            do="leave one of them out",
+            do="leave out --pair, or remove the datalist",
         )
     if listed:
         return _from_datalist(listed[0], len(folders), site)
@@ -70,7 +70,7 @@ def _from_files(
     left = list(matches.dropped)
     for match in matches.pairs:
         image, many = match.image, [mask.name for mask in match.masks if len(mask.files) > 1]
-        left += [Dropped(name, "a mask of several files", "give a NIfTI file or a DICOM-SEG") for name in many]
+        left += [Dropped(name, "a mask in several files", "give a NIfTI file or a DICOM-SEG") for name in many]
         if not many:
             files_of_masks = tuple(mask.files[0] for mask in match.masks)
             patient = patients.get(image.files[0], "")
@@ -87,7 +87,7 @@ def _from_files(
 
 
 def _with_structures(segments: dict[str, int], structures: Iterable[str]) -> dict[str, int]:
-    """The classes of segments, then those of structures that have a file each; names alike but for case are one."""
+    """The classes of segments, then those of structures with a file each. Case does not distinguish names."""
     numbers = {label.casefold(): number for label, number in segments.items()}
     for name in structures:
         numbers.setdefault(name.casefold(), len(numbers) + 1)
@@ -95,7 +95,7 @@ def _with_structures(segments: dict[str, int], structures: Iterable[str]) -> dic
 
 
 def telling(dropped: Sequence[Dropped]) -> list[Dropped]:
-    """The same, those first that may be the masks of images without one, but are of a kind that is not read."""
+    """The same, starting with files that may be missing masks but are of a kind that cannot be read."""
     names = {name for one in dropped if kind_of(Path(one.file)) for name in _names(one, mask=False)}
     return sorted(dropped, key=lambda one: kind_of(Path(one.file)) is not None or not names & _names(one, mask=True))
 
@@ -107,7 +107,7 @@ def _names(one: Dropped, *, mask: bool) -> set[tuple[str, ...]]:
 
 
 def _files(folders: Sequence[Path], masks: Path | None) -> tuple[list[File], list[Dropped]]:
-    """Each file once, though a folder may lie in another."""
+    """Each file once, even if one given folder contains another."""
     files: dict[Path, File] = {}
     dropped = []
     for root in dict.fromkeys([*folders, *([masks] if masks else [])]):
@@ -122,14 +122,14 @@ def _files(folders: Sequence[Path], masks: Path | None) -> tuple[list[File], lis
 def _candidate(
     name: str, files: Sequence[File], *, masks: Path | None, roles: frozenset[Path], alone: bool = False
 ) -> Candidate:
-    """The candidate that files make, by the first of them.
+    """The candidate of these files, named by the first one.
 
     Args:
         masks: a folder in which every file is a mask.
-        roles: given folders whose own name counts where it says a role: those that are given beside others. A
-            folder given alone holds images and masks, whatever it is called.
-        alone: of several files, whether no others of their folder belong to another series: they go by its name,
-            so that a NIfTI mask of that name finds them.
+        roles: given folders whose own name may say mask or image: those given together with others. A folder given
+            alone contains images and masks, whatever its name is.
+        alone: for several files, whether all files of their folder belong to one series. The series then has the
+            folder's name, so that a NIfTI mask of that name finds it.
     """
     first, said = files[0], None if masks is None else files[0].path.absolute().is_relative_to(masks.absolute())
     if masks is not None and said:
@@ -145,12 +145,16 @@ def _candidate(
 def _from_datalist(path: Path, folders: int, site: str | None) -> Discovered:
     if folders > 1:
         raise UserFault(
-            expected=f"{path.parent} alone, as it holds a datalist", came="other folders too", do="prepare each"
+            expected=f"only {path.parent}, because it contains a datalist",
+            came="other folders too",
+            do="prepare each separately",
         )
     sites = datalist.sites(path)
     if sites and site not in sites:
         raise UserFault(
-            expected=f"--site, as {path.name} serves several: {', '.join(sites)}", came=str(site), do="name one of them"
+            expected=f"--site, because {path.name} serves several sites: {', '.join(sites)}",
+            came=str(site),
+            do="name one of them",
         )
     splits = datalist.read(path, site)
     rows = [row for rows in splits.values() for row in rows]

@@ -1,4 +1,4 @@
-"""The masks of an image as one annotation: one, joined, or a file a structure; else the image is left out."""
+"""Combines the masks of an image into one annotation: one mask, joined parts, or one file per structure."""
 
 import re
 from collections import Counter
@@ -16,7 +16,7 @@ NUMBER = re.compile(r"\d+")
 
 @dataclass(frozen=True)
 class Match:
-    """An image with all masks of it; `names` are the structures of the masks, none where they hold class numbers."""
+    """An image with all its masks. `names` are the masks' structures; empty if the masks contain class numbers."""
 
     image: Candidate
     masks: tuple[Candidate, ...]
@@ -34,14 +34,14 @@ class Matches:
 
 
 def taken_whole(found: Claimed, wanted: Collection[str] = ()) -> Matches:
-    """Each image with all of its masks, or left out with them.
+    """Each image with all of its masks, or left out together with them.
 
-    Numbered masks are parts of one drawing. Words that tell the masks of several images apart are structures, a
-    class each. Anything else may be the work of several readers. A site has structures or class numbers, as most
-    of its images have.
+    Numbered masks are parts of one drawing. Words that distinguish the masks of several images are structures,
+    and each is a class. Other masks may come from several readers. A site has either structures or class
+    numbers, whichever most of its images have.
 
     Args:
-        wanted: structures that the user names.
+        wanted: the structures that the user names.
     """
     extras = {image: _extras(claims) for image, claims in found.masks.items()}
     known = _known(found.masks, extras, wanted)
@@ -65,7 +65,7 @@ def taken_whole(found: Claimed, wanted: Collection[str] = ()) -> Matches:
 
 
 def _extras(claims: Sequence[Claim]) -> list[Words]:
-    """The words that tell an image's masks apart: folders that all of them lie in say nothing."""
+    """The words that distinguish an image's masks. Folders that contain all of them do not count."""
     extras = [claim.extra for claim in claims]
     shared = set.intersection(*map(set, extras))
     apart = [tuple(part for part in extra if part not in shared) for extra in extras]
@@ -75,7 +75,7 @@ def _extras(claims: Sequence[Claim]) -> list[Words]:
 def _known(
     masks: Mapping[Candidate, list[Claim]], extras: Mapping[Candidate, list[Words]], wanted: Collection[str]
 ) -> dict[Words, str]:
-    """Structures and their names: words that tell masks apart in two images at least, and those that the user names."""
+    """Structures and their names: words that distinguish masks in two or more images, and those the user names."""
     count = Counter(
         name
         for image, names in extras.items()
@@ -99,9 +99,9 @@ def _is_number(name: Words) -> bool:
 
 
 def _one_drawing(image: Candidate, claims: Sequence[Claim], names: Sequence[Words]) -> bool:
-    """Whether masks are one annotation: a single one, numbered parts, or those in a folder of the image's name.
+    """Whether the masks are one annotation: a single mask, numbered parts, or the masks in a folder named as the image.
 
-    A number that does not follow the word for mask may be that of another slice.
+    A number that does not follow the word for mask may be the number of another slice.
     """
     masks = [claim.mask for claim in claims]
     if any(claim.by == "folder" for claim in claims):
@@ -117,7 +117,7 @@ def _one_drawing(image: Candidate, claims: Sequence[Claim], names: Sequence[Word
 
 
 def _is_part(mask: Candidate, *, by_folder: bool) -> bool:
-    """Whether a mask's name ends with a number after the word for mask, which a folder of masks may stand for."""
+    """Whether a mask's name ends with a number after the word for mask. A folder of masks counts as that word."""
     parts = words(mask.stem)
     by_word = len(parts) > 1 and NUMBER.fullmatch(parts[-1]) is not None and MASK.fullmatch(parts[-2]) is not None
     return by_word or (by_folder and role_of(mask.folders) is True and not any(MASK.fullmatch(p) for p in parts))
@@ -125,21 +125,21 @@ def _is_part(mask: Candidate, *, by_folder: bool) -> bool:
 
 def _several(image: Candidate, masks: Sequence[Candidate]) -> list[Dropped]:
     if len(masks) == 1:
-        why = f"the number in the name of the mask may be that of another image ({image.name}, {masks[0].name})"
+        why = f"the number in the mask's name may belong to another image ({image.name}, {masks[0].name})"
     else:
         some = ", ".join(mask.name for mask in masks[:5])
-        why = f"1 images and {len(masks)} masks go by the same name ({image.name}; {some})"
+        why = f"1 images and {len(masks)} masks have the same name ({image.name}; {some})"
     do = (
-        "leave the one mask to learn from; number them (_mask_1, _mask_2) where they are parts of one drawing;"
-        " or say with --pair which belong together"
+        "keep only the mask to learn from; if the masks are parts of one drawing, number them (_mask_1, _mask_2);"
+        " or use --pair to say which files belong together"
     )
     return [Dropped(one.name, why, do) for one in (image, *masks)]
 
 
 def _other_kind(match: Match, by_name: bool) -> list[Dropped]:
-    kinds = ("a mask of class numbers", "a mask a structure")
+    kinds = ("a mask of class numbers", "one mask per structure")
     why = f"{kinds[not by_name]}, while most images of this site have {kinds[by_name]} ({match.image.name})"
-    do = "export all masks of the site in one way, or prepare these images as a folder of their own"
+    do = "export all masks of the site in the same way, or prepare these images as a separate folder"
     return [Dropped(one.name, why, do) for one in (match.image, *match.masks)]
 
 
@@ -148,19 +148,19 @@ def _remarks(pairs: Sequence[Match], structures: Sequence[str]) -> Iterator[str]
         some = ", ".join(mask.name for mask in joined[0].masks[:3])
         yield (
             f"{len(joined)} image(s) have several masks, which were joined into one (such as {joined[0].image.name}:"
-            f" {some}). Names do not show whether these are parts of one drawing. If several readers drew them, leave"
+            f" {some}). The names do not show if these are parts of one drawing. If several readers drew them, keep"
             " one mask for each image and prepare again."
         )
     for name in structures:
         if lacking := [match.image.name for match in pairs if name not in match.names]:
             yield (
-                f"{len(lacking)} image(s) have no mask file for {name} (such as {lacking[0]}): it is taken as not to be"
-                " seen there. Where it was never drawn, remove these images and prepare again."
+                f"{len(lacking)} image(s) have no mask file for {name} (such as {lacking[0]}). They count as images"
+                " without it. If it was never drawn there, remove these images and prepare again."
             )
 
 
 def _differing(pairs: Sequence[Match], extras: Mapping[Candidate, list[Words]]) -> list[str]:
-    """A remark where single masks carry different words, each in several images: they may be different structures."""
+    """A remark if single masks carry different words, each in several images: they may be different structures."""
     count = Counter(extras[m.image][0] for m in pairs if len(m.masks) == 1 and _may_be_structure(extras[m.image][0]))
     often = {name: n for name, n in count.items() if n > 1}
     if len(often) < 2:
@@ -168,6 +168,6 @@ def _differing(pairs: Sequence[Match], extras: Mapping[Candidate, list[Words]]) 
     some = ", ".join(f"{'_'.join(name)} in {n} images" for name, n in list(often.items())[:5])
     table = ",".join(f"{'_'.join(name)}={i + 1}" for i, name in enumerate(list(often)[:5]))
     return [
-        f"The masks' names differ by a word ({some}), and all were taken to mean the same classes. Where the words are"
-        f" different structures, say --labels {table}."
+        f"The masks' names differ by a word ({some}). All are taken to mean the same classes. If the words are"
+        f" different structures, use --labels {table}."
     ]

@@ -1,4 +1,4 @@
-"""What was found in a hospital's folder: cases, and what is left out with the reason."""
+"""What was found in a hospital's folder: cases, and files that are left out, with reasons."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,15 +8,15 @@ from pfedsam.errors import UserFault
 
 @dataclass(frozen=True)
 class Case:
-    """One image with its mask, as it lies in the hospital's folder.
+    """One image with its mask, in the hospital's folder.
 
     Attributes:
-        name: as the hospital knows it: the path below the folder given.
+        name: the hospital's name for it: the path below the given folder.
         image: its file, or all files of its series.
-        masks: its label map or DICOM-SEG; or several label maps, which belong to the same drawing.
-        patient: what tells its patient from others, in clear; never written outside `names.csv`.
-        split: where an existing datalist puts it; None: to be drawn.
-        structures: what each of its masks shows, where each is of one structure.
+        masks: its label map or DICOM-SEG, or several label maps of one annotation.
+        patient: identifies the patient, in clear text. It is written only to `names.csv`.
+        split: of an existing datalist; None: to be drawn.
+        structures: what each mask shows, if each mask shows one structure.
     """
 
     name: str
@@ -32,12 +32,12 @@ class Case:
         return self.masks[0]
 
 
-Reason = tuple[str, str]  # why a file is left out, and what to do about it
+Reason = tuple[str, str]  # why a file is left out, and what to do
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """A file that is left out: why, and what to do about it."""
+    """A file that is left out, why, and what to do."""
 
     file: str
     why: str
@@ -45,15 +45,15 @@ class Dropped:
 
 
 def reason(fault: UserFault) -> Reason:
-    """That of a file which raised a fault when it was read."""
+    """The reason for leaving out a file, from the fault that reading it raised."""
     return f"expected {fault.expected}, but came {fault.came}", fault.do
 
 
 @dataclass(frozen=True)
 class Discovered:
-    """Everything in the folders: `files` looked at, cases, what is left out, and remarks in words.
+    """Everything in the folders: the number of `files`, the cases, what is left out, and remarks in words.
 
-    `segments` numbers the segment labels of DICOM-SEG files and the structures that have a file each, 1 and up.
+    `segments` numbers the segment labels of DICOM-SEG files and the structures with a file each, from 1 up.
     """
 
     files: int

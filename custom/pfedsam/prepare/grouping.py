@@ -1,4 +1,4 @@
-"""Patients by folder and file names: what is said there is taken, what could be otherwise is asked."""
+"""Finds patients by folder and file names. If the names are ambiguous, the user is asked."""
 
 import re
 from collections import Counter, defaultdict
@@ -23,11 +23,11 @@ from pfedsam.prepare.words import (
     words,
 )
 
-ENOUGH = 3  # patients that three splits need
-FEW, MANY = 10, 40  # so few patients, with so many files each, may be something else: slices, or classes
-ODD = 0.1  # share of files that may lie elsewhere
-SMALL = 12  # so many folders of plain words may be classes; more may be surnames
-SUBJECT = re.compile(  # of BIDS, and of the Cancer Genome Atlas
+ENOUGH = 3  # patients needed for three splits
+FEW, MANY = 10, 40  # fewer than FEW "patients" with over MANY files each may be something else: slices or classes
+ODD = 0.1  # share of files that may be elsewhere
+SMALL = 12  # up to this number, folders of plain words may be classes; more may be surnames
+SUBJECT = re.compile(  # BIDS and the Cancer Genome Atlas
     r"(?:^|[/_])(sub-[A-Za-z0-9]+(?=[/_.]|$)|TCGA[-_][A-Z0-9]{2}[-_][A-Z0-9]{4}(?=[-_/.]|$))"
 )
 NUMBERED = re.compile(r"(?:p|pt|pat|patient|patid|case|subj|subject|sub|id|s)?[-_ ]?\d+")
@@ -45,21 +45,21 @@ COUNTER = re.compile(r"(?P<rest>.*?)[ _.-]*\(?\d+\)?")
 
 @dataclass(frozen=True)
 class Grouping:
-    """The patient of each file, None where it cannot be told, and the rule in words."""
+    """The patient of each file, None if unknown, and the rule in words."""
 
     keys: list[str | None]
     words: str
 
 
 def grouped(names: Sequence[PurePath], among: int | None = None) -> Grouping:
-    """Patients by BIDS's `sub-` or TCGA's barcode; else by the outermost folder that tells them apart; else by names.
+    """Patients by BIDS's `sub-` or TCGA's barcode, else by the outermost folder that distinguishes them, else by names.
 
     Args:
-        names: paths below the folder that the user gave.
-        among: of how many files of the site they are; a few odd ones are left out rather than asked about.
+        names: paths below the user's folder.
+        among: the site's number of files; a few odd files are left out without a question.
 
     Raises:
-        UserFault: names do not show what the patients are.
+        UserFault: the names do not show what the patients are.
     """
     subjects = [m[1] if (m := SUBJECT.search(name.as_posix())) else None for name in names]
     rest = [name for name, subject in zip(names, subjects, strict=True) if subject is None]
@@ -71,7 +71,7 @@ def grouped(names: Sequence[PurePath], among: int | None = None) -> Grouping:
     except UserFault:
         if len(rest) > ODD * (among or len(names)):
             raise
-        found = Grouping([None] * len(rest), "Of the others no patient is known.")
+        found = Grouping([None] * len(rest), "The patients of the other files are unknown.")
     first: dict[str, str] = {}  # `P1` and `p1` are one patient
     keys = [None if key is None else first.setdefault(plain(key), key) for key in found.keys]
     if len(rest) == len(names):
@@ -81,22 +81,22 @@ def grouped(names: Sequence[PurePath], among: int | None = None) -> Grouping:
 
 
 def by_level(names: Sequence[PurePath]) -> Grouping:
-    """Each folder as a patient, as the user says: the outermost that is not common to all and names no role."""
+    """Each folder is a patient, as the user says: the outermost folder that is not common to all and names no role."""
     levels = _levels(names, SORTS)
     if not all(levels):
         levels = _levels(names, None)
     keys = [level[0] if level else None for level in levels]
-    return Grouping(keys, _said("Each folder is a patient, as --patient folder says", names, keys))
+    return Grouping(keys, _said("Each folder is a patient (--patient folder)", names, keys))
 
 
 def by_file(names: Sequence[PurePath]) -> Grouping:
-    """Each file as a patient of its own, as the user says."""
+    """Each file is a patient, as the user says."""
     keys = [name.as_posix() for name in names]
-    return Grouping(list(keys), _said("Each image is a patient of its own, as --patient each says", names, keys))
+    return Grouping(list(keys), _said("Each image is a patient (--patient each)", names, keys))
 
 
 def _by_folder(names: Sequence[PurePath]) -> Grouping | None:
-    """By the outermost level of folders whose names have numbers; None where folders say nothing."""
+    """By the outermost level of folders with numbers in their names; None if folders show nothing."""
     levels = _levels(names, SORTS)
     for depth in range(max(map(len, levels), default=0)):
         here = [level[depth] if len(level) > depth else None for level in levels]
@@ -105,7 +105,7 @@ def _by_folder(names: Sequence[PurePath]) -> Grouping | None:
         if lacking >= 1 - ODD:
             return None
         if lacking > ODD:
-            raise _question(names, f"{here.count(None)} of {len(names)} files lie outside the folders {some_of(found)}")
+            raise _question(names, f"{here.count(None)} of {len(names)} files outside the folders {some_of(found)}")
         within: dict[str, set[str]] = defaultdict(set)
         for level in levels:
             if len(level) > depth + 1:
@@ -126,7 +126,7 @@ def _by_folder(names: Sequence[PurePath]) -> Grouping | None:
 
 
 def _folder(level: Sequence[str], depth: int) -> str | None:
-    """The patient by a file's folders: at a depth, or below it where the folder there is a plain word."""
+    """The patient by a file's folders: at this depth, or below it if the folder there is a plain word."""
     deeper = [part for part in level[depth:] if _has_number(part)]
     return _core((deeper or level[depth:])[0]) if len(level) > depth else None
 
@@ -140,7 +140,7 @@ def _is_patient(name: str) -> bool:
 
 
 def _may_be_surnames(within: Mapping[str, set[str]]) -> bool:
-    """Whether folders of plain words, with folders in them, may be patients with their examinations."""
+    """Whether folders of plain words that contain folders may be patients with their examinations."""
     inner = [name for names in within.values() for name in names]
     if all(_is_patient(name) and not name.isdigit() for name in inner):
         return False
@@ -148,7 +148,7 @@ def _may_be_surnames(within: Mapping[str, set[str]]) -> bool:
 
 
 def _are_doubtful(names: Sequence[PurePath], levels: Sequence[Sequence[str]], found: Sequence[str]) -> bool:
-    """Whether folders of plain words may be patients: many, of the same file names, or names that tell no patient."""
+    """Whether folders of plain words may be patients: they are many, share file names, or those identify no patient."""
     stems = [_stem(name) for name in names]
     cores = _cores([*dict.fromkeys(stems)])
     each = len(set(map(_unsliced, cores))) == len(cores)
@@ -171,21 +171,21 @@ def _by_name(names: Sequence[PurePath]) -> Grouping:
     cut = [_unsliced(core) for core in cores]
     groups, marked = sorted(set(cut)), any((m := SLICE.fullmatch(core)) and m["word"] for core in cores)
     if len(set(cores)) > len(groups) >= ENOUGH:
-        return _with_enough("A name's last number is a slice, the rest is the patient", names, cut)
+        return _with_enough("The last number of a name is a slice, the rest is the patient", names, cut)
     if len(set(cores)) > len(groups) and (marked or all(group[-1:].isdigit() for group in groups)):
-        raise _question(names, f"{len(groups)} patient(s) if a name's last number is a slice ({some_of(groups)})")
+        raise _question(names, f"{len(groups)} patient(s) if the last number of a name is a slice ({some_of(groups)})")
     if 2 * sum(BARE_SLICE.fullmatch(core) is not None for core in cores) > len(cores):
-        raise _question(names, "names of slices that name no patient")
+        raise _question(names, "names of slices without a patient")
     if strange := _prefixes(cores):
         raise _question(names, f"names that begin with {some_of(strange)} and end with a number")
     _check_apart(names, cores)
     own = len(set(cores)) == len(set(stems))
     rule = "Each file name is a patient" if own else "A name without its side, date or sequence is the patient"
-    return Grouping([*cores], _said(rule, names, cores) + " If a patient has several, say --patient REGEX.")
+    return Grouping([*cores], _said(rule, names, cores) + " If a patient has several files, use --patient REGEX.")
 
 
 def _levels(names: Sequence[PurePath], sorts: re.Pattern[str] | None) -> list[list[str]]:
-    """The folders of each file that may be patients, outermost first, without those that all files share."""
+    """The folders of each file that may be patients, outermost first, without the folders common to all files."""
     levels = [
         [part for part in name.parts[:-1] if not _fits(part, ROLES) and not (sorts and _fits(part, sorts))]
         for name in names
@@ -199,7 +199,7 @@ def _levels(names: Sequence[PurePath], sorts: re.Pattern[str] | None) -> list[li
 
 
 def _fits(folder: str, pattern: re.Pattern[str]) -> bool:
-    """Whether a folder's name, or each word of it, is such a word."""
+    """Whether a folder's name, or each word of it, fits the pattern."""
     name = plain(folder)
     parts = words(name)
     return pattern.fullmatch(name) is not None or (
@@ -209,7 +209,7 @@ def _fits(folder: str, pattern: re.Pattern[str]) -> bool:
 
 
 def _cores(stems: Sequence[str]) -> list[str]:
-    """Names without side, date, sequence; `01L` and `01R` are of one where both are there."""
+    """Names without side, date and sequence. `01L` and `01R` are one patient if both exist."""
     cores = [_core(stem) for stem in stems]
     eyes: dict[str, set[str]] = defaultdict(set)
     for core in cores:
@@ -227,11 +227,11 @@ def _core(stem: str) -> str:
 
 def _check_apart(names: Sequence[PurePath], keys: Sequence[str]) -> None:
     if some := may_be_one(keys):
-        raise _question(names, f"names such as {some_of(some)}, which may be of one patient")
+        raise _question(names, f"names such as {some_of(some)}, which may belong to one patient")
 
 
 def _unsliced(core: str) -> str:
-    """The name without the number of a slice; a word before it that is a class or the like calls no patient."""
+    """The name without the number of a slice. A class or similar word before the number is not a patient."""
     if (found := SLICE.fullmatch(core)) is None:
         return core
     rest = found["rest"]
@@ -240,7 +240,7 @@ def _unsliced(core: str) -> str:
 
 
 def _prefixes(cores: Sequence[str]) -> list[str]:
-    """Words without a number that begin several names each, and may be surnames."""
+    """Words without a number that begin several names each and may be surnames."""
     begun = [m["rest"] for core in cores if (m := COUNTER.fullmatch(core)) and m["rest"]]
     strange = Counter(b for b in begun if not re.search(r"\d", b) and not _fits(b, ROLES) and not _fits(b, SORTS))
     several = sorted(b for b, count in strange.items() if count > 1)
@@ -248,7 +248,7 @@ def _prefixes(cores: Sequence[str]) -> list[str]:
 
 
 def _with_enough(rule: str, names: Sequence[PurePath], keys: Sequence[str | None]) -> Grouping:
-    """The grouping, if its patients are told apart, and enough for so many files."""
+    """The grouping, if it distinguishes patients and finds enough of them for the number of files."""
     patients = sorted({key for key in keys if key is not None})
     _check_apart(names, patients)
     if len(patients) < FEW and len(names) > MANY * len(patients):
@@ -258,24 +258,24 @@ def _with_enough(rule: str, names: Sequence[PurePath], keys: Sequence[str | None
 
 def _question(names: Sequence[PurePath], understood: str) -> UserFault:
     return UserFault(
-        expected="names that show which files are of one patient",
+        expected="names that show which files belong to one patient",
         came=f"{understood}, in {len(names)} files such as {names[0].as_posix()}",
-        do="say which it is: --patient folder, if each folder is a patient; --patient each, if each image is;"
-        " or --patient REGEX with the patient in brackets, searched in the file name, then in the path, such as"
+        do="use --patient folder, if each folder is a patient; --patient each, if each image is a patient; or"
+        " --patient REGEX with the patient in brackets, searched in the file name, then in the path, such as"
         " --patient '([^/]+)/images/'",
     )
 
 
 def _said(rule: str, names: Sequence[PurePath], keys: Sequence[str | None]) -> str:
-    """The rule with its numbers and an example."""
+    """The rule with its counts and an example."""
     known = [(name, key) for name, key in zip(names, keys, strict=True) if key is not None]
     if not known:
-        return rule + ": none of the files."
+        return rule + ": it fits no file."
     (name, key), count = known[0], len({plain(key) for _, key in known})
-    return f"{rule}: {count} patients of {len(known)} files, such as {key} of {name.as_posix()}."
+    return f"{rule}: {count} patients with {len(known)} files, such as {key} in {name.as_posix()}."
 
 
 def _stem(name: PurePath) -> str:
-    """The file name without its ending, `.nii.gz` counted as one."""
+    """The file name without its ending. `.nii.gz` counts as one ending."""
     end = plain(name.name).find(".nii")
     return name.name[:end] if end >= 0 else name.stem

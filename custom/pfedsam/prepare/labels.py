@@ -1,4 +1,4 @@
-"""What a mask's values mean: class numbers, 0/255, or as the user says; nothing is guessed silently."""
+"""The meaning of a mask's values: class numbers, 0/255, or the user's table. Nothing is guessed silently."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -15,26 +15,26 @@ from pfedsam.errors import UserFault
 from pfedsam.prepare.words import some_of
 
 Labels = NDArray[Any]  # whole numbers, (H, W, N)
-Values = dict[int, int]  # how many pixels of a mask hold each value
+Values = dict[int, int]  # number of pixels by value
 
-LARGEST = 20  # a higher value is taken for a grey level or an instance, not for a class
+LARGEST = 20  # a higher value is a grey level or an instance, not a class
 WHITE = 255
-SPECK = 10  # fewer pixels of a class number beside 255 are no drawing
-ODD = 0.2  # at most this share of a site's masks is odd; what more of them hold has a meaning
-BLOCK, FLAT = 8, 8  # JPEG's blocks in pixels; how far it may move the black or white of a block
-REST = -1  # in a table: every value that it does not name
+SPECK = 10  # fewer pixels of a class number beside 255 are not a drawing
+ODD = 0.2  # at most this share of a site's masks is odd; a value in more of them has a meaning
+BLOCK, FLAT = 8, 8  # the side of JPEG's blocks in pixels; how far JPEG may change a block's black or white
+REST = -1  # in a table: every value that the table does not name
 UNLABELLED = "--ignore 255 if 255 marks pixels that nobody labelled"
 SAY = "say what the values mean, such as --labels 128=1,255=2, or *=1 for any value (0 stays the background)"
 
 
 @dataclass(frozen=True)
 class LabelRule:
-    """How values become class numbers 0..classes, and `IGNORED`.
+    """How mask values become class numbers 0..classes and `IGNORED`.
 
     Attributes:
-        table: the user's; None: values are class numbers as they are.
-        white: 255 is class 1, in masks of 0 and 255.
-        ignore: the value of pixels that nobody labelled; None: all are labelled.
+        table: the user's; None: the values are class numbers.
+        white: in masks of 0 and 255, 255 is class 1.
+        ignore: the value of pixels that nobody labelled; None: all pixels are labelled.
     """
 
     classes: int
@@ -46,7 +46,7 @@ class LabelRule:
         """The class of each of a mask's values.
 
         Raises:
-            UserFault: a value without a meaning.
+            UserFault: a value has no meaning.
         """
         values = set(values)
         if self.table is not None:
@@ -58,7 +58,7 @@ class LabelRule:
             known[self.ignore] = IGNORED
         if strange := values - known.keys():
             own = ",".join(f"{n}={n}" for n in range(1, self.classes + 1))
-            which = f"say {UNLABELLED}, or --labels {own},255={self.classes + 1} if it is a class of its own"
+            which = f"use {UNLABELLED}, or --labels {own},255={self.classes + 1} if it is another class"
             raise UserFault(
                 expected=f"values {_listed(known)} in the mask {path}",
                 came=f"also {_listed(strange)}",
@@ -68,16 +68,16 @@ class LabelRule:
 
 
 def parse_table(text: str) -> dict[str, int]:
-    """`255=1,2=1` as a mapping; the left side is a value, a DICOM segment's label, or * for all other values.
+    """`255=1,2=1` as a mapping. The left side is a value, a DICOM segment's label, or * for all other values.
 
     Raises:
-        UserFault: another form, or a class below 0 or above 255.
+        UserFault: the form is wrong, or a class is below 0 or above 255.
     """
     table = {}
     for part in text.split(","):
         left, sign, right = part.rpartition("=")
         if not sign or not left.strip() or not right.strip().isdigit() or int(right) > 255:
-            raise UserFault(expected="--labels VALUE=CLASS,VALUE=CLASS", came=part, do="write such as 255=1,2=1")
+            raise UserFault(expected="--labels VALUE=CLASS,VALUE=CLASS", came=part, do="write it like 255=1,2=1")
         table[left.strip()] = int(right)
     return table
 
@@ -90,23 +90,23 @@ def understood(
     ignore: int | None = None,
     structures: Mapping[str, int] = MappingProxyType({}),
 ) -> LabelRule:
-    """The rule for a site's masks, from the values that each of them holds; the few odd ones do not decide.
+    """The rule for a site's masks, from the values in each mask. A few odd masks do not decide it.
 
-    Without a table 255 is the class where nearly all masks hold 0 and 255, and no other holds 1; else the classes
-    go up to the highest small value.
+    Without a table, 255 is the class if nearly all masks contain 0 and 255, and no other mask contains 1.
+    Otherwise the classes go up to the highest small value.
 
     Args:
-        structures: those that files name, with the class of each.
+        structures: those that the files name, with the class of each.
 
     Raises:
-        UserFault: the masks contradict each other, or `classes` or `ignore` the table or the structures.
+        UserFault: the masks contradict each other, or `classes` or `ignore` contradicts the table or the structures.
     """
     highest = max([*(table or {}).values(), *structures.values(), 1])
     if classes is not None and classes < highest:
         raise UserFault(
             expected=f"--classes of at least {highest}" + (", for " + ", ".join(structures) if structures else ""),
             came=str(classes),
-            do="raise it, or say which classes to keep with --labels; the background does not count",
+            do="raise it, or choose classes with --labels; the background does not count as a class",
         )
     if ignore is not None:
         _check_ignore(ignore, range((classes or 0) + 1) if table is None else {0, *table}, highest)
@@ -121,18 +121,18 @@ def _check_ignore(ignore: int, own: Collection[int], highest: int) -> None:
         raise UserFault(
             expected="--ignore with a value that is neither the background (0) nor a class",
             came=str(ignore),
-            do="name the value that marks pixels which nobody labelled, such as 255",
+            do="give the value of the pixels that nobody labelled, such as 255",
         )
     if highest >= IGNORED:
         raise UserFault(
-            expected=f"classes below {IGNORED} with --ignore, which is written as {IGNORED}",
+            expected=f"classes below {IGNORED} with --ignore, because unlabelled pixels are written as {IGNORED}",
             came=str(highest),
             do="give the classes lower numbers",
         )
 
 
 def _drawn(mask: Values, ignore: int | None) -> set[int]:
-    """The values that a mask is drawn with: without background, unlabelled pixels, and specks beside white."""
+    """The values with which a mask is drawn, without background, unlabelled pixels, and specks beside white."""
     specks = {v for v, pixels in mask.items() if v <= LARGEST and pixels < SPECK} if WHITE in mask else set()
     return mask.keys() - specks - {0, ignore}
 
@@ -141,7 +141,7 @@ def _white(drawn: Sequence[set[int]]) -> bool:
     """Whether 255 is the class.
 
     Raises:
-        UserFault: both masks of 0 and 255 and others are too many to be odd, or one of the others holds 1.
+        UserFault: neither masks of 0 and 255 nor other masks are rare, or one of the others contains 1.
     """
     others = [values for values in drawn if values != {WHITE}]
     white, few = len(drawn) - len(others), ODD * len(drawn)
@@ -157,7 +157,7 @@ def _white(drawn: Sequence[set[int]]) -> bool:
 
 
 def _meanings(values: set[int]) -> str:
-    """What the user may say where some masks hold 0 and 255, and others these values."""
+    """The user's choices if some masks contain 0 and 255 and others contain these values."""
     every = sorted({*values, WHITE})
     one = ",".join(f"{value}=1" for value in every)
     ways = [f"--labels {one} if all are one class" if len(every) <= 8 else "--labels '*=1' if all are one class"]
@@ -165,13 +165,13 @@ def _meanings(values: set[int]) -> str:
         ways = [UNLABELLED, *ways]
     if len(every) <= 8 and values != {1}:
         apart = ",".join(f"{value}={i}" for i, value in enumerate(every, 1))
-        ways.append(f"--labels {apart} if each is a class of its own")
-    ways.append("or --labels 255=1 if 255 alone is the class (masks with other values are then left out)")
+        ways.append(f"--labels {apart} if each is a separate class")
+    ways.append("or --labels 255=1 if only 255 is the class (masks with other values are then left out)")
     return "say " + ", ".join(ways)
 
 
 def _highest(drawn: Sequence[set[int]]) -> int:
-    """The highest class number; not one beyond a gap in the numbers that a few masks alone hold."""
+    """The highest class number. A number beyond a gap does not count if only a few masks contain it."""
     held = [value for values in drawn for value in values if value <= LARGEST]
     some = sum(map(bool, drawn))
     highest = 1
@@ -182,7 +182,7 @@ def _highest(drawn: Sequence[set[int]]) -> int:
 
 
 def label_numbers(values: NDArray[Any], path: Path) -> Labels:
-    """A label map (H, W, N) as whole numbers; colours are taken where all three channels are one.
+    """A label map (H, W, N) as whole numbers. Colours are allowed if all three channels are equal.
 
     Raises:
         UserFault: colours, fractions, NaN, or a negative value.
@@ -190,7 +190,9 @@ def label_numbers(values: NDArray[Any], path: Path) -> Labels:
     if values.ndim == 4:
         if not (values == values[..., :1]).all():
             raise UserFault(
-                expected=f"class numbers in the mask {path}", came="colours", do="save one channel of numbers"
+                expected=f"class numbers in the mask {path}",
+                came="colours",
+                do="save a single channel of class numbers",
             )
         values = values[..., 0]
     numbers = whole_numbers(values)
@@ -204,15 +206,15 @@ def label_numbers(values: NDArray[Any], path: Path) -> Labels:
 
 
 def halved(values: Labels, path: Path) -> Labels:
-    """A black and white JPEG cut at half, as 0 and 255, which its compression has blurred; an empty one as it is.
+    """A black and white JPEG cut at half, as 0 and 255, because compression blurs it. An empty one is unchanged.
 
     Raises:
-        UserFault: it is more than black and white, or darker: class numbers, or grey levels.
+        UserFault: it has more than black and white, or is darker: it contains class numbers or grey levels.
     """
     grey = (values > 63) & (values < 192)
     if values.any() and (values.max() < 192 or grey.mean() > 0.05 or _has_grey_areas(values)):
         raise UserFault(
-            expected=f"black and white alone in the JPEG mask {path}",
+            expected=f"only black and white in the JPEG mask {path}",
             came="class numbers or grey levels",
             do="save the mask as PNG from its source: JPEG blurs class numbers",
         )
@@ -228,7 +230,7 @@ def _has_grey_areas(values: Labels) -> bool:
 
 
 def counted(labels: Labels) -> Values:
-    """The values that occur and how often, slice by slice: a sort of a whole volume takes seconds and gigabytes."""
+    """The values and their counts, slice by slice. Sorting a whole volume would take seconds and gigabytes."""
     pixels = Counter[int]()
     for k in range(labels.shape[2]):
         values, counts = np.unique(labels[:, :, k], return_counts=True)
@@ -237,7 +239,7 @@ def counted(labels: Labels) -> Values:
 
 
 def translated(labels: Labels, mapping: dict[int, int]) -> NDArray[np.uint8]:
-    """Class numbers instead of a mask's own values, (H, W, N)."""
+    """Class numbers for a mask's own values, (H, W, N)."""
     known = np.array(sorted(mapping))
     classes = np.array([mapping[v] for v in known.tolist()], dtype=np.uint8)
     out = np.empty(labels.shape, np.uint8)

@@ -1,4 +1,4 @@
-"""What is known of each prepared case, and of the site as a whole: the numbers of the report."""
+"""Measures each prepared case and the whole site: the numbers of the report."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -15,15 +15,15 @@ from pfedsam.prepare.labels import counted
 from pfedsam.prepare.words import some_of
 
 WIDE = 100  # mm: no voxel of a patient is wider
-DIM = 128  # 8-bit images whose bright end lies lower are stretched by percentile
+DIM = 128  # 8-bit images with a bright end below this are scaled by percentile
 
 
 @dataclass(frozen=True)
 class Measurements:
     """One prepared case: shape (H, W, N), spacing (row, column, slice) in mm, intensities, pixels of each class.
 
-    `unlabelled` counts the pixels that nobody labelled, which are of no class. `turned`: EXIF turns the image
-    and not its mask, and the sizes do not show whether they fit.
+    `unlabelled` counts the pixels that nobody labelled. They belong to no class. `turned`: EXIF turns the image
+    but not its mask, and the sizes do not show whether they fit.
     """
 
     shape: tuple[int, int, int]
@@ -40,7 +40,7 @@ class Measurements:
 
 
 def measured(pair: Pair) -> Measurements:
-    """The facts of a case; the 99.5 percentile is over a part of a large volume."""
+    """The measurements of a case. The 99.5 percentile of a large volume comes from a part of it."""
     values = pair.image.values
     part = values.ravel()[:: max(1, values.size // 1_000_000)]
     pixels = counted(pair.labels)
@@ -62,7 +62,7 @@ def measured(pair: Pair) -> Measurements:
 
 
 def label_table(facts: Sequence[Measurements], names: dict[int, str], classes: int) -> list[dict[str, Any]]:
-    """A row a class, the background first: pixels, their share of all, and in how many cases it is seen."""
+    """One row per class, the background first: pixels, their share, and the number of cases that show it."""
     pixels, cases = Counter[int](), Counter[int]()
     for one in facts:
         pixels.update(one.pixels)
@@ -81,7 +81,7 @@ def label_table(facts: Sequence[Measurements], names: dict[int, str], classes: i
 
 
 def unlabelled(facts: Sequence[Measurements]) -> dict[str, Any]:
-    """The pixels that nobody labelled, their share of all, and in how many cases there are some."""
+    """The unlabelled pixels, their share, and the number of cases that have some."""
     pixels = sum(one.unlabelled for one in facts)
     return {
         "pixels": pixels,
@@ -91,7 +91,7 @@ def unlabelled(facts: Sequence[Measurements]) -> dict[str, Any]:
 
 
 def sizes(facts: Sequence[Measurements]) -> dict[str, Any]:
-    """Smallest, middle and largest slice, number of slices, and spacing in mm where it is known."""
+    """The smallest, middle and largest slice, number of slices, and spacing in mm if known."""
     placed = [one.spacing for one in facts if one.placed]
     return {
         "height": _range([one.shape[0] for one in facts]),
@@ -106,14 +106,14 @@ def sizes(facts: Sequence[Measurements]) -> dict[str, Any]:
 
 
 def intensities(facts: Sequence[Measurements]) -> dict[str, Any]:
-    """Ranges, and which `data.scale` suits them, with the reason in words."""
+    """The ranges, the suitable `data.scale`, and the reason in words."""
     bright = median(one.high for one in facts)
     if not all(one.eight_bit for one in facts):
-        scale, why = "percentile", "the values are not 8-bit, so each file's own range is taken to 0 to 1"
+        scale, why = "percentile", "the values are not 8-bit, so each file is scaled from its own range to 0..1"
     elif bright < DIM:
-        scale, why = "percentile", f"the images are dark (brightest values near {bright:.0f} of 255)"
+        scale, why = "percentile", f"the images are dark (the brightest values are near {bright:.0f} of 255)"
     else:
-        scale, why = "uint8", "the images are 8-bit and use their range"
+        scale, why = "uint8", "the images are 8-bit and use the full range"
     return {
         "lowest": min(one.low for one in facts),
         "bright": bright,
@@ -124,7 +124,7 @@ def intensities(facts: Sequence[Measurements]) -> dict[str, Any]:
 
 
 def remarks(facts: Sequence[Measurements], names: Sequence[str], plane: str) -> list[str]:
-    """What a person should look at, in words."""
+    """What a person should check, in words."""
 
     def of_those(holds: Callable[[Measurements], bool], what: str, advice: str) -> list[str]:
         those = [name for name, one in zip(names, facts, strict=True) if holds(one)]
@@ -134,63 +134,63 @@ def remarks(facts: Sequence[Measurements], names: Sequence[str], plane: str) -> 
     return [
         *of_those(
             lambda one: set(one.pixels) <= {0},
-            "case(s) show no class at all and are kept as such",
-            ": right where nothing is to be seen; where it was never drawn, remove the pair and prepare again.",
+            "case(s) show no class and are kept",
+            ": this is right if there is nothing to see. If nobody drew the class, remove the pair and prepare again.",
         ),
         *of_those(
             lambda one: one.placed and across(one.spacing, one.shape[2]),
             f"volume(s) have coarser steps within the {plane} slices than across them",
-            ": they were taken in another plane; choose it with --plane, so that slices are sharp.",
+            ": the scanner used another plane. Choose it with --plane, so that slices are sharp.",
         ),
         *of_those(
             lambda one: one.placed and min(one.spacing) > WIDE,
             f"volume(s) have voxels of more than {WIDE} mm",
-            ": if their headers say metres and mean millimetres, correct them"
+            ": if their headers say metres but mean millimetres, correct the headers"
             " (nibabel: image.header.set_xyzt_units('mm')) and prepare again.",
         ),
-        *(["Grey and colour images are mixed; grey is repeated to RGB in training."] if mixed else []),
+        *(["Grey and colour images are mixed. Training repeats grey to RGB."] if mixed else []),
         *_inverted(facts, names),
         *_absent(facts),
         *of_those(
             lambda one: one.turned,
-            "image(s) are turned upright as their EXIF says, and their masks are not",
-            ": see in report.html whether they fit. If they do not, save the images as PNG without EXIF.",
+            "image(s) are turned upright as their EXIF says, but their masks are not",
+            ": check in report.html whether they fit. If they do not, save the images as PNG without EXIF.",
         ),
         *_lone(facts, names),
     ]
 
 
 def _lone(facts: Sequence[Measurements], names: Sequence[str]) -> Iterator[str]:
-    """A remark on each class that one of ten cases or more alone shows."""
+    """A remark on each class that only one of ten or more cases shows."""
     for number in sorted({n for one in facts for n in one.pixels if n}):
         holders = [name for name, one in zip(names, facts, strict=True) if number in one.pixels]
         if len(holders) == 1 and len(facts) >= 10:
-            yield f"Class {number} is in one case only ({holders[0]}): a slip of the pen?"
+            yield f"Only one case shows class {number} ({holders[0]}): is this a slip of the pen?"
 
 
 def _inverted(facts: Sequence[Measurements], names: Sequence[str]) -> list[str]:
-    """A remark on cases that are mostly of a class, where most others are mostly background, and where most are so."""
+    """A remark on cases that are mostly class pixels, if most other cases are mostly background or if most are so."""
     shares = [1 - one.pixels.get(0, 0) / max(1, sum(one.pixels.values())) for one in facts]
     odd = [name for name, share in zip(names, shares, strict=True) if share > 0.5]
     if not odd or 0.25 <= median(shares) <= 0.5:
         return []
     if median(shares) > 0.5:
-        words = "are background and class exchanged? If so, say --labels 0=1,255=0 (or with the masks' own values)."
+        words = "are background and class exchanged? If so, use --labels 0=1,255=0 (or the masks' own values)."
         return [f"In {len(odd)} case(s) ({some_of(odd)}), as in most, classes cover more than half: {words}"]
     words = "classes cover more than half, and in most others less than a quarter: are background and class exchanged?"
     return [f"In {len(odd)} case(s) ({some_of(odd)}) {words}"]
 
 
 def _absent(facts: Sequence[Measurements]) -> list[str]:
-    """A remark on class numbers that no mask shows, below those that some show."""
+    """A remark on class numbers that no mask shows, below those that some masks show."""
     shown = sorted({number for one in facts for number in one.pixels if number})
     absent = [number for number in range(1, max(shown, default=0)) if number not in shown]
     if not absent:
         return []
     table = ",".join(f"{number}={i}" for i, number in enumerate(shown[:8], 1))
     return [
-        f"No mask shows class {', '.join(map(str, absent[:5]))}, though some show class {shown[-1]}."
-        f" If the numbers are to begin at 1 and have no gap, say such as --labels {table}."
+        f"No mask shows class {', '.join(map(str, absent[:5]))}, but some show class {shown[-1]}."
+        f" If the numbers should start at 1 without gaps, use --labels, such as --labels {table}."
     ]
 
 

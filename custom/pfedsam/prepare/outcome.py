@@ -1,4 +1,4 @@
-"""What is written beside the images: datalist, names, report; and what the report says of labels."""
+"""Writes datalist, names and report beside the images, and describes the labels in words."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ from pfedsam.prepare.walk import MARK
 
 @dataclass(frozen=True)
 class Prepared:
-    """One prepared case: its source, its new name and files, its facts."""
+    """One prepared case: its source, its new name and files, and its measurements."""
 
     case: Case
     name: str
@@ -57,7 +57,7 @@ def write_down(
 
 
 def _private(path: Path) -> Path:
-    """An empty file that its owner alone may read."""
+    """An empty file that only its owner may read."""
     path.touch(mode=0o600)
     return path
 
@@ -68,7 +68,7 @@ def labels_by(rule: LabelRule, segments: dict[str, int]) -> str:
         return _classes_by(rule, segments)
     return (
         f"{_classes_by(rule, segments)} {rule.ignore} marks pixels that nobody labelled (--ignore);"
-        f" they are {IGNORED} in the prepared masks."
+        f" they have the value {IGNORED} in the prepared masks."
     )
 
 
@@ -83,11 +83,11 @@ def _classes_by(rule: LabelRule, segments: dict[str, int]) -> str:
         )
     if rule.classes == 1:
         return f"One class: 0 is the background, {WHITE if rule.white else 1} is the class."
-    return "Mask values are taken as class numbers, as they are."
+    return "Mask values are used as class numbers, unchanged."
 
 
 def names_of(segments: dict[str, int]) -> dict[int, str]:
-    """The names of each class; spellings that differ in case alone are one name."""
+    """The names of each class. Spellings that differ only in case are one name."""
     names: dict[int, dict[str, str]] = {}
     for label, number in segments.items():
         names.setdefault(number, {}).setdefault(label.casefold(), label)

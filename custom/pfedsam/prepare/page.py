@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing else, and its pictures: do image and mask fit?"""
+"""The report as one self-contained HTML page, with pictures that show whether image and mask fit."""
 
 import base64
 import io
@@ -20,7 +20,7 @@ COLOURS = ((213, 94, 0), (86, 180, 233), (240, 228, 66), (0, 158, 115), (204, 12
 
 
 def page(report: dict[str, Any], pictures: Sequence[tuple[str, bytes]]) -> str:
-    """The page; `pictures` are JPEG with what is written below each."""
+    """The page. `pictures` are pairs of caption and JPEG."""
     shown = [(text, base64.b64encode(data).decode()) for text, data in pictures]
     colours = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in COLOURS]
     left = by_reason(report["dropped"])
@@ -28,7 +28,7 @@ def page(report: dict[str, Any], pictures: Sequence[tuple[str, bytes]]) -> str:
 
 
 def by_reason(dropped: Sequence[dict[str, str]]) -> list[tuple[str, str, list[str]]]:
-    """Why, what to do, and the files that both hold for: a row a reason, each file named."""
+    """One row per reason: why, what to do, and all files left out for it."""
     groups: dict[tuple[str, str], list[str]] = {}
     for one in dropped:
         groups.setdefault((one["why"], one["do"]), []).append(one["file"])
@@ -36,7 +36,7 @@ def by_reason(dropped: Sequence[dict[str, str]]) -> list[tuple[str, str, list[st
 
 
 def thumbnail(pair: Pair) -> bytes:
-    """JPEG of the slice that shows most of the classes, longest side 256 px, mm kept square; at most 60 KB."""
+    """JPEG of the slice with most class pixels: square in mm, longest side 256 px, at most 60 KB."""
     drawn = np.where(pair.labels == IGNORED, 0, pair.labels) if pair.partly else pair.labels
     index = int((drawn > 0).sum((0, 1)).argmax()) if drawn.any() else drawn.shape[2] // 2
     picture = Image.fromarray(_grey(pair.image.values[:, :, index]))
@@ -47,7 +47,7 @@ def thumbnail(pair: Pair) -> bytes:
 
 
 def _grey(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """(H, W, 3) between the 0.5 and 99.5 percentiles."""
+    """(H, W, 3), scaled between the 0.5 and 99.5 percentiles."""
     low, high = np.percentile(values, (0.5, 99.5))
     scaled = np.clip((values.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1) * 255
     pixels = scaled.astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Which image each mask belongs to, by folder and file names; what is ambiguous is named, never guessed."""
+"""Finds the image of each mask by folder and file names. Ambiguous cases are reported, never guessed."""
 
 import re
 from collections import Counter, defaultdict
@@ -30,24 +30,24 @@ IMAGE_END = re.compile(r"(?:^|(?P<stem>.*?)[ _.-]+)(?:image|img|imaging|scan)")
 CHANNEL = re.compile(r"(?P<stem>.+)_\d{4}")  # nnU-Net's imagesTr/case_0000.nii.gz
 ROLE_IN_NAME = re.compile(WEAK)
 BIDS = re.compile("derivatives|anat|dwi|perf|func|fmap|pet")
-ALONE = {  # what is said of a mask (True) or an image that has no partner
-    True: ("a mask without an image of its name", "add the image, rename the mask after it, or say --pair"),
+ALONE = {  # the reason and remedy for a mask (True) or an image without a partner
+    True: ("a mask without an image of its name", "add the image, rename the mask like it, or use --pair"),
     False: (
         "an image without a mask of its name",
-        "add its mask: the same name in a folder masks/ or labels/, or with _mask, _seg or _label at its end;"
-        " for DICOM, the DICOM-SEG drawn on it; or say with --pair how the names fit",
+        "add its mask: the same name in a folder masks/ or labels/, or with _mask, _seg or _label at the end;"
+        " for DICOM, the DICOM-SEG drawn on it; or use --pair to say how the names fit",
     ),
 }
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An image or a mask with the names that it goes by.
+    """An image or a mask with the names by which it can be found.
 
     Attributes:
-        folders: the folders that it lies in, outermost first, plain.
+        folders: the folders that contain it, outermost first, plain.
         stem: its file name without the ending, plain.
-        mask: what it is; None: to be told by its folders, its name and the files beside it.
+        mask: whether it is a mask; None: its folders, its name and the files beside it decide.
     """
 
     name: str
@@ -58,24 +58,24 @@ class Candidate:
 
     @cached_property
     def place(self) -> Words:
-        """The folders that do not only say images or masks."""
+        """The folders that say more than images or masks."""
         return place(self.folders)
 
     @cached_property
     def wide(self) -> Words:
-        """The same without such as `train_masks`, and without those that BIDS sorts files by."""
+        """The same without folders such as `train_masks`, and without those by which BIDS sorts files."""
         return tuple(folder for folder in self.folders if role(folder) is None and not BIDS.fullmatch(folder))
 
     @cached_property
     def bare(self) -> Words:
-        """The parts of its name that do not say image or mask."""
+        """The parts of its name that say neither image nor mask."""
         return without(words(self.stem), IMAGE, MASK)
 
     @cached_property
     def keys(self) -> tuple[Words, ...]:
-        """What it is paired by, a level each: as it is, without its end, without such words anywhere, or modalities.
+        """The names for pairing, one per level: complete, without the end, without such words, without modalities.
 
-        An image may say which split it is of where its mask does not: DRIVE's 21_training and 21_manual1.
+        An image may name its split although its mask does not, as in DRIVE's 21_training and 21_manual1.
         """
         stem = _cut(self.stem, MASK_END, MASK_START) if self.mask else self.stem
         if not self.mask and any(folder in ("imagestr", "imagests") for folder in self.folders):
@@ -88,9 +88,9 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Claim:
-    """A mask of an image; `extra` are the words by which its name, or its folder, differs from the image's.
+    """A mask of an image. `extra` are the words by which its name or folder differs from the image's.
 
-    `by` is what speaks for it: its name; the folder, where no name fits and the image is the only one; or the user.
+    `by` is the reason: its name; the folder, if no name fits and the folder has one image; or the user.
     """
 
     mask: Candidate
@@ -100,7 +100,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Claimed:
-    """The images, the masks of each that has some, and what has no partner or could have several."""
+    """The images, the masks of each, and the files without a partner or with several candidates."""
 
     images: list[Candidate] = field(default_factory=list)
     masks: dict[Candidate, list[Claim]] = field(default_factory=lambda: defaultdict(list))
@@ -110,19 +110,19 @@ class Claimed:
 def candidate(
     name: str, files: tuple[Path, ...], parts: tuple[str, ...], stem: str, *, mask: bool | None = None
 ) -> Candidate:
-    """The candidate that folder and file names make of files.
+    """A candidate made from folder and file names.
 
     Args:
-        parts: the folders that they lie in, outermost first.
-        mask: what it is, where the user has said so; None: by the nearest folder that names a role, or its own name.
+        parts: the folders that contain the files, outermost first.
+        mask: as the user said; None: the nearest folder that names a role decides, else the name.
     """
     return Candidate(name, files, tuple(plain(part) for part in parts), plain(stem), mask)
 
 
 def claimed(candidates: Iterable[Candidate]) -> Claimed:
-    """The image that each mask belongs to: of the same folders first, and by the longest part of its name.
+    """The image of each mask: in the same folders first, and by the longest part of its name.
 
-    A mask of two images is left out, and so are these where they lie in its folder.
+    A mask that fits two images is left out. So are these images, if they are in its folder.
     """
     every = _told(list(candidates))
     answer, torn = Claimed([i for i in every if not i.mask]), dict[Candidate, list[Candidate]]()
@@ -143,7 +143,7 @@ def claimed(candidates: Iterable[Candidate]) -> Claimed:
         parts = [image, *(claim.mask for claim in answer.masks.pop(image, []))]
         answer.dropped.extend(_ambiguous(one, fits) for one in parts)
     named = set(answer.masks)
-    for image, claim in by_folder:  # a mask of its name takes away the doubt about any other
+    for image, claim in by_folder:  # a mask of the same name settles the doubt about any other
         if image in named or image in torn:
             lone.append(claim.mask)
         else:
@@ -154,7 +154,7 @@ def claimed(candidates: Iterable[Candidate]) -> Claimed:
 
 
 class _Index:
-    """Images by what they may be found by."""
+    """Images by the names under which they can be found."""
 
     def __init__(self, images: Sequence[Candidate]) -> None:
         self.here: dict[tuple[int, Words, Words], list[Candidate]] = defaultdict(list)
@@ -170,7 +170,7 @@ class _Index:
                 self.paths[path].append(image)
 
     def fitting(self, mask: Candidate) -> tuple[list[Candidate], Claim, bool]:
-        """The images that a mask may belong to, the claim, and whether they lie in its folders."""
+        """The images that a mask may belong to, the claim, and whether they are in its folders."""
         home, wide = mask.place, mask.wide
         for level, key in enumerate(mask.keys):
             if fits := self.here.get((level, home, key)):
@@ -197,9 +197,9 @@ def role_of(folders: Words) -> bool | None:
 
 
 def _told(candidates: list[Candidate]) -> list[Candidate]:
-    """The candidates, each an image or a mask: as the user said, by the nearest folder that says so, else by its name.
+    """The candidates, each marked as image or mask: by the user, else by the nearest folder with a role, else by name.
 
-    In a folder of images, a name says mask only beside the image that it is a mask of.
+    In a folder of images, a file named as a mask counts as one only beside its image.
     """
     stems: dict[Words, set[str]] = defaultdict(set)
     images: dict[Words, set[Words]] = defaultdict(set)
@@ -228,7 +228,7 @@ def _is_mask(one: Candidate, images: set[Words], has_mask: bool) -> bool:
 
 
 def _agree(one: Words, other: Words) -> bool:
-    """Whether the folders of one are among the other's, in the same order."""
+    """Whether the folders of one are among those of the other, in the same order."""
     short, long = sorted((one, other), key=len)
     rest = iter(long)
     return all(folder in rest for folder in short)
@@ -242,14 +242,14 @@ def _ambiguous(one: Candidate, images: Sequence[Candidate]) -> Dropped:
     names = ", ".join(i.name for i in images[:5])
     return Dropped(
         one.name,
-        f"{len(images)} images and 1 masks go by the same name ({names})",
-        "leave one image for each mask, rename them, or choose with --pair, such as"
-        " --pair '(.+)_flair' '(.+)_seg': the part in brackets must be the same",
+        f"{len(images)} images and 1 masks have the same name ({names})",
+        "keep one image for each mask, rename them, or choose with --pair, such as"
+        " --pair '(.+)_flair' '(.+)_seg': the part in brackets must be equal",
     )
 
 
 def _left_over(lone: Sequence[Candidate], every: Sequence[Candidate]) -> Iterator[Dropped]:
-    """Why each item has no partner; a name that one image and one mask alone have is pointed at."""
+    """Why each item has no partner. If only one image and one mask share a name, the message points to both."""
     count = Counter((i.keys[1], i.mask) for i in every)
     partners = {(i.keys[1], i.mask): i for i in lone if i.keys[1] and count[i.keys[1], i.mask] == 1}
     for one in lone:
@@ -260,13 +260,13 @@ def _left_over(lone: Sequence[Candidate], every: Sequence[Candidate]) -> Iterato
         what, missing = ("a mask", "image") if one.mask else ("an image", "mask")
         yield Dropped(
             one.name,
-            f"{what} whose {missing} of its name lies in other folders ({other.name})",
-            "if they are a pair, put both into the same folder, or into images/ and masks/ of one, or say --pair;"
-            " else rename one",
+            f"{what} whose {missing} of the same name is in other folders ({other.name})",
+            "if they are a pair, put both into one folder, or into images/ and masks/ of one folder, or use --pair;"
+            " otherwise rename one",
         )
 
 
 def _cut(stem: str, *patterns: re.Pattern[str]) -> str:
-    """The stem without the word that a pattern finds; empty where it is the whole."""
+    """The stem without the word that a pattern finds; empty if the pattern matches all of it."""
     found = next((m for p in patterns if (m := p.fullmatch(stem))), None)
     return stem if found is None else found["stem"] or ""

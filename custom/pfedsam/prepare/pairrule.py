@@ -1,4 +1,4 @@
-"""Pairs as the user says with --pair: two regular expressions whose first groups are equal."""
+"""Pairs by the user's --pair: two regular expressions whose first groups are equal."""
 
 from collections.abc import Sequence
 
@@ -8,14 +8,14 @@ from pfedsam.prepare.words import pattern_of, plain, words
 
 
 def pairs_by_pattern(candidates: Sequence[Candidate], image: str, mask: str) -> Claimed:
-    """What --pair makes of the candidates: an image and its masks have the same first group.
+    """The pairs that --pair finds: an image and its masks have the same first group.
 
-    A second group of the mask's pattern names the structure. What fits the mask's pattern is no image.
+    A second group of the mask's pattern names the structure. A file that fits the mask's pattern is never an image.
 
     Raises:
-        UserFault: a pattern is no regular expression, or has no group.
+        UserFault: a pattern is not a regular expression, or has no group.
     """
-    group, example = "for what an image and its mask share", ", such as 'volume-(.+)' 'segmentation-(.+)'"
+    group, example = "for the part that an image and its mask share", ", such as 'volume-(.+)' 'segmentation-(.+)'"
     patterns = [pattern_of(text, "--pair", group, example) for text in (image, mask)]
     answer, images = Claimed(), dict[str, list[Candidate]]()
     masks = [(one, hit) for one in candidates if (hit := patterns[1].search(one.name))]
@@ -36,12 +36,12 @@ def pairs_by_pattern(candidates: Sequence[Candidate], image: str, mask: str) -> 
             answer.dropped.append(_unfit(one, hit[1], len(fits)))
     unused = [(one, key, fits) for key, fits in images.items() if key not in used for one in fits]
     answer.dropped.extend(_unfit(one, key, len(fits) if len(fits) > 1 else 0) for one, key, fits in unused)
-    why, do = "the name fits neither pattern of --pair", "nothing, if it is not needed; else widen a pattern"
+    why, do = "the name fits neither pattern of --pair", "nothing, if it is not needed; otherwise widen a pattern"
     answer.dropped.extend(Dropped(one.name, why, do) for one in candidates if one not in taken)
     return answer
 
 
 def _unfit(one: Candidate, key: str, images: int) -> Dropped:
     if images:
-        return Dropped(one.name, f"{images} images have {key!r} as their part of --pair", "narrow the first pattern")
-    return Dropped(one.name, f"--pair finds no partner with {key!r}", "add it, or widen the patterns")
+        return Dropped(one.name, f"--pair finds {images} images with {key!r}", "narrow the first pattern")
+    return Dropped(one.name, f"--pair finds no partner with {key!r}", "add the partner, or widen the patterns")

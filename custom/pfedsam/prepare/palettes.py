@@ -1,4 +1,4 @@
-"""Whether the palettes of a site's masks give each number one colour: some programs number them anew in each file."""
+"""Checks that the palettes of a site's masks give each number one colour. Some programs renumber colours per file."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ Colour = tuple[int, ...]
 
 
 def unlike(cases: Sequence[Case], values: Sequence[Values]) -> dict[int, Dropped]:
-    """By their place, the few cases whose palette gives a number another colour than most do.
+    """By index, the few cases whose palette gives a number another colour than most cases do.
 
     Args:
-        values: those that each case's mask holds.
+        values: those in each case's mask.
 
     Raises:
-        UserFault: they are too many to be odd.
+        UserFault: there are too many of them to be exceptions.
     """
     shown = [_colours(case, held) for case, held in zip(cases, values, strict=True)]
     count: dict[int, Counter[Colour]] = defaultdict(Counter)
@@ -34,7 +34,7 @@ def unlike(cases: Sequence[Case], values: Sequence[Values]) -> dict[int, Dropped
 
 
 def _colours(case: Case, held: Values) -> dict[int, Colour]:
-    """The colour of each number that a case's mask holds; greys are left out, as they may show the number itself."""
+    """The colour of each number in a case's mask. Greys are left out, because they may show the number itself."""
     found: dict[int, Colour] = {}
     for mask in case.masks if kind_of(case.mask) == "picture" else ():
         colours = palette(mask)
@@ -48,6 +48,6 @@ def _fault(odd: Sequence[tuple[Case, int, Colour, Colour]]) -> UserFault:
         expected="one colour for each number in the palettes of all masks",
         came=f"number {number} as red, green, blue {colour} in {case.mask.name}, and {usual} in others"
         f" ({len(odd)} mask(s) differ)",
-        do="save the masks again as grey class numbers that are the same in all of them; or say what the numbers mean"
-        f" with --labels, such as {number}={number}, if the colours mean nothing",
+        do="save the masks again as grey class numbers with one meaning in all files; or, if the colours mean nothing,"
+        f" say what the numbers mean with --labels, such as {number}={number}",
     )

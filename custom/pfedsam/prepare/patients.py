@@ -1,4 +1,4 @@
-"""How patients are told apart, so that no patient sits in two splits; the rule is always said in words."""
+"""Identifies patients, so that no patient is in two splits. The report always states the rule in words."""
 
 import hashlib
 import hmac
@@ -13,12 +13,12 @@ from pfedsam.prepare.words import pattern_of
 
 
 def by_pattern(cases: Sequence[Case], pattern: str) -> tuple[list[Case], list[Dropped], str]:
-    """Patients by the first captured group of `pattern` in the file name, else in the path; others are left out.
+    """Patients by the first group of `pattern` in the file name, else in the path. Other cases are left out.
 
     Raises:
-        UserFault: no regular expression, or none with a group.
+        UserFault: it is not a regular expression, or has no group.
     """
-    rule = pattern_of(pattern, "--patient", "that catches the patient")
+    rule = pattern_of(pattern, "--patient", "for the patient")
     kept, dropped = [], []
     for case in cases:
         found = rule.search(PurePath(case.name).name) or rule.search(case.name)
@@ -26,16 +26,16 @@ def by_pattern(cases: Sequence[Case], pattern: str) -> tuple[list[Case], list[Dr
             kept.append(replace(case, patient=found.group(1)))
         else:
             dropped.append(Dropped(case.name, f"the name does not fit --patient {pattern}", "widen the pattern"))
-    words = f"Patients were told apart by what --patient {pattern} catches in the file name, else in the path"
-    some = f", such as {kept[0].patient} of {kept[0].name}" if kept else ""
-    return kept, dropped, f"{words}: {len({case.patient for case in kept})} patients of {len(kept)} files{some}."
+    words = f"Patients are identified by the group of --patient {pattern} in the file name, else in the path"
+    some = f", such as {kept[0].patient} in {kept[0].name}" if kept else ""
+    return kept, dropped, f"{words}: {len({case.patient for case in kept})} patients with {len(kept)} files{some}."
 
 
 def by_issuer(ids: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
-    """The patient of each (PatientID, issuer), and remarks: by the ID alone, as some series leave the issuer out.
+    """The patient of each (PatientID, issuer), and remarks. Some series do not state the issuer.
 
-    An ID that two issuers give out is two patients, if each of its series names one; else all of it is one patient,
-    for a series without an issuer may be of either.
+    An ID from two issuers means two patients, if every series of it names an issuer. Otherwise all series of
+    the ID are one patient, because a series without an issuer may belong to either.
     """
     issuers: dict[str, set[str]] = defaultdict(set)
     for one, issuer in ids:
@@ -46,26 +46,26 @@ def by_issuer(ids: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
     remarks = []
     if apart:
         remarks.append(
-            f"{len(apart)} PatientID(s) come from several issuers: by PatientID, each with its issuer is a patient."
+            f"{len(apart)} PatientID(s) come from several issuers: each PatientID with its issuer is a patient."
         )
     if joined := several - apart:
         remarks.append(
-            f"{len(joined)} PatientID(s) have an issuer in some series only: by PatientID, all series of such an ID are"
-            " one patient, whatever their issuer; where they are several, write IssuerOfPatientID into each series."
+            f"{len(joined)} PatientID(s) have an issuer in some series only: all series of such an ID are one patient."
+            " If they are several patients, write IssuerOfPatientID into each series."
         )
     return patients, remarks
 
 
 def told_apart(cases: Sequence[Case], said: str | None = None) -> tuple[list[Case], list[Dropped], str]:
-    """The cases with their patients, those of which none is known, and how patients were told apart.
+    """The cases with their patients, cases without a known patient, and the rule in words.
 
-    By the datalist or DICOM's PatientID, else by folder and file names.
+    The patient comes from the datalist or DICOM's PatientID, else from folder and file names.
 
     Args:
-        said: `folder`, `each` or a pattern, where the user says what is a patient; then nothing else counts.
+        said: `folder`, `each` or a pattern, if the user says what a patient is. Then nothing else counts.
 
     Raises:
-        UserFault: names do not show what the patients are.
+        UserFault: the names do not show what the patients are.
     """
     if said not in (None, "folder", "each"):
         return by_pattern(cases, said)
@@ -73,7 +73,7 @@ def told_apart(cases: Sequence[Case], said: str | None = None) -> tuple[list[Cas
     if not nameless:
         by = "the column group of the datalist" if any(c.split for c in cases) else "PatientID in the DICOM files"
         count = len({case.patient for case in cases})
-        return list(cases), [], f"Patients were told apart by {by}: {count} patients of {len(cases)} images."
+        return list(cases), [], f"Patients are identified by {by}: {count} patients with {len(cases)} images."
     names = [PurePath(case.name) for case in nameless]
     found = grouped(names, len(cases)) if said is None else by_level(names) if said == "folder" else by_file(names)
     keys = dict(zip(nameless, found.keys, strict=True))
@@ -83,15 +83,15 @@ def told_apart(cases: Sequence[Case], said: str | None = None) -> tuple[list[Cas
         if case not in keys:
             kept.append(case)
         elif (key := keys[case]) is None:
-            why = "it lies outside the folders that tell patients apart"
-            dropped.append(Dropped(case.name, why, "put it into its patient's folder, or say --patient REGEX"))
+            why = "it is outside the folders that identify patients"
+            dropped.append(Dropped(case.name, why, "put it into its patient's folder, or use --patient REGEX"))
         else:
             kept.append(replace(case, patient=known.get(key.casefold(), "name:" + key)))
     if len(nameless) == len(cases):
         return kept, dropped, found.words
-    return kept, dropped, f"Patients were told apart by PatientID where a DICOM file has it. Else: {found.words}"
+    return kept, dropped, f"Patients are identified by PatientID if a DICOM file has it. Otherwise: {found.words}"
 
 
 def pseudonym(patient: str, salt: bytes) -> str:
-    """A group name that does not give the patient away: keyed by a salt that is drawn anew for each output."""
+    """A group name that does not reveal the patient. Its key is a salt that is drawn anew for each output."""
     return "p-" + hmac.new(salt, patient.encode(), hashlib.sha256).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Which slice each frame of a DICOM-SEG was drawn on: the one that it names, else the one at its place."""
+"""Finds the slice on which each frame of a DICOM-SEG was drawn: the slice it names, else the slice at its position."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,21 +23,21 @@ from pfedsam.data.slices import (
 )
 from pfedsam.errors import UserFault
 
-Instance = tuple[str, int]  # SOPInstanceUID and the number of a frame; 0 for a file of one slice
-NEAR = 0.5  # of a voxel: a frame's place and that of the slice that it names differ by less
-CLOSE = 0.1  # of a voxel: a frame that names none lies as close to its slice
+Instance = tuple[str, int]  # SOPInstanceUID and frame number; 0 for a file with one slice
+NEAR = 0.5  # of a voxel: a frame and the slice that it names are closer than this
+CLOSE = 0.1  # of a voxel: a frame that names no slice is at most this far from its slice
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame as its functional groups state it; `sources` are the slices that it names."""
+    """One frame, as its functional groups describe it. `sources` are the slices that it names."""
 
     segment: int | None
     sources: frozenset[Instance]
     place: SliceHeader
 
     def fits(self, one: SliceHeader) -> bool:
-        """Whether its pixels run as those of a slice of its size do, as far as both say."""
+        """Whether its pixels have the directions and size of this slice, as far as both files state them."""
         own = self.place
         turned = own.orientation and one.orientation and not parallel(own.orientation, one.orientation)
         wider = own.spacing and one.spacing and not alike(own.spacing, one.spacing)
@@ -47,16 +47,16 @@ class Frame:
 def slices_drawn_on(
     path: Path, file: Any, source: Volume, files: Sequence[Path]
 ) -> list[tuple[int | None, int]] | None:
-    """Each frame's segment (None in a label map) and the index in `source` of its slice.
+    """For each frame its segment (None in a label map) and the index of its slice in `source`.
 
-    None where some frame has no slice, or two of one segment share one.
+    The result is None if a frame has no slice, or if two frames of one segment share a slice.
 
     Args:
-        path: the segmentation's, for the fault.
-        files: the slices of `source` in order, or its one enhanced file.
+        path: of the segmentation, for the message.
+        files: the slices of `source` in order, or its single enhanced file.
 
     Raises:
-        UserFault: a frame states another place than that of the slice that it names.
+        UserFault: a frame states another position than the slice that it names.
     """
     slices = _slices(files)
     if (file.Rows, file.Columns) != next(iter(slices.values())).size[:2]:
@@ -96,7 +96,7 @@ def _frame(file: Any, index: int) -> Frame:
 
 
 def _named(path: Path, drawn: list[Frame], source: Volume, slices: dict[Instance, SliceHeader]) -> list[int] | None:
-    """By reference: each frame names one slice of the series, and no other direction or spacing."""
+    """By reference: each frame names one slice of the series and has its direction and spacing."""
     index = {instance: i for i, instance in enumerate(slices)} | {
         (uid, 1): i for i, (uid, number) in enumerate(slices) if number == 0
     }
@@ -113,8 +113,8 @@ def _named(path: Path, drawn: list[Frame], source: Volume, slices: dict[Instance
         if _apart(frame, one, source):
             here, there = _told(frame.place.position), _told(one.position)
             raise UserFault(
-                expected=f"each frame in {path} at the place of the slice that it names",
-                came=f"a frame at {here} that names {one.name}, which lies at {there}",
+                expected=f"each frame in {path} at the position of the slice that it names",
+                came=f"a frame at {here} that names {one.name} at {there}",
                 do="export the segmentation again: its references or its positions are wrong",
             )
         found.append(place)
@@ -122,7 +122,7 @@ def _named(path: Path, drawn: list[Frame], source: Volume, slices: dict[Instance
 
 
 def _met(drawn: list[Frame], source: Volume, slices: dict[Instance, SliceHeader]) -> list[int] | None:
-    """By place: each frame lies on one slice of the series."""
+    """By position: each frame is on one slice of the series."""
     known = list(slices.values())
     if source.affine is None or not all(frame.place.placed for frame in drawn) or not all(one.placed for one in known):
         return None
@@ -138,7 +138,7 @@ def _met(drawn: list[Frame], source: Volume, slices: dict[Instance, SliceHeader]
 
 
 def _apart(frame: Frame, one: SliceHeader, source: Volume) -> bool:
-    """Whether both state where they lie, and that is half a voxel or more apart."""
+    """Whether both state their positions, and these differ by half a voxel or more."""
     if source.affine is None or not frame.place.position or not one.position:
         return False
     places = [_voxel(position, source.affine) for position in (frame.place.position, one.position)]
@@ -146,7 +146,7 @@ def _apart(frame: Frame, one: SliceHeader, source: Volume) -> bool:
 
 
 def _voxel(position: Sequence[float], affine: Affine) -> NDArray[np.float64]:
-    """Where an ImagePositionPatient lies in the volume: row, column and slice."""
+    """The voxel of an ImagePositionPatient in the volume: row, column and slice."""
     return np.linalg.solve(affine, LPS_TO_RAS @ [*position, 1.0])[:3]
 
 

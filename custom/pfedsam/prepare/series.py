@@ -1,4 +1,4 @@
-"""DICOM files put together into series, and each DICOM-SEG to the series that it was drawn on."""
+"""Combines DICOM files into series, and finds the series on which each DICOM-SEG was drawn."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -16,13 +16,13 @@ from pfedsam.prepare.walk import File
 
 @dataclass(frozen=True)
 class Series:
-    """One series, or one file of it that is an image of its own: what its headers say of it.
+    """One series, or one of its files that is an image on its own, as its headers describe it.
 
     Attributes:
-        instances: the files by SOPInstanceUID, of copies the first.
-        slices: by SOPInstanceUID, of a series whose files are a slice each; none of a file that no others belong
-            to: an image without geometry (X-rays), or an enhanced file of several frames.
-        fault: why it can't be used whatever its mask is, and what to do.
+        instances: the files by SOPInstanceUID; of identical copies the first.
+        slices: by SOPInstanceUID, if each file of the series is one slice. Empty for a file that stands alone: an
+            image without geometry (X-rays), or an enhanced file with several frames.
+        fault: why it cannot be used with any mask, and what to do.
     """
 
     uid: str
@@ -37,14 +37,14 @@ class Series:
 
     @property
     def name(self) -> str:
-        """The folder that holds it, or its file."""
+        """The folder that contains the series, or its file."""
         one = self.files[0]
         return one.name if len(self.files) == 1 else str(Path(one.name).parent)
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """One DICOM-SEG: its segments' labels, and the instances that it refers to, by series."""
+    """One DICOM-SEG: its segments' labels, and the instances to which it refers, by series."""
 
     file: File
     labels: dict[int, str]
@@ -67,7 +67,7 @@ class Stack:
 
 
 def stacked(files: Iterable[File]) -> Stack:
-    """Series and segmentations out of DICOM files, by their headers; what is neither is left out with the reason."""
+    """Series and segmentations from DICOM files, by their headers. Other files are left out with the reason."""
     stack, alone = Stack(), list[Series]()
     joined: dict[tuple[str, str], list[Series]] = defaultdict(list)
     for file in files:
@@ -83,7 +83,7 @@ def stacked(files: Iterable[File]) -> Stack:
     stacked_uids = {uid for uid, _ in joined}
     for one in alone:
         if one.uid in stacked_uids and not one.placed and one.fault is None:
-            lost = "a slice without ImagePositionPatient in a series that has it elsewhere"
+            lost = "a slice without ImagePositionPatient in a series whose other slices have it"
             stack.dropped.append(Dropped(one.name, lost, "export the series again with its geometry"))
         else:
             stack.series.append(one)
@@ -97,10 +97,10 @@ def stacked(files: Iterable[File]) -> Stack:
 
 
 def matched(stack: Stack) -> tuple[list[Case], list[Series], list[Dropped]]:
-    """Cases, series without a segmentation, and the segmentations that fit no series or share one.
+    """Cases, series without a segmentation, and segmentations that fit no series or share one.
 
-    A segmentation belongs to the series of the instances that it names, else of the series UID, else to the
-    only series in its frame of reference.
+    A segmentation belongs to the series of the instances that it names, else to the series of its series UID,
+    else to the only series in its frame of reference.
     """
     claims: dict[int, list[Segmentation]] = defaultdict(list)
     cases, dropped = [], []
@@ -108,7 +108,7 @@ def matched(stack: Stack) -> tuple[list[Case], list[Series], list[Dropped]]:
         fits = _fitting(one, stack.series)
         if len(fits) != 1:
             why = f"that fits {len(fits)} series" if fits else "whose series is not in the folder"
-            do = "put exactly the series that it was drawn on beside it"
+            do = "put the one series on which it was drawn beside it"
             dropped.append(Dropped(one.file.name, f"a DICOM-SEG {why}", do))
         elif missing := _missing(one, stack.series[fits[0]]):
             why = f"drawn on {missing} slice(s) of its series ({stack.series[fits[0]].name}) that are not in the folder"
@@ -123,12 +123,12 @@ def matched(stack: Stack) -> tuple[list[Case], list[Series], list[Dropped]]:
             continue
         whys = [(series.name, f"a series with {count} segmentations")]
         whys += [(one.file.name, f"one of {count} DICOM-SEG files for one series") for one in rivals]
-        dropped += [Dropped(name, why, "leave the one to learn from") for name, why in whys]
+        dropped += [Dropped(name, why, "keep only the one to learn from") for name, why in whys]
     return cases, [one for i, one in enumerate(stack.series) if i not in claims], dropped
 
 
 def told(cases: list[Case], left: list[Dropped], stack: Stack) -> tuple[list[Case], list[Dropped]]:
-    """The cases whose series can be used, and what is left out, each with the fault that its series has."""
+    """The usable cases, and what is left out. If a series has a fault, that fault is the reason."""
     faults, apart = {one.files[0].path: one.fault for one in stack.series if one.fault}, _scattered(stack.series)
     lost = [Dropped(case.name, *fault) for case in cases if (fault := faults.get(case.image[0]))]
     reasons = {one.name: reason for one in stack.series if (reason := one.fault or apart.get(one.files[0].path))}
@@ -137,7 +137,7 @@ def told(cases: list[Case], left: list[Dropped], stack: Stack) -> tuple[list[Cas
 
 
 def _scattered(series: Iterable[Series]) -> dict[Path, Reason]:
-    """By file: why a slice has no mask where an exporter gave each slice of a volume a SeriesInstanceUID of its own."""
+    """By file, why a slice has no mask, if an exporter gave each slice of a volume its own SeriesInstanceUID."""
     lone = [one for one in series if len(one.slices) == 1]
     return scattered({s.files[0].path: ((s.frame, s.patient), next(iter(s.slices.values()))) for s in lone})
 
@@ -152,7 +152,7 @@ def _series(file: File, head: Any) -> Series:
 
 
 def _joined(parts: list[Series]) -> list[Series]:
-    """The series that files of one SeriesInstanceUID make: one, or one a folder where only that gives volumes."""
+    """The files of one SeriesInstanceUID as one series, or as one per folder if only that gives volumes."""
     folders: dict[Path, list[Series]] = defaultdict(list)
     for part in parts:
         folders[part.files[0].path.parent].append(part)
@@ -195,22 +195,22 @@ def _fitting(one: Segmentation, series: list[Series]) -> list[int]:
 
 
 def _missing(one: Segmentation, series: Series) -> int:
-    """How many slices that a segmentation refers to are not there; 0 of an image without geometry."""
+    """How many of the slices that a segmentation names are missing; 0 for an image without geometry."""
     return len(one.series.get(series.uid, set()) - series.instances.keys()) if series.placed else 0
 
 
 def _unusable(head: Any) -> Reason | None:
-    """Why a DICOM file is no slice of a series, and what to do; None where it is one."""
+    """Why a DICOM file is not a slice of a series, and what to do; None if it is one."""
     again = "export it again from the archive (PACS)"
     if head is None:
-        return "named or marked as DICOM, but it can't be read as such", again
+        return "named or marked as DICOM, but not readable as DICOM", again
     if str(head.get("Modality", "")) == "RTSTRUCT":
-        return "contours (RTSTRUCT), which are not read here", "export them as DICOM-SEG or NIfTI masks"
+        return "contours (RTSTRUCT), which cannot be read here", "export them as DICOM-SEG or NIfTI masks"
     if "Rows" not in head or "Columns" not in head:
         return (
             "a DICOM file without an image (no Rows and Columns)",
-            "nothing, if it is a report or a plan; else " + again,
+            "nothing, if it is a report or a plan; otherwise " + again,
         )
     if not head.get("SeriesInstanceUID") or not head.get("SOPInstanceUID"):
-        return "no SeriesInstanceUID or SOPInstanceUID, so its series is not known", again
+        return "no SeriesInstanceUID or SOPInstanceUID, so its series is unknown", again
     return None

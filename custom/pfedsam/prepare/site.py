@@ -1,4 +1,4 @@
-"""A site's folder in, a datalist out: all of it, or nothing."""
+"""Turns a hospital's folder into a datalist: completely, or not at all."""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
@@ -25,24 +25,24 @@ from pfedsam.prepare.patients import told_apart
 from pfedsam.prepare.splits import SHARES, drawn
 
 PICTURES = 24
-Watch = Callable[[Sequence[Any], str], Iterable[Any]]  # goes through things, telling how far it is
+Watch = Callable[[Sequence[Any], str], Iterable[Any]]  # iterates over things and shows the progress
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What the user asks for.
+    """The user's options.
 
     Attributes:
-        site: the site's name, as the report shows it; of a datalist for several sites, whose rows to take.
-        masks: a folder of masks alone.
+        site: the site's name in the report. In a datalist for several sites it selects the rows.
+        masks: a folder that contains only masks.
         plane: axial, coronal, sagittal or stored.
         table: mask value or DICOM segment label to class number.
-        ignore: the mask value of pixels that nobody labelled; None: all are labelled.
-        classes: number of classes without the background; None: as the masks show.
-        shares: of train, val and test; None: as a datalist has them, else 0.7, 0.1, 0.2.
-        patient: a regular expression whose first group is the patient, `folder` or `each`; None: as the files say.
-        pair: regular expressions of an image and its mask, whose first groups are equal; None: by the rules.
-        names: of the classes, in the order of their numbers; none: as the files say.
+        ignore: the mask value of pixels that nobody labelled; None: all pixels are labelled.
+        classes: number of classes without the background; None: as many as the masks show.
+        shares: of train, val and test; None: those of a datalist, else 0.7, 0.1, 0.2.
+        patient: a regular expression whose first group is the patient, `folder` or `each`; None: taken from the files.
+        pair: regular expressions of an image and its mask with equal first groups; None: the naming rules apply.
+        names: of the classes, in the order of their numbers; empty: taken from the files.
     """
 
     site: str = "site"
@@ -59,19 +59,19 @@ class Wish:
 
     @property
     def structures(self) -> list[str]:
-        """Those that it names, which gives them their order."""
+        """The structures that the options name, in their order."""
         return [*(key for key in self.table or {} if not key.isdigit() and key != "*"), *self.names]
 
 
 def prepare(
     folders: Sequence[Path], out: Path | None, wish: Wish, watch: Watch = lambda things, what: things
 ) -> dict[str, Any]:
-    """The report; `out` holds datalist, images, masks, report and names. Where `out` is None nothing is written.
+    """The report. `out` gets datalist, images, masks, report and names; if it is None, nothing is written.
 
-    Files that are at fault are left out and named in the report; the rest comes through.
+    Faulty files are left out and named in the report. The rest is prepared.
 
     Raises:
-        UserFault: `out` is taken, no pair came through, or there are too few patients.
+        UserFault: `out` is taken, no pair can be used, or there are too few patients.
     """
     if out is not None:
         check_free(out)
@@ -94,9 +94,9 @@ def _prepared(found: Discovered, folder: Path | None, wish: Wish, watch: Watch) 
     if not done:
         first = [*unread, *failed, *dropped, *telling(found.dropped)]
         raise UserFault(
-            expected="a pair of image and mask that can be used",
+            expected="a usable pair of image and mask",
             came=f"none in {found.files} files" + "".join(f"; {d.file}: {d.why}" for d in first[:3]),
-            do=first[0].do if first else "name the folder that holds images and masks",
+            do=first[0].do if first else "name the folder that contains images and masks",
         )
     splits, split_by = _splits(done, wish, patients_by)
     names = class_names(rule.classes, names_of(segments), wish.names)
@@ -118,10 +118,10 @@ def _prepared(found: Discovered, folder: Path | None, wish: Wish, watch: Watch) 
 
 
 def _surveyed(cases: Sequence[Case], watch: Watch, *, colours: bool) -> tuple[list[Case], list[Dropped], list[Values]]:
-    """The cases whose masks can be read, those that can't, and the values of the first.
+    """The cases whose masks can be read, those that are left out, and the mask values of the former.
 
     Args:
-        colours: whether a mask whose palette shows a number in another colour than most is left out.
+        colours: whether to leave out a mask if its palette gives a number another colour than most masks do.
     """
     kept, dropped, values = [], [], []
     for case in watch(cases, "masks"):
@@ -138,7 +138,7 @@ def _surveyed(cases: Sequence[Case], watch: Watch, *, colours: bool) -> tuple[li
 def _converted(
     cases: Sequence[Case], folder: Path | None, plan: Plan, watch: Watch
 ) -> tuple[list[Prepared], list[Dropped], list[tuple[str, bytes]]]:
-    """One case at a time: read, written, its facts kept; the pictures are of cases spread evenly."""
+    """Read and write one case at a time, and keep its facts. The pictures show cases spread evenly."""
     done: list[Prepared] = []
     dropped, pictures = [], []
     shown = set(np.linspace(0, len(cases) - 1, min(PICTURES, len(cases))).round().astype(int).tolist())
@@ -157,7 +157,7 @@ def _converted(
 
 
 def _splits(done: Sequence[Prepared], wish: Wish, patients_by: str) -> tuple[dict[str, str], str]:
-    """The split of each patient, and how it came about."""
+    """The split of each patient, and a sentence on where the splits come from."""
     patients = [d.case.patient for d in done]
     kept = {d.case.patient: d.case.split for d in done if d.case.split}
     if wish.shares is not None or len(kept) < len(set(patients)):
@@ -167,10 +167,10 @@ def _splits(done: Sequence[Prepared], wish: Wish, patients_by: str) -> tuple[dic
     if empty := [split for split in SPLITS if split not in kept.values()]:
         raise UserFault(
             expected=f"cases in split {empty[0]}",
-            came="none that could be used",
-            do="see what was left out, or give --split",
+            came="no usable ones",
+            do="look at what was left out, or give --split",
         )
-    return {patient: split for patient, split in kept.items() if split}, "Splits are the datalist's."
+    return {patient: split for patient, split in kept.items() if split}, "The splits are taken from the datalist."
 
 
 def _totals(done: Sequence[Prepared]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Train, val and test: drawn by patient, the same for the same seed, none empty."""
+"""Draws train, val and test by patient. One seed always gives the same splits, and no split is empty."""
 
 import math
 import random
@@ -11,10 +11,10 @@ SHARES = (0.7, 0.1, 0.2)
 
 
 def parse_shares(text: str) -> tuple[float, float, float]:
-    """Shares of train, val and test out of `0.7,0.1,0.2` or `70,10,20`; they add up to 1.
+    """The shares of train, val and test in `0.7,0.1,0.2` or `70,10,20`. Their sum is 1.
 
     Raises:
-        UserFault: not three positive numbers.
+        UserFault: these are not three positive numbers.
     """
     try:
         train, val, test = (float(part) for part in text.split(","))
@@ -25,16 +25,16 @@ def parse_shares(text: str) -> tuple[float, float, float]:
         raise UserFault(
             expected="three shares above zero, such as 0.7,0.1,0.2",
             came=text,
-            do="give train, val and test their share",
+            do="give one share each for train, val and test",
         )
     return train / total, val / total, test / total
 
 
 def drawn(patients: Iterable[str], shares: tuple[float, float, float], seed: int, known_by: str) -> dict[str, str]:
-    """The split of each patient; every split has one at least.
+    """The split of each patient. Every split has at least one patient.
 
     Args:
-        known_by: how patients were told apart, for the fault.
+        known_by: how patients were identified, for the message.
 
     Raises:
         UserFault: fewer than three patients.
@@ -42,9 +42,9 @@ def drawn(patients: Iterable[str], shares: tuple[float, float, float], seed: int
     order = sorted(set(patients))
     if len(order) < len(SPLITS):
         raise UserFault(
-            expected="three patients at least, one a split",
+            expected="at least three patients, one for each split",
             came=f"{len(order)} ({known_by})",
-            do="add patients, or tell them apart with --patient REGEX",
+            do="add patients, or identify them with --patient REGEX",
         )
     random.Random(seed).shuffle(order)
     val, test = (max(1, round(share * len(order))) for share in shares[1:])

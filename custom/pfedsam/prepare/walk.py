@@ -1,4 +1,4 @@
-"""All files below a folder, told apart by kind; what is no file that can be read is named."""
+"""All files below a folder, by kind. Files that cannot be used are reported."""
 
 import os
 from collections.abc import Iterator
@@ -11,12 +11,12 @@ from pfedsam.data.readable import hindrance
 from pfedsam.data.volume import Kind, kind_of, stem_of
 from pfedsam.prepare.found import Dropped, Reason
 
-MARK = "names.salt"  # a file of every folder that prepare has written
+MARK = "names.salt"  # a file in every folder that prepare has written
 
 
 @dataclass(frozen=True)
 class File:
-    """A file that may be an image or a mask; `parts` are the folders between the root and it."""
+    """A file that may be an image or a mask. `parts` are the folders between the root and the file."""
 
     path: Path
     root: Path
@@ -28,17 +28,17 @@ class File:
 
     @property
     def name(self) -> str:
-        """The path below the folder given, as the report shows it."""
+        """The path below the given folder, as the report shows it."""
         return str(self.path.relative_to(self.root))
 
     @property
     def stem(self) -> str:
-        """The file name without its ending, `.nii.gz` counted as one."""
+        """The file name without its ending. `.nii.gz` counts as one ending."""
         return stem_of(self.path)
 
 
 def files_below(root: Path) -> Iterator[File | Dropped]:
-    """Each file of a kind that is read here, and with the reason each that is not; hidden ones are passed over."""
+    """Each file of a kind that can be read, and each other file with the reason. Hidden files are skipped."""
     refused: list[OSError] = []
     for folder, folders, files in os.walk(root, onerror=refused.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -52,28 +52,28 @@ def files_below(root: Path) -> Iterator[File | Dropped]:
                 yield File(path, root, kind) if isinstance(kind, str) else Dropped(str(path.relative_to(root)), *kind)
     for error in refused:
         where = os.path.relpath(error.filename, root)
-        yield Dropped(where, f"the folder can't be read ({error.strerror})", "give yourself the right to read it")
+        yield Dropped(where, f"the folder can't be read ({error.strerror})", "give yourself permission to read it")
 
 
 def _kind(path: Path) -> Kind | Reason:
-    """A file's kind, or why it is none that is read here."""
+    """A file's kind, or the reason why it cannot be read."""
     if hindered := hindrance(path):
         return hindered
     if path.stat().st_size == 0:
-        return "the file is empty (0 bytes)", "copy it again from where it came"
+        return "the file is empty (0 bytes)", "copy it again from its source"
     return kind_of(path) or (
-        "a kind of file that is not read here (NIfTI, DICOM, PNG, JPEG, TIFF and BMP are)",
-        "nothing, if it is no image or mask; else convert it",
+        "a kind of file that cannot be read here (NIfTI, DICOM, PNG, JPEG, TIFF and BMP can)",
+        "nothing, if it is not an image or mask; otherwise convert it",
     )
 
 
 def _odd(folder: Path) -> Reason | None:
-    """Why a folder is not looked into, or is not what its name says."""
+    """Why a folder is skipped, or is not what its name says."""
     if (folder / MARK).is_file():
-        why = "a folder that pfedsam prepare wrote: its cases would come in a second time, as other patients"
-        return why, "nothing; or give that folder alone"
+        why = "a folder that pfedsam prepare wrote: its cases would count a second time, as other patients"
+        return why, "nothing; or give only that folder"
     if folder.is_symlink():
-        return "a link to a folder, which is not followed", "give the folder itself"
+        return "a link to a folder; links are not followed", "give the folder itself"
     if folder.name.lower().endswith((*NIFTI, *PICTURES)):
-        return "a folder that is named like a file", "rename it; files in it are looked at"
+        return "a folder with a name like a file", "rename it; the files in it are still read"
     return None

@@ -1,4 +1,4 @@
-"""The words by which folders and files say what they are: mask, image, modality, split, class, date."""
+"""The words in folder and file names that show what they contain: mask, image, modality, split, class, date."""
 
 import re
 import unicodedata
@@ -19,7 +19,7 @@ MODALITIES = (
 LONG_READERS = r"(?:rater|reader|annotator|expert|observer|grader|radiologist|doctor)\d*"
 READERS = rf"{LONG_READERS}|(?:user|version|ver|v|r)\d*"
 COPIES = r"copy|kopie|old|new|final|draft|corrected|reviewed|backup|bak|auto|pred|prediction|consensus|staple|\(\d+\)"
-WEAK = rf"rois?|contours?|lesions?|tumou?rs?|{LONG_READERS}"  # a mask only beside the image of its name
+WEAK = rf"rois?|contours?|lesions?|tumou?rs?|{LONG_READERS}"  # a mask only beside an image of the same name
 SPLITS = r"train|training|val|valid|validation|test|testing"
 SIDES = r"left|right|l|r|od|os|ou|lt|rt"
 TIMES = (
@@ -35,7 +35,7 @@ GENERIC = (
     r"patients?|subjects?|cases?|data|dicom|dcm|nifti|nii|png|jpe?g|tiff?|export|raw|axial|coronal|sagittal|pre|post"
     r"|contrast|all|processed|cropped|resized"
 )
-CLASSES = (  # what pictures are sorted by: findings, and the organs in which they are
+CLASSES = (  # names of folders that sort pictures: findings and organs
     r"(?:no|non|not|without|with)?[-_ ]?(?:tumou?rs?|cancer|disease[ds]?|findings?|lesions?|polyps?|covid(?:[-_ ]?19)?"
     r"|infect(?:ed|ion)|defects?|stroke|bleed(?:ing)?|dr)"
     r"|benign|malignant|(?:ab)?normal|positives?|negatives?|pos|neg|healthy|sick|controls?|viral[-_ ]\w+|bacterial"
@@ -52,13 +52,13 @@ Words = tuple[str, ...]
 
 
 def plain(name: str) -> str:
-    """One spelling of a name: composed letters, no capitals."""
+    """A name in one spelling: composed letters, no capitals."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 @lru_cache(maxsize=100_000)
 def words(stem: str) -> Words:
-    """The parts of a plain name between its separators; `mask1` is two of them."""
+    """The parts of a plain name between its separators. `mask1` has two parts."""
     parts = [part for part in SEPARATOR.split(stem) if part]
     return tuple(word for part in parts for word in _unglued(part))
 
@@ -69,15 +69,15 @@ def _unglued(part: str) -> Words:
 
 
 def without(parts: Iterable[str], *patterns: re.Pattern[str]) -> Words:
-    """The parts that no pattern matches as a whole."""
+    """The parts without those that a pattern matches completely."""
     return tuple(part for part in parts if not any(pattern.fullmatch(part) for pattern in patterns))
 
 
 @lru_cache(maxsize=100_000)
 def role(folder: str) -> bool | None:
-    """Whether a folder of that name holds masks (True) or images (False); None: the name does not say.
+    """Whether a folder of this name contains masks (True) or images (False); None: the name does not show it.
 
-    `train_masks` holds masks; `dataset_with_gt` may hold both.
+    `train_masks` contains masks; `dataset_with_gt` may contain both.
     """
     name = plain(folder)
     if MASK.fullmatch(name) or IMAGE.fullmatch(name):
@@ -89,7 +89,7 @@ def role(folder: str) -> bool | None:
 
 
 def place(folders: Iterable[str]) -> Words:
-    """The folders without those that name a role; of `train_masks`, `train` stays."""
+    """The folders without those that say mask or image. `train_masks` becomes `train`."""
     kept = []
     for name in map(plain, folders):
         if role(name) is None:
@@ -100,25 +100,25 @@ def place(folders: Iterable[str]) -> Words:
 
 
 def some_of(names: Sequence[str], most: int = 3) -> str:
-    """The first of them, and how many more there are."""
+    """The first names, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def pattern_of(text: str, option: str, group: str, example: str = "") -> re.Pattern[str]:
-    """The regular expression that the user gives with an option.
+    """The regular expression that the user gave with an option.
 
     Args:
-        group: what its group is for, and `example` how that looks.
+        group: what its group is for; `example` shows one.
 
     Raises:
-        UserFault: it is none, or has no group.
+        UserFault: it is not a regular expression, or has no group.
     """
     try:
         pattern = re.compile(text)
     except re.error as error:
         raise UserFault(
-            expected=f"a regular expression for {option}", came=f"{text!r} ({error})", do="mend it"
+            expected=f"a regular expression for {option}", came=f"{text!r} ({error})", do="correct the expression"
         ) from None
     if not pattern.groups:
-        raise UserFault(expected=f"a group (...) in {option} {group}", came=text, do=f"put brackets around it{example}")
+        raise UserFault(expected=f"a group (...) in {option} {group}", came=text, do=f"put it in brackets{example}")
     return pattern

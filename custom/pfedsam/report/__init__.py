@@ -1,1 +1,1 @@
-"""Report: results, table, plots, cards."""
+"""Report: a run's results as a page, with charts and pictures."""

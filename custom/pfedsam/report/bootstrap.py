@@ -1,4 +1,4 @@
-"""Intervals by drawing patients anew, and seeds where there are several."""
+"""Intervals from drawing patients again, and seeds if there are several."""
 
 import statistics as st
 from collections.abc import Sequence
@@ -14,20 +14,20 @@ DRAWS = 5000
 
 
 def mean_of(sites: dict[str, Classes]) -> float:
-    """Over cases within a class, then over classes, then over sites: as results.json has it."""
+    """The mean over cases within a class, then over classes, then over sites, as in results.json."""
     return st.mean(st.mean(st.mean(chain(*groups.values())) for groups in classes) for classes in sites.values())
 
 
 def interval(runs: Sequence[dict[str, Classes]], seed: int = 0) -> tuple[float, float]:
-    """The 2.5 and 97.5 percentiles of `mean_of`, averaged over runs, when patients and runs are drawn anew.
+    """The 2.5 and 97.5 percentiles of the mean of `mean_of` over runs, with patients and runs drawn again.
 
-    Each site's patients are drawn, the same for all runs, and then the runs: one less of either than there are, so
-    that the variance is that of the mean (McCarthy and Snowden 1985) and not (n - 1) / n of it, which at a site with
-    two patients is half. A site with one patient, or one run, adds no width: what it would be is not known.
-    A class that none of a draw's patients has is left out of that draw's mean.
+    Each site's patients are drawn, the same for all runs, then the runs. Each draw has one less than there are. The
+    variance is then that of the mean (McCarthy and Snowden 1985) instead of (n - 1) / n of it, which is half with
+    two patients. A site with one patient, or a single run, adds no width, because its spread is unknown.
+    If no drawn patient has a class, that draw's mean leaves the class out.
 
     Args:
-        runs: one a seed, of the same sites.
+        runs: one per seed, with the same sites.
     """
     rng = np.random.default_rng(seed)
     means = np.zeros((len(runs), DRAWS))
@@ -41,12 +41,12 @@ def interval(runs: Sequence[dict[str, Classes]], seed: int = 0) -> tuple[float, 
 
 
 def _picks(rng: np.random.Generator, count: int) -> npt.NDArray[np.int64]:
-    """Which of `count` are in each draw, (DRAWS, one less)."""
+    """The indices out of `count` in each draw, (DRAWS, count - 1)."""
     return rng.integers(0, count, (DRAWS, max(1, count - 1)))
 
 
 def _drawn(groups: Groups, patients: list[str], picks: npt.NDArray[np.int64]) -> Any:
-    """One class's mean in each draw, (DRAWS,); not a number where no drawn patient has the class."""
+    """One class's mean in each draw, (DRAWS,); NaN if no drawn patient has the class."""
     sums, counts = (np.array([fold(groups.get(patient, [])) for patient in patients]) for fold in (sum, len))
     with np.errstate(invalid="ignore"):
         return sums[picks].sum(1) / counts[picks].sum(1)

@@ -9,23 +9,23 @@ from pfedsam.report.look import COLOURS, ROLE_LINES, chart, series
 from pfedsam.report.words import SiteRow
 
 Entry = dict[str, Any]  # of one round in results.json
-Line = tuple[str, str, Callable[[Entry], float]]  # what follows a site in the legend, a style, a value of its report
+Line = tuple[str, str, Callable[[Entry], float]]  # text after a site's name in the legend, style, value of a report
 
 
 def dice_chart(rounds: list[Entry]) -> str:
-    """Validation Dice of both branches by round, a colour and marker a site."""
+    """Validation Dice of both branches by round, with one colour and marker per site."""
     lines: list[Line] = [(f", {role}", style, partial(_dice, role)) for role, style in ROLE_LINES.items()]
     return _by_round("dice", rounds, lines, ylabel="Dice, validation split", ylim=(0, 1))
 
 
 def loss_chart(rounds: list[Entry]) -> str:
-    """Sum of the training losses by round, a colour and marker a site."""
+    """Sum of the training losses by round, with one colour and marker per site."""
     lines: list[Line] = [("", "-", lambda of: sum(of["losses"].values()))]
     return _by_round("loss", rounds, lines, ylabel="training loss, all branches")
 
 
 def final_chart(rows: list[SiteRow]) -> str:
-    """Dice on the test split by site: before, global, personal; with intervals where there are some."""
+    """Dice on the test split by site: before, global, personal, with intervals if known."""
 
     def draw(axes: Any) -> None:
         for i, role in enumerate(ROLES):
@@ -43,7 +43,7 @@ def final_chart(rows: list[SiteRow]) -> str:
 
 
 def _by_round(key: str, rounds: list[Entry], lines: list[Line], **axis: Any) -> str:
-    """A chart with, for each site, each line's value in its rounds."""
+    """A chart of each site's lines over its rounds."""
 
     def draw(axes: Any) -> None:
         for i, site in enumerate(sites_of(rounds)):

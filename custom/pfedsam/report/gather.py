@@ -1,4 +1,4 @@
-"""Finds what a run left, wherever it ran: results, case scores, pictures, ledgers."""
+"""Finds the files of a run, wherever it ran: results, case scores, pictures, ledgers."""
 
 import os
 from collections.abc import Iterator
@@ -17,19 +17,19 @@ from pfedsam.record.results import sites_of
 from pfedsam.settings import chosen_method, from_record
 
 LEDGER = "ledger.jsonl"
-SHOWN = (PICTURES, "overlays.png")  # beside cases.json; the second is of older versions
-SKIP = {"synthetic_data", "tb_events", "custom", "prepared", "scratch", "images", "masks"}  # nothing of a run's record
+SHOWN = (PICTURES, "overlays.png")  # beside cases.json; older versions wrote the second
+SKIP = {"synthetic_data", "tb_events", "custom", "prepared", "scratch", "images", "masks"}  # not part of a run's record
 
 
 @dataclass(frozen=True)
 class Material:
-    """All that was found of one run.
+    """Everything that was found of one run.
 
     Attributes:
-        results: results.json; or, in a site's own folder, what its ledger tells in the same shape.
-        own: the site whose own folder it is; empty where the server's results were found.
-        cases, pictures: by site, where they lie in reach.
-        sent: by site, what its ledger counts: see `_sent`.
+        results: results.json; in a site's own folder, its ledger's facts in the same form.
+        own: the site that owns the folder; empty if the server's results were found.
+        cases, pictures: by site, as far as they were found.
+        sent: by site, the totals of its ledger: see `_sent`.
     """
 
     results: dict[str, Any]
@@ -40,7 +40,7 @@ class Material:
 
 
 def gather(run: Path) -> Material:
-    """What lies at `run`: a results.json, or a folder of a run on the server, at a site, or of both.
+    """What is at `run`: a results.json, or the folder of a run on the server, at a site, or of both.
 
     Raises:
         UserFault: there is no run, more than one, or its record is damaged.
@@ -72,7 +72,7 @@ def gather(run: Path) -> Material:
 
 
 def _ledgers(files: list[Path], run: str) -> dict[str, list[dict[str, Any]]]:
-    """By site, the lines of `run`, else of the last run that any study's ledger tells of."""
+    """By site, the lines of `run`, or of the last run in any study's ledger."""
     found: dict[str, list[dict[str, Any]]] = {}
     for path in files:
         lines = _lines(path) if path.name == LEDGER else []
@@ -85,13 +85,13 @@ def _ledgers(files: list[Path], run: str) -> dict[str, list[dict[str, Any]]]:
 
 
 def _run_of(ledgers: dict[str, list[dict[str, Any]]]) -> str:
-    """The run that one site's ledger tells of; empty where several sites', or none, do."""
+    """The run in the ledgers; empty if they contain several runs or none."""
     runs = {line["run"] for lines in ledgers.values() for line in lines if line.get("run")}
     return runs.pop() if len(runs) == 1 else ""
 
 
 def _tested(files: list[Path], folder: Path, run: str) -> dict[str, tuple[Path, Cases]]:
-    """By site, the newest cases.json of `run`, or of a file that does not say whose it is."""
+    """By site, the newest cases.json of `run`, or of a file that does not state its run."""
     found: dict[str, tuple[Path, Cases]] = {}
     for path in sorted((path for path in files if path.name == CASES), key=_age, reverse=True):
         if (site := site_of(path.resolve().parent, folder)) not in found:
@@ -102,15 +102,15 @@ def _tested(files: list[Path], folder: Path, run: str) -> dict[str, tuple[Path, 
 
 
 def _shown(cases: Path) -> Path | None:
-    """What pictures are drawn from, beside a cases.json; None where there are none."""
+    """The file beside a cases.json from which pictures are drawn; None if there is none."""
     return next((path for name in SHOWN if (path := cases.with_name(name)).is_file()), None)
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """A results.json of the known schema.
+    """A results.json with the known schema.
 
     Raises:
-        UserFault: it is damaged or of another schema.
+        UserFault: it is damaged or has another schema.
     """
     found = read_json(path)
     try:
@@ -128,7 +128,7 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def rounds_of(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of a ledger, the messages of its last run that carried an update, one a round, the last done of each."""
+    """The messages with an update in a ledger's last run: one per round, the last of each."""
     run: dict[int, dict[str, Any]] = {}
     for line in lines:
         if line["direction"] == "out" and REPORT in line["facts"]:
@@ -141,7 +141,7 @@ def rounds_of(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _own(
     run: Path, files: list[Path], ledgers: dict[str, list[dict[str, Any]]], tested: set[str]
 ) -> tuple[dict[str, Any], str]:
-    """A site's own record, from its ledger, in the shape of results.json; and the site's name."""
+    """A site's own record, from its ledger, in the form of results.json, and the site's name."""
     names = sorted(set(ledgers) | tested)
     if not names:
         raise UserFault(
@@ -152,8 +152,8 @@ def _own(
     if not ledgers:
         raise UserFault(
             expected=f"{RESULTS}, or the {LEDGER} of site {', '.join(names)} in {run}",
-            came=f"its {CASES} alone",
-            do="name its kit, or WORKSPACE/SITE of a simulated run: the ledger lies in the site's store",
+            came=f"only its {CASES}",
+            do="name its kit, or WORKSPACE/SITE of a simulated run: the ledger is in the site's store",
         )
     if len(names) > 1:
         raise UserFault(
@@ -183,22 +183,22 @@ def _own(
 
 
 def _settings(files: list[Path], digest: str) -> dict[str, Any]:
-    """The settings with that digest; else those that all files have; nothing where they differ.
+    """The settings with that digest, else those that all files share; empty if they differ.
 
-    A site keeps those of all its jobs, and an earlier version digested them otherwise.
+    A site keeps the settings of all its jobs, and an earlier version computed other digests.
     """
     found: list[dict[str, Any]] = []
     for path in sorted(files, key=_age):
         if path.name == SETTINGS.name:
             found.append(read_json(path))
-            with suppress(UserFault):  # settings that this version does not know have no digest
+            with suppress(UserFault):  # settings unknown to this version have no digest
                 if digest == from_record(found[-1]).digest():
                     return found[-1]
     return found[-1] if found and all(one == found[-1] for one in found) else {}
 
 
 def _store(kit: Path) -> Path:
-    """Where a kit's own settings put the site's store, out of the kit; the kit itself if they do not."""
+    """The site's store, if the kit's own settings put it outside the kit; otherwise the kit."""
     settings = kit / PRIVACY
     scopes = read_json(settings).get("scopes", []) if settings.is_file() else []
     named = [scope.get("properties", {}).get("store") for scope in scopes]
@@ -213,7 +213,7 @@ def _files(run: Path) -> Iterator[Path]:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """A ledger's whole lines."""
+    """A ledger's complete lines."""
     return [
         line
         for line in Ledger(path).lines()
@@ -222,7 +222,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _sent(lines: list[dict[str, Any]]) -> dict[str, float]:
-    """Messages and bytes out and in, first and last time."""
+    """Messages and bytes out and in, and the first and last time."""
     out, into = ([line["bytes"] for line in lines if line["direction"] == way] for way in ("out", "in"))
     times = sorted(line["time"] for line in lines)
     sizes = {"out": len(out), "out_bytes": sum(out), "into": len(into), "in_bytes": sum(into)}

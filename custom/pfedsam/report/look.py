@@ -1,4 +1,4 @@
-"""How the report looks: colours, markers, lines and axes. For screen and print, light and dark, colour-blind eyes."""
+"""The report's colours, markers, lines and axes, for screen and print, light and dark, and colour-blind readers."""
 
 import io
 import re
@@ -10,12 +10,12 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-INK = "#010203"  # stands for the page's own text colour, light or dark
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")  # Okabe-Ito, without yellow on white
-TRUTH, FOUND = COLOURS[:2]  # outlines of the reference's masks and of the model's
+INK = "#010203"  # a placeholder for the page's text colour, light or dark
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")  # Okabe-Ito, without yellow
+TRUTH, FOUND = COLOURS[:2]  # outlines of the reference and of the model's masks
 MARKERS = "osD^vPX*"
 ROLE_LINES = {"global": "--", "personal": "-"}
-CLASS_LINES = ("solid", "dashed", "dotted", "dashdot")  # of the classes, by their number
+CLASS_LINES = ("solid", "dashed", "dotted", "dashdot")  # by class number
 STYLE = {
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -30,12 +30,12 @@ STYLE = {
 
 
 def series(i: int) -> dict[str, Any]:
-    """Colour and marker of the i-th of what a chart compares."""
+    """Colour and marker of the i-th series in a chart."""
     return {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "markersize": 4.5}
 
 
 def chart(key: str, draw: Callable[[Any], None]) -> str:
-    """An <svg> element of what `draw` puts on the axes, whose ids are its own on a page of several."""
+    """An <svg> element of what `draw` puts on the axes. Its ids are unique on a page with several charts."""
     text = io.StringIO()
     with matplotlib.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")

@@ -1,4 +1,4 @@
-"""Pictures of a site's test: the masks over the images."""
+"""Pictures of a site's test, with masks over the images."""
 
 from itertools import cycle
 from pathlib import Path
@@ -11,7 +11,7 @@ from pfedsam.report.look import CLASS_LINES, FOUND, TRUTH, panels
 
 
 def overlays(path: Path) -> bytes:
-    """A PNG of what a site's final test has left at `path`; an older version left one that was drawn.
+    """A PNG of the pictures that a site's final test left at `path`. Older versions left a finished PNG.
 
     Raises:
         UserFault: the file is damaged.
@@ -20,7 +20,7 @@ def overlays(path: Path) -> bytes:
 
 
 def drawn(gallery: Gallery) -> bytes:
-    """A PNG: images with the reference's outlines and the found ones, a column a case, a line style a class."""
+    """A PNG with one column per case and one line style per class: outlines of the reference and the finding."""
     pictures = gallery.pictures
     roles = list(pictures[0].found)
 
@@ -46,6 +46,6 @@ def _outlines(axes: Any, masks: Tensor, colour: str) -> None:
 
 
 def _lines(classes: list[str]) -> str:
-    """Which line is which class; empty where there is one."""
+    """The line style of each class; empty if there is one class."""
     named = [f"{name} {line}" for name, line in zip(classes, cycle(CLASS_LINES))]
     return f"; {', '.join(named)}" if len(classes) > 1 else ""

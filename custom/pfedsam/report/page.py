@@ -1,4 +1,4 @@
-"""The report: one HTML file that opens without a network."""
+"""Writes the report: one HTML file that opens without a network."""
 
 import base64
 import json
@@ -22,10 +22,10 @@ from pfedsam.report.words import SiteRow
 
 
 def write_report(material: Material, path: Path, *, pictures: bool = True) -> dict[str, Any]:
-    """Write the page to `path`; returns what it says in short, for scripts.
+    """Write the page to `path`, and return its summary for scripts.
 
     Args:
-        pictures: False leaves out pictures of masks and intervals from case scores, so that the page may leave a site.
+        pictures: False leaves out pictures and intervals from case scores: such a page may leave the site.
     """
     shown = material if pictures else replace(material, cases={}, pictures={})
     rows = words.site_rows(shown)
@@ -83,7 +83,7 @@ def page(material: Material, rows: list[SiteRow]) -> str:
 
 
 def charts(material: Material, rows: list[SiteRow]) -> dict[str, Markup]:
-    """The charts that there are numbers for; SVG made here, its texts escaped by matplotlib."""
+    """The charts for which there are numbers: SVG made here, with texts escaped by matplotlib."""
     rounds = material.results["rounds"]
     found = {"final": final_chart(rows)} if rows else {}
     if any(entry["sites"] for entry in rounds):
@@ -92,7 +92,7 @@ def charts(material: Material, rows: list[SiteRow]) -> dict[str, Markup]:
 
 
 def traffic(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """By site: rounds, bytes each way, seconds of training and scoring, in the whole run."""
+    """By site: rounds, bytes each way, seconds of training and scoring, over the whole run."""
     found = []
     for site in sites_of(results["rounds"]):
         reports = [entry["sites"][site] for entry in results["rounds"] if site in entry["sites"]]

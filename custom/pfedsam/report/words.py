@@ -1,4 +1,4 @@
-"""A run in plain words and rows: what it gained, where, and what to doubt."""
+"""A run in plain sentences and rows: what it gained, where, and what to doubt."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from pfedsam.record.results import ROLES, replanned, took_part
 from pfedsam.report.bootstrap import interval
 from pfedsam.report.gather import Material
 
-FEW_CASES = 20  # below so many scored test cases a site's mean says little; our choice
+FEW_CASES = 20  # with fewer scored test cases a site's mean is unreliable; our choice
 FEW_ROUNDS = 5  # our choice
-FEW_PATIENTS = 5  # fewer of them say nothing of others, whatever the interval; our choice
+FEW_PATIENTS = 5  # fewer patients say nothing about others, whatever the interval; our choice
 NAMES = {"before": "before training", "global": "global", "personal": "personal"}
 Interval = tuple[float, float]
 
@@ -25,10 +25,10 @@ class SiteRow:
 
     Attributes:
         means: by role and metric, as in results.json.
-        spans: by role and metric, the 95 % interval; only where case scores lie in reach.
-        cases: scored cases and classes; patients: drawn for the interval, None where they are not known.
-        gap: personal less global in Dice; gap_span its interval.
-        helped: what that says of personalisation.
+        spans: by role and metric, the 95 % interval, if case scores were found.
+        cases: scored cases and classes; patients: the number drawn for the interval, None if unknown.
+        gap: Dice of the personal minus the global model; gap_span is its interval.
+        helped: what the gap says about personalisation.
     """
 
     name: str
@@ -43,13 +43,13 @@ class SiteRow:
 
 
 def site_rows(material: Material) -> list[SiteRow]:
-    """A row for every site that the final test has scored, by name."""
+    """One row for every site that the final test scored, by name."""
     tested = material.results["final"]["sites"]
     return [site_row(name, tested[name], material.cases.get(name)) for name in sorted(tested)]
 
 
 def site_row(name: str, roles: dict[str, Any], cases: Cases | None) -> SiteRow:
-    """One site's row; intervals where its case scores are given."""
+    """One site's row, with intervals if its case scores are given."""
     means = {role: roles.get(role) or {} for role in ROLES}
     of_gap = cases.gaps("dice") if cases else []
     span, count = spread(of_gap), patients(of_gap)
@@ -74,7 +74,7 @@ def site_row(name: str, roles: dict[str, Any], cases: Cases | None) -> SiteRow:
 
 
 def class_rows(material: Material) -> list[dict[str, Any]]:
-    """Mean Dice by site and class, where case scores lie in reach; empty for a task of one class."""
+    """Mean Dice by site and class, if case scores were found; empty for a task with one class."""
     settings = material.results["config"]
     named = names_of_classes(_classes(settings), settings.get("model", {}).get("num_classes", 1))
     found = []
@@ -87,12 +87,12 @@ def class_rows(material: Material) -> list[dict[str, Any]]:
 
 
 def _classes(settings: dict[str, Any]) -> list[str]:
-    """The names that the job gives; empty where it gives none."""
+    """The names in the job; empty if it gives none."""
     return settings.get("data", {}).get("classes") or []
 
 
 def spans(cases: Cases) -> dict[str, dict[str, Interval]]:
-    """The interval of each role and metric; those of one patient or none are left out."""
+    """The interval of each role and metric, if it has more than one patient."""
     return {
         role: {metric: span for metric in METRICS if (span := spread(cases.of_patients(role, metric)))}
         for role in cases.scores
@@ -100,26 +100,26 @@ def spans(cases: Cases) -> dict[str, dict[str, Interval]]:
 
 
 def spread(classes: Classes) -> Interval | None:
-    """The 95 % interval of the mean; None of fewer than two patients."""
+    """The 95 % interval of the mean; None with fewer than two patients."""
     return interval([{"": classes}]) if patients(classes) > 1 else None
 
 
 def patients(classes: Classes) -> int:
-    """How many there are."""
+    """The number of patients."""
     return len({patient for groups in classes for patient in groups})
 
 
 def helped(gap: float | None, span: Interval | None, *, alike: bool, few: bool = False) -> str:
-    """What the difference between personal and global branch says; `few`: drawn from too few patients."""
+    """What the difference between personal and global branch says. `few`: there are too few patients."""
     if gap is None:
         return "not scored"
     if alike:
         return "one model: both branches are the same"
     if span is None:
-        return f"{'higher' if gap > 0 else 'lower'}; how surely is not known here"
+        return f"{'higher' if gap > 0 else 'lower'}; the uncertainty is unknown here"
     if few:
         return "too few patients to tell"
-    return "helped" if span[0] > 0 else "hurt" if span[1] < 0 else "cannot be told from chance"
+    return "helped" if span[0] > 0 else "hurt" if span[1] < 0 else "cannot be distinguished from chance"
 
 
 def summary(material: Material, rows: list[SiteRow]) -> list[str]:
@@ -133,15 +133,15 @@ def summary(material: Material, rows: list[SiteRow]) -> list[str]:
     if named := _classes(results["config"]):
         lines.append("Classes: " + ", ".join(f"{cls} {name}" for cls, name in enumerate(named, 1)) + ".")
     if not rows:
-        return [*lines, "The final test has not been done: the run is not finished, or it was cut."]
+        return [*lines, "The final test has not been done: the run is unfinished, or it was interrupted."]
     if outside := [row.name for row in rows if row.name not in sites]:
-        lines.append(f"Tested only, without a round of its own: {', '.join(outside)}; left out of what follows.")
+        lines.append(f"Tested only, without a training round: {', '.join(outside)}. This is left out below.")
     inside = [row for row in rows if row.name in sites]
     return [*lines, gained(inside), *extremes(inside), *personal(inside)]
 
 
 def gained(rows: list[SiteRow]) -> str:
-    """How Dice went, mean over sites."""
+    """The Dice of each role, as the mean over sites."""
     mean = {role: mean_of([row.means[role].get("dice") for row in rows]) for role in ROLES}
     told = [f"{number(mean[role])} {NAMES[role]}" for role in ROLES if mean[role] is not None]
     over = "Mean Dice over sites on the test split" if len(rows) > 1 else "Dice on the test split"
@@ -149,7 +149,7 @@ def gained(rows: list[SiteRow]) -> str:
 
 
 def extremes(rows: list[SiteRow]) -> list[str]:
-    """Best and worst site, by the personal branch."""
+    """The best and worst site by the personal branch."""
     scored = [
         (row.means["personal"]["dice"], row.name) for row in rows if row.means["personal"].get("dice") is not None
     ]
@@ -160,14 +160,14 @@ def extremes(rows: list[SiteRow]) -> list[str]:
 
 
 def personal(rows: list[SiteRow]) -> list[str]:
-    """Where the personal model is better than the global one."""
+    """At which sites the personal model is better than the global one."""
     if all(row.helped.startswith("one model") for row in rows):
-        return ["This method has one model a site: global and personal branch are the same."]
+        return ["This method has one model per site: the global and personal branch are the same."]
     kinds: dict[str, list[str]] = {}
     for row in rows:
         kinds.setdefault(row.helped, []).append(row.name)
     told = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in kinds.items())
-    return [f"Personal against global model, Dice, by site: {told}."]
+    return [f"Dice of the personal model compared with the global one, by site: {told}."]
 
 
 def doubts(material: Material, rows: list[SiteRow]) -> list[str]:
@@ -178,49 +178,52 @@ def doubts(material: Material, rows: list[SiteRow]) -> list[str]:
     no_cases = [row.name for row in rows if row.name not in material.cases]
     by_image = [row.name for row in rows if row.name in material.cases and row.patients is None]
     refused = sum(len(entry.get("rejected") or {}) for entry in results["rounds"])
-    many = f"{', '.join(few)}: their means may move a lot with other cases."
-    narrow = f"Intervals of {', '.join(by_image)} draw images, as the file does not say whose they are:"
+    many = f"{', '.join(few)}: other cases could change their means a lot."
+    narrow = f"Intervals of {', '.join(by_image)} draw images, because the file does not name patients."
     hidden = f"No interval for {', '.join(no_cases)}: a site's case scores never leave it."
     count, drawn, shares = len(results["rounds"]), results.get("synthetic"), results["method"] != "local"
     mixed = [row.name for row in rows if row.means["personal"].get("unit") == MIXED]
     old = any("hd95" in row.means["personal"] and "detected" not in row.means["personal"] for row in rows)
     found: list[tuple[str, Any]] = [
-        ("The images are synthetic: the numbers say that the program works, nothing about patients.", drawn),
+        ("The images are synthetic: the numbers show that the program works. They say nothing about patients.", drawn),
         (f"Fewer than {FEW_CASES} scored test cases at {many}", few),
-        ("One seed: how far another start of the training would lie from this is not known.", True),
+        ("This is one seed: how much another training run would differ is not known.", True),
         (f"Only {count} round{'s' * (count != 1)}: the training may not have converged.", count < FEW_ROUNDS),
         ("This run does not train each site alone. To compare, run the same job with --set method=local.", shares),
-        (f"{hidden} The site's own report has it.", no_cases),
-        (f"{narrow} too narrow where a patient has several.", by_image),
+        (f"{hidden} The site's own report shows it.", no_cases),
+        (f"{narrow} They are too narrow if a patient has several images.", by_image),
         (replanned(results), replanned(results)),
         (f"The final test lacks {', '.join(untested)}.", untested),
-        (f"{refused} update(s) were refused or did not come: see below.", refused),
-        ("In HD95 and ASSD of this older run a case where nothing was found counts as the image's diagonal.", old),
-        (f"Test cases of {', '.join(mixed)} are in millimetres and in pixels: see by_unit in results.json.", mixed),
+        (f"{refused} update(s) were refused or did not arrive: see below.", refused),
+        ("In this older run, HD95 and ASSD count a case without a finding as the image's diagonal.", old),
+        (
+            f"{', '.join(mixed)}: some test cases are in millimetres, others in pixels. See by_unit in results.json.",
+            mixed,
+        ),
     ]
     return [text for text, holds in found if holds]
 
 
 def joined(names: list[str]) -> str:
-    """Names in words."""
+    """The number of sites and their names, in words."""
     sites = f"{len(names)} site{'s' * (len(names) != 1)}"
     return f"{sites} ({', '.join(names)})" if names else "No site"
 
 
 def mean_of(values: Iterable[float | None]) -> float | None:
-    """The mean of those that are there."""
+    """The mean of the known values; None if there are none."""
     known = [value for value in values if value is not None]
     return fmean(known) if known else None
 
 
 def shown(rows: list[SiteRow]) -> list[str]:
-    """The metrics of which a row has a value; Dice always. Runs of older versions lack some."""
+    """The metrics with a value in a row, and always Dice. Runs of older versions lack some."""
     known = {metric for row in rows for of in row.means.values() for metric in METRICS if of.get(metric) is not None}
     return [metric for metric in METRICS if metric in {"dice", *known}]
 
 
 def duration(seconds: float | None) -> str:
-    """A time for people."""
+    """A time in words."""
     if seconds is None:
         return "-"
     if seconds < 60:
@@ -231,5 +234,5 @@ def duration(seconds: float | None) -> str:
 
 
 def megabytes(size: float | None) -> str:
-    """A size for people."""
+    """A size in words."""
     return "-" if size is None else f"{size / 1e6:.2f} MB"
