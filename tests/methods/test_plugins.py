@@ -64,7 +64,7 @@ def test_a_method_of_another_distribution_trains_under_its_own_settings(install:
 
 def test_a_name_of_ours_or_of_two_distributions_is_refused(install: Install) -> None:
     install("fed-ditto", "ditto")
-    with pytest.raises(UserFault, match="one method ditto; came several: one in pfedsam, one in .* fed-ditto"):
+    with pytest.raises(UserFault, match=r"one method ditto; came several: one in pfedsam, one in .* fed-ditto"):
         tiny(method="ditto")
     assert tiny(method="fedavg").method == "fedavg"
     install("fed-one", "same")
