@@ -62,7 +62,7 @@ def perfect(data: Dataset, learner: Callable[[Dataset, int], Tensor]) -> list[Ca
 
 
 def sure(data: Dataset, i: int) -> Tensor:
-    """1 where the training label has the class, else 0: (outputs, L, L)."""
+    """1 if the training label has the class, else 0: (outputs, L, L)."""
     m = data.config.model
     return one_hot(data.batch([View(i, PLAIN)]).label, m.num_classes, background=m.exclusive)[0].float()
 

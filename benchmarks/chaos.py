@@ -214,14 +214,14 @@ def totals(rows: list[Row]) -> str:
     redone, lost, equal = (sum(getattr(row, name) for row in rows) for name in ("redone", "lost", "equal"))
     lines.append(
         f"\n{len(kills)} kills ({writing} of them while a checkpoint or a private part was being written) in "
-        f"{len(rows)} runs of {ROUNDS} rounds; all ended by themselves, {equal} of them bit-equal; "
-        f"rounds lost {lost}, done again {redone} ({redone / max(len(kills), 1):.2f} a kill)."
+        f"{len(rows)} runs of {ROUNDS} rounds. All ended by themselves, {equal} of them bit-equal. "
+        f"Rounds lost: {lost}. Rounds done again: {redone}, {redone / max(len(kills), 1):.2f} for each kill."
     )
     return "\n".join(lines)
 
 
 def main() -> int:
-    """Run the campaign; 1 if a run differed or lost a round."""
+    """Run the campaign. Returns 1 if a run differed or lost a round."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=6)
     parser.add_argument("--each", type=int, default=3, help="kills a run")

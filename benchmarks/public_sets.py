@@ -47,23 +47,23 @@ class Recipe:
 
 RECIPES = {
     "prostate": Recipe(
-        what="T2 prostate MRI of six sites (SAML; used by FedFMS): whole prostate; counts by the literature",
+        what="T2 prostate MRI of six sites (SAML, used by FedFMS): whole prostate. Counts are the literature's",
         sites={"BIDMC": 12, "HK": 12, "I2CVB": 19, "ISBI": 30, "ISBI_1.5": 30, "UCL": 13},
         table={"1": 1, "2": 1},
     ),
     "fundus": Recipe(
-        what="optic disc and cup, four sites (DoFE, FedDG; not FedFMS's): 1 rim, 2 cup; counts by the literature",
+        what="optic disc and cup, four sites (DoFE, FedDG, not FedFMS's): 1 rim, 2 cup. Counts are the literature's",
         sites={"Domain1": 101, "Domain2": 159, "Domain3": 400, "Domain4": 400},
         table={"255": 0, "128": 1, "0": 2},
     ),
     "fedfms-fundus": Recipe(
-        what="optic disc and cup, whole pictures, four sets (FedFMS): 1 rim, 2 cup; counts as the sets state them",
+        what="optic disc and cup, whole pictures, four sets (FedFMS): 1 rim, 2 cup. Counts are the sets' own",
         sites={"REFUGE": None, "ORIGA": 650, "G1020": 1020, "Drishti-GS1": 101},
         table={"1": 1, "2": 2},
         own={"REFUGE": {"255": 0, "128": 1, "0": 2}},
     ),
     "nuclei": Recipe(
-        what="nuclei of seven groups (FedFMS), a folder each with images/ and labels/ as pictures; counts not known",
+        what="nuclei of seven groups (FedFMS), each a folder with pictures in images/ and labels/. Counts are unknown",
         sites=dict.fromkeys(
             (
                 "PanNuke2Adrenal_gland",
@@ -217,7 +217,7 @@ def _missing(site: str, count: int | None, report: dict[str, Any] | None) -> str
     if report is None:
         return f"{site}: no folder of that name"
     if count is not None and report["cases"] != count:
-        return f"{site}: {report['cases']} cases, where the set has {count}"
+        return f"{site}: {report['cases']} cases, but the set has {count}"
     return None
 
 

@@ -42,7 +42,7 @@ def from_record(values: object) -> Config:
 
 
 def read_config(path: str | Path) -> Config:
-    """The settings in the JSON file at `path`; raises as `from_dict`."""
+    """The settings in the JSON file at `path`. It raises what `from_dict` raises."""
     return from_dict(read_json(Path(path)))
 
 

@@ -26,7 +26,7 @@ NOTED = "pfedsam_noted"  # in FLARE's context: the message that is already in th
 class OnlySharedLeaves(Filter):  # type: ignore[misc]
     """At the site, on results: only the declared shared tensors, or metrics, leave. The ledger notes each message.
 
-    It fails closed: anything else is blocked, and the sent message is built anew from the checked parts. The schema is
+    It fails closed: anything else is blocked, and the sent message is built again from the checked parts. The schema is
     built here from the job's settings. So a mistake in the executor cannot let a private tensor out.
     """
 
@@ -132,7 +132,7 @@ def _dxo(shareable: Shareable) -> DXO:
 
 
 def sealed(shareable: Shareable, config: Config) -> DXO:
-    """The part of a site's result that may leave, built anew: declared tensors or metrics, numbers and short texts."""
+    """The part of a site's result that may leave, built again: declared tensors or metrics, numbers and short texts."""
     dxo = _dxo(shareable)
     if dxo.data_kind == DataKind.METRICS:
         return DXO(DataKind.METRICS, data=_plain(dxo.data))

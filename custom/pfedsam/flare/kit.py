@@ -79,7 +79,7 @@ def _allow_package(folder: Path) -> dict[str, Any]:
     """A kit's resources. A job without code may name only the parts of our own jobs.
 
     FLARE's default file gets the same list. `nvflare poc prepare` writes the server's resources.json again from it,
-    and FLARE reads it if the own file is deleted.
+    and FLARE reads it if the kit's own file is deleted.
     """
     default = folder / f"{RESOURCES}.default"
     resources = {**read_json(default), "class_allow_list": CLASSES}

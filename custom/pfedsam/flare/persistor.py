@@ -1,4 +1,4 @@
-"""The server's copy of the model: first value, each round's value, best value; safetensors only."""
+"""The server's copy of the model: its first value, each round's value, and the best value. Only safetensors."""
 
 import uuid
 from typing import Any
@@ -104,7 +104,7 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
             return begin_state(first, down_schema(config))
         self.begun = {k: v for k, v in self.point.results.get("begun_with", {}).items() if k != "private"}
         _same_job(self.point, config, self.base)
-        log.info("[server] run %s goes on after %d finished rounds", self.run, self.done)
+        log.info("[server] run %s continues after %d finished rounds", self.run, self.done)
         self._write(self.point.state.shared, fl_ctx, "shared", {"round": str(self.done - 1)})
         if best := checkpoints.load_best(self.run):
             self._best = float(best[1]["val_dice"])

@@ -24,13 +24,13 @@ from pfedsam.train.evaluate import logits_of
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model as it predicts at its site: in evaluation mode, in training's number format.
+    """A model that predicts as at its site: in evaluation mode, in training's number format.
 
     Attributes:
         facts: what its file says about it.
         model: the branches, on `device`.
-        normalise: the backbone's, of images of 0..1.
-        device: where it runs.
+        normalise: the backbone's normalisation of images of 0..1.
+        device: the device that it runs on.
     """
 
     facts: ModelFacts
@@ -45,7 +45,7 @@ class Predictor:
 
     @property
     def branches(self) -> tuple[str, ...]:
-        """What can be asked of it: "global", "personal", or both."""
+        """The branches that can predict: "global", "personal", or both."""
         return self.facts.branches
 
     @property
@@ -116,7 +116,7 @@ def load_model(
 
 
 def _usable(device: torch.device | str) -> torch.device:
-    """The device, after a first value went there and back."""
+    """The device, after copying a first value there and back."""
     try:
         where = torch.device(device)
         torch.zeros(1, device=where).item()

@@ -1,6 +1,6 @@
 """What a method is: the branches it builds, what it shares, its local step, and how it merges.
 
-A method is one file in this folder with a `METHOD`; docs/method.md and the registry name them.
+A method is one file in this folder with a `METHOD`. docs/method.md lists all methods.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""FedRep (Collins et al. 2021, algorithm 1): FedPer's split; a round trains the private head, then the shared body.
+"""FedRep (Collins et al. 2021, algorithm 1): FedPer's split. A round trains the private head, then the shared body.
 
 Each gets half of the steps, so that all methods have the same budget: our choice. The paper gives the body one epoch.
 If a round has only one step, it trains both, our choice too. Otherwise the body would never be trained, and its zero

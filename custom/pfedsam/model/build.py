@@ -1,4 +1,4 @@
-"""From the settings to a segmenter: the one place where a configuration meets the modules."""
+"""From the settings to a segmenter: only this module builds modules from a configuration."""
 
 import hashlib
 from collections.abc import Callable

@@ -185,7 +185,7 @@ def balance(importance: Tensor, chances: Tensor) -> Tensor:
 
 
 def squared_variation(values: Tensor) -> Tensor:
-    """Variance over squared mean, a scalar; 0 for a single value."""
+    """Variance over squared mean, a scalar. 0 for a single value."""
     if values.numel() < 2:
         return torch.zeros_like(values.sum())
     return values.var() / (values.mean().square() + 1e-10)

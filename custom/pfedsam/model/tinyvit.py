@@ -1,4 +1,4 @@
-"""MobileSAM's TinyViT-5M encoder out of timm's TinyViT (Zhang et al. 2023; Wu et al. 2022)."""
+"""MobileSAM's TinyViT-5M encoder (Zhang et al. 2023), built from timm's TinyViT (Wu et al. 2022)."""
 
 import re
 from typing import cast
