@@ -59,7 +59,7 @@ class TrainConfig:
     warmup: int = number(0, least=0, most=10_000_000)  # steps in which the rate rises; at most half a round
     loss: Literal["bce", "ce"] = "bce"  # bce for sigmoid heads, ce for exclusive classes
     pos_weight: float = number(2.0, above=0, most=1_000_000)  # FedFMS
-    dice_weight: float = number(1.0, least=0, most=1_000_000)  # our choice, for small lesions; 0: without
+    dice_weight: float = number(1.0, least=0, most=1_000_000)  # our choice, for small lesions; 0: none
     balance_weight: float = number(0.01, least=0, most=1_000_000)  # Conv-LoRA
     precision: Precision = "auto"  # auto: bf16 if the hardware has it
     record: bool = False  # on a GPU: record a round's step as a CUDA graph and replay it; off: its gain is not measured
@@ -90,7 +90,7 @@ class DataConfig:
     ignore: int | None = number(None, least=1, most=255)  # the mask value of unlabelled pixels; None: none
     pool: bool = False  # True: use every site's rows of the datalist (the pooled baseline)
     limit: dict[str, int] = number(dict, least=1, most=1_000_000_000)  # site: training rows, drawn by the seed
-    unannotated: dict[str, list[int]] = number(dict, least=1, most=255)  # site: classes that its masks leave out
+    unannotated: dict[str, list[int]] = number(dict, least=1, most=255)  # site: classes its masks leave out, from 1
     train: int = number(48, least=1, most=1_000_000)  # synthetic only: images per split
     val: int = number(8, least=0, most=1_000_000)
     test: int = number(16, least=0, most=1_000_000)

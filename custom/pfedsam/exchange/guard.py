@@ -52,7 +52,7 @@ def judge_message(
 
 
 def judge_samples(samples: Any, most: int = 10_000_000) -> Verdict:
-    """Whether a claimed number of training slices can be a weight: an integer in 1..`most`."""
+    """Whether a claimed number of training slices can be a weight: an integer in 1..`most` (our choice)."""
     if isinstance(samples, int) and not isinstance(samples, bool) and 1 <= samples <= most:
         return Accepted()
     return Rejected(f"expected a number of samples in 1..{most}, came {samples!r}")

@@ -49,7 +49,10 @@ class Encoder(nn.Module):
 
 
 def adapt(encoder: Encoder, *, rank: int, alpha: float, last: int | None, on: Target = "qkv") -> None:
-    """Put LoRA on the layers `on` of the encoder's last `last` attention blocks (None: all)."""
+    """Put LoRA on the layers `on` of the encoder's last `last` attention blocks (None: all).
+
+    "qkv" in all blocks is Conv-LoRA's. The other choices are ours.
+    """
     where = [i for i, unit in enumerate(encoder.units) if hasattr(unit, "attn")]
     for i in where if last is None else where[len(where) - min(last, len(where)) :]:
         for owner, name, layer in list(_layers(encoder.units[i], on)):

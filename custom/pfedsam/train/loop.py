@@ -107,7 +107,10 @@ def train_round(
 
 
 def rate(config: TrainConfig, done: int, total: int) -> float:
-    """The factor on the learning rate after `done` of the whole job's `total` steps: 1, or a half cosine to 0."""
+    """The factor on the learning rate after `done` of the whole job's `total` steps.
+
+    It is 1, or falls to 0 along half a cosine (Loshchilov and Hutter 2017, SGDR, without restarts).
+    """
     if config.schedule == "constant":
         return 1.0
     return 0.5 * (1 + math.cos(math.pi * min(done / max(total, 1), 1.0)))
@@ -116,7 +119,7 @@ def rate(config: TrainConfig, done: int, total: int) -> float:
 def rise(done: int, rising: int) -> float:
     """The factor on the learning rate after an optimiser's `done` steps in a round: from 1 / rising up to 1.
 
-    AdamW's first steps are as long as the whole rate, whatever the gradient. Each round begins with such steps.
+    Our choice: AdamW's first steps are as long as the whole rate, whatever the gradient, and each round begins so.
     """
     return min(1.0, (done + 1) / max(rising, 1))
 
@@ -140,7 +143,10 @@ def views_of(data: Dataset, config: TrainConfig, seed: int, round_: int, steps: 
 
 
 def make_optimisers(model: Branches, part: Partition, config: TrainConfig) -> Optimisers:
-    """One AdamW for the shared part and one for the private part. A part with nothing to train has none."""
+    """One AdamW (Loshchilov and Hutter 2019) for the shared part and one for the private part, if it has parameters.
+
+    Two optimisers follow from "decoupled" in the paper's abstract. That both step on each batch is our choice.
+    """
     private_rate = config.lr if config.lr_private is None else config.lr_private
     recorded = config.record and next(model.parameters()).is_cuda
     options: dict[str, Any] = {"fused": True, "capturable": recorded}

@@ -57,7 +57,7 @@ def binary(logits: Tensor, target: Tensor, pos_weight: float, known: Tensor | No
 
 
 def dice(logits: Tensor, target: Tensor, config: TrainConfig, known: Tensor | None = None) -> Tensor:
-    """MONAI's soft Dice loss over the batch's `known` pixels, a scalar, without the background."""
+    """MONAI's soft Dice loss (Milletari et al. 2016) over the batch's `known` pixels, a scalar, without background."""
     exclusive = config.loss == "ce"
     found = logits.softmax(1) if exclusive else logits.sigmoid()
     if known is not None:
