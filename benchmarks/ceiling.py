@@ -1,9 +1,9 @@
-"""What a perfect learner of a task's labels would score on its test split: benchmarks/ceiling.py --tasks NAME ...
+"""The score of a perfect learner of a task's labels on its test split: benchmarks/ceiling.py --tasks NAME ...
 
-Labels are taken at the model's size, predictions scored at the image's own. Two learners: one is sure of each pixel of
-the labels as it saw them, 0 or 1; the other knows each pixel's share of the class, and so where an edge runs within it.
-A method may pass the first, whose sureness costs it; the second is about what the model's size can hold.
-Needs PFEDSAM_DATA_ROOT.
+Labels have the model's size. Predictions are scored at the image's own size. There are two learners. One is sure of
+each pixel of the labels that it saw, 0 or 1. The other knows each pixel's share of the class, and so where an edge
+runs within it. A method may beat the first, because being sure costs score. The second is about the limit of the
+model's size. It needs PFEDSAM_DATA_ROOT.
 """
 
 import argparse
@@ -28,7 +28,7 @@ SURE = 20.0  # a logit that leaves no doubt
 
 
 def main() -> None:
-    """Print a line a site."""
+    """Print a line for each site."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tasks", nargs="+", default=["brain_mri", "nuclei", "polyp"])
     options = parser.parse_args()
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def table(tasks: list[str]) -> None:
-    """A line a site; raises as `data_of`."""
+    """Print a line for each site. It raises what `data_of` raises."""
     of_each = [f"{TITLES[metric]}, {learner}" for learner in LEARNERS for metric in METRICS]
     print(f"| task | site | {' | '.join(of_each)} |\n" + "|---" * (len(of_each) + 2) + "|")
     for task in tasks:
@@ -53,7 +53,7 @@ def table(tasks: list[str]) -> None:
 
 
 def perfect(data: Dataset, learner: Callable[[Dataset, int], Tensor]) -> list[CaseScore]:
-    """Scores of a learner that has learned the labels, slice by slice."""
+    """The scores of a learner that knows the labels, slice by slice."""
     found = []
     for i, one in enumerate(data.slices):
         guess = masks(SURE * (2 * learner(data, i) - 1), data, i)
@@ -62,13 +62,13 @@ def perfect(data: Dataset, learner: Callable[[Dataset, int], Tensor]) -> list[Ca
 
 
 def sure(data: Dataset, i: int) -> Tensor:
-    """1 where the label that training takes is of the class, else 0: (outputs, L, L)."""
+    """1 if the training label has the class, else 0: (outputs, L, L)."""
     m = data.config.model
     return one_hot(data.batch([View(i, PLAIN)]).label, m.num_classes, background=m.exclusive)[0].float()
 
 
 def graded(data: Dataset, i: int) -> Tensor:
-    """The share of each pixel that is of the class: (outputs, L, L)."""
+    """The share of each pixel that belongs to the class: (outputs, L, L)."""
     shares = fit(reference(data, i).float(), label_size(data.config))
     return torch.cat([1 - shares.sum(0, keepdim=True), shares]) if data.config.model.exclusive else shares
 

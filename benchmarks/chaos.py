@@ -1,9 +1,9 @@
-"""Random kills of a federation's processes: what is lost, what is done twice, is the model the same bit for bit.
+"""Random kills of a federation's processes: what is lost, what is repeated, and is the model the same bit for bit?
 
     python benchmarks/chaos.py --kills 6 [--each 3] [--lanes 1] [--seed 0] [--keep]
 
-Each run is a short job on two provisioned hospitals with a few kills -9 at random moments; the watcher alone brings
-it to its end. Its shared and private tensors are then compared with those of a run that nobody disturbed.
+Each run is a short job on two provisioned hospitals with a few kills -9 at random moments. The watcher alone brings
+the run to its end. Its shared and private tensors are then compared with those of an undisturbed run.
 """
 
 import argparse
@@ -33,18 +33,18 @@ from federation import Federation  # noqa: E402
 from pfedsam.flare.presence import Patience  # noqa: E402
 
 ROUNDS = 4
-SITES = 2  # of the three hospitals: the kills matter, not the crowd
+SITES = 2  # of the three hospitals: the kills matter, not the number of sites
 TINY = ["train.max_steps=6", "train.epochs=3", "data.train=6", "data.val=2", "data.test=2", "model.image_size=64"]
 JOB, PARENT = ("worker_process", "runner_process"), ("client_train", "server_train")
 WHAT = {"job": JOB, "parent": PARENT, "both": JOB + PARENT}
 PATIENCE = Patience(poll=1.0, sites=60.0, outside=10.0, lost=8.0, attempts=30, rejoins=30)
 Tensors = dict[str, torch.Tensor]
-Disturb = Callable[[str, threading.Event], None]  # of a study, until the event says that its run is over
+Disturb = Callable[[str, threading.Event], None]  # disturbs a study until the event says that its run is over
 
 
 @dataclass(frozen=True)
 class Row:
-    """One run, the kills in it, and what came of it."""
+    """One run, the kills in it, and its result."""
 
     kills: tuple[str, ...]
     moments: tuple[str, ...]
@@ -58,9 +58,9 @@ class Row:
 def run_once(
     federation: Federation, study: str, disturb: Disturb | None = None, sites: int = SITES
 ) -> tuple[list[str], float]:
-    """A run from its first job to its end, disturbed meanwhile; returns how its jobs ended, and its seconds.
+    """How a disturbed run's jobs ended, and the seconds from its first job to its end.
 
-    Each round needs all sites, so that runs can be compared bit for bit; one that lacks a site is done again.
+    Each round needs all sites, so that runs can be compared bit for bit. A round without one of them is repeated.
     """
     job = federation.render(ROOT / "jobs/pfedsam", *TINY, f"study={study}", rounds=ROUNDS, min_sites=sites, timeout=60)
     began, over = time.monotonic(), threading.Event()
@@ -83,7 +83,7 @@ class Killer:
         self.moments: list[str] = []
 
     def __call__(self, study: str, over: threading.Event) -> None:
-        """Kill, and each time stand in for the machine's service manager afterwards."""
+        """Kill, and after each kill do the work of the machine's service manager."""
         for _ in range(self._times):
             self._once(study, over)
             time.sleep(8)
@@ -115,30 +115,30 @@ class Killer:
 
 
 def being_written(federation: Federation, study: str) -> bool:
-    """Whether a party is writing a file of the study just now."""
+    """Whether the server or a site is writing a file of the study just now."""
     return any(True for folder in stores(federation, study) for _ in folder.glob("**/.*.tmp"))
 
 
 def stores(federation: Federation, study: str) -> list[Path]:
-    """The study's folder at the server and at each site, those that take part."""
+    """The study's folder at the server and at each site that takes part."""
     return [federation.kit(party) / "pfedsam_store" / study for party in federation.parties[: 1 + SITES]]
 
 
 def until(so: Callable[[], bool], longest: float, every: float = 0.2) -> None:
-    """Wait until something is so, at most `longest` seconds."""
+    """Wait until the condition is true, at most `longest` seconds."""
     end = time.monotonic() + longest
     while time.monotonic() < end and not so():
         time.sleep(every)
 
 
 def rounds_done(federation: Federation, study: str) -> int:
-    """Rounds of the study's run that the server has on its disk."""
+    """The number of rounds of the study's run on the server's disk."""
     points = stores(federation, study)[0].glob("server/*/round.*.json")
     return max((int(path.name.split(".")[1]) for path in points), default=0)
 
 
 def trained(federation: Federation, study: str) -> dict[str, Tensors]:
-    """What a run has made: the server's last and best shared part, each site's newest private part."""
+    """A run's tensors: the server's last and best shared part, and each site's newest private part."""
     server, *sites = stores(federation, study)
     last, best = max(server.glob("server/*/round.*.safetensors")), next(server.glob("server/*/best.safetensors"))
     private = {folder.parts[-3]: max(folder.glob("*/private.*.safetensors")) for folder in sites}
@@ -146,7 +146,7 @@ def trained(federation: Federation, study: str) -> dict[str, Tensors]:
 
 
 def same(one: dict[str, Tensors], other: dict[str, Tensors]) -> bool:
-    """Whether two runs made the same, bit for bit."""
+    """Whether two runs made the same tensors, bit for bit."""
     return all(
         one[part].keys() == other[part].keys() and all(torch.equal(t, other[part][n]) for n, t in one[part].items())
         for part in one
@@ -154,7 +154,7 @@ def same(one: dict[str, Tensors], other: dict[str, Tensors]) -> bool:
 
 
 def times_trained(federation: Federation, study: str) -> list[int]:
-    """How often each round was sent to the site that got it most often, from the sites' ledgers."""
+    """For each round, how often the site that received it most often got it, from the sites' ledgers."""
     counts = [0] * ROUNDS
     for folder in stores(federation, study)[1:]:
         lines = next(folder.glob("*/ledger.jsonl")).read_text().splitlines()
@@ -183,7 +183,7 @@ def campaign(kills: int, chance: random.Random, each: int, within: float, tell: 
 
 
 def disturbed(federation: Federation, study: str, killer: Killer, steady: dict[str, Tensors]) -> Row:
-    """A run with kills in it, held against the undisturbed one."""
+    """A run with kills, compared with the undisturbed one."""
     ends, seconds = run_once(federation, study, killer)
     counts = times_trained(federation, study)
     return Row(
@@ -198,7 +198,7 @@ def disturbed(federation: Federation, study: str, killer: Killer, steady: dict[s
 
 
 def line(row: Row) -> str:
-    """A run in one line of the table."""
+    """A run's line of the table."""
     kills = "; ".join(f"{kill} {moment}" for kill, moment in zip(row.kills, row.moments, strict=True))
     ends = ", ".join(end.removeprefix("FINISHED:") for end in row.ends)
     cells = [kills, ends, row.redone, row.lost, "bit-equal" if row.equal else "DIFFERENT", f"{row.seconds:.0f} s"]
@@ -206,7 +206,7 @@ def line(row: Row) -> str:
 
 
 def totals(rows: list[Row]) -> tuple[Table, str]:
-    """What was killed how often, and what came of the runs."""
+    """What was killed how often, and how the runs ended."""
     kills = [kill for row in rows for kill in row.kills]
     columns = {"killed -9": "", "kills": "d", "in runs that ended bit-equal": "d"}
     equal_to = {key: sum(row.kills.count(key) for row in rows if row.equal) for key in sorted(set(kills))}
@@ -215,18 +215,18 @@ def totals(rows: list[Row]) -> tuple[Table, str]:
     redone, lost, equal = (sum(getattr(row, name) for row in rows) for name in ("redone", "lost", "equal"))
     return table, (
         f"{len(kills)} kills ({writing} of them while a checkpoint or a private part was being written) in "
-        f"{len(rows)} runs of {ROUNDS} rounds; all ended by themselves, {equal} of them bit-equal; "
-        f"rounds lost {lost}, done again {redone} ({redone / max(len(kills), 1):.2f} a kill)."
+        f"{len(rows)} runs of {ROUNDS} rounds. All ended by themselves, {equal} of them bit-equal. "
+        f"Rounds lost: {lost}. Rounds done again: {redone}, {redone / max(len(kills), 1):.2f} for each kill."
     )
 
 
 def main() -> int:
-    """Run the campaign; 1 if a run differed or lost a round."""
+    """Run the campaign. Returns 1 if a run differed or lost a round."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=6)
     parser.add_argument("--each", type=int, default=3, help="kills a run")
-    parser.add_argument("--lanes", type=int, default=1, help="federations beside each other")
-    parser.add_argument("--within", type=float, default=20, help="most seconds from a job to its kill")
+    parser.add_argument("--lanes", type=int, default=1, help="federations at a time")
+    parser.add_argument("--within", type=float, default=20, help="most seconds from a job's start to its kill")
     parser.add_argument("--seed", type=int, default=0)
     options = keepable(parser).parse_args()
     logging.basicConfig(handlers=[logging.NullHandler()])

@@ -1,4 +1,4 @@
-"""What `pfedsam doctor` says beside what the run then takes: doctor.py --help."""
+"""The estimates of `pfedsam doctor` beside what a run then takes: doctor.py --help."""
 
 import argparse
 import json
@@ -40,7 +40,7 @@ ROWS = {
 EVERY = 0.5  # seconds between looks at memory
 MEASURES = ("seconds a round", "seconds, whole run", "bytes a round, both ways", "memory of a site, MB")
 WHOLE = "memory of all, MB"
-WORK = "processor seconds, whole run"  # of one process: other work on the machine does not change it
+WORK = "processor seconds, whole run"  # of one process, so that other work on the machine does not change it
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,12 @@ class Case:
 
     @property
     def config(self) -> Config:
-        """The demonstration's, changed."""
+        """The demonstration's settings, with the row's changes."""
         return read_job(ROOT / "jobs/pfedsam", ROWS[self.name]).config
 
 
 def main() -> None:
-    """Doctor, run, doctor again for every row; one table."""
+    """For every row call the doctor, run, and call the doctor again. Print one table."""
     options = arguments()
     if options.alone:
         return alone(Case(options.alone, options.rounds, 1, False), Path(os.environ["PFEDSAM_STORE"]))
@@ -76,17 +76,17 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    """The command line; --alone is this script's own way of calling itself."""
+    """The command line. With --alone the script calls itself."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", nargs="+", choices=tuple(ROWS), default=list(ROWS))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--sites", type=int, default=2, help="of the simulated runs")
+    parser.add_argument("--sites", type=int, default=2, help="number of sites in the simulated runs")
     parser.add_argument("--alone", help=argparse.SUPPRESS)
     return keepable(parser).parse_args()
 
 
 def rows(case: Case) -> list[list[str | float]]:
-    """A case's rows; the doctor is asked before and after the run, so that a slow minute slows both."""
+    """A case's rows. The doctor runs before and after the run, so that a slow minute slows both."""
     before, found, after = asked(case), measured(case), asked(case)
     how = f"FLARE's simulator, {case.sites} sites" if case.flare else "one process, one site"
     lines: list[list[str | float]] = []
@@ -98,7 +98,7 @@ def rows(case: Case) -> list[list[str | float]]:
 
 
 def asked(case: Case) -> dict[str, float]:
-    """What the doctor says."""
+    """The doctor's estimates."""
     here = Here(None, None, Path(tempfile.gettempdir()), threads=1)
     found: Diagnosis = examine(case.config, here, Setting(case.rounds, case.sites, flare=case.flare))
     values = (found.seconds.round, found.seconds.run, found.wire.up + found.wire.down, found.memory.site / 1e6)
@@ -107,7 +107,7 @@ def asked(case: Case) -> dict[str, float]:
 
 
 def measured(case: Case) -> dict[str, float]:
-    """What the run takes."""
+    """The measured values of a run."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         record, memory = (simulated if case.flare else in_process)(case, folder)
@@ -119,7 +119,7 @@ def measured(case: Case) -> dict[str, float]:
 
 
 def in_process(case: Case, folder: Path) -> tuple[dict[str, Any], dict[str, float]]:
-    """A federation of one site, in a process of its own; its record and its peak memory."""
+    """The record and the peak memory of a federation of one site, in its own process."""
     command = [sys.executable, __file__, "--alone", case.name, "--rounds", str(case.rounds)]
     subprocess.run(command, check=True, env={**os.environ, "PFEDSAM_STORE": str(folder)})
     record: dict[str, Any] = json.loads((folder / "results.json").read_text())
@@ -128,7 +128,7 @@ def in_process(case: Case, folder: Path) -> tuple[dict[str, Any], dict[str, floa
 
 
 def alone(case: Case, folder: Path) -> None:
-    """Federate the demonstration's first site."""
+    """Run a federation of the demonstration's first site."""
     import torch
 
     from pfedsam.data.synthetic import write_site
@@ -142,7 +142,7 @@ def alone(case: Case, folder: Path) -> None:
 
 
 def simulated(case: Case, folder: Path) -> tuple[dict[str, Any], dict[str, float]]:
-    """A run in the simulator; its record, the peak of the largest site's process and of all together."""
+    """The record of a run in the simulator, and the peak memory of the largest site's process and of all together."""
     names = [f"site-{i + 1}" for i in range(case.sites)]
     render(ROOT / "jobs/pfedsam", folder / "job", changes=ROWS[case.name], rounds=case.rounds, sites=names)
     environment = {**os.environ, "PFEDSAM_STORE": "", "PFEDSAM_CACHE": ""}
@@ -158,7 +158,7 @@ def simulated(case: Case, folder: Path) -> tuple[dict[str, Any], dict[str, float
 
 
 class Watch:
-    """Looks at a simulator's processes: the most that a site's has held, and all together (pages in common once)."""
+    """Watches a simulator's processes: the peak of a site's process, and of all together. Common pages count once."""
 
     def __init__(self, pid: int) -> None:
         self.site = self.all = 0
@@ -174,18 +174,18 @@ class Watch:
 
 
 def is_site(process: Any) -> bool:
-    """Whether it is a simulated site's own process."""
+    """Whether the process is a simulated site's own."""
     return bool(quietly(lambda: any("simulator_worker" in part for part in process.cmdline())))
 
 
 def most(process: Any) -> int:
-    """Bytes that it has held at most, as Linux counts them."""
+    """The process's peak memory in bytes, as Linux counts it."""
     lines = quietly(lambda: Path(f"/proc/{process.pid}/status").read_text().splitlines()) or []
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
 
 
 def quietly(look: Callable[[], Any]) -> Any:
-    """What is seen; None of a process that has just ended."""
+    """What `look` returns. None if the process has just ended."""
     try:
         return look()
     except (psutil.Error, OSError):

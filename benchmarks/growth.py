@@ -18,7 +18,7 @@ from pfedsam.layout import simulated_results
 
 SITES = ["site-1", "site-2"]
 SETTINGS = ("train.max_steps=1", "data.train=2", "data.val=1", "data.test=1", "model.image_size=64")
-WARM = 0.1  # of the rounds: caches fill, allocators settle
+WARM = 0.1  # share of the rounds in which caches fill and allocators settle
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ COLUMNS = {
 
 
 def main() -> None:
-    """Run the job, look at its processes after each round, print one table."""
+    """Run the job, sample its processes after each round, and print one table."""
     options = arguments()
     with tempfile.TemporaryDirectory() as folder:
         samples = watched(Path(folder), options.rounds)
@@ -76,7 +76,7 @@ def watched(folder: Path, rounds: int) -> dict[str, list[Sample]]:
 
 
 def processes(parent: int) -> dict[str, Any]:
-    """Each site's process, and the simulator's that began them, which holds the server."""
+    """Each site's process, and the simulator's process that started them, which holds the server."""
     try:
         below = psutil.Process(parent).children(recursive=True)
         sites = {site: p for p in below for site in SITES if site in p.cmdline()}
@@ -86,7 +86,7 @@ def processes(parent: int) -> dict[str, Any]:
 
 
 def sample(process: Any, done: int) -> list[Sample]:
-    """A look at a process; nothing if it has just ended."""
+    """A sample of a process. Empty if it has just ended."""
     try:
         return [Sample(done, process.memory_info().rss / 2**20, process.num_fds())]
     except psutil.Error:
@@ -94,7 +94,7 @@ def sample(process: Any, done: int) -> list[Sample]:
 
 
 def rounds_done(workspace: Path) -> int:
-    """Rounds in results.json."""
+    """The number of rounds in results.json."""
     try:
         return len(json.loads((simulated_results(workspace)).read_text())["rounds"])
     except (OSError, ValueError):
@@ -102,7 +102,7 @@ def rounds_done(workspace: Path) -> int:
 
 
 def line(name: str, rows: list[Sample], rounds: int) -> list[str | float]:
-    """A process's row: a straight line is fitted to what follows the first tenth."""
+    """A process's row. A straight line is fitted to the samples after the first tenth."""
     late = [row for row in rows if row.done > WARM * rounds]
     slope = st.linear_regression([row.done for row in late], [row.mib for row in late]).slope
     first, last = late[0], late[-1]

@@ -1,4 +1,4 @@
-"""Peak memory of training, each row in a process of its own: python benchmarks/memory.py --help."""
+"""Peak memory of training, each row in its own process: python benchmarks/memory.py --help."""
 
 import argparse
 import json
@@ -16,7 +16,7 @@ STEPS = 3
 
 
 def main() -> None:
-    """Run every row, print one table, keep it where asked."""
+    """Run every row, print one table, and keep it if asked."""
     options = arguments()
     if options.row:
         print(json.dumps(measured(options.row, options.base, options.size, options.batch)))
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    """The command line; --row and --base are this script's own way of calling itself."""
+    """The command line. With --row and --base the script calls itself."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--batch", type=int, default=1)
@@ -42,7 +42,7 @@ def arguments() -> argparse.Namespace:
 
 
 def run(arguments: list[str]) -> float:
-    """Peak MiB of this script run with these arguments."""
+    """Peak MiB of this script, run with these arguments."""
     done = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
@@ -50,19 +50,19 @@ def run(arguments: list[str]) -> float:
 
 
 def measured(row: str, base: Path, size: int, batch: int) -> float:
-    """Peak MiB of this process after what `row` says."""
+    """Peak MiB of this process after the work of `row`."""
     work = prepare if row == "prepare" else train if row.startswith(("LoRA", "two", "full")) else imports
     work(row, base, size, batch)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def imports(_row: str, _base: Path, _size: int, _batch: int) -> None:
-    """Load what a training site cannot do without."""
+    """Import what every training site needs."""
     import training_step  # noqa: F401
 
 
 def prepare(_row: str, base: Path, size: int, _batch: int) -> None:
-    """The base on disk as a site would hold it, and once more as published."""
+    """Write the base to disk as a site holds it, and once more as published."""
     from safetensors.torch import save_file
     from stock import random_state
 

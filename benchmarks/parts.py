@@ -1,8 +1,8 @@
 """What each part of a trained model is worth: benchmarks/parts.py OUT --task TASK --row ROW [--seed SEED].
 
-Dice of the personal branch on the validation split, with a part taken out of the trained model and nothing trained
-anew. The parts are the experts and, by the layer they stand beside, the LoRAs of the encoder. OUT is a folder of
-sweep.py; the run's store has to be there still.
+It measures the personal branch's Dice on the validation split after taking a part out of the trained model. Nothing is
+trained again. The parts are the experts, and the encoder's LoRAs by their layer. OUT is a folder of sweep.py, which
+must still have the run's store.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from pfedsam.site import Site
 
 
 def main() -> None:
-    """Print a table of a run: a line a site."""
+    """Print a table of a run, with a line for each site."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--task", required=True)
@@ -63,7 +63,7 @@ def table(out: Path, task: str, row: str, seed: int) -> list[str]:
 
 
 def worth(site: Site) -> dict[str, float]:
-    """Dice of a site's personal branch with its parts taken out, by what was done."""
+    """Dice of a site's personal branch without one of its parts, by what was taken out."""
     by_layer: dict[str, list[LoRA]] = {}
     for name, module in site.model[site.method.personal].encoder.named_modules():
         if isinstance(module, LoRALinear):
@@ -83,13 +83,13 @@ def worth(site: Site) -> dict[str, float]:
 
 
 def dice(site: Site) -> float:
-    """Of the personal branch, validation split; 0 where nothing could be scored."""
+    """Dice of the personal branch on the validation split. 0 if nothing could be scored."""
     return float(site.summary("val", "personal")["dice"] or 0.0)
 
 
 @contextmanager
 def without(loras: Sequence[LoRA]) -> Iterator[None]:
-    """Within: these LoRAs add nothing."""
+    """Within the context, these LoRAs add nothing."""
     held = [lora.b.weight.detach().clone() for lora in loras]
     with torch.no_grad():
         for lora in loras:
@@ -101,7 +101,7 @@ def without(loras: Sequence[LoRA]) -> Iterator[None]:
 
 @contextmanager
 def without_experts(loras: Sequence[LoRA]) -> Iterator[None]:
-    """Within: the bottlenecks of these LoRAs have no experts."""
+    """Within the context, the bottlenecks of these LoRAs have no experts."""
     held = [lora.mix for lora in loras]
     for lora in loras:
         lora.mix = None

@@ -1,7 +1,7 @@
-"""Make the benchmark's sites of a public set as downloaded, a folder a site: public_sets.py --help.
+"""Make the benchmark's sites from a downloaded public set, a folder for each site: public_sets.py --help.
 
-Which folder is which site, what mask values mean, how many cases there are: by the papers. Exit code 1 where a site
-is missing, or has another number of cases than the set.
+The papers say which folder is which site, what mask values mean, and how many cases there are. The exit code is 1 if a
+site is missing, or if its number of cases differs from the set's.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from pfedsam.prepare.site import Wish, prepare
 from pfedsam.prepare.splits import parse_shares
 
 DISC, CUP = "_ODsegSoftmap.png", "_cupsegSoftmap.png"  # of Drishti-GS1
-HALF = 128  # of the experts who drew a soft map; FedFMS's release cuts at 100 of 255
+HALF = 128  # half of the experts who drew a soft map; FedFMS's release cuts at 100 of 255
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Recipe:
     """One public set.
 
     Attributes:
-        what: a line on it, with its source.
-        sites: name of the site's folder, and its number of cases where it is known for sure.
+        what: a line about it, with its source.
+        sites: the name of each site's folder, and its number of cases if that is known for sure.
         table: what mask values mean.
-        own: the same of a site where it differs.
+        own: the same for single sites that differ.
     """
 
     what: str
@@ -47,23 +47,23 @@ class Recipe:
 
 RECIPES = {
     "prostate": Recipe(
-        what="T2 prostate MRI of six sites (SAML; used by FedFMS): whole prostate; counts by the literature",
+        what="T2 prostate MRI of six sites (SAML, used by FedFMS): whole prostate. Counts are the literature's",
         sites={"BIDMC": 12, "HK": 12, "I2CVB": 19, "ISBI": 30, "ISBI_1.5": 30, "UCL": 13},
         table={"1": 1, "2": 1},
     ),
     "fundus": Recipe(
-        what="optic disc and cup, four sites (DoFE, FedDG; not FedFMS's): 1 rim, 2 cup; counts by the literature",
+        what="optic disc and cup, four sites (DoFE, FedDG, not FedFMS's): 1 rim, 2 cup. Counts are the literature's",
         sites={"Domain1": 101, "Domain2": 159, "Domain3": 400, "Domain4": 400},
         table={"255": 0, "128": 1, "0": 2},
     ),
     "fedfms-fundus": Recipe(
-        what="optic disc and cup, whole pictures, four sets (FedFMS): 1 rim, 2 cup; counts as the sets state them",
+        what="optic disc and cup, whole pictures, four sets (FedFMS): 1 rim, 2 cup. Counts are the sets' own",
         sites={"REFUGE": None, "ORIGA": 650, "G1020": 1020, "Drishti-GS1": 101},
         table={"1": 1, "2": 2},
         own={"REFUGE": {"255": 0, "128": 1, "0": 2}},
     ),
     "nuclei": Recipe(
-        what="nuclei of seven groups (FedFMS), a folder each with images/ and labels/ as pictures; counts not known",
+        what="nuclei of seven groups (FedFMS), each a folder with pictures in images/ and labels/. Counts are unknown",
         sites=dict.fromkeys(
             (
                 "PanNuke2Adrenal_gland",
@@ -81,13 +81,13 @@ RECIPES = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Each site of the set named, and what is missing of it."""
+    """Make each site of the named set, and print what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.epilog = "\n".join(f"{name}: {recipe.what}" for name, recipe in RECIPES.items())
     parser.add_argument("set", choices=RECIPES)
-    parser.add_argument("sources", type=Path, nargs="+", metavar="ARCHIVE", help="as downloaded, or unpacked")
+    parser.add_argument("sources", type=Path, nargs="+", metavar="ARCHIVE", help="as downloaded, or its folder")
     parser.add_argument("out", type=Path, metavar="OUT", help="a new or empty folder")
-    parser.add_argument("--split", default="0.7,0.1,0.2", metavar="SHARES", help="of train, val and test")
+    parser.add_argument("--split", default="0.7,0.1,0.2", metavar="SHARES", help="shares of train, val and test")
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other splits")
     options = parser.parse_args(arguments)
     try:
@@ -103,9 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def cook(sources: Sequence[Path], out: Path, recipe: Recipe, wish: Wish) -> dict[str, Any]:
-    """Each site of a public set as a folder of its own in `out`; the report holds the sites' reports.
+    """The sites' reports, after writing each site of a public set to its own folder in `out`.
 
-    `complete` tells whether every site is there with the number of cases that it should have.
+    `complete` tells whether every site is there with its right number of cases.
 
     Args:
         sources: the archives as downloaded, or the folder in which they were unpacked.
@@ -127,7 +127,7 @@ def cook(sources: Sequence[Path], out: Path, recipe: Recipe, wish: Wish) -> dict
 
 
 def _prepared(home: Path, folder: Path, wish: Wish) -> dict[str, Any]:
-    """One site's report; a fault names the site."""
+    """One site's report. A fault names the site."""
     try:
         return prepare([home], folder, wish)
     except UserFault as fault:
@@ -135,7 +135,7 @@ def _prepared(home: Path, folder: Path, wish: Wish) -> dict[str, Any]:
 
 
 def _folders(sources: Sequence[Path], unpacked: Path) -> list[Path]:
-    """The folders to look in: those given, and one for the archives, given or lying in them."""
+    """The folders to look in: the given ones, and one for the archives that are given or in those folders."""
     packed = [p for s in sources for p in ([s] if s.is_file() else sorted(s.glob("*"))) if _is_archive(p)]
     if strange := [s for s in sources if not s.is_dir() and s not in packed]:
         raise UserFault(
@@ -152,10 +152,10 @@ def _is_archive(path: Path) -> bool:
 
 
 def unpack(path: Path, folder: Path) -> None:
-    """The archive's files below `folder`: the standard library lets no entry out of it.
+    """Unpack the archive below `folder`. The standard library lets no entry leave it.
 
     Raises:
-        UserFault: a tar's entry leads elsewhere, or the archive is damaged.
+        UserFault: a tar's entry leads out of the folder, or the archive is damaged.
     """
     with readable(path):
         if zipfile.is_zipfile(path):
@@ -167,7 +167,7 @@ def unpack(path: Path, folder: Path) -> None:
 
 
 def combined(home: Path, folder: Path) -> Path:
-    """Drishti-GS1, a soft map of the disc and one of the cup a picture, as `folder` with images/ and masks/.
+    """Write Drishti-GS1 to `folder` with images/ and masks/. Each picture has soft maps of the disc and of the cup.
 
     The masks hold 1 for the rim (disc without cup) and 2 for the cup.
 
@@ -208,7 +208,7 @@ def _homes(folders: Sequence[Path], recipe: Recipe) -> dict[str, Path]:
         raise UserFault(
             expected="folders named " + ", ".join(recipe.sites),
             came="none of them",
-            do="give the archive as downloaded",
+            do="name the archive as downloaded",
         )
     return homes
 
@@ -217,7 +217,7 @@ def _missing(site: str, count: int | None, report: dict[str, Any] | None) -> str
     if report is None:
         return f"{site}: no folder of that name"
     if count is not None and report["cases"] != count:
-        return f"{site}: {report['cases']} cases, where the set has {count}"
+        return f"{site}: {report['cases']} cases, but the set has {count}"
     return None
 
 

@@ -1,4 +1,4 @@
-"""Seconds of a step on a GPU, as it stands and as a recording: benchmarks/recording.py --help; needs a GPU."""
+"""Seconds of a step on a GPU, run directly and as a recording: benchmarks/recording.py --help. It needs a GPU."""
 
 import argparse
 import sys
@@ -20,7 +20,7 @@ from pfedsam.train.loop import set_rate
 from pfedsam.train.step import Steps
 
 STEPS, WARM = 20, 3
-EVEN = {"gate_noise": False}  # a recording draws other noise, and the losses are to be compared
+EVEN = {"gate_noise": False}  # a recording draws other noise, so that losses could not be compared
 TINY = {"backbone": "tiny_vit", "image_size": 256, "lora_on": "linear", **EVEN}  # as the real jobs
 VIT_B = {"backbone": "vit_b", "image_size": 1024, **EVEN}
 CASES = [
@@ -45,10 +45,10 @@ COLUMNS = {
 
 
 def main() -> None:
-    """Measure, print one table, keep it where asked."""
+    """Measure, print one table, and keep it if asked."""
     options = keepable(argparse.ArgumentParser(description=__doc__)).parse_args()
     if not torch.cuda.is_available():
-        raise SystemExit("expected a GPU; came none; run this where torch.cuda.is_available()")
+        raise SystemExit("expected a GPU; came none; to mend it: run this where torch.cuda.is_available() is true")
     lines = []
     for case in CASES:
         lines.append(line(*case))
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def line(method: str, model: dict[str, object], size: int) -> list[str | float]:
-    """One row: median of the steps after the first few, and the greatest relative difference of their losses."""
+    """One row: the median of the steps after the first few, and the largest relative difference of their losses."""
     shape = f"{model['backbone']}, {model['image_size']} px"
     batches = [batch(int(str(model["image_size"])), size, seed) for seed in range(STEPS)]
     found = {}
@@ -72,7 +72,7 @@ def line(method: str, model: dict[str, object], size: int) -> list[str | float]:
 
 
 def run(config: Config, batches: list[Batch]) -> tuple[float, list[float]]:
-    """Median seconds of a step after the first few, and all steps' losses."""
+    """The median seconds of a step after the first few, and the losses of all steps."""
     take, seconds, losses = steps(config), [], []
     for one in batches:
         began = time.perf_counter()
@@ -82,7 +82,7 @@ def run(config: Config, batches: list[Batch]) -> tuple[float, list[float]]:
 
 
 def steps(config: Config) -> Callable[[Batch], float]:
-    """A method's step with a fresh model, on the GPU; returns the sum of its losses."""
+    """A method's step with a new model on the GPU. The step returns the sum of its losses."""
     torch.manual_seed(0)
     state = weights.read("tiny_vit") if config.model.backbone == "tiny_vit" else None
     parts = BUILDERS[config.model.backbone](config.model.image_size, state)

@@ -47,7 +47,7 @@ while flare.is_running():
 
 
 def main() -> None:
-    """Each job with 2 and 4 sites; one table."""
+    """Run each job with 2 and 4 sites, and print one table."""
     options = arguments()
     config = read_job(ROOT / "jobs/pfedsam", SETTINGS).config
     columns = {"sites": "d", "job": "", "a round outside training, median seconds": ".2f", "of stock": ".2f"}
@@ -66,7 +66,7 @@ def arguments() -> argparse.Namespace:
 
 
 def rows(config: Config, sites: int, rounds: int) -> list[list[str | float]]:
-    """The table's rows for so many sites."""
+    """The table's rows for this number of sites."""
     jobs: dict[str, Callable[[Path, int, int], Path]] = {
         "FLARE's FedAvg recipe": partial(stock_job, config, exchange=ExchangeFormat.NUMPY),
         "FLARE's FedAvg recipe, torch tensors": partial(stock_job, config, exchange=ExchangeFormat.PYTORCH),
@@ -89,7 +89,7 @@ def our_job(folder: Path, sites: int, rounds: int) -> Path:
 
 
 def stock_job(config: Config, folder: Path, sites: int, rounds: int, *, exchange: ExchangeFormat) -> Path:
-    """FLARE's recipe; its sites send back what they got, after no training at all."""
+    """FLARE's recipe. Its sites send back what they got, without any training."""
     shapes = {name.replace(".", "_"): list(spec.shape) for name, spec in shared_schema(config).items()}
     (folder / "carrier.py").write_text(STOCK_CARRIER)
     (folder / "client.py").write_text(STOCK_CLIENT)
@@ -108,7 +108,7 @@ def stock_job(config: Config, folder: Path, sites: int, rounds: int, *, exchange
 
 
 def simulate(job: Path, workspace: Path, sites: int) -> str:
-    """Run a job with a process a site; returns the log."""
+    """The log of a job, after running it with a process for each site."""
     names = ",".join(f"site-{i + 1}" for i in range(sites))
     command = simulator(job, workspace, sites)
     done = subprocess.run(
@@ -118,16 +118,16 @@ def simulate(job: Path, workspace: Path, sites: int) -> str:
 
 
 def outside(log: str, workspace: Path) -> float:
-    """Median seconds from a round's start to the next one's, less what the slowest site trained and scored."""
+    """The median seconds from a round's start to the next, minus the slowest site's training and scoring."""
     starts = [when(clock) for clock in STARTED.findall(log)]
     if len(starts) < 3:
-        raise SystemExit(f"the job has not run:\n{log[-3000:]}")
+        raise SystemExit(f"the job did not run:\n{log[-3000:]}")
     busy = training(workspace)
     return st.median(starts[r + 1] - starts[r] - busy.get(r, 0.0) for r in range(1, len(starts) - 1))
 
 
 def training(workspace: Path) -> dict[int, float]:
-    """Of each round of ours, seconds that the slowest site trained and scored."""
+    """The slowest site's seconds of training and scoring, for each of our rounds."""
     path = simulated_results(workspace)
     if not path.exists():
         return {}
@@ -136,7 +136,7 @@ def training(workspace: Path) -> dict[int, float]:
 
 
 def when(clock: str) -> float:
-    """Seconds of a log line's date and time."""
+    """A log line's date and time in seconds."""
     return datetime.strptime(clock, "%Y-%m-%d %H:%M:%S,%f").timestamp()
 
 

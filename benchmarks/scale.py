@@ -41,7 +41,7 @@ RUNS = {
 
 
 def main() -> None:
-    """The simulated sites, then the mean; two tables."""
+    """Measure the simulated sites, then the mean, and print two tables."""
     options = arguments()
     found = []
     for sites in options.sites:
@@ -55,14 +55,14 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sites", type=int, nargs="*", default=[2, 8, 32, 64])
-    parser.add_argument("--threads", type=int, default=8, help="sites at a time, at most: the simulator's -t")
+    parser.add_argument("--threads", type=int, default=8, help="most sites at a time: the simulator's -t")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--means", type=int, nargs="*", default=[10, 100, 1000])
     return keepable(parser).parse_args()
 
 
 def simulated(sites: int, threads: int, rounds: int) -> list[str | float]:
-    """A row: a run of so many sites, its time and memory."""
+    """The row of a run with this number of sites: its time and memory."""
     names = [f"site-{i + 1}" for i in range(sites)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -85,7 +85,7 @@ def simulated(sites: int, threads: int, rounds: int) -> list[str | float]:
 
 
 class Memory:
-    """Watches the memory of a process and all below it; pages in common count once (PSS)."""
+    """Watches the memory of a process and all below it. Common pages count once (PSS)."""
 
     def __init__(self, pid: int) -> None:
         self._pid, self._peak = pid, 0.0
@@ -93,7 +93,7 @@ class Memory:
         self._thread.start()
 
     def peak(self) -> float:
-        """GiB, at most so far."""
+        """The peak so far, in GiB."""
         return self._peak / 2**30
 
     def _watch(self) -> None:
@@ -112,7 +112,7 @@ def tree(pid: int) -> list[Any]:
 
 
 def pss(process: Any) -> int:
-    """Bytes of a process, pages that n processes map counted as 1/n; 0 if it has just ended."""
+    """A process's memory in bytes. A page that n processes map counts 1/n. 0 if the process has just ended."""
     try:
         return int(process.memory_full_info().pss)
     except psutil.Error:
@@ -120,7 +120,7 @@ def pss(process: Any) -> int:
 
 
 def means(counts: list[int]) -> Table:
-    """The second table: what the server holds for a round's mean, and how long the mean takes."""
+    """The second table: the server's memory for a round's mean, and how long the mean takes."""
     columns = {"sites": "d", "update": "", "the server holds, MB": ".1f", "mean over sites, seconds": ".2f"}
     rows: list[list[str | float]] = []
     for name, changes in FORMATS.items():
@@ -136,7 +136,7 @@ def means(counts: list[int]) -> Table:
 
 
 def update(config: Config) -> Tensors:
-    """A site's update as it travels."""
+    """A site's encoded update."""
     shapes = shared_schema(config)
     return encode({name: torch.randn(spec.shape) for name, spec in shapes.items()}, config.wire.up)
 

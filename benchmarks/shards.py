@@ -1,7 +1,7 @@
-"""A task whose hospitals are cut into parts, each a site of its own: benchmarks/shards.py DATA OUT --parts 2.
+"""Cut a task's hospitals into parts, so that each part is a site: benchmarks/shards.py DATA OUT --parts 2.
 
-For questions that want more sites than there are hospitals, such as a site whose masks lack a class. The parts of a
-hospital are alike, so such sites say nothing about hospitals that differ.
+This is for questions that need more sites than hospitals, such as a site whose masks lack a class. A hospital's parts
+are alike, so such sites say nothing about different hospitals.
 """
 
 import argparse
@@ -18,7 +18,7 @@ Home = tuple[str, str, str]  # what stays together: site, split, group
 
 
 def main() -> None:
-    """Write OUT/manifest.csv, which names the images where they lie."""
+    """Write OUT/manifest.csv, which names the images at their present places."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, help="a task's folder, with manifest.csv")
     parser.add_argument("out", type=Path)
@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def shards(data: Path, out: Path, parts: int, seed: int) -> None:
-    """Site NAME becomes NAME-1, NAME-2 ...; a group (patient) stays in one part and keeps its split."""
+    """The rows with site NAME as NAME-1, NAME-2 and so on. A group (patient) stays in one part and keeps its split."""
     rows = raw_rows(data / "manifest.csv")
     out.mkdir(parents=True, exist_ok=True)
     where = os.path.relpath(data.resolve(), out.resolve())
@@ -47,12 +47,12 @@ def shards(data: Path, out: Path, parts: int, seed: int) -> None:
 
 
 def home(row: Row) -> Home:
-    """Where a row belongs."""
+    """The site, split and group of a row."""
     return row["site"], row["split"], row["group"]
 
 
 def assigned(rows: list[Row], parts: int, draw: random.Random) -> dict[Home, int]:
-    """A part for every group, in turns within each site and split, so that parts are alike in size."""
+    """A part for every group, in turns within each site and split, so that parts have similar sizes."""
     groups: dict[tuple[str, str], list[Home]] = {}
     for key in sorted({home(row) for row in rows}):
         groups.setdefault(key[:2], []).append(key)

@@ -1,4 +1,4 @@
-"""Seconds until a site is ready for its first round, beside the imports it cannot avoid: startup.py --help."""
+"""Seconds until a site is ready for its first round, beside the imports that it needs: startup.py --help."""
 
 import argparse
 import os
@@ -32,7 +32,7 @@ BACKBONES = {"demo": 128, "tiny_vit": 256, "vit_b": 256}
 
 
 def main() -> None:
-    """Each in a new process, taking turns; one table."""
+    """Measure each in new processes, in turns, and print one table."""
     options = arguments()
     with tempfile.TemporaryDirectory() as folder:
         actions: dict[str, Callable[[], object]] = {"imports alone": partial(python, IMPORTS)}

@@ -1,7 +1,7 @@
-"""The slow reference: SAM as published, adapted in SAMed's manner, and trained by the straightforward loop.
+"""The slow reference: SAM as published, adapted as in SAMed, and trained by a simple loop.
 
-Windows keep their padded tokens, the decoder takes one image at a time, numbers are float32 and the optimiser is
-torch's default. It stands on the same tensors as `pfedsam.model`, so both must take the same steps.
+Windows keep their padded tokens, and the decoder takes one image at a time. Numbers are float32, and the optimiser is
+torch's default. It uses the same tensors as `pfedsam.model`, so both must take the same steps.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ State = dict[str, Tensor]
 
 
 class StockSAM(nn.Module):
-    """Logits (B, 1, S/4, S/4) from images (B, 3, S, S), no prompt."""
+    """Logits (B, 1, S/4, S/4) from images (B, 3, S, S), without a prompt."""
 
     def __init__(self, backbone: str, size: int, state: State) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class StockSAM(nn.Module):
         self.position.load_state_dict(_below(state, "prompt_encoder.pe_layer."))
 
     def forward(self, images: Tensor) -> Tensor:
-        """The published chain, image by image behind the encoder."""
+        """The published chain. After the encoder it runs image by image."""
         code = self.position((self.grid, self.grid))[None]
         return torch.cat([self._decode(embedding[None], code) for embedding in self.encoder(images)])
 
@@ -59,13 +59,13 @@ def adapted(model: StockSAM, rank: int) -> StockSAM:
 
 @torch.no_grad()
 def start_like(model: StockSAM, other: nn.Module) -> None:
-    """Give the LoRA of `model` the values of those of `other`."""
+    """Copy the LoRA values of `other` to `model`."""
     for mine, theirs in zip(loras(model), loras(other), strict=True):
         mine.load_state_dict(theirs.state_dict())
 
 
 def stepper(model: StockSAM, config: Config) -> Callable[[Batch], float]:
-    """One training step on a batch; returns the loss before it."""
+    """A training step on a batch. The step returns the loss before it."""
     trained = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=config.train.lr, weight_decay=config.train.weight_decay)
     for module in model.modules():

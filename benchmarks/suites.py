@@ -1,4 +1,4 @@
-"""The rows that sweep.py runs: each a change to a task's job, by name."""
+"""The rows that sweep.py runs, by name. Each row changes a task's job."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -10,13 +10,13 @@ class Row:
     """A row of a table.
 
     Attributes:
-        name: of its folder.
-        label: in the table.
-        changes: to the settings of the task's job, as for `pfedsam render --set`.
-        sites: that take part; empty: all of the task's.
-        begins: the row whose last shared tensors it starts from; empty: none's.
-        beside: the row that its Dice is compared with; None: the suite's first; empty: with none.
-        rounds: of the run; None: as the task's job has.
+        name: the name of its folder.
+        label: its label in the table.
+        changes: the changes to the settings of the task's job, as for `pfedsam render --set`.
+        sites: the sites that take part. Empty: all of the task's.
+        begins: the row whose last shared tensors it starts from. Empty: none.
+        beside: the row to compare its Dice with. None: the suite's first. Empty: none.
+        rounds: the run's rounds. None: those of the task's job.
     """
 
     name: str
@@ -32,27 +32,27 @@ Sizes = dict[str, int]  # training rows of each site of a task
 
 
 def at(lr: str, decoder: str = "3e-4") -> tuple[str, ...]:
-    """Settings: the adapters' rate and the decoder's."""
+    """The settings for the adapters' rate and the decoder's rate."""
     return f"train.lr={lr}", f"train.lr_decoder={decoder}"
 
 
 def variant(row: Row, name: str, label: str, *changes: str) -> Row:
-    """A row with more changes, and what they are called behind its name and label."""
+    """The row with more changes, and their names added to its name and label."""
     return replace(row, name=f"{row.name}_{name}", label=f"{row.label}, {label}", changes=(*row.changes, *changes))
 
 
 def rates(row: Row, *pairs: tuple[str, str]) -> list[Row]:
-    """A row a pair of rates: the adapters' (without any: the encoder's) and the decoder's."""
+    """A row for each pair of rates: the adapters' (without adapters, the encoder's) and the decoder's."""
     return [variant(row, f"{lr}_{decoder}", f"{lr} / {decoder}", *at(lr, decoder)) for lr, decoder in pairs]
 
 
 def private(row: Row, *lrs: str) -> list[Row]:
-    """A row a rate of the private part."""
+    """A row for each rate of the private part."""
     return [variant(row, f"private_{lr}", f"private part at {lr}", f"train.lr_private={lr}") for lr in lrs]
 
 
 def once(row: Row, *lrs: str) -> list[Row]:
-    """A row a rate, with one optimiser and one warm-up throughout: all epochs of the tasks' jobs in one round."""
+    """A row for each rate, with one optimiser and one warm-up: all epochs of the task's job in one round."""
     return [
         replace(found, name=f"{found.name}_once", label=f"{found.label}, one optimiser throughout", rounds=1)
         for found in rates(replace(row, changes=(*row.changes, "train.epochs=15")), *((lr, "3e-4") for lr in lrs))
@@ -171,17 +171,17 @@ SUITES = {
 
 
 def few(sites: Iterable[str], count: int, size: int) -> tuple[str, ...]:
-    """Settings: sites have so many training cases each, and as many images a round as with `size` of them."""
+    """The settings for `count` training cases at each site, with as many images in a round as with `size` cases."""
     return f"data.limit={json.dumps(dict.fromkeys(sites, count))}", f"train.epochs={max(1, size // count)}"
 
 
 def late(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
-    """Each site left out once: how the others' model does there, and what it gains from k cases of its own.
+    """Rows that leave each site out once: how the others' model does there, and what it gains from k cases of its own.
 
-    In a `joins` row the global branch is the federation's as it came, the personal branch has the site's own experts;
-    it is compared with the same site, trained from the pretrained weights alone.
-    A round has about as many images whatever k is: our choice, so that k changes how much there is to see, not for how
-    long. As a last batch may be half full, a site with 96 does 48 steps a round with all, 40 with twenty, 57 with five.
+    In a `joins` row the global branch is the federation's, unchanged. The personal branch has the site's own experts.
+    It is compared with the same site, trained alone from the pretrained weights. A round has about the same number of
+    images for every k. This is our choice: k changes how much there is to see, not how long it is seen. As the last
+    batch may be half full, a site with 96 cases does 48 steps a round with all, 40 with twenty, 57 with five.
     """
     found = []
     for out, size in sizes.items():
@@ -199,7 +199,7 @@ def late(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
 
 
 def unequal(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
-    """The first site with a tenth of its data, or there in every third round; three methods in each case, compared."""
+    """Rows in which the first site has a tenth of its data, or trains in every third round. Each has three methods."""
     site, size = next(iter(sizes.items()))
     cases = {"tenth": f'data.limit={{"{site}": {max(1, size // 10)}}}', "third": f'every={{"{site}": 3}}'}
     words = {"tenth": f"{site} has a tenth of its data", "third": f"{site} takes part in every third round"}
@@ -216,10 +216,11 @@ def unequal(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
 
 
 def partial(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
-    """The last site's masks lack class 1, on a task with two classes; then the global model there, on both classes.
+    """Rows in which the last site's masks lack class 1, on a task with two classes. The global model is then scored
+    there on both classes.
 
-    Class 1, because of fundus: its class 2 (cup) is the hole in class 1 (rim), which therefore shows it.
-    Compared is each with the same where masks are whole.
+    It is class 1 because of fundus: its class 2 (cup) is the hole in class 1 (rim), so that class 1 shows class 2.
+    Each row is compared with the same row with whole masks.
     """
     *_, site = sizes
     lacks = f'data.unannotated={{"{site}": [1]}}'
@@ -244,9 +245,10 @@ def partial(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
 
 
 def scarce(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
-    """Every site has eight training images, as many of them a round as the smallest has of its own; methods compared.
+    """Rows in which every site has eight training images, to compare methods. A round has as many images as the
+    smallest site has in all.
 
-    Validation splits stay whole: our choice, so that rows are judged as elsewhere.
+    Validation splits stay whole: our choice, so that rows are judged as in the other suites.
     """
     limit = few(sizes, 8, min(sizes.values()))
     return [
@@ -265,12 +267,12 @@ NAMES = (*SUITES, *BY_SITES)
 
 
 def rows_of(suite: str, task: str, sizes: Sizes) -> list[Row]:
-    """The rows of a suite on a task whose sites have so many training rows; with the task's own rates."""
+    """The rows of a suite on a task, with the task's own rates. `sizes` are its sites' training rows."""
     if suite in BY_SITES:
         return BY_SITES[suite](sizes, {row.name: at_own(row, task) for row in METHODS})
     return [at_own(row, task) for row in SUITES[suite]]
 
 
 def at_own(row: Row, task: str) -> Row:
-    """The row with what `OWN` has for it on a task."""
+    """The row with the changes that `OWN` has for it on a task."""
     return replace(row, changes=(*row.changes, *OWN.get(task, {}).get(row.name, ())))

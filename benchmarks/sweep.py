@@ -1,9 +1,9 @@
-"""Rows x tasks x seeds, in one process a run: benchmarks/sweep.py OUT --suite NAME ...; resumes where it stopped.
+"""Rows x tasks x seeds, each run in one process: benchmarks/sweep.py OUT --suite NAME ... It resumes where it stopped.
 
-On a GPU many runs fit side by side (`--lanes`): each is bound by the CPU that reads its images.
+On a GPU many runs fit side by side (`--lanes`), because the CPU that reads the images limits each of them.
 
-Needs PFEDSAM_DATA_ROOT (a folder a task, each with manifest.csv) and PFEDSAM_WEIGHTS. Each run writes
-OUT/TASK/ROW/SEED/results.json, as a job through FLARE would; `tables.py` makes the tables of them.
+It needs PFEDSAM_WEIGHTS and PFEDSAM_DATA_ROOT, with a folder for each task that holds manifest.csv. Each run writes
+OUT/TASK/ROW/SEED/results.json, like a job through FLARE. `tables.py` makes the tables from these files.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from pfedsam.site import Places
 from pfedsam.study import same_settings
 
 ROOT = Path(__file__).parent.parent
-LAUNCHES = "train.record"  # how a GPU is given a step; it is the same step
+LAUNCHES = "train.record"  # only changes how a GPU gets a step; the step is the same
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ class Run:
     seed: int
 
     def folder(self, out: Path) -> Path:
-        """Where its results lie."""
+        """The folder of its results."""
         return out / self.task / self.row.name / str(self.seed)
 
     def ended(self, out: Path) -> bool:
-        """Whether it left its results."""
+        """Whether its results are there."""
         return (self.folder(out) / "results.json").exists()
 
     def begins(self, out: Path) -> Path | None:
@@ -55,13 +55,13 @@ class Run:
         return out / self.task / self.row.begins / str(self.seed) if self.row.begins else None
 
     def ready(self, out: Path) -> bool:
-        """Whether the run that it starts from has ended, and its tensors are still there."""
+        """Whether the run that it starts from has ended and still has its tensors."""
         source = self.begins(out)
         return source is None or ((source / "results.json").exists() and (source / "store").exists())
 
 
 def main() -> None:
-    """Run what is missing, so many at a time, and tell how long the rest will take; 1 if a run failed."""
+    """Run what is missing, `--lanes` at a time, and print how long the rest will take. Returns 1 if a run failed."""
     try:
         sys.exit(int(sweep(arguments()) > 0))
     except UserFault as fault:
@@ -69,13 +69,13 @@ def main() -> None:
 
 
 def sweep(options: argparse.Namespace) -> int:
-    """All that the command line asks for; returns how many runs failed.
+    """The number of failed runs, after doing what the command line asks for.
 
     Raises:
-        UserFault: the suite has no such row, or what is there was run with other settings.
+        UserFault: the suite has no such row, or runs that are there had other settings.
     """
     for name in methods.names():
-        methods.get(name)  # before lanes are forked: all run the code that is there now
+        methods.get(name)  # before lanes are forked, so that all run today's code
     tables = {task: rows(options.suite, task) for task in options.tasks}
     names = {row.name for of_task in tables.values() for row in of_task}
     if unknown := sorted(set(options.rows or ()) - names):
@@ -91,21 +91,21 @@ def sweep(options: argparse.Namespace) -> int:
 
 
 def rows(suites: list[str], task: str) -> list[Row]:
-    """The rows of all suites; one that several have is run once."""
+    """The rows of all suites. A row in several suites runs once."""
     found = [row for suite in suites for row in rows_of(suite, task, sizes(data_of(task)))]
     return list({row.name: row for row in found}.values())
 
 
 def done(run: Run, out: Path, rounds: int | None) -> bool:
-    """Whether a run ended; raises as `record_of`."""
+    """Whether a run ended. It raises what `record_of` raises."""
     return run.ended(out) and bool(record_of(run, out, rounds))
 
 
 def record_of(run: Run, out: Path, rounds: int | None) -> dict[str, Any]:
-    """What an ended run's results.json holds.
+    """The content of an ended run's results.json.
 
     Raises:
-        UserFault: it ran with other settings, other sites or another number of rounds than are asked for.
+        UserFault: the run had other settings, other sites or another number of rounds.
     """
     folder = run.folder(out)
     config, rounds = settings(run, rounds)
@@ -126,13 +126,13 @@ def sites(run: Run, config: Config) -> list[str]:
 
 
 def places(run: Run, out: Path) -> Places:
-    """Where all sites of a run find their files and put them."""
+    """The folders of all sites of a run, by name."""
     folder, weights = run.folder(out), Path(os.environ["PFEDSAM_WEIGHTS"])
     return Places(data_of(run.task), folder / "store", weights, cache=out / "prepared", scratch=folder / "scratch")
 
 
 def settings(run: Run, rounds: int | None) -> tuple[Config, int]:
-    """A run's settings, and how many rounds it has: so many, or as its row or its task's job has."""
+    """A run's settings and its number of rounds: the given number, or that of its row or its task's job."""
     job = read_job(ROOT / "jobs" / f"{run.task}.json", [*run.row.changes, f"seed={run.seed}"])
     return job.config, rounds or run.row.rounds or job.rounds
 
@@ -143,15 +143,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("out", type=Path)
     parser.add_argument("--suite", nargs="+", choices=NAMES, required=True)
     parser.add_argument("--tasks", nargs="+", default=["brain_mri"])
-    parser.add_argument("--rows", nargs="+", help="these rows of the suites alone")
+    parser.add_argument("--rows", nargs="+", help="only these rows of the suites")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--rounds", type=int, help="another number than the task's job has")
-    parser.add_argument("--lanes", type=int, default=1, help="runs at a time, a thread each")
+    parser.add_argument("--rounds", type=int, help="number of rounds, instead of the task's own")
+    parser.add_argument("--lanes", type=int, default=1, help="runs at a time, each with one thread")
     return parser.parse_args()
 
 
 def one(run: Run, out: Path, rounds: int | None) -> None:
-    """One run, to its end; what it says goes to the log in its folder."""
+    """Do one run to its end. Its output goes to the log in its folder."""
     with (run.folder(out) / "log.txt").open("ab") as log:
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
@@ -197,7 +197,7 @@ def sizes(data: Path) -> Sizes:
 
 
 def work(missing: list[Run], options: argparse.Namespace) -> int:
-    """Run all, `lanes` at a time; one that starts from another waits for it. Returns how many failed."""
+    """The number of failed runs, after running all, `lanes` at a time. A run that starts from another waits for it."""
     began, waiting, ended, failed, total = time.monotonic(), list(missing), 0, 0, len(missing)
     live: list[tuple[Run, ForkProcess]] = []
     while waiting or live:
@@ -205,7 +205,7 @@ def work(missing: list[Run], options: argparse.Namespace) -> int:
         live += [(run, begin(run, options)) for run in ready]
         waiting = [run for run in waiting if run not in ready]
         if not live:
-            raise SystemExit(f"{len(waiting)} runs start from runs that are not there: leave --rows out, or add those")
+            raise SystemExit(f"{len(waiting)} runs start from missing runs: leave --rows out, or add the missing ones")
         time.sleep(1)
         for lane in [lane for lane in live if lane[1].exitcode is not None]:
             live.remove(lane)
@@ -217,7 +217,7 @@ def work(missing: list[Run], options: argparse.Namespace) -> int:
 
 
 def begin(run: Run, options: argparse.Namespace) -> ForkProcess:
-    """A run in a process of its own, forked off this one: what is imported need not be imported again."""
+    """A run in its own process, forked from this one, so that nothing needs to be imported again."""
     run.folder(options.out).mkdir(parents=True, exist_ok=True)
     lane = get_context("fork").Process(target=one, args=(run, options.out, options.rounds))
     lane.start()

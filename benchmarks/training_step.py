@@ -1,4 +1,4 @@
-"""Seconds of a training step beside SAM as published, and how far losses part: benchmarks/training_step.py --help."""
+"""Seconds of a training step beside SAM as published, and how far losses differ: benchmarks/training_step.py --help."""
 
 import argparse
 from collections.abc import Callable
@@ -29,7 +29,7 @@ Stepper = Callable[[Batch], float]
 
 @dataclass(frozen=True)
 class Row:
-    """What is trained and how; `cached`: the frozen front's output is there already."""
+    """What is trained and how. `cached`: the frozen front's output is already there."""
 
     method: str | dict[str, Any]
     precision: str = "bf16"
@@ -69,7 +69,7 @@ class Case:
 
 
 def main() -> None:
-    """Measure, print one table, keep it where asked."""
+    """Measure, print one table, and keep it if asked."""
     options = arguments()
     state = weights.read("tiny_vit") if options.backbone == "tiny_vit" else random_state(options.size)
     case = Case(options.backbone, options.size, state)
@@ -89,7 +89,7 @@ def arguments() -> argparse.Namespace:
 
 
 def timings(case: Case, batches: list[Batch], runs: int) -> Table:
-    """The table: seconds and ratios, all rows taking turns."""
+    """The table: seconds and ratios. All rows are measured in turns."""
     steppers = {"stock, float32": stock(case)} | {label: ours(case, row) for label, row in ROWS.items()}
     took = median(interleaved({name: partial(one, batches[0]) for name, one in steppers.items()}, runs))
     slow, plain = took["stock, float32"], took["plain, bf16"]
@@ -98,7 +98,7 @@ def timings(case: Case, batches: list[Batch], runs: int) -> Table:
 
 
 def losses(case: Case, batches: list[Batch]) -> list[str]:
-    """How far our losses are from stock's over the same steps from the same start."""
+    """How far our losses are from stock's, over the same steps from the same start."""
     labels = ("plain, float32", "plain, bf16")
     rows = {"stock": stock(case)} | {label: ours(case, ROWS[label]) for label in labels}
     found = {name: [one(b) for b in batches] for name, one in rows.items()}
@@ -108,7 +108,7 @@ def losses(case: Case, batches: list[Batch]) -> list[str]:
 
 
 def stock(case: Case) -> Stepper:
-    """The reference, started as ours is."""
+    """The reference, with the same start as ours."""
     config = case.config(Row("fedavg", "fp32"))
     model = adapted(StockSAM(case.backbone, case.size, case.state), config.model.lora_rank)
     start_like(model, branches(BUILDERS[case.backbone](case.size, case.state), config)["global"])
@@ -116,7 +116,7 @@ def stock(case: Case) -> Stepper:
 
 
 def ours(case: Case, row: Row) -> Stepper:
-    """A row of ours, with the base as `model.prepared` would hold it."""
+    """A row of ours, with the base in the form of `model.prepared`."""
     parts = BUILDERS[case.backbone](case.size, case.state)
     if row.precision == "bf16":
         round_matrices(parts.encoder)
@@ -124,7 +124,7 @@ def ours(case: Case, row: Row) -> Stepper:
 
 
 def stepper_of(parts: Backbone, config: Config, *, cached: bool = False) -> Stepper:
-    """One training step of the method on a batch; returns the global branch's loss before it."""
+    """A training step of the method on a batch. The step returns the global branch's loss before it."""
     model, optimisers = made(parts, config)
     loss, both = methods.get(config.method).loss, list(optimisers.values())
     kept: dict[int, Batch] = {}
@@ -139,7 +139,7 @@ def stepper_of(parts: Backbone, config: Config, *, cached: bool = False) -> Step
 
 
 def made(parts: Backbone, config: Config, device: str = "cpu") -> tuple[Branches, Optimisers]:
-    """The method's branches on a device, as its first round begins with them, and their optimisers."""
+    """The method's branches on a device, as at the start of its first round, and their optimisers."""
     method, model = methods.get(config.method), branches(parts, config)
     part = method.partition(model, config)
     model.to(device).train()
@@ -148,13 +148,13 @@ def made(parts: Backbone, config: Config, device: str = "cpu") -> tuple[Branches
 
 
 def branches(parts: Backbone, config: Config) -> Branches:
-    """The method's branches, what is not pretrained drawn from the job's seed."""
+    """The method's branches. The job's seed draws what is not pretrained."""
     parts.encoder.requires_grad_(False)
     return methods.get(config.method).model(parts, config)
 
 
 def batch(size: int, count: int, seed: int) -> Batch:
-    """Noise with blobs as labels."""
+    """A batch of noise, with blobs as labels."""
     generator = torch.Generator().manual_seed(seed)
     image = torch.randn(count, 3, size, size, generator=generator)
     smooth = F.avg_pool2d(torch.randn(count, 1, 256, 256, generator=generator), 31, 1, 15)

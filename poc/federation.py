@@ -8,7 +8,7 @@
     python poc/federation.py stop
     python poc/federation.py remove
 
-All of it lies in --home (runs/federation) and only what was started from there is stopped. Needs no root, no network.
+Everything is in --home (runs/federation). Only processes started from there are stopped. It needs no root, no network.
 """
 
 import argparse
@@ -40,11 +40,11 @@ LEAD = "lead@hub.org"
 
 @dataclass(frozen=True)
 class Federation:
-    """A server and sites below `home`, each a startup kit with processes of its own.
+    """A server and sites below `home`, each with its own startup kit and processes.
 
     Attributes:
-        home: the folder of it all.
-        python: the interpreter that the parties run.
+        home: the folder of everything.
+        python: the interpreter that server and sites run.
     """
 
     home: Path
@@ -52,7 +52,7 @@ class Federation:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What `prepare` wrote down: mode, byoc, server, sites."""
+        """What `prepare` recorded: mode, byoc, server, sites, kits."""
         path = self.home / "federation.json"
         if not path.exists():
             raise UserFault(expected=f"a federation in {self.home}", came="none", do="run prepare first")
@@ -65,16 +65,16 @@ class Federation:
         return [self.facts["server"], *self.facts["sites"]]
 
     def kit(self, party: str) -> Path:
-        """A party's startup kit; here also its workspace."""
+        """The startup kit of the server, a site or a person. Here it is also the workspace."""
         return self.home / str(self.facts["kits"]) / party
 
     def prepare(self, mode: str, *, byoc: bool, port: int = 0) -> None:
-        """Make certificates and kits anew.
+        """Make new certificates and kits.
 
         Args:
             mode: "provisioned" (gRPC, mutual TLS, roles, site policy) or "poc" (FLARE's proof-of-concept mode).
             byoc: whether the sites let a job bring its code.
-            port: the server's; 0 takes a free one.
+            port: the server's port. 0 takes a free one.
         """
         if (self.home / "federation.json").exists():
             raise UserFault(expected="no federation yet", came=f"one in {self.home}", do="run stop and remove first")
@@ -100,12 +100,12 @@ class Federation:
         (self.home / "federation.json").write_text(json.dumps(facts, indent=2))
 
     def start(self, *parties: str, wait: float = 90) -> None:
-        """Start what does not run yet, each party's watchdog with it; wait until the sites have joined."""
+        """Start what does not run yet, each with its watchdog, and wait until the sites have joined."""
         for party in parties or self.parties:
             if not self.processes(party, "sub_start.sh"):
                 for mark in ("daemon_pid.fl", "pid.fl", "shutdown.fl", "restart.fl"):
                     (self.kit(party) / mark).unlink(missing_ok=True)
-                # in the background of a shell that ends: the party outlives this process
+                # in the background of a shell that ends, so that it outlives this process
                 command = 'bash "$0" >> started.log 2>&1 < /dev/null &'
                 subprocess.run(
                     ["bash", "-c", command, str(self.kit(party) / "startup/start.sh")],
@@ -126,7 +126,7 @@ class Federation:
             time.sleep(1)
 
     def stop(self, *parties: str) -> None:
-        """Stop what was started from here: watchdogs first, then the rest; kill what does not end by itself."""
+        """Stop what was started from here: watchdogs first, then the rest. Kill what does not end by itself."""
         for party in parties or self.parties:
             for process in [*self.processes(party, "sub_start.sh"), *self.processes(party)]:
                 with contextlib.suppress(psutil.NoSuchProcess):
@@ -142,7 +142,7 @@ class Federation:
         shutil.rmtree(self.home)
 
     def processes(self, party: str, word: str = "") -> list[psutil.Process]:
-        """A party's processes of FLARE's, by the kit in their command line; `word` picks some of them."""
+        """FLARE's processes of a server or site, found by the kit in their command line. `word` picks some of them."""
         kit, found = str(self.kit(party)), []
         for process in psutil.process_iter(["cmdline"]):
             line = process.info["cmdline"] or []
@@ -158,11 +158,11 @@ class Federation:
             return set(admin.present())
 
     def admin(self, user: str = LEAD) -> Admin:
-        """A person's way to the server."""
+        """A person's connection to the server."""
         return Admin(self.kit(user))
 
     def render(self, job: Path, *changes: str, **facts: Any) -> Path:
-        """`job` as these sites take it: with its code where they allow that, else without; `facts` as `render`'s."""
+        """The rendered job in the form that these sites allow: with its code, or without. `facts` as for `render`."""
         from pfedsam.flare.recipe import render  # loads torch, which no other verb needs
 
         out = self.home / "jobs" / f"{job.stem}-{time.time_ns()}"
@@ -171,7 +171,7 @@ class Federation:
         return out
 
     def submit(self, job: Path) -> str:
-        """Submit a rendered job; returns its id."""
+        """The id of a rendered job, after submitting it."""
         with self.admin() as admin:
             number = admin.submit(job.resolve())
         (self.home / "last_job").write_text(number)
@@ -179,30 +179,30 @@ class Federation:
 
     @property
     def last_job(self) -> str:
-        """The id of the job submitted last."""
+        """The id of the last submitted job."""
         path = self.home / "last_job"
         if not path.exists():
             raise UserFault(expected="a job's id", came="none, and none was submitted", do="run submit first")
         return path.read_text()
 
     def watch(self, job: Path, patience: Patience = Patience(), continues: str = "") -> Outcome:  # noqa: B008 - frozen
-        """Submit a rendered job and bring it to its end, whatever dies meanwhile; or go on with the run so named."""
+        """Submit a rendered job, or continue the run `continues`, and bring it to its end, whatever dies meanwhile."""
         with self.admin() as admin:
             outcome = watch(job, Lookout(admin, patience), out=self.home / "results", continues=continues)
         (self.home / "last_job").write_text(outcome.folder.name)
         return outcome
 
     def fetch(self, number: str) -> Path:
-        """Download a finished job's results; returns their folder."""
+        """The folder of a finished job's results, after downloading them."""
         with self.admin() as admin:
             found = admin.fetch(number, self.home / "results")
         if found is None:
-            raise UserFault(expected=f"job {number} to have ended", came="no results", do="wait, or see status")
+            raise UserFault(expected=f"the results of job {number}", came="none", do="wait for its end, or see status")
         return found
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the processes see: this Python first, and one thread each, for they share one machine."""
+        """The processes' environment: this Python first, and one thread each, because they share one machine."""
         path = f"{self.python.parent}{os.pathsep}{os.environ['PATH']}"
         places = {"HOME": str(self.home), "NVFLARE_POC_WORKSPACE": str(self.home / "poc")}
         return {"PFEDSAM_THREADS": "1", **os.environ, **places, "PATH": path}
@@ -223,10 +223,10 @@ class Federation:
 
 
 def localised(project: dict[str, Any], home: Path, *, byoc: bool, port: int) -> dict[str, Any]:
-    """project.yml for this machine: its port, a folder of ours for the server's jobs.
+    """project.yml for this machine: its port, and our own folder for the server's jobs.
 
     Raises:
-        UserFault: a hospital has a name that FLARE does not take.
+        UserFault: FLARE does not allow a hospital's name.
     """
     site_names([p["name"] for p in project["participants"] if p["type"] == "client"])
     for participant in project["participants"]:
@@ -238,21 +238,21 @@ def localised(project: dict[str, Any], home: Path, *, byoc: bool, port: int) -> 
 
 
 def as_poc(project: dict[str, Any]) -> dict[str, Any]:
-    """The same parties in FLARE's POC mode, which speaks http."""
+    """The same server and sites in FLARE's POC mode, which uses http."""
     static = next(b for b in project["builders"] if b["path"].endswith("StaticFileBuilder"))
     static["args"]["scheme"] = "http"
     return project
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """A port on which nothing listens now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one verb; 2 where the user's input is at fault."""
+    """Run one verb. Returns 2 if the user's input is at fault, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("verb", choices=["prepare", "start", "status", "submit", "watch", "fetch", "stop", "remove"])
     parser.add_argument(
@@ -260,12 +260,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--home", type=Path, default=Path("runs/federation"))
     parser.add_argument("--mode", choices=["provisioned", "poc"], default="provisioned")
-    parser.add_argument("--byoc", action="store_true", help="prepare: sites let a job bring its code")
+    parser.add_argument("--byoc", action="store_true", help="prepare: let jobs bring their code to the sites")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="submit, watch: change a setting"
     )
     parser.add_argument("--rounds", type=int, help="submit, watch: change the number of rounds")
-    parser.add_argument("--continue", dest="continues", default="", metavar="RUN", help="watch: go on with this run")
+    parser.add_argument("--continue", dest="continues", default="", metavar="RUN", help="watch: continue this run")
     options = parser.parse_args(arguments)
     federation = Federation(options.home.resolve())
     tell()
@@ -278,13 +278,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def serve(federation: Federation, options: argparse.Namespace) -> str:
-    """Do what the command line asks; returns what to tell."""
+    """The text to print, after doing what the command line asks."""
     if options.verb == "prepare":
         federation.prepare(options.mode, byoc=options.byoc)
-        return f"kits of {', '.join(federation.parties)} in {federation.home}; next: start"
+        return f"kits of {', '.join(federation.parties)} in {federation.home}. Next: start"
     if options.verb in ("start", "stop", "remove"):
         getattr(federation, options.verb)()
-        return {"start": "all have joined; next: submit jobs/pfedsam", "stop": "stopped", "remove": "removed"}[
+        return {"start": "all have joined. Next: submit jobs/pfedsam", "stop": "stopped", "remove": "removed"}[
             options.verb
         ]
     if options.verb == "status":
@@ -294,7 +294,7 @@ def serve(federation: Federation, options: argparse.Namespace) -> str:
         return f"results: {federation.fetch(options.what or federation.last_job)}"
     job = federation.render(Path(options.what or "jobs/pfedsam"), *options.set, rounds=options.rounds)
     if options.verb == "submit":
-        return f"job {federation.submit(job)}; next: watch it with nvflare job monitor, or fetch when it has ended"
+        return f"job {federation.submit(job)}. Next: follow it with nvflare job monitor, or fetch after its end"
     return f"results: {federation.watch(job, continues=options.continues).folder}"
 
 

@@ -1,7 +1,7 @@
-"""Make custom/pfedsam/assets/demo_sam.safetensors anew: pretrain the demo backbone on synthetic images.
+"""Make custom/pfedsam/assets/demo_sam.safetensors again: pretrain the demo backbone on synthetic images.
 
-The images come from the generator, in appearances that no demo site has. Run by `make demo-weights`
-(about 15 minutes on two cores); the result depends on the seed and, in its last digits, on the machine.
+The images come from the generator, with appearances that no demo site has. `make demo-weights` runs it,
+about 15 minutes on two cores. The result depends on the seed and, in its last digits, on the machine.
 """
 
 import argparse
@@ -30,7 +30,7 @@ SIZE, BATCH, MASKS = 128, 8, 4
 
 
 def main() -> None:
-    """Train, save as safetensors, write sha256 and model card beside it."""
+    """Train, save the weights as safetensors, and write their sha256 and facts beside them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--seed", type=int, default=7)
@@ -45,10 +45,10 @@ def main() -> None:
 
 
 def pretrain(parts: Backbone, steps: int, rng: np.random.Generator) -> float:
-    """Train encoder and decoder together; returns the last mean loss.
+    """The last mean loss, after training encoder and decoder together.
 
-    Mask channels 0 and 2 learn bright lesions, 1 and 3 dark ones: like SAM's, the features know
-    more than the one mask that channel 0, the prompt-free output, shows at first.
+    Mask channels 0 and 2 learn bright lesions, 1 and 3 dark ones. So the features know more than the
+    prompt-free output, channel 0, shows at first. This is like SAM's.
     """
     decoder = PromptFreeDecoder(parts.decoder, parts.position, MASKS)
     decoder.head = None  # SAM's four mask channels themselves
@@ -72,7 +72,7 @@ def pretrain(parts: Backbone, steps: int, rng: np.random.Generator) -> float:
 
 
 def batch(rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Fresh images, normalised (B, 3, S, S), with bright and dark lesions' labels (B, S, S)."""
+    """New images, normalised (B, 3, S, S), with labels of bright and of dark lesions, (B, S, S) each."""
     looks = [PRETRAIN_SITES[rng.integers(len(PRETRAIN_SITES))] for _ in range(BATCH)]
     pairs = [draw(look, rng) for look in looks]
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
@@ -83,15 +83,15 @@ def batch(rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def stored_as(key: str) -> torch.dtype:
-    """float8 for the encoder's MLP matrices, float16 for the rest: a job with this file stays below 4 MiB.
+    """The tensor in float8 if it is an MLP matrix of the encoder, else in float16. A job then stays below 4 MiB.
 
-    FLARE's POC mode deploys over a websocket whose client takes no message above 4 MiB.
+    FLARE's POC mode deploys over a websocket. Its client accepts no message above 4 MiB.
     """
     return torch.float8_e4m3fn if ".mlp." in key and key.endswith("weight") else torch.float16
 
 
 def save(net: ImageEncoderViT, parts: Backbone, out: Path, facts: dict[str, float]) -> None:
-    """Write the weights under SAM's own key names, and what they are beside them."""
+    """Write the weights under SAM's own key names, and their facts beside them."""
     state = {f"image_encoder.{k}": v for k, v in net.state_dict().items()}
     state |= {f"mask_decoder.{k}": v for k, v in parts.decoder.state_dict().items()}
     state |= {f"prompt_encoder.pe_layer.{k}": v for k, v in parts.position.state_dict().items()}

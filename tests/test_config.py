@@ -49,7 +49,7 @@ def test_the_digest_changes_with_any_setting() -> None:
         ({"train": {"lr_private": -1e-3}}, "lr_private of 0 or more"),
         ({"train": {"dice_weight": -1}}, "dice_weight of 0 or more"),
         ({"train": {"views": 0}}, "views of 1 or more"),
-        ({"method": {"recopy_if": "always", "recopy_margin": 0.01}}, "which asks nothing"),
+        ({"method": {"recopy_if": "always", "recopy_margin": 0.01}}, "which compares nothing"),
         ({"model": {"lora_last": 0}}, "lora_last of 1 or more"),
         ({"model": 3}, "an object at model"),
         ([], "an object at the settings"),

@@ -106,7 +106,7 @@ def test_a_store_of_another_model_is_refused_and_kept(open_site) -> None:
     site = open_site(tiny())
     trained(site, shared)
     other = tiny(model={"experts": 2})
-    with pytest.raises(UserFault, match="begin_private names a run of the same model"):
+    with pytest.raises(UserFault, match="begin_private must name a run of the same model"):
         open_site(other).receive(initial_shared(other)[0])
     assert site.store.load() is not None
 
@@ -441,7 +441,7 @@ def test_a_site_that_has_trained_and_lost_its_private_part_says_so_and_stops(ope
     serve_round(open_site(config), shared, Turn("run", base, 0, 3))
     shutil.rmtree(tmp_path / "store")
     site, turn = open_site(config), Turn("run", base, 1, 3, trained=True)
-    with pytest.raises(UserFault, match=r"private part of run run, in which it trained.*none that is whole"):
+    with pytest.raises(UserFault, match=r"private part of run run, in which it trained.*none that is undamaged"):
         serve_round(site, shared, turn) if serve == "round" else serve_test(site, shared, turn, tmp_path / "out")
     serve_round(site, shared, replace(turn, trained=False))  # a site that joins late has nothing, and may
 

@@ -1,4 +1,4 @@
-"""The bounds of a number: declared once, beside its default, and checked in one way everywhere."""
+"""The bounds of a number: declared once beside its default, and checked in the same way everywhere."""
 
 import math
 from dataclasses import dataclass, field
@@ -11,11 +11,11 @@ KEY = "bounds"  # in a dataclass field's metadata
 
 @dataclass(frozen=True)
 class Bounds:
-    """Where a finite number may lie.
+    """The range of a finite number.
 
     Attributes:
         least, most: the ends.
-        above, below: whether the number must be above `least`, or below `most`, instead of equal to it at best.
+        above, below: whether the number must differ from `least`, or from `most`.
     """
 
     least: float
@@ -28,10 +28,10 @@ class Bounds:
         return f"{low} and {'below' if self.below else 'at most'} {self.most}"
 
     def hold(self, name: str, value: float) -> None:
-        """Hold a number against the bounds.
+        """Check that a number is within the bounds.
 
         Raises:
-            UserFault: it is outside, or not finite; the message names it.
+            UserFault: it is outside, or not finite. The message has its `name`.
         """
         low = self.least < value if self.above else self.least <= value
         high = value < self.most if self.below else value <= self.most
@@ -50,13 +50,13 @@ def number(
     """A dataclass field with a default and with bounds for each number in its value.
 
     Args:
-        default: a number or None; or `dict` or `list`, for one that begins empty.
+        default: a number or None. Or `dict` or `list`, for an empty default.
         least, above: the lower bound, one of the two.
         most, below: the upper bound, one of the two.
     """
     low, high = least if above is None else above, most if below is None else below
     if low is None or high is None:
-        raise TypeError("a number has a lower and an upper bound")
+        raise TypeError("expected a lower and an upper bound for a number")
     bounds = {KEY: Bounds(low, high, above is not None, below is not None)}
     if callable(default):
         return field(default_factory=default, metadata=bounds)
@@ -64,10 +64,13 @@ def number(
 
 
 def parse_count(text: str, what: str, most: int = 100_000) -> int:
-    """A whole number of 1 or more out of a text, such as an environment variable.
+    """The whole number in 1..`most` that a text holds, such as an environment variable.
+
+    Args:
+        what: what it counts, for the message.
 
     Raises:
-        UserFault: it is none; the message says of what.
+        UserFault: it holds none.
     """
     if not text.strip().isdecimal() or not 1 <= int(text) <= most:
         raise UserFault(

@@ -1,7 +1,7 @@
 """The settings that all methods share: frozen, and the only place that knows their defaults and bounds.
 
 A method's own settings are in the method's file. `settings.py` reads both from JSON.
-Where the pFedSAM paper is silent the default is ours; docs/method.md lists which and why.
+If the pFedSAM paper gives no default, it is ours. docs/method.md lists which, and why.
 """
 
 import hashlib
@@ -46,48 +46,46 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a site trains in one round."""
+    """How a site trains in a round."""
 
     epochs: int = number(1, least=1, most=100_000)  # FedFMS: one local epoch a round
-    max_steps: int | None = number(None, least=0, most=10_000_000)  # cap on steps a round, None: whole epochs
+    max_steps: int | None = number(None, least=0, most=10_000_000)  # most steps in a round; None: whole epochs
     batch_size: int = number(4, least=1, most=4096)  # FedFMS
     lr: float = number(1e-4, above=0, most=10)  # FedFMS, Conv-LoRA
     lr_private: float | None = number(None, least=0, most=10)  # experts and personal copies; None: lr
-    lr_decoder: float | None = number(None, least=0, most=10)  # SAM's mask decoder; None: as its part's others
+    lr_decoder: float | None = number(None, least=0, most=10)  # SAM's mask decoder; None: the rate of its part
     weight_decay: float = number(1e-4, least=0, most=100)  # Conv-LoRA
     schedule: Literal["constant", "cosine"] = "constant"  # over all rounds of the job
-    warmup: int = number(0, least=0, most=10_000_000)  # steps at a round's start, half of it at most
+    warmup: int = number(0, least=0, most=10_000_000)  # steps in which the rate rises; at most half a round
     loss: Literal["bce", "ce"] = "bce"  # bce for sigmoid heads, ce for exclusive classes
     pos_weight: float = number(2.0, above=0, most=1_000_000)  # FedFMS
-    dice_weight: float = number(1.0, least=0, most=1_000_000)  # our choice: small lesions; 0: cross-entropy
+    dice_weight: float = number(1.0, least=0, most=1_000_000)  # our choice, for small lesions; 0: none
     balance_weight: float = number(0.01, least=0, most=1_000_000)  # Conv-LoRA
-    precision: Precision = "auto"  # auto: bf16 where the hardware has it
-    record: bool = False  # on a GPU: record a round's step as a CUDA graph and replay it; off until it is measured
+    precision: Precision = "auto"  # auto: bf16 if the hardware has it
+    record: bool = False  # on a GPU: record a round's step as a CUDA graph and replay it; off: its gain is not measured
     augment: bool = True  # flips, small affine, intensity
-    flips: Flips = (
-        "both"  # horizontal mirrors left and right, vertical top and bottom; none where a side means something
-    )
-    views: int | None = number(None, least=1, most=1_000_000)  # of an image, in turn; None: new ones
-    cache: Literal["none", "memory", "disk"] = "none"  # keep what leaves the frozen front, per image and view
-    cache_gb: float = number(2.0, above=0, most=1_000_000)  # at most; what was not used for longest goes first
+    flips: Flips = "both"  # horizontal mirrors left and right, vertical top and bottom; none if a side has a meaning
+    views: int | None = number(None, least=1, most=1_000_000)  # of an image, taken in turn; None: new ones
+    cache: Literal["none", "memory", "disk"] = "none"  # keeps the frozen front's output, per image and view
+    cache_gb: float = number(2.0, above=0, most=1_000_000)  # the cache's most; it drops the least recently used
 
 
 @dataclass(frozen=True)
 class WireConfig:
-    """In which number format the shared part travels; integers in blocks of 64 with a scale each."""
+    """The number format of the shared part in messages. Integers come in blocks of 64, each with a scale."""
 
-    up: Number = "fp32"  # a site's update; what rounding takes is kept at the site and added to the next
+    up: Number = "fp32"  # a site's update; the site keeps the rounding error and adds it to the next
     down: Literal["fp32", "bf16", "int8"] = "fp32"  # the server's model; int4 is too coarse for weights
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What the job expects of a site's data; where it lies is the site's own affair."""
+    """What the job expects of a site's data. The site alone decides where they are."""
 
     source: Literal["site", "synthetic"] = "site"
     scale: Scale = "uint8"  # to 0..1 by /255, or by the image's 0.5 and 99.5 percentiles
-    plane: Plane = "axial"  # how a volume is cut into slices, at every site and in predict; stored: along its last axis
-    classes: list[str] = field(default_factory=list)  # the classes' names, from class 1 on; empty: they have none
+    plane: Plane = "axial"  # how volumes are cut into slices, at every site and in predict; stored: along the last axis
+    classes: list[str] = field(default_factory=list)  # the classes' names, from class 1 on; empty: none
     codes: dict[str, str] = field(default_factory=dict)  # class name: its code for DICOM-SEG, "SCT:10200004:Liver"
     ignore: int | None = number(None, least=1, most=255)  # the mask value of unlabelled pixels; None: none
     pool: bool = False  # True: use every site's rows of the datalist (the pooled baseline)
@@ -99,33 +97,33 @@ class DataConfig:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Images of a synthetic site by split."""
+        """The number of images of a synthetic site, by split."""
         return {"train": self.train, "val": self.val, "test": self.test}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Everything a job says about learning; FLARE's own files say how it is carried.
+    """All of a job's settings for learning. FLARE's own files say how the job runs.
 
     `settings.from_dict` makes it. In JSON `method` and `method_settings` are one object, {"name": ..., ...}.
     """
 
     study: str = "pfedsam"  # names the site store's entry and the server's checkpoints
     method: str
-    method_settings: object  # an instance of the method's own dataclass; `own` gives it with its type
+    method_settings: object  # an instance of the method's own dataclass; `own` returns it with its type
     seed: int = number(0, least=0, most=10**12)
-    begin_private: str = ""  # the study's run whose private part each site begins with, or "latest"; empty: as drawn
+    begin_private: str = ""  # the run of the study whose private part each site begins with, or "latest"; empty: drawn
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     wire: WireConfig = field(default_factory=WireConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    every: dict[str, int] = number(dict, least=0, most=100_000)  # site: trains in each n-th round alone; 0: never
+    every: dict[str, int] = number(dict, least=0, most=100_000)  # site: trains only in each n-th round; 0: never
 
     def __hash__(self) -> int:
         return hash(self.digest())
 
     def own(self, kind: type[T]) -> T:
-        """The method's own settings, which are of this class.
+        """The method's own settings, as an instance of `kind`.
 
         Raises:
             TypeError: they are another method's.
@@ -141,30 +139,30 @@ class Config:
 
     @property
     def class_names(self) -> list[str]:
-        """A name for each class, from class 1 on: the job's, else its number."""
+        """A name for each class, from class 1 on: the job's, or else its number."""
         return names_of_classes(self.data.classes, self.model.num_classes)
 
     def unlike(self, other: "Config") -> dict[str, Any]:
-        """The other's values of the settings in which it differs, by dotted name."""
+        """The settings in which `other` differs: its values by dotted name."""
         mine, theirs = _dotted(to_dict(self)), _dotted(to_dict(other))
         return {name: value for name, value in theirs.items() if name not in mine or value != mine[name]}
 
     def digest(self) -> str:
-        """sha256 of the settings that sites and server must agree on (all of them)."""
+        """sha256 of all settings. Sites and server must agree on it."""
         return text_digest(self.text())
 
     def text(self) -> str:
-        """All settings as one line of JSON, in the form in which they are digested."""
+        """All settings as one line of JSON, the text that `digest` hashes."""
         return json.dumps(to_dict(self), sort_keys=True)
 
 
 def names_of_classes(given: list[str], count: int) -> list[str]:
-    """A name for each of `count` classes, from class 1 on: the one that a job gives, else its number."""
+    """A name for each of `count` classes, from class 1 on: the job's, or else its number."""
     return given or [f"class {i + 1}" for i in range(count)]
 
 
 def text_digest(text: str) -> str:
-    """The digest of settings as another version of this software wrote them: its defaults may have been others."""
+    """The digest of settings in the text that another version of this software wrote. Its defaults may differ."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -176,7 +174,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def _dotted(values: dict[str, Any], above: str = "") -> dict[str, Any]:
-    """The values of sections by dotted name; a setting that is a dict itself is one value."""
+    """The values of sections by dotted name. A setting that is itself a dict is one value."""
     found: dict[str, Any] = {}
     for name, value in values.items():
         part = not above and name in SECTIONS

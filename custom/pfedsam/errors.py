@@ -1,11 +1,11 @@
-"""Faults that are the user's to mend: shown as one message, never as a traceback."""
+"""Faults that the user can mend: shown as one message, never as a traceback."""
 
 from collections.abc import Callable
 from functools import partial
 
 
 class UserFault(ValueError):
-    """A wrong file, setting or environment, told in three parts.
+    """A wrong file, setting or environment. Its message has three parts.
 
     Args:
         expected: what the program needed.
@@ -18,9 +18,9 @@ class UserFault(ValueError):
         self.expected, self.came, self.do = expected, came, do
 
     def __reduce__(self) -> tuple[Callable[[], "UserFault"], tuple[()]]:
-        """So that it comes whole out of another process."""
+        """What another process needs to pass the fault on unchanged."""
         return partial(type(self), expected=self.expected, came=self.came, do=self.do), ()
 
 
 class ClassesDiffer(UserFault):
-    """A site's masks give the job's numbers another meaning: training on would mix the classes of all sites."""
+    """A site's masks give the job's class numbers another meaning. Training would mix the classes of all sites."""

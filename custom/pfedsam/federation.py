@@ -1,7 +1,7 @@
 """A whole run in one process, without FLARE: the same sites, messages and rule, for long series of experiments.
 
-Bit-equal to the run through FLARE (a test of `tests/flare/test_simulator.py`); what it leaves out are processes,
-transport, guards and policies. A run that was cut goes on after its last finished round.
+It is bit-equal to the run through FLARE, as `tests/flare/test_simulator.py` tests. It leaves out processes, transport,
+guards and policies. An interrupted run continues after its last finished round.
 """
 
 import time
@@ -27,19 +27,19 @@ from pfedsam.site import Places, Site
 from pfedsam.study import down_schema, first_tensors, initial_shared, same_settings, up_schema
 
 RUN = "run"
-OTHER = "name another folder, or remove that one"  # where what lies there was run with other settings
+OTHER = "name another folder, or remove that one"  # if the folder's run has other settings
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run, and where.
+    """What to run, and where.
 
     Attributes:
         config: the settings.
-        places: of each site, by its name.
-        rounds: how many.
-        folder: for results.json, the shared model and each site's files; checkpoints lie in its `store`.
-        begin: another run's folder, to start from its last shared tensors; None: drawn from the seed.
+        places: each site's folders, by its name.
+        rounds: the number of rounds.
+        folder: for results.json, the shared model and each site's files. Its `store` has the checkpoints.
+        begin: another run's folder, to start from its last shared tensors. None: drawn from the seed.
     """
 
     config: Config
@@ -50,14 +50,14 @@ class Plan:
 
 
 def federate(plan: Plan, told: Callable[[dict[str, Any]], None] = lambda _: None) -> dict[str, Any]:
-    """Run the rounds that are left and the final test; returns what stands in results.json.
+    """The content of results.json, after running the remaining rounds and the final test.
 
     Args:
         told: called with each finished round's entry of results.json.
 
     Raises:
-        UserFault: weights or data are missing or wrong; or what the folder holds is a run with other settings, of
-            other sites or planned for another number of rounds.
+        UserFault: weights or data are missing or wrong. Or the folder holds a run with other settings, other sites or
+            another planned number of rounds.
     """
     torch.use_deterministic_algorithms(not torch.cuda.is_available())
     check_sites(plan.config, plan.places, plan.rounds)
@@ -87,12 +87,12 @@ def _first(plan: Plan) -> Checkpoint:
 
 
 def _planned(plan: Plan) -> dict[str, Any]:
-    """What the settings do not say and a run has to keep to its end: a schedule is drawn over all its rounds."""
+    """What a run must keep to its end, beside the settings: a schedule covers all its rounds."""
     return {"rounds": plan.rounds, "sites": sorted(plan.places)}
 
 
 def _same(plan: Plan, point: Checkpoint) -> Checkpoint:
-    """The checkpoint, if the plan is of its run; its record then says what it goes on with."""
+    """The checkpoint, if the plan is that of its run. Its record then has today's versions and device too."""
     run, past = f"the run in {plan.folder}", point.results
     same_settings(plan.config, past["config"], run, OTHER)
     now = _planned(plan)

@@ -1,4 +1,4 @@
-"""Files that a crash cannot tear: written beside, synced, renamed."""
+"""Files that a crash cannot damage: written beside the target, synced, then renamed."""
 
 import hashlib
 import io
@@ -23,30 +23,30 @@ SETTINGS = "settings"  # a fact that holds the job's whole configuration, as `Co
 
 
 def below(prefix: str, named: Mapping[str, T]) -> dict[str, T]:
-    """Of tensors, or of what else has names, those whose names begin with `prefix`, without it."""
+    """The entries whose names begin with `prefix`, by their names without it."""
     return {name.removeprefix(prefix): one for name, one in named.items() if name.startswith(prefix)}
 
 
 def under(prefix: str, named: Mapping[str, T]) -> dict[str, T]:
-    """All of them, with `prefix` before their names: what `below` takes apart again."""
+    """All entries, with `prefix` before their names. `below` is the inverse."""
     return {prefix + name: one for name, one in named.items()}
 
 
 def unprefixed(named: Mapping[str, T]) -> dict[str, T]:
-    """Those without a prefix: a parameter's name holds no slash, and what lies beside parameters has one before it."""
+    """The entries without a prefix. A parameter's name has no slash, and every prefix ends with one."""
     return {name: one for name, one in named.items() if "/" not in name}
 
 
 def not_finite(tensors: Tensors) -> str | None:
-    """The first name whose values are not all finite; None if all are."""
+    """The first name whose values are not all finite, or None if all are."""
     return next((name for name in sorted(tensors) if not bool(torch.isfinite(tensors[name]).all())), None)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """`path` holds `data` or what it held before, never a part; survives a power cut once this returns.
+    """Write `data` to `path`, which holds the new or the old content, never a part. Then it survives a power cut.
 
     Raises:
-        UserFault: the disk is full or forbids writing; what `path` held is untouched.
+        UserFault: the disk is full or forbids writing. The old content of `path` is untouched.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """`line` at the end of a text file, on the disk once this returns; one that a crash tore before it stays alone.
+    """Append `line` to a text file, on the disk once this returns. A line that a crash cut short stays separate.
 
     Raises:
         UserFault: the disk is full or forbids writing.
@@ -76,12 +76,12 @@ def _unwritten(path: Path, data: bytes, error: OSError) -> UserFault:
     return UserFault(
         expected=f"to write {len(data)} bytes to {path}",
         came=f"{error.strerror or error}",
-        do="free space or mend the folder's rights, then run again; what was there before is untouched",
+        do="free space or correct the folder's rights, then run again. What was there before is untouched",
     )
 
 
 def _ends_whole(path: Path) -> bool:
-    """Whether a text file is absent, empty or ends with a line's end."""
+    """Whether a text file is absent, is empty or ends with a newline."""
     if not path.exists() or not path.stat().st_size:
         return True
     with path.open("rb") as file:
@@ -105,7 +105,7 @@ def _sync_folder(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`value` as JSON, atomically."""
+    """Write `value` as JSON, atomically."""
     write_atomic(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
 
 
@@ -113,7 +113,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in `path`.
 
     Raises:
-        UserFault: it can't be read, or holds something else.
+        UserFault: it cannot be read, or it holds something else.
     """
     try:
         found = json.loads(path.read_text())
@@ -125,24 +125,24 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def pack(tensors: Tensors, facts: dict[str, str]) -> bytes:
-    """safetensors bytes with `facts` and the payload's checksum in the header."""
+    """The tensors as safetensors bytes, with `facts` and the payload's checksum in the header."""
     body = {k: v.detach().cpu().contiguous() for k, v in sorted(tensors.items())}
     return save(body, metadata={**facts, PAYLOAD: digest(body)})
 
 
 def unpack(data: bytes) -> tuple[Tensors, dict[str, str]]:
-    """Tensors and facts out of `pack`'s bytes.
+    """The tensors and facts in bytes that `pack` made.
 
     Raises:
-        ValueError: the bytes are torn or altered.
+        ValueError: the bytes are incomplete or changed.
     """
     try:
         tensors = load(data)
         facts = _facts(data)
     except (SafetensorError, ValueError, UnicodeDecodeError) as error:
-        raise ValueError(f"not a whole safetensors file: {error}") from None
+        raise ValueError(f"not a complete safetensors file: {error}") from None
     if not intact(facts.pop(PAYLOAD, ""), tensors, io.BytesIO(data)):
-        raise ValueError("the checksum does not fit the content")
+        raise ValueError("the checksum does not match the content")
     return tensors, facts
 
 
@@ -150,13 +150,14 @@ def intact(said: str, tensors: Tensors, file: BinaryIO) -> bool:
     """Whether tensors have the checksum that their file states, in today's form or the older one.
 
     Args:
+        said: the stated checksum.
         file: the file that they were read from, as bytes.
     """
     return said == digest(tensors) or said == _older_digest(file)
 
 
 def facts_of(path: Path) -> dict[str, str]:
-    """The facts in a file's header, the rest unread; empty where the file is damaged or gone."""
+    """The facts in a file's header. The rest is not read. Empty if the file is damaged or missing."""
     try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
@@ -173,7 +174,7 @@ def _facts(data: bytes) -> dict[str, str]:
 
 
 def digest(tensors: Tensors) -> str:
-    """sha256 over names, dtypes, shapes and values, in order of name; depends on no library's file layout."""
+    """sha256 over names, dtypes, shapes and values, in order of name. It does not depend on a file layout."""
     found = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         found.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
@@ -188,7 +189,7 @@ def raw(tensor: Tensor) -> memoryview:
 
 
 def _older_digest(file: BinaryIO) -> str:
-    """The checksum as older files state it: sha256 of the file without the facts in its header."""
+    """The checksum in the form of older files: sha256 of the file without the facts in its header."""
     file.seek(0)
     header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     header.pop("__metadata__", None)

@@ -23,20 +23,20 @@ INSTEAD = f"name another, or one of the jobs that pfedsam brings: {', '.join(pre
 
 @dataclass(frozen=True)
 class Job:
-    """What a job says, whatever carries it.
+    """A job, whether FLARE runs it or not.
 
     Attributes:
-        name: what people see of it.
-        settings: as `Config` reads them; what they leave out has its default.
-        rounds: how many.
-        min_sites: the valid updates that a round needs.
-        grace: seconds that the other sites may take once so many have answered.
-        timeout: seconds that a round, and the final test, may take at most; 0: as long as it takes.
-        sites: who takes part; empty: all sites that connect.
-        run: the run's name; a job with it goes on after the last round that jobs of this name have finished.
-        continues: refuse to begin a run of that name; "latest" is then the one that wrote last.
-        begin: "STUDY/RUN", a finished run whose shared tensors the new one starts from.
-        meta: what else FLARE's meta.json is to say, such as resource_spec, scope or mandatory_clients.
+        name: the job's name, which people see.
+        settings: as `Config` reads them. Settings that are left out have their defaults.
+        rounds: the number of rounds.
+        min_sites: the number of valid updates that a round needs.
+        grace: seconds for the other sites after `min_sites` have answered.
+        timeout: the most seconds for a round, and for the final test. 0: no limit.
+        sites: the sites that take part. Empty: all sites that connect.
+        run: the run's name. If earlier jobs of this run finished rounds, the job continues after the last.
+        continues: refuse to begin a run of that name. "latest" is then the run that wrote last.
+        begin: "STUDY/RUN", a finished run whose shared tensors the new run starts from.
+        meta: other entries for FLARE's meta.json, such as resource_spec, scope or mandatory_clients.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Job:
     meta: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raises UserFault where a value is impossible."""
+        """Raise UserFault if a value is impossible."""
         job_name(self.name)
         if self.run:
             one_name(self.run, "run")
@@ -68,12 +68,12 @@ class Job:
 
     @property
     def config(self) -> Config:
-        """The settings, defaults filled in."""
+        """The settings, with defaults filled in."""
         return from_dict(self.settings)
 
     @property
     def quorum(self) -> int:
-        """The updates that a round needs: no more than there are sites."""
+        """The number of updates that a round needs: `min_sites`, but at most the number of sites."""
         return min(self.min_sites, len(self.sites) or self.min_sites)
 
 
@@ -84,12 +84,12 @@ def read_job(path: Path, changes: Iterable[str] = (), **facts: Any) -> Job:
     """The job at `path`: a settings file, FLARE's folder of a job, or the name of one that pfedsam brings.
 
     Args:
-        path: a file or job folder there goes before a name.
-        changes: "key=value" pairs on its settings; values are JSON, or text.
-        facts: other fields of `Job` than it says; None leaves one as it is.
+        path: a file, a job folder, or the name of a job that pfedsam brings. A file or folder of that name wins.
+        changes: "key=value" pairs that change its settings. Values are JSON or text.
+        facts: fields of `Job` that replace the job's own. None leaves a field unchanged.
 
     Raises:
-        UserFault: there is no such job, or it says something that is unknown or impossible.
+        UserFault: there is no such job, or it has an unknown key or an impossible value.
     """
     if not path.is_file() and not (path / SETTINGS).is_file():
         path = presets().get(str(path), path)
@@ -101,10 +101,10 @@ def read_job(path: Path, changes: Iterable[str] = (), **facts: Any) -> Job:
 
 
 def make_job(values: dict[str, Any]) -> Job:
-    """The job that `values` describe by `Job`'s fields; those left out have their defaults.
+    """The job with `values` as `Job`'s fields. Fields that are left out have their defaults.
 
     Raises:
-        UserFault: one is unknown, of the wrong kind or impossible.
+        UserFault: a field is unknown, of the wrong type or impossible.
     """
     found = field_values(Job, {key: value for key, value in values.items() if value is not None}, "", "a job")
     return Job(**{**found, "sites": tuple(found.get("sites", ()))})
@@ -118,7 +118,7 @@ def _of_file(path: Path) -> dict[str, Any]:
         raise UserFault(
             expected=f'"settings" in {path}, and beside it any of {", ".join(FACTS)}',
             came=f"keys {', '.join(values)}",
-            do='write {"settings": {"study": "mine"}}; of a job folder, name the folder itself',
+            do='write {"settings": {"study": "mine"}}. For FLARE\'s job folder name the folder',
         )
     return {"name": path.stem, **values}
 
@@ -132,7 +132,7 @@ def _of_folder(folder: Path) -> dict[str, Any]:
         raise UserFault(
             expected=f"{', '.join(ROUNDS)} of rounds in {folder / SERVER}",
             came=f"no {', '.join(missing)}",
-            do="render the job anew; another version spelt them otherwise",
+            do="render the job again, because another version wrote them differently",
         )
     own = {"name": meta.pop("name", folder.name), "settings": read_json(folder / SETTINGS)}
     named = [name for app in meta.pop("deploy_map", {}).values() for name in app]
@@ -147,7 +147,7 @@ def _of_folder(folder: Path) -> dict[str, Any]:
 
 
 def _arguments(server: dict[str, Any], kind: str, name: str, job: Path) -> dict[str, Any]:
-    """Those of a workflow or component of a server's configuration, to be changed in place."""
+    """The arguments of a workflow or component in a server's configuration, to be changed in place."""
     found = [part for part in server.get(kind, []) if part.get("id") == name]
     if not found:
         raise UserFault(expected=f"{name} among the {kind} of {job / SERVER}", came="none", do="render the job anew")
@@ -156,9 +156,9 @@ def _arguments(server: dict[str, Any], kind: str, name: str, job: Path) -> dict[
 
 
 def name_run(folder: Path, run: str, *, must_exist: bool) -> None:
-    """Write into FLARE's folder of a job which run it belongs to, and leave all else in it as it is.
+    """Write a job's run into FLARE's job folder, and leave all else in it unchanged.
 
-    The job takes the run's name, for people to see.
+    The job gets the run's name, so that people see it.
     """
     server = read_json(folder / SERVER)
     _arguments(server, *PERSISTOR, folder).update(run=one_name(run, "run"), continues=must_exist)

@@ -1,4 +1,4 @@
-"""What a site keeps of its final test, taken from its live model and data."""
+"""What a site keeps of its final test, from its live model and data."""
 
 import os
 
@@ -11,11 +11,11 @@ from pfedsam.train.evaluate import find_masks, reference
 
 
 def tested_site(site: Site, scores: dict[str, list[CaseScore]], trained: dict[str, str]) -> Tested:
-    """The site as its final test leaves it.
+    """What the site has at the end of its final test.
 
     Args:
-        scores: by role, on the test split.
-        trained: the run, and the round in which the private part was last trained.
+        scores: on the test split, by role.
+        trained: the run and the round in which the private part was last trained.
     """
     data, stamp = site.data["test"], site.stamp(-1)
     firsts = [data.slices[case[0]] for case in data.cases()]
@@ -40,7 +40,7 @@ def _gallery(site: Site, data: Dataset, dice: list[float | None]) -> Gallery:
 
 
 def _picture(site: Site, data: Dataset, case: list[int], label: str) -> Picture:
-    """The slice of a case with most of the classes, and what both roles find on it."""
+    """The slice of a case with the most class pixels, and both roles' masks of it."""
     index = max(case, key=lambda i: int(reference(data, i).sum()))
     roles = {"global": site.method.global_, "personal": site.method.personal}
     branches = find_masks(site.model, data, [index], tuple(dict.fromkeys(roles.values())))

@@ -1,4 +1,4 @@
-"""Where FLARE puts things: in a job folder, a startup kit, a run folder, a simulator's workspace. Paths, no FLARE."""
+"""FLARE's paths: in a job folder, a startup kit, a run folder, a simulator's workspace. It does not import FLARE."""
 
 from pathlib import Path
 
@@ -16,18 +16,18 @@ PICTURES = "pictures.safetensors"  # beside cases.json: what pictures are drawn 
 
 
 def servers_folders(folder: Path) -> list[Path]:
-    """Where the server's files of a run may lie: itself, a simulator's workspace, what `job download` unpacks."""
+    """The folders that may hold the server's files of a run: itself, a simulator's workspace, or a downloaded job's."""
     return [folder, folder / "server" / SIMULATED, folder / "workspace"]
 
 
 def sites_folders(folder: Path, site: str) -> list[Path]:
-    """Where a site's own files of a run may lie; without a name, only where the folder itself is a site's."""
+    """The folders that may hold a site's own files of a run. Without a name, only those for a site's own folder."""
     named = [folder / site / SIMULATED / OWN, folder / site] if site else []
     return [folder, folder / OWN, *named]
 
 
 def site_of(own: Path, run: Path) -> str:
-    """The site whose own files lie in `own`, below `run`: SITE of a run in one process, else SITE/JOB/pfedsam."""
+    """The site whose own files are in `own`, below `run`: SITE for a run in one process, else SITE/JOB/pfedsam."""
     return own.parent.parent.name if own.name == OWN and own != run.resolve() else own.name
 
 

@@ -1,4 +1,4 @@
-"""Names: those that FLARE takes for a site and a job, and those of files that are being written."""
+"""Names: those that FLARE allows for sites and jobs, and those of unfinished files."""
 
 import contextlib
 import re
@@ -9,17 +9,17 @@ from pathlib import Path
 
 from pfedsam.errors import UserFault
 
-LONGEST = 64  # characters of a site's name: a certificate holds no longer one
+LONGEST = 64  # most characters of a site's name, as in a certificate
 RESERVED = frozenset({"server", "client", "all"})  # what FLARE itself calls the server, every site, everybody
 
 
 def site_name(text: str) -> str:
-    """`text`, where FLARE takes it for a site.
+    """`text`, if FLARE allows it as a site's name.
 
-    FLARE's cells split a name at dots, its console reads a leading - as an option.
+    FLARE's cells split a name at dots, and its console reads a leading - as an option.
 
     Raises:
-        UserFault: FLARE would refuse it, or take it for something else.
+        UserFault: FLARE would refuse it or misread it.
     """
     fits = re.fullmatch(rf"[A-Za-z0-9_][A-Za-z0-9_-]{{0,{LONGEST - 1}}}", text)
     if not fits or text.startswith("_admin_") or text.casefold() in RESERVED:
@@ -27,16 +27,16 @@ def site_name(text: str) -> str:
             expected=f"a site's name of letters, digits, - and _, at most {LONGEST}, not beginning with -,"
             f" and none of {', '.join(sorted(RESERVED))}",
             came=repr(text),
-            do="use the name that the site has in project.yml; there FLARE takes no other",
+            do="use the name that the site has in project.yml, which follows this rule",
         )
     return text
 
 
 def site_names(texts: list[str]) -> list[str]:
-    """`texts`, where FLARE takes each for a site, and each is there once.
+    """`texts`, if FLARE allows each as a site's name and none is there twice.
 
     Raises:
-        UserFault: one is no site's name, or comes twice.
+        UserFault: one is not allowed, or is there twice.
     """
     names = [site_name(text) for text in texts]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -45,7 +45,7 @@ def site_names(texts: list[str]) -> list[str]:
 
 
 def job_name(text: str) -> str:
-    """`text`, where FLARE takes it for the name of a job's folder.
+    """`text`, if FLARE allows it as a job folder's name.
 
     Raises:
         UserFault: FLARE would refuse it.
@@ -54,16 +54,19 @@ def job_name(text: str) -> str:
         raise UserFault(
             expected="a job folder's name of letters, digits, . - and _, at most 100, beginning with a letter or digit",
             came=repr(text),
-            do="name another folder; FLARE takes no other name for a job",
+            do="choose another folder name, because FLARE allows no other for a job",
         )
     return text
 
 
 def one_name(text: str, what: str) -> str:
-    """`text`, where it names one file or folder and leads nowhere else: it may come from a job or a message.
+    """`text`, if it names one file or folder and is no path. It may come from a job or a message.
+
+    Args:
+        what: what it names, for the message.
 
     Raises:
-        UserFault: it is no such name; the message says of what.
+        UserFault: it does not.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", text):
         raise UserFault(
@@ -76,13 +79,13 @@ def one_name(text: str, what: str) -> str:
 
 @contextlib.contextmanager
 def beside(path: Path, ending: str = "") -> Iterator[Path]:
-    """A place beside `path` that no other process has, for a file or folder that becomes `path` when it is whole.
+    """A path beside `path` that no other process uses, for a file or folder that becomes `path` once complete.
 
-    Nothing is left there afterwards. The name does not come from the process's number: in containers that share
-    a folder every process may be number 1.
+    Nothing is left there afterwards. The name does not use the process's number: in containers that share a folder
+    every process may be number 1.
 
     Args:
-        ending: what the name ends with, for a library that goes by it.
+        ending: the end of the name, for a library that reads it.
     """
     place = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex}.tmp{ending}")
     try:

@@ -1,4 +1,4 @@
-"""Texts for people, out of the templates in `assets/`."""
+"""Texts for people, from the templates in `assets/`."""
 
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,11 @@ ASSETS = Path(__file__).parent / "assets"
 
 
 def filled(template: str, filters: dict[str, Any] | None = None, **values: Any) -> str:
-    """The text of a template with values in it; those in an HTML page are escaped, and none may be missing.
+    """The text of a template, filled with values. In an HTML page they are escaped. None may be missing.
 
     Args:
         template: its name in `assets/`.
-        filters: how the template spells values, by the name that it calls.
+        filters: functions that write values as text, by their names in the template.
     """
     environment = Environment(
         loader=FileSystemLoader(ASSETS),

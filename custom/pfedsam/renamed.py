@@ -1,4 +1,4 @@
-"""Settings that had another place or name in earlier versions, as old job files and records still spell them."""
+"""Settings that had another place or name in earlier versions. Old job files and records still use those names."""
 
 from typing import Any
 
@@ -21,16 +21,16 @@ MOVED: dict[str, dict[str, str]] = {  # old dotted name: by method, the name of 
 
 
 def in_new_places(given: Values, own: Values, method: str, *, recorded: bool) -> tuple[Values, Values]:
-    """Settings and the method's own ones, what had an older name under today's.
+    """The settings and the method's own settings, all under today's names.
 
     Args:
-        given: the settings without the method; not changed.
-        own: the method's own settings; not changed.
-        method: its name.
-        recorded: whether an earlier version may have recorded other methods' settings too; they are then left out.
+        given: the settings without the method. Not changed.
+        own: the method's own settings. Not changed.
+        method: the method's name.
+        recorded: whether an earlier version may have recorded other methods' settings too. Those are left out.
 
     Raises:
-        UserFault: a setting is another method's, or is there under both names.
+        UserFault: a setting belongs to another method, or is there under both names.
     """
     given, own = {key: dict(part) if isinstance(part, dict) else part for key, part in given.items()}, dict(own)
     for old, homes in MOVED.items():
@@ -42,12 +42,12 @@ def in_new_places(given: Values, own: Values, method: str, *, recorded: bool) ->
         if new is None:
             _leave_out(old, value, method, recorded=recorded)
         elif own.setdefault(new, value) != value:
-            raise UserFault(expected=f"method.{new} alone", came=f"{old} too, its older name", do=f"leave {old} out")
+            raise UserFault(expected=f"only method.{new}", came=f"{old} too, its older name", do=f"leave {old} out")
     return given, own
 
 
 def _leave_out(old: str, value: object, method: str, *, recorded: bool) -> None:
-    """Nothing, where a setting may be left out because the method never read it."""
+    """Do nothing if the setting may be left out because the method never read it. Otherwise raise UserFault."""
     homes = MOVED[old]
     if recorded and (old, value) == ("reading", "post"):  # earlier versions put any method's LoRA after the encoder
         raise UserFault(

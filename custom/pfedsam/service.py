@@ -1,4 +1,4 @@
-"""What a site does when it is asked: a round, the final test. FLARE's executor and the in-process runner call it."""
+"""What a site does when asked: a round, or the final test. FLARE's executor and the in-process runner call it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Turn:
     Attributes:
         run: the run's name.
         base: digest of the server's frozen base.
-        round: counted from 0; of the final test the number of rounds that are done.
+        round: counted from 0. For the final test, the number of finished rounds.
         rounds: of the whole run.
         trained: whether the server has an update of this site in an earlier round of the run.
     """
@@ -48,19 +48,18 @@ def serve_round(
     progress: Callable[[Progress], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> tuple[Update, dict[str, Any]]:
-    """One round at a site: receive, score what came, train, score the own branch.
+    """One round at a site: receive, score the received model, train, score the personal branch.
 
     Args:
-        wire: the server's tensors as they travel.
+        wire: the server's encoded tensors.
         turn: the round of the run.
         progress, stop: as for `Site.train`.
 
     Returns:
-        The update, and the numbers that go with it into results.json; none of a round that was stopped.
+        The update, and its numbers for results.json. A stopped round has no numbers.
 
     Raises:
-        UserFault: the server's base is another one, the site's private part of the run is lost, or the training
-            diverged.
+        UserFault: the server has another base, the site's private part of the run is lost, or the training diverged.
     """
     require_base(turn.base, site.base)
     arrived = decode(wire, down_schema(site.config), site.config.wire.down)
@@ -84,12 +83,12 @@ def serve_round(
 
 
 def serve_test(site: Site, wire: Tensors, turn: Turn, folder: Path) -> dict[str, Any]:
-    """The final test: metrics by role, on both splits that were held back, and of how many patients the test split is.
+    """The final test: metrics by role on the test and validation splits, and the number of test patients.
 
-    Distances are of the test split alone. The site's own files stay in `folder`.
+    Only the test split has distances. The site's own files stay in `folder`.
 
     Raises:
-        UserFault: the server's base is another one, or the site's private part of the run is lost.
+        UserFault: the server has another base, or the site's private part of the run is lost.
     """
     require_base(turn.base, site.base)
     arrived, run = decode(wire, down_schema(site.config), site.config.wire.down), turn.run
@@ -106,11 +105,11 @@ def serve_test(site: Site, wire: Tensors, turn: Turn, folder: Path) -> dict[str,
 
 
 def _told(site: Site, facts: dict[str, str], run: str) -> dict[str, Any]:
-    """What the private part of a round is, for results.json: run and round; empty: as drawn. Told where it is new."""
+    """The origin of a round's private part, for results.json: run and round. Empty: as drawn. It logs a new origin."""
     if not site.private():
         return {}
     if not facts:
-        log.info("[%s] begins with its private part as drawn from the seed", site.name)
+        log.info("[%s] begins with a private part drawn from the seed", site.name)
         return {}
     source, round_ = facts.get("run", ""), int(facts.get("round", -1))
     if source != run:
@@ -119,9 +118,9 @@ def _told(site: Site, facts: dict[str, str], run: str) -> dict[str, Any]:
 
 
 def _before(site: Site, turn: Turn) -> dict[str, Any]:
-    """Test metrics of the model as this site first received it in this run; kept for its last task.
+    """Test metrics of the first model that this site received in this run. The store keeps them for the last task.
 
-    What is kept when a run's first round begins is of an earlier run of that name, and scored anew.
+    Metrics that are there in a run's first round are from an earlier run of that name. They are scored again.
     """
     found: dict[str, Any] | None = site.store.remembered(BEFORE, turn.run) if turn.round else None
     if found is None:

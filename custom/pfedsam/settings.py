@@ -1,4 +1,4 @@
-"""Reading settings: plain values into the dataclasses of `config.py` and of the job's method, all of them checked."""
+"""Reading settings: from plain values to the dataclasses of `config.py` and of the job's method. All are checked."""
 
 import dataclasses
 import re
@@ -16,22 +16,22 @@ from pfedsam.names import one_name
 from pfedsam.renamed import in_new_places
 
 USUAL = "pfedsam"  # the method of settings that name none
-OF_METHOD = ("method", "method_settings")  # of `Config`; one object in JSON
+OF_METHOD = ("method", "method_settings")  # fields of `Config` that are one object in JSON
 ONE = "change one of the two"
 FINITE = Bounds(-1e300, 1e300)  # of a number in another distribution's method that declares no bounds
 
 
 def from_dict(values: object) -> Config:
-    """The settings that a person wrote, defaults filled in.
+    """The settings that a person wrote, with defaults filled in.
 
     Raises:
-        UserFault: on an unknown key, a wrong type, a number out of bounds or an impossible combination.
+        UserFault: for an unknown key, a wrong type, a number out of bounds or an impossible combination.
     """
     return _config(values, recorded=False)
 
 
 def from_record(values: object) -> Config:
-    """The settings that a run recorded in full, under this version or an earlier one.
+    """The settings that a run recorded in full, in this version or an earlier one.
 
     Earlier versions recorded the settings of all methods. Those of other methods than the run's are left out.
 
@@ -42,15 +42,15 @@ def from_record(values: object) -> Config:
 
 
 def read_config(path: str | Path) -> Config:
-    """The settings in the JSON file at `path`; raises as `from_dict`."""
+    """The settings in the JSON file at `path`. It raises what `from_dict` raises."""
     return from_dict(read_json(Path(path)))
 
 
 def check_sites(config: Config, sites: Collection[str], rounds: int) -> None:
-    """Hold the settings of single sites against the sites that there are.
+    """Check the settings of single sites against the sites of the run.
 
     Raises:
-        UserFault: a setting names another site, or nobody would train in a round.
+        UserFault: a setting names another site, or no site would train in a round.
     """
     named: dict[str, Collection[str]] = {
         "every": config.every,
@@ -67,7 +67,7 @@ def check_sites(config: Config, sites: Collection[str], rounds: int) -> None:
     idle = [r for r in range(rounds) if not any(config.trains(site, r) for site in sites)]
     if idle:
         raise UserFault(
-            expected="a site that trains in each round", came=f"none in round {idle[0]}", do="correct every"
+            expected="a site that trains in each round", came=f"none in round {idle[0]}", do="correct the setting every"
         )
 
 
@@ -83,16 +83,16 @@ def _config(values: object, *, recorded: bool) -> Config:
 
 
 def chosen_method(settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The name of the method that settings choose, and its own settings as they are there.
+    """The name of the method that the settings choose, and its own settings, unchecked.
 
     Raises:
-        UserFault: it is not a name, or an object with a name.
+        UserFault: "method" is neither a name nor an object with a name.
     """
     value = settings.get("method", USUAL)
     own = {"name": value} if isinstance(value, str) else _object(value, "method")
     name = own.pop("name", USUAL)
     if not isinstance(name, str):
-        raise UserFault(expected="the method's name as method.name", came=repr(name), do="write such as fedavg")
+        raise UserFault(expected="the method's name as method.name", came=repr(name), do="write e.g. fedavg")
     return name, own
 
 
@@ -108,13 +108,14 @@ def _build(kind: Any, values: object, where: str, whose: str) -> Any:
 
 
 def field_values(kind: Any, values: dict[str, Any], above: str, whose: str) -> dict[str, Any]:
-    """The values of a dataclass's fields out of plain ones: types and bounds checked one by one, sections built.
+    """The values of a dataclass's fields, from plain values. Types and bounds are checked, and sections are built.
 
     Args:
-        above: what stands before a field's name in a message, and `whose` fields they are.
+        above: the text before a field's name in a message.
+        whose: whose fields they are, for a message.
 
     Raises:
-        UserFault: an unknown key, a wrong type, or a number out of bounds.
+        UserFault: for an unknown key, a wrong type, or a number out of bounds.
     """
     hints = get_type_hints(kind)
     known = {field.name: field.metadata.get(KEY, FINITE) for field in dataclasses.fields(kind)}
@@ -136,7 +137,7 @@ def _value(hint: Any, value: object, name: str, bounds: Bounds) -> Any:
 
 
 def _numbers(value: object, name: str) -> Iterator[tuple[str, int | float]]:
-    """Each number in a value, with the name to call it by."""
+    """Each number in a value, with its name for a message."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _numbers(inner, f"{name}.{key}")
@@ -170,10 +171,10 @@ def _spell(hint: Any) -> str:
 
 
 def _check_together(config: Config) -> None:
-    """What no single setting's type and bounds can say."""
+    """Check what the type and bounds of a single setting cannot say."""
     m, t = config.model, config.train
     for broken, expected, came, do in (
-        (m.image_size % 16, "model.image_size a multiple of 16", str(m.image_size), "take 256, 512 or 1024"),
+        (m.image_size % 16, "model.image_size a multiple of 16", str(m.image_size), "use 256, 512 or 1024"),
         (0 < m.experts < m.top_k, f"model.top_k at most model.experts ({m.experts})", str(m.top_k), "lower top_k"),
         (m.experts_in == "mlp" and m.lora_on == "qkv", "model.lora_on linear with model.experts_in mlp", "qkv", ONE),
     ):
@@ -187,8 +188,8 @@ def _check_together(config: Config) -> None:
         )
     if t.cache != "none" and t.augment and t.views is None:
         raise UserFault(
-            expected="train.views with train.cache, so that views come again",
-            came="a fresh view each epoch",
+            expected="train.views with train.cache, so that views repeat",
+            came="a new view in each epoch",
             do="set train.views, e.g. 8, or train.augment false",
         )
     _check_classes(config)
@@ -199,7 +200,7 @@ def _check_together(config: Config) -> None:
 
 
 def _check_classes(config: Config) -> None:
-    """The names of the classes, their codes, and the value that is none of them."""
+    """Check the names of the classes, their codes, and the value of unlabelled pixels."""
     names, classes = config.data.classes, config.model.num_classes
     if names and (len(names) != classes or len(set(names)) < classes or not all(name.strip() for name in names)):
         raise UserFault(
@@ -214,24 +215,24 @@ def _check_classes(config: Config) -> None:
     for name, code in config.data.codes.items():
         if not re.fullmatch(r"[^:]+:[^:]+:[^:]+", code):
             raise UserFault(
-                expected=f"data.codes.{name} as SCHEME:VALUE:MEANING", came=code, do="write such as SCT:10200004:Liver"
+                expected=f"data.codes.{name} as SCHEME:VALUE:MEANING", came=code, do="write e.g. SCT:10200004:Liver"
             )
     if config.data.ignore is not None and config.data.ignore <= classes:
         raise UserFault(
-            expected=f"data.ignore above model.num_classes ({classes}), 255 at most",
+            expected=f"data.ignore above model.num_classes ({classes}), and at most 255",
             came=str(config.data.ignore),
-            do="take 255, which no class has",
+            do="use 255, which no class has",
         )
 
 
 def _check_unannotated(config: Config) -> None:
-    """The classes that single sites' masks leave out."""
+    """Check the classes that the masks of single sites leave out."""
     m = config.model
     for site, classes in config.data.unannotated.items():
         known = set(range(1, m.num_classes + 1))
         if m.exclusive or not set(classes) < known:
             raise UserFault(
-                expected=f"data.unannotated some of the classes {sorted(known)}, with model.exclusive false",
+                expected=f"in data.unannotated some of the classes {sorted(known)}, with model.exclusive false",
                 came=f"{classes} for {site}" + (" with true" if m.exclusive else ""),
-                do="name classes that the site's masks leave out; classes that exclude each other need whole masks",
+                do="name classes that the site's masks leave out. Classes that exclude each other need whole masks",
             )

@@ -1,4 +1,4 @@
-"""One hospital's side of a study, without FLARE: model, data, store, one round, one evaluation."""
+"""One hospital's side of a study, without FLARE: model, data, store, a round, an evaluation."""
 
 import hashlib
 import math
@@ -33,12 +33,12 @@ OWED, MEMORY = "owed/", "memory/"  # in the site store: no parameter's name hold
 
 @dataclass(frozen=True)
 class Update:
-    """What a site would send: the difference to the shared tensors it got, and what it learned.
+    """What a site sends: the difference to the shared tensors that it received, and the round's report.
 
     Attributes:
-        wire: differences as they travel, by wire name, and what the method declares beside them.
-        samples: number of the site's training slices, its weight in the mean.
-        report: losses, seconds, whether it was stopped.
+        wire: encoded differences, by wire name, and what the method declares beside them.
+        samples: the number of the site's training slices, its weight in the mean.
+        report: losses, seconds, and whether it was stopped.
     """
 
     wire: Tensors
@@ -48,14 +48,14 @@ class Update:
 
 @dataclass(frozen=True)
 class Places:
-    """Where a site keeps things; its own affair, never the job's.
+    """A site's folders. The site sets them, never the job.
 
     Attributes:
-        data: folder of the datalist (or of a folder named as the site with one).
-        weights: folder of pretrained weight files; None reads PFEDSAM_WEIGHTS.
-        store: folder of the site store.
-        cache: folder of prepared base models, which sites on one machine may have in common; None: in the store.
-        scratch: folder that lives as long as the job, for what can be computed again; None: in the store.
+        data: the folder of the datalist, or the folder above it if its name is the site's.
+        weights: the folder of pretrained weight files. None reads PFEDSAM_WEIGHTS.
+        store: the folder of the site store.
+        cache: the folder of prepared base models, which sites on one machine may share. None: in the store.
+        scratch: a folder for the time of the job, for what can be computed again. None: in the store.
     """
 
     data: Path
@@ -66,7 +66,7 @@ class Places:
 
     @property
     def prepared(self) -> Path:
-        """Where prepared base models lie."""
+        """The folder of prepared base models."""
         return self.cache or self.store / "prepared"
 
 
@@ -103,7 +103,7 @@ class Site:
         self._run: str | None = None
 
     def stamp(self, round_: int) -> Stamp:
-        """What this site agrees to in `round_`."""
+        """The stamp of this site's messages in `round_`."""
         return Stamp(round_, self.config.digest(), self.base)
 
     def receive(self, arrived: Tensors, at: Moment | None = None, *, trained: bool = False) -> dict[str, str]:
@@ -111,14 +111,14 @@ class Site:
 
         Args:
             arrived: the shared tensors, and what the method declares beside them.
-            at: the round of the run; what the site once trained in it, or later, is then left aside.
-            trained: the server has an update of this site in an earlier round of the run.
+            at: the round of the run. What the site once trained in this round, or later, is not used.
+            trained: whether the server has an update of this site in an earlier round of the run.
 
         Returns:
-            The store's facts of the private part that the round begins with: its run and round; empty: as drawn.
+            The run and the round of the private part that the round begins with. Empty: as drawn.
 
         Raises:
-            UserFault: the site has trained in this run, and its store has nothing of it.
+            UserFault: the site has trained in this run, but its store has nothing of it.
         """
         self._received, self._run = shared_of(arrived), at.run if at else None
         self._as_received, self.scoring_seconds = None, 0.0
@@ -142,10 +142,10 @@ class Site:
         progress: Callable[[Progress], None] = lambda _: None,
         stop: Callable[[], bool] = lambda: False,
     ) -> Update:
-        """Train from what was received, keep the private part, return the difference in the shared part.
+        """The difference in the shared part, after training from the received tensors. The private part is stored.
 
         Raises:
-            UserFault: the training diverged; nothing of the round is kept.
+            UserFault: the training diverged. Nothing of the round is kept.
         """
         when = (_site_seed(self.config.seed, self.name), round_, rounds)
         report = train_round(
@@ -165,7 +165,7 @@ class Site:
         return self._update(report, round_)
 
     def shared(self) -> Tensors:
-        """A copy of the shared part, by wire name, on the CPU: of the model the only tensors that may leave."""
+        """A copy of the shared part, by wire name, on the CPU: the only tensors of the model that may leave."""
         live = tensors_of(self.model, self.part, Part.SHARED)
         return {wire_name(name): t.detach().cpu().clone().contiguous() for name, t in live.items()}
 
@@ -174,7 +174,7 @@ class Site:
         return {k: v.detach().cpu() for k, v in tensors_of(self.model, self.part, Part.PRIVATE).items()}
 
     def _update(self, report: RoundReport, round_: int) -> Update:
-        """What goes up after a round; what stays is kept first, but of a round that was stopped."""
+        """What goes up after a round. What stays is stored first, unless the round was stopped."""
         now = self.shared()
         difference = {name: now[name] - tensor for name, tensor in self._received.items()}
         wire, owed = with_feedback(difference, self._owed, self.config.wire.up)
@@ -190,24 +190,24 @@ class Site:
         return Update(wire | extras, len(self.data["train"]), report)
 
     def save_private(self, round_: int) -> None:
-        """Put into the site store the private part, what this site owes the next update, and the method's memory."""
+        """Store the private part, the rounding error for the next update, and the method's memory."""
         private = self.private() | under(OWED, self._owed) | under(MEMORY, self._here.memory)
         if private or self.method.tell is not nothing_told:
             facts = {"round": str(round_), "base": self.base, "config": self.config.digest()}
             self.store.save(private, facts, Moment(self._run, round_) if self._run else None)
 
     def recall(self, arrived: Tensors, run: str | None = None, *, trained: bool = False) -> dict[str, str]:
-        """The model as it predicts: the server's tensors and the private part as last trained (in `run`).
+        """Load the model for prediction: the server's tensors and the private part as last trained (in `run`).
 
         Args:
             arrived: the shared tensors, and what the method declares beside them.
-            trained: the server has an update of this site in the run.
+            trained: whether the server has an update of this site in the run.
 
         Returns:
-            The store's facts of that private part: its run and round; empty if there is none (in `run`).
+            The run and the round of that private part. Empty if there is none (in `run`).
 
         Raises:
-            UserFault: the site has trained in `run`, and its store has nothing of it.
+            UserFault: the site has trained in `run`, but its store has nothing of it.
         """
         stored, facts = self.store.load(Moment(run, LAST) if run else None) or ({}, {})
         self._load_shared(shared_of(arrived))
@@ -222,9 +222,9 @@ class Site:
         return facts
 
     def scores(self, split: str, roles: tuple[str, ...] = ROLES) -> dict[str, list[CaseScore]]:
-        """Scores of every case of a split, by role; one branch may have both roles.
+        """Scores of every case of a split, by role. One branch may have both roles.
 
-        Of the test split alone with distances: they cost more than the rest, and nothing is chosen by them.
+        Only the test split has distances. They cost more than the rest, and no choice depends on them.
         """
         began = time.monotonic()
         branch = {"global": self.method.global_, "personal": self.method.personal}
@@ -234,11 +234,11 @@ class Site:
         return {role: found[branch[role]] for role in roles}
 
     def summary(self, split: str, role: str) -> dict[str, Any]:
-        """The means of one role on a split."""
+        """The mean scores of one role on a split."""
         return summary(self.scores(split, (role,))[role])
 
     def as_received(self) -> dict[str, Any]:
-        """The server's model on the validation split, scored once a round and before its training."""
+        """The mean scores of the server's model on the validation split, scored once a round, before training."""
         if self._as_received is None:
             self._as_received = self.summary("val", "global")
         return self._as_received
@@ -254,7 +254,7 @@ class Site:
 
     @torch.no_grad()
     def _put_private(self, stored: Tensors, facts: dict[str, str]) -> None:
-        """Into the model, if it fits: what the store had, with its facts; or what the model began with, without."""
+        """Put a private part into the model: a stored one with its facts, which must fit, or the first one without."""
         private = unprefixed(stored)
         target = tensors_of(self.model, self.part, Part.PRIVATE)
         if facts:
@@ -264,7 +264,7 @@ class Site:
 
 
 def _at_rest(tensors: Tensors) -> Tensors:
-    """As they can be stored and sent, whatever the method made them on."""
+    """The tensors in a form that can be stored and sent: detached, contiguous, on the CPU."""
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 

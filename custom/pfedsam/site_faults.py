@@ -1,4 +1,4 @@
-"""What stops a site's round, and what its engineer can do about it."""
+"""The faults that stop a site's round, and what its engineer can do about them."""
 
 from pathlib import Path
 
@@ -13,50 +13,50 @@ from pfedsam.methods.base import Method, as_it_is
 
 
 def require_fit(stored: Tensors, model: Tensors, facts: dict[str, str], *, base: str, folder: Path) -> None:
-    """Raises UserFault where a stored private part is of another model than the job's, or of another base."""
+    """Raise UserFault if a stored private part belongs to another model than the job's, or to another base."""
     misfit = sorted(model.keys() ^ stored.keys()) or [n for n, t in model.items() if t.shape != stored[n].shape]
     if misfit or facts.get("base") != base:
         raise UserFault(
             expected=f"the private part of run {facts.get('run', '?')} in {folder} to fit this job",
             came=f"another model ({misfit[0]})" if misfit else "one trained on another base model",
-            do="continue a run with the settings that it began with; begin_private names a run of the same model",
+            do="continue a run with the settings that it began with. begin_private must name a run of the same model",
         )
 
 
 def require_kept(facts: dict[str, str], run: str | None, folder: Path) -> None:
-    """Raises UserFault where what the store has is not of the run, in which the site has trained."""
+    """Raise UserFault if the stored private part is not from the run, although the site has trained in it."""
     if facts.get("run") != run:
         raise UserFault(
             expected=f"this site's private part of run {run}, in which it trained, in {folder}",
-            came="none that is whole",
-            do="bring the store back (setting store, PFEDSAM_STORE), or begin a new run;"
-            f" to go on with a private part as drawn, set PFEDSAM_FRESH={run} at this site",
+            came="none that is undamaged",
+            do="bring the store back (setting store, PFEDSAM_STORE), or begin a new run."
+            f" To continue with a newly drawn private part, set PFEDSAM_FRESH={run} at this site",
         )
 
 
 def require_base(servers: str, own: str) -> None:
-    """Raises UserFault where the server has another frozen base, by digest: the sum would be another model."""
+    """Raise UserFault if the server's frozen base has another digest: the mean would be of different models."""
     if servers != own:
         raise UserFault(
             expected=f"the server's base model ({servers[:12]})",
             came=f"another at this site ({own[:12]})",
-            do="take the weight file that the server has (setting weights, PFEDSAM_WEIGHTS) and"
-            " the same versions of segment-anything and timm",
+            do="use the server's weight file (setting weights, PFEDSAM_WEIGHTS) and"
+            " its versions of segment-anything and timm",
         )
 
 
 def require_finite_weights(trained: Tensors, round_: int) -> None:
-    """Raises UserFault where the training diverged."""
+    """Raise UserFault if the training diverged."""
     if name := not_finite(trained):
         raise UserFault(
             expected=f"finite weights after the training of round {round_ + 1}",
             came=f"NaN or infinite values at {name}",
-            do="lower train.lr, or look at the images' values (data.scale); the store has what it had before the round",
+            do="lower train.lr, or look at the images' values (data.scale). The store is as before the round",
         )
 
 
 def require_declared(extras: Tensors, schema: Schema, private: Tensors, *, method: str) -> None:
-    """Raises UserFault where a method would send what it does not declare, or a private tensor as it is."""
+    """Raise UserFault if a method would send what it does not declare, or an unchanged private tensor."""
     wanted = {name: spec for name, spec in schema.items() if name.startswith(EXTRA)}
     faults = [names_fault(extras, wanted)]
     faults += [tensor_fault(name, extras[name], wanted[name]) for name in extras.keys() & wanted.keys()]
@@ -68,17 +68,17 @@ def require_declared(extras: Tensors, schema: Schema, private: Tensors, *, metho
     ]
     if fault := next(filter(None, faults), None):
         raise UserFault(
-            expected=f"tell of method {method} to send what the method declares in up",
+            expected=f"tell of method {method} to send only what the method declares in up",
             came=fault,
             do="correct the method's file, or ask its authors",
         )
 
 
 def require_fresh_views(method: Method, config: Config) -> None:
-    """Raises UserFault where views are kept that the method makes anew in each round."""
+    """Raise UserFault if the job caches views that the method makes again in each round."""
     if method.augment is not as_it_is and config.train.cache != "none":
         raise UserFault(
-            expected=f"train.cache none with {config.method}, whose augmentation is its own in each round",
+            expected=f"train.cache none with {config.method}, which augments differently in each round",
             came=config.train.cache,
             do="leave train.cache out",
         )

@@ -1,4 +1,4 @@
-"""What a study's settings mean: which tensors are shared, what a run begins with, whether two are of one model."""
+"""What a study's settings mean: which tensors are shared, what a run begins with, and if two mean one model."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -26,19 +26,19 @@ UNREAD = {f"model.{name}" for name in ROUTING}  # by the shared part of a model 
 
 @lru_cache(maxsize=4)
 def shared_schema(config: Config) -> Schema:
-    """The schema of `config`: built on the meta device, without weights, alike on site and server."""
+    """The schema of `config`'s shared tensors. It needs no weights and is the same on site and server."""
     return schema_of({wire_name(name): tensor for name, tensor in _tensors(config, Part.SHARED).items()})
 
 
 @lru_cache(maxsize=4)
 def up_schema(config: Config) -> Schema:
-    """What a site sends after a round: its shared update, and what the method declares beside it."""
+    """The schema of what a site sends after a round: its update, and what the method declares beside it."""
     return _with_extras(config, methods.get(config.method).up)
 
 
 @lru_cache(maxsize=4)
 def down_schema(config: Config) -> Schema:
-    """What a site is sent: the shared tensors, and what the method declares beside them."""
+    """The schema of what a site is sent: the shared tensors, and what the method declares beside them."""
     return _with_extras(config, methods.get(config.method).down)
 
 
@@ -49,7 +49,7 @@ def _with_extras(config: Config, declared: Extras) -> Schema:
 
 @lru_cache(maxsize=4)
 def private_schema(config: Config) -> Schema:
-    """What a site keeps under `config`, by name in the model; it travels in no message."""
+    """The schema of what a site keeps under `config`, by name in the model. No message contains it."""
     return schema_of(_tensors(config, Part.PRIVATE))
 
 
@@ -65,8 +65,8 @@ def initial_shared(config: Config, weights: Path | None = None, cache: Path | No
     """The server's first shared tensors and the base model's digest.
 
     Args:
-        weights: folder of pretrained weight files; None reads PFEDSAM_WEIGHTS.
-        cache: folder of prepared base models; None: the base is read and digested anew.
+        weights: folder of pretrained weight files. None reads PFEDSAM_WEIGHTS.
+        cache: folder of prepared base models. None: the base is read and digested each time.
     """
     method = methods.get(config.method)
     bf16 = methods.base_in_bf16(method, torch.device("cpu"), config)
@@ -81,28 +81,28 @@ def first_tensors(root: Path, begin: str, fresh: Tensors, base: str, config: Con
 
     Args:
         root: the folder of all studies' checkpoints.
-        begin: "STUDY/RUN" or "STUDY/latest"; empty: no other run.
+        begin: "STUDY/RUN" or "STUDY/latest". Empty: no other run.
         fresh, base, config: the new run's own first tensors, its base and its settings.
 
     Returns:
-        The tensors, and what they are for results.json: `run`, its finished `rounds`, `sha256`; empty if fresh.
+        The tensors, and their origin for results.json: `run`, its finished `rounds`, `sha256`. Empty if fresh.
 
     Raises:
-        UserFault: there is no such run, it trained another model, or the method needs one and none is named.
+        UserFault: there is no such run, it trained another model, or the method needs a run and none is named.
     """
     if not begin:
         if methods.get(config.method).joins:
-            do = "render with --begin STUDY/RUN, the run of the federation that it joins"
-            raise UserFault(expected=f"a trained model that {config.method} begins with", came="none", do=do)
+            do = "render with --begin STUDY/RUN, a run of the federation to join"
+            raise UserFault(expected=f"a trained model for {config.method} to begin with", came="none", do=do)
         return fresh, {}
     study, _, name = begin.partition("/")
     point = _trained(Checkpoints(root, one_name(study, "study")), name)
-    run, do = f"{study}/{point.run}", "take the settings of that run's job for the model, and its data.scale"
+    run, do = f"{study}/{point.run}", "use the model's settings and the data.scale of that run's job"
     same_settings(config, point.results["config"], f"run {run}, whose model this begins with", do, _tells)
     shared = point.state.shared
     if point.base != base or schema_of(shared) != schema_of(fresh):
         came = "another base" if point.base != base else "other shared tensors"
-        raise UserFault(expected=f"the model of run {run} to be this job's", came=came, do=do)
+        raise UserFault(expected=f"the model of run {run} to be that of this job", came=came, do=do)
     return shared, {"run": run, "rounds": point.done, "sha256": digest(shared)}
 
 
@@ -116,11 +116,11 @@ def _trained(checkpoints: Checkpoints, name: str) -> Checkpoint:
 def same_settings(
     config: Config, began: dict[str, Any], run: str, do: str, held: Callable[[str], bool] = lambda _: True
 ) -> None:
-    """Hold a job's settings against those that a run began with; what an older version did not know has its default.
+    """Check a job's settings against those that a run began with. Settings unknown to an older version are defaults.
 
     Args:
-        run: what began, and `do`: what a user can do about it; for the message.
-        held: whether a setting, by its dotted name, has to be the same.
+        run, do: the run and the remedy, for the message.
+        held: whether a setting, by its dotted name, must be the same.
 
     Raises:
         UserFault: they differ.
@@ -132,5 +132,5 @@ def same_settings(
 
 
 def _tells(name: str) -> bool:
-    """Whether a setting says what a trained shared part means: with another one the same tensors are another model."""
+    """Whether a setting changes the meaning of a trained shared part: with another value the model is another one."""
     return name in ("data.scale", "data.plane", "data.classes") or (name.startswith("model.") and name not in UNREAD)

@@ -91,7 +91,7 @@ def test_the_latest_run_to_begin_from_is_one_that_has_trained(tmp_path: Path) ->
     assert source == {"run": f"study/{point(1).run}", "rounds": 1, "sha256": digest(tensors)}
     with pytest.raises(UserFault, match="study's name"):
         first_tensors(tmp_path, "../study/latest", *begun)
-    with pytest.raises(UserFault, match=r"to begin from.*set PFEDSAM_STORE"):
+    with pytest.raises(UserFault, match=r"to begin with.*set PFEDSAM_STORE"):
         first_tensors(tmp_path, "other/latest", *begun)
 
 

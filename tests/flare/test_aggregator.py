@@ -115,7 +115,7 @@ def test_an_update_of_an_old_round_does_not_count(fl_ctx: FLContext) -> None:
         ({REPORT: {**TOLD, "samples": "many"}}, "a number as samples"),
         ({REPORT: {k: v for k, v in TOLD.items() if k != "bytes_sent"}}, "a number as bytes_sent"),
         ({REPORT: {**TOLD, "seconds": "long"}}, "a number as seconds"),
-        ({MetaKey.INITIAL_METRICS: {"val_dice": 1e9}}, "best model is chosen by"),
+        ({MetaKey.INITIAL_METRICS: {"val_dice": 1e9}}, "choosing the best model"),
     ],
 )
 def test_an_update_that_says_nonsense_beside_its_tensors_does_not_count(

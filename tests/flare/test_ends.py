@@ -11,7 +11,7 @@ AT = "2026-01-01 10:00:00,000"
 ROUND = f"{AT} - pfedsam - INFO - round 3 done in 7 s: 2 sites, mean validation Dice (personal) 0.500"
 FULL = f"{AT} - pfedsam - ERROR - [server] expected to write 9 bytes; came No space left; to mend it: free space"
 SILENT = f"{AT} - pfedsam - ERROR - update of a not counted: no update came: EXECUTION_EXCEPTION"
-FEW = f"{AT} - pfedsam - ERROR - round 0: expected valid updates of 2 sites, came 1; the job stops."
+FEW = f"{AT} - pfedsam - ERROR - round 0: expected valid updates of 2 sites, came 1. The job stops."
 
 
 @pytest.mark.parametrize(

@@ -268,7 +268,7 @@ def test_a_killed_run_goes_on_to_the_bits_of_the_undisturbed_one(tmp_path: Path,
     simulate_and_kill(tmp_path / "job", tmp_path / "ws", when, **stores["killed"])
     render(tmp_path / "job", tmp_path / "rest", run="latest", continues=True, sites=["site-1", "site-2"])
     log = simulate(tmp_path / "rest", tmp_path / "ws", threads=2, **stores["killed"])
-    assert "goes on after" in log
+    assert "continues after" in log
     whole, found = results(tmp_path / "steady_ws"), results(tmp_path / "ws")
     assert [r["round"] for r in found["rounds"]] == [0, 1, 2]
     assert len(found["jobs"]) == 2
@@ -293,7 +293,7 @@ def test_a_killed_run_of_a_method_with_a_rule_goes_on_to_the_bits_of_the_run_in_
     folder = job(tmp_path / "job", f"method={method}", rounds=3)
     simulate_and_kill(folder, tmp_path / "ws", "[site-2] round 2/3 step 2/2", **store)
     render(folder, tmp_path / "rest", run="latest", continues=True, sites=["site-1", "site-2"])
-    assert "goes on after" in simulate(tmp_path / "rest", tmp_path / "ws", threads=2, **store)
+    assert "continues after" in simulate(tmp_path / "rest", tmp_path / "ws", threads=2, **store)
     data = {site: tmp_path / "ws" / site / "simulate_job/synthetic_data" for site in ("site-1", "site-2")}
     places = {site: Places(path, tmp_path / "stores") for site, path in data.items()}
     alone = federate(Plan(read_config(folder / "app/config/pfedsam.json"), places, 3, tmp_path / "out"))
@@ -311,7 +311,7 @@ def test_a_second_run_of_a_job_in_the_same_store_begins_anew(tmp_path: Path) -> 
     store = {"PFEDSAM_STORE": str(tmp_path / "store")}
     folder = job(tmp_path / "job", sites="site-1", rounds=1)
     for _ in range(2):
-        assert "goes on after" not in simulate(folder, tmp_path / "ws", threads=1, **store)
+        assert "continues after" not in simulate(folder, tmp_path / "ws", threads=1, **store)
     runs = list((tmp_path / "store/demo/server").iterdir())
     assert len(runs) == 2
     assert all((run / "round.000001.safetensors").exists() for run in runs)

@@ -269,7 +269,7 @@ def test_what_cannot_become_better_is_not_submitted_again_and_every_end_has_its_
         watched(server, tmp_path)
     assert told in str(fault.value)
     assert len(server.jobs) == jobs
-    assert caplog.text.count("its end: ") == jobs - 1  # from the first job on; of the last the fault tells
+    assert caplog.text.count("why it ended: ") == jobs - 1  # from the first job on; of the last the fault tells
 
 
 def test_a_new_round_renews_the_attempts(tmp_path: Path) -> None:

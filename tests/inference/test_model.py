@@ -154,7 +154,7 @@ def newer(model_file: Path, folder: Path) -> Path:
     ("harm", "told"),
     [
         (torn, "checksum does not fit"),
-        (cut, "not a whole safetensors file"),
+        (cut, "not a complete safetensors file"),
         (foreign, "another kind of file"),
         (of_another_round, "changed afterwards"),
         (newer, "format 2"),

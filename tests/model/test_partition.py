@@ -151,5 +151,5 @@ def test_two_shared_tensors_never_get_one_name_on_the_wire() -> None:
     method = methods.get("ditto")
     with torch.device("meta"):
         model = method.model(build.backbone(tiny().model, read=False), tiny())
-    with pytest.raises(UserFault, match=r"a name on the wire for each.*branch\.global\..* and branch\.personal\."):
+    with pytest.raises(UserFault, match=r"a different name on the wire.*branch\.global\..* and branch\.personal\."):
         partition(model, lambda branch, kind: Part.SHARED)

@@ -38,7 +38,7 @@ def test_the_prostate_set_becomes_six_sites(tmp_path: Path) -> None:
     archive = zipped(prostate(tmp_path / "raw"), tmp_path / "raw.zip")
     answer = cook([archive], tmp_path / "out", few, Wish())
     assert set(answer["sites"]) == {"BIDMC", "ISBI", "ISBI_1.5"}
-    assert answer["faults"] == ["BIDMC: 3 cases, where the set has 2", "ISBI: 3 cases, where the set has 2"]
+    assert answer["faults"] == ["BIDMC: 3 cases, but the set has 2", "ISBI: 3 cases, but the set has 2"]
     assert answer["sites"]["BIDMC"]["dropped"][0]["file"] == "Case09.nii.gz"
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["BIDMC", "ISBI", "ISBI_1.5"]
     assert set(datalist.read(tmp_path / "out/BIDMC/datalist.csv")) == {"train", "val", "test"}
@@ -47,7 +47,7 @@ def test_the_prostate_set_becomes_six_sites(tmp_path: Path) -> None:
 def test_zones_of_the_prostate_are_one_class(tmp_path: Path) -> None:
     answer = cook([prostate(tmp_path / "raw")], tmp_path / "out", RECIPES["prostate"], Wish())
     assert all(report["classes"] == 1 and report["labels"][1]["cases"] == 3 for report in answer["sites"].values())
-    assert answer["faults"][0] == "BIDMC: 3 cases, where the set has 12"
+    assert answer["faults"][0] == "BIDMC: 3 cases, but the set has 12"
 
 
 def test_the_fundus_set_has_rim_and_cup(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""Exchange: what leaves a site and how it is judged; pure, no FLARE."""
+"""Exchange: what leaves a site and how it is judged. Pure, without FLARE."""

@@ -1,4 +1,4 @@
-"""The server's memory of a run: after each round one safetensors and one JSON, two generations."""
+"""The server's checkpoints of a run: a safetensors file and a JSON file after each round. Two rounds are kept."""
 
 import json
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ class Checkpoint:
     """A run after `done` finished rounds.
 
     Attributes:
-        run: the run's name: one training from its first round, however many jobs it takes.
-        done: finished rounds; the next one has this number.
+        run: the run's name. A run is one training from its first round, over one or more jobs.
+        done: the number of finished rounds, which is also the number of the next round.
         config, base: digests of the settings and of the frozen base.
         results: results.json so far.
-        state: the shared part, and what the server's rule remembers.
+        state: the shared part and the memory of the server's rule.
     """
 
     run: str
@@ -37,9 +37,9 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """A study's checkpoints on the server's disk, a folder a run, outside any job's run folder.
+    """A study's checkpoints on the server's disk, one folder for each run, outside any job's run folder.
 
-    The JSON is written last and names the tensors' checksum: a pair counts if both are whole and fit.
+    The JSON is written last and names the tensors' checksum. A pair is valid if both files are whole and match.
     """
 
     def __init__(self, root: Path, study: str) -> None:
@@ -47,10 +47,10 @@ class Checkpoints:
         self._claims: dict[str, Claim] = {}
 
     def save(self, point: Checkpoint) -> None:
-        """Write the pair of a finished round, then drop all but the newest two.
+        """Write the pair of a finished round, then delete all but the newest two.
 
         Raises:
-            UserFault: the disk is full or forbids writing, or a later job goes on with the run.
+            UserFault: the disk is full or forbids writing, or a later job continues the run.
         """
         if point.run in self._claims:
             self._claims[point.run].demand_mine()
@@ -65,45 +65,45 @@ class Checkpoints:
             old.with_suffix(".safetensors").unlink(missing_ok=True)
 
     def load(self, run: str) -> Checkpoint | None:
-        """The newest whole pair of a run; None if there is none."""
+        """The newest valid pair of a run, or None if there is none."""
         for path in self._newest_first(run):
             try:
                 return _read(path)
             except (OSError, ValueError, KeyError, TypeError) as fault:
-                log.warning("checkpoint %s is damaged (%s); trying the one before", path.name, fault)
+                log.warning("checkpoint %s is damaged (%s). The one before it is tried", path.name, fault)
         return None
 
     def find(self, run: str, *, trained: bool = False) -> str:
-        """The name of a run that has begun; "latest" is the one that wrote last.
+        """The name of a run that has begun. "latest" is the run that wrote last.
 
         Args:
-            trained: "latest" is the last of those that have finished a round.
+            trained: "latest" counts only runs that have finished a round.
 
         Raises:
             UserFault: the study has no such run.
         """
         name = self._latest(trained) if run == "latest" else run
         if name is None or not self._of(name).is_dir():
-            anew = "render without --continue to begin anew"
-            first = "let it finish a round first; the simulator empties its workspace: set PFEDSAM_STORE for both runs"
+            anew = "render without --continue to begin a new run"
+            first = "let it finish a round first. The simulator empties its workspace: set PFEDSAM_STORE for both runs"
             raise UserFault(
-                expected=f"a run to {'begin from' if trained else 'continue'} in {self.folder}",
+                expected=f"a run to {'begin with' if trained else 'continue'} in {self.folder}",
                 came=f"no folder of run {run}",
                 do=f"name one of the runs there, or {first if trained else anew}",
             )
         return name
 
     def begin(self, run: str) -> None:
-        """Make the run's folder and claim it; it can then be continued before its first round is done."""
+        """Make the run's folder and claim it. The run can then be continued, even before its first round is done."""
         self._claims[run] = Claim(self._of(run))
         self._claims[run].take()
 
     def save_best(self, run: str, tensors: Tensors, facts: dict[str, str]) -> None:
-        """Keep the run's best shared part so far; its metric stands in `facts`."""
+        """Keep the run's best shared part so far. `facts` hold its metric."""
         write_atomic(self._of(run) / BEST, pack(tensors, facts))
 
     def load_best(self, run: str) -> tuple[Tensors, dict[str, str]] | None:
-        """The run's best shared part so far."""
+        """The run's best shared part so far and its facts, or None if there is none."""
         path = self._of(run) / BEST
         try:
             return unpack(path.read_bytes())
@@ -111,7 +111,7 @@ class Checkpoints:
             return None
 
     def _of(self, run: str) -> Path:
-        """The run's folder; its name comes from a job, so it may not lead elsewhere."""
+        """The run's folder. The name comes from a job, so it must not lead out of the study's folder."""
         return self.folder / one_name(run, "run")
 
     def _newest_first(self, run: str) -> list[Path]:
@@ -126,6 +126,6 @@ def _read(path: Path) -> Checkpoint:
     known, beside = json.loads(path.read_text()), path.with_suffix(".safetensors")
     tensors, _ = unpack(beside.read_bytes())
     if facts_of(beside).get(PAYLOAD) != known["sha256"]:
-        raise ValueError("tensors and facts are not of one round")
+        raise ValueError("tensors and facts are not from the same round")
     fields = {key: known[key] for key in ("run", "done", "config", "base", "results")}
     return Checkpoint(**fields, state=unflat(tensors))

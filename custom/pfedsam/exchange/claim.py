@@ -8,10 +8,10 @@ from pfedsam.files import write_atomic
 
 
 class Claim:
-    """FLARE may leave a process of a dead job behind; it must not overwrite the work of a later one.
+    """A claim on a folder. FLARE may leave a dead job's process running, which must not overwrite a later job's work.
 
     Args:
-        folder: what is claimed; the claim is a file `owner` in it.
+        folder: the claimed folder. The claim is a file `owner` in it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -23,14 +23,14 @@ class Claim:
         write_atomic(self._path, self._mine.encode())
 
     def demand_mine(self) -> None:
-        """Nothing, where nobody has claimed the folder after this process did.
+        """Do nothing if no other process has claimed the folder after this one.
 
         Raises:
-            UserFault: somebody has.
+            UserFault: another process has.
         """
         if self._mine and self._path.exists() and self._path.read_text() != self._mine:
             raise UserFault(
                 expected=f"one job at a time in {self._path.parent}",
-                came="a later job that took it over",
-                do="nothing if this job was left behind by a crash; else run one job of a study after the other",
+                came="a later job that has taken it over",
+                do="nothing if a crash left this job behind. Otherwise run the jobs of a study one after the other",
             )

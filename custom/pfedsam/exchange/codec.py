@@ -1,10 +1,10 @@
-"""The codec: in which number format shared tensors travel, and what a lossy one owes the next message.
+"""The codec: the number format of shared tensors in a message, and the feedback of rounding errors.
 
-What a method sends beside them travels as it is.
+What a method sends beside them is sent unchanged.
 
 Integers are quantised symmetrically in blocks, x = scale * q. On the wire such a tensor is one row
-of bytes: the blocks' scales (bfloat16), then the integers, two to a byte for int4. Plain PyTorch on
-a CPU; FLARE's own 8- and 4-bit quantisers need a GPU.
+of bytes: the blocks' scales (bfloat16), then the integers, two to a byte for int4. It is plain
+PyTorch and runs on a CPU. FLARE's own 8- and 4-bit quantisers need a GPU.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ BLOCK = 64  # values a scale, 3 % on top of int8; our choice, as in FLARE's 4-bi
 
 @dataclass(frozen=True)
 class _Codec:
-    """How one tensor becomes a wire tensor and back, and what the wire tensor looks like."""
+    """How one tensor becomes a wire tensor and back, and the spec of the wire tensor."""
 
     encode: Callable[[Tensor], Tensor]
     decode: Callable[[Tensor, Spec], Tensor]
@@ -30,12 +30,12 @@ class _Codec:
 
 
 def encode(tensors: Tensors, number: Number) -> Tensors:
-    """The tensors as they travel, by the same names."""
+    """The wire tensors, by the same names."""
     return {name: _codec(name, number).encode(tensor) for name, tensor in tensors.items()}
 
 
 def decode(wire: Tensors, schema: Schema, number: Number) -> Tensors:
-    """The tensors of `schema` out of what `encode` made.
+    """The tensors of `schema`, from what `encode` returned.
 
     Args:
         wire: fulfils `wire_schema(schema, number)`.
@@ -44,7 +44,7 @@ def decode(wire: Tensors, schema: Schema, number: Number) -> Tensors:
 
 
 def wire_schema(schema: Schema, number: Number) -> Schema:
-    """What `encode` makes of tensors that fulfil `schema`."""
+    """The schema of what `encode` returns for tensors that fulfil `schema`."""
     return {name: _codec(name, number).spec(spec) for name, spec in schema.items()}
 
 
@@ -53,13 +53,13 @@ def _codec(name: str, number: Number) -> _Codec:
 
 
 def with_feedback(update: Tensors, owed: Tensors, number: Number) -> tuple[Tensors, Tensors]:
-    """The wire tensors of update plus what earlier messages owe, and what this one owes in turn.
+    """The wire tensors of `update` plus `owed`, and this message's own rounding error.
 
-    Error feedback (Seide et al. 2014; Karimireddy et al. 2019): what rounding took from one message
+    Error feedback (Seide et al. 2014, Karimireddy et al. 2019): the rounding error of one message
     is added to the next, so that no part of an update is lost for good.
 
     Args:
-        owed: as returned for the message before; empty for the first.
+        owed: the rounding error that the last message returned. Empty for the first message.
     """
     if number == "fp32":
         return encode(update, number), {}
@@ -72,8 +72,8 @@ def with_feedback(update: Tensors, owed: Tensors, number: Number) -> tuple[Tenso
 def quantise(x: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """Scales (blocks,) bfloat16 and integers (blocks, BLOCK) int8 within -most..most.
 
-    bfloat16, not float16: updates can be smaller than float16's least number. Scales are rounded up,
-    so that no block's largest value is cut. A block of zeros has scale 0.
+    Scales are bfloat16 because updates can be smaller than float16's least number. They are rounded
+    up, so that no block's largest value is cut. A block of zeros has scale 0. These are our choices.
     """
     flat = x.flatten()
     blocks = torch.nn.functional.pad(flat, (0, -len(flat) % BLOCK)).view(-1, BLOCK)
@@ -83,14 +83,14 @@ def quantise(x: Tensor, most: int) -> tuple[Tensor, Tensor]:
 
 
 def _rounded_up(x: Tensor) -> Tensor:
-    """The smallest bfloat16 numbers that are not below `x`, which is 0 or more."""
+    """The smallest bfloat16 numbers that are not below `x`. `x` must be 0 or more."""
     nearest = x.bfloat16()
     above: Tensor = (nearest.view(torch.int16) + 1).view(torch.bfloat16)
     return torch.where(nearest.float() < x, above, nearest)
 
 
 def dequantise(scale: Tensor, integers: Tensor, spec: Spec) -> Tensor:
-    """The tensor of `spec` that `quantise` saw, rounded."""
+    """The tensor that `quantise` got, rounded, in the shape and type of `spec`."""
     values = integers.to(spec.dtype) * scale.to(spec.dtype)[:, None]
     return values.flatten()[: _numel(spec)].view(spec.shape)
 

@@ -1,4 +1,4 @@
-"""The guard: accepts or rejects a message, with a reason. Pure; site and server call the same function."""
+"""The guard: accepts or rejects a message, with a reason. It is pure. Site and server call the same function."""
 
 import json
 import math
@@ -16,30 +16,30 @@ from pfedsam.files import not_finite
 
 @dataclass(frozen=True)
 class Accepted:
-    """The message is what the schema says."""
+    """The message matches the schema."""
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """The message is refused; `reason` says what was expected and what came."""
+    """The message is refused. `reason` says what was expected and what came."""
 
     reason: str
 
 
 Verdict = Accepted | Rejected
 
-FACTS = 32_768  # characters of all that a message says beside its tensors; ours say under 1 000
-TEXT = 200  # characters of one text in it; ours are digests and names
+FACTS = 32_768  # most characters of all that a message says beside its tensors; ours have under 1 000
+TEXT = 200  # most characters of one text in it; ours are digests and names
 
 
 def judge_message(
     tensors: dict[str, Any], stamp: Stamp, *, schema: Schema, expected: Stamp, number: Number = "fp32"
 ) -> Verdict:
-    """Whether names, shapes, dtypes and values are the schema's, and the stamp the expected one.
+    """Whether names, shapes, dtypes and values match the schema, and the stamp the expected one.
 
     Args:
         schema: of the shared tensors, and of what the method declares beside them.
-        number: the format that the shared tensors travel in.
+        number: the number format of the shared tensors in the message.
     """
     wire = wire_schema(schema, number)
     reason = stamp_fault(stamp, expected) or names_fault(tensors, wire)
@@ -52,18 +52,18 @@ def judge_message(
 
 
 def judge_samples(samples: Any, most: int = 10_000_000) -> Verdict:
-    """Whether a claimed number of training slices can be a weight: a whole number in 1..`most`."""
+    """Whether a claimed number of training slices can be a weight: an integer in 1..`most` (our choice)."""
     if isinstance(samples, int) and not isinstance(samples, bool) and 1 <= samples <= most:
         return Accepted()
     return Rejected(f"expected a number of samples in 1..{most}, came {samples!r}")
 
 
 def facts_fault(facts: Any) -> str | None:
-    """Why facts beside the tensors may not travel; None if they are numbers and short texts, and few."""
+    """Why facts beside the tensors may not be sent. None if they are few, and only numbers and short texts."""
     try:
         size = len(json.dumps(facts))
     except (TypeError, ValueError, RecursionError) as fault:
-        return f"expected numbers and texts beside the tensors: {fault}"
+        return f"expected numbers and texts beside the tensors, came others: {fault}"
     if size > FACTS:
         return f"expected at most {FACTS} characters beside the tensors, came {size}"
     longest = max((len(text) for text in _texts(facts)), default=0)
@@ -83,7 +83,7 @@ def _texts(facts: Any) -> Iterator[str]:
 
 
 def stamp_fault(stamp: Stamp, expected: Stamp) -> str | None:
-    """Why the stamp is not the expected one; None if it is."""
+    """Why the stamp is not the expected one, or None if it is."""
     for field in ("round", "config", "base"):
         came, wanted = getattr(stamp, field), getattr(expected, field)
         if came != wanted:
@@ -92,7 +92,7 @@ def stamp_fault(stamp: Stamp, expected: Stamp) -> str | None:
 
 
 def names_fault(tensors: dict[str, Any], schema: Schema) -> str | None:
-    """Why the set of names is not the schema's; None if it is."""
+    """Why the set of names is not the schema's, or None if it is."""
     missing, extra = sorted(schema.keys() - tensors.keys()), sorted(tensors.keys() - schema.keys(), key=str)
     if missing:
         return f"expected {len(schema)} tensors, {len(missing)} are missing, e.g. {missing[0]}"
@@ -102,7 +102,7 @@ def names_fault(tensors: dict[str, Any], schema: Schema) -> str | None:
 
 
 def tensor_fault(name: str, tensor: Any, spec: Spec) -> str | None:
-    """Why one tensor is not what its spec says; None if it is."""
+    """Why one tensor does not match its spec, or None if it does."""
     if not isinstance(tensor, Tensor):
         return f"expected a tensor at {name}, came {type(tensor).__name__}"
     if tuple(tensor.shape) != spec.shape:
@@ -113,7 +113,7 @@ def tensor_fault(name: str, tensor: Any, spec: Spec) -> str | None:
 
 
 def value_fault(name: str, tensor: Tensor, most: float = math.inf) -> str | None:
-    """Why a rule cannot take the values: not finite, or larger than `most` either way; None if it can."""
+    """Why a rule cannot use the values: not finite, or larger in size than `most`. None if it can."""
     if not_finite({name: tensor}):
         return f"expected finite values at {name}, came NaN or infinite"
     largest = max(-float(tensor.min()), float(tensor.max())) if most < math.inf and tensor.numel() else 0.0

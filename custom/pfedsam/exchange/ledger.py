@@ -1,4 +1,4 @@
-"""The ledger: one line for every message that left or reached a site."""
+"""The ledger: one line for each message that left or reached a site."""
 
 import json
 import time
@@ -13,8 +13,8 @@ from pfedsam.files import Tensors, append_line, digest
 class Ledger:
     """An append-only JSON-lines file at the site.
 
-    A line holds time, direction, task, run, round, tensor names, payload bytes (4 per float32 value)
-    and the payload's sha256, which an auditor can compute again from the tensors.
+    A line holds time, direction, task, run, round, tensor names, facts, payload bytes (4 for each
+    float32 value) and the payload's sha256. An auditor can compute the sha256 again from the tensors.
     """
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
@@ -34,8 +34,8 @@ class Ledger:
         """Append the line of one message.
 
         Args:
-            run: the run that the message belongs to, as the server names it; empty where it does not.
-            facts: what else the message says, e.g. sample count and metrics; written as it is.
+            run: the server's name of the message's run. Empty if the server gives none.
+            facts: what else the message says, e.g. sample count and metrics. Written unchanged.
 
         Raises:
             UserFault: the disk is full or forbids writing.
@@ -54,12 +54,12 @@ class Ledger:
         append_line(self.path, json.dumps(line))
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """The whole lines, oldest first; one that a crash has torn is left out."""
+        """The complete lines, oldest first. A line that a crash cut short is left out."""
         for text in self.path.read_text().splitlines() if self.path.exists() else ():
             with suppress(ValueError):
                 yield json.loads(text)
 
 
 def payload_bytes(tensors: Tensors) -> int:
-    """Bytes of the values themselves."""
+    """The number of bytes of all values."""
     return sum(t.numel() * t.element_size() for t in tensors.values())

@@ -1,4 +1,4 @@
-"""What a legal message looks like; `study.shared_schema` derives it from the partition."""
+"""The schema of a legal message. `study.shared_schema` derives it from the partition."""
 
 import math
 from collections.abc import Mapping
@@ -17,14 +17,14 @@ REPORT = "pfedsam_report"  # a message's key: what a site says of its round
 
 @dataclass(frozen=True)
 class Spec:
-    """Shape and number format of one tensor on the wire, and what its values may be in size."""
+    """Shape and number format of one tensor on the wire, and the largest size of its values."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     most: float = math.inf
 
     def zeros(self) -> Tensor:
-        """A tensor of this kind."""
+        """A tensor of zeros that fulfils this spec."""
         return torch.zeros(self.shape, dtype=self.dtype)
 
 
@@ -33,12 +33,12 @@ T = TypeVar("T")
 
 
 def extras_of(message: Mapping[str, T]) -> dict[str, T]:
-    """Of a message or its schema what the method declares beside the shared tensors, by the declared name."""
+    """The part of a message or its schema that the method declares beside the shared tensors, by declared name."""
     return below(EXTRA, message)
 
 
 def shared_of(message: Mapping[str, T]) -> dict[str, T]:
-    """Of a message or its schema the shared tensors."""
+    """The shared tensors of a message or of its schema."""
     return {name: one for name, one in message.items() if not name.startswith(EXTRA)}
 
 
@@ -63,7 +63,7 @@ def schema_of(tensors: Tensors) -> Schema:
 
 
 def misfits(tensors: Tensors, schema: Schema) -> list[str]:
-    """The names, sorted, at which tensors lack something, have too much, or are of another shape or number format."""
+    """The sorted names of tensors that are missing, not declared, or of another shape or number format."""
     came = schema_of(tensors)
     wanted = {name: replace(spec, most=math.inf) for name, spec in schema.items()}
     return sorted(name for name in came.keys() | wanted.keys() if came.get(name) != wanted.get(name))

@@ -1,6 +1,6 @@
-"""The server's half of a round: what becomes of the sites' contributions. Pure; a method may bring a rule of its own.
+"""The server's half of a round: what becomes of the sites' contributions. Pure. A method may bring its own rule.
 
-FLARE's side and the in-process runner call the same rule with the same state, so that they come out bit-equal.
+FLARE's side and the in-process runner call the same rule with the same state, so their results are bit-equal.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -20,11 +20,11 @@ MEMORY, MODEL = "memory/", "model/"  # before a name in a checkpoint; no paramet
 
 @dataclass(frozen=True)
 class Contribution:
-    """What one site gave in a round.
+    """What one site sent in a round.
 
     Attributes:
-        samples: number of its training slices, its weight in a mean.
-        opened: makes the update; asked when it is needed, so that many updates can be held as they travelled.
+        samples: the number of its training slices, its weight in a mean.
+        opened: decodes the update. It is called only when needed, so that many updates can be held encoded.
         extras: what the method declares beside the shared tensors, by declared name.
         losses: the site's mean training losses, by name.
     """
@@ -36,18 +36,18 @@ class Contribution:
 
     @property
     def update(self) -> Tensors:
-        """The differences to what the site was sent, by wire name; not to be changed in place."""
+        """The differences to what the site was sent, by wire name. They must not be changed in place."""
         return self.opened()
 
 
 @dataclass(frozen=True)
 class ServerState:
-    """What the server knows after a round; a checkpoint holds all of it.
+    """What the server knows after a round. A checkpoint holds all of it.
 
     Attributes:
         shared: the shared tensors, by wire name.
-        memory: what the rule remembers from round to round, by names of its own.
-        models: where a rule makes a model for each site, the shared tensors that the site is sent, by site.
+        memory: what the rule remembers from round to round, by its own names.
+        models: for a rule that makes a model for each site: the shared tensors that the site is sent, by site.
     """
 
     shared: Tensors
@@ -55,11 +55,11 @@ class ServerState:
     models: Mapping[str, Tensors] = field(default_factory=dict)
 
     def model_of(self, site: str) -> Tensors:
-        """The shared tensors that a site is sent: its own, else everybody's."""
+        """The shared tensors that a site is sent: its own model if it has one, else everybody's."""
         return self.models.get(site, self.shared)
 
     def flat(self) -> Tensors:
-        """All tensors under one name each, as a checkpoint's file holds them."""
+        """All tensors under different names, as a checkpoint's file holds them."""
         found = self.shared | under(MEMORY, self.memory)
         for site, model in self.models.items():
             found |= under(f"{MODEL}{site}/", model)
@@ -70,29 +70,29 @@ Rule = Callable[[ServerState, Mapping[str, Contribution], Config], ServerState]
 
 
 def unflat(tensors: Tensors) -> ServerState:
-    """The state out of `ServerState.flat`'s tensors."""
+    """The state, from the tensors of `ServerState.flat`."""
     sites = {name.split("/", 1)[0] for name in below(MODEL, tensors)}
     models = {site: below(f"{MODEL}{site}/", tensors) for site in sorted(sites)}
     return ServerState(unprefixed(tensors), below(MEMORY, tensors), models)
 
 
 def begin_state(shared: Tensors, down: Schema) -> ServerState:
-    """The state before the first round; what the method sends down beside the shared tensors begins at zero.
+    """The state before the first round. What the method sends down beside the shared tensors begins at zero.
 
     Args:
-        down: of what goes down, as the method declares it.
+        down: the schema of all that goes down to a site.
     """
     return ServerState(shared, {name: spec.zeros() for name, spec in extras_of(down).items()})
 
 
 def message(state: ServerState, site: str, config: Config, down: Schema) -> Tensors:
-    """What a site is sent, as it travels: its shared tensors, and from the rule's memory what the method declares."""
+    """The encoded message to a site: its shared tensors, and what the method declares of the rule's memory."""
     extras = {name: state.memory[name] for name in extras_of(down)}
     return encode(state.model_of(site) | under(EXTRA, extras), config.wire.down)
 
 
 def messages(state: ServerState, sites: Iterable[str], config: Config, down: Schema) -> dict[str, Tensors]:
-    """The message of each site; the one that all sites without a model of their own are sent is encoded once."""
+    """The message to each site. The message that sites without their own model have in common is encoded once."""
     everybody = message(state, "", config, down)
     return {site: message(state, site, config, down) if site in state.models else everybody for site in sites}
 
@@ -100,11 +100,11 @@ def messages(state: ServerState, sites: Iterable[str], config: Config, down: Sch
 def contribution(
     wire: Tensors, samples: int, losses: Mapping[str, float], *, config: Config, up: Schema
 ) -> Contribution:
-    """A site's contribution out of its message, which the guard has let through.
+    """A site's contribution, from a message that the guard has accepted.
 
     Args:
-        wire: as it travelled.
-        up: of all that comes up.
+        wire: the encoded message.
+        up: the schema of all that comes up from a site.
     """
     held, schema = shared_of(wire), shared_of(up)
     return Contribution(samples, lambda: decode(held, schema, config.wire.up), extras_of(wire), losses)
@@ -116,10 +116,10 @@ def apply(
     """The state that a method's rule makes of a round's contributions.
 
     Args:
-        down: of all that goes down to a site.
+        down: the schema of all that goes down to a site.
 
     Raises:
-        UserFault: the rule's result lacks what the sites are to be sent.
+        UserFault: the rule's result lacks or changes tensors that the sites are sent.
     """
     after = rule(state, contributions, config)
     sent = {name: tensor for name, tensor in under(EXTRA, after.memory).items() if name in down}
@@ -127,7 +127,7 @@ def apply(
         if wrong := misfits(tensors, down):
             raise UserFault(
                 expected=f"the rule of method {config.method} to keep the shape of all that sites are sent",
-                came=f"{len(wrong)} tensors that lack or differ, e.g. {wrong[0]}",
+                came=f"{len(wrong)} tensors that are missing or different, e.g. {wrong[0]}",
                 do="correct the method's file, or ask its authors",
             )
     return after
@@ -139,7 +139,7 @@ def mean(state: ServerState, contributions: Mapping[str, Contribution], _config:
 
 
 def moved(state: ServerState, step: Tensors) -> ServerState:
-    """The state with the shared tensors a step further."""
+    """The state with `step` added to the shared tensors."""
     return replace(state, shared={name: tensor + step[name] for name, tensor in state.shared.items()})
 
 
@@ -151,13 +151,13 @@ def mean_update(contributions: Mapping[str, Contribution]) -> Tensors:
 
 
 def weighted(weights: Mapping[str, float], tensors_of: Callable[[str], Tensors]) -> Tensors:
-    """The weighted sum of the sites' tensors, bit-equal whatever order the sites came in.
+    """The weighted sum of the sites' tensors. It is bit-equal in whatever order the sites answered.
 
-    Sites are summed in the order of their names, in float64, and rounded once.
+    Sites are summed in the order of their names, in float64, and rounded once. This is our choice.
 
     Args:
         weights: by site.
-        tensors_of: makes a site's tensors, all with the same names; asked for one site at a time.
+        tensors_of: makes a site's tensors, all with the same names. Called for one site at a time.
 
     Raises:
         ValueError: no sites.

@@ -16,19 +16,19 @@ LAST = 10**9  # a round after every other
 
 @dataclass(frozen=True)
 class Moment:
-    """A point in training: a round of a run. A run is one training from its first round, however many jobs it takes."""
+    """A point in training: a round of a run. A run is one training from its first round, over one or more jobs."""
 
     run: str
     round: int
 
 
 class SiteStore:
-    """Private tensors of one site in one study: the last generations, each whole and finite or skipped when read.
+    """Private tensors of one site in one study: the last generations. Damaged or non-finite ones are skipped.
 
-    A generation is a file `private.NUMBER.safetensors`, the highest number the newest, labelled with
-    run and round. A run sees its own generations alone, unless it is told to begin with another's. A
-    run that does a round again (its server or this site died in it) goes on from what the site had
-    before that round, so that the round comes out the same.
+    A generation is a file `private.NUMBER.safetensors`, labelled with run and round. The highest
+    number is the newest. A run sees only its own generations, unless a job says to begin with
+    another run's. If a round is repeated because its server or this site died in it, the site
+    continues from what it had before that round. So the round gives the same result.
 
     Args:
         root: the store's folder on the site's disk.
@@ -45,10 +45,10 @@ class SiteStore:
         self._claim.take()
 
     def save(self, tensors: Tensors, facts: dict[str, str], at: Moment | None = None) -> None:
-        """Write a new generation, then drop those it replaces.
+        """Write a new generation, then delete those it replaces.
 
-        These are the same round done before, the oldest of this run, and all but the newest of older
-        runs; of the run before this one, as many stay as of this.
+        These are an earlier attempt at the same round, the oldest of this run, and all but the newest
+        of older runs. The run before this one keeps as many as this one.
 
         Raises:
             UserFault: the disk is full or forbids writing, or another process has claimed the store.
@@ -63,28 +63,28 @@ class SiteStore:
             path.unlink(missing_ok=True)
 
     def load(self, before: Moment | None = None, *, begin: str = "") -> tuple[Tensors, dict[str, str]] | None:
-        """The newest whole generation with its facts; None if there is none.
+        """The newest whole generation with its facts, or None if there is none.
 
         Args:
-            before: what this run has trained before this round, and nothing of another run; None: of any run.
-            begin: the run to take where this one has trained nothing yet; "latest": the one that trained last.
+            before: take only what this run trained before this round. None: any generation of any run.
+            begin: the run to take if this one has trained nothing yet. "latest": the one that trained last.
         """
         for path in self._files() if before is None else self._candidates(before, begin):
             try:
                 return _sound(path)
             except ValueError as fault:
-                log.warning("site store: %s is damaged (%s); trying the generation before", path.name, fault)
+                log.warning("site store: %s is damaged (%s). The generation before it is tried", path.name, fault)
         return None
 
     def _candidates(self, before: Moment, begin: str) -> list[Path]:
-        """This run's files from before the round, the newest first, then those of the run to begin with."""
+        """This run's files from before the round, newest first, then those of the run to begin with."""
         runs = {path: facts_of(path).get("run") for path in self._files()}
         own = [path for path, run in runs.items() if run == before.run and not _is_of(path, before)]
         others = [path for path, run in runs.items() if run != before.run and begin in (run, "latest")]
         return [*own, *others]
 
     def forget(self, run: str) -> None:
-        """Delete what an earlier run of this name has left: another one begins under it."""
+        """Delete what an earlier run of this name left, because a new run begins with the name."""
         for path in self._files():
             if facts_of(path).get("run") == run:
                 path.unlink(missing_ok=True)
@@ -94,7 +94,7 @@ class SiteStore:
         write_json(self._note(name, run), value)
 
     def remembered(self, name: str, run: str) -> Any:
-        """What was kept of this run under `name`; None if nothing whole was."""
+        """The fact of this run that was kept as `name`, or None if there is none or it is damaged."""
         path = self._note(name, run)
         try:
             return json.loads(path.read_text())
@@ -102,7 +102,7 @@ class SiteStore:
             return None
 
     def _note(self, name: str, run: str) -> Path:
-        """Where a fact of a run lies; the run's name comes in a message."""
+        """The file of a run's fact. The run's name comes in a message, so it is checked."""
         return self.folder / f"{name}.{one_name(run, 'run')}.json"
 
     def _files(self) -> list[Path]:
@@ -110,7 +110,7 @@ class SiteStore:
 
 
 def _sound(path: Path) -> tuple[Tensors, dict[str, str]]:
-    """A generation's tensors and facts; ValueError if it is torn or holds NaN, which no later round would lose."""
+    """A generation's tensors and facts. ValueError if it is damaged or holds NaN, which later rounds would keep."""
     tensors, facts = unpack(path.read_bytes())
     if name := not_finite(tensors):
         raise ValueError(f"NaN or infinite values at {name}")
@@ -118,7 +118,8 @@ def _sound(path: Path) -> tuple[Tensors, dict[str, str]]:
 
 
 def _too_old(files: list[Path], run: str | None) -> list[Path]:
-    """Of files, newest first, those beyond what is kept: of this run, of the run before it, one of each other."""
+    """The files, of `files` newest first, that are not kept. Kept are some of this run and of the run before it, and
+    one of each other run."""
     runs = [facts_of(path).get("run") for path in files]
     before = next((r for r in runs if r != run), None)
     left = dict.fromkeys(runs, 1) | {before: KEEP} | {run: KEEP - 1}
@@ -136,6 +137,6 @@ def _number(path: Path) -> int:
 
 
 def _is_of(path: Path, at: Moment | None) -> bool:
-    """Whether the file holds what this run trained in this round or later."""
+    """Whether the file holds what this run trained in this round or a later one."""
     facts = facts_of(path) if at else {}
     return at is not None and facts.get("run") == at.run and int(facts.get("round", -1)) >= at.round

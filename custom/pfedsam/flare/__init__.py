@@ -1,1 +1,1 @@
-"""FLARE: thin adapters; the only room that imports nvflare."""
+"""FLARE: thin adapters. This is the only room that imports nvflare."""

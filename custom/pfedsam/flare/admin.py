@@ -1,4 +1,4 @@
-"""A person's way to the server: FLARE's admin session, opened anew when the server has gone and come back."""
+"""A person's connection to the server: FLARE's admin session. It reconnects if the server went away and came back."""
 
 import io
 import json
@@ -22,7 +22,7 @@ GONE: dict[str, Any] = {"status": "GONE"}  # what stands for a job that the serv
 
 
 class Admin:
-    """Questions to the server in one person's name.
+    """Asks the server in one person's name.
 
     Use it in a `with`: an open session keeps Python from ending.
 
@@ -30,7 +30,7 @@ class Admin:
         kit: the person's startup kit.
 
     Raises:
-        UserFault: no kit there; later, where the server refuses the person.
+        UserFault: there is no kit. Later calls raise it if the server refuses the person.
     """
 
     def __init__(self, kit: Path) -> None:
@@ -40,7 +40,7 @@ class Admin:
             self.user = str(json.loads((kit / PERSON).read_text())["admin"]["username"])
         except (OSError, ValueError, KeyError):
             raise UserFault(
-                expected="a person's startup kit", came=f"none in {kit}", do="name the folder you were given"
+                expected="a person's startup kit", came=f"none in {kit}", do="name the folder that you were given"
             ) from None
 
     def __enter__(self) -> "Admin":
@@ -53,7 +53,8 @@ class Admin:
             self._session = None
 
     def call(self, question: str, *arguments: Any, **options: Any) -> Any:
-        """One question to FLARE's admin session; a refusal is a `UserFault`, all else is raised as it comes."""
+        """The answer of FLARE's admin session to one question. A refusal is a `UserFault`. Other errors are raised
+        unchanged."""
         try:
             if self._session is None:
                 with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # it prints at each connection
@@ -62,16 +63,16 @@ class Admin:
         except (AuthenticationError, AuthorizationError, InvalidJobDefinition) as fault:
             self.__exit__()
             raise UserFault(
-                expected=f"{self.user} to be allowed: {question.replace('_', ' ')}",
+                expected=f"that {self.user} may {question.replace('_', ' ')}",
                 came=str(fault),
-                do="ask the project's administrator for the role or a new kit, or mend the job",
+                do="ask the project's administrator for the role or a new kit, or correct the job",
             ) from None
         except Exception:
             self.__exit__()
             raise
 
     def ask(self, question: str, *arguments: Any, gone: Any = None, **options: Any) -> Any:
-        """One question; None while the server does not answer, `gone` where it has no such job."""
+        """The answer to one question. None if the server does not answer, `gone` if it has no such job."""
         try:
             return self.call(question, *arguments, **options)
         except UserFault:
@@ -83,20 +84,20 @@ class Admin:
             return None
 
     def submit(self, folder: Path, token: str | None = None) -> str:
-        """Submit a job folder; returns its id.
+        """The id of the job, after submitting its folder.
 
         Args:
-            token: makes a second call with it return the first one's job.
+            token: a second call with the same token returns the first call's job.
         """
         return str(self.call("submit_job", str(folder), token))
 
     def meta(self, job: str) -> dict[str, Any] | None:
-        """What the server has written down of a job; GONE where it has none, None while it does not answer."""
+        """The server's record of a job. GONE if it has none, None if it does not answer."""
         found: dict[str, Any] | None = self.ask("get_job_meta", job, gone=GONE)
         return found
 
     def present(self) -> dict[str, set[str]]:
-        """The sites that answer now, and the jobs that run at each."""
+        """The sites that answer now, each with the jobs that run there."""
         found: dict[str, set[str]] = {}
         for entry in self.ask("get_client_job_status") or []:
             if entry.get("status") != "no_reply":
@@ -104,7 +105,7 @@ class Admin:
         return found
 
     def unfinished(self, name: str) -> list[str]:
-        """The jobs of that name that the server counts as not ended, oldest first."""
+        """The ids of the jobs of that name that have not ended, as the server counts, oldest first."""
         jobs = self.ask("list_jobs", name_prefix=name) or []
         return [
             str(job["job_id"])
@@ -113,14 +114,14 @@ class Admin:
         ]
 
     def heard(self, job: str) -> tuple[str, ...]:
-        """The lines of the server's own log that name a job; none where the person may not read it."""
+        """The lines of the server's own log that name a job. Empty if the person may not read that log."""
         try:
             return tuple(str(self.ask("grep_target", "server", "", job, "log.txt") or "").splitlines())
         except UserFault:
             return ()
 
     def fetch(self, job: str, out: Path) -> Path | None:
-        """Download a job's results; None where FLARE has none, or does not answer."""
+        """The folder of a job's downloaded results. None if FLARE has none or does not answer."""
         if (out / job).is_dir():
             return out / job
         found = self.ask("download_job_result", job, str(out))

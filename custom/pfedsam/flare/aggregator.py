@@ -16,9 +16,9 @@ from pfedsam.study import down_schema, up_schema
 
 
 class SharedAggregator(Aggregator):  # type: ignore[misc]
-    """Holds a round's contributions as they travelled, so that integers on the wire are integers here.
+    """Holds a round's contributions in their wire format, so that integers on the wire stay integers here.
 
-    Judges each update again, should a job have lost its guard.
+    It judges each update again, in case a job has lost its guard.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class SharedAggregator(Aggregator):  # type: ignore[misc]
         self.given: dict[str, Contribution] = {}
 
     def accept(self, shareable: Shareable, fl_ctx: FLContext) -> bool:
-        """Whether the update counts; one a site and round."""
+        """Whether the update counts. Only one update counts for each site and round."""
         site = str(shareable.get_peer_prop("__identity_name__", "?"))
         verdict = judge(shareable, fl_ctx)
         if site in self.given:
@@ -40,7 +40,7 @@ class SharedAggregator(Aggregator):  # type: ignore[misc]
         return True
 
     def aggregate(self, fl_ctx: FLContext) -> Shareable:
-        """The shared tensors after the round; the persistor holds the whole state. A rule that fails stops the job."""
+        """The shared tensors after the round. The persistor holds the whole state. If the rule fails, the job stops."""
         config, persistor = job_config(fl_ctx), fl_ctx.get_engine().get_component("persistor")
         rule, down = methods.get(config.method).rule, down_schema(config)
         try:

@@ -1,4 +1,4 @@
-"""What FLARE's context says in this project's terms: the job's settings, the site's places, the message."""
+"""FLARE's context in this project's terms: the job's settings, the site's places, the message."""
 
 import os
 from functools import lru_cache
@@ -20,7 +20,7 @@ from pfedsam.site import Places
 
 REJECTED = "pfedsam_rejected"
 REASON = "pfedsam_reason"  # in the server's context: why the guard refused the update at hand
-CLASSES_DIFFER = "PFEDSAM_CLASSES_DIFFER"  # the return code of a site whose masks number the classes otherwise
+CLASSES_DIFFER = "PFEDSAM_CLASSES_DIFFER"  # the return code of a site whose masks use other class numbers
 RUN = "pfedsam_run"
 TRAINED = "pfedsam_trained"  # in a task: the sites of which the server has an update in an earlier round of the run
 _settings = lru_cache(maxsize=8)(read_config)
@@ -33,15 +33,15 @@ def job_config(fl_ctx: FLContext) -> Config:
 
 
 def run_dir(fl_ctx: FLContext) -> Path:
-    """This job's run folder on this party's disk."""
+    """This job's run folder on this computer's disk."""
     return Path(fl_ctx.get_workspace().get_run_dir(fl_ctx.get_job_id()))
 
 
 def setting(fl_ctx: FLContext, name: str) -> str | None:
-    """A setting of this party's own: scope property `name` of local/privacy.json, else PFEDSAM_NAME.
+    """A setting of this site or server: scope property `name` of local/privacy.json, else the variable PFEDSAM_NAME.
 
     Raises:
-        UserFault: FLARE left a variable of it unresolved, e.g. "{$HOME}/x".
+        UserFault: FLARE did not resolve a variable in it, e.g. "{$HOME}/x".
     """
     scope = fl_ctx.get_prop(FLContextKey.SCOPE_PROPERTIES) or {}
     value = str(scope.get(name) or os.environ.get(f"PFEDSAM_{name.upper()}", ""))
@@ -51,60 +51,60 @@ def setting(fl_ctx: FLContext, name: str) -> str | None:
 
 
 def places(fl_ctx: FLContext, site: str, config: Config) -> Places:
-    """Where this site keeps data, weights and store.
+    """The folders of this site: data, weights, store, cache and run.
 
-    The store lies in the site's own workspace unless the site says otherwise: beside the run
-    folders of jobs, not in one. Synthetic data are drawn into the run folder at first use.
+    Unless the site sets another folder, the store is in its own workspace, beside the jobs' run
+    folders. Synthetic data are drawn into the run folder at first use.
     """
     return Places(_data(fl_ctx, site, config), store(fl_ctx), weights(fl_ctx), cache(fl_ctx), run_dir(fl_ctx))
 
 
 def ledger(fl_ctx: FLContext, config: Config) -> Ledger:
-    """This site's ledger of the job's study."""
+    """This site's ledger for the job's study."""
     return Ledger(store(fl_ctx) / config.study / str(fl_ctx.get_identity_name()) / "ledger.jsonl")
 
 
 def stamp_of(dxo: DXO, round_: int) -> Stamp:
-    """The stamp in a message; what it lacks is empty and fits nothing."""
+    """The stamp in a message. A missing field is empty, and the guard then rejects it."""
     values: Any = dxo.get_meta_prop(STAMP) or {}
     return Stamp(values.get("round", round_), str(values.get("config", "")), str(values.get("base", "")))
 
 
 def model_meta(fl_ctx: FLContext, base: str) -> dict[str, Any]:
-    """What a message with the server's model says of it: the digests of the settings and of the frozen base."""
+    """The facts in a message with the server's model: the digests of the settings and of the frozen base."""
     return {STAMP: {"config": job_config(fl_ctx).digest(), "base": base}}
 
 
 def selected_by(report: dict[str, Any]) -> dict[str, float]:
-    """What FLARE's selector chooses the best model by: the server's model on the site's validation split.
+    """The metric for FLARE's selector of the best model: the server's model's Dice on the site's validation split.
 
-    Empty where nothing of that split could be scored: the selector then leaves the site out of its mean.
+    It is empty if nothing in that split could be scored. The selector then leaves the site out of its mean.
     """
     dice = report["val"]["global"]["dice"]
     return {} if dice is None else {"val_dice": dice}
 
 
 def simulated(fl_ctx: FLContext) -> bool:
-    """Whether this runs in FLARE's simulator, where sites have one machine in common.
+    """Whether this runs in FLARE's simulator, where all sites are on one machine.
 
-    By the job's id, which server and sites know; FLARE's own mark stands at the sites alone.
+    The job's id tells, which server and sites know. FLARE sets its own mark only at the sites.
     """
     return bool(fl_ctx.get_job_id() == SIMULATED)
 
 
 def store(fl_ctx: FLContext) -> Path:
-    """The folder of this party's site store, or of the server's checkpoints: outlives every job."""
+    """The folder of the site store, or of the server's checkpoints. It outlives every job."""
     return Path(setting(fl_ctx, "store") or _root(fl_ctx) / "pfedsam_store")
 
 
 def weights(fl_ctx: FLContext) -> Path | None:
-    """The folder of pretrained weight files, where this party names one."""
+    """The folder of pretrained weight files, or None if this site or server names none."""
     folder = setting(fl_ctx, "weights")
     return Path(folder) if folder else None
 
 
 def cache(fl_ctx: FLContext) -> Path:
-    """The folder of prepared base models: this party's own; in the simulator all sites' in common."""
+    """The folder of prepared base models: this site's or server's own. In the simulator all have one in common."""
     common = _root(fl_ctx).parent / "pfedsam_cache" if simulated(fl_ctx) else store(fl_ctx) / "prepared"
     return Path(setting(fl_ctx, "cache") or common)
 

@@ -1,4 +1,4 @@
-"""Why a job ended, in a line with a remedy: from FLARE's status, what it wrote down of the job, and its logs."""
+"""Why a job ended, in a line with a remedy. The sources are FLARE's status, its record of the job, and its logs."""
 
 import re
 from dataclasses import dataclass, field
@@ -12,18 +12,18 @@ OURS = " - pfedsam - ERROR - "  # how a line of ours begins, after its time
 ROUND = re.compile(r" - pfedsam - INFO - round \d+ done ")
 REMEDY = "; to mend it: "
 LISTS = "class_allow_list of local/resources.json"
-NEVER = r"no deploy map|not in study|must be a list|invalid required"  # FLARE's reasons that no waiting changes
+NEVER = r"no deploy map|not in study|must be a list|invalid required"  # FLARE's reasons that waiting does not change
 
 
 @dataclass(frozen=True)
 class Trace:
-    """What a job has left behind.
+    """The traces that a job has left.
 
     Attributes:
-        status: FLARE's last word on it, or LOST or REJOIN.
-        meta: what the server has written down of it.
-        log: the lines of its log at the server.
-        heard: the lines of the server's own log that name it; none where the person may not read them.
+        status: FLARE's last status of the job, or LOST or REJOIN.
+        meta: the server's record of the job.
+        log: the lines of the job's log at the server.
+        heard: the lines of the server's own log that name the job. Empty if the person may not read them.
     """
 
     status: str
@@ -37,10 +37,10 @@ class Cause:
     """Why a job ended.
 
     Attributes:
-        kind: one word; jobs that ended alike have the same.
-        what: in words.
+        kind: one word. Jobs that ended alike have the same.
+        what: the reason, in words.
         do: what a person can do about it.
-        tries: jobs in a row without a new round that may end so before the watcher gives up; None: its patience.
+        tries: how many jobs in a row, without a new round, may end so before the watcher gives up. None: its patience.
     """
 
     kind: str
@@ -50,16 +50,16 @@ class Cause:
 
     @property
     def counts(self) -> bool:
-        """Whether a job that ended so was a try; one that only waited for sites or resources was none."""
+        """Whether a job that ended so counts as a try. A job that only waited for sites or resources does not."""
         return self.kind != "unscheduled" or self.tries is not None
 
 
 def cause_of(trace: Trace) -> Cause:
-    """The first reason that the traces tell, those that no other job can change before those that may pass."""
+    """The first reason in the traces. Reasons that another job cannot change come before those that may pass."""
     if trace.status == COMPLETED:
         return Cause("unfinished", "the run's last round was not tested", "read that job's log.txt")
     if trace.status == LOST:
-        return Cause("lost", "the server restarted and no longer knows it", "see why the server restarted")
+        return Cause("lost", "the server restarted and no longer knows the job", "find out why the server restarted")
     if trace.status == UNDEPLOYED:
         return _deployment(trace)
     if trace.status == UNSCHEDULED:
@@ -76,7 +76,7 @@ def log_lines(folder: Path | None) -> tuple[str, ...]:
 
 
 def refusals(meta: dict[str, Any]) -> dict[str, str]:
-    """The parties that refused a job when it was deployed, each with its reason; silent ones are not among them."""
+    """Who refused a job when it was deployed, each with the reason. Those that did not answer are left out."""
     pairs = (str(entry).partition(": ")[::2] for entry in meta.get("job_deploy_detail") or ())
     return {
         who: why.removeprefix("NVFLARE_ERROR: ") for who, why in pairs if why and why != "OK" and "no reply" not in why
@@ -87,33 +87,33 @@ def _deployment(trace: Trace) -> Cause:
     if refused := refusals(trace.meta):
         told = "; ".join(f"{who}: {why}" for who, why in sorted(refused.items()))
         code = any("BYOC" in why for why in refused.values())
-        do = "render the job with --no-code, or have code allowed at these sites" if code else "mend what it names"
+        do = "render the job with --no-code, or ask these sites to allow code" if code else "mend what the reason names"
         return Cause("refused", f"not deployed: {told}", do, tries=1)
     silent = [str(entry) for entry in trace.meta.get("job_deploy_detail") or () if "no reply" in str(entry)]
     raised = [line.partition("): ")[2] for line in trace.heard if "Failed to run the Job" in line]
     told = "; ".join(silent or raised[-1:]) or "FLARE gives no reason"
-    do = "see that these sites are up; FLARE's POC mode takes no job above 4 MiB"
+    do = "check that these sites are up, and in FLARE's POC mode that the job is below 4 MiB"
     return Cause("undeployed", f"not started: {told}", do)
 
 
 def _schedule(trace: Trace) -> Cause:
     tries = [re.sub(r"^\S+ \S+: ", "", str(entry)) for entry in trace.meta.get("schedule_history") or ()]
     told = next((entry for entry in reversed(tries) if "max schedule count" not in entry), "FLARE gives no reason")
-    do = "start the sites or free the resources that it names"
+    do = "start the sites or free the resources that the reason names"
     return Cause("unscheduled", f"FLARE could not schedule it: {told}", do, 1 if re.search(NEVER, told) else None)
 
 
 def _refused_class(trace: Trace) -> Cause | None:
-    """A class that the server does not allow stands in its log; of a site the server knows only that there was one."""
+    """A class that is not allowed. The server's log names it, but not a class that a site does not allow."""
     named = re.findall(r"Component '([^']+)' at config path '[^']*' is not in allow_list", "\n".join(trace.log))
     others = [line for line in trace.log if re.search(r"ComponentNotAuthorized|UnsafeComponent", line)]
     if named or others:
         told = f"the class {named[-1]}" if named else f"a class: {others[-1][-200:].strip()}"
-        do = f"name the class in {LISTS} at the server (HospitalKit writes ours), or render the job with its code"
+        do = f"add the class to {LISTS} at the server (HospitalKit writes ours), or render the job with its code"
         return Cause("class", f"the server does not allow {told}, in a job without code", do, tries=1)
     for site, reason in _reports(trace):
         if reason == "unsafe component":
-            do = f"name the class in {LISTS} at that site; the job's log.txt there says which"
+            do = f"add the class, which the job's log.txt there names, to {LISTS} at that site"
             return Cause("class", f"site {site} does not allow a class of this job", do, tries=1)
     return None
 
@@ -127,12 +127,12 @@ def _configuration(trace: Trace) -> Cause | None:
     if not faults:
         return None
     told = faults[-1].rpartition("ConfigError: ")[2].rpartition("exception: ")[2].strip("' ")
-    do = "correct the job's configuration, and see that the server has the pfedsam that rendered it"
+    do = "correct the job's configuration, and check that the server has the pfedsam version that rendered it"
     return Cause("configuration", f"the server could not read the job's configuration: {told[:300]}", do, tries=1)
 
 
 def _server_fault(trace: Trace) -> Cause | None:
-    """A fault at the server since the last finished round, that a person has to mend."""
+    """A fault at the server since the last finished round. A person has to mend it."""
     told = [line for line in _errors(trace) if line.startswith("[server] ")]
     if not told:
         return None
@@ -143,20 +143,20 @@ def _server_fault(trace: Trace) -> Cause | None:
 
 
 def _site_faults(trace: Trace) -> Cause | None:
-    """Updates that were refused or did not come, since the last finished round: what stands in a site's own log."""
+    """Updates that were refused or did not come, since the last finished round. A site's own log says why."""
     lines = [line.removesuffix("; the site's own log says why") for line in _errors(trace)]
     told = list(dict.fromkeys(line for line in lines if not line.startswith("[server] ")))
     if not told:
         return None
     answered = any("not counted" in line for line in told)
-    do = "read that job's log.txt in the kits of these sites, and mend what it says"
+    do = "read that job's log.txt in the kits of these sites, and mend what it names"
     return Cause("sites", "; ".join(told[-6:]), do, tries=2 if answered else None)
 
 
 def _process(trace: Trace) -> Cause | None:
-    """A site's process that ended, as the site reported to the server, which learns no more than that."""
+    """A site's process that ended. The site reports the end to the server, but not the reason."""
     for site, reason in _reports(trace):
-        do = f"read that job's log.txt in the kit of {site}: the site may refuse a class, or its memory has run out"
+        do = f"read that job's log.txt in the kit of {site}: it may refuse a class, or be out of memory"
         return Cause("process", f"the job's process at site {site} ended ({reason})", do)
     return None
 
@@ -166,6 +166,6 @@ def _reports(trace: Trace) -> list[tuple[str, str]]:
 
 
 def _errors(trace: Trace) -> list[str]:
-    """What pfedsam told as errors since the last finished round."""
+    """The errors that pfedsam logged since the last finished round."""
     last = max((n for n, line in enumerate(trace.log) if ROUND.search(line)), default=-1)
     return [line.partition(OURS)[2] for line in trace.log[last + 1 :] if OURS in line]

@@ -1,4 +1,4 @@
-"""The last act of a job: every site tests the final shared model and its own personal one."""
+"""The last step of a job: every site tests the final shared model and its own personal one."""
 
 from typing import Any
 
@@ -19,11 +19,11 @@ from pfedsam.flare.sends import model_task
 class FinalEvaluation(Controller):  # type: ignore[misc]
     """Sends each site its final shared tensors as task "validate" and waits for its metrics.
 
-    FLARE's CrossSiteModelEval would send every site's model to every other; here only the shared
-    model travels, and the personal one is tested where it lives.
+    FLARE's CrossSiteModelEval would send every site's model to every other site. Here only the
+    shared model is sent, and each personal model is tested at its own site.
 
     Args:
-        grace: seconds that the other sites may take once as many have answered as trained in the last round.
+        grace: seconds for the other sites after as many have answered as trained in the last round.
         timeout: seconds that a site may take.
     """
 
@@ -32,10 +32,10 @@ class FinalEvaluation(Controller):  # type: ignore[misc]
         self.grace, self.timeout = grace, timeout
 
     def start_controller(self, fl_ctx: FLContext) -> None:
-        """Nothing to prepare."""
+        """Do nothing: there is nothing to prepare."""
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
-        """Broadcast once, collect, end; `grace` begins when as many have answered as trained in the last round."""
+        """Broadcast once, collect the answers, and end. `grace` begins as the class says."""
         engine = fl_ctx.get_engine()
         rounds: list[dict[str, Any]] = engine.get_component("results").results.get("rounds", [])
         trained = len(rounds[-1]["sites"]) if rounds else 0
@@ -48,13 +48,13 @@ class FinalEvaluation(Controller):  # type: ignore[misc]
         )
 
     def stop_controller(self, fl_ctx: FLContext) -> None:
-        """Nothing to clean."""
+        """Do nothing: there is nothing to clean up."""
 
     def process_result_of_unknown_task(
         self, client: Client, task_name: str, client_task_id: str, result: Shareable, fl_ctx: FLContext
     ) -> None:
-        """A late answer is told and dropped."""
-        log.warning("late answer of %s to task %s dropped", client.name, task_name)
+        """Log a late answer and drop it."""
+        log.warning("the answer of %s to task %s came too late and was dropped", client.name, task_name)
 
     def _received(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
         result, site, client_task.result = client_task.result, client_task.client.name, None

@@ -1,4 +1,4 @@
-"""A site's FLARE tasks: train, validate, submit_model. Translates, calls `Site`, translates back."""
+"""A site's FLARE tasks: train, validate, submit_model. It translates, calls `Site`, and translates back."""
 
 import json
 import os
@@ -51,8 +51,8 @@ LINE_EVERY = 5.0  # seconds between progress lines
 class PFedSAMExecutor(Executor):  # type: ignore[misc]
     """Runs any method of `pfedsam.methods` at one site.
 
-    All that must outlive a task is on the site's disk: the simulator with fewer threads than
-    sites starts a new process for every task, and a hospital's machine may restart.
+    All that must outlive a task is on the site's disk. With fewer threads than sites the simulator
+    starts a new process for every task, and a hospital's machine may restart.
     """
 
     def __init__(self) -> None:
@@ -61,12 +61,12 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
         self._site: Site | None = None
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """Register the tensor codec; without it FLARE cannot read a message and waits for ever."""
+        """Register the tensor codec. Without it FLARE cannot read a message and waits for ever."""
         if event_type == EventType.START_RUN:
             fobs.register(TensorDecomposer)
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
-        """Serve one task; a fault of the user's is one clear line in the log, never a traceback."""
+        """Serve one task. A user's fault is one clear line in the log, without a traceback."""
         serve = {
             AppConstants.TASK_TRAIN: self._train,
             AppConstants.TASK_VALIDATION: self._validate,
@@ -112,10 +112,10 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
         return DXO(DataKind.METRICS, data=metrics).to_shareable()
 
     def _submit_model(self, site: Site, _: Shareable, fl_ctx: FLContext, __: Signal) -> Shareable:
-        """The shared part as this site last trained it, for FLARE's cross-site evaluation; never experts."""
+        """The shared part as this site last trained it, for FLARE's cross-site evaluation. Never experts."""
         path = run_dir(fl_ctx) / LAST
         if not path.exists():
-            raise UserFault(expected="a trained model to submit", came="none in this job yet", do="train first")
+            raise UserFault(expected="a model trained in this job", came="none yet", do="run the task train first")
         wire = encode(unpack(path.read_bytes())[0], site.config.wire.down)
         return DXO(DataKind.WEIGHTS, data=wire, meta={STAMP: asdict(site.stamp(-1))}).to_shareable()
 
@@ -150,9 +150,9 @@ class _Progress:
 
 
 def _asked(shareable: Shareable, fl_ctx: FLContext) -> tuple[Tensors, Turn]:
-    """A task's tensors, and what it asks of this site; a workflow of FLARE's own names no run, then each job is one.
+    """A task's tensors, and what it asks of this site. FLARE's own workflows name no run: then each job is a run.
 
-    The site may say itself that it goes on as drawn (setting fresh).
+    A site may set `fresh` to continue with a new private part, drawn from the seed.
     """
     dxo, run = from_shareable(shareable), one_name(str(shareable.get_header(RUN) or fl_ctx.get_job_id()), "run")
     fl_ctx.set_prop(RUN, run, private=True, sticky=False)  # for the ledger
@@ -163,7 +163,7 @@ def _asked(shareable: Shareable, fl_ctx: FLContext) -> tuple[Tensors, Turn]:
 
 
 def _started(folder: Path, round_: int) -> tuple[float, int]:
-    """When this site's first task of the job began, in seconds since 1970, and its round."""
+    """The start of this site's first task of the job, in seconds since 1970, and its round."""
     path = folder / "started.json"
     if not path.exists():
         path.write_text(json.dumps([time.time(), round_]))
@@ -172,10 +172,10 @@ def _started(folder: Path, round_: int) -> tuple[float, int]:
 
 
 def _threads(fl_ctx: FLContext) -> int:
-    """Threads for torch: the site's setting; else one in the simulator, all cores in a deployment.
+    """Threads for torch: the site's setting, else one in the simulator and all cores in a deployment.
 
-    Sites that train beside each other with all cores each slow down more than tenfold (their
-    OpenMP barriers spin); one thread each also makes results independent of the simulator's -t.
+    If sites on one machine each use all cores, they slow down more than tenfold, as their OpenMP
+    barriers spin. One thread each also makes results independent of the simulator's -t.
     """
     chosen = setting(fl_ctx, "threads")
     return parse_count(chosen, "threads") if chosen else 1 if simulated(fl_ctx) else os.cpu_count() or 1

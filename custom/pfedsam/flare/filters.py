@@ -1,4 +1,4 @@
-"""The fences: what may leave a site, what may enter it, what may enter the server."""
+"""The filters: what may leave a site, what may enter it, and what may enter the server."""
 
 import json
 from typing import Any
@@ -20,18 +20,19 @@ from pfedsam.flare.context import REASON, RUN, job_config, ledger, selected_by, 
 from pfedsam.record.results import report_fault
 from pfedsam.study import down_schema, shared_schema, up_schema
 
-NOTED = "pfedsam_noted"  # in FLARE's context: the message that stands in the ledger already
+NOTED = "pfedsam_noted"  # in FLARE's context: the message that is already in the ledger
 
 
 class OnlySharedLeaves(Filter):  # type: ignore[misc]
-    """At the site, on results: exactly the declared shared tensors, or metrics, leave; each is in the ledger.
+    """At the site, on results: only the declared shared tensors, or metrics, leave. The ledger notes each message.
 
-    Fails closed: anything else is blocked, and what leaves is put together anew from what was checked. The schema is
-    built here from the job's settings, not taken from the executor, so a mistake there cannot let a private tensor out.
+    It fails closed: anything else is blocked, and the sent message is built again from the checked parts. The schema is
+    built here from the job's settings. So a mistake in the executor cannot let a private tensor out.
     """
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
-        """A message of the checked parts; raises where there is anything else, and sends nothing it cannot note."""
+        """A message of the checked parts. It raises if there is anything else. If the ledger cannot be written, nothing
+        is sent."""
         if shareable.get_return_code() != ReturnCode.OK:
             return make_reply(shareable.get_return_code())
         config = job_config(fl_ctx)
@@ -51,11 +52,12 @@ class OnlySharedLeaves(Filter):  # type: ignore[misc]
         return out
 
     def _allow(self, dxo: DXO) -> None:
-        """Raises if the site does not want this message out, however well formed."""
+        """Raise if the site does not let this message out, even if it is well formed."""
 
 
 class OnlyDeclaredEnters(Filter):  # type: ignore[misc]
-    """At the site, on tasks: exactly the declared tensors, finite, of this job's settings; noted in the ledger."""
+    """At the site, on tasks: only the declared tensors enter, finite and of this job's settings. The ledger notes
+    them."""
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         """The same message, or a blocked one with the reason in the log."""
@@ -70,7 +72,7 @@ class OnlyDeclaredEnters(Filter):  # type: ignore[misc]
         try:
             ledger(fl_ctx, config).note("in", dxo.data, task=task, round_=round_, facts={}, run=run)
         except UserFault as fault:
-            log.error("[%s] what came is not used: %s", fl_ctx.get_identity_name(), fault)
+            log.error("[%s] the received message is not used: %s", fl_ctx.get_identity_name(), fault)
             raise ContentBlockedException(str(fault)) from None
         return shareable
 
@@ -78,12 +80,12 @@ class OnlyDeclaredEnters(Filter):  # type: ignore[misc]
 class UpdateGuard(Filter):  # type: ignore[misc]
     """At the server, on results: refuses an update that is not exactly what was declared.
 
-    A refused site is out for this round; FLARE goes on while enough remain. `Rounds` books the reason, under the
-    name that FLARE knows the site by.
+    A refused site is out for this round. FLARE continues while enough sites remain. `Rounds` records the reason, under
+    FLARE's name of the site.
     """
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
-        """The same message; raises where the guard rejects it."""
+        """The same message. It raises if the guard rejects it."""
         if shareable.get_return_code() != ReturnCode.OK:
             return shareable
         verdict = judge(shareable, fl_ctx)
@@ -114,12 +116,12 @@ def judge(shareable: Shareable, fl_ctx: FLContext) -> Verdict:
 
 
 def _said_fault(dxo: DXO) -> str | None:
-    """Why what an update says beside its tensors cannot stand in the record, or choose the best model."""
+    """Why an update's facts cannot enter the record or choose the best model, or None if they can."""
     report, metrics = dxo.get_meta_prop(REPORT), dxo.get_meta_prop(MetaKey.INITIAL_METRICS)
     fault = report_fault(report)
     if fault or metrics == (wanted := selected_by(report)):
         return fault
-    return f"expected {wanted} as what the best model is chosen by, came {str(metrics)[:80]}"
+    return f"expected {wanted} as metric for choosing the best model, came {str(metrics)[:80]}"
 
 
 def _dxo(shareable: Shareable) -> DXO:
@@ -130,7 +132,7 @@ def _dxo(shareable: Shareable) -> DXO:
 
 
 def sealed(shareable: Shareable, config: Config) -> DXO:
-    """What may leave of a site's result, put together anew: declared tensors or metrics, numbers and short texts."""
+    """The part of a site's result that may leave, built again: declared tensors or metrics, numbers and short texts."""
     dxo = _dxo(shareable)
     if dxo.data_kind == DataKind.METRICS:
         return DXO(DataKind.METRICS, data=_plain(dxo.data))
@@ -143,20 +145,20 @@ def sealed(shareable: Shareable, config: Config) -> DXO:
 
 
 def demand(verdict: Verdict) -> None:
-    """Block the message that the guard rejected."""
+    """Block the message if the guard rejected it."""
     if isinstance(verdict, Rejected):
         raise ContentBlockedException(verdict.reason)
 
 
 def parts(dxo: DXO) -> tuple[Tensors, dict[str, Any]]:
-    """A sealed message's tensors, and what it says beside them."""
+    """A sealed message's tensors, and its facts beside them."""
     if dxo.data_kind == DataKind.METRICS:
         return {}, {"metrics": dxo.data}
     return dxo.data, dxo.get_meta_props() or {}
 
 
 def _plain(facts: Any) -> Any:
-    """Facts as plain JSON values; blocks tensors, arrays, long texts and anything else."""
+    """Facts as plain JSON values. It blocks tensors, arrays, long texts and anything else."""
     if fault := facts_fault(facts):
         raise ContentBlockedException(fault)
     return json.loads(json.dumps(facts))

@@ -1,4 +1,4 @@
-"""What pfedsam adds to FLARE's startup kits: a builder for project.yml that writes each party's local files."""
+"""What pfedsam adds to FLARE's startup kits: a builder for project.yml that writes each kit's local files."""
 
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ from pfedsam.flare import recipe
 from pfedsam.flare.policy import SitePolicy
 from pfedsam.layout import PRIVACY
 
-# What a job without code may name: the components that the recipe imports, since it makes every job, and the fence.
-# Not the package as a whole: FLARE would call any function of it. And not FLARE's own list: its swarm and cyclic
-# controllers send results round the fence, to other sites.
+# The classes that a job without code may name: the components that the recipe imports, since it makes every job, and
+# the site's policy. Not the whole package, because FLARE would call any function of it. And not FLARE's own list: its
+# swarm and cyclic controllers send results to other sites, past the policy.
 PARTS = [one for one in vars(recipe).values() if isinstance(one, type) and issubclass(one, FLComponent)]
 CLASSES = [f"{one.__module__}.{one.__name__}" for one in (*PARTS, SitePolicy)]
 RESOURCES, AUTHORIZATION = "resources.json", "authorization.json"
@@ -23,14 +23,14 @@ RESOURCES, AUTHORIZATION = "resources.json", "authorization.json"
 class HospitalKit(Builder):  # type: ignore[misc]
     """Writes resources.json, and for sites authorization.json and privacy.json, into a kit's local folder.
 
-    They are the party's own from then on: its administrator may tighten or loosen them. Name it in
-    project.yml after StaticFileBuilder, which writes the defaults that this one starts from.
+    From then on they belong to the kit's owner, whose administrator may tighten or loosen them. In
+    project.yml, name this builder after StaticFileBuilder, which writes the defaults that it reads.
 
     Args:
-        byoc: whether sites let a project lead's job bring its own code; False: jobs of the installed
-            package alone.
-        max_megabytes: the most that one message of a site may carry.
-        storage: the server's folder for jobs; None leaves FLARE's, which is temporary.
+        byoc: whether sites let a project lead's job bring its own code. False allows only jobs of
+            the installed package.
+        max_megabytes: the largest message that a site may send, in MB.
+        storage: the server's folder for jobs. None leaves FLARE's, which is temporary.
     """
 
     def __init__(self, byoc: bool = False, max_megabytes: float = 64.0, storage: str | None = None) -> None:
@@ -50,10 +50,11 @@ class HospitalKit(Builder):  # type: ignore[misc]
 
 
 def roles(default: dict[str, Any], *, byoc: bool) -> dict[str, Any]:
-    """FLARE's roles (lead submits, org_admin runs the own site, member looks), two of them narrowed at a site.
+    """FLARE's roles, with lead and project_admin narrowed at a site. A lead submits, an org_admin runs its own site,
+    a member looks.
 
-    Nobody from outside may list or read the site's files by shell command, and whether a job may
-    bring code is `byoc` for all.
+    Nobody from outside may list or read the site's files by shell command. Whether a job may bring
+    code is `byoc` for all.
     """
     permissions = default["permissions"]
     narrowed = {"shell_commands": "none", "byoc": "any" if byoc else "none"}
@@ -63,7 +64,7 @@ def roles(default: dict[str, Any], *, byoc: bool) -> dict[str, Any]:
 
 
 def privacy(max_megabytes: float) -> dict[str, Any]:
-    """One scope that every job falls into: the site's places (empty: the environment's) and the fence."""
+    """One scope for every job: the site's folders (empty: those of the environment) and the site's policy."""
     fence = {"path": "pfedsam.flare.policy.SitePolicy", "direction": "out", "args": {"max_megabytes": max_megabytes}}
     scope = {
         "name": "pfedsam",
@@ -75,10 +76,10 @@ def privacy(max_megabytes: float) -> dict[str, Any]:
 
 
 def _allow_package(folder: Path) -> dict[str, Any]:
-    """A party's resources, in which a job without code may name the parts that our jobs are made of, and no others.
+    """A kit's resources. A job without code may name only the parts of our own jobs.
 
-    FLARE's default file says so too: `nvflare poc prepare` writes the server's resources.json anew from it, and a
-    party that deletes its own file falls back on it.
+    FLARE's default file gets the same list. `nvflare poc prepare` writes the server's resources.json again from it,
+    and FLARE reads it if the kit's own file is deleted.
     """
     default = folder / f"{RESOURCES}.default"
     resources = {**read_json(default), "class_allow_list": CLASSES}

@@ -1,4 +1,4 @@
-"""The server's copy of the model: first value, each round's value, best value; safetensors only."""
+"""The server's copy of the model: its first value, each round's value, and the best value. Only safetensors."""
 
 import uuid
 from typing import Any
@@ -25,15 +25,16 @@ from pfedsam.study import down_schema, first_tensors, initial_shared, same_setti
 
 
 class SharedPersistor(ModelPersistor):  # type: ignore[misc]
-    """Keeps the server's state: the shared part, and what the rule remembers; never an expert, nor the frozen base.
+    """Keeps the server's state: the shared part and the rule's memory. Never an expert, nor the frozen base.
 
-    In the job's run folder the last and the best model, to be fetched; in the server's store a
-    checkpoint of each round, from which another job goes on should this one die.
+    The job's run folder has the last and the best model, to be fetched. The server's store has a
+    checkpoint of each round. If this job dies, another job continues from there.
 
     Args:
-        run: the run's name; goes on after its last finished round if it has begun. Empty: a new run, named as the job.
-        continues: refuse to begin a run; "latest" is then the one that wrote last.
-        begin: "STUDY/RUN", another run whose last shared tensors a new run starts from; empty: drawn from the seed.
+        run: the run's name. A run that has begun continues after its last finished round. Empty: a new run, named
+            like the job.
+        continues: refuse to begin a run. "latest" is then the run that wrote last.
+        begin: "STUDY/RUN", another run whose last shared tensors a new run starts from. Empty: drawn from the seed.
     """
 
     def __init__(self, run: str = "", continues: bool = False, begin: str = "") -> None:
@@ -49,18 +50,18 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
 
     @property
     def done(self) -> int:
-        """Rounds of the run that were finished when this job began."""
+        """The number of the run's rounds that were finished when this job began."""
         return self.point.done if self.point else 0
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """Register the tensor codec at the start; keep the best model when FLARE's selector names one."""
+        """Register the tensor codec at the start. Keep the best model when FLARE's selector names one."""
         if event_type == EventType.START_RUN:
             fobs.register(TensorDecomposer)
         elif event_type == AppEventType.GLOBAL_BEST_MODEL_AVAILABLE:
             self._note_best(fl_ctx)
 
     def load_model(self, fl_ctx: FLContext) -> ModelLearnable:
-        """The shared tensors to begin with: of the run's newest checkpoint, else drawn from the job's seed."""
+        """The shared tensors to begin with: from the run's newest checkpoint, else from `begin` or the job's seed."""
         try:
             self._checkpoints = Checkpoints(store(fl_ctx), job_config(fl_ctx).study)
             shared, self.base = initial_shared(job_config(fl_ctx), weights(fl_ctx), cache(fl_ctx))
@@ -72,11 +73,11 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
         return self.model(fl_ctx)
 
     def model(self, fl_ctx: FLContext) -> ModelLearnable:
-        """The shared tensors as FLARE's widgets know a model."""
+        """The shared tensors in the form that FLARE's widgets expect of a model."""
         return make_model_learnable(self.state.shared, model_meta(fl_ctx, self.base))
 
     def save_model(self, model: ModelLearnable, fl_ctx: FLContext) -> None:
-        """Write the round's shared tensors, their card and the checkpoint; stops the job where it cannot."""
+        """Write the round's shared tensors, their card and the checkpoint. If it cannot, the job stops."""
         try:
             _demand_finite(self.state.flat())
             self._write(self.state.shared, fl_ctx, "shared")
@@ -103,7 +104,7 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
             return begin_state(first, down_schema(config))
         self.begun = {k: v for k, v in self.point.results.get("begun_with", {}).items() if k != "private"}
         _same_job(self.point, config, self.base)
-        log.info("[server] run %s goes on after %d finished rounds", self.run, self.done)
+        log.info("[server] run %s continues after %d finished rounds", self.run, self.done)
         self._write(self.point.state.shared, fl_ctx, "shared", {"round": str(self.done - 1)})
         if best := checkpoints.load_best(self.run):
             self._best = float(best[1]["val_dice"])
@@ -111,9 +112,9 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
         return self.point.state
 
     def _note_best(self, fl_ctx: FLContext) -> None:
-        """Hold what FLARE's selector names best, what the round began with; it counts once the round is kept.
+        """Hold the model that FLARE's selector names best: the one the round began with. It counts once the round does.
 
-        Where each site has a model of its own, no site has scored the shared one, and none is kept as the best.
+        If each site has its own model, no site has scored the shared one. Then no best model is kept.
         """
         if self.state.models:
             return
@@ -139,17 +140,17 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
 
 
 def _demand_finite(shared: Tensors) -> None:
-    """Updates that are finite each may still add up to a model that is not."""
+    """Refuse a model with NaN or infinite values: finite updates may still add up to one."""
     if name := not_finite(shared):
         raise UserFault(
             expected="a finite model after the round",
             came=f"NaN or infinite values at {name}",
-            do="look at the sites' losses in results.json; the checkpoint of the round before can be continued from",
+            do="look at the sites' losses in results.json. You can continue from the checkpoint of the round before",
         )
 
 
 def _same_job(point: Checkpoint, config: Config, base: str) -> None:
-    do = "continue with the job folder the run began with, or start a new run without --continue"
+    do = "continue with the job folder that the run began with, or start a new run without --continue"
     same_settings(config, point.results["config"], f"run {point.run}", do)
     if point.base != base:
         raise UserFault(expected=f"the base model of run {point.run} ({point.base[:12]})", came=base[:12], do=do)

@@ -1,4 +1,4 @@
-"""The hospital's own fence: a filter of local/privacy.json, run before and whatever the job's own filters."""
+"""The hospital's own policy: a filter in local/privacy.json. It runs before the job's filters, whatever they are."""
 
 import json
 
@@ -13,14 +13,14 @@ from pfedsam.flare.filters import OnlySharedLeaves, parts
 
 
 class SitePolicy(OnlySharedLeaves):
-    """On results, as the site's administrator set it: only shared tensors, numbers and short texts leave, up to a size.
+    """On results: only shared tensors, numbers and short texts leave, up to the size that the administrator set.
 
-    FLARE applies it to every job of the scope, before the job's filters; a job cannot leave it out, nor the line in
-    the ledger. It holds for jobs of the installed package; a job that brings code can do whatever the site's
-    process can, and a site that permits that trusts the submitter.
+    FLARE applies it to every job of the scope, before the job's filters. A job cannot leave it out, nor the line in
+    the ledger. It holds for jobs of the installed package. A job that brings code can do whatever the site's process
+    can. A site that permits that trusts the submitter.
 
     Args:
-        max_megabytes: the most that one message may carry, tensors and facts together.
+        max_megabytes: the largest message, tensors and facts together, in MB.
     """
 
     def __init__(self, max_megabytes: float = 64.0) -> None:
@@ -28,11 +28,11 @@ class SitePolicy(OnlySharedLeaves):
         self.max_megabytes = max_megabytes
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
-        """A message of the checked parts; raises, with the reason in the site's log, where it may not leave."""
+        """A message of the checked parts. If it may not leave, it raises and logs the reason at the site."""
         try:
             return super().process(shareable, fl_ctx)
         except ContentBlockedException as fault:
-            log.error("[%s] site policy: %s; nothing was sent", fl_ctx.get_identity_name(), fault)
+            log.error("[%s] site policy: %s. Nothing was sent", fl_ctx.get_identity_name(), fault)
             raise
 
     def _allow(self, dxo: DXO) -> None:

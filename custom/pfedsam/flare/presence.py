@@ -1,4 +1,4 @@
-"""The run that the watcher brings to its end, its patience, and who is there: sites come and go."""
+"""What the watcher knows of its run, how long it waits, and which sites are connected: sites come and go."""
 
 import math
 import time
@@ -14,19 +14,19 @@ from pfedsam.flare.ends import Cause
 
 @dataclass(frozen=True)
 class Patience:
-    """How long the watcher waits for what; seconds, all our choice.
+    """How long the watcher waits, in seconds, and how often it tries. All values are our choice.
 
     Attributes:
-        poll: between two looks.
-        sites: for the sites of the run to come back before the next job is submitted without them.
-        settle: that no further site appears before the first job is submitted, where the job does not name its sites.
-        outside: that a site may be connected and not in the job before it is taken in again.
-        boundary: for the round in progress to end before that, where none has ended in this job yet;
-            else twice the longest round.
-        lost: that a server which has restarted may not know the job before it counts as lost.
-        attempts: jobs in a row without a new finished round before the watcher gives up.
-        rejoins: times that a site is taken in again; one that cannot run the job must not stop it for ever.
-        retests: times that the final test is done again for a site that was lost in it.
+        poll: between two looks at the server.
+        sites: for the run's sites to come back. After that the next job is submitted without them.
+        settle: without a new site, before the first job is submitted. It counts if the job does not name its sites.
+        outside: that a site may be connected but not in the job, before it is taken in again.
+        boundary: for the round in progress to end before a site is taken in, if no round has ended in this job yet.
+            Otherwise it is twice the longest round.
+        lost: that a restarted server may not know the job, before the job counts as lost.
+        attempts: jobs in a row without a new finished round, before the watcher gives up.
+        rejoins: times that a site is taken in again. A site that cannot run the job must not stop it for ever.
+        retests: times that the final test is repeated for a site that was lost in it.
     """
 
     poll: float = 2.0
@@ -42,7 +42,7 @@ class Patience:
 
 @dataclass(frozen=True)
 class Clock:
-    """The time that the watcher goes by, in seconds; a test hands in one that does not wait."""
+    """The watcher's clock, in seconds. A test can pass one that does not wait."""
 
     now: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
@@ -50,20 +50,20 @@ class Clock:
 
 @dataclass(frozen=True)
 class Lookout:
-    """What the watcher looks with: its way to the server, its patience, its clock."""
+    """The watcher's tools: its connection to the server, its patience, its clock."""
 
     admin: Admin
     patience: Patience = Patience()  # frozen
     clock: Clock = Clock()  # frozen
 
     def wait(self) -> None:
-        """Until the next look."""
+        """Wait until the next look."""
         self.clock.sleep(self.patience.poll)
 
 
 @dataclass
 class Run:
-    """What the watcher knows of the run it brings to its end."""
+    """What the watcher knows of the run that it brings to its end."""
 
     name: str
     job: str = ""
@@ -80,14 +80,14 @@ class Run:
 
 
 def present_sites(admin: Admin, run: Run) -> dict[str, set[str]]:
-    """The sites that answer now and may take part in the run, and the jobs that run at each."""
+    """The sites that answer now and may take part in the run, each with the jobs that run there."""
     return {site: jobs for site, jobs in admin.present().items() if not run.named or site in run.named}
 
 
 def wait_for_sites(look: Lookout, run: Run) -> None:
-    """Wait until a quorum is connected, and, until patience ends, all the sites that the run has had or names.
+    """Wait until a quorum is connected. Until patience ends, also wait for all sites that the run has had or names.
 
-    Where it knows of none, until no further one appears: after a restart sites come back one by one.
+    If it knows of none, wait until no new site appears: after a restart sites come back one by one.
     """
     patience, clock = look.patience, look.clock
     began = told = changed = clock.now()
@@ -98,7 +98,7 @@ def wait_for_sites(look: Lookout, run: Run) -> None:
         settled = run.sites <= here and (run.sites or now - changed > patience.settle)
         if len(here) >= run.quorum and (settled or now - began > patience.sites):
             if run.sites - here:
-                log.warning("going on without %s", ", ".join(sorted(run.sites - here)))
+                log.warning("continuing without %s", ", ".join(sorted(run.sites - here)))
             return
         if now - told > patience.sites:
             told = now
@@ -107,15 +107,15 @@ def wait_for_sites(look: Lookout, run: Run) -> None:
 
 
 def inside_job(present: dict[str, set[str]], run: Run) -> set[str]:
-    """Of the sites that answer, those at which the run's job runs."""
+    """The answering sites at which the run's job runs."""
     return {site for site, jobs in present.items() if run.job in jobs}
 
 
 def someone_outside(present: dict[str, set[str]], run: Run, outside: dict[str, float], look: Lookout) -> bool:
-    """Whether a connected site has been out of the job for long: it came late, or came back.
+    """Whether a connected site has been outside the job for long: it came late, or came back.
 
     Args:
-        outside: since when each site has been so, look after look; changed in place.
+        outside: the time since which each site has been outside. Changed in place.
     """
     inside, patience, now = inside_job(present, run), look.patience, look.clock.now()
     if not inside:
@@ -126,5 +126,5 @@ def someone_outside(present: dict[str, set[str]], run: Run, outside: dict[str, f
     late = [site for site in late if run.rejoined[site] < patience.rejoins]
     run.rejoined.update(late)
     for site in late:
-        log.info("site %s is there and not in job %s; it is taken in after this round", site, run.job)
+        log.info("site %s is connected but not in job %s. It is taken in after this round", site, run.job)
     return bool(late)

@@ -1,4 +1,4 @@
-"""The job as one of FLARE's recipes: which parts it has at the server and at a site, and how they are set."""
+"""The job as one of FLARE's recipes: its parts at the server and at a site, and their settings."""
 
 import json
 import shutil
@@ -45,16 +45,16 @@ class PFedSAMRecipe(Recipe):  # type: ignore[misc]
         recipe.execute(SimEnv(clients=["site-1", "site-2"]))
 
     Args:
-        name: what people see of it.
-        rounds: how many.
-        min_sites: the valid updates that a round needs.
-        code: whether the job brings this package's code; False where all sites have it installed and allowed, as a
-            provisioned site has. FLARE's simulator and its POC mode allow no class that a job does not bring.
-        more: other fields of `pfedsam.jobs.Job` (sites, grace, timeout, run, continues, begin, meta); all else is a
-            setting of `pfedsam.config.Config`, spelt as in pfedsam.json: one of a part stands in a dictionary.
+        name: the job's name, which people see.
+        rounds: the number of rounds.
+        min_sites: the number of valid updates that a round needs.
+        code: whether the job brings this package's code. False is for sites that have it installed and allowed, like
+            provisioned sites. FLARE's simulator and its POC mode allow no class that a job does not bring.
+        more: other fields of `pfedsam.jobs.Job` (sites, grace, timeout, run, continues, begin, meta). All else is a
+            setting of `pfedsam.config.Config`, written as in pfedsam.json: a part is a dictionary.
 
     Raises:
-        UserFault: a setting is unknown or impossible, or nobody of `sites` would train in a round.
+        UserFault: a setting is unknown or impossible, or a round would have none of `sites` to train.
     """
 
     def __init__(self, name: str, *, rounds: int = 6, min_sites: int = 2, code: bool = True, **more: Any) -> None:
@@ -73,12 +73,12 @@ class PFedSAMRecipe(Recipe):  # type: ignore[misc]
 
     @classmethod
     def of(cls, job: Job, *, code: bool = True) -> "PFedSAMRecipe":
-        """The recipe of a job that was read."""
+        """The recipe of a job that `read_job` or `make_job` returned."""
         facts = {fact: value for fact, value in vars(job).items() if fact != "settings"}
         return cls(**facts, code=code, **job.settings)
 
     def finalize(self) -> None:
-        """Lay out the files that go with FLARE's own: the settings and the code; called before export and run."""
+        """Add our own files, the settings and the code, to FLARE's. FLARE calls it before export and run."""
         if self._files is not None:
             return
         self._files = Path(tempfile.mkdtemp(prefix="pfedsam-"))
@@ -116,22 +116,22 @@ class PFedSAMRecipe(Recipe):  # type: ignore[misc]
 
 
 def render(job: Path, out: Path, *, changes: Iterable[str] = (), code: bool = True, **facts: Any) -> None:
-    """Write `job` to `out` as FLARE's folder, for all sites that connect, the package's code inside.
+    """Write `job` to `out` as FLARE's job folder, for all sites that connect, with the package's code.
 
     Args:
-        job: a settings file, or a folder that was written so.
-        changes: "key=value" pairs on its settings; values are JSON, or text.
-        code: as `PFedSAMRecipe`.
-        facts: other fields of `Job`: rounds, min_sites, grace, timeout, run, continues, begin; `sites` deploys to
-            these alone, which is needed to simulate them without naming them.
+        job: a settings file, or a folder that `render` wrote.
+        changes: "key=value" pairs that change its settings. Values are JSON or text.
+        code: as for `PFedSAMRecipe`.
+        facts: other fields of `Job`: rounds, min_sites, grace, timeout, run, continues, begin. `sites` deploys only
+            to these sites, so that they can be simulated without naming them.
 
     Raises:
-        UserFault: no such job, or one whose FLARE files were edited; `out` exists or has a name that FLARE does not
-            take, as has a site; a setting is unknown; or the disk is full. No half job is left.
+        UserFault: there is no such job, or its FLARE files were edited. `out` exists, or FLARE does not allow its
+            name or a site's name. A setting is unknown. The disk is full. No part of a job is left then.
     """
     recipe = PFedSAMRecipe.of(read_job(job, changes, **{**facts, "sites": facts.get("sites") or ()}), code=code)
     if out.exists():
-        raise UserFault(expected="a folder that does not exist yet", came=str(out), do="remove it or name another")
+        raise UserFault(expected="a folder that does not exist yet", came=str(out), do="remove it, or name another")
     job_name(out.resolve().name)
     if job.is_dir():
         _check_unedited(job)
@@ -140,7 +140,7 @@ def render(job: Path, out: Path, *, changes: Iterable[str] = (), code: bool = Tr
 
 
 def _export(recipe: PFedSAMRecipe, folder: Path) -> None:
-    """Write a job's files into `folder` itself; FLARE puts them into one below, of the job's name."""
+    """Write a job's files into `folder` itself. FLARE would put them into a folder below it, named like the job."""
     place = folder / ".exported"
     recipe.export(str(place))
     for path in (place / recipe.name).iterdir():
@@ -149,10 +149,10 @@ def _export(recipe: PFedSAMRecipe, folder: Path) -> None:
 
 
 def _check_unedited(job: Path) -> None:
-    """Refuse a folder whose FLARE files say more than `Job` holds: rendered anew, it would lose that.
+    """Refuse a folder whose FLARE files say more than `Job` holds, because rendering it again would lose that.
 
     Raises:
-        UserFault: it is so.
+        UserFault: they say more.
     """
     with tempfile.TemporaryDirectory() as place:
         _export(PFedSAMRecipe.of(read_job(job), code=False), Path(place))
@@ -161,14 +161,14 @@ def _check_unedited(job: Path) -> None:
         raise UserFault(
             expected=f"FLARE's files in {job} as pfedsam writes them",
             came=f"{' and '.join(edited)} edited, or of another version",
-            do="render the settings file anew, or submit this folder as it is",
+            do="render the settings file again, or submit this folder unchanged",
         )
 
 
 def copy_code(target: Path, config: Config) -> None:
-    """The package, as small as a job can do with: FLARE's http takes 4 MiB at most.
+    """Copy the parts of the package that a job needs to `target`: FLARE's http takes at most 4 MiB.
 
-    The demo backbone's weights come along only where they are used. FLARE takes no links in a job.
+    The demo backbone's weights are copied only if they are used. FLARE allows no links in a job.
     """
     leave = ["__pycache__"] if config.model.backbone == "demo" else ["__pycache__", "*.safetensors"]
     shutil.copytree(Path(pfedsam.__file__).parent, target, ignore=shutil.ignore_patterns(*leave))

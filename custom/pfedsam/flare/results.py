@@ -21,7 +21,7 @@ from pfedsam.record.table import final_table
 
 
 class ResultsWriter(Widget):  # type: ignore[misc]
-    """Listens to the workflow's events; holds numbers only, never a tensor."""
+    """Listens to the workflow's events. It holds only numbers, never a tensor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class ResultsWriter(Widget):  # type: ignore[misc]
         self._began = self._round_began  # minus the seconds that the run's jobs before this one took
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """FLARE's event to the method that serves it; a full disk is told in a line, the run goes on."""
+        """Call the method that serves FLARE's event. If the disk is full, one line says so and the run continues."""
         serve = {
             AppEventType.INITIAL_MODEL_LOADED: self._start,
             AppEventType.ROUND_STARTED: self._round_started,
@@ -49,7 +49,7 @@ class ResultsWriter(Widget):  # type: ignore[misc]
             log.error("[server] %s", fault)
 
     def _start(self, fl_ctx: FLContext) -> None:
-        """Begin the record, or go on with that of the run's checkpoint."""
+        """Begin the record, or continue that of the run's checkpoint."""
         config, persistor = job_config(fl_ctx), fl_ctx.get_engine().get_component("persistor")
         fresh = start(to_dict(config), config.digest(), persistor.base, persistor.begun)
         past = persistor.point.results if persistor.point else {}
@@ -77,7 +77,7 @@ class ResultsWriter(Widget):  # type: ignore[misc]
         self._round["rejected"][refusal["site"]] = refusal["reason"]
 
     def _close_round(self, fl_ctx: FLContext) -> None:
-        """Put the round into the record before the checkpoint that holds both is written."""
+        """Add the round to the record, before the checkpoint is written."""
         number = int(fl_ctx.get_prop(AppConstants.CURRENT_ROUND))
         now = time.time()
         done = {"round": number, "seconds": now - self._round_began, **self._round}
@@ -115,7 +115,7 @@ class ResultsWriter(Widget):  # type: ignore[misc]
 
 
 def _planned(past: dict[str, Any], rounds: int) -> dict[str, Any]:
-    """How many rounds the run is to have; "earlier": what its jobs before this one planned, where that differs."""
+    """The planned number of rounds. "earlier" has the numbers that the run's earlier jobs planned, if they differ."""
     began = past.get("planned", {})
     earlier = began.get("earlier", []) + ([began["rounds"]] if began.get("rounds", rounds) != rounds else [])
     return {"rounds": rounds, "earlier": earlier}

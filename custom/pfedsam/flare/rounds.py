@@ -1,4 +1,4 @@
-"""The rounds of a run: each site is sent its model, and the rule makes the next one from what comes back."""
+"""The rounds of a run: each site gets its model, and the rule makes the next model from the sites' updates."""
 
 from nvflare.apis.client import Client
 from nvflare.apis.controller_spec import ClientTask
@@ -16,21 +16,21 @@ from pfedsam import log
 from pfedsam.flare.context import CLASSES_DIFFER, REASON, REJECTED, job_config
 from pfedsam.flare.sends import model_task
 
-TOLD = {  # what a site answers without an update, in words
-    CLASSES_DIFFER: "its masks use other class numbers than the job (data.classes); the site's own log names both"
+TOLD = {  # a site's answer without an update, in words
+    CLASSES_DIFFER: "its masks use other class numbers than the job (data.classes). The site's own log names both"
 }
 
 
 class Rounds(Controller):  # type: ignore[misc]
-    """`rounds` rounds in all, those before counted that the run's earlier jobs have finished.
+    """Runs the rounds until the run has `rounds`, counting those that its earlier jobs finished.
 
     Quorum and deadline are FLARE's: a round ends when every site has answered, or `grace` seconds after `min_sites`
-    have, or after `timeout` seconds. It fires the events of FLARE's own workflows that FLARE's widgets and ours hear.
+    have, or after `timeout` seconds. It fires the events of FLARE's own workflows, for FLARE's widgets and ours.
 
     Args:
         rounds: of the whole run.
-        min_sites: valid updates that a round needs; with fewer the job stops and says so.
-        grace: seconds that the other sites may take once so many have answered.
+        min_sites: the number of valid updates that a round needs. With fewer the job stops and says so.
+        grace: seconds for the other sites after `min_sites` have answered.
         timeout: seconds that a round may take.
     """
 
@@ -42,7 +42,7 @@ class Rounds(Controller):  # type: ignore[misc]
         self._asked, self._least = 0, min_sites
 
     def start_controller(self, fl_ctx: FLContext) -> None:
-        """Load the model; the first round is the one after those that the run has done."""
+        """Load the model. The first round is the one after the run's finished rounds."""
         engine = fl_ctx.get_engine()
         self.persistor, self.aggregator = engine.get_component("persistor"), engine.get_component("aggregator")
         _put(fl_ctx, AppConstants.NUM_ROUNDS, self.rounds)
@@ -52,7 +52,7 @@ class Rounds(Controller):  # type: ignore[misc]
         self.fire_event(AppEventType.INITIAL_MODEL_LOADED, fl_ctx)
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
-        """The rounds that are left."""
+        """Run the remaining rounds."""
         self.fire_event(AppEventType.TRAINING_STARTED, fl_ctx)
         for round_ in range(self.persistor.done, self.rounds):
             if abort_signal.triggered:
@@ -65,10 +65,10 @@ class Rounds(Controller):  # type: ignore[misc]
             self._end(abort_signal, fl_ctx)
 
     def stop_controller(self, fl_ctx: FLContext) -> None:
-        """Nothing to clean."""
+        """Do nothing: there is nothing to clean up."""
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """Answer the administrator's question where the run stands."""
+        """Tell the administrator which round the run is in, if asked."""
         super().handle_event(event_type, fl_ctx)
         collector = fl_ctx.get_prop(InfoCollector.CTX_KEY_STATS_COLLECTOR, None)
         if event_type == InfoCollector.EVENT_TYPE_GET_STATS and isinstance(collector, GroupInfoCollector):
@@ -78,18 +78,18 @@ class Rounds(Controller):  # type: ignore[misc]
     def process_result_of_unknown_task(
         self, client: Client, task_name: str, client_task_id: str, result: Shareable, fl_ctx: FLContext
     ) -> None:
-        """A late answer is dropped: its round is over. What the guard refused stands in the record."""
+        """Drop a late answer, because its round is over. What the guard refused is recorded."""
         if fl_ctx.get_prop(REASON):
             self._book(client.name, _code(result), fl_ctx)
-        log.warning("late answer of %s to task %s dropped", client.name, task_name)
+        log.warning("the answer of %s to task %s came too late and was dropped", client.name, task_name)
 
     def _gather(self, round_: int, stop: Signal, fl_ctx: FLContext) -> bool:
-        """Whether the round has the updates that it needs; where it hasn't, the job stops."""
+        """Whether the round has the updates that it needs. If not, the job stops."""
         config, clients = job_config(fl_ctx), fl_ctx.get_engine().get_clients()
         sites = [client.name for client in clients if config.trains(client.name, round_)]
         self._asked, self._least = len(sites), self._quorum(len(sites), len(clients))
         if not sites:
-            self.system_panic(f"round {round_}: no connected site trains in it; change the setting every", fl_ctx)
+            self.system_panic(f"round {round_}: no connected site trains in it. Change the setting every", fl_ctx)
             return False
         self.broadcast_and_wait(
             task=model_task(AppConstants.TASK_TRAIN, self._received, timeout=self.timeout, fl_ctx=fl_ctx),
@@ -101,13 +101,13 @@ class Rounds(Controller):  # type: ignore[misc]
         )
         if not stop.triggered and (came := len(self.aggregator.given)) < self._least:
             reason = f"round {round_}: expected valid updates of {self._least} sites, came {came}"
-            log.error("%s; the job stops. Each site's own log says what went wrong there", reason)
+            log.error("%s. The job stops. Each site's own log says what went wrong there", reason)
             self.system_panic(reason, fl_ctx)
             return False
         return not stop.triggered
 
     def _end(self, stop: Signal, fl_ctx: FLContext) -> None:
-        """The rule's result is the model; it is on the disk before the round counts as done."""
+        """Make the rule's result the model. It is on the disk before the round counts as done."""
         self.fire_event(AppEventType.BEFORE_AGGREGATION, fl_ctx)
         result = self.aggregator.aggregate(fl_ctx)
         self.aggregator.reset(fl_ctx)
@@ -125,11 +125,11 @@ class Rounds(Controller):  # type: ignore[misc]
         cleanup_memory()
 
     def _quorum(self, asked: int, connected: int) -> int:
-        """`min_sites`; where some connected sites skip the round, no more than take part in it, and at least one."""
+        """`min_sites`. If connected sites skip the round, no more than the sites that train in it, but at least one."""
         return max(min(self.min_sites, asked), 1) if asked < connected else self.min_sites
 
     def _received(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
-        """Book a site's answer under the name that its certificate gives it, whatever name its message says."""
+        """Record a site's answer under the name in its certificate, whatever name its message says."""
         site, result, client_task.result = client_task.client.name, client_task.result, None
         if (code := _code(result)) == ReturnCode.OK:
             self._count(site, result, fl_ctx)
@@ -145,7 +145,7 @@ class Rounds(Controller):  # type: ignore[misc]
         self.fire_event(AppEventType.AFTER_CONTRIBUTION_ACCEPT, fl_ctx)
 
     def _refuse(self, site: str, code: str, fl_ctx: FLContext) -> None:
-        """Book it; where the other sites are too few for the round, the job stops at once."""
+        """Record the refusal. If the other sites are too few for the round, the job stops at once."""
         reason = self._book(site, code, fl_ctx)
         self._failed.add(site)
         at_start = code == CLASSES_DIFFER and self.round == 0  # later the site is out, and no round is lost
@@ -153,7 +153,7 @@ class Rounds(Controller):  # type: ignore[misc]
             self.system_panic(f"{site}: {reason}", fl_ctx)
 
     def _book(self, site: str, code: str, fl_ctx: FLContext) -> str:
-        """A site that was refused, or answered without an update, stands in results.json with the reason."""
+        """Record in results.json, with the reason, a site that was refused or sent no update. Returns the reason."""
         reason = fl_ctx.get_prop(REASON) or TOLD.get(code, f"no update came: {code}; the site's own log says why")
         log.error("update of %s not counted: %s", site, reason)
         self.fire_event_with_data(REJECTED, fl_ctx, REJECTED, {"site": site, "reason": reason})
@@ -161,7 +161,7 @@ class Rounds(Controller):  # type: ignore[misc]
 
 
 def _put(fl_ctx: FLContext, key: str, value: object) -> None:
-    """For every later context of the job, at the server alone."""
+    """Set a property for every later context of the job, at the server only."""
     fl_ctx.set_prop(key, value, private=True, sticky=True)
 
 

@@ -1,4 +1,4 @@
-"""What sites are sent. FLARE's broadcast sends all of them the same; a rule may have made a model for each."""
+"""What sites are sent. FLARE's broadcast sends the same to all of them, but a rule may make a model for each."""
 
 from collections.abc import Callable
 
@@ -16,11 +16,11 @@ from pfedsam.record.results import sites_of
 from pfedsam.study import down_schema
 
 Received = Callable[[ClientTask, FLContext], None]
-SENT_TO = "pfedsam_sent_to"  # in the context of a site's request: the name by which FLARE knows the site
+SENT_TO = "pfedsam_sent_to"  # in the context of a site's request: FLARE's name of the site
 
 
 def model_task(name: str, received: Received, *, timeout: int, fl_ctx: FLContext) -> Task:
-    """The task `name` with the shared model, to be broadcast; `SitesOwnModel` may replace it on its way."""
+    """The task `name` with the shared model, to be broadcast. `SitesOwnModel` may replace the model for a site."""
     engine, round_ = fl_ctx.get_engine(), fl_ctx.get_prop(AppConstants.CURRENT_ROUND)
     persistor, results = engine.get_component("persistor"), engine.get_component("results").results
     meta = model_meta(fl_ctx, persistor.base)
@@ -34,10 +34,10 @@ def model_task(name: str, received: Received, *, timeout: int, fl_ctx: FLContext
 
 
 class SitesOwnModel(Filter):  # type: ignore[misc]
-    """At the server, on tasks: a site for which the rule made a model is sent that one."""
+    """At the server, on tasks: if the rule made a model for a site, the site is sent that model."""
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
-        """The same message; or with the site's own tensors in place of the shared ones."""
+        """The message, with the site's own tensors instead of the shared ones if it has some."""
         site = fl_ctx.get_prop(SENT_TO)
         if site not in fl_ctx.get_engine().get_component("persistor").state.models:
             return shareable

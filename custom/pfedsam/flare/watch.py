@@ -1,9 +1,9 @@
 """The watcher: brings a run to its last round without a person, whatever dies meanwhile.
 
-FLARE 2.9 ends a job when one of its processes dies, leaves it "RUNNING" for ever when the server
-itself dies, and lets nobody join a running job. Nothing is lost then: the server has the run's
-checkpoint, each site its private part. The watcher sees the end, waits for the sites, and submits
-the job that goes on with the run.
+FLARE 2.9 ends a job when one of its processes dies. It leaves the job "RUNNING" for ever when the
+server itself dies, and lets nobody join a running job. Nothing is lost: the server has the run's
+checkpoint, and each site has its private part. The watcher sees the end, waits for the sites, and
+submits the job that continues the run.
 """
 
 import math
@@ -32,7 +32,7 @@ class Outcome:
     """A run that reached its end.
 
     Attributes:
-        run: its name.
+        run: the run's name.
         folder: the downloaded results of its last job.
         ends: how each of its jobs ended, in order: FLARE's status, LOST or REJOIN.
     """
@@ -43,17 +43,16 @@ class Outcome:
 
 
 def watch(job: Path, look: Lookout, *, out: Path, continues: str = "") -> Outcome:
-    """Submit `job` and go on with its run until its last round is tested.
+    """The outcome of `job`'s run, after submitting jobs until the last round is tested.
 
     Args:
         job: a rendered job folder.
-        look: with the way to the server of the person who submits.
-        out: where results are downloaded to.
-        continues: go on with this run, and with its job if that still runs, instead of beginning one.
+        look: holds the submitting person's connection to the server.
+        out: the folder for downloaded results.
+        continues: continue this run, and follow its job if that still runs, instead of beginning a run.
 
     Raises:
-        UserFault: the job was refused, aborted by a person, or makes no more progress; with the reason, and what
-            to do about it.
+        UserFault: the job was refused, a person aborted it, or it makes no more progress. It says why, and what to do.
     """
     if not (job / SETTINGS).is_file():
         raise UserFault(expected=f"a job folder with {SETTINGS}", came=str(job), do="render one: pfedsam render")
@@ -88,7 +87,7 @@ def _bring_to_its_end(run: Run, job: Path, look: Lookout, *, out: Path) -> Outco
 
 
 def _fetch(look: Lookout, job: str, out: Path) -> Path | None:
-    """The results of a job that has ended; None where the server has none, or does not give them in three tries."""
+    """The folder of an ended job's results. None if the server has none or does not send them in three tries."""
     for _ in range(3):
         if folder := look.admin.fetch(job, out):
             return folder
@@ -97,14 +96,14 @@ def _fetch(look: Lookout, job: str, out: Path) -> Path | None:
 
 
 def _tested(run: Run, results: dict[str, Any], patience: Patience) -> bool:
-    """Whether every site of the last round has tested the final model, or has had its chances."""
+    """Whether every site of the last round has tested the final model, or the retests are used up."""
     tested, trained = set(results["final"]["sites"]), set(results["rounds"][-1]["sites"])
     run.retests += 1
     return bool(tested) and (trained <= tested or run.retests > patience.retests)
 
 
 def _begin(look: Lookout, run: Run, job: Path) -> None:
-    """Submit the run's next job once enough sites are there; or follow the one that still runs."""
+    """Submit the run's next job once enough sites are connected, or follow the job that still runs."""
     wait_for_sites(look, run)
     system = look.admin.ask("get_system_info")
     run.server = system.server_info.start_time if system else None
@@ -112,7 +111,7 @@ def _begin(look: Lookout, run: Run, job: Path) -> None:
     left = [number for number in look.admin.unfinished(run.name) if number in running]
     if left:
         run.job = left[-1]
-        log.info("job %s of run %s still runs; following it", run.job, run.name)
+        log.info("job %s of run %s still runs. Following it", run.job, run.name)
         return
     token, run.job = uuid.uuid4().hex, ""
     while not run.job:  # until the server answers; a refusal goes through
@@ -121,13 +120,13 @@ def _begin(look: Lookout, run: Run, job: Path) -> None:
         except UserFault:
             raise
         except Exception as fault:
-            log.warning("the job could not be submitted (%s); trying again", fault or type(fault).__name__)
+            log.warning("the job could not be submitted (%s). Trying again", fault or type(fault).__name__)
             look.wait()
     log.info("submitted job %s of run %s", run.job, run.name)
 
 
 class _Job:
-    """One job of a run, followed to its end, look after look."""
+    """One job of a run, followed to its end."""
 
     def __init__(self, look: Lookout, run: Run) -> None:
         self._look, self._admin, self._run = look, look.admin, run
@@ -141,7 +140,7 @@ class _Job:
         self._refused: dict[str, str] = {}  # the sites that did not take this job, and why
 
     def follow(self) -> str:
-        """Wait for the job's end; returns FLARE's status, or LOST or REJOIN."""
+        """The job's end, after waiting for it: FLARE's status, or LOST or REJOIN."""
         while True:
             self._look.wait()
             meta = self._admin.meta(self._run.job)
@@ -164,7 +163,7 @@ class _Job:
                 self._see(now)
 
     def _see(self, now: float) -> None:
-        """See which round it is and who takes part; abort where a site waits outside and the round is over."""
+        """Note the round and who takes part. Abort the job if a site waits outside and the round is over."""
         self._note_round(_round(self._admin, self._run.job), now)
         present = {s: jobs for s, jobs in present_sites(self._admin, self._run).items() if s not in self._refused}
         inside = inside_job(present, self._run)
@@ -178,9 +177,9 @@ class _Job:
             self._admin.ask("abort_job", self._run.job)
 
     def _note_refusals(self, refused: dict[str, str]) -> None:
-        """Tell once who did not take the job; nobody waits for them."""
+        """Log once which sites refused the job. The watcher does not wait for them."""
         for site in sorted(set(refused) - set(self._refused)):
-            log.warning("site %s did not take job %s: %s; it goes on without it", site, self._run.job, refused[site])
+            log.warning("site %s did not take job %s: %s. It runs without it", site, self._run.job, refused[site])
         self._refused = refused
 
     def _note_round(self, round_: int | None, now: float) -> None:
@@ -192,7 +191,7 @@ class _Job:
 
 
 def _round(admin: Admin, job: str) -> int | None:
-    """The round in progress; FLARE tells it below the workflow's name, and that below others."""
+    """The round in progress. FLARE reports it under the workflow's name, which is nested in other groups."""
     groups = [admin.ask("show_stats", job, "server")]
     for group in groups:  # grows as it is gone through
         if isinstance(group, dict):
@@ -203,7 +202,8 @@ def _round(admin: Admin, job: str) -> int | None:
 
 
 def _count(run: Run, done: int, cause: Cause | None, patience: Patience) -> None:
-    """Tell why a job ended, and count the jobs without a new round but those that waited for sites, or that we ended.
+    """Log why a job ended, and count the jobs without a new round. Jobs that waited for sites, or that we ended, do not
+    count.
 
     Raises:
         UserFault: there were too many, or the next would end the same way.
@@ -220,8 +220,8 @@ def _count(run: Run, done: int, cause: Cause | None, patience: Patience) -> None
         went = "" if lasting else f", the last of {patience.attempts} jobs without a new round"
         again = f"watch it again with --continue {run.name}" if run.begun else "watch the job again"
         raise UserFault(
-            expected=f"run {run.name} to go on",
+            expected=f"run {run.name} to make progress",
             came=f"the end of job {run.job}{went}: {cause.what}",
             do=f"{cause.do}; then {again}",
         )
-    log.warning("its end: %s. To mend it: %s", cause.what, cause.do)
+    log.warning("why it ended: %s. To mend it: %s", cause.what, cause.do)

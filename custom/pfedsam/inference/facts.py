@@ -1,4 +1,4 @@
-"""What an exported model's header says, sealed so that a changed word is found."""
+"""The header of an exported model: its facts, with a seal that shows any change."""
 
 import hashlib
 import json
@@ -25,10 +25,10 @@ class Origin:
 
     Attributes:
         base: digest of the frozen base.
-        site: whose private part it is; empty: none's.
-        run: the run's name; empty: unknown.
-        round: after which the shared part stands so, counted from 0; None: unknown.
-        private_round: in which the site last trained its private part; None: unknown, or it has none.
+        site: the site of the private part. Empty: there is none.
+        run: the run's name. Empty: unknown.
+        round: the shared part is the one after this round, counted from 0. None: unknown.
+        private_round: the round in which the site last trained its private part. None: unknown, or no private part.
     """
 
     base: str
@@ -44,13 +44,13 @@ class ModelFacts:
 
     Attributes:
         config: the job's settings.
-        config_hash: their digest as the job took it.
+        config_hash: the settings' digest in the job.
         origin: run, round, site and base.
-        branches: what can be asked of it: "global", "personal", or both.
+        branches: the branches that can predict: "global", "personal", or both.
         with_base: whether the frozen base is in the file.
         versions: of the software that wrote it.
         sha256: of the tensors.
-        settings: the settings as the job wrote them, one line of JSON; empty: as `config` writes them.
+        settings: the settings as the job wrote them, one line of JSON. Empty: as `config` writes them.
     """
 
     config: Config
@@ -64,7 +64,7 @@ class ModelFacts:
 
 
 def roles_of(config: Config, *, private: bool) -> tuple[str, ...]:
-    """The roles a model file of `config` can play, with or without a site's private part."""
+    """The roles that a model file of `config` can have, with or without a site's private part."""
     if private or not private_schema(config):
         return ("global", "personal")
     method = methods.get(config.method)
@@ -75,10 +75,10 @@ def require_branch(branches: tuple[str, ...], branch: str) -> None:
     """Refuse a branch that a model file does not hold.
 
     Raises:
-        UserFault: it is not among those that the file holds.
+        UserFault: the file does not hold it.
     """
     if branch not in branches:
-        do = "name another, or export with --site for the personal branch"
+        do = "name one of these, or export with --site for the personal branch"
         raise UserFault(expected=f"a branch that the model file holds ({', '.join(branches)})", came=branch, do=do)
 
 
@@ -97,32 +97,32 @@ def header(facts: ModelFacts, payload: str) -> dict[str, str]:
 
 
 def source_lines(facts: ModelFacts) -> dict[str, str]:
-    """Method, study, settings and `Origin` as texts; empty where unknown."""
+    """Method, study, settings' digest and `Origin` as texts. Unknown ones are empty."""
     origin = {key: "" if value is None else str(value) for key, value in vars(facts.origin).items()}
     return {"method": facts.config.method, "study": facts.config.study, "config": facts.config_hash, **origin}
 
 
 def read_facts(path: Path) -> ModelFacts:
-    """What the file at `path` says about itself; its tensors stay unread, and unchecked.
+    """What the file at `path` says about itself. Its tensors are neither read nor checked.
 
     Raises:
-        UserFault: no such file, another kind of file, a newer format, a header that was changed, or settings that
-            are none of this version's.
+        UserFault: there is no such file, it is another kind of file or a newer format, its header was changed, or
+            this version does not know its settings.
     """
     lines = facts_of(path)
     if not path.is_file() or lines.get("format") != FORMAT or not {SEAL, PAYLOAD} <= lines.keys():
-        came = "another kind of file, or the beginning of a damaged one" if path.is_file() else "no such file"
+        came = "another kind of file, or a file with a damaged header" if path.is_file() else "no such file"
         raise UserFault(expected=f"{NOT_ONE} at {path}", came=came, do="name the file that pfedsam export wrote")
     if lines.get("version") != str(VERSION):
         raise UserFault(
             expected=f"a model file of format {VERSION}",
             came=f"format {lines.get('version')} in {path.name}",
-            do="install the version of pfedsam that wrote it, or a newer one",
+            do="install the version of pfedsam that wrote it, or a newer version",
         )
     if not sealed(lines):
         raise UserFault(
-            expected=f"the header of {path.name} as it was written",
-            came="one that was changed afterwards",
+            expected=f"the header of {path.name} as pfedsam wrote it",
+            came="a header that was changed afterwards",
             do="export the model again, or run: pfedsam verify FILE",
         )
     rounds = (int(lines[key]) if lines[key] else None for key in ("round", "private_round"))
@@ -139,11 +139,11 @@ def read_facts(path: Path) -> ModelFacts:
 
 
 def sealed(lines: dict[str, str]) -> bool:
-    """Whether a file's header is as it was written, as far as its seal can say."""
+    """Whether a file's header is unchanged, as far as its seal shows."""
     rest = {key: value for key, value in lines.items() if key not in (SEAL, PAYLOAD)}
     return lines.get(SEAL) == seal(rest, lines.get(PAYLOAD, ""))
 
 
 def seal(lines: dict[str, str], payload: str) -> str:
-    """sha256 over a header's lines and the payload's digest; finds an accident, not a forger."""
+    """sha256 over a header's lines and the payload's digest. It finds accidents, but not forgeries."""
     return hashlib.sha256(json.dumps([sorted(lines.items()), payload]).encode()).hexdigest()

@@ -24,13 +24,13 @@ from pfedsam.train.evaluate import logits_of
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model as it predicts at its site: in evaluation mode, in training's number format.
+    """A model that predicts as at its site: in evaluation mode, in training's number format.
 
     Attributes:
         facts: what its file says about it.
         model: the branches, on `device`.
-        normalise: the backbone's, of images of 0..1.
-        device: where it runs.
+        normalise: the backbone's normalisation of images of 0..1.
+        device: the device that it runs on.
     """
 
     facts: ModelFacts
@@ -45,7 +45,7 @@ class Predictor:
 
     @property
     def branches(self) -> tuple[str, ...]:
-        """What can be asked of it: "global", "personal", or both."""
+        """The branches that can predict: "global", "personal", or both."""
         return self.facts.branches
 
     @property
@@ -91,17 +91,17 @@ def load_model(
     device: torch.device | str | None = None,
     precision: Precision | None = None,
 ) -> Predictor:
-    """The model in the file at `path`, ready to predict; numbers equal those of its site's final test.
+    """The model in the file at `path`, ready to predict. Its numbers equal those of its site's final test.
 
     Args:
-        weights: folder of pretrained weight files, where the file does not hold the base; None reads PFEDSAM_WEIGHTS.
-        cache: folder of prepared base models; None: the base is read anew.
-        device: None: a GPU where there is one.
-        precision: another number format than training's, e.g. "fp32".
+        weights: folder of pretrained weight files, if the file does not hold the base. None reads PFEDSAM_WEIGHTS.
+        cache: folder of prepared base models. None: the base is read from its weights.
+        device: None: a GPU if there is one.
+        precision: a number format other than training's, e.g. "fp32".
 
     Raises:
-        UserFault: the file is damaged, changed, of another kind or a newer format; the base is another or missing;
-            there is no such device.
+        UserFault: the file is damaged, changed, of another kind or of a newer format. Or the base is missing or not
+            the right one. Or there is no such device.
     """
     facts = read_facts(path)
     if precision is not None:
@@ -116,7 +116,7 @@ def load_model(
 
 
 def _usable(device: torch.device | str) -> torch.device:
-    """The device, after a first value went there and back."""
+    """The device, after copying a first value there and back."""
     try:
         where = torch.device(device)
         torch.zeros(1, device=where).item()
@@ -139,8 +139,8 @@ def _base(facts: ModelFacts, state: Tensors, places: tuple[Path | None, Path | N
     if base != facts.origin.base:
         raise UserFault(
             expected=f"the base model that this model was trained on ({facts.origin.base[:12]})",
-            came=f"another ({base[:12]})",
-            do="use the weight file of the training run; pfedsam export --with-base puts it into the model file",
+            came=f"another base model ({base[:12]})",
+            do="use the weight file of the training run. pfedsam export --with-base puts it into the model file",
         )
     return parts
 

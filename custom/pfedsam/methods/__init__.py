@@ -1,6 +1,6 @@
 """The methods by name: a file NAME.py in this folder with a `METHOD`, or an entry point of another distribution.
 
-Such an entry point is in the group `pfedsam.methods` and leads to a `Method`: `NAME = "package.module:METHOD"`.
+The entry point is in the group `pfedsam.methods` and names a `Method`: `NAME = "package.module:METHOD"`.
 """
 
 import importlib
@@ -21,7 +21,7 @@ OURS = frozenset(m.name for m in pkgutil.iter_modules(__path__) if m.name != "ba
 
 
 def names() -> list[str]:
-    """Every method's name."""
+    """The sorted names of all methods, those of other distributions too."""
     return sorted(OURS | _plugins(tuple(sys.path)).names)
 
 
@@ -29,13 +29,13 @@ def get(name: str) -> Method:
     """The method of that name.
 
     Raises:
-        UserFault: there is none; there are several; or another distribution's does not work.
+        UserFault: there is none, there are several, or another distribution's does not work.
     """
     found = list(_plugins(tuple(sys.path)).select(name=name))
     if len(found) + (name in OURS) > 1:
         raise UserFault(
             expected=f"one method {name}",
-            came=f"{'pfedsam has one; ' * (name in OURS)}so has {', '.join(map(_distribution, found))}",
+            came=f"several: {'one in pfedsam, ' * (name in OURS)}one in {', one in '.join(map(_distribution, found))}",
             do="uninstall that distribution, or ask its authors for another name",
         )
     if found:
@@ -44,20 +44,20 @@ def get(name: str) -> Method:
         raise UserFault(
             expected="method one of " + ", ".join(names()),
             came=name,
-            do="correct the name, or install the distribution that has the method, here and at every site",
+            do="correct the name, or install the distribution that has the method here and at every site",
         )
     method: Method = importlib.import_module(f"pfedsam.methods.{name}").METHOD
     return method
 
 
 def base_in_bf16(method: Method, device: torch.device, config: Config) -> bool:
-    """Whether the frozen base may be rounded as autocast rounds it on a device: not if the method trains it."""
+    """Whether the frozen base may be rounded as autocast does on `device`. It may not if the method trains it."""
     return computes_bf16(device, config.train.precision) and not method.trains
 
 
 @lru_cache(maxsize=1)
 def _plugins(_path: tuple[str, ...]) -> EntryPoints:
-    """Those of other distributions; kept, because looking them up takes a tenth of a second."""
+    """The entry points of other distributions. They are cached, because a look-up takes a tenth of a second."""
     return entry_points(group=GROUP)
 
 

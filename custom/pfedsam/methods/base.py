@@ -1,6 +1,6 @@
 """What a method is: the branches it builds, what it shares, its local step, and how it merges.
 
-A method is one file in this folder with a `METHOD`; docs/method.md and the registry name them.
+A method is one file in this folder with a `METHOD`. docs/method.md lists all methods.
 """
 
 from collections.abc import Callable
@@ -25,10 +25,10 @@ from pfedsam.train.step import Gradient, LossOf, untouched
 
 @dataclass(frozen=True)
 class NoSettings:
-    """Of a method without settings of its own."""
+    """The settings of a method that has none of its own."""
 
 
-# a role's (global, personal) mean Dice on the site's validation split, as it stands; NaN: nothing to score
+# a role's (global, personal) current mean Dice on the site's validation split; NaN: nothing to score
 Dice = Callable[[str], float]
 Augmented = Augment | None
 Extras = Callable[[Schema, Config], Schema]
@@ -36,13 +36,13 @@ Extras = Callable[[Schema, Config], Schema]
 
 @dataclass(frozen=True)
 class Here:
-    """What a method's part at a site may go by in a round, beside its model. By default, nothing.
+    """What a method may use at a site in a round, beside its model. By default, nothing.
 
     Attributes:
-        dice: scores a role's branch as it is; None: the site has no private part yet.
-        data: the site's training split; it never leaves the site.
+        dice: scores a role's current branch. None: the site has no private part yet.
+        data: the site's training split. It never leaves the site.
         extras: what the server's rule sent beside the shared tensors, by declared name.
-        memory: what `tell` left after the site's last round of this run; empty before it.
+        memory: what `tell` left in the site's last round of this run. Empty in the first.
     """
 
     dice: Dice | None = None
@@ -53,11 +53,11 @@ class Here:
 
 @dataclass(frozen=True)
 class Told:
-    """What a method says when a site has trained.
+    """What a method hands over after a site has trained.
 
     Attributes:
-        extras: goes up beside the update: what `Method.up` declares, exactly.
-        memory: stays at the site, for its next round of the run.
+        extras: tensors that go up beside the update, exactly those that `Method.up` declares.
+        memory: tensors that stay at the site, for its next round of the run.
     """
 
     extras: Tensors = field(default_factory=dict)
@@ -70,23 +70,23 @@ def no_extras(_shared: Schema, _config: Config) -> Schema:
 
 
 def nothing_told(_model: Branches, _config: Config, _here: Here, _report: RoundReport) -> Told:
-    """Nothing travels or stays beside update and private part."""
+    """Nothing is sent beside the update, and nothing is kept beside the private part."""
     return Told()
 
 
 def as_it_is(augment: Augmented, _config: Config, _here: Here) -> Augmented:
-    """The job's augmentation."""
+    """The job's augmentation, unchanged."""
     return augment
 
 
 def note_received(model: Branches, _config: Config, _here: Here) -> None:
-    """A `merge` that keeps a copy of what the global branch trains, as the server sent it."""
+    """A `merge` that copies the global branch's trained parameters, as the server sent them, to `model.received`."""
     live = model["global"].named_parameters()
     model.received = {name: p.detach().clone() for name, p in live if p.requires_grad}
 
 
 def distance(branch: Segmenter, received: dict[str, Tensor]) -> Tensor:
-    """|w - w_t|^2 over a branch's trained parameters, w_t as noted."""
+    """|w - w_t|^2 over a branch's trained parameters, a scalar. `received` is w_t (Li et al. 2020, FedProx)."""
     live = dict(branch.named_parameters())
     return torch.stack([(live[name] - there).square().sum() for name, there in received.items()]).sum()
 
@@ -96,25 +96,25 @@ class Method:
     """One federated method.
 
     Attributes:
-        build: the branches, from the global branch with its adapters.
-        declare: shared, private or frozen, by branch and kind; may depend on the configuration.
-        loss: the local step's losses, summed and minimised together.
-        merge: called when a round's shared tensors and the site's private part have been loaded; brings the two in
-            line, and hears what the server's rule sent. Also called before the final test, ahead of the stored private
-            part; and with `Here()` where a model file is to predict.
-        personal: the branch this method predicts with at its own site.
-        global_: the branch it offers to a site it has never seen.
+        build: makes the branches from the global branch with its adapters.
+        declare: says shared, private or frozen, by branch and kind. It may depend on the configuration.
+        loss: gives the local step's losses, which are summed and minimised together.
+        merge: called when a round's shared tensors and the site's private part are loaded. It combines the two and
+            gets what the server's rule sent. It is also called before the final test, ahead of loading the private
+            part, and with `Here()` when a model file predicts.
+        personal: the branch that predicts at its own site.
+        global_: the branch for a site that never took part.
         adapt: puts adapters into the global branch.
-        trains: kinds of the pretrained model that it trains; all others stay frozen.
-        phase: which parts the next step trains, when so many of a round's steps are done.
-        joins: whether it begins with the model of another run, and needs one.
+        trains: kinds of the pretrained model that are trained. All others stay frozen.
+        phase: gives the parts that the next step trains, from the numbers of done and of all steps of the round.
+        joins: whether the method needs the model of another run to begin with.
         rule: what the server makes of the sites' contributions.
         up: what goes up beside the update, by name, from the shared tensors' schema: shape, dtype, bound.
         down: what goes down beside the shared tensors: these names of the rule's memory. They begin at zero.
-        tell: called after training: what goes up, and what the site remembers. A site that lost it stops.
-        gradient: called in each step between the gradient and the optimisers; may change gradients in place.
-        augment: the augmentation of a round, made from the job's (None: off). Not with `train.cache`.
-        settings: the frozen dataclass of its own settings, read from "method" in a job; no field may be called name.
+        tell: called after training. It gives what goes up and what the site remembers. A site that lost that stops.
+        gradient: called in each step between the gradient and the optimisers. It may change gradients in place.
+        augment: makes the round's augmentation from the job's (None: off). It cannot be used with `train.cache`.
+        settings: the frozen dataclass of its own settings, read from "method" in a job. No field may be called name.
     """
 
     build: Callable[[Segmenter, Config], Branches]
@@ -136,17 +136,17 @@ class Method:
     settings: type = NoSettings
 
     def model(self, parts: Backbone, config: Config) -> Branches:
-        """The branches on a backbone; what is not pretrained drawn from the job's seed, experts as torch stands."""
+        """The branches on a backbone. The job's seed draws what is not pretrained, torch's generator the experts."""
         return self.build(segmenter(config, parts, self.adapt), config)
 
     def partition(self, model: Branches, config: Config) -> Partition:
         """Which parameter of `model` is shared, private or frozen under `config`.
 
         Raises:
-            UserFault: there is a personal branch, and nothing in it is a site's own.
+            UserFault: there is a personal branch, but nothing in it is private.
         """
         found = partition(model, self.declare(config), config.model.decoder, self.trains)
         if self.personal != self.global_ and not found.names(Part.PRIVATE):
-            wanted = f"model.experts of 1 or more in {config.method}, where nothing else is a site's own"
-            raise UserFault(expected=wanted, came=str(config.model.experts), do="raise it, or take fedavg")
+            wanted = f"model.experts of 1 or more in {config.method}, where nothing else is private"
+            raise UserFault(expected=wanted, came=str(config.model.experts), do="raise it, or use fedavg")
         return found

@@ -1,5 +1,5 @@
-"""Ditto (Li et al. 2021, algorithm 1): a shared branch trained as in FedAvg, and beside it a private one
-that is pulled towards what the server sent, lambda / 2 |v - w_t|^2. No experts, no distillation."""
+"""Ditto (Li et al. 2021, algorithm 1): a shared branch as in FedAvg, and a private branch beside it. The pull
+lambda / 2 |v - w_t|^2 keeps the private branch near what the server sent. No experts, no distillation."""
 
 from dataclasses import dataclass
 
@@ -15,9 +15,9 @@ from pfedsam.train.step import Losses
 
 @dataclass(frozen=True)
 class Settings:
-    """Ditto's own."""
+    """Ditto's own settings."""
 
-    lam: float = number(0.01, least=0, most=1_000_000)  # lambda; our choice: the paper tunes it
+    lam: float = number(0.01, least=0, most=1_000_000)  # lambda, the pull's weight; our choice: the paper tunes it
 
 
 def branches(segmenter: Segmenter, _: Config) -> Branches:
@@ -26,12 +26,12 @@ def branches(segmenter: Segmenter, _: Config) -> Branches:
 
 
 def declare(_: Config) -> Declaration:
-    """A branch each."""
+    """The global branch is shared, the personal one private."""
     return lambda branch, _kind: Part.SHARED if branch == "global" else Part.PRIVATE
 
 
 def losses(model: Branches, batch: Batch, config: Config) -> Losses:
-    """The supervised loss of both branches, and the private one's pull."""
+    """The supervised loss of both branches, and the private branch's pull, scalars by name."""
     logits = model(batch.image, stemmed=batch.stemmed)
     found = {name: segmentation_loss(logits[name], batch, config.train) for name in model.names()}
     return found | {"prox": config.own(Settings).lam / 2 * distance(model["personal"], model.received)}

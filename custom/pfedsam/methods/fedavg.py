@@ -1,6 +1,6 @@
-"""FedAvg of LoRA and decoder (FedIT's rule with SAM): one branch, everything trained is shared.
+"""FedAvg of LoRA and decoder (McMahan et al. 2017, FedIT's rule with SAM): one branch, all that is trained is shared.
 
-With one site that holds all rows it is pooled training.
+With one site that holds all rows, it is pooled training.
 """
 
 from pfedsam.config import Config
@@ -18,17 +18,17 @@ def branches(segmenter: Segmenter, _: Config) -> Branches:
 
 
 def declare(_: Config) -> Declaration:
-    """All shared."""
+    """Everything trained is shared."""
     return lambda _branch, _kind: Part.SHARED
 
 
 def losses(model: Branches, batch: Batch, config: Config) -> Losses:
-    """The supervised loss."""
+    """The supervised loss of the global branch, a scalar by name."""
     return {"global": segmentation_loss(model(batch.image, stemmed=batch.stemmed)["global"], batch, config.train)}
 
 
 def merge(_model: Branches, _config: Config, _here: Here) -> None:
-    """Nothing private to bring in line."""
+    """Do nothing: there is no private part to combine with."""
 
 
 METHOD = Method(branches, declare, losses, merge, personal="global", global_="global")

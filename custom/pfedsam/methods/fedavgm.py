@@ -1,5 +1,5 @@
-"""FedAvgM (Hsu et al. 2019): FedAvg with momentum at the server, v <- beta v + mean, w <- w + v, without Nesterov's
-look ahead."""
+"""FedAvgM (Hsu et al. 2019): FedAvg with momentum at the server, v <- beta v + mean, w <- w + v. Plain momentum,
+without Nesterov's look-ahead: our choice."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,13 +12,13 @@ from pfedsam.methods import fedavg
 
 @dataclass(frozen=True)
 class Settings:
-    """FedAvgM's own."""
+    """FedAvgM's own settings."""
 
-    beta: float = number(0.9, least=0, most=1)  # our choice: the usual momentum; the paper tunes it
+    beta: float = number(0.9, least=0, most=1)  # the usual momentum; our choice: the paper tunes it
 
 
 def rule(state: ServerState, contributions: Mapping[str, Contribution], config: Config) -> ServerState:
-    """The model a step along the velocity, which the memory keeps."""
+    """The model one step along the velocity. The state's memory keeps the velocity."""
     past, beta = state.memory, config.own(Settings).beta
     velocity = {
         name: tensor + beta * past[name] if past else tensor for name, tensor in mean_update(contributions).items()

@@ -1,7 +1,7 @@
-"""FedBN (Li et al. 2021): FedAvg in which each site keeps its batch norms to itself.
+"""FedBN (Li et al. 2021): FedAvg, but each site keeps its own batch norms.
 
-Of backbones with batch norms alone (TinyViT). Scales and shifts are trained and private; the statistics
-stay the pretrained ones: our choice, because a batch of a few images has none worth keeping.
+It needs a backbone with batch norms (TinyViT). Scales and shifts are trained and private. The statistics
+stay the pretrained ones: our choice, because the statistics of a few images are not worth keeping.
 """
 
 from dataclasses import replace
@@ -13,14 +13,16 @@ from pfedsam.model.partition import Declaration, Kind, Part
 
 
 def declare(config: Config) -> Declaration:
-    """Norms private, all else shared.
+    """Norms are private, all else is shared.
 
     Raises:
         UserFault: the backbone has no batch norms.
     """
     if config.model.backbone != "tiny_vit":
         raise UserFault(
-            expected="a backbone with batch norms (tiny_vit) for fedbn", came=config.model.backbone, do="take another"
+            expected="a backbone with batch norms for fedbn",
+            came=config.model.backbone,
+            do="set model.backbone tiny_vit, or use another method",
         )
     return lambda _branch, kind: Part.PRIVATE if kind is Kind.NORM else Part.SHARED
 

@@ -1,7 +1,7 @@
-"""FedSAM (FedFMS, arXiv 2403.05408): no adapters; every parameter of encoder and decoder is trained and shared.
+"""FedSAM (FedFMS, arXiv 2403.05408): no adapters. Every parameter of encoder and decoder is trained and shared.
 
-SAM's IoU head and unused hyper-networks are left out, as everywhere here: the release sends them and never
-trains them. Which parameters are averaged is declared, where the release asks site 0's `requires_grad`.
+SAM's IoU head and unused hyper-networks are left out, as in every method here. The release sends them and never
+trains them. The method declares which parameters are averaged. In the release, site 0's `requires_grad` decides.
 """
 
 from dataclasses import replace
@@ -13,7 +13,7 @@ from pfedsam.model.segmenter import Segmenter
 
 
 def nothing(_branch: Segmenter, _config: Config) -> None:
-    """No adapters."""
+    """Add no adapters."""
 
 
 METHOD = replace(fedavg.METHOD, adapt=nothing, trains=PRETRAINED)

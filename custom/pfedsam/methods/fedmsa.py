@@ -1,6 +1,7 @@
 """FedMSA (FedFMS, arXiv 2403.05408): Medical SAM adapters in each encoder block and the decoder are trained and shared.
 
-Adapters start alike everywhere, at the pretrained model; `method.start=random` begins as the release does.
+Adapters start alike at every site. By default they start at the pretrained model, our choice. With
+`method.start=random` they start as in the release.
 """
 
 from dataclasses import dataclass, replace
@@ -13,13 +14,13 @@ from pfedsam.model.segmenter import Segmenter
 
 @dataclass(frozen=True)
 class Settings:
-    """FedMSA's own."""
+    """FedMSA's own settings."""
 
-    start: Start = "zero"  # of the adapters: zero begins at the pretrained model; random as released
+    start: Start = "zero"  # how adapters begin: zero is the pretrained model, our choice; random is as released
 
 
 def adapters(branch: Segmenter, config: Config) -> None:
-    """Two in each attention block of the encoder."""
+    """Put two adapters into each attention block of the encoder."""
     adapt_blocks(branch.encoder, config.own(Settings).start)
 
 

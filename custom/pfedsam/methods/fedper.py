@@ -1,6 +1,6 @@
-"""FedPer (Arivazhagan et al. 2019): the encoder's adapters are shared, the whole decoder is each site's own.
+"""FedPer (Arivazhagan et al. 2019): the encoder's adapters are shared, the whole decoder is private.
 
-The honest rival of private experts: as much of the model is private, in the place where sites differ in habit.
+It is the fair comparison for private experts. As much of the model is private, in the part where sites' habits differ.
 """
 
 from dataclasses import replace
@@ -13,7 +13,7 @@ ENCODER = frozenset({Kind.LORA_A, Kind.LORA_B})
 
 
 def declare(_: Config) -> Declaration:
-    """LoRA shared, decoder and head private."""
+    """LoRA is shared, decoder and head are private."""
     return lambda _branch, kind: Part.SHARED if kind in ENCODER else Part.PRIVATE
 
 

@@ -1,7 +1,8 @@
-"""FedRep (Collins et al. 2021, algorithm 1): FedPer's split; a round trains the private head, then the shared body.
+"""FedRep (Collins et al. 2021, algorithm 1): FedPer's split. A round trains the private head, then the shared body.
 
-Half of the steps each, so that its budget is the others': our choice, the paper gives the body one epoch. Ours too:
-a round's only step trains both, as the body would otherwise never be trained and its zeros averaged with full weight.
+Each gets half of the steps, so that all methods have the same budget: our choice. The paper gives the body one epoch.
+If a round has only one step, it trains both, our choice too. Otherwise the body would never be trained, and its zero
+update would count in the mean with full weight.
 """
 
 from dataclasses import replace
@@ -12,7 +13,7 @@ from pfedsam.train.loop import always
 
 
 def phase(done: int, steps: int) -> frozenset[Part]:
-    """The private part in the first half of the round's steps, the shared one in the second; both in an only step."""
+    """The private part in the first half of the round's steps, the shared part in the second. Both in a single step."""
     if steps == 1:
         return always(done, steps)
     return frozenset({Part.PRIVATE if done < steps / 2 else Part.SHARED})

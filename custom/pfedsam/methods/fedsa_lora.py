@@ -1,4 +1,4 @@
-"""FedSA-LoRA (Guo et al. 2025): A is shared, B is each site's own. The decoder is shared."""
+"""FedSA-LoRA (Guo et al. 2025): A is shared, B is private. The decoder is shared."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from pfedsam.model.partition import Declaration, Kind, Part
 
 
 def declare(_: Config) -> Declaration:
-    """B private, all else shared."""
+    """B is private, all else is shared."""
     return lambda _branch, kind: Part.PRIVATE if kind is Kind.LORA_B else Part.SHARED
 
 

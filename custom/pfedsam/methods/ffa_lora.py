@@ -1,4 +1,4 @@
-"""FFA-LoRA (Sun et al. 2024): A stays as drawn, alike everywhere; B is trained and shared. So is the decoder."""
+"""FFA-LoRA (Sun et al. 2024): A keeps its start values, the same at every site. B and the decoder are shared."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from pfedsam.model.partition import Declaration, Kind, Part
 
 
 def declare(_: Config) -> Declaration:
-    """A frozen, all else shared."""
+    """A is frozen, all else is shared."""
     return lambda _branch, kind: Part.FROZEN if kind is Kind.LORA_A else Part.SHARED
 
 

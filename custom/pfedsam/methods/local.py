@@ -1,4 +1,4 @@
-"""Local training: each site alone, on the same budget; nothing is shared, messages are empty."""
+"""Local training: each site trains alone on the same budget. Nothing is shared, and messages are empty."""
 
 from pfedsam.config import Config
 from pfedsam.data.dataset import Batch
@@ -11,17 +11,17 @@ from pfedsam.train.step import Losses
 
 
 def branches(segmenter: Segmenter, _: Config) -> Branches:
-    """The personal branch alone, without experts: what FedAvg's branch is, kept at home."""
+    """The personal branch alone, without experts: FedAvg's branch, but private."""
     return Branches(personal=segmenter)
 
 
 def declare(_: Config) -> Declaration:
-    """All private."""
+    """Everything trained is private."""
     return lambda _branch, _kind: Part.PRIVATE
 
 
 def losses(model: Branches, batch: Batch, config: Config) -> Losses:
-    """The supervised loss."""
+    """The supervised loss of the personal branch, a scalar by name."""
     return {"personal": segmentation_loss(model(batch.image, stemmed=batch.stemmed)["personal"], batch, config.train)}
 
 

@@ -1,7 +1,7 @@
-"""A hospital that joins later: the federation's model stays as it came, the site trains its own experts alone.
+"""A hospital that joins later: it uses the federation's model unchanged and trains only its own experts.
 
-Our protocol, the paper has none. The job begins with the last shared tensors of an earlier run (`pfedsam render
---begin STUDY/RUN`); updates are zero, so any number of newcomers may do it in one job without touching the model.
+This is our protocol, as the paper has none. The job begins with the last shared tensors of an earlier run (`pfedsam
+render --begin STUDY/RUN`). All updates are zero. So several newcomers can train in one job without changing the model.
 """
 
 from dataclasses import replace
@@ -18,25 +18,25 @@ from pfedsam.train.step import Losses
 
 
 def declare(_: Config) -> Declaration:
-    """As pFedSAM's, but of the personal branch only the experts are trained."""
+    """As in pFedSAM, but the personal branch trains only its experts."""
     own = {Kind.EXPERT: Part.PRIVATE}
     return lambda branch, kind: Part.SHARED if branch == "global" else own.get(kind, Part.FROZEN)
 
 
 def losses(model: Branches, batch: Batch, config: Config) -> Losses:
-    """The supervised loss of the personal branch and the balance term."""
+    """The supervised loss of the personal branch and the balance term, scalars by name."""
     logits = model(batch.image, ("personal",), stemmed=batch.stemmed)["personal"]
     balance = config.train.balance_weight * balance_term(model["personal"])
     return {"personal": segmentation_loss(logits, batch, config.train), "balance": balance}
 
 
 def merge(model: Branches, config: Config, _here: Here) -> None:
-    """All but the experts is the federation's, in every round and reading."""
+    """Copy everything but the experts from the federation's model, in every round and reading."""
     pfedsam.merge(model, config, Here())
 
 
 def phase(_done: int, _steps: int) -> frozenset[Part]:
-    """The private part alone, in every step."""
+    """Every step trains only the private part."""
     return frozenset({Part.PRIVATE})
 
 

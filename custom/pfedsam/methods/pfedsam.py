@@ -26,27 +26,27 @@ OTHER = {"global": "personal", "personal": "global"}
 
 @dataclass(frozen=True)
 class Settings:
-    """pFedSAM's own; a newcomer has them too, but reads `reading` alone."""
+    """pFedSAM's own settings. A newcomer has them too, but uses only `reading`."""
 
     reading: Reading = "R3"  # which reading of the paper's "local": docs/method.md
     distill: Direction = "mutual"  # our choice: the figure's arrows are symmetric
     distill_weight: float = number(0.1, least=0, below=1)  # DSFedMed: 0.1 beside 0.9 on the supervised terms
     temperature: float = number(1.0, above=0, most=1000)  # DSFedMed
-    recopy: float = number(1.0, least=0, most=1)  # how far R3's A, B and decoder go back to the server's; our switch
-    recopy_if: Literal["better", "always"] = "better"  # only where the server's model validates higher; our choice
-    recopy_margin: float = number(0.0, least=0, most=1)  # in Dice: how much higher; our switch
+    recopy: float = number(1.0, least=0, most=1)  # how far R3 moves A, B and decoder to the server's; our switch
+    recopy_if: Literal["better", "always"] = "better"  # only if the server's model validates higher; our choice
+    recopy_margin: float = number(0.0, least=0, most=1)  # how much higher, in Dice; our switch
 
     def __post_init__(self) -> None:
         if self.recopy_margin and self.recopy_if == "always":
             raise UserFault(
-                expected="method.recopy_margin 0 with method.recopy_if always, which asks nothing",
+                expected="method.recopy_margin 0 with method.recopy_if always, which compares nothing",
                 came=str(self.recopy_margin),
                 do="set method.recopy_if better, or leave the margin out",
             )
 
 
 def adapters(branch: Segmenter, config: Config) -> None:
-    """LoRA in the encoder's attention blocks, or after the encoder."""
+    """Put LoRA into the encoder's attention blocks, or after the encoder (reading post)."""
     if config.own(Settings).reading == "post":
         adapt_after(branch.encoder, rank=config.model.lora_rank, alpha=config.model.lora_alpha)
     else:
@@ -54,7 +54,7 @@ def adapters(branch: Segmenter, config: Config) -> None:
 
 
 def branches(segmenter: Segmenter, config: Config) -> Branches:
-    """Figure 1's two branches on one frozen base; in R2 they have A, B and decoder in common too."""
+    """Figure 1's two branches on one frozen base. In R2 they also have A, B and decoder in common."""
     one_model = config.own(Settings).reading == "R2"
     personal = twin(segmenter, keep=lambda p: one_model or not p.requires_grad)
     if config.model.experts:
@@ -63,15 +63,15 @@ def branches(segmenter: Segmenter, config: Config) -> Branches:
 
 
 def declare(_: Config) -> Declaration:
-    """Everything trained in the global branch is shared, everything in the personal one private."""
+    """What the global branch trains is shared, what the personal branch trains is private (Figure 1's mark)."""
     return lambda branch, kind: Part.SHARED if branch == "global" and kind is not Kind.EXPERT else Part.PRIVATE
 
 
 def losses(model: Branches, batch: Batch, config: Config) -> Losses:
-    """L_G + L_P: each (1 - lambda) L_seg + lambda T^2 KL(teacher || student); L_P plus the balance term.
+    """L_G, L_P (Figure 1) and the balance term, scalars. Each L is (1 - lambda) L_seg + lambda T^2 KL(teacher||own).
 
-    The personal branch is taught all classes, those too that its site's masks leave out: our choice, because it has
-    them from nobody else. The global branch has them from the other sites.
+    The personal branch also learns the classes that its site does not label, from the global one. This is our choice,
+    because nothing else teaches it them. The global branch learns them from the other sites.
     """
     own, logits = config.own(Settings), model(batch.image, stemmed=batch.stemmed)
     out = {}
@@ -89,12 +89,11 @@ def losses(model: Branches, batch: Batch, config: Config) -> Losses:
 
 @torch.no_grad()
 def merge(model: Branches, config: Config, here: Here) -> None:
-    """R3 and post: A, B and decoder of the personal branch are copied anew from the server's, where that is better.
+    """R3 and post: copy A, B and decoder from the received model to the personal branch, if that model is better.
 
-    Better on the site's own validation split than the branch it has, by more than `method.recopy_margin` of Dice: our
-    choice, because a site unlike the others loses by a copy each round (`method.recopy_if=always`). With
-    `method.recopy` below 1 they go that part of the way only. R1 copies once, R2 has nothing to copy; experts always
-    stay as the site left them.
+    Better means a higher Dice on the site's validation split, by more than `method.recopy_margin`. This is our choice,
+    because a site unlike the others loses by a copy each round (`method.recopy_if=always`). With `method.recopy` below
+    1, they move only that part of the way. R1 copies once. R2 has nothing to copy. The site keeps its experts.
     """
     own = config.own(Settings)
     if own.reading == "R2" or (here.dice and stays(own, here.dice)):
@@ -108,7 +107,7 @@ def merge(model: Branches, config: Config, here: Here) -> None:
 
 
 def stays(own: Settings, dice: Dice) -> bool:
-    """Whether a site goes on with the personal branch that it has; it does not where nothing could be scored."""
+    """Whether a site keeps its personal branch. It does not if nothing could be scored."""
     asks = own.recopy_if == "better"
     return own.reading == "R1" or (asks and dice("global") <= dice("personal") + own.recopy_margin)
 

@@ -1,9 +1,9 @@
-"""SCAFFOLD (Karimireddy et al. 2020, algorithm 1): control variates take out of each site's steps what is its own.
+"""SCAFFOLD (Karimireddy et al. 2020, algorithm 1): control variates correct each site's steps for its drift.
 
-Option II sets c_i to c_i - c + (x - y_i) / (K lr), which with SGD is the mean of the gradients that the site computed.
-We take that mean itself, so that it holds with AdamW too. A site sends c_i, not its change, and the server holds each
-site's: our choice, because a change that arrived too late would leave c wrong for good. c is the mean over the sites
-that have trained. Updates are weighted by samples, as in all methods here.
+Option II sets c_i to c_i - c + (x - y_i) / (K lr). With SGD this is the mean of the gradients that the site computed.
+We take that mean itself, so that it also holds with AdamW. A site sends c_i instead of its change, and the server
+keeps each site's. This is our choice: a change that arrived too late would leave c wrong for good. c is the mean over
+the sites that have trained. Updates are weighted by samples, as in all methods here.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from pfedsam.methods.base import Here, Told
 from pfedsam.model.segmenter import Branches
 from pfedsam.train.loop import RoundReport
 
-BOUND = 1e6  # of a control variate's values: a gradient that large is no gradient of a training that works
+BOUND = 1e6  # of a control variate's values: no working training has gradients that large
 OWN, CORRECTION, SUM = "own/", "correction/", "sum/"
 
 
@@ -31,7 +31,7 @@ def controls(shared: Schema, _config: Config) -> Schema:
 
 @torch.no_grad()
 def merge(model: Branches, _config: Config, here: Here) -> None:
-    """Note c - c_i for the round's steps."""
+    """Keep c - c_i for the round's steps."""
     live = {name: p for name, p in model["global"].named_parameters() if name in here.extras}
     own = here.memory or {name: torch.zeros_like(c) for name, c in here.extras.items()}
     model.received = {CORRECTION + name: (here.extras[name] - own[name]).to(p.device) for name, p in live.items()}
@@ -40,7 +40,7 @@ def merge(model: Branches, _config: Config, here: Here) -> None:
 
 @torch.no_grad()
 def gradient(model: Branches, _config: Config) -> None:
-    """Add the step's gradient to their sum, then c - c_i to the gradient."""
+    """Add the step's gradient to the round's sum, then c - c_i to the gradient."""
     for name, p in model["global"].named_parameters():
         if p.grad is not None and SUM + name in model.received:
             model.received[SUM + name] += p.grad
@@ -48,13 +48,13 @@ def gradient(model: Branches, _config: Config) -> None:
 
 
 def tell(model: Branches, _config: Config, _here: Here, report: RoundReport) -> Told:
-    """c_i stays, and goes up."""
+    """The new c_i, the round's mean gradient. It is sent, and the site keeps it."""
     now = {name: total.cpu() / max(report.steps, 1) for name, total in below(SUM, model.received).items()}
     return Told(now, now)
 
 
 def rule(state: ServerState, contributions: Mapping[str, Contribution], config: Config) -> ServerState:
-    """The mean of the updates; and c is the mean of the sites' c_i."""
+    """The model moved by the mean of the updates, and c, the mean of the sites' c_i."""
     known = {key: tensor for key, tensor in state.memory.items() if key.startswith(OWN)}
     for site, one in contributions.items():
         known |= under(f"{OWN}{site}/", one.extras)

@@ -1,8 +1,8 @@
-"""A model for each site: the average of the sites' models, weighted by how alike the sites' updates are.
+"""A model for each site: the average of all sites' models, weighted by how similar the sites' updates are.
 
 After HeurFedAMP (Huang et al. 2021, "Personalized Cross-Silo Federated Learning on Non-IID Data"): a softmax over
-cosines, with a fixed weight for the site itself. Ours: cosines of the round's updates, because models that began at
-one pretrained model are all alike; no proximal term. The shared model is the mean: a site that never trained gets it.
+cosines, with a fixed weight for the site itself. Our choice: cosines of the round's updates, because models that began
+at one pretrained model are all alike. There is no proximal term. A site that never trained gets the mean model.
 """
 
 import math
@@ -19,14 +19,14 @@ from pfedsam.methods import fedavg
 
 @dataclass(frozen=True)
 class Settings:
-    """The rule's own; both are our choice, because the paper tunes them."""
+    """The rule's own settings. Both are our choice, because the paper tunes them."""
 
     own: float = number(0.5, least=0, most=1)  # a site's weight in its own model
     sharpness: float = number(5.0, least=0, most=100)  # the factor on the cosines
 
 
 def rule(state: ServerState, contributions: Mapping[str, Contribution], config: Config) -> ServerState:
-    """The next model of each site that gave an update; the others keep theirs."""
+    """A new model for each site that sent an update. The other sites keep theirs."""
     moves = {site: one.update for site, one in contributions.items()}
 
     def trained(site: str) -> Tensors:
@@ -40,7 +40,7 @@ def rule(state: ServerState, contributions: Mapping[str, Contribution], config: 
 
 
 def weights(site: str, cosines: Mapping[frozenset[str], float], settings: Settings) -> dict[str, float]:
-    """Each site's weight in this site's model, by the cosines of each two sites; they add up to 1."""
+    """The weight of each site in this site's model, from the cosines of all pairs of sites. Weights add up to 1."""
     of_mine = {pair - {site}: value for pair, value in cosines.items() if site in pair}
     alike = {other: math.exp(settings.sharpness * value) for (other,), value in of_mine.items()}
     total = sum(alike.values())
@@ -50,7 +50,7 @@ def weights(site: str, cosines: Mapping[frozenset[str], float], settings: Settin
 
 
 def cosine(a: Tensors, b: Tensors) -> float:
-    """Of two updates as vectors; 0 where one is zero. Rounded, so that the number of threads does not show."""
+    """The cosine of two updates, 0 if one is zero. It is rounded, so that the number of threads has no effect."""
     pairs = (a, b), (a, a), (b, b)
     inner, one, other = (sum(float((x[n].double() * y[n].double()).sum()) for n in a) for x, y in pairs)
     return round(inner / math.sqrt(one * other), 6) if one and other else 0.0

@@ -1,8 +1,9 @@
 """Medical SAM adapters (Wu et al. 2023) as FedFMS's FedMSA places them in each block of the encoder.
 
-A space adapter behind the attention, with a skip; an adapter beside the MLP, on the same normed input,
-without a skip, times 0.5. The release's depth adapters serve 3-D alone and are left out: in 2-D they
-would be sent and never used. Both kinds work token by token, so windows and their padding do not matter.
+Each block gets two. A space adapter with a skip follows the attention. An adapter without a skip, times 0.5,
+runs beside the MLP on the same normed input. The release's depth adapters serve only 3-D and are left out:
+in 2-D they would be sent and never used. Both kinds work token by token, so windows and their padding do
+not matter.
 """
 
 import math
@@ -20,7 +21,7 @@ BESIDE = 0.5  # factor of the adapter beside the MLP, as released
 
 
 class TokenAdapter(nn.Module):
-    """up(GELU(down(x))): (..., d) -> (..., d). The paper's figure says ReLU, its code GELU; we take GELU."""
+    """up(GELU(down(x))): (..., d) -> (..., d). The paper's figure says ReLU, its code GELU. We take GELU."""
 
     def __init__(self, width: int, start: Start) -> None:
         super().__init__()
@@ -28,15 +29,15 @@ class TokenAdapter(nn.Module):
         self.start = start
 
     def forward(self, x: Tensor) -> Tensor:
-        """The detour's output alone."""
+        """The adapter's output, without the skip."""
         return cast(Tensor, self.up(F.gelu(self.down(x))))
 
     @torch.no_grad()
     def draw(self, generator: torch.Generator) -> None:
-        """Weights anew: from "zero" the way up is zero, so that training begins at the pretrained model.
+        """Draw the weights again. With "zero", `up` is zero, so that training begins at the pretrained model.
 
-        From "random" both are drawn, as the release does, which disturbs the pretrained encoder before the
-        first step; but here alike at every site, where the release draws and averages others at each.
+        With "random", both layers are drawn, as in the release. This disturbs the pretrained encoder before
+        the first step. Here every site draws the same values. The release draws others at each site.
         """
         for linear in (self.down, self.up):
             nn.init.kaiming_uniform_(linear.weight, a=math.sqrt(5), generator=generator)
@@ -59,7 +60,7 @@ class Behind(nn.Module):
 
 
 class Beside(nn.Module):
-    """An MLP with an adapter beside it: mlp(x) + 0.5 adapter(x), after the MLP's own norm where it has one."""
+    """An MLP with an adapter beside it: mlp(x) + 0.5 adapter(x). If the MLP has a norm, the adapter gets norm(x)."""
 
     def __init__(self, mlp: nn.Module, width: int, start: Start) -> None:
         super().__init__()
@@ -72,7 +73,7 @@ class Beside(nn.Module):
 
 
 def adapt_blocks(encoder: Encoder, start: Start = "zero") -> None:
-    """Both adapters in every attention block; `start` as for `TokenAdapter.draw`."""
+    """Put both adapters into every attention block. For `start` see `TokenAdapter.draw`."""
     for unit in encoder.units:
         if hasattr(unit, "attn"):
             attention = cast(nn.Module, unit.attn)

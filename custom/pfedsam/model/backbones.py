@@ -18,7 +18,7 @@ from pfedsam.model.vit import PatchAndPosition, ViTBlock
 
 @dataclass(frozen=True)
 class Backbone:
-    """What a builder returns: parts with weights; all take images as SAM's own (`data.square.Normalise`)."""
+    """What a builder returns: parts with weights. All take images normalised as SAM's are (`data.square.Normalise`)."""
 
     encoder: Encoder
     decoder: MaskDecoder
@@ -27,9 +27,9 @@ class Backbone:
 
 @dataclass(frozen=True)
 class ViTShape:
-    """A SAM's ViT: global attention in each `every`-th block, windows of `window` tokens elsewhere.
+    """The shape of a SAM's ViT: global attention in each `every`-th block, windows of `window` tokens in the others.
 
-    `channels` are those of the embedding and the decoder, `mlp` the width inside the decoder's MLPs.
+    `channels` is the width of the embedding and the decoder, `mlp` the width inside the decoder's MLPs.
     """
 
     width: int
@@ -96,8 +96,8 @@ BUILDERS: dict[str, Callable[[int, Tensors | None], Backbone]] = {
 def fit_positions(state: Tensors, encoder: ImageEncoderViT) -> Tensors:
     """`state` with the position table and relative positions interpolated to the encoder's size.
 
-    The table is resized bicubically, the relative positions linearly, as segment-anything itself
-    does at run time; sizes that fit already come back unchanged.
+    The table is resized bicubically, our choice. The relative positions are resized linearly, as
+    segment-anything does at run time. Sizes that already fit come back unchanged.
     """
     target = encoder.state_dict()
     return {key: _fit(value, target[key].shape) if key in target else value for key, value in state.items()}
@@ -116,7 +116,7 @@ def _fit(value: Tensor, shape: torch.Size) -> Tensor:
 
 
 def with_sam_decoder(encoder: Encoder, state: Tensors | None, *, mlp: int) -> Backbone:
-    """An encoder with SAM's decoder and position code behind it."""
+    """An encoder followed by SAM's decoder and position code."""
     width = encoder.channels
     transformer = TwoWayTransformer(depth=2, embedding_dim=width, num_heads=8, mlp_dim=mlp)
     decoder = MaskDecoder(

@@ -1,4 +1,4 @@
-"""From the settings to a segmenter: the one place where a configuration meets the modules."""
+"""From the settings to a segmenter: only this module builds modules from a configuration."""
 
 import hashlib
 from collections.abc import Callable
@@ -27,8 +27,11 @@ def backbone(config: ModelConfig, folder: str | Path | None = None, *, read: boo
     """The pretrained parts that `config` names, encoder frozen.
 
     Args:
-        folder: where weight files lie (None: PFEDSAM_WEIGHTS).
-        read: False leaves the weights as initialised, for shapes alone.
+        folder: of the weight files (None: PFEDSAM_WEIGHTS).
+        read: False leaves the weights as initialised, when only shapes are needed.
+
+    Raises:
+        UserFault: there is no such backbone, or its weights are missing or damaged.
     """
     if config.backbone not in BUILDERS:
         raise UserFault(expected="model.backbone one of " + ", ".join(BUILDERS), came=config.backbone, do="correct it")
@@ -41,7 +44,7 @@ def backbone(config: ModelConfig, folder: str | Path | None = None, *, read: boo
 
 
 def segmenter(config: Config, parts: Backbone, adapters: Adapt) -> Segmenter:
-    """The global branch: adapters in it, drawn from the job's seed, and a prompt-free decoder; no experts."""
+    """The global branch: an encoder with adapters drawn from the job's seed, and a prompt-free decoder. No experts."""
     branch = Segmenter(parts.encoder, PromptFreeDecoder(parts.decoder, parts.position, outputs(config.model)))
     adapters(branch, config)
     generator = torch.Generator().manual_seed(config.seed)
@@ -52,20 +55,20 @@ def segmenter(config: Config, parts: Backbone, adapters: Adapt) -> Segmenter:
 
 
 def lora(branch: Segmenter, config: Config) -> None:
-    """LoRA in the encoder's attention blocks."""
+    """Put LoRA into the encoder's attention blocks, as `config.model` says."""
     m = config.model
     adapt(branch.encoder, rank=m.lora_rank, alpha=m.lora_alpha, last=m.lora_last, on=m.lora_on)
 
 
 def outputs(config: ModelConfig) -> int:
-    """Logit channels: one a class, and one for the background when classes exclude each other."""
+    """The number of logit channels: one a class, and one for the background if classes exclude each other."""
     return config.num_classes + config.exclusive
 
 
 def add_experts(branch: Segmenter, config: ModelConfig) -> None:
-    """Put an L-MoE into the LoRA bottleneck of every unit of `branch`; makes it a personal branch.
+    """Put an L-MoE into the LoRA bottleneck of every unit of `branch`, which makes it a personal branch.
 
-    Where a unit has several, into one: our choice, because more would cost four times as much.
+    If a unit has several bottlenecks, one gets it: our choice, because more would cost four times as much.
     """
     for unit in branch.encoder.units:
         for lora in loras(getattr(unit, "mlp", unit) if config.experts_in == "mlp" else unit)[:1]:
@@ -81,9 +84,9 @@ def add_experts(branch: Segmenter, config: ModelConfig) -> None:
 
 
 def base_digest(parts: Backbone) -> str:
-    """sha256 of the frozen base (encoder parameters and buffers, position code): who agrees on it can average.
+    """sha256 of the frozen base: encoder parameters and buffers, position code. Sites that agree on it can average.
 
-    Take it before adapters are put in; names do not enter, order and values do.
+    Call it before adapters are put in. It depends on order and values, not on names.
     """
     digest = hashlib.sha256()
     for tensor in [*parts.encoder.state_dict().values(), *parts.position.state_dict().values()]:

@@ -17,7 +17,7 @@ class ClassHead(nn.Module):
         self.conv = nn.Conv2d(masks, classes, 1)
 
     def draw(self, generator: torch.Generator) -> None:
-        """Weights anew, as torch draws them; no bias at the start."""
+        """Draw the weights again, as torch draws them. The bias starts at zero."""
         nn.init.kaiming_uniform_(self.conv.weight, a=math.sqrt(5), generator=generator)
         if self.conv.bias is not None:
             nn.init.zeros_(self.conv.bias)
@@ -30,12 +30,12 @@ class ClassHead(nn.Module):
 class PromptFreeDecoder(nn.Module):
     """Mask logits from an image embedding alone: no sparse tokens, no dense prompt embedding.
 
-    The tokens are SAM's IoU token and mask tokens. One output takes mask channel 0; more outputs
-    take all channels through a `ClassHead`. SAM's IoU head, and the hyper-networks of masks that
-    are not used, are left out: they would be sent and never trained (a defect of FedFMS's release).
+    The tokens are SAM's IoU token and mask tokens. One output takes mask channel 0. More outputs
+    take all channels through a `ClassHead`. SAM's IoU head and the hyper-networks of unused masks
+    are left out: they would be sent and never trained (a defect of FedFMS's release).
 
     Args:
-        sam: SAM's decoder, its parts are taken over.
+        sam: SAM's decoder, whose parts are taken over.
         position: SAM's random Fourier position code.
         outputs: number of logit channels.
     """
@@ -52,7 +52,7 @@ class PromptFreeDecoder(nn.Module):
         self.position = position
 
     def last(self) -> tuple[nn.Module, ...]:
-        """The few parameters that the lean mode trains: tokens and the last norms (1 920 values at width 256).
+        """The few parameters that the lean mode trains: tokens and the last norms, 1 920 values at width 256.
 
         Our choice: with LoRA of rank 4 in ViT-B they stay below 0.6 MB in float32.
         """

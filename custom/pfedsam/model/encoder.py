@@ -15,7 +15,7 @@ ChannelsLast, ChannelsFirst = partial(Permute, [0, 2, 3, 1]), partial(Permute, [
 class Encoder(nn.Module):
     """Units run in a row: (B, 3, S, S) normalised -> (B, C, S/p, S/p).
 
-    `stem` runs the frozen units at the front, `body` the rest; `body(stem(x))` is the encoder.
+    `stem` runs the frozen units at the front and `body` the rest. `body(stem(x))` is the encoder.
     """
 
     def __init__(self, units: Iterable[nn.Module], *, channels: int, patch: int) -> None:
@@ -26,12 +26,12 @@ class Encoder(nn.Module):
 
     @property
     def split(self) -> int:
-        """Index of the first unit with an adapter or a trained parameter; the number of units if there is none."""
+        """The index of the first unit with an adapter or a trained parameter. The number of units if there is none."""
         trained = (adapted(unit) or any(p.requires_grad for p in unit.parameters()) for unit in self.units)
         return next((i for i, here in enumerate(trained) if here), len(self.units))
 
     def stem(self, image: Tensor) -> Tensor:
-        """What enters the first adapted unit; the same for every branch on this backbone."""
+        """The input of the first adapted unit, which is the same for every branch on this backbone."""
         return self._run(image, 0, self.split)
 
     def body(self, hidden: Tensor) -> Tensor:
@@ -49,7 +49,10 @@ class Encoder(nn.Module):
 
 
 def adapt(encoder: Encoder, *, rank: int, alpha: float, last: int | None, on: Target = "qkv") -> None:
-    """Put LoRA on the layers `on` of the encoder's last `last` attention blocks (None: all)."""
+    """Put LoRA on the layers `on` of the encoder's last `last` attention blocks (None: all).
+
+    "qkv" in all blocks is Conv-LoRA's. The other choices are ours.
+    """
     where = [i for i, unit in enumerate(encoder.units) if hasattr(unit, "attn")]
     for i in where if last is None else where[len(where) - min(last, len(where)) :]:
         for owner, name, layer in list(_layers(encoder.units[i], on)):
@@ -57,7 +60,7 @@ def adapt(encoder: Encoder, *, rank: int, alpha: float, last: int | None, on: Ta
 
 
 def _layers(block: nn.Module, on: Target) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
-    """The layers that get LoRA: whose, its name there, the layer."""
+    """The layers that get LoRA, each as its owner, its name there, and the layer."""
     for owner in block.modules():
         for name, child in owner.named_children():
             if isinstance(child, nn.Linear) and (on == "linear" or name == on):
@@ -65,5 +68,5 @@ def _layers(block: nn.Module, on: Target) -> Iterator[tuple[nn.Module, str, nn.L
 
 
 def adapt_after(encoder: Encoder, *, rank: int, alpha: float) -> None:
-    """Put one LoRA after the encoder (the post reading)."""
+    """Put one LoRA after the encoder: Figure 1 read literally, our "post" reading."""
     encoder.units.append(PostAdapter(encoder.channels, rank=rank, alpha=alpha))

@@ -2,7 +2,7 @@
 
     h = A x,    out = W0 x + (alpha / r) B mix(h)
 
-Hu et al. 2022 (LoRA); Zhong et al. 2024 (Conv-LoRA) put experts into the bottleneck; pFedSAM's
+LoRA is Hu et al. 2022. Conv-LoRA (Zhong et al. 2024) puts experts into the bottleneck. pFedSAM's
 Figure 1 draws the same chain, "LoRA enc -> L-MoE -> LoRA dec".
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 
 class LoRA(nn.Module):
-    """The trained detour (alpha / r) * B mix(A x); zero at the start because B is.
+    """The trained detour (alpha / r) * B mix(A x), zero at the start because B is zero.
 
     Args:
         d_in: width of the input.
@@ -35,14 +35,14 @@ class LoRA(nn.Module):
         nn.init.zeros_(self.b.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The detour's output, (B, H, W, d_out), of tokens (B, H, W, d_in)."""
+        """The detour's output, (B, H, W, d_out), from tokens (B, H, W, d_in)."""
         h = self.a(x)
         if self.mix is not None:
             h = self.mix(h.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return cast(Tensor, self.b(h)) * self.scale
 
     def draw(self, generator: torch.Generator) -> None:
-        """Weights anew: A at random, B zero."""
+        """Draw the weights again: A at random, B zero (Hu et al. 2022, section 4.1)."""
         nn.init.kaiming_uniform_(self.a.weight, a=math.sqrt(5), generator=generator)
         nn.init.zeros_(self.b.weight)
 
@@ -52,10 +52,10 @@ class LoRA(nn.Module):
 
 
 class LoRALinear(nn.Module):
-    """A frozen `Linear` and its detour; stands wherever the Linear stood.
+    """A frozen `Linear` and its detour. It replaces the `Linear` in its module.
 
-    Several branches on one base run as one batch: `beside` then holds the detours of the second
-    and later ones, each for its share of the batch.
+    Several branches on one base run as one batch. `beside` then holds the detours of the second
+    and later branches, each for its share of the batch.
     """
 
     def __init__(self, base: nn.Linear, *, rank: int, alpha: float) -> None:
@@ -66,22 +66,22 @@ class LoRALinear(nn.Module):
 
     @property
     def bias(self) -> Tensor:
-        """What it makes of a zero token: the detour has no bias."""
+        """The output for a zero token: the base's bias, as the detour has none."""
         return self.base.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """W0 x + detour(x), (B, H, W, d_out), of tokens (B, H, W, d_in)."""
+        """W0 x + detour(x), (B, H, W, d_out), from tokens (B, H, W, d_in)."""
         return cast(Tensor, self.base(x)) + _detoured(self, x)
 
     def constant(self, token: Tensor) -> Tensor:
-        """What it makes of a padded token, (branches, d_out); experts see the image's own tokens alone."""
+        """The output for a padded token, (branches, d_out). Experts see only the image's own tokens."""
         return torch.stack([self.base(token) + d.without_mix(token) for d in (self.lora, *self.beside)])
 
 
 class PostAdapter(nn.Module):
     """The figure read literally: one LoRA after the frozen encoder, on its embedding.
 
-    embedding + (alpha / r) B mix(A embedding); our name for it is the "post" reading.
+    embedding + (alpha / r) B mix(A embedding). We call it the "post" reading.
     """
 
     def __init__(self, channels: int, *, rank: int, alpha: float) -> None:
@@ -98,7 +98,7 @@ Adapted = LoRALinear | PostAdapter
 
 
 def _detoured(place: Adapted, x: Tensor) -> Tensor:
-    """Each branch's detour of its share of a batch; a single branch's graph stays free of the batch's size."""
+    """Each branch's detour of its share of a batch. A single branch's graph does not depend on the batch size."""
     if not place.beside:
         return cast(Tensor, place.lora(x))
     detours = (place.lora, *place.beside)
@@ -106,13 +106,13 @@ def _detoured(place: Adapted, x: Tensor) -> Tensor:
 
 
 def adapted(module: nn.Module) -> list[Adapted]:
-    """Every place below `module` that holds a LoRA, in the order of the forward pass."""
+    """Every module below `module` that holds a LoRA, in the order of the forward pass."""
     return [m for m in module.modules() if isinstance(m, Adapted)]
 
 
 @contextmanager
 def side_by_side(lead: nn.Module, others: Sequence[nn.Module]) -> Iterator[None]:
-    """Within: `lead` run on a batch of equal shares puts each share through its own branch's detours.
+    """Within the context, `lead` puts each equal share of its batch through the detours of that share's branch.
 
     Args:
         lead, others: encoders of the same structure on the same frozen base.

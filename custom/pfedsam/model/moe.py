@@ -2,7 +2,7 @@
 
     y = h + sum_{i in TopK(g)} g_i * E_i(h),    E_i = down_i . GELU . conv3x3_i . up_i
 
-Every parameter in here is private: it never leaves the site.
+Every parameter here is private: it never leaves the site.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,8 +18,8 @@ from pfedsam.model.windows import cut, join
 class Expert(nn.Module):
     """One expert: upsample by `ratio`, 3x3 convolution, GELU, downsample (Figure 1, "Expert").
 
-    The bias and the GELU follow Conv-LoRA's release; averaging on the way down is our choice: it
-    uses every upsampled value.
+    The bias and the GELU follow Conv-LoRA's release. Averaging on the way down is our choice,
+    because it uses every upsampled value.
     """
 
     def __init__(self, channels: int, ratio: int, interpolation: str) -> None:
@@ -37,9 +37,9 @@ class Expert(nn.Module):
 
 
 class Gate(nn.Module):
-    """Scores M experts from the image's pooled map; noisy in training (Shazeer et al. 2017, section 2.1).
+    """Scores M experts from the image's pooled map, with noise in training (Shazeer et al. 2017, section 2.1).
 
-    Weights start small, not zero: with zero weights every tie goes to expert 0 at evaluation.
+    Weights start small but not zero, our choice: with zero weights every tie goes to expert 0 at evaluation.
     """
 
     def __init__(self, channels: int, experts: int, noisy: bool) -> None:
@@ -51,7 +51,7 @@ class Gate(nn.Module):
             nn.init.zeros_(self.noise.weight)
 
     def forward(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Clean scores, used scores (noisy in training), and the noise's deviation: (B, M) each."""
+        """Clean scores, used scores (noisy in training), and the noise's deviation, (B, M) each. h: (B, r, H, W)."""
         pooled = h.float().mean((2, 3))
         with torch.autocast(h.device.type, enabled=False):
             clean = self.score(pooled)
@@ -66,13 +66,13 @@ class LocalMoE(nn.Module):
 
     Args:
         channels: r, the LoRA rank.
-        experts: M; expert i works at ratio i, 1..M.
-        top_k: K experts an image is sent to.
+        experts: M. Expert i works at ratio i, 1..M.
+        top_k: K, the number of experts that see an image.
         multiplied: multiply each expert's output by its gate, so that the task trains the gate.
-        noisy: noisy gating in training.
+        noisy: add noise to the gate's scores in training.
         interpolation: how maps are enlarged, "bilinear" or "bicubic".
-        window: side of the windows that are each routed alone, as Conv-LoRA's release does; 0: one
-            routing an image.
+        window: side of the windows, in tokens, that are routed one by one, as in Conv-LoRA's release.
+            0 routes the whole image.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class LocalMoE(nn.Module):
         self.balance = torch.zeros(())
 
     def forward(self, h: Tensor) -> Tensor:
-        """h + the chosen experts' sum, (B, r, H, W); keeps the load-balance term in `balance`."""
+        """h + the chosen experts' sum, (B, r, H, W). In training it stores the load-balance term in `balance`."""
         return by_window(h, self.window, self._mixture)
 
     def _mixture(self, h: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ class LocalMoE(nn.Module):
 
 
 def by_window(h: Tensor, side: int, mixture: Callable[[Tensor], Tensor]) -> Tensor:
-    """`mixture` of each window of the map alone, (B, r, H, W); of the whole map where `side` is 0."""
+    """`mixture` of each window of the map by itself, (B, r, H, W). If `side` is 0, of the whole map."""
     if not side:
         return mixture(h)
     batch, _, height, width = h.shape
@@ -120,8 +120,8 @@ def by_window(h: Tensor, side: int, mixture: Callable[[Tensor], Tensor]) -> Tens
 def route(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Softmax over all experts and the mask of the k largest, (B, M) each.
 
-    The softmax runs over all M, not over the chosen k: with k = 1 a softmax over one is the
-    constant 1 and the task would never reach the gate.
+    The softmax runs over all M instead of the chosen k, our choice. With k = 1 a softmax over one
+    is the constant 1, and the task would never train the gate.
     """
     gates = scores.softmax(-1)
     chosen = torch.zeros_like(gates).scatter(-1, scores.topk(k, dim=-1).indices, 1.0)
@@ -129,12 +129,14 @@ def route(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def weights_of(gates: Tensor, chosen: Tensor, *, multiplied: bool) -> Tensor:
-    """What each expert's output counts, (B, M), from what `route` returns: its gate, or 1; 0 where not chosen."""
+    """The weight of each expert's output, (B, M), from what `route` returns: its gate, or 1. 0 if not chosen."""
     return gates * chosen if multiplied else chosen
 
 
 def mix(h: Tensor, experts: Iterable[nn.Module], weights: Tensor, chosen: Tensor) -> Tensor:
-    """h + sum_i weights_i E_i(h), each expert run only on the images that chose it; on a GPU `mix_all`.
+    """h + sum_i weights_i E_i(h), (B, r, H, W): Figure 1's sum and residual.
+
+    On a CPU each expert runs only on the images that chose it. On a GPU this is `mix_all`.
 
     Args:
         h: (B, r, H, W).
@@ -155,18 +157,18 @@ def mix(h: Tensor, experts: Iterable[nn.Module], weights: Tensor, chosen: Tensor
 
 
 def mix_all(h: Tensor, experts: Iterable[nn.Module], weights: Tensor) -> Tensor:
-    """`mix` by running every expert on every image, weighted by zero where it is not chosen.
+    """`mix`, but every expert runs on every image, with weight zero where it is not chosen.
 
-    The same sum in a graph that does not depend on the data; it costs M experts where K were chosen.
+    It is the same sum in a graph that does not depend on the data. It runs M experts instead of K.
     """
     found = torch.stack([expert(h) for expert in experts], 1)
     return h + torch.einsum("bm,bmrhw->brhw", weights, found)
 
 
 def expected_load(clean: Tensor, scores: Tensor, deviation: Tensor | None, k: int) -> Tensor:
-    """Probability of each expert being among the k under fresh noise, (B, M): a load with a gradient.
+    """The probability that each expert is among the k under fresh noise, (B, M): a load with a gradient.
 
-    Shazeer et al. 2017, equations 8 and 9. Without noise, or with k = M, the chosen mask itself.
+    Shazeer et al. 2017, equations 8 and 9. Without noise, or with k = M, it is the chosen mask.
     """
     if deviation is None or k == clean.shape[-1]:
         return route(scores, k)[1]
@@ -178,24 +180,24 @@ def expected_load(clean: Tensor, scores: Tensor, deviation: Tensor | None, k: in
 
 
 def balance(importance: Tensor, chances: Tensor) -> Tensor:
-    """CV^2 of the experts' summed gates plus CV^2 of their summed load (Shazeer et al. 2017; Conv-LoRA)."""
+    """CV^2 of the experts' summed gates plus CV^2 of their summed load, a scalar (Shazeer et al. 2017; Conv-LoRA)."""
     return squared_variation(importance.sum(0)) + squared_variation(chances.sum(0))
 
 
 def squared_variation(values: Tensor) -> Tensor:
-    """Variance over squared mean, a scalar; 0 for a single value."""
+    """Variance over squared mean, a scalar. 0 for a single value."""
     if values.numel() < 2:
         return torch.zeros_like(values.sum())
     return values.var() / (values.mean().square() + 1e-10)
 
 
 def balance_term(module: nn.Module) -> Tensor:
-    """Mean of the load-balance terms of all L-MoEs below `module` in their last training pass; 0 without any."""
+    """Mean load-balance term of all L-MoEs below `module`, from their last training pass. 0 without any."""
     terms = [m.balance for m in module.modules() if isinstance(m, LocalMoE)]
     return torch.stack(terms).mean() if terms else torch.zeros((), device=next(module.parameters()).device)
 
 
 def let_go(module: nn.Module) -> None:
-    """Have all L-MoEs below `module` keep their balance term's value alone: its graph holds a whole step in memory."""
+    """Detach the balance terms of all L-MoEs below `module`: their graph holds a whole step in memory."""
     for layer in [m for m in module.modules() if isinstance(m, LocalMoE)]:
         layer.balance = layer.balance.detach()

@@ -1,8 +1,8 @@
 """THE rule: every parameter is exactly one of shared, private, frozen.
 
-A parameter's kind follows from the type of the module that owns it; a method declares, per branch
-and kind, which part that is. Freezing, optimisers, the filter, the schema, the site store, the
-ledger and the tests all ask this module, and nobody looks into a parameter's name.
+The type of the module that owns a parameter decides its kind. A method declares the part for each
+branch and kind. Freezing, optimisers, the filter, the schema, the site store, the ledger and the
+tests all ask this module. Nothing looks into a parameter's name.
 """
 
 from collections import Counter
@@ -64,7 +64,7 @@ FROZEN: dict[DecoderMode, frozenset[Kind]] = {
 
 @dataclass(frozen=True)
 class Partition:
-    """Names (within the whole model) of each part; together they are all parameters, none twice."""
+    """The part of each parameter, by its name in the whole model. Every parameter appears once."""
 
     parts: dict[str, Part]
 
@@ -74,7 +74,7 @@ class Partition:
 
 
 def kinds(model: nn.Module) -> dict[str, Kind]:
-    """The kind of every parameter: that of its innermost owner."""
+    """The kind of every parameter, by name: that of its innermost owner."""
     decoders = [m for m in model.modules() if isinstance(m, PromptFreeDecoder)]
     last = {id(module): Kind.DECODER_LAST for decoder in decoders for module in decoder.last()}
     return dict(_walk(model, "", Kind.BASE, last))
@@ -83,17 +83,17 @@ def kinds(model: nn.Module) -> dict[str, Kind]:
 def partition(
     model: Branches, declare: Declaration, decoder: DecoderMode = "full", trains: frozenset[Kind] = frozenset()
 ) -> Partition:
-    """The partition of `model` under a method's declaration; freezes what is frozen.
+    """The partition of `model` under a method's declaration. It also freezes the frozen parameters.
 
-    A parameter that two branches hold in common counts for the first of them.
+    A parameter that two branches have in common counts for the first branch.
 
     Args:
-        declare: asked about every kind that is trained at all.
-        decoder: how much of the mask decoder is.
+        declare: gives the part of every kind that can be trained.
+        decoder: how much of the mask decoder is trained.
         trains: kinds of `PRETRAINED` that are trained too.
 
     Raises:
-        UserFault: two shared tensors would travel under one name, so that one of them would be lost.
+        UserFault: two shared tensors would have one name in a message, so that one would be lost.
     """
     parts: dict[str, Part] = {}
     seen: set[int] = set()
@@ -116,14 +116,14 @@ def _check_wire_names(shared: tuple[str, ...]) -> None:
     if twice:
         rivals = [name for name in twice if wire_name(name) == wire_name(twice[0])]
         raise UserFault(
-            expected="a name on the wire for each shared tensor",
-            came=f"{len(shared)} shared tensors with {len(names)} names, such as {' and '.join(rivals)} with one",
-            do="declare only one branch's tensors shared, the other's private or frozen",
+            expected="a different name on the wire for each shared tensor",
+            came=f"{len(shared)} shared tensors with {len(names)} names. Of one name are {' and '.join(rivals)}",
+            do="declare only one branch's tensors shared, and the other's private or frozen",
         )
 
 
 def wire_name(name: str) -> str:
-    """A parameter's name in a message: without the branch, which is always the global one."""
+    """A parameter's name in a message: its name without the branch, which is always the global one."""
     return name.split(".", 2)[2]
 
 

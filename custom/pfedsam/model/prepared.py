@@ -1,8 +1,8 @@
-"""The frozen base as it runs, on disk: written once, then mapped into memory by every site on the machine.
+"""The prepared frozen base on disk: written once, then mapped into memory by every site on the machine.
 
-Preparing a backbone means reading its weights, fitting them to the image size, and rounding matrices
-to the number format that autocast would round them to at each use. Sites on one machine that name
-one folder have the file's pages in common.
+Preparing a backbone reads its weights, fits them to the image size, and rounds its matrices to the
+number format that autocast would round them to at each use. Sites on one machine that name the same
+folder share the file's memory pages.
 """
 
 import json
@@ -29,10 +29,10 @@ def prepared(config: ModelConfig, folder: str | Path | None, cache: Path | None,
     """The pretrained parts that `config` names, encoder frozen and mapped from disk, and the base's digest.
 
     Args:
-        folder: where weight files lie (None: PFEDSAM_WEIGHTS).
-        cache: where prepared files lie; written where the one that is needed is absent or damaged. None: nothing is
-            kept, and the weights are read anew, exact.
-        bf16: matrices of the encoder in bfloat16, as autocast computes with; exact beside it.
+        folder: of the weight files (None: PFEDSAM_WEIGHTS).
+        cache: folder of the prepared files. If the needed file is absent or damaged, it is written. None keeps
+            nothing and reads the weights each time, unrounded.
+        bf16: hold the encoder's matrices in bfloat16, as autocast does. All else stays exact.
 
     Raises:
         UserFault: the weights are missing or not the known ones.
@@ -43,11 +43,11 @@ def prepared(config: ModelConfig, folder: str | Path | None, cache: Path | None,
     path = cache / f"{_key(config, folder, bf16)}.safetensors"
     found = read_base(path, config)
     if found is None:
-        log.info("preparing %s at %d px once, for %s", config.backbone, config.image_size, path)
+        log.info("preparing %s at %d px once, in %s", config.backbone, config.image_size, path)
         write_base(path, backbone(config, folder), bf16=bf16)
         found = read_base(path, config)
     if found is None:
-        raise OSError(f"{path} was written and cannot be read back")
+        raise OSError(f"{path} was written, but it cannot be read back")
     return found
 
 
@@ -55,7 +55,7 @@ def write_base(path: Path, parts: Backbone, *, bf16: bool) -> None:
     """Write a backbone's parts to `path`, then the note beside it that makes the file valid.
 
     Args:
-        bf16: round the matrices of the encoder, in place, before that.
+        bf16: first round the encoder's matrices, in place.
     """
     base = base_digest(parts)
     if bf16:
@@ -65,7 +65,7 @@ def write_base(path: Path, parts: Backbone, *, bf16: bool) -> None:
 
 
 def read_base(path: Path, config: ModelConfig) -> tuple[Backbone, str] | None:
-    """The parts in the file, mapped, and the digest of their base before rounding; None if absent or damaged."""
+    """The parts in the file, mapped, and the digest of their base before rounding. None if absent or damaged."""
     try:
         note = json.loads(path.with_suffix(".json").read_text())
         if weights.sha256(path) != note["sha256"]:
@@ -74,24 +74,24 @@ def read_base(path: Path, config: ModelConfig) -> tuple[Backbone, str] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as fault:
-        log.warning("%s is damaged (%s); prepared anew", path, fault)
+        log.warning("%s is damaged (%s). It is prepared again", path, fault)
         return None
 
 
 def round_matrices(module: nn.Module) -> None:
-    """Matrices and kernels below `module` to bfloat16, with their biases; norms, tables and positions stay."""
+    """Round matrices and kernels below `module`, with their biases, to bfloat16. Norms, tables and positions stay."""
     for part in module.modules():
         if isinstance(part, MATRICES):
             part.to(torch.bfloat16)
 
 
 def state_of(parts: Backbone) -> dict[str, Tensor]:
-    """All tensors of a backbone's parts, as `assemble` takes them."""
+    """All tensors of a backbone's parts, in the form that `assemble` takes."""
     return {f"{name}.{k}": v.contiguous() for name, module in _modules(parts) for k, v in module.state_dict().items()}
 
 
 def assemble(config: ModelConfig, state: dict[str, Tensor]) -> Backbone:
-    """The backbone around given tensors, encoder frozen; nothing is initialised or copied but what will be trained."""
+    """The backbone around given tensors, encoder frozen. Nothing is initialised, and the encoder is not copied."""
     with torch.device("meta"):
         parts = BUILDERS[config.backbone](config.image_size, None)
     for name, module in _modules(parts):

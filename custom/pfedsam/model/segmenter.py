@@ -1,4 +1,4 @@
-"""One branch: encoder and prompt-free decoder; and the set of branches that a site trains."""
+"""One branch, an encoder with a prompt-free decoder, and the set of branches that a site trains."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -21,15 +21,15 @@ class Segmenter(nn.Module):
         self.decoder = decoder
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits of the whole chain."""
+        """Logits (B, outputs, 4S/p, 4S/p) from images (B, 3, S, S)."""
         return self.decode(self.encoder(image))
 
     def decode(self, embedding: Tensor) -> Tensor:
-        """Logits from the encoder's embedding."""
+        """Logits (B, outputs, 4S/p, 4S/p) from the encoder's embedding (B, C, S/p, S/p)."""
         return cast(Tensor, self.decoder(embedding))
 
     def train(self, mode: bool = True) -> "Segmenter":
-        """Training mode, but batch norms keep their pretrained statistics: batches are of a few images."""
+        """Set training mode. Batch norms keep their pretrained statistics, because a batch has only a few images."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -38,9 +38,9 @@ class Segmenter(nn.Module):
 
 
 class Branches(nn.Module):
-    """The branches a site trains, on one frozen base: "global", "personal", or both.
+    """The branches that a site trains on one frozen base: "global", "personal", or both.
 
-    Parameters that two branches have in common appear once, under the first branch's name.
+    A parameter that two branches have in common appears once, under the first branch's name.
     """
 
     def __init__(self, **branches: Segmenter) -> None:
@@ -62,9 +62,11 @@ class Branches(nn.Module):
     def forward(
         self, image: Tensor, only: tuple[str, ...] | None = None, *, stemmed: bool = False
     ) -> dict[str, Tensor]:
-        """Logits of each branch (or of `only`); the frozen stem runs once, without a gradient.
+        """Logits of each branch, by name, (B, outputs, 4S/p, 4S/p). The frozen stem runs once, without a gradient.
 
         Args:
+            image: (B, 3, S, S), normalised.
+            only: the branches to run. None: all.
             stemmed: `image` is what `stem` returned.
         """
         names = self.names() if only is None else only
@@ -78,26 +80,26 @@ class Branches(nn.Module):
 
     @torch.no_grad()
     def stem(self, image: Tensor) -> Tensor:
-        """What the frozen front of the one base makes of images, for every branch."""
+        """The output of the base's frozen front, which all branches have in common. `image`: (B, 3, S, S)."""
         return self[self.names()[0]].encoder.stem(image)
 
     def _embed(self, hidden: Tensor, encoders: list[Encoder]) -> Sequence[Tensor]:
-        """Each encoder's embedding; on one base they run as one batch, which costs less than in turn."""
+        """Each encoder's embedding. On one base they run as one batch, which costs less than one by one."""
         lead, *others = encoders
         with side_by_side(lead, others):
             return lead.body(hidden.repeat(len(encoders), 1, 1, 1)).chunk(len(encoders))
 
 
 def _base(encoder: Encoder) -> frozenset[int]:
-    """Which tensors an encoder has besides its adapters."""
+    """The ids of an encoder's tensors without its adapters'."""
     adapters = {id(p) for lora in loras(encoder) for p in lora.parameters()}
     return frozenset(id(p) for p in encoder.parameters()) - adapters
 
 
 def twin(segmenter: Segmenter, keep: Callable[[nn.Parameter], bool]) -> Segmenter:
-    """A copy of `segmenter` that holds the same tensors where `keep` says so, and all same buffers.
+    """A copy of `segmenter` that has the original's buffers, and its parameters wherever `keep` is true.
 
-    With `keep` = "is frozen" two branches cost the memory of one base.
+    If `keep` is true for frozen parameters, two branches need the memory of one base.
     """
     memo: dict[int, object] = {id(p): p for p in segmenter.parameters() if keep(p)}
     memo.update({id(b): b for b in segmenter.buffers()})

@@ -1,4 +1,4 @@
-"""MobileSAM's TinyViT-5M encoder out of timm's TinyViT (Zhang et al. 2023; Wu et al. 2022)."""
+"""MobileSAM's TinyViT-5M encoder (Zhang et al. 2023), built from timm's TinyViT (Wu et al. 2022)."""
 
 import re
 from typing import cast
@@ -23,10 +23,10 @@ UNUSED = ("norm_head.", "head.")  # TinyViT's classifier; SAM does not use it
 
 
 class TinyViTBlock(nn.Module):
-    """timm's block on its own weights, padded tokens left out.
+    """timm's block on its own weights, without computing padded tokens.
 
-    Equal to the original (test: to 1e-6); a projection with experts shows them the image's own map,
-    where the original would show them the padding too (our choice).
+    A test holds it equal to the original to 1e-6. Experts in a projection see only the image's own
+    map, our choice. In the original they would see the padding too.
     """
 
     def __init__(self, block: TinyVitBlock) -> None:
@@ -53,7 +53,7 @@ class TinyViTBlock(nn.Module):
         return grouped[..., : self.attn.key_dim], grouped[..., self.attn.key_dim :]
 
     def _padding(self) -> Tensor:
-        """The projection of a padded token: zeros, which the norm turns into its bias; (branches, 3 d)."""
+        """The projection of a padded token, (branches, 3 d): zeros, which the norm turns into its bias."""
         token = self.attn.norm.bias
         qkv = self.attn.qkv
         return qkv.constant(token) if isinstance(qkv, LoRALinear) else cast(Tensor, qkv(token))[None]
@@ -69,7 +69,7 @@ class TinyViTBlock(nn.Module):
         return found.transpose(1, 2).reshape(q.shape[0], height, width, -1)
 
     def _bias(self) -> Tensor:
-        """The bias of each pair of tokens, (heads, side^2, side^2); looked up once where it is frozen."""
+        """The bias of each pair of tokens, (heads, side^2, side^2). A frozen one is looked up once."""
         table: Tensor = self.attn.attention_biases
         if self._frozen_bias is not None and self._frozen_bias.device == table.device:
             return self._frozen_bias
@@ -80,16 +80,16 @@ class TinyViTBlock(nn.Module):
 
 
 def build_tiny_vit(state: dict[str, Tensor] | None) -> Encoder:
-    """The encoder as a row of units, (B, 3, S, S) -> (B, 256, S/16, S/16); S any multiple of 16.
+    """The encoder as a row of units, (B, 3, S, S) -> (B, 256, S/16, S/16). S is any multiple of 16.
 
     Args:
-        state: MobileSAM's `image_encoder.*` without that prefix, loaded strictly; None: as initialised.
+        state: MobileSAM's `image_encoder.*` without that prefix, loaded strictly. None: as initialised.
     """
     return Encoder(_units(*trunk_and_neck(state)), channels=256, patch=16)
 
 
 def trunk_and_neck(state: dict[str, Tensor] | None) -> tuple[TinyVit, nn.Sequential]:
-    """timm's net with MobileSAM's changes, and SAM's neck; `state` as for `build_tiny_vit`."""
+    """timm's net with MobileSAM's changes, and SAM's neck. For `state` see `build_tiny_vit`."""
     net = TinyVit(
         embed_dims=(64, 128, 160, 320),
         depths=(2, 2, 6, 2),

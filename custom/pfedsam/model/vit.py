@@ -1,4 +1,4 @@
-"""SAM's ViT out of segment-anything's own modules, as units of an `Encoder`."""
+"""SAM's ViT, built from segment-anything's own modules, as units of an `Encoder`."""
 
 from functools import cache
 from typing import cast
@@ -19,15 +19,15 @@ class PatchAndPosition(nn.Module):
         self.position = position
 
     def forward(self, image: Tensor) -> Tensor:
-        """Patch embedding with the position table added."""
+        """The patch embedding plus the position table, (B, S/p, S/p, d)."""
         return cast(Tensor, self.patch_embed(image)) + self.position
 
 
 class ViTBlock(nn.Module):
-    """segment-anything's block on its own weights, padded tokens left out.
+    """segment-anything's block on its own weights, without computing padded tokens.
 
-    Equal to the original (test: to 1e-6); a projection with experts shows them the image's own map,
-    where the original would show them the padding too (our choice).
+    A test holds it equal to the original to 1e-6. Experts in a projection see only the image's own
+    map, our choice. In the original they would see the padding too.
     """
 
     def __init__(self, block: Block) -> None:
@@ -50,8 +50,8 @@ class ViTBlock(nn.Module):
     def _attend(self, q: Tensor, kv: Tensor) -> Tensor:
         """softmax(q k / sqrt(d) + rel_h + rel_w) v, (n, h, w, heads * d): Li et al. 2022 (MViTv2), equation 4.
 
-        The two position terms ride along as further channels of the one product: [q / sqrt(d), rel_h, rel_w]
-        times [k, row, column], with a key's row and column as one-hot; no score is touched twice.
+        The two position terms are further channels of the one product: [q / sqrt(d), rel_h, rel_w] times
+        [k, row, column], where a key's row and column are one-hot. So each score is computed in one pass.
 
         Args:
             q: (n, h, w, heads, d).

@@ -1,8 +1,8 @@
-"""Attention in windows over a map, without computing the tokens that windows are padded with.
+"""Attention in windows over a map, without computing the padding tokens.
 
-A map whose side is no multiple of the window's is padded at its right and lower edge (ViTDet,
-SAM, TinyViT). Every padded token is the same before the projection, so its key and value are one
-constant, and nobody reads its query: the result is that of the padded map, term by term.
+If the map's side is no multiple of the window's, the map is padded at its right and lower edge
+(ViTDet, SAM, TinyViT). All padded tokens are equal before the projection. So they have one key and
+one value, and nothing reads their queries. The result equals that of the padded map, term by term.
 """
 
 from collections.abc import Callable
@@ -21,8 +21,8 @@ def windowed(q: Tensor, kv: Tensor, padding: Tensor, side: int, attend: Attend) 
         kv: their keys and values, (B, H, W, ...).
         padding: key and value of a padded token, (B, ...).
         side: the window's side in tokens.
-        attend: from (n, h, w, ...) queries and (n, side, side, ...) keys and values to (n, h, w, out);
-            h and w are `side`, or less at the map's edges.
+        attend: maps (n, h, w, ...) queries and (n, side, side, ...) keys and values to (n, h, w, out).
+            h and w equal `side`, or less at the map's edges.
     """
 
     def region(rows: slice, columns: slice) -> Tensor:
@@ -35,13 +35,13 @@ def windowed(q: Tensor, kv: Tensor, padding: Tensor, side: int, attend: Attend) 
 
 
 def spans(length: int, side: int) -> list[slice]:
-    """A row of tokens as the whole windows and the rest."""
+    """A row of tokens, cut into the part of whole windows and the rest."""
     whole = length - length % side
     return [slice(a, b) for a, b in ((0, whole), (whole, length)) if b > a]
 
 
 def cut(x: Tensor, height: int, width: int) -> Tensor:
-    """(B, H, W, ...) to windows row by row, (B * n, height, width, ...); they must fit."""
+    """Windows of a (B, H, W, ...) map, row by row, (B * n, height, width, ...). They must tile the map."""
     batch, rows, columns = x.shape[0], x.shape[1] // height, x.shape[2] // width
     grid = x.reshape(batch, rows, height, columns, width, *x.shape[3:]).transpose(2, 3)
     return grid.flatten(0, 2)
@@ -55,7 +55,7 @@ def join(windows: Tensor, batch: int, height: int, width: int) -> Tensor:
 
 
 def _padded(x: Tensor, padding: Tensor, side: int) -> Tensor:
-    """`x` grown at right and bottom to a multiple of `side`, by a constant an image."""
+    """`x` padded at right and bottom to a multiple of `side`, with one constant for each image."""
     for axis in (2, 1):
         if missing := -x.shape[axis] % side:
             shape = [*x.shape[:axis], missing, *x.shape[axis + 1 :]]

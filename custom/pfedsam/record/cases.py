@@ -20,10 +20,10 @@ class Cases:
     """Test cases of one site.
 
     Attributes:
-        scores: by role; classes whose reference is empty in a case are left out there.
-        groups: by case, the patient's number; empty where the file does not know.
-        run: whose final test it was; empty where the file does not know.
-        unit: of the distances; "mixed" where cases differ, which then have none here; empty where it is not known.
+        scores: by role. A case has no row for a class with an empty reference.
+        groups: the patient's number, by case. Empty if the file does not have it.
+        run: the run of the final test. Empty if the file does not have it.
+        unit: of the distances. "mixed" if cases differ, and then there are no distances. Empty if not known.
     """
 
     scores: dict[str, Scores]
@@ -32,22 +32,22 @@ class Cases:
     unit: str = ""
 
     def of_patients(self, role: str, metric: str) -> Classes:
-        """A role's values by class and patient; by case where patients are not known."""
+        """A role's values by class and patient, or by case if patients are not known."""
         return gathered({key: row[metric] for key, row in self.scores[role].items() if metric in row}, self.groups)
 
     def gaps(self, metric: str) -> Classes:
-        """Personal less global of each case and class, by class and patient."""
+        """The personal value minus the global one, of each case and class, by class and patient."""
         return gathered(less(self.scores["personal"], self.scores["global"], metric), self.groups)
 
 
 def less(one: Scores, other: Scores, metric: str) -> dict[tuple[str, int], float]:
-    """One's values less the other's, of each case and class that both have."""
+    """The values of `one` minus those of `other`, of each case and class that both have."""
     both = {key: (row, other[key]) for key, row in one.items() if key in other}
     return {key: row[metric] - of[metric] for key, (row, of) in both.items() if metric in row and metric in of}
 
 
 def gathered(values: dict[tuple[str, int], float], groups: dict[str, str]) -> Classes:
-    """Values of case and class, by class and the case's group (or the case itself)."""
+    """The values by class and the case's group (or the case itself), from values by case and class."""
     found: dict[int, Groups] = {}
     for (case, cls), value in values.items():
         found.setdefault(cls, {}).setdefault(groups.get(case, case), []).append(value)
@@ -55,7 +55,7 @@ def gathered(values: dict[tuple[str, int], float], groups: dict[str, str]) -> Cl
 
 
 def read_cases(path: Path) -> Cases:
-    """What the file holds.
+    """The test cases in the file.
 
     Raises:
         UserFault: it is damaged.
@@ -69,13 +69,13 @@ def read_cases(path: Path) -> Cases:
         raise UserFault(
             expected=f"{path} as a site's final test writes it",
             came=f"a damaged file ({type(fault).__name__})",
-            do="take the folder that the site's last job left",
+            do="use the folder that the site's last job wrote",
         ) from None
     return Cases(scores, groups, str(site.get("run", "")), unit)
 
 
 def _of_classes(cases: list[str], rows: Sequence[dict[str, Any]], *, mixed: bool) -> Scores:
-    """The metrics by case and class; without those whose reference is empty, and `mixed` units' distances."""
+    """The metrics by case and class, without empty references and, if `mixed`, without distances."""
     each = len(rows) // len(cases)
     known = [(cases[i // each], row) for i, row in enumerate(rows) if row["dice"] is not None]
     names = [metric for metric in METRICS if not (mixed and metric in DISTANCES)]
@@ -83,7 +83,8 @@ def _of_classes(cases: list[str], rows: Sequence[dict[str, Any]], *, mixed: bool
 
 
 def _values(row: dict[str, Any], names: list[str]) -> dict[str, float]:
-    """Of one class of one case. An older version wrote the image's diagonal as distance where nothing was found."""
+    """The metrics of one class of one case. If nothing was found, an older version wrote the image's diagonal as
+    distance, which is left out."""
     found = bool(row.get("found", True))
     told = {**row, "detected": float(found)} | ({} if found else {"hd95": None, "assd": None})
     return {name: float(told[name]) for name in names if told.get(name) is not None}

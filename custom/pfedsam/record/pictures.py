@@ -1,4 +1,4 @@
-"""What pictures of a site's final test are drawn from, in a file of its own: a few cases with their masks."""
+"""The file from which pictures of a site's final test are drawn: a few cases with their masks."""
 
 import json
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor
 from pfedsam.errors import UserFault
 from pfedsam.files import Tensors, below, pack, unpack
 
-SIDE = 512  # of a picture's longer side no more pixels are kept; our choice
+SIDE = 512  # most pixels that are kept of a picture's longer side; our choice
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Picture:
         label: the text above it.
         image: (3, H, W) of uint8.
         truth: (classes, H, W) of bool.
-        found: by role, as `truth`.
+        found: the masks by role, each like `truth`.
     """
 
     label: str
@@ -39,7 +39,7 @@ class Gallery:
 
 
 def picked_cases(dice: list[float | None]) -> dict[str, int]:
-    """Best, median and worst case by Dice, with their index; empty references left out."""
+    """The index of the best, median and worst case by Dice, by label. Cases with empty references are left out."""
     order = sorted((d, i) for i, d in enumerate(dice) if d is not None)
     if not order:
         return {}
@@ -51,7 +51,7 @@ def picked_cases(dice: list[float | None]) -> dict[str, int]:
 
 
 def packed(gallery: Gallery) -> bytes:
-    """The file's bytes, safetensors; of a large picture every second pixel, or fewer."""
+    """The file's bytes, safetensors. A large picture keeps only every second pixel, or fewer."""
     tensors: Tensors = {}
     for i, one in enumerate(gallery.pictures):
         maps = {"image": one.image, "truth": one.truth} | {f"found/{role}": mask for role, mask in one.found.items()}
@@ -64,7 +64,7 @@ def packed(gallery: Gallery) -> bytes:
 
 
 def read_gallery(path: Path) -> Gallery:
-    """What the file holds.
+    """The gallery in the file.
 
     Raises:
         UserFault: it is damaged.
@@ -80,5 +80,5 @@ def read_gallery(path: Path) -> Gallery:
         raise UserFault(
             expected=f"{path} as a site's final test writes it",
             came=f"a damaged file ({type(fault).__name__})",
-            do="take the folder that the site's last job left, or remove the file: the report then has no pictures",
+            do="use the folder that the site's last job wrote, or remove the file: the report then has no pictures",
         ) from None

@@ -1,4 +1,4 @@
-"""results.json: its shape, and the means in it. docs/results.md describes each key."""
+"""results.json: its keys, and the means in it. docs/results.md describes each key."""
 
 import hashlib
 import math
@@ -23,11 +23,11 @@ def _code() -> str:
     return found.hexdigest()[:12]
 
 
-CODE = _code()  # as modules are loaded: files may change while a process runs
+CODE = _code()  # taken when modules are loaded, because files may change while a process runs
 
 
 def start(config: dict[str, Any], digest: str, base: str, begun: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The record of a run that has done no round yet; `begun`: the other run whose model it began with."""
+    """The record of a run before its first round. `begun` is the other run whose model it begins with."""
     return {
         "schema": 1,
         "method": config["method"]["name"],
@@ -43,10 +43,10 @@ def start(config: dict[str, Any], digest: str, base: str, begun: dict[str, Any] 
 
 
 def versions(earlier: dict[str, str] | None = None) -> dict[str, str]:
-    """Of this package, torch and Python; "code": a digest of its modules, as several may share a version.
+    """The versions of this package, torch and Python. "code" is a digest of the package's modules.
 
     Args:
-        earlier: what the first part of a run had; where that was another, it stands first, then a comma.
+        earlier: the versions of a run's earlier part. If they differ, both are named, the earlier first.
     """
     now = {
         "pfedsam": pfedsam.__version__,
@@ -58,34 +58,34 @@ def versions(earlier: dict[str, str] | None = None) -> dict[str, str]:
 
 
 def joined(earlier: str, now: str) -> str:
-    """What a run had, in order, each once; "" where it had nothing yet."""
+    """The earlier versions and the present one, in order, each once, joined by commas."""
     return ", ".join(dict.fromkeys([*filter(None, earlier.split(", ")), now]))
 
 
 def replanned(results: dict[str, Any]) -> str:
-    """What a change of the planned rounds did to the run's schedule; empty where nothing."""
+    """What a change of the planned rounds did to the run's schedule. Empty if it did nothing."""
     planned, train = results.get("planned", {}), results["config"].get("train", {})
     if not planned.get("earlier") or train.get("schedule") == "constant":
         return ""
     numbers = ", then ".join(map(str, [*planned["earlier"], planned["rounds"]]))
-    return f"Planned for {numbers} rounds: the rates follow no one schedule over all rounds."
+    return f"Planned for {numbers} rounds: the learning rates do not follow one schedule over all rounds."
 
 
 def sites_of(rounds: list[dict[str, Any]]) -> list[str]:
-    """The sites with a round of their own among a record's rounds, by name."""
+    """The sorted names of the sites that trained in one of a record's rounds."""
     return sorted({site for entry in rounds for site in entry["sites"]})
 
 
 def took_part(results: dict[str, Any]) -> list[str]:
-    """The sites with a round of their own; in a record without any, all that were tested."""
+    """The sites that trained. In a record without any, all sites that were tested."""
     return sites_of(results["rounds"]) or sorted(results["final"]["sites"])
 
 
 def private_begun(results: dict[str, Any], reports: dict[str, Any]) -> dict[str, Any]:
-    """`begun_with` with the private part that each site had in its first round: a run and its round; {}: as drawn.
+    """`begun_with` and the private part of each site in its first round: a run and its round. {}: as drawn.
 
     Args:
-        reports: of the sites of a finished round.
+        reports: those of the sites in a finished round.
     """
     known = results["begun_with"].get("private", {})
     new = {site: report["private"] for site, report in reports.items() if site not in known}
@@ -93,7 +93,8 @@ def private_begun(results: dict[str, Any], reports: dict[str, Any]) -> dict[str,
 
 
 def finish(results: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """The record with mean and worst of the sites that took part, of each role and metric, on the test split."""
+    """The record with the mean and the worst site of each role and metric on the test split. Only sites that took part
+    count."""
     final, part = results["final"], took_part(results)
     sites = {name: roles for name, roles in final["sites"].items() if name in part}
     means = {role: _over_sites(sites, role, worst=False) for role in ROLES}
@@ -102,7 +103,7 @@ def finish(results: dict[str, Any], seconds: float) -> dict[str, Any]:
 
 
 def report_fault(report: Any) -> str | None:
-    """Why what a site says of its round cannot stand in the record; None if it can."""
+    """Why a site's report of its round cannot enter the record, or None if it can."""
     if fault := facts_fault(report):
         return fault
     told = _object(report)
@@ -122,7 +123,7 @@ def report_fault(report: Any) -> str | None:
 
 
 def tested_fault(tested: Any) -> str | None:
-    """Why what a site says of its final test cannot stand in the record; None if it can."""
+    """Why a site's report of its final test cannot enter the record, or None if it can."""
     told = _object(tested)
     val = _object(told.get("val"))
     rows = {f"{where}{role}": of.get(role) for where, of in (("", told), ("val ", val)) for role in ROLES[1:]}
@@ -134,9 +135,9 @@ def tested_fault(tested: Any) -> str | None:
 
 
 def _metrics_fault(name: str, row: Any) -> str | None:
-    """Why these are not the metrics of a branch: each a number in its bounds, or nothing where no case was scored.
+    """Why these are not the metrics of a branch. Each is a number in its bounds, or nothing if no case was scored.
 
-    Distances may be left out: they are measured on the test split alone.
+    Distances may be left out, because only the test split measures them.
     """
     told = _object(row)
     rows = {name: dict.fromkeys(OVERLAP, "nothing") | told}
@@ -165,7 +166,8 @@ def _object(value: Any) -> dict[str, Any]:
 
 
 def _over_sites(sites: dict[str, Any], role: str, *, worst: bool) -> dict[str, Any]:
-    """Millimetres and pixels have no mean, and none of them is the worst: where sites differ, distances are None."""
+    """A role's means, or worst values, over sites. Millimetres and pixels cannot be compared: if sites' units differ,
+    distances are None."""
     rows = [site[role] for site in sites.values() if site.get(role)]
     unit = unit_of(rows)
     found: dict[str, Any] = {"unit": unit}

@@ -1,7 +1,7 @@
 """Scores of one class of one case, and their means over cases.
 
-A class that the reference lacks is not scored (1 for nothing found would be a free point): it is
-counted, and so are the cases among them where the model found something.
+A class that the reference does not have is not scored: 1 for finding nothing would be a free point.
+Such cases are counted, and so are those among them in which the model found something.
 """
 
 from collections.abc import Sequence
@@ -16,16 +16,16 @@ from pfedsam.record.measures import DISTANCES, MIXED, OVERLAP, Unit
 
 @dataclass(frozen=True)
 class CaseScore:
-    """One class of one case; the metrics are None where the reference is empty.
+    """The scores of one class of one case. The metrics are None if the reference is empty.
 
-    HD95 is the larger of the two directed 95th percentiles, ASSD the mean over both outlines, surface Dice the share
-    of both outlines that lies within `TOLERANCE` of the other. An outline is the mask's pixels (or voxels) with a
-    neighbour outside it, across a side or a face; beyond the image is outside. Each of them counts alike.
-    HD95 and ASSD are None where nothing was found: there is no outline to measure from. Surface Dice is 0 there.
+    HD95 is the larger of the two directed 95th percentiles. ASSD is the mean over both outlines. Surface Dice is the
+    share of both outlines within `TOLERANCE` of the other. An outline is the mask's pixels (or voxels) with a
+    neighbour outside it, across a side or a face. Beyond the image is outside. All outline pixels have equal weight.
+    If nothing was found, HD95 and ASSD are None, as there is no outline to measure from, and surface Dice is 0.
 
     Attributes:
-        found: whether the model found any pixel of the class, wherever.
-        unit: of the distances; None where they were not measured.
+        found: whether the model found any pixel of the class, anywhere.
+        unit: of the distances. None if they were not measured.
     """
 
     cls: int
@@ -39,16 +39,16 @@ class CaseScore:
 
     @property
     def detected(self) -> float | None:
-        """1 where the class is there and something of it was found, 0 where nothing was; None where it is not there."""
+        """1 if the model found something, 0 if it found nothing. None if the reference does not have the class."""
         return None if self.dice is None else float(self.found)
 
 
 def summary(scores: Sequence[CaseScore]) -> dict[str, Any]:
-    """Means over cases per class, then over classes; with counts of cases, empty references, false alarms.
+    """Means over cases per class, then over classes, with counts of scored cases, empty references and false alarms.
 
-    `detected` is the share of the scored cases in which something was found; HD95 and ASSD are means over these alone.
-    The row has distances only where they were measured. `unit` is theirs; where cases have several it is "mixed", the
-    means of the distances are None, and `by_unit` has them for each unit alone.
+    `detected` is the share of the scored cases in which something was found. HD95 and ASSD are means over these alone.
+    The row has distances only if they were measured. `unit` is their unit. If cases have several units, it is "mixed",
+    the means of the distances are None, and `by_unit` has them for each unit.
     """
     empty = [s for s in scores if s.dice is None]
     row = _means(scores, (*OVERLAP, "detected")) | _distances_row(scores)
@@ -60,7 +60,7 @@ def summary(scores: Sequence[CaseScore]) -> dict[str, Any]:
 
 
 def dice_by_case(scores: Sequence[CaseScore], cases: int) -> list[float | None]:
-    """Each case's Dice, mean over its classes; None where all references are empty."""
+    """Each case's Dice, the mean over its classes. None if all references are empty."""
     each = len(scores) // cases
     of_case = [scores[start : start + each] for start in range(0, len(scores), each)]
     known = [[score.dice for score in rows if score.dice is not None] for rows in of_case]

@@ -1,4 +1,4 @@
-"""What a site keeps of a finished job on its own disk: its model, scores per case, what pictures are drawn from."""
+"""What a site keeps of a finished job on its own disk: its model, the scores of each case, and data for pictures."""
 
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -14,16 +14,16 @@ from pfedsam.record.scores import CaseScore
 
 @dataclass(frozen=True)
 class Tested:
-    """A site at the end of its final test.
+    """What a site has at the end of its final test.
 
     Attributes:
-        stamp: what the model is of: `site`, `run`, and the digests `config` and `base`.
-        trained: the run, and the round in which the private part was last trained.
+        stamp: the model's origin: `site`, `run`, and the digests `config` and `base`.
+        trained: the run and the round in which the private part was last trained.
         shared, private: the parts of the tested model.
-        files: of each case its image and its mask, from the datalist's folder.
-        patients: of each case.
-        scores: by role, the classes of the first case, of the second, and so on.
-        gallery: of a few cases; no picture where none was scored.
+        files: each case's image and mask, relative to the datalist's folder.
+        patients: each case's patient.
+        scores: by role: the classes of the first case, then of the second, and so on.
+        gallery: pictures of a few cases. Empty if no case was scored.
     """
 
     config: Config
@@ -40,8 +40,8 @@ class Tested:
 def write_site_files(tested: Tested, folder: Path) -> None:
     """Write both parts of the model with their cards, cases.json and pictures.safetensors below `folder`.
 
-    Nothing of this is sent: images and case names stay at the site. The shared part is what came from the
-    server, so that the site can export its model without asking for it again.
+    None of it is sent: images and case names stay at the site. The shared part is the one that the server
+    sent. With it the site can export its model later.
     """
     config, stamp, trained = tested.config, tested.stamp, tested.stamp | tested.trained
     parts = {"private": (tested.private, trained), "shared": (tested.shared, stamp)}
@@ -61,6 +61,6 @@ def write_site_files(tested: Tested, folder: Path) -> None:
 
 
 def case_names(pairs: list[tuple[str, str]]) -> list[str]:
-    """Of cases, their images; with the mask where an image has several."""
+    """The name of each case: its image, and the mask too if an image has several."""
     masks = Counter(image for image, _ in pairs)
     return [f"{image} ({mask})" if masks[image] > 1 else image for image, mask in pairs]

@@ -1,4 +1,4 @@
-"""Distillation between the branches: L_KD of Figure 1 (Hinton et al. 2015; arrows both ways)."""
+"""Distillation between the branches: L_KD of Figure 1, with arrows both ways (Hinton et al. 2015)."""
 
 from typing import Literal
 
@@ -9,15 +9,16 @@ Direction = Literal["none", "global_to_personal", "personal_to_global", "mutual"
 
 
 def distillation(student: Tensor, teacher: Tensor, temperature: float, *, exclusive: bool) -> Tensor:
-    """T^2 KL(teacher || student), mean over pixels (and classes of a sigmoid head); no gradient to the teacher.
+    """T^2 KL(teacher || student), a scalar: the mean over pixels, and over classes of a sigmoid head.
 
-    Over all pixels, those too that nobody labelled: a teacher needs no label.
+    The teacher gets no gradient. Pixels without a label count too, because a teacher needs no label.
+    Hinton et al. 2015, section 2. The stopped gradient is our choice.
 
     Args:
         student: logits (B, outputs, h, w).
         teacher: logits of the same shape.
         temperature: T.
-        exclusive: softmax over the channels; else each channel is a two-point distribution.
+        exclusive: take a softmax over the channels. Otherwise each channel is a two-point distribution.
     """
     s, t = student.float() / temperature, teacher.detach().float() / temperature
     return temperature**2 * (softmax_kl(s, t) if exclusive else bernoulli_kl(s, t)).mean()
@@ -29,7 +30,7 @@ def softmax_kl(s: Tensor, t: Tensor) -> Tensor:
 
 
 def bernoulli_kl(s: Tensor, t: Tensor) -> Tensor:
-    """KL between the two-point distributions of sigmoid t and sigmoid s, per pixel and class."""
+    """KL between the two-point distributions of sigmoid t and sigmoid s, (B, outputs, h, w)."""
     p = t.sigmoid()
     return p * (F.logsigmoid(t) - F.logsigmoid(s)) + (1 - p) * (F.logsigmoid(-t) - F.logsigmoid(-s))
 

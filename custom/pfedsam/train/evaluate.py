@@ -25,10 +25,10 @@ def evaluate(
     *,
     distances: bool = False,
 ) -> dict[str, list[CaseScore]]:
-    """Scores of every case and annotated class, by branch; `source` as for `train_round`.
+    """Scores of every case and annotated class, by branch. For `source` see `train_round`.
 
     Args:
-        distances: measure them too, which takes several times as long as the rest of the scoring.
+        distances: also measure distances, which takes several times as long as the rest of the scoring.
     """
     scores: dict[str, list[CaseScore]] = {name: [] for name in branches}
     cases = list(data.cases())
@@ -51,15 +51,15 @@ def evaluate(
 def find_masks(
     model: Branches, data: Dataset, indices: list[int], branches: tuple[str, ...], source: Source = Dataset.batch
 ) -> dict[str, Tensor]:
-    """What each branch finds on slices `indices` at their own size: (classes, H, W, slices) of bool."""
+    """Each branch's masks of slices `indices` at their own size, (classes, H, W, slices) of bool."""
     maps = _predict(model, data, _passes(model, data, [indices]), branches, source)
     return _stacked(maps, data, branches)
 
 
 def _passes(model: Branches, data: Dataset, cases: list[list[int]]) -> list[list[int]]:
-    """The slices of each forward pass: a case's, a batch at a time; on a GPU several cases' and four batches together.
+    """The slices of each forward pass: one batch of one case. On a GPU, four batches, from several cases.
 
-    No gradient is kept, so there is room, and many small passes would spend their time on launches.
+    No gradient is kept, so a GPU has room. Many small passes would spend their time on launches.
     """
     size = data.config.train.batch_size
     if pools(model):
@@ -68,7 +68,7 @@ def _passes(model: Branches, data: Dataset, cases: list[list[int]]) -> list[list
 
 
 def pools(model: Branches) -> bool:
-    """Whether passes hold several cases: on a GPU. A test on the CPU holds their scores to those of case by case."""
+    """Whether a pass holds several cases, as on a GPU. A CPU test holds their scores equal to those case by case."""
     return next(model.parameters()).is_cuda
 
 
@@ -83,7 +83,7 @@ def _stacked(
 
 
 def masks(logits: Tensor, data: Dataset, i: int) -> Tensor:
-    """(classes, H, W) of bool from (outputs, h, h) logits: probabilities first, then the threshold."""
+    """Slice i's masks, (classes, H, W) of bool, from logits (outputs, h, h): probabilities first, then a threshold."""
     m = data.config.model
     return decide(unfit(logits, data.slices[i].shape, m.image_size), exclusive=m.exclusive)
 
@@ -106,7 +106,7 @@ def logits_of(
     """Each branch's logits, (B, outputs, h, h) float32 on the CPU, computed in the number format `precision`.
 
     Args:
-        image: (B, 3, S, S), normalised; if `stemmed`, what the frozen front makes of it.
+        image: (B, 3, S, S), normalised. If `stemmed`, the frozen front's output for it.
     """
     device = next(model.parameters()).device
     with autocast(device, precision):
@@ -115,10 +115,10 @@ def logits_of(
 
 
 def labelled(data: Dataset, i: int) -> Tensor:
-    """Where somebody labelled a slice's pixels, (H, W) of bool: nothing is scored elsewhere."""
+    """Which pixels of a slice have a label, (H, W) of bool. The others are not scored."""
     return data.labels(i) != IGNORED
 
 
 def reference(data: Dataset, i: int) -> Tensor:
-    """A slice's mask at its own size, (classes, H, W) of bool; pixels that nobody labelled are of no class."""
+    """A slice's mask at its own size, (classes, H, W) of bool. Pixels without a label have no class."""
     return one_hot(data.labels(i)[None].long(), data.config.model.num_classes, background=False)[0].bool()

@@ -1,4 +1,4 @@
-"""One site, one round: the loop around the step."""
+"""The loop around the step: one round at one site."""
 
 import itertools
 import math
@@ -22,13 +22,13 @@ Phase = Callable[[int, int], frozenset[Part]]
 
 
 def always(_done: int, _steps: int) -> frozenset[Part]:
-    """Shared and private part are trained in every step."""
+    """Every step trains the shared and the private part."""
     return frozenset({Part.SHARED, Part.PRIVATE})
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a round stands: step of steps, and the losses' sums so far by name."""
+    """How far a round is: step of steps, and the losses' sums so far by name."""
 
     step: int
     steps: int
@@ -36,13 +36,13 @@ class Progress:
 
     @property
     def losses(self) -> dict[str, float]:
-        """The mean losses so far; asking a GPU waits for it."""
+        """The mean losses so far. On a GPU, reading them waits for it."""
         return {name: value.item() / self.step for name, value in self.sums.items()}
 
 
 @dataclass(frozen=True)
 class RoundReport:
-    """What a round of training was: mean losses by name, seconds, slices seen, steps taken, stopped early or not."""
+    """Facts of a round of training: mean losses by name, seconds, slices seen, steps taken, and if it stopped early."""
 
     losses: dict[str, float]
     seconds: float
@@ -68,18 +68,18 @@ def train_round(
 ) -> RoundReport:
     """Train the shared and the private part of `model` in place for one round.
 
-    Optimisers are separate for the two parts and start anew each round: our choice, so that a
-    restarted site goes on exactly as one that never stopped.
+    The two parts have separate optimisers, which start again each round. This is our choice: a
+    restarted site then continues exactly like one that never stopped.
 
     Args:
-        loss_of: the method's losses; their sum is minimised.
-        when: (seed, round, rounds); order, augmentation and noise follow from seed and round.
-        phase: which parts are trained in the next step, when so many of the round's steps are done.
+        loss_of: the method's losses. Their sum is minimised.
+        when: (seed, round, rounds). Order, augmentation and noise follow from seed and round.
+        phase: gives the parts to train in the next step, from the number of steps done and of all steps.
         gradient: called in each step between the gradient and the optimisers.
-        augmented: makes the round's augmentation out of the job's; None: off.
-        source: makes a batch of views; another than the data set's own keeps what can be kept.
-        progress: told after each step.
-        stop: asked before each step; True ends the round early.
+        augmented: makes the round's augmentation from the job's (None: off).
+        source: makes a batch from views. The default reads the data set, `Prefix.batch` caches.
+        progress: called after each step.
+        stop: called before each step. True ends the round early.
     """
     seed, round_, rounds = when
     torch.manual_seed(_mix(seed, round_))
@@ -107,28 +107,31 @@ def train_round(
 
 
 def rate(config: TrainConfig, done: int, total: int) -> float:
-    """The factor on the learning rate after `done` of `total` steps of the whole job."""
+    """The factor on the learning rate after `done` of the whole job's `total` steps.
+
+    It is 1, or falls to 0 along half a cosine (Loshchilov and Hutter 2017, SGDR, without restarts).
+    """
     if config.schedule == "constant":
         return 1.0
     return 0.5 * (1 + math.cos(math.pi * min(done / max(total, 1), 1.0)))
 
 
 def rise(done: int, rising: int) -> float:
-    """The factor on the learning rate after an optimiser's `done` steps in a round: 1 / rising first, then up to 1.
+    """The factor on the learning rate after an optimiser's `done` steps in a round: from 1 / rising up to 1.
 
-    AdamW's first steps have the whole rate as their length whatever the gradient, and each round begins with them.
+    Our choice: AdamW's first steps are as long as the whole rate, whatever the gradient, and each round begins so.
     """
     return min(1.0, (done + 1) / max(rising, 1))
 
 
 def steps_of(slices: int, config: TrainConfig) -> int:
-    """Steps a round takes at a site with that many training slices."""
+    """The number of a round's steps at a site with that many training slices."""
     full = config.epochs * math.ceil(slices / config.batch_size)
     return full if config.max_steps is None else min(full, config.max_steps)
 
 
 def views_of(data: Dataset, config: TrainConfig, seed: int, round_: int, steps: int) -> Iterator[list[View]]:
-    """The views of each step of a round: an order of its own each epoch, the next view of every slice."""
+    """The views of each step of a round. Each epoch has a new order and takes the next view of every slice."""
     generator = torch.Generator().manual_seed(_mix(seed, round_))
     for epoch in itertools.count(round_ * config.epochs):
         number = epoch % (config.views or epoch + 1) if config.augment else PLAIN
@@ -140,7 +143,10 @@ def views_of(data: Dataset, config: TrainConfig, seed: int, round_: int, steps: 
 
 
 def make_optimisers(model: Branches, part: Partition, config: TrainConfig) -> Optimisers:
-    """AdamW for the shared part and another for the private one, each where there is something to train."""
+    """One AdamW (Loshchilov and Hutter 2019) for the shared part and one for the private part, if it has parameters.
+
+    Two optimisers follow from "decoupled" in the paper's abstract. That both step on each batch is our choice.
+    """
     private_rate = config.lr if config.lr_private is None else config.lr_private
     recorded = config.record and next(model.parameters()).is_cuda
     options: dict[str, Any] = {"fused": True, "capturable": recorded}
@@ -152,7 +158,7 @@ def make_optimisers(model: Branches, part: Partition, config: TrainConfig) -> Op
 
 
 def _groups(model: Branches, part: Partition, which: Part, lr: float, lr_decoder: float | None) -> list[dict[str, Any]]:
-    """One part's parameters by rate: the decoder's and the others'; a group without any is left out."""
+    """One part's parameters by rate: the decoder's and the others'. An empty group is left out."""
     kind, tensors = kinds(model), tensors_of(model, part, which)
     own = {name for name in tensors if lr_decoder is not None and kind[name] in DECODER}
     groups: list[dict[str, Any]] = [
@@ -163,9 +169,9 @@ def _groups(model: Branches, part: Partition, which: Part, lr: float, lr_decoder
 
 
 def set_rate(optimiser: torch.optim.Optimizer, factor: float, rising: int) -> None:
-    """For the optimiser's next step; each group counts the steps that it has taken.
+    """Set the rate of the optimiser's next step: `factor` times `rise`. Each group counts its steps.
 
-    Where the step is recorded the rate is a tensor that stays where it is, as the recording reads it there.
+    If the step is recorded, the rate is a tensor that stays in place, because the recording reads it there.
     """
     for group in optimiser.param_groups:
         taken = group.setdefault("taken", 0)
@@ -178,7 +184,7 @@ def set_rate(optimiser: torch.optim.Optimizer, factor: float, rising: int) -> No
 
 
 def _added(sums: Losses, losses: Losses) -> Losses:
-    """In double precision, where the losses are: a GPU is not waited for."""
+    """The new sums, in double precision and on the losses' device, so that nothing waits for a GPU."""
     return sums | {name: sums.get(name, 0.0) + value.double() for name, value in losses.items()}
 
 

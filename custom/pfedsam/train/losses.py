@@ -13,11 +13,11 @@ from pfedsam.data.values import IGNORED
 
 
 def segmentation_loss(logits: Tensor, batch: Batch, config: TrainConfig) -> Tensor:
-    """L_seg, a scalar: cross-entropy of the head's kind, plus `dice_weight` times soft Dice loss.
+    """L_seg, a scalar: cross-entropy of the head's kind, plus `dice_weight` times soft Dice loss (our choice).
 
     Args:
-        logits: (B, outputs, h, w); brought to the label's size bilinearly.
-        batch: its labels; classes that its site does not annotate are left out, and pixels that nobody labelled.
+        logits: (B, outputs, h, w), resized to the label's size bilinearly.
+        batch: gives the labels. Classes that its site does not annotate are left out, and pixels without a label.
     """
     label, exclusive = batch.label, config.loss == "ce"
     logits = resize(logits.float(), label.shape[-1])
@@ -28,27 +28,27 @@ def segmentation_loss(logits: Tensor, batch: Batch, config: TrainConfig) -> Tens
 
 
 def labelled(batch: Batch) -> Tensor | None:
-    """(B, 1, L, L) of 1 where somebody labelled the pixel and 0 elsewhere; None where all are labelled."""
+    """(B, 1, L, L): 1 if the pixel has a label, else 0. None if all pixels have one."""
     return (batch.label != IGNORED)[:, None].float() if batch.ignores else None
 
 
 def annotated(channels: Tensor, batch: Batch) -> Tensor:
-    """Of (B, outputs, h, w) the classes that the batch's site annotates.
+    """The channels of (B, outputs, h, w) whose classes the batch's site annotates.
 
-    Channel by channel: a list as index would have a GPU wait for it, and a step could not be recorded (`train.step`).
+    It takes them one by one. With a list as index a GPU would wait, and a step could not be recorded (`train.step`).
     """
     return channels if batch.annotated is None else torch.stack([channels[:, i] for i in batch.annotated], 1)
 
 
 def exclusive_entropy(logits: Tensor, label: Tensor, known: Tensor | None = None) -> Tensor:
-    """Mean cross-entropy per pixel; of the `known` ones, 0 where there is none."""
+    """Mean cross-entropy of the `known` pixels, a scalar (None: all pixels). 0 if none is known."""
     if known is None:
         return F.cross_entropy(logits, label)
     return F.cross_entropy(logits, label, ignore_index=IGNORED, reduction="sum") / known.sum().clamp_min(1)
 
 
 def binary(logits: Tensor, target: Tensor, pos_weight: float, known: Tensor | None = None) -> Tensor:
-    """Mean binary cross-entropy per pixel (of the `known` ones) and class, positives weighted (FedFMS: 2)."""
+    """Mean binary cross-entropy of the `known` pixels and classes, with weighted positives (FedFMS: 2)."""
     weight = logits.new_full((), pos_weight)
     if known is None:
         return F.binary_cross_entropy_with_logits(logits, target, pos_weight=weight)
@@ -57,7 +57,7 @@ def binary(logits: Tensor, target: Tensor, pos_weight: float, known: Tensor | No
 
 
 def dice(logits: Tensor, target: Tensor, config: TrainConfig, known: Tensor | None = None) -> Tensor:
-    """MONAI's soft Dice loss over the batch's `known` pixels, background left out."""
+    """MONAI's soft Dice loss (Milletari et al. 2016) over the batch's `known` pixels, a scalar, without background."""
     exclusive = config.loss == "ce"
     found = logits.softmax(1) if exclusive else logits.sigmoid()
     if known is not None:
@@ -66,13 +66,13 @@ def dice(logits: Tensor, target: Tensor, config: TrainConfig, known: Tensor | No
 
 
 def one_hot(label: Tensor, channels: int, *, background: bool) -> Tensor:
-    """(B, L, L) class numbers to (B, channels, L, L); channel 0 is class 1 unless `background`."""
+    """(B, channels, L, L) of 0 and 1 from class numbers (B, L, L). Channel 0 is class 1 unless `background`."""
     classes = torch.arange(channels, device=label.device) + (0 if background else 1)
     return (label[:, None] == classes.view(1, -1, 1, 1)).float()
 
 
 def resize(logits: Tensor, side: int) -> Tensor:
-    """Logits at `side` x `side`, bilinear."""
+    """Logits (B, outputs, h, h), resized bilinearly to `side` x `side`."""
     if logits.shape[-1] == side:
         return logits
     return F.interpolate(logits, size=(side, side), mode="bilinear", align_corners=False)

@@ -18,12 +18,15 @@ warnings.filterwarnings("ignore", message=".*always_return_as_numpy.*", category
 def score(
     found: Tensor, truth: Tensor, spacing: Sequence[float] | None = None, *, unit: Unit = "px"
 ) -> list[CaseScore]:
-    """A score per class.
+    """A score for each class, by MONAI's metrics.
+
+    A class without reference pixels has no scores. If nothing is found, surface Dice is 0 and the
+    distances are None. Both are our choice.
 
     Args:
         found: (C, H, W) or (C, H, W, slices) of bool.
         truth: the same shape.
-        spacing: of the voxels in `unit`, as many values as spatial axes, in their order; None: no distances.
+        spacing: of the voxels in `unit`, one value for each spatial axis, in their order. None: no distances.
     """
     return [_score_class(i + 1, found[i], truth[i], spacing, unit) for i in range(len(truth))]
 
@@ -43,7 +46,7 @@ def _score_class(cls: int, found: Tensor, truth: Tensor, spacing: Sequence[float
 
 
 def _distances(found: Tensor, truth: Tensor, spacing: Sequence[float]) -> tuple[float, float, float]:
-    """Surface Dice, HD95 and ASSD, from outlines that MONAI looks for once."""
+    """Surface Dice, HD95 and ASSD. MONAI finds the outlines once for all three."""
     _, ways, _ = get_edge_surface_distance(found, truth, spacing=list(spacing), symmetric=True)
     both = torch.cat(ways)
     hd95 = max(torch.quantile(way, 0.95).item() for way in ways)

@@ -1,4 +1,4 @@
-"""Which number format a step computes in."""
+"""The number format that a step computes in."""
 
 from contextlib import AbstractContextManager
 
@@ -6,7 +6,7 @@ import torch
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """bf16 autocast where `precision` asks for it ("auto": where the hardware multiplies bf16)."""
+    """bf16 autocast if `precision` asks for it. "auto" asks for it if the hardware multiplies bf16."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=computes_bf16(device, precision))
 
 

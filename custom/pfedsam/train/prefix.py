@@ -1,8 +1,8 @@
-"""What leaves the frozen front of the encoder, once per image and view, kept for the epochs to come.
+"""A cache of the frozen front's output, once per image and view, for later epochs.
 
-With adapters in the last blocks alone the front computes the same for the same view of an image in
-every epoch. It is computed image by image and rounded to bfloat16 whether it comes from the cache or
-not, so that a run does not depend on what the cache still holds.
+If only the last blocks have adapters, the front's output for a view is the same in every epoch. It
+is computed image by image and rounded to bfloat16, with or without the cache. So a run does not
+depend on what the cache holds.
 """
 
 import hashlib
@@ -26,34 +26,34 @@ Entry = dict[str, Tensor]  # "hidden" (h, w, c) or (c, h, w) bfloat16; labels ar
 
 
 class Disk:
-    """Entries as files in a folder of this run; a full disk or a torn file costs time, nothing else."""
+    """Entries as files in a folder of this run. A full disk or a damaged file only costs time."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
     def get(self, key: str) -> Entry | None:
-        """The entry, read whole; None where there is none or it is damaged."""
+        """The entry, read into memory. None if it is absent or damaged."""
         try:
             return {name: tensor.clone() for name, tensor in load_file(self._path(key)).items()}
         except (OSError, SafetensorError):
             return None
 
     def __setitem__(self, key: str, entry: Entry) -> None:
-        """Write it; not at all where the disk is full."""
+        """Write the entry. If the disk is full, warn and write nothing."""
         try:
             with beside(self._path(key)) as new:
                 save_file(entry, new)
                 new.replace(self._path(key))
         except (OSError, SafetensorError) as fault:
-            log.warning("cache of the frozen front: %s", fault)
+            log.warning("an entry of the cache of the frozen front was not written: %s", fault)
 
     def __delitem__(self, key: str) -> None:
-        """Delete it."""
+        """Delete the entry, if it is there."""
         self._path(key).unlink(missing_ok=True)
 
     def sizes(self) -> dict[str, int]:
-        """The bytes of each entry that an earlier process of this run has left."""
+        """The size in bytes of each entry that an earlier process of this run left, by key."""
         return {path.stem: path.stat().st_size for path in sorted(self._folder.glob("*.safetensors"))}
 
     def _path(self, key: str) -> Path:
@@ -61,7 +61,7 @@ class Disk:
 
 
 class Bounded:
-    """A shelf that holds at most so many bytes; what was not used for longest goes first."""
+    """A shelf that holds at most `limit` bytes. It drops the least recently used entries first."""
 
     def __init__(self, shelf: dict[str, Entry] | Disk, limit: int) -> None:
         self._shelf, self._limit = shelf, limit
@@ -72,7 +72,7 @@ class Bounded:
                 self._count(key, size)
 
     def get(self, key: str) -> Entry | None:
-        """The entry, now the one used last; None where it is gone."""
+        """The entry, which is now the most recently used. None if it is gone."""
         entry = self._shelf.get(key)
         if entry is None:
             self.used -= self._sizes.pop(key, 0)
@@ -81,7 +81,7 @@ class Bounded:
         return entry
 
     def put(self, key: str, entry: Entry) -> None:
-        """Keep the entry; others make room."""
+        """Keep the entry, and drop others to make room."""
         self._shelf[key] = entry
         self._count(key, sum(t.numel() * t.element_size() for t in entry.values()))
 
@@ -96,24 +96,24 @@ class Bounded:
 
 @dataclass(frozen=True)
 class Prefix:
-    """Batches that begin behind the frozen front.
+    """Makes batches that hold the frozen front's output instead of images.
 
     Attributes:
         model: branches on one base.
-        shelf: where entries lie.
+        shelf: keeps the entries.
     """
 
     model: Branches
     shelf: Bounded
 
     def batch(self, data: Dataset, views: list[View], augment: Augment | None) -> Batch:
-        """What `data.batch` returns, behind the front."""
+        """The batch that `data.batch` returns, but with the front's output instead of the images."""
         pairs = [self._pair(data, view, augment) for view in views]
         hidden, label = (torch.stack(parts) for parts in zip(*pairs, strict=True))
         return Batch(hidden.float(), label, stemmed=True, annotated=data.annotated, ignores=data.ignores)
 
     def _pair(self, data: Dataset, view: View, augment: Augment | None) -> tuple[Tensor, Tensor]:
-        """The view behind the front, and its label."""
+        """The front's output for the view, and the view's label."""
         key = _key(data, view)
         entry = self.shelf.get(key)
         if entry is not None:
@@ -132,16 +132,16 @@ class Prefix:
 
 
 def _key(data: Dataset, view: View) -> str:
-    """A name for what is kept of a view: of its image file as it is now, too."""
+    """The name of a view's entry. It changes if the image file changes."""
     whose = hashlib.sha256(data.identity(view.slice).encode()).hexdigest()[:16]
     return f"{data.split}.{view.slice}.{view.number}.{whose}"
 
 
 def prefix(model: Branches, config: Config, folder: Path) -> Prefix | None:
-    """The cache that `train.cache` asks for; None if it asks for none.
+    """The cache that `train.cache` asks for, or None if it asks for none.
 
     Args:
-        folder: of this run on this site and of its frozen base, for the disk cache.
+        folder: for the disk cache: the folder of this run, at this site, with this frozen base.
     """
     if config.train.cache == "none":
         return None

@@ -1,4 +1,4 @@
-"""The step: the method's losses, their gradient, the optimisers; on a GPU, if asked, recorded and then replayed."""
+"""The step: the method's losses, their gradient, the optimisers. A GPU can record it once and then replay it."""
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ Optimisers = dict[Part, torch.optim.Optimizer]
 
 
 def untouched(_model: Branches, _config: Config) -> None:
-    """The gradient as it is."""
+    """Leave the gradient unchanged."""
 
 
 def step(
@@ -35,13 +35,14 @@ def step(
     *,
     gradient: Gradient = untouched,
 ) -> Losses:
-    """One step of all optimisers on the sum of the method's losses; returns the losses, without a gradient.
+    """The losses, detached, after one step of all optimisers on the sum of the method's losses.
+
+    A parameter that the losses do not reach, such as an expert that no image chose, gets a zero gradient. This is our
+    choice: AdamW then treats it as on a GPU, where all experts run (`model.moe.mix`).
 
     Args:
-        gradient: called between the gradient and the optimisers; may change gradients in place.
-
-    What is optimised and was not reached, as an expert that no image chose, has a gradient of zero, not none: AdamW
-    then does with it what it does on a GPU, where all experts are run (`model.moe.mix`); our choice.
+        batch: may be on any device.
+        gradient: called between the gradient and the optimisers. It may change gradients in place.
     """
     device = next(model.parameters()).device
     batch = replace(batch, image=batch.image.to(device), label=batch.label.to(device))
@@ -62,14 +63,14 @@ def step(
 
 @dataclass(frozen=True)
 class Recording:
-    """A step as a CUDA graph: `replay` puts a batch where the graph reads, and tells what it then writes."""
+    """A step as a CUDA graph. The graph reads `batch` and writes `losses`, always in the same memory."""
 
     graph: torch.cuda.CUDAGraph
     batch: Batch
     losses: Losses
 
     def replay(self, batch: Batch) -> Losses:
-        """The step on `batch`, of the recorded one's shape."""
+        """The losses after a step on `batch`, which must have the recorded batch's shape."""
         self.batch.image.copy_(batch.image)
         self.batch.label.copy_(batch.label)
         self.graph.replay()
@@ -77,12 +78,12 @@ class Recording:
 
 
 class Steps:
-    """The steps of one round at one site, `train.record` heeded: off by default, as no GPU has yet measured its gain.
+    """The steps of one round at one site, recorded if `train.record` is true.
 
-    A step on a few small images is thousands of kernels of microseconds each, and a GPU waits for the CPU that launches
-    them one by one; a CUDA graph launches all of them at once. The first step of full size is run as it stands, which
-    makes the optimisers' state; the second is recorded. A batch of another size is always run as it stands, and where
-    other parts are trained than before (`Method.phase`) recording begins anew.
+    A step on a few small images is thousands of kernels of microseconds each. A GPU waits for the CPU to launch them
+    one by one. A CUDA graph launches all of them at once. The first step of full size runs directly and creates the
+    optimisers' state. The second is recorded. A batch of another size always runs directly. If the trained parts
+    change (`Method.phase`), recording starts again. It is off by default: no GPU has measured its gain yet.
     """
 
     def __init__(self, model: Branches, loss_of: LossOf, config: Config, gradient: Gradient = untouched) -> None:
@@ -94,7 +95,7 @@ class Steps:
 
     @contextmanager
     def stream(self) -> Iterator[None]:
-        """Within, steps run on a stream of their own: what is recorded must not meet the default one."""
+        """Within the context, recorded steps run on their own stream: a recording cannot use the default one."""
         if not self._records:
             yield
             return
@@ -107,7 +108,7 @@ class Steps:
             outer.wait_stream(own)
 
     def __call__(self, batch: Batch, optimisers: Optimisers) -> Losses:
-        """One step of the optimisers; the losses as they are until the next step."""
+        """The losses after one step of the optimisers. They are valid until the next step."""
         if not self._records or len(batch.image) != self._config.train.batch_size:
             return self._run(batch, optimisers)
         if optimisers.keys() != self._active:
@@ -131,14 +132,14 @@ class Steps:
             if isinstance(cause, torch.cuda.OutOfMemoryError):
                 raise cause from None
             raise UserFault(
-                expected=f"a step of {self._config.method} that can be recorded: it never asks the GPU for a value",
+                expected=f"a step of {self._config.method} that can be recorded: it never reads a value from the GPU",
                 came=str(cause).splitlines()[0],
-                do="start anew with train.record false, or leave .item(), nonzero() and the like out of the losses",
+                do="start again with train.record false, or remove .item(), nonzero() and the like from the losses",
             ) from error
         return Recording(graph, held, losses)
 
 
 @cache
 def _own_stream(device: torch.device) -> torch.cuda.Stream:
-    """One for all rounds of a process: memory that was freed on a stream is used again on that stream alone."""
+    """One stream for all rounds of a process: memory freed on a stream is reused only on that stream."""
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
