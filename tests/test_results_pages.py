@@ -28,7 +28,8 @@ def test_every_page_is_what_is_kept_says_byte_for_byte() -> None:
 
 
 def test_a_page_s_tables_are_made_anew_between_its_comments_and_nowhere_else() -> None:
-    ours, other = "<!-- results: begin -->\n| by hand |\n<!-- results: end -->", "<!-- other: begin -->\nc\n<!-- other: end -->"
+    ours = "<!-- results: begin -->\n| by hand |\n<!-- results: end -->"
+    other = "<!-- other: begin -->\nc\n<!-- other: end -->"
     page = f"a\n{ours}\nb\n{other}\n"
     lines = filled(page).splitlines()
     assert lines[2:-5] == BLOCKS["results"]()
