@@ -165,7 +165,7 @@ def test_a_volume_of_three_slices_is_one_where_its_affine_or_plane_is_given(
 def test_a_folder_of_several_images_is_refused(model: pfedsam.Model, tmp_path: Path) -> None:
     for name in "ab":
         Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / f"{name}.png")
-    with pytest.raises(pfedsam.UserFault, match="one image at .*; came 2"):
+    with pytest.raises(pfedsam.UserFault, match=r"one image at .*; came 2"):
         model.predict(tmp_path)
     (tmp_path / "b.png").write_bytes(b"")
     with pytest.raises(pfedsam.UserFault, match=r"b\.png"):

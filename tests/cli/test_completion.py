@@ -36,7 +36,7 @@ def test_bash_offers_verbs_options_values_and_files(
     assert main(["completion", "bash"]) == 0
     (tmp_path / "script").write_text(capsys.readouterr().out)
     (tmp_path / "wards").mkdir()
-    command = ["bash", "-c", COMPLETED, "bash", "script", "pfedsam", *typed]
+    command = ["bash", "-c", COMPLETED, "bash", "./script", "pfedsam", *typed]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) - {"-h", "--help", "--version"} == offered
 

@@ -1,81 +1,25 @@
-"""What a user of FLARE's simulator sees, and what stands in its files."""
+"""Which lines FLARE's simulator shows while our job runs in it; test_simulator.py looks at a real run."""
 
-import copy
 import logging
-import logging.config
-import re
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from flare.test_simulator import job, simulate
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
-from nvflare.fuel.utils.log_utils import logmode_config_dict
+from nvflare.fuel.utils.log_utils import ConciseLogFilter
 
 from pfedsam.flare.terminal import keep_calm
 from pfedsam.layout import SIMULATED
 
 pytestmark = pytest.mark.flare
-OURS = re.compile(r"\d\d:\d\d:\d\d ")
-BEFORE_OUR_CODE = 2 + 2  # FLARE's own word on its command, its selector's, and a line of each site's process
-
-
-@pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
-    """The lines on the terminal of a run of one round, up to the table, and the workspace."""
-    folder = tmp_path_factory.mktemp("t")
-    told = simulate(job(folder / "job", rounds=1), folder / "ws", threads=2)
-    return told.splitlines(), folder / "ws"
-
-
-def test_a_run_shows_a_line_a_site_and_round_the_table_and_its_place(shown: tuple[list[str], Path]) -> None:
-    lines, workspace = shown
-    for site in ("site-1", "site-2"):
-        (line,) = [line for line in lines if f"[{site}] round" in line]
-        assert re.fullmatch(rf"{OURS.pattern}\[{site}\] round 1/1 step 2/2 loss .* about \d+ s left", line)
-    assert lines[-1] == f"results: {workspace / 'server/simulate_job'}"
-    assert any(line.startswith("site-2  before") for line in lines)
-
-
-def test_of_flare_s_own_lines_the_terminal_has_those_alone_that_come_before_our_code(
-    shown: tuple[list[str], Path],
-) -> None:
-    lines, _ = shown
-    table = next(i for i, line in enumerate(lines) if "the run is done" in line)
-    others = [line for line in lines[:table] if not OURS.match(line)]
-    assert len(others) <= BEFORE_OUR_CODE, others
-    assert max(map(len, lines)) <= 120
-
-
-def test_log_txt_keeps_what_the_terminal_leaves_out(shown: tuple[list[str], Path]) -> None:
-    lines, workspace = shown
-    for party, told in (("server", "ServerRunner - INFO"), ("site-1", "ClientRunner - INFO")):
-        log = (workspace / party / "log.txt").read_text()
-        assert log.count(told) > 5
-        assert not any(told in line for line in lines)
-    assert "round 1 done" in (workspace / "server/log.txt").read_text()
 
 
 @pytest.fixture
-def console(tmp_path: Path) -> Iterator[dict[str, logging.Handler]]:
-    """The root logger's handlers as FLARE sets them up in a mode; its own again afterwards."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    found: dict[str, logging.Handler] = {}
-    for mode in ("concise", "full"):
-        settings = copy.deepcopy(logmode_config_dict[mode])
-        for handler in settings["handlers"].values():
-            if "filename" in handler:
-                handler["filename"] = str(tmp_path / f"{mode}_{handler['filename']}")
-        logging.config.dictConfig(settings)
-        found[mode] = root.handlers[0]
-        found[f"{mode} file"] = root.handlers[1]
-    root.handlers = [*found.values()]
-    yield found
-    for handler in found.values():
-        handler.close()
-    root.handlers, root.level = handlers, level
+def console(monkeypatch: pytest.MonkeyPatch) -> dict[str, logging.Handler]:
+    """Handlers of the root logger: as FLARE makes one of a concise terminal, and any other."""
+    found: dict[str, logging.Handler] = {"concise": logging.StreamHandler(), "full": logging.StreamHandler()}
+    found["concise"].addFilter(ConciseLogFilter(["nvflare.app_common"]))
+    monkeypatch.setattr(logging.getLogger(), "handlers", [*found.values()])
+    return found
 
 
 def context(job_id: str) -> FLContext:

@@ -13,9 +13,9 @@ ROLES = ("before", "global", "personal")
 
 
 def results(*sites: str) -> dict[str, Any]:
-    rows = {role: ROW for role in ROLES}
+    rows = dict.fromkeys(ROLES, ROW)
     tested = {site: {**rows, "patients": 1234} for site in sites}
-    rounds = [{"round": 0, "sites": dict.fromkeys(sites[:1], {})}]
+    rounds = [{"round": 0, "sites": {site: {} for site in sites[:1]}}]
     final = {"sites": tested, "mean": rows, "worst": rows}
     return {"method": "fedms_sam", "synthetic": True, "rounds": rounds, "final": final}
 
