@@ -67,11 +67,25 @@ class Model:
 
     @overload
     def predict(
-        self, image: Image, *, affine: Affine | None = ..., probabilities: Literal[False] = ..., **way: str | None
+        self,
+        image: Image,
+        *,
+        branch: str | None = ...,
+        plane: str | None = ...,
+        scale: str | None = ...,
+        affine: Affine | None = ...,
+        probabilities: Literal[False] = ...,
     ) -> Mask: ...
     @overload
     def predict(
-        self, image: Image, *, affine: Affine | None = ..., probabilities: Literal[True], **way: str | None
+        self,
+        image: Image,
+        *,
+        branch: str | None = ...,
+        plane: str | None = ...,
+        scale: str | None = ...,
+        affine: Affine | None = ...,
+        probabilities: Literal[True],
     ) -> tuple[Mask, Maps]: ...
     def predict(
         self,
@@ -139,7 +153,7 @@ class Results:
 
     Attributes:
         record: the content of results.json; docs/results.md names its keys.
-        folder: where results.json, the shared model and each site's files lie.
+        folder: where results.json, the shared model and each site's files are.
     """
 
     record: dict[str, Any]
@@ -150,7 +164,7 @@ class Results:
         return final_table(self.record, width)
 
     def export(self, path: PathLike, site: str = "") -> Path:
-        """Write the model of a site as one file, with its card beside it, over what is there; returns the file.
+        """The path of the site's model, written as one file with its card beside it, over what is there.
 
         Args:
             site: whose personal branch to put in; empty: the global branch alone, which may leave the sites.
@@ -171,8 +185,7 @@ class Results:
         Raises:
             UserFault: the weights are missing, or the method's sites do not begin with one model.
         """
-        config = from_record(self.record["config"])
-        return Model(first_model(config, _path(weights or os.environ.get("PFEDSAM_WEIGHTS"))))
+        return Model(first_model(from_record(self.record["config"]), _path(weights)))
 
 
 def simulate(
@@ -224,8 +237,9 @@ def _job(job: PathLike | Mapping[str, Any] | Job) -> Job:
         return job
     if not isinstance(job, Mapping):
         return read_job(Path(job))
-    values = dict(job) if "settings" in job else {"settings": dict(job)}
-    return make_job({"name": str(dict(values["settings"]).get("study", "pfedsam")), **values})
+    values: dict[str, Any] = dict(job) if "settings" in job else {"settings": dict(job)}
+    own = values["settings"]
+    return make_job({"name": str(own.get("study", "pfedsam")) if isinstance(own, dict) else "pfedsam", **values})
 
 
 def _changed(settings: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -245,10 +259,9 @@ def _sites(asked: int | Sequence[str] | None, own: tuple[str, ...]) -> tuple[str
     if asked is None or isinstance(asked, int):
         count = len(own) if asked is None else asked
         if own and count > len(own):
-            raise UserFault(
-                expected=f"{len(own)} sites at most, as the job names", came=str(count), do="name the sites"
-            )
-        found = own[:count] if own else tuple(f"site-{i + 1}" for i in range(count))
+            most = f"{len(own)} sites at most, as the job names"
+            raise UserFault(expected=most, came=str(count), do="name the sites")
+        found = own[: max(count, 0)] if own else tuple(f"site-{i + 1}" for i in range(count))
     else:
         found = tuple([asked] if isinstance(asked, str) else asked)
     if not found:
@@ -262,14 +275,10 @@ def _places(site: str, job: Job, out: Path, folders: PathLike | Mapping[str, Pat
     if job.config.data.source == "synthetic":
         named = drawn(out / site / "synthetic_data", site, job.config)
     if not named:
-        raise UserFault(
-            expected=f"the data folder of site {site}",
-            came="no setting",
-            do="set PFEDSAM_DATA; in Python, give folders",
-        )
+        do = "set PFEDSAM_DATA; in Python, give folders"
+        raise UserFault(expected=f"the data folder of site {site}", came="no setting", do=do)
     cache = Path(os.environ.get("PFEDSAM_CACHE") or out / "prepared")
-    weights = os.environ.get("PFEDSAM_WEIGHTS")
-    return Places(Path(named), out / "store", _path(weights), cache, out / site / "scratch")
+    return Places(Path(named), out / "store", _path(os.environ.get("PFEDSAM_WEIGHTS")), cache, out / site / "scratch")
 
 
 @contextmanager

@@ -79,7 +79,8 @@ def as_volume(image: NDArray[Any], affine: Affine | None, *, stacked: bool) -> V
     """
     _check_numbers(image)
     _check_shape(image.shape, stacked=stacked)
-    values = image.astype(np.float32) if image.dtype.kind == "f" else image
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
+        values = image.astype(np.float32) if image.dtype.kind == "f" else image
     if image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3 and not stacked):
         return Volume(values[:, :, None])
     if affine is None:
