@@ -2,6 +2,8 @@
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 # those that read a site's files, and torch's exporter, which talks of itself
@@ -22,6 +24,24 @@ def quiet() -> None:
         logger.propagate = False
     if logging.lastResort is not None:  # what shows log lines where nothing is set up
         logging.lastResort.addFilter(_ours)
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Within as after `quiet`, and afterwards as before: for a call out of somebody else's program."""
+    loggers = [logging.getLogger(name) for name in LIBRARIES]
+    were = [(logger, list(logger.filters), list(logger.handlers), logger.propagate) for logger in loggers]
+    last = logging.lastResort
+    shown = list(last.filters) if last else []
+    with warnings.catch_warnings():
+        quiet()
+        try:
+            yield
+        finally:
+            for logger, filters, handlers, propagate in were:
+                logger.filters, logger.handlers, logger.propagate = filters, handlers, propagate
+            if last:
+                last.filters = shown
 
 
 def _noted(

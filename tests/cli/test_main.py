@@ -4,6 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from pfedsam import __version__
+from pfedsam.cli import main
+
 
 def test_a_reader_that_has_enough_is_no_fault(tmp_path: Path) -> None:
     verb = [sys.executable, "-m", "pfedsam.cli", "synthetic", str(tmp_path / "out")]
@@ -27,3 +32,9 @@ def test_help_is_shown_without_loading_what_verbs_compute_with() -> None:
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert "argparse" in loaded
     assert loaded & set(HEAVY.split()) == set()
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"pfedsam {__version__}\n"

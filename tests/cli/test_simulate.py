@@ -71,13 +71,14 @@ def test_what_cannot_be_run_is_told_before_anything_is_written(
 
 
 def test_the_job_names_the_sites_where_nobody_else_does() -> None:
+    from pfedsam.api import _sites
     from pfedsam.cli.simulate import _named
 
     own = read_job(ROOT / "jobs/polyp.json").sites
-    assert _named("", own) == own == ("kvasir_inset", "kvasir_plain")
-    assert _named("1", own) == ("kvasir_inset",)
-    assert _named("2", ()) == ("site-1", "site-2")
-    assert _named("ward-a, ward-b", own) == ("ward-a", "ward-b")
+    assert _sites(_named(""), own) == own == ("kvasir_inset", "kvasir_plain")
+    assert _sites(_named("1"), own) == ("kvasir_inset",)
+    assert _sites(_named("2"), ()) == ("site-1", "site-2")
+    assert _sites(_named("ward-a, ward-b"), own) == ("ward-a", "ward-b")
 
 
 def test_a_job_that_begins_with_another_run_s_model_is_refused_here(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -79,6 +80,34 @@ def test_results_hold_every_site_branch_and_metric(run: tuple[Path, str]) -> Non
 def test_the_run_ends_with_a_table_and_the_place_of_its_results(run: tuple[Path, str]) -> None:
     for text in ("personal", "site-2", "synthetic data", "s left", str(run[0] / "server/simulate_job")):
         assert text in run[1]
+
+
+BEFORE_OUR_CODE = 2 + 2  # FLARE's own word on its command, its selector's, and a line of each site's process
+CLOCK = r"\d\d:\d\d:\d\d "
+
+
+def test_the_terminal_has_a_line_a_site_and_round_and_of_flare_s_own_what_comes_before_our_code(
+    run: tuple[Path, str],
+) -> None:
+    lines = run[1].splitlines()
+    for site in ("site-1", "site-2"):
+        told = [line for line in lines if f"[{site}] round" in line]
+        assert len(told) == 2
+        for i, line in enumerate(told):
+            assert re.fullmatch(rf"{CLOCK}\[{site}\] round {i + 1}/2 step 2/2 loss .*, about \d+ s left", line)
+    table = next(i for i, line in enumerate(lines) if "the run is done" in line)
+    others = [line for line in lines[:table] if not re.match(CLOCK, line)]
+    assert len(others) <= BEFORE_OUR_CODE, others
+    assert max(map(len, lines)) <= 120
+    assert lines[-1] == f"results: {run[0] / 'server/simulate_job'}"
+
+
+def test_log_txt_keeps_what_the_terminal_leaves_out(run: tuple[Path, str]) -> None:
+    for party, told in (("server", "ServerRunner - INFO"), ("site-1", "ClientRunner - INFO")):
+        log = (run[0] / party / "log.txt").read_text()
+        assert log.count(told) > 5
+        assert told not in run[1]
+    assert "round 2 done" in (run[0] / "server/log.txt").read_text()
 
 
 def test_only_declared_tensors_left_each_site_and_the_ledger_shows_them(run: tuple[Path, str]) -> None:

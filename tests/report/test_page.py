@@ -217,7 +217,7 @@ def test_sites_in_millimetres_and_in_pixels_have_no_mean_distance(tmp_path: Path
         row = results["final"][part]["personal"]
         assert (row["unit"], row["hd95"], row["assd"], row["surface_dice"]) == ("mixed", None, None, None)
         assert None not in (row["dice"], row["iou"], row["detected"])
-    assert {"mm", "px"} < {line.split()[-2] for line in final_table(results).splitlines() if "personal" in line}
+    assert {"mm", "px"} < {line.split()[-1] for line in final_table(results).splitlines() if "personal" in line}
     text = page_of(written(tmp_path / "run", results))
     assert '<td class="text">px</td>' in text
     assert '<td class="text">mm</td>' in text

@@ -10,12 +10,13 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from pfedsam import __version__
 from pfedsam.cli.console import plain
 from pfedsam.errors import UserFault
 from pfedsam.quiet import quiet
 
 VERBS: tuple[str, ...] = ("doctor", "prepare", "simulate", "render", "watch", "report")
-VERBS += ("export", "verify", "predict", "convert", "synthetic", "project")
+VERBS += ("export", "verify", "predict", "convert", "synthetic", "project", "completion")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     command = argparse.ArgumentParser(
         prog="pfedsam", description="Federated fine-tuning of Segment Anything: what nvflare does not do."
     )
+    command.add_argument("--version", action="version", version=f"pfedsam {__version__}")
     verbs = command.add_subparsers(required=True, metavar="VERB")
     for name in VERBS:
         module = import_module(f"pfedsam.cli.{name}")

@@ -42,11 +42,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def serve(options: argparse.Namespace) -> None:
     """Write the requested files."""
-    from pfedsam.export.card import card
+    from pfedsam.export.single import card_beside, write_single
     from pfedsam.export.source import Place, gather
-    from pfedsam.files import write_atomic
-    from pfedsam.inference.facts import read_facts
-    from pfedsam.inference.model_file import write_model
     from pfedsam.model import build
 
     _check_free(options)
@@ -56,11 +53,8 @@ def serve(options: argparse.Namespace) -> None:
     if options.bundle:
         _check_bundle(options.bundle, source.facts.branches, branch)
     base = build.backbone(source.facts.config.model, options.weights) if options.with_base else None
-    write_model(options.out, source.facts, source.shared, source.private, base=base)
-    facts = read_facts(options.out)
-    text, beside = card(source, facts, options.out, options.folder), options.out.with_suffix(".md")
-    write_atomic(beside, text.encode())
-    wrote = {"model": str(options.out), "card": str(beside), "branches": facts.branches}
+    text = write_single(source, options.out, options.folder, base=base)
+    wrote = {"model": str(options.out), "card": str(card_beside(options.out)), "branches": source.facts.branches}
     wrote |= _more(options, branch, text)
     say(wrote) if options.json else _tell(wrote)
 

@@ -37,7 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def serve(options: argparse.Namespace) -> int:
     """Predict all files. Return 1 if one failed."""
     from pfedsam.inference.predictor import load_model
-    from pfedsam.predict.masks import Way
+    from pfedsam.predict.masks import usual_way
     from pfedsam.predict.run import predict
     from pfedsam.predict.scans import find_scans
     from pfedsam.predict.segmentation import Classes
@@ -46,11 +46,11 @@ def serve(options: argparse.Namespace) -> int:
         raise UserFault(expected="--batch above 0", came=str(options.batch), do="give a number of 1 or more")
     scans = list(console.tracked(find_scans(options.source, options.out), "looking"))
     model = load_model(options.model, options.weights, options.cache, device=options.device)
-    branch = options.branch or model.branches[-1]
     data = model.config.data
     if options.plane not in (None, data.plane):
         print(f"pfedsam: the model was trained on {data.plane} slices, not {options.plane}", file=sys.stderr)
-    way = Way(branch, options.plane, options.scale or data.scale, options.batch, options.probabilities)
+    chosen = {name: getattr(options, name) for name in ("branch", "plane", "scale", "batch", "probabilities")}
+    way = usual_way(model, **chosen)
     names = options.names.split(",") if options.names else model.config.class_names
     if len(names) != (count := model.config.model.num_classes):
         came = f"{len(names)} ({', '.join(names)})"
@@ -61,8 +61,8 @@ def serve(options: argparse.Namespace) -> int:
         if result.fault:
             print(console.plain(f"pfedsam: {result.fault}"), file=sys.stderr)
         done.append(_told(result))
-    answer = {"branch": branch, "classes": {i + 1: n for i, n in enumerate(names)}, "files": done}
-    console.say(answer) if options.json else print(console.plain(_summary(done, options.out, branch)))
+    answer = {"branch": way.branch, "classes": {i + 1: n for i, n in enumerate(names)}, "files": done}
+    console.say(answer) if options.json else print(console.plain(_summary(done, options.out, way.branch)))
     return int(any(entry["fault"] for entry in done))
 
 

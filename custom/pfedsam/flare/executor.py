@@ -37,6 +37,7 @@ from pfedsam.flare.context import (
     simulated,
     stamp_of,
 )
+from pfedsam.flare.terminal import keep_calm
 from pfedsam.layout import OWN
 from pfedsam.names import one_name
 from pfedsam.quiet import quiet
@@ -45,7 +46,7 @@ from pfedsam.site import Site
 from pfedsam.train.loop import Progress
 
 LAST = "trained.safetensors"  # the shared part as this site last trained it, in its run folder
-LINE_EVERY = 5.0  # seconds between progress lines
+LINE_EVERY, LINE_EVERY_SIMULATED = 5.0, 60.0  # seconds between progress lines; the simulator shows all sites' on one
 
 
 class PFedSAMExecutor(Executor):  # type: ignore[misc]
@@ -63,6 +64,7 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Register the tensor codec. Without it FLARE cannot read a message and waits for ever."""
         if event_type == EventType.START_RUN:
+            keep_calm(fl_ctx)
             fobs.register(TensorDecomposer)
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
@@ -91,7 +93,8 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
 
     def _train(self, site: Site, shareable: Shareable, fl_ctx: FLContext, stop: Signal) -> Shareable:
         wire, turn = _asked(shareable, fl_ctx)
-        progress = _Progress(site.name, turn, _started(run_dir(fl_ctx), turn.round))
+        every = LINE_EVERY_SIMULATED if simulated(fl_ctx) else LINE_EVERY
+        progress = _Progress(site.name, turn, _started(run_dir(fl_ctx), turn.round), every)
         update, report = serve_round(site, wire, turn, progress=progress, stop=lambda: bool(stop.triggered))
         if update.report.stopped:
             return make_reply(ReturnCode.TASK_ABORTED)
@@ -108,7 +111,7 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
     def _validate(self, site: Site, shareable: Shareable, fl_ctx: FLContext, _: Signal) -> Shareable:
         folder = run_dir(fl_ctx) / OWN
         metrics = serve_test(site, *_asked(shareable, fl_ctx), folder)
-        log.info("[%s] final test done; this site's model, cases and pictures: %s", site.name, folder)
+        log.info("[%s] tested; its own files: %s", site.name, folder)
         return DXO(DataKind.METRICS, data=metrics).to_shareable()
 
     def _submit_model(self, site: Site, _: Shareable, fl_ctx: FLContext, __: Signal) -> Shareable:
@@ -131,15 +134,15 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
 
 
 class _Progress:
-    """A line in the log each few seconds: round, site, step, loss, seconds left."""
+    """A line in the log at a round's end, and before that one each `every` seconds: step, loss, seconds left."""
 
-    def __init__(self, site: str, turn: Turn, started: tuple[float, int]) -> None:
+    def __init__(self, site: str, turn: Turn, started: tuple[float, int], every: float) -> None:
         self._site, self._round, self._rounds = site, turn.round, turn.rounds
         self._started, self._first = started
-        self._last = 0.0
+        self._every, self._last = every, time.monotonic() - LINE_EVERY
 
     def __call__(self, now: Progress) -> None:
-        if time.monotonic() - self._last < LINE_EVERY and now.step < now.steps:
+        if time.monotonic() - self._last < self._every and now.step < now.steps:
             return
         self._last = time.monotonic()
         share = (self._round - self._first + now.step / now.steps) / (self._rounds - self._first)

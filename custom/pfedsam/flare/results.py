@@ -106,7 +106,7 @@ class ResultsWriter(Widget):  # type: ignore[misc]
             return
         self.results = finish(self.results, time.time() - self._began)
         path = self._write(fl_ctx)
-        log.info("%s\nresults: %s", final_table(self.results), path.parent)
+        log.info("the run is done\n%s\nresults: %s", final_table(self.results), path.parent)
 
     def _write(self, fl_ctx: FLContext) -> Any:
         path = run_dir(fl_ctx) / "results.json"

@@ -11,7 +11,7 @@ from pfedsam.config import Config, Precision
 from pfedsam.data.square import Normalise, decide, fit, unfit
 from pfedsam.errors import UserFault
 from pfedsam.files import Tensors
-from pfedsam.inference.facts import ModelFacts, read_facts, require_branch
+from pfedsam.inference.facts import ModelFacts, Origin, read_facts, require_branch, roles_of
 from pfedsam.inference.model_file import check_tensors, read_tensors
 from pfedsam.methods.base import Here, Method
 from pfedsam.model.backbones import Backbone
@@ -19,6 +19,7 @@ from pfedsam.model.build import base_digest
 from pfedsam.model.partition import Part, tensors_of, wire_name
 from pfedsam.model.prepared import assemble, prepared
 from pfedsam.model.segmenter import Branches
+from pfedsam.study import initial_shared
 from pfedsam.train.evaluate import logits_of
 
 
@@ -113,6 +114,29 @@ def load_model(
     check_tensors(facts.config, shared, private or None)
     model = _assembled(method, parts, facts.config, shared, private).to(where)
     return Predictor(facts, model, Normalise(), where)
+
+
+def first_model(config: Config, weights: Path | None = None, cache: Path | None = None) -> Predictor:
+    """The model as every site of a job first receives it, before training; its global branch alone.
+
+    Args:
+        weights, cache: as for `load_model`.
+
+    Raises:
+        UserFault: the weights are missing, or the method has no branch without a site's private part.
+    """
+    if not (roles := roles_of(config, private=False)):
+        raise UserFault(
+            expected="a method whose sites begin with one model",
+            came=f"{config.method}, where each begins with its own",
+            do="read the scores as first received: before, in results.json",
+        )
+    where = _usable("cuda" if torch.cuda.is_available() else "cpu")
+    shared, base = initial_shared(config, weights, cache)
+    facts = ModelFacts(config, config.digest(), Origin(base), roles)
+    method = methods.get(config.method)
+    parts = _base(facts, {}, (weights, cache), bf16=methods.base_in_bf16(method, where, config))
+    return Predictor(facts, _assembled(method, parts, config, shared, {}).to(where), Normalise(), where)
 
 
 def _usable(device: torch.device | str) -> torch.device:

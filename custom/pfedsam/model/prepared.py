@@ -43,7 +43,7 @@ def prepared(config: ModelConfig, folder: str | Path | None, cache: Path | None,
     path = cache / f"{_key(config, folder, bf16)}.safetensors"
     found = read_base(path, config)
     if found is None:
-        log.info("preparing %s at %d px once, in %s", config.backbone, config.image_size, path)
+        log.info("preparing %s at %d px once; kept in %s", config.backbone, config.image_size, cache)
         write_base(path, backbone(config, folder), bf16=bf16)
         found = read_base(path, config)
     if found is None:

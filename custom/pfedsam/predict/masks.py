@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -13,7 +14,10 @@ from pfedsam.data.geometry import Volume, check_cut, oriented, restored
 from pfedsam.data.reader import EIGHT_BIT, levels, rgb, spread
 from pfedsam.data.square import decide, label_map, probabilities, shown
 from pfedsam.data.values import require_finite
+from pfedsam.errors import UserFault
 from pfedsam.inference.predictor import Predictor
+
+SCALES = get_args(Scale)
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,23 @@ class Way:
     scale: Scale = "uint8"
     batch: int = 8
     probabilities: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises UserFault where `scale` is none that there is, or `batch` is below 1."""
+        if self.scale not in SCALES:
+            raise UserFault(expected=f"a scale: {' or '.join(SCALES)}", came=str(self.scale), do="choose one of them")
+        if self.batch < 1:
+            raise UserFault(expected="a batch of 1 slice or more", came=str(self.batch), do="correct it")
+
+
+def usual_way(model: Predictor, **chosen: Any) -> Way:
+    """As `model` was trained and tested: its last branch (personal, where it has it) and its scale.
+
+    Args:
+        chosen: fields of `Way` that are to be others; None leaves one as it is.
+    """
+    usual = {"branch": model.branches[-1], "scale": model.config.data.scale}
+    return Way(**(usual | {name: value for name, value in chosen.items() if value is not None}))
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pfedsam.data.dicom import read_series
-from pfedsam.data.volume import read_volume
 from pfedsam.errors import UserFault
 from pfedsam.inference.predictor import Predictor
+from pfedsam.predict.given import read_scan
 from pfedsam.predict.masks import Way, segment
 from pfedsam.predict.scans import Scan, twins
 from pfedsam.predict.segmentation import Classes, check_series
@@ -90,7 +89,7 @@ def _one(model: Predictor, scan: Scan, out: Path, way: Way, classes: Classes, ag
         raise UserFault(
             expected="a separate output folder", came=f"{out}, which contains {scan.name}", do="name another"
         )
-    volume = read_series(scan.files) if scan.kind == "dicom" else read_volume(scan.files[0])
+    volume = read_scan(scan)
     if scan.kind == "dicom":  # before the mask is computed
         check_series(scan, classes)
     found = segment(model, volume, way)

@@ -1,0 +1,31 @@
+"""A run's model as one file, with its card beside it."""
+
+from pathlib import Path
+
+from pfedsam.export.card import card
+from pfedsam.export.source import RunModel
+from pfedsam.files import write_atomic
+from pfedsam.inference.facts import read_facts
+from pfedsam.inference.model_file import write_model
+from pfedsam.model.backbones import Backbone
+
+
+def card_beside(out: Path) -> Path:
+    """Where the card of the model file at `out` lies."""
+    return out.with_suffix(".md")
+
+
+def write_single(source: RunModel, out: Path, folder: Path, *, base: Backbone | None = None) -> str:
+    """Write the model file at `out` and its card, over what is there; returns the card's text.
+
+    Args:
+        folder: the run's, where a site keeps the scores of its final test.
+        base: the frozen base, to go into the file too.
+
+    Raises:
+        UserFault: the parts do not fit the settings, or the disk forbids writing.
+    """
+    write_model(out, source.facts, source.shared, source.private, base=base)
+    text = card(source, read_facts(out), out, folder)
+    write_atomic(card_beside(out), text.encode())
+    return text
