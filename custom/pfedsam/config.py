@@ -84,7 +84,7 @@ class WireConfig:
 class DataConfig:
     """What the job expects of a site's data; where it lies is the site's own affair."""
 
-    source: Literal["site", "synthetic"] = "site"
+    source: Literal["site", "synthetic"] = "site"  # the site's own images, or images that are drawn at each site
     scale: Scale = "uint8"  # to 0..1 by /255, or by the image's 0.5 and 99.5 percentiles
     plane: Plane = "axial"  # how a volume is cut into slices, at every site and in predict; stored: along its last axis
     classes: list[str] = field(default_factory=list)  # the classes' names, from class 1 on; empty: they have none
@@ -94,8 +94,8 @@ class DataConfig:
     limit: dict[str, int] = number(dict, least=1, most=1_000_000_000)  # site: training rows, drawn by the seed
     unannotated: dict[str, list[int]] = number(dict, least=1, most=255)  # site: classes its masks leave out, from 1
     train: int = number(48, least=1, most=1_000_000)  # synthetic only: images per split
-    val: int = number(8, least=0, most=1_000_000)
-    test: int = number(16, least=0, most=1_000_000)
+    val: int = number(8, least=0, most=1_000_000)  # synthetic only
+    test: int = number(16, least=0, most=1_000_000)  # synthetic only
 
     @property
     def counts(self) -> dict[str, int]:
@@ -113,7 +113,7 @@ class Config:
     study: str = "pfedsam"  # names the site store's entry and the server's checkpoints
     method: str
     method_settings: object  # an instance of the method's own dataclass; `own` gives it with its type
-    seed: int = number(0, least=0, most=10**12)
+    seed: int = number(0, least=0, most=10**12)  # of all that is drawn: new weights, order, augmentation, data.limit
     begin_private: str = ""  # the study's run whose private part each site begins with, or "latest"; empty: as drawn
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
