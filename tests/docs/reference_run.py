@@ -118,6 +118,7 @@ def context(folder: Path, name: str) -> FLContext:
         (ReservedKey.ENGINE, engine),
         (ReservedKey.IDENTITY_NAME, name),
         (FLContextKey.CURRENT_RUN, "job"),
+        (FLContextKey.SCOPE_PROPERTIES, {"threads": "1"}),  # two wait for each other where others work too
     ):
         made.set_prop(key, value, private=True, sticky=False)
     return made
