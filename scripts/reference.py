@@ -124,9 +124,9 @@ def table_of(kind: Any, above: str, fields: Iterable["dataclasses.Field[Any]"]) 
 
 def default_of(field: "dataclasses.Field[Any]") -> str:
     """A field's default as JSON."""
-    if field.default_factory is not dataclasses.MISSING:
-        return f"`{json.dumps(field.default_factory())}`"
-    return "none" if field.default is dataclasses.MISSING else f"`{json.dumps(field.default)}`"
+    made = field.default_factory
+    value = field.default if made is dataclasses.MISSING else made()
+    return "none" if value is dataclasses.MISSING else f"`{json.dumps(value, default=dataclasses.asdict)}`"
 
 
 def within(bounds: Bounds | None) -> str:
