@@ -82,7 +82,7 @@ class WireConfig:
 class DataConfig:
     """What the job expects of a site's data. The site alone decides where they are."""
 
-    source: Literal["site", "synthetic"] = "site"
+    source: Literal["site", "synthetic"] = "site"  # the site's own images, or images that are drawn at each site
     scale: Scale = "uint8"  # to 0..1 by /255, or by the image's 0.5 and 99.5 percentiles
     plane: Plane = "axial"  # how volumes are cut into slices, at every site and in predict; stored: along the last axis
     classes: list[str] = field(default_factory=list)  # the classes' names, from class 1 on; empty: none
@@ -92,8 +92,8 @@ class DataConfig:
     limit: dict[str, int] = number(dict, least=1, most=1_000_000_000)  # site: training rows, drawn by the seed
     unannotated: dict[str, list[int]] = number(dict, least=1, most=255)  # site: classes its masks leave out, from 1
     train: int = number(48, least=1, most=1_000_000)  # synthetic only: images per split
-    val: int = number(8, least=0, most=1_000_000)
-    test: int = number(16, least=0, most=1_000_000)
+    val: int = number(8, least=0, most=1_000_000)  # synthetic only
+    test: int = number(16, least=0, most=1_000_000)  # synthetic only
 
     @property
     def counts(self) -> dict[str, int]:
@@ -111,7 +111,7 @@ class Config:
     study: str = "pfedsam"  # names the site store's entry and the server's checkpoints
     method: str
     method_settings: object  # an instance of the method's own dataclass; `own` returns it with its type
-    seed: int = number(0, least=0, most=10**12)
+    seed: int = number(0, least=0, most=10**12)  # of all random draws: new weights, order, augmentation, data.limit
     begin_private: str = ""  # the run of the study whose private part each site begins with, or "latest"; empty: drawn
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
