@@ -112,7 +112,7 @@ def load_model(
     parts = _base(facts, state, (weights, cache), bf16=methods.base_in_bf16(method, where, facts.config))
     check_tensors(facts.config, shared, private or None)
     model = _assembled(method, parts, facts.config, shared, private).to(where)
-    return Predictor(facts, model, Normalise(), where)
+    return Predictor(facts, model, Normalise(facts.config.model.pixels), where)
 
 
 def _usable(device: torch.device | str) -> torch.device:
