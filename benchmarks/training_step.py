@@ -72,7 +72,9 @@ class Case:
 def main() -> None:
     """Measure, print one table, append it where asked."""
     options = arguments()
-    state = weights.read(ModelConfig(backbone="tiny_vit")) if options.backbone == "tiny_vit" else random_state(options.size)
+    state = (
+        weights.read(ModelConfig(backbone="tiny_vit")) if options.backbone == "tiny_vit" else random_state(options.size)
+    )
     case = Case(options.backbone, options.size, state)
     batches = [batch(options.size, options.batch, seed) for seed in range(LOSS_STEPS)]
     title = f"A training step: {options.backbone}, {options.size} px, batch {options.batch}"

@@ -21,7 +21,9 @@ def declare(config: Config) -> Declaration:
     """
     if config.model.backbone not in TINY_VITS:
         raise UserFault(
-            expected=f"a backbone with batch norms ({', '.join(TINY_VITS)}) for fedbn", came=config.model.backbone, do="take another"
+            expected=f"a backbone with batch norms ({', '.join(TINY_VITS)}) for fedbn",
+            came=config.model.backbone,
+            do="take another",
         )
     return lambda _branch, kind: Part.PRIVATE if kind is Kind.NORM else Part.SHARED
 

@@ -38,7 +38,7 @@ def load_any(path: Path) -> object:
             do="ask its publisher for the state_dict alone, best as safetensors",
         ) from None
     except (RuntimeError, EOFError) as error:
-        raise OSError(str(error).splitlines()[0]) from None
+        raise OSError(next(iter(str(error).splitlines()), "it ends too early")) from None
 
 
 def sam_tensors(content: object, path: Path) -> Tensors:

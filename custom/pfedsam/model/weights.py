@@ -32,7 +32,7 @@ PROVENANCE = {  # by backbone: where its weights come from, and their licence
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A file whose content is known by its sha256; `published` is where its authors give it, empty if a job names it."""
+    """A file whose content is known by its sha256; `published`: where its authors give it, empty if a job names it."""
 
     name: str
     sha256: str
