@@ -3,17 +3,20 @@
 import errno
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from conftest import tiny
 from pfedsam.config import ModelConfig, WeightsConfig
 from pfedsam.errors import UserFault
 from pfedsam.model import build, weights
 from pfedsam.model.backbones import BUILDERS, VITS, looks_like
 from pfedsam.model.prepared import prepared
+from pfedsam.study import private_schema
 
 DEMO = weights.ASSETS / "demo_sam.safetensors"
 VIT_B = ModelConfig(backbone="vit_b")
@@ -261,6 +264,14 @@ def test_each_tiny_vit_is_known_by_its_stem(name: str) -> None:
     assert looks_like({"image_encoder.patch_embed.seq.0.c.weight": torch.ones(32, 3, kernel, kernel)}) == name
     encoder = BUILDERS[name](64, None).encoder
     assert encoder(torch.zeros(1, 3, 64, 64)).shape[-1] == 64 // encoder.patch
+
+
+def test_lite_medsam_s_encoder_is_prepared_and_has_the_batch_norms_that_fedbn_keeps(tmp_path: Path) -> None:
+    config = tiny(method="fedbn", model={"backbone": "tiny_vit_lite", "pretrained": False})
+    parts, digest = prepared(config.model, None, tmp_path, bf16=False)
+    assert digest == build.base_digest(parts) == build.base_digest(build.backbone(config.model))
+    assert digest != build.base_digest(build.backbone(replace(config.model, backbone="tiny_vit")))
+    assert private_schema(config)
 
 
 def test_each_sam_is_known_by_its_patches_and_another_encoder_is_not() -> None:

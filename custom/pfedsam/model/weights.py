@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from pfedsam.config import ModelConfig
 from pfedsam.errors import UserFault
 from pfedsam.files import PAYLOAD, Tensors, facts_of, intact, pack, write_atomic
-from pfedsam.model.backbones import looks_like
+from pfedsam.model.backbones import BUILDERS, looks_like
 from pfedsam.model.sam_format import load_any, sam_tensors
 
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -199,7 +199,7 @@ def convert(source: Path) -> Converted:
     backbone = looks_like(state)
     if backbone is None:
         came = "another encoder: its image_encoder.patch_embed is none of theirs"
-        raise UserFault(expected=f"a SAM of one of {', '.join(KNOWN)}", came=came, do="name another file")
+        raise UserFault(expected=f"a SAM of one of {', '.join(BUILDERS)}", came=came, do="name another file")
     target = source.with_suffix(".safetensors")
     if target != source:
         _check_free(target)
