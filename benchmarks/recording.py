@@ -10,7 +10,7 @@ from machine import Table, keepable, publish
 from training_step import batch, made
 
 from pfedsam import methods
-from pfedsam.config import Config
+from pfedsam.config import Config, ModelConfig
 from pfedsam.data.dataset import Batch
 from pfedsam.model import weights
 from pfedsam.model.backbones import BUILDERS
@@ -84,7 +84,7 @@ def run(config: Config, batches: list[Batch]) -> tuple[float, list[float]]:
 def steps(config: Config) -> Callable[[Batch], float]:
     """A method's step with a new model on the GPU. The step returns the sum of its losses."""
     torch.manual_seed(0)
-    state = weights.read("tiny_vit") if config.model.backbone == "tiny_vit" else None
+    state = weights.read(ModelConfig(backbone="tiny_vit")) if config.model.backbone == "tiny_vit" else None
     parts = BUILDERS[config.model.backbone](config.model.image_size, state)
     method = methods.get(config.method)
     if not method.trains:

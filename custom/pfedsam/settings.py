@@ -9,7 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pfedsam import methods
 from pfedsam.bounds import KEY, Bounds
-from pfedsam.config import Config
+from pfedsam.config import Config, WeightsConfig
 from pfedsam.errors import UserFault
 from pfedsam.files import read_json
 from pfedsam.names import one_name
@@ -127,6 +127,8 @@ def field_values(kind: Any, values: dict[str, Any], above: str, whose: str) -> d
 
 
 def _value(hint: Any, value: object, name: str, bounds: Bounds) -> Any:
+    if hint == WeightsConfig | None and value is not None:
+        return _build(WeightsConfig, WeightsConfig.parts(value) if isinstance(value, str) else value, name, name)
     if dataclasses.is_dataclass(hint):
         return _build(hint, value, name, name)
     if not _fits(hint, value):
@@ -192,11 +194,35 @@ def _check_together(config: Config) -> None:
             came="a new view in each epoch",
             do="set train.views, e.g. 8, or train.augment false",
         )
+    _check_weights(config)
     _check_classes(config)
     _check_unannotated(config)
     one_name(config.study, "study")
     if config.begin_private:
         one_name(config.begin_private, "run")
+
+
+def _check_weights(config: Config) -> None:
+    """The weight file that a job names: it comes from a message, and must lead nowhere but into the weights folder."""
+    named = config.model.weights
+    if named is None:
+        return
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", named.name):
+        raise UserFault(
+            expected="model.weights.name a file's name of letters, digits, . - and _, at most 128, without a folder",
+            came=repr(named.name),
+            do="rename the file; each site has it in its weights folder",
+        )
+    if not re.fullmatch("[0-9a-f]{64}", named.sha256):
+        raise UserFault(
+            expected=f"model.weights.sha256 of {named.name} as 64 digits of 0 to 9 and a to f",
+            came=repr(named.sha256),
+            do="write what sha256sum or pfedsam convert prints, in small letters: model.weights=NAME:SHA256",
+        )
+    if not config.model.pretrained:
+        raise UserFault(
+            expected="model.pretrained true with model.weights", came="false: random weights need no file", do=ONE
+        )
 
 
 def _check_classes(config: Config) -> None:

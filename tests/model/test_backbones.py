@@ -1,14 +1,7 @@
-import errno
-import os
-from pathlib import Path
-
 import pytest
 import torch
-from safetensors.torch import save_file
 from segment_anything.modeling import ImageEncoderViT
 
-from pfedsam.errors import UserFault
-from pfedsam.model import weights
 from pfedsam.model.backbones import BUILDERS, ViTShape, fit_positions, vit, vit_encoder
 from pfedsam.model.encoder import adapt
 
@@ -73,91 +66,3 @@ def test_a_sam_state_loads_strictly_at_another_size() -> None:
     state |= {f"prompt_encoder.pe_layer.{k}": v for k, v in source.position.state_dict().items()}
     parts = vit(64, state, shape)
     assert parts.encoder(torch.randn(1, 3, 64, 64)).shape == (1, 256, 4, 4)
-
-
-def test_the_demo_weights_are_the_recorded_ones() -> None:
-    import json
-
-    path = weights.locate("demo")
-    record = json.loads(path.with_suffix(".json").read_text())
-    assert weights.sha256(path) == record["sha256"]
-    assert path.stat().st_size <= 6_000_000
-
-
-def test_missing_weights_are_told_with_file_hash_source_and_place(tmp_path: Path) -> None:
-    with pytest.raises(UserFault) as fault:
-        weights.read("vit_b", tmp_path)
-    for part in ("sam_vit_b_01ec64.pth", "ec2df627", "github.com/facebookresearch", str(tmp_path), "PFEDSAM_WEIGHTS"):
-        assert part in str(fault.value)
-
-
-def test_a_file_with_the_right_name_and_other_content_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "sam_vit_b_01ec64.pth").write_bytes(b"not SAM")
-    with pytest.raises(UserFault, match="sha256 ec2df627"):
-        weights.read("vit_b", tmp_path)
-
-
-@pytest.fixture
-def converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A known file's conversion, the file itself gone."""
-    source = tmp_path / "sam_vit_b_01ec64.pth"
-    torch.save({"x": torch.arange(300.0)}, source)
-    known = weights.WeightFile(source.name, weights.sha256(source), weights.SAM)
-    monkeypatch.setitem(weights.KNOWN, "vit_b", (known,))
-    monkeypatch.setitem(weights.FILES, known.name, known)
-    target = weights.convert(source)
-    source.unlink()
-    return target
-
-
-def test_a_known_file_is_converted_once_and_then_preferred(converted: Path) -> None:
-    assert weights.locate("vit_b", converted.parent) == converted
-    assert torch.equal(weights.read("vit_b", converted.parent)["x"], torch.arange(300.0))
-
-
-@pytest.mark.parametrize("size", [0, 6, 40, 600])
-def test_a_cut_conversion_is_to_be_converted_again(converted: Path, size: int) -> None:
-    converted.write_bytes(converted.read_bytes()[:size])
-    with pytest.raises(UserFault, match="delete it and run: pfedsam convert"):
-        weights.locate("vit_b", converted.parent)
-    with pytest.raises(UserFault, match="delete it and run: pfedsam convert"):
-        weights.read("vit_b", converted.parent)
-
-
-def test_a_changed_value_in_a_conversion_is_found_when_it_is_read(converted: Path) -> None:
-    data = bytearray(converted.read_bytes())
-    data[-2] ^= 1
-    converted.write_bytes(data)
-    assert weights.locate("vit_b", converted.parent) == converted
-    with pytest.raises(UserFault, match="delete it and run: pfedsam convert"):
-        weights.read("vit_b", converted.parent)
-
-
-def test_a_conversion_of_an_earlier_version_is_still_read(converted: Path) -> None:
-    known = weights.KNOWN["vit_b"][0]
-    facts = {"source": known.name, "source_sha256": known.sha256}
-    save_file({"x": torch.arange(3.0)}, converted, metadata=facts)
-    assert torch.equal(weights.read("vit_b", converted.parent)["x"], torch.arange(3.0))
-
-
-def test_a_conversion_that_finds_the_disk_full_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    source = tmp_path / "sam_vit_b_01ec64.pth"
-    torch.save({"x": torch.arange(3.0)}, source)
-    monkeypatch.setitem(weights.FILES, source.name, weights.WeightFile(source.name, weights.sha256(source), ""))
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserFault, match="No space left"):
-        weights.convert(source)
-    assert list(tmp_path.iterdir()) == [source]
-
-
-@pytest.mark.parametrize("size", [256, 512, 1024])
-def test_mobile_sam_loads_strictly_and_gives_its_embedding(real: Path, size: int) -> None:
-    state = weights.read("tiny_vit", real / "weights")
-    encoder = BUILDERS["tiny_vit"](size, state).encoder.eval()
-    with torch.no_grad():
-        embedding = encoder(torch.zeros(1, 3, size, size))
-    assert embedding.shape == (1, 256, size // 16, size // 16)
-    assert embedding.isfinite().all()

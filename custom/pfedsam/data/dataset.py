@@ -94,7 +94,7 @@ class Dataset:
         known = [c for c in range(config.model.num_classes) if c + 1 not in unannotated]
         self.annotated = known if unannotated else None
         self.ignores = config.data.ignore is not None
-        self.normalise = Normalise()
+        self.normalise = Normalise(config.model.pixels)
         self.slices = [s for row in rows for s in _slices(root, row, config.data.plane)]
         self._range = cache(reader.intensity_range)
 

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pfedsam.config import Pixels
 from pfedsam.data import reader
 
 THRESHOLD = 0.5  # on probabilities, never on logits
@@ -16,11 +17,12 @@ def shown(pixels: reader.Pixels, ends: tuple[float, float], name: str) -> Tensor
 
 
 class Normalise(nn.Module):
-    """RGB in 0..1, (..., 3, H, W), normalised as every SAM expects it."""
+    """RGB in 0..1, (..., 3, H, W), as the backbone expects it: by SAM's mean and deviation, or unchanged ("unit")."""
 
-    def __init__(self) -> None:
+    def __init__(self, pixels: Pixels = "sam") -> None:
         super().__init__()
-        self.mean, self.std = (nn.Buffer(torch.tensor(values).view(3, 1, 1) / 255) for values in (MEAN, STD))
+        mean, std = (MEAN, STD) if pixels == "sam" else ((0.0,) * 3, (255.0,) * 3)
+        self.mean, self.std = (nn.Buffer(torch.tensor(values).view(3, 1, 1) / 255) for values in (mean, std))
 
     def forward(self, image: Tensor) -> Tensor:
         """(image - mean) / std."""

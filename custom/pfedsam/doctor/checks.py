@@ -51,13 +51,14 @@ def versions() -> list[Finding]:
 
 
 def weight_file(config: Config, folder: Path | None) -> Finding:
-    """Whether the backbone's file exists and has the known sha256."""
+    """Whether the backbone's file exists and has the sha256 that is known, or that the job names."""
     if not config.model.pretrained:
         return Finding("weights", True, "none needed: the job starts from random weights")
     try:
-        return Finding("weights", True, f"{weights.locate(config.model.backbone, folder).name}, sha256 as known")
+        said = "as the job says" if config.model.weights else "as known"
+        return Finding("weights", True, f"{weights.locate(config.model, folder).name}, sha256 {said}")
     except UserFault as fault:
-        return Finding("weights", False, "missing or not the known file", str(fault))
+        return Finding("weights", False, "missing, or another file than the job needs", str(fault))
 
 
 def data(config: Config, folder: Path | None, site: str) -> Finding:

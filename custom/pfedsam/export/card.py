@@ -10,7 +10,7 @@ from pfedsam.export.source import RunModel
 from pfedsam.inference.facts import ModelFacts
 from pfedsam.layout import CASES, sites_folders
 from pfedsam.methods.pfedsam import Settings
-from pfedsam.model.weights import PROVENANCE
+from pfedsam.model.weights import provenance
 from pfedsam.pages import filled
 from pfedsam.record import measures
 from pfedsam.record.cards import USE, images_of
@@ -53,7 +53,7 @@ def card(source: RunModel, facts: ModelFacts, file: Path, folder: Path | None = 
         patients=sum(of.get("patients") or 0 for name, of in tested.items() if site in ("", name)),
         distances_say=measures.DISTANCES_SAY,
         reading=_reading(config),
-        base=PROVENANCE[config.model.backbone],
+        base=provenance(config.model),
     )
 
 

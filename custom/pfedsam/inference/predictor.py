@@ -113,7 +113,7 @@ def load_model(
     parts = _base(facts, state, (weights, cache), bf16=methods.base_in_bf16(method, where, facts.config))
     check_tensors(facts.config, shared, private or None)
     model = _assembled(method, parts, facts.config, shared, private).to(where)
-    return Predictor(facts, model, Normalise(), where)
+    return Predictor(facts, model, Normalise(facts.config.model.pixels), where)
 
 
 def first_model(config: Config, weights: Path | None = None, cache: Path | None = None) -> Predictor:

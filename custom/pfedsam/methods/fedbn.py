@@ -9,6 +9,7 @@ from dataclasses import replace
 from pfedsam.config import Config
 from pfedsam.errors import UserFault
 from pfedsam.methods import fedavg
+from pfedsam.model.backbones import TINY_VITS
 from pfedsam.model.partition import Declaration, Kind, Part
 
 
@@ -18,11 +19,11 @@ def declare(config: Config) -> Declaration:
     Raises:
         UserFault: the backbone has no batch norms.
     """
-    if config.model.backbone != "tiny_vit":
+    if config.model.backbone not in TINY_VITS:
         raise UserFault(
-            expected="a backbone with batch norms for fedbn",
+            expected=f"a backbone with batch norms ({', '.join(TINY_VITS)}) for fedbn",
             came=config.model.backbone,
-            do="set model.backbone tiny_vit, or use another method",
+            do="set model.backbone to one of them, or use another method",
         )
     return lambda _branch, kind: Part.PRIVATE if kind is Kind.NORM else Part.SHARED
 

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from pfedsam.files import Tensors, below
 from pfedsam.model.encoder import ChannelsFirst, Encoder
+from pfedsam.model.sam_format import ENCODER, fill
 from pfedsam.model.vit import PatchAndPosition, ViTBlock
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """What a builder returns: parts with weights. All take images normalised as SAM's are (`data.square.Normalise`)."""
+    """What a builder returns: parts with weights."""
 
     encoder: Encoder
     decoder: MaskDecoder
@@ -65,7 +66,7 @@ def vit(size: int, state: Tensors | None, shape: ViTShape) -> Backbone:
     """A SAM with a ViT, with `state` (SAM's keys) fitted to any image size."""
     encoder = shape.encoder(size)
     if state is not None:
-        encoder.load_state_dict(fit_positions(below("image_encoder.", state), encoder))
+        fill(encoder, fit_positions(below(ENCODER, state), encoder), ENCODER)
     return with_sam_decoder(vit_encoder(encoder), state, mlp=shape.mlp)
 
 
@@ -76,21 +77,36 @@ def vit_encoder(encoder: ImageEncoderViT) -> Encoder:
     return Encoder(units, channels=encoder.neck[0].out_channels, patch=encoder.patch_embed.proj.stride[0])
 
 
-def tiny_vit(size: int, state: Tensors | None) -> Backbone:
-    """MobileSAM's encoder: timm's TinyViT-5M with stride 16 and SAM's neck, keys mapped."""
+def tiny_vit(size: int, state: Tensors | None, *, patch: int) -> Backbone:
+    """timm's TinyViT-5M with SAM's neck, keys mapped: MobileSAM's of patch 16, LiteMedSAM's of patch 4."""
     from pfedsam.model.tinyvit import build_tiny_vit
 
-    trunk = None if state is None else below("image_encoder.", state)
-    return with_sam_decoder(build_tiny_vit(trunk), state, mlp=2048)
+    trunk = None if state is None else below(ENCODER, state)
+    return with_sam_decoder(build_tiny_vit(trunk, patch=patch), state, mlp=2048)
 
 
-BUILDERS: dict[str, Callable[[int, Tensors | None], Backbone]] = {
-    "demo": partial(vit, shape=DEMO),
-    "tiny_vit": tiny_vit,
-    "vit_b": partial(vit, shape=ViTShape(width=768, depth=12, heads=12, every=3)),
-    "vit_l": partial(vit, shape=ViTShape(width=1024, depth=24, heads=16, every=6)),
-    "vit_h": partial(vit, shape=ViTShape(width=1280, depth=32, heads=16, every=8)),
+VITS = {
+    "demo": DEMO,
+    "vit_b": ViTShape(width=768, depth=12, heads=12, every=3),
+    "vit_l": ViTShape(width=1024, depth=24, heads=16, every=6),
+    "vit_h": ViTShape(width=1280, depth=32, heads=16, every=8),
 }
+TINY_VITS = {"tiny_vit": 16, "tiny_vit_lite": 4}  # the patch
+BUILDERS: dict[str, Callable[[int, Tensors | None], Backbone]] = {
+    **{name: partial(vit, shape=shape) for name, shape in VITS.items()},
+    **{name: partial(tiny_vit, patch=patch) for name, patch in TINY_VITS.items()},
+}
+
+
+def looks_like(state: Tensors) -> str | None:
+    """The backbone whose encoder begins as the one in `state` (SAM's keys); None: none does."""
+    patches, stem = (state.get(f"{ENCODER}patch_embed.{name}.weight") for name in ("proj", "seq.0.c"))
+    if patches is not None:
+        found = (name for name, s in VITS.items() if tuple(patches.shape) == (s.width, 3, s.patch, s.patch))
+        return next(found, None)
+    if stem is not None:
+        return "tiny_vit" if stem.shape[-1] == 3 else "tiny_vit_lite"
+    return None
 
 
 def fit_positions(state: Tensors, encoder: ImageEncoderViT) -> Tensors:
@@ -100,18 +116,17 @@ def fit_positions(state: Tensors, encoder: ImageEncoderViT) -> Tensors:
     segment-anything does at run time. Sizes that already fit come back unchanged.
     """
     target = encoder.state_dict()
-    return {key: _fit(value, target[key].shape) if key in target else value for key, value in state.items()}
+    placed = {key for key in target if key == "pos_embed" or key.endswith((".rel_pos_h", ".rel_pos_w"))}
+    return {key: _fit(value, target[key].shape) if key in placed else value for key, value in state.items()}
 
 
 def _fit(value: Tensor, shape: torch.Size) -> Tensor:
-    if value.shape == shape or value.dim() not in (2, 4):
+    if value.shape == shape or value.dim() != len(shape) or value.shape[-1] != shape[-1]:
         return value
     if value.dim() == 4:  # (1, h, w, d)
         table = value.permute(0, 3, 1, 2)
         new = F.interpolate(table, size=tuple(shape[1:3]), mode="bicubic", align_corners=False, antialias=True)
         return new.permute(0, 2, 3, 1)
-    if value.shape[1] != shape[1]:
-        return value
     return F.interpolate(value.T[None], size=shape[0], mode="linear")[0].T
 
 
@@ -124,6 +139,6 @@ def with_sam_decoder(encoder: Encoder, state: Tensors | None, *, mlp: int) -> Ba
     )
     position = PositionEmbeddingRandom(width // 2)
     if state is not None:
-        decoder.load_state_dict(below("mask_decoder.", state))
-        position.load_state_dict(below("prompt_encoder.pe_layer.", state))
+        for part, above in ((decoder, "mask_decoder."), (position, "prompt_encoder.pe_layer.")):
+            fill(part, below(above, state), above)
     return Backbone(encoder, decoder, position)

@@ -8,14 +8,15 @@ import torch
 
 from pfedsam.config import Config, ModelConfig
 from pfedsam.errors import UserFault
-from pfedsam.files import raw
+from pfedsam.files import Tensors, raw
 from pfedsam.model import weights
 from pfedsam.model.adapters import TokenAdapter
-from pfedsam.model.backbones import BUILDERS, Backbone
+from pfedsam.model.backbones import BUILDERS, Backbone, looks_like
 from pfedsam.model.decoder import ClassHead, PromptFreeDecoder
 from pfedsam.model.encoder import adapt
 from pfedsam.model.lora import LoRA, loras
 from pfedsam.model.moe import LocalMoE
+from pfedsam.model.sam_format import Misfit
 from pfedsam.model.segmenter import Segmenter
 
 Adapt = Callable[[Segmenter, Config], None]
@@ -31,16 +32,28 @@ def backbone(config: ModelConfig, folder: str | Path | None = None, *, read: boo
         read: False leaves the weights as initialised, when only shapes are needed.
 
     Raises:
-        UserFault: there is no such backbone, or its weights are missing or damaged.
+        UserFault: there is no such backbone, or its weights are missing, damaged, or of another backbone.
     """
     if config.backbone not in BUILDERS:
         raise UserFault(expected="model.backbone one of " + ", ".join(BUILDERS), came=config.backbone, do="correct it")
-    state = weights.read(config.backbone, folder) if read and config.pretrained else None
+    state = weights.read(config, folder) if read and config.pretrained else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM)
-        parts = BUILDERS[config.backbone](config.image_size, state)
+        try:
+            parts = BUILDERS[config.backbone](config.image_size, state)
+        except Misfit as misfit:
+            raise _another(config, weights.locate(config, folder), state or {}, misfit) from None
     parts.encoder.requires_grad_(False)
     return parts
+
+
+def _another(config: ModelConfig, path: Path, state: Tensors, misfit: Misfit) -> UserFault:
+    """What to say of a whole file whose tensors are not the backbone's."""
+    other = looks_like(state)
+    do = "take a file without added parts (adapters, a further head), or the one that it was made from"
+    if other != config.backbone:
+        do = f"set model.backbone={other}" if other else "take a SAM of one of " + ", ".join(BUILDERS)
+    return UserFault(expected=f"the tensors of a {config.backbone} in {path}", came=str(misfit), do=do)
 
 
 def segmenter(config: Config, parts: Backbone, adapters: Adapt) -> Segmenter:

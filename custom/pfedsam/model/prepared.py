@@ -35,7 +35,7 @@ def prepared(config: ModelConfig, folder: str | Path | None, cache: Path | None,
         bf16: hold the encoder's matrices in bfloat16, as autocast does. All else stays exact.
 
     Raises:
-        UserFault: the weights are missing or not the known ones.
+        UserFault: the weights are missing, or not the known ones or those that the job names.
     """
     if cache is None:
         parts = backbone(config, folder)
@@ -116,6 +116,6 @@ def _modules(parts: Backbone) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _key(config: ModelConfig, folder: str | Path | None, bf16: bool) -> str:
-    source = weights.identity(config.backbone, folder) if config.pretrained else "random"
+    source = weights.identity(config, folder) if config.pretrained else "random"
     number = "bf16" if bf16 else "fp32"
     return f"{config.backbone}.{config.image_size}.{number}.{source[:16]}.{LAYOUT}"

@@ -1,15 +1,16 @@
-"""MobileSAM's TinyViT-5M encoder (Zhang et al. 2023), built from timm's TinyViT (Wu et al. 2022)."""
+"""The TinyViT-5M encoder of MobileSAM and LiteMedSAM, from timm (Zhang 2023; Ma 2024; Wu 2022)."""
 
 import re
 from typing import cast
 
 from segment_anything.modeling.common import LayerNorm2d
-from timm.models.tiny_vit import Attention, TinyVit, TinyVitBlock
+from timm.models.tiny_vit import Attention, ConvNorm, TinyVit, TinyVitBlock
 from torch import Tensor, nn
 
-from pfedsam.files import below
+from pfedsam.files import Tensors, below
 from pfedsam.model.encoder import ChannelsFirst, ChannelsLast, Encoder
 from pfedsam.model.lora import LoRALinear
+from pfedsam.model.sam_format import ENCODER, fill
 from pfedsam.model.windows import windowed
 
 RENAMES = (  # MobileSAM's key -> timm's, applied in order
@@ -79,17 +80,18 @@ class TinyViTBlock(nn.Module):
         return bias
 
 
-def build_tiny_vit(state: dict[str, Tensor] | None) -> Encoder:
-    """The encoder as a row of units, (B, 3, S, S) -> (B, 256, S/16, S/16). S is any multiple of 16.
+def build_tiny_vit(state: Tensors | None, *, patch: int = 16) -> Encoder:
+    """The encoder as a row of units, (B, 3, S, S) -> (B, 256, S/patch, S/patch). S is any multiple of 16.
 
     Args:
-        state: MobileSAM's `image_encoder.*` without that prefix, loaded strictly. None: as initialised.
+        state: MobileSAM's or LiteMedSAM's `image_encoder.*` without that prefix, loaded strictly. None: as initialised.
+        patch: 16, or 4 for LiteMedSAM, which at 256 px has SAM's 64 x 64 places.
     """
-    return Encoder(_units(*trunk_and_neck(state)), channels=256, patch=16)
+    return Encoder(_units(*trunk_and_neck(state, patch=patch)), channels=256, patch=patch)
 
 
-def trunk_and_neck(state: dict[str, Tensor] | None) -> tuple[TinyVit, nn.Sequential]:
-    """timm's net with MobileSAM's changes, and SAM's neck. For `state` see `build_tiny_vit`."""
+def trunk_and_neck(state: Tensors | None, *, patch: int = 16) -> tuple[TinyVit, nn.Sequential]:
+    """timm's net with the SAMs' changes, and SAM's neck. `state` and `patch` are as for `build_tiny_vit`."""
     net = TinyVit(
         embed_dims=(64, 128, 160, 320),
         depths=(2, 2, 6, 2),
@@ -100,6 +102,8 @@ def trunk_and_neck(state: dict[str, Tensor] | None) -> tuple[TinyVit, nn.Sequent
     )
     net.head = nn.Identity()
     net.stages[3].downsample.conv2.conv.stride = (1, 1)  # MobileSAM keeps stride 16 in its last stage
+    if patch == 4:
+        net.patch_embed.conv1, net.patch_embed.conv2 = ConvNorm(3, 32, 1, 1, 0), ConvNorm(32, 64, 1, 1, 0)
     neck = nn.Sequential(
         nn.Conv2d(320, 256, 1, bias=False),
         LayerNorm2d(256),
@@ -108,8 +112,8 @@ def trunk_and_neck(state: dict[str, Tensor] | None) -> tuple[TinyVit, nn.Sequent
     )
     if state is not None:
         trunk = {k: v for k, v in state.items() if not k.startswith((*UNUSED, "neck."))}
-        net.load_state_dict({timm_key(k): v for k, v in trunk.items()})  # strict: no key may be left over or absent
-        neck.load_state_dict(below("neck.", state))
+        fill(net, {timm_key(k): v for k, v in trunk.items()}, ENCODER)
+        fill(neck, below("neck.", state), f"{ENCODER}neck.")
     return net, neck
 
 

@@ -36,6 +36,7 @@ def part_card(part: str, config: Config, facts: dict[str, str]) -> str:
         "",
         f"- method: {config.method}{own}; seed {config.seed}",
         f"- backbone: {config.model.backbone} at {config.model.image_size} px, {config.model.num_classes} class(es)",
+        *([f"- weights: {named.name}, sha256 {named.sha256}"] if (named := config.model.weights) else []),
         f"- trained on: {images_of(config)}, study {config.study}",
         *(f"- {key}: {value}" for key, value in facts.items()),
         f"- {USE}",
