@@ -4,7 +4,7 @@ SUITE ?= methods
 TASKS ?= brain_mri
 SEEDS ?= 0 1 2
 
-.PHONY: demo check lint types test test-long chaos bench demo-weights table tables constraints clean
+.PHONY: demo check lint types test test-long chaos bench demo-weights table tables reference constraints clean
 
 .venv/ready: pyproject.toml requirements.txt constraints.txt
 	$(PYTHON) -m venv .venv
@@ -49,6 +49,9 @@ table: .venv/ready  ## SUITE (of benchmarks/suites.py) on TASKS with SEEDS, resu
 tables: .venv/ready  ## write the pages of benchmarks/results anew from what is kept, and the picture
 	$(BIN)/python benchmarks/pages.py
 	$(BIN)/python benchmarks/figures.py --kept docs/pictures
+
+reference: .venv/ready  ## write docs/settings.md and docs/cli.md again from the code
+	$(BIN)/python scripts/reference.py
 
 constraints: .venv/ready  ## write down the set that is installed, once the tests have passed with it
 	{ sed '/^[^#]/,$$d' constraints.txt; $(BIN)/pip freeze --exclude pfedsam; } > constraints.new && mv constraints.new constraints.txt

@@ -11,7 +11,6 @@ from torch import Tensor
 from pfedsam.config import Config
 from pfedsam.data.dataset import Augment, View
 
-BOTH = ("image", "mask")
 SHIFT = 1 / 16  # of the image's side, at most, in each direction
 
 
@@ -24,25 +23,8 @@ def augmentation(seed: int, config: Config) -> Augment:
     The strengths are our choice. Lesions look the same when mirrored (except by `train.flips`), and scanners differ
     little within a site. Pixels that a shift or rotation brings in are black, and background.
     """
-    flips, shift = config.train.flips, SHIFT * config.model.image_size
     monai.data.set_track_meta(False)
-    change: Any = Compose(
-        [
-            RandFlipd(BOTH, prob=0.5 * (flips in ("both", "vertical")), spatial_axis=0),  # rows
-            RandFlipd(BOTH, prob=0.5 * (flips in ("both", "horizontal")), spatial_axis=1),  # columns
-            RandAffined(
-                BOTH,
-                prob=0.5,
-                rotate_range=0.2,
-                scale_range=(0.1, 0.1),
-                translate_range=(shift, shift),
-                mode=("bilinear", "nearest"),
-                padding_mode="zeros",
-            ),
-            RandScaleIntensityd("image", factors=0.15, prob=0.5),
-            RandShiftIntensityd("image", offsets=0.05, prob=0.5),
-        ]
-    )
+    change = changes(config)
 
     def apply(image: Tensor, mask: Tensor, view: View) -> tuple[Tensor, Tensor]:
         change.set_random_state(seed=_seed(seed, view))
@@ -50,6 +32,28 @@ def augmentation(seed: int, config: Config) -> Augment:
         return torch.as_tensor(out["image"]).clamp(0, 1), torch.as_tensor(out["mask"])[0].round().long()
 
     return apply
+
+
+def changes(config: Config, keys: tuple[str, str] = ("image", "mask")) -> Any:
+    """The changes themselves, as one transform of MONAI's; `keys` name image, (3, S, S), and mask, (1, S, S)."""
+    flips, shift = config.train.flips, SHIFT * config.model.image_size
+    return Compose(
+        [
+            RandFlipd(keys, prob=0.5 * (flips in ("both", "vertical")), spatial_axis=0),  # rows
+            RandFlipd(keys, prob=0.5 * (flips in ("both", "horizontal")), spatial_axis=1),  # columns
+            RandAffined(
+                keys,
+                prob=0.5,
+                rotate_range=0.2,
+                scale_range=(0.1, 0.1),
+                translate_range=(shift, shift),
+                mode=("bilinear", "nearest"),
+                padding_mode="zeros",
+            ),
+            RandScaleIntensityd(keys[0], factors=0.15, prob=0.5),
+            RandShiftIntensityd(keys[0], offsets=0.05, prob=0.5),
+        ]
+    )
 
 
 def _seed(seed: int, view: View) -> int:

@@ -2,18 +2,17 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import monai
 import numpy
 import torch
-from monai.data import MetaTensor, get_track_meta, set_track_meta
+from monai.data import MetaTensor
 from torch import Tensor, nn
 
 import pfedsam
-from pfedsam.config import Scale
+from pfedsam.config import Config, Scale
 from pfedsam.data import reader
 from pfedsam.data.folder import new_folder
 from pfedsam.data.planes import described
@@ -53,7 +52,7 @@ class Network(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Fitted, predicted, and brought back to size."""
-        return self.predictor.logits_at_size(pictures.float().cpu(), self.branch)
+        return self.predictor.logits_at_size(torch.as_tensor(pictures).float().cpu(), self.branch)
 
 
 class Picture:
@@ -69,36 +68,23 @@ class Picture:
 
 
 class Labels:
-    """Turns logits into class numbers, (outputs, H, W) to (1, H, W) of uint8; 0 is the background.
+    """Turns a sample's logits `pred`, (outputs, H, W), into class numbers, (1, H, W) of uint8; 0 is the background.
 
-    Where classes do not exclude each other the likeliest of those above the threshold is named.
+    Where classes do not exclude each other the likeliest of those above the threshold is named. They carry the file's
+    name of the sample's `image`, for MONAI's writer.
     """
 
     def __init__(self, exclusive: bool) -> None:
         self.exclusive = exclusive
 
-    def __call__(self, logits: Tensor) -> Tensor:
-        """The class of each pixel."""
-        return label_map(logits, exclusive=self.exclusive)[None]
-
-
-def run(
-    dataset: Iterable[Sample], inferer: Callable[..., Tensor], network: Network, after: Callable[[Sample], Sample]
-) -> None:
-    """Predict each sample's `image` into its `pred` and hand it to `after`."""
-    tracked = get_track_meta()
-    set_track_meta(True)  # the writer names a mask by its picture; training in this process switches that off
-    try:
-        for sample in dataset:
-            image: MetaTensor = sample["image"]
-            logits = inferer(image.as_tensor()[None], network)[0]
-            after({**sample, "pred": MetaTensor(logits, meta=image.meta)})
-    finally:
-        set_track_meta(tracked)
+    def __call__(self, sample: Sample) -> Sample:
+        """The sample with the class of each pixel."""
+        numbers = label_map(torch.as_tensor(sample["pred"]), exclusive=self.exclusive)[None]
+        return {**sample, "pred": MetaTensor(numbers, meta=sample["image"].meta)}
 
 
 def write_bundle(model: Path, folder: Path, branch: str, card: str) -> None:
-    """Write a bundle with `model` in it that `python -m monai.bundle run` executes on a folder of PNG files.
+    """Write a bundle with `model` in it, that `python -m monai.bundle run` predicts with and fine-tunes.
 
     Args:
         model: an exported model.
@@ -115,10 +101,26 @@ def write_bundle(model: Path, folder: Path, branch: str, card: str) -> None:
         (beside / MODEL).parent.mkdir(parents=True)
         shutil.copyfile(model, beside / MODEL)
         write_json(beside / "configs/metadata.json", metadata(facts))
-        settings = {"branch": branch, "scale": facts.config.data.scale, "exclusive": facts.config.model.exclusive}
-        write_json(beside / "configs/inference.json", read_json(ASSETS / "bundle_inference.json") | settings)
-        write_atomic(beside / "docs/README.md", filled("bundle.md", card=card, with_base=facts.with_base).encode())
+        for name, settings in _settings(facts.config, branch).items():
+            write_json(beside / f"configs/{name}.json", read_json(ASSETS / f"bundle_{name}.json") | settings)
+        shutil.copyfile(ASSETS / "bundle_logging.conf", beside / "configs/logging.conf")
+        write_atomic(beside / "docs/README.md", _readme(facts, branch, card).encode())
         write_atomic(beside / "LICENSE", LICENCE.encode())
+
+
+def _readme(facts: ModelFacts, branch: str, card: str) -> str:
+    own_base = "" if facts.with_base else " --weights FOLDER_OF_BASE_WEIGHTS"
+    return filled("bundle.md", card=card, with_base=facts.with_base, own_base=own_base, branch=branch)
+
+
+def _settings(config: Config, branch: str) -> dict[str, dict[str, Any]]:
+    """What each workflow's configuration says of the model and of its job."""
+    train = config.train
+    learning = {"lr": train.lr, "weight_decay": train.weight_decay, "batch_size": train.batch_size}
+    return {
+        "inference": {"branch": branch, "scale": config.data.scale, "exclusive": config.model.exclusive},
+        "train": {"branch": branch, "seed": config.seed, **learning},
+    }
 
 
 def check_bundle(branches: tuple[str, ...], folder: Path, branch: str) -> None:

@@ -13,7 +13,7 @@ from pfedsam.methods.pfedsam import Settings
 from pfedsam.model.weights import provenance
 from pfedsam.pages import filled
 from pfedsam.record import measures
-from pfedsam.record.cards import USE, images_of
+from pfedsam.record.cards import USE, front_matter, images_of
 from pfedsam.record.results import ROLES
 from pfedsam.record.scores import CaseScore, summary
 
@@ -36,7 +36,8 @@ def card(source: RunModel, facts: ModelFacts, file: Path, folder: Path | None = 
     """
     config, site, results = facts.config, facts.origin.site, source.results
     tested = results.get("final", {}).get("sites", {})
-    return filled(
+    rows = means(source, site, folder)
+    return front_matter(config, index(facts, rows) if source.tested else None) + filled(
         "card.md",
         {"measure": measures.measure, "unit": measures.unit, "number": measures.number},
         facts=facts,
@@ -48,13 +49,42 @@ def card(source: RunModel, facts: ModelFacts, file: Path, folder: Path | None = 
         slices={name: of["samples"] for entry in results.get("rounds", []) for name, of in entry["sites"].items()},
         plane=described(config.data.plane),
         tested=source.tested,
-        rows=means(source, site, folder),
+        rows=rows,
         titles=measures.TITLES,
         patients=sum(of.get("patients") or 0 for name, of in tested.items() if site in ("", name)),
         distances_say=measures.DISTANCES_SAY,
         reading=_reading(config),
         base=provenance(config.model),
     )
+
+
+def index(facts: ModelFacts, rows: dict[str, Row]) -> list[dict[str, Any]]:
+    """The means of the branches in the file as the `model-index` of the Hugging Face hub; empty where there are none.
+
+    The data set is no public one, so that its type says so and its name tells whose images they were.
+    """
+    metrics = [
+        {"type": metric, "value": round(row[metric], 4), "name": _named(metric, role, row)}
+        for role, row in rows.items()
+        if role in facts.branches
+        for metric in measures.METRICS
+        if row.get(metric) is not None
+    ]
+    synthetic, site = facts.config.data.source == "synthetic", facts.origin.site
+    whose = "this site's test split" if site else "test split, mean over sites"
+    dataset = {
+        "type": "synthetic" if synthetic else "private",
+        "name": f"{images_of(facts.config)}, {whose}",
+        "split": "test",
+    }
+    task = {"type": "image-segmentation", "name": "Segmentation without a prompt"}
+    results = [{"task": task, "dataset": dataset, "metrics": metrics}]
+    return [{"name": facts.config.study, "results": results}] if metrics else []
+
+
+def _named(metric: str, role: str, row: Row) -> str:
+    title = measures.TITLES[metric]
+    return f"{title} ({measures.unit(row)}), {role} branch" if metric in ("hd95", "assd") else f"{title}, {role} branch"
 
 
 def means(source: RunModel, site: str, folder: Path | None = None) -> dict[str, Row]:

@@ -1,11 +1,19 @@
 """A part of a model as a file, and its card: a few lines beside it that say what it is and what it is not."""
 
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from pfedsam.config import Config
 from pfedsam.files import SETTINGS, Tensors, pack, write_atomic
 
 USE = "Research use; not a medical device. Test it on your own data before you rely on it."
+HUB = {  # the published SAM of a backbone on the Hugging Face hub, where its authors put it there
+    "vit_b": "facebook/sam-vit-base",
+    "vit_l": "facebook/sam-vit-large",
+    "vit_h": "facebook/sam-vit-huge",
+}
 PARTS = {
     "shared": "LoRA and mask decoder, averaged over sites. Needs its base model; holds no expert.",
     "private": "Experts or copies of one site, by method. Stays at the site; needs shared part and base.",
@@ -29,6 +37,7 @@ def write_part(path: Path, part: str, tensors: Tensors, *, config: Config, facts
 def part_card(part: str, config: Config, facts: dict[str, str]) -> str:
     """The card of one of `PARTS`; `facts` say of which run, and of which site."""
     own = "".join(f", {name} {value}" for name, value in vars(config.method_settings).items())
+    head = front_matter(config) if part == "shared" else ""  # what stays at its site goes to no hub
     lines = [
         f"# {part.capitalize()} part",
         "",
@@ -42,7 +51,32 @@ def part_card(part: str, config: Config, facts: dict[str, str]) -> str:
         f"- {USE}",
         "",
     ]
-    return "\n".join(lines)
+    return head + "\n".join(lines)
+
+
+def front_matter(config: Config, index: list[dict[str, Any]] | None = None) -> str:
+    """The YAML that heads a model card on the Hugging Face hub, between its lines of dashes.
+
+    It claims no licence: that of the base weights and that of the sites' data differ, and the sites decide. It names
+    no data set and nobody: what is known of both is that they stay at the sites.
+
+    Args:
+        index: the scores, as the hub's `model-index` has them.
+    """
+    model, named = config.model, getattr(config.model, "weights", None)  # a job's own file is not the published one
+    medical = ["medical"] * (config.data.source != "synthetic")
+    known = {
+        "license": "other",
+        "license_name": "set-by-the-sites",
+        "license_link": "LICENSE",
+        "library_name": "pfedsam",
+        "pipeline_tag": "image-segmentation",
+        "tags": [*medical, "segment-anything", "federated-learning", "lora", "pytorch", config.method],
+        "base_model": HUB.get(model.backbone) if model.pretrained and not named else None,
+        "model-index": index,
+    }
+    text = yaml.safe_dump({key: value for key, value in known.items() if value}, sort_keys=False, allow_unicode=True)
+    return f"---\n{text}---\n"
 
 
 def images_of(config: Config) -> str:
