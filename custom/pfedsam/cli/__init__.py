@@ -1,7 +1,7 @@
 """The command line: what FLARE's own `nvflare` does not do. Each verb is one module, imported when the parser is built.
 
 A verb's module has HELP (one line), EXAMPLE (a command that works), `arguments(parser)` and `serve(options)`.
-Exit codes: 0 for success, 1 if a check or a file failed, 2 if the input is wrong.
+Exit codes: 0 success; 1 a check or a file failed; 2 the input is wrong.
 """
 
 import argparse
