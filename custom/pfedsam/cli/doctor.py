@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pfedsam.doctor.checks import Finding
     from pfedsam.doctor.examine import Diagnosis
 
-HELP = "measure in a small real run what a job needs on this machine, and check that it is there"
+HELP = "measure what a job needs on this machine, and check that it is there"
 EXAMPLE = "pfedsam doctor pfedsam --bandwidth 50"
 
 

@@ -9,7 +9,7 @@ from pfedsam.cli import console
 from pfedsam.data.planes import CHOICES
 from pfedsam.errors import UserFault
 
-HELP = "write masks of a file or folder of PNG, JPEG, TIFF, NIfTI or DICOM, in the same format and geometry"
+HELP = "write masks of pictures, NIfTI or DICOM, in the same format and geometry"
 EXAMPLE = "pfedsam predict /data/new /data/masks --model model.safetensors"
 
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-HELP = "write a project.yml to edit: the server, hospitals and people of a deployment, for nvflare provision"
+HELP = "write a project.yml to edit, for nvflare provision"
 EXAMPLE = "pfedsam project project.yml"
 
 

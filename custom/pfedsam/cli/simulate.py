@@ -6,7 +6,7 @@ from pathlib import Path
 from pfedsam.bounds import parse_count
 from pfedsam.cli import console
 
-HELP = "run a job's federation in one process, with the same results as FLARE's simulator, bit for bit"
+HELP = "run a job's federation in one process, bit-equal to FLARE's simulator"
 EXAMPLE = "pfedsam simulate pfedsam --rounds 2 --sites 2 --set method=ditto --set study=demo_ditto"
 
 
