@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pfedsam.cli.console import say
 
-HELP = "check that an exported model or a run's tensors are complete and belong to their run, settings and base"
+HELP = "check that a model file or a run's tensors are complete and fit their run, settings and base; if not, exit code 1"
 EXAMPLE = "pfedsam verify model.safetensors --results runs/pfedsam/server/simulate_job/results.json"
 MARKS = {True: "ok", False: "FAILED", None: "-"}
 
