@@ -1,5 +1,6 @@
 """What pfedsam adds to FLARE's startup kits: a builder for project.yml that writes each kit's local files."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +32,24 @@ class HospitalKit(Builder):  # type: ignore[misc]
             the installed package.
         max_megabytes: the largest message that a site may send, in MB.
         storage: the server's folder for jobs. None leaves FLARE's, which is temporary.
+        at_server: more classes that a job may name at the server only, such as FLARE's receiver for MLflow. A
+            receiver sends what sites report to the address that the job names.
     """
 
-    def __init__(self, byoc: bool = False, max_megabytes: float = 64.0, storage: str | None = None) -> None:
+    def __init__(
+        self,
+        byoc: bool = False,
+        max_megabytes: float = 64.0,
+        storage: str | None = None,
+        at_server: Sequence[str] = (),
+    ) -> None:
         super().__init__()
-        self.byoc, self.max_megabytes, self.storage = byoc, max_megabytes, storage
+        self.byoc, self.max_megabytes, self.storage, self.at_server = byoc, max_megabytes, storage, at_server
 
     def build(self, project: Project, ctx: ProvisionContext) -> None:
         """Write the files of the server and of every site."""
         server = Path(ctx.get_local_dir(project.get_server()))
-        write_json(server / RESOURCES, _stored(_allow_package(server), self.storage))
+        write_json(server / RESOURCES, _stored(_allow_package(server, self.at_server), self.storage))
         for site in project.get_clients():
             folder = Path(ctx.get_local_dir(site))
             own = {**_allow_package(folder), "allow_log_streaming": False}  # project.yml cannot say it
@@ -75,14 +84,14 @@ def privacy(max_megabytes: float) -> dict[str, Any]:
     return {"scopes": [scope], "default_scope": "pfedsam"}
 
 
-def _allow_package(folder: Path) -> dict[str, Any]:
-    """A kit's resources. A job without code may name only the parts of our own jobs.
+def _allow_package(folder: Path, more: Sequence[str] = ()) -> dict[str, Any]:
+    """A kit's resources. A job without code may name only the parts of our own jobs, and `more`.
 
     FLARE's default file gets the same list. `nvflare poc prepare` writes the server's resources.json again from it,
     and FLARE reads it if the kit's own file is deleted.
     """
     default = folder / f"{RESOURCES}.default"
-    resources = {**read_json(default), "class_allow_list": CLASSES}
+    resources = {**read_json(default), "class_allow_list": [*CLASSES, *more]}
     write_json(default, resources)
     return resources
 
