@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import monai.bundle
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
 from PIL import Image
 
 from conftest import tiny
@@ -68,17 +70,28 @@ def test_the_metadata_have_all_that_monai_s_schema_asks_for(bundle: Path) -> Non
     assert known["network_data_format"]["outputs"]["pred"]["channel_def"] == {"0": "class 1"}
 
 
-def test_its_readme_has_the_card_and_the_command(bundle: Path) -> None:
+def test_its_readme_has_the_card_and_the_commands(bundle: Path) -> None:
     text = (bundle / "docs/README.md").read_text()
     assert text.startswith("# Card")
-    assert "python -m monai.bundle run" in text
+    for named in re.findall(r"configs/[a-z]+\.[a-z]+", text):
+        assert (bundle / named).is_file(), named
+    assert {"configs/inference.json", "configs/train.json"} <= set(re.findall(r"configs/[a-z]+\.json", text))
     assert (bundle / "LICENSE").is_file()
+
+
+def test_each_setting_that_its_readme_names_is_one_of_its_training(bundle: Path) -> None:
+    text, known = (bundle / "docs/README.md").read_text(), json.loads((bundle / "configs/train.json").read_text())
+    table = [line for line in text.splitlines() if line.startswith("| `--")]
+    assert table
+    assert set(re.findall(r"`--(\w+)`", "".join(table))) <= known.keys()
 
 
 def test_the_likeliest_of_overlapping_classes_is_written() -> None:
     logits = torch.tensor([[[2.0, -1.0, 1.0]], [[1.0, -2.0, 3.0]]])
-    assert Labels(False)(logits).tolist() == [[[1, 0, 2]]]
-    assert Labels(True)(logits).tolist() == [[[0, 0, 1]]]
+    sample = {"image": MetaTensor(torch.zeros(3, 1, 3), meta={"filename_or_obj": "a.png"}), "pred": logits}
+    assert Labels(False)(sample)["pred"].tolist() == [[[1, 0, 2]]]
+    assert Labels(True)(sample)["pred"].tolist() == [[[0, 0, 1]]]
+    assert Labels(True)(sample)["pred"].meta["filename_or_obj"] == "a.png"
 
 
 def test_a_folder_that_exists_is_left_alone(model_file: Path, tmp_path: Path) -> None:
