@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pfedsam.cli.console import say
 
-HELP = "check that a model file or a run's tensors are whole and fit their run, settings and base; exit code 1 if not"
+HELP = "check that a model file or a run's tensors are complete and fit their run, settings and base"
 EXAMPLE = "pfedsam verify model.safetensors --results runs/pfedsam/server/simulate_job/results.json"
 MARKS = {True: "ok", False: "FAILED", None: "-"}
 
