@@ -159,7 +159,7 @@ def test_a_newcomer_trains_its_experts_on_a_model_that_stays_as_it_came(hospital
 
 def test_a_newcomer_to_no_federation_is_told_so(hospital: Path, tmp_path: Path) -> None:
     places = {"site-1": Places(hospital, tmp_path / "sites")}
-    with pytest.raises(UserFault, match=r"a trained model that newcomer begins with.*--begin"):
+    with pytest.raises(UserFault, match=r"a trained model for newcomer to begin with.*--begin"):
         federate(Plan(tiny(method="newcomer"), places, 1, tmp_path / "run"))
 
 

@@ -430,7 +430,7 @@ def test_a_run_begins_fresh_and_says_so_unless_the_job_names_another_run(open_si
     assert reports[""]["private"] == {}
     assert reports["latest"]["private"] == {"run": "run-", "round": 0}
     assert reports["first"]["private"] == {"run": "first", "round": 0}
-    assert "[site-1] begins with its private part as drawn from the seed" in caplog.text
+    assert "[site-1] begins with a private part drawn from the seed" in caplog.text
     assert "[site-1] begins with its private part of run first, round 1" in caplog.text
 
 

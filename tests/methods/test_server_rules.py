@@ -212,7 +212,7 @@ def test_a_method_may_remember_nothing_and_go_on(open_site) -> None:
 def test_a_site_sends_no_extra_that_is_not_declared(open_site) -> None:
     site = open_site(tiny(method="fedavg"))
     telling(site, Told({"more": torch.ones(2)}))
-    with pytest.raises(UserFault, match=r"of method fedavg to send what .* declares in up; came .*not declared"):
+    with pytest.raises(UserFault, match=r"of method fedavg to send only what .* declares in up; came .*not declared"):
         site.train(0, 2)
 
 
