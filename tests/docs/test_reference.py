@@ -14,7 +14,7 @@ import pytest
 import torch
 from nvflare.app_opt.pt.tensor_downloader import TensorDownloadable
 from reference_run import SETTINGS, Run, alone, through_flare
-from tables import block, check, fields, listed, page, rows, section
+from page_tables import block, check, fields, listed, page, rows, section
 
 from conftest import ROOT
 from pfedsam import methods
