@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 from nvflare.app_opt.pt.tensor_downloader import TensorDownloadable
-from reference_run import SETTINGS, Run, alone, through_flare
 from page_tables import block, check, fields, listed, page, rows, section
+from reference_run import SETTINGS, Run, alone, through_flare
 
 from conftest import ROOT
 from pfedsam import methods
