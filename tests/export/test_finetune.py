@@ -7,6 +7,7 @@ import monai.bundle
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Engine
 from PIL import Image
 
 from conftest import after_a_round, model_facts, save_model, tiny
@@ -15,7 +16,7 @@ from pfedsam.data.dataset import View
 from pfedsam.data.square import shown
 from pfedsam.errors import UserFault
 from pfedsam.export.bundle import write_bundle
-from pfedsam.export.finetune import Branch, Loss, Masks, splits
+from pfedsam.export.finetune import Best, Branch, Loss, Masks, splits
 from pfedsam.export.verify import verify
 from pfedsam.inference.facts import read_facts
 from pfedsam.inference.model_file import read_tensors, write_model
@@ -175,3 +176,12 @@ def test_a_folder_without_a_datalist_is_told_with_its_remedy(model_file: Path, t
 def test_its_settings_are_the_job_s(bundle: Path, model_file: Path) -> None:
     said, config = json.loads((bundle / "configs/train.json").read_text()), read_facts(model_file).config
     assert (said["lr"], said["batch_size"], said["branch"]) == (config.train.lr, config.train.batch_size, "personal")
+
+
+def test_a_validation_that_was_not_the_best_leaves_the_saved_file_alone(model_file: Path, tmp_path: Path) -> None:
+    keep = Best(Branch(str(model_file), "global", device="cpu"), str(tmp_path / "best.safetensors"))
+    engine = Engine(lambda _engine, _batch: None)
+    for epoch, best, written in ((1, -1, False), (2, 2, True)):
+        engine.state.epoch, engine.state.best_metric_epoch = epoch, best
+        keep(engine)
+        assert (tmp_path / "best.safetensors").exists() is written
