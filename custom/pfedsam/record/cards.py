@@ -63,7 +63,7 @@ def front_matter(config: Config, index: list[dict[str, Any]] | None = None) -> s
     Args:
         index: the scores, as the hub's `model-index` has them.
     """
-    model, named = config.model, getattr(config.model, "weights", None)  # a job's own file is not the published one
+    model, named = config.model, config.model.weights  # a job's own file is not the published one
     medical = ["medical"] * (config.data.source != "synthetic")
     known = {
         "license": "other",
