@@ -222,8 +222,8 @@ def simulate(
     changes = {"settings": _changed(given.settings, settings), "rounds": given.rounds if rounds is None else rounds}
     run = make_job(vars(given) | changes | {"sites": _sites(sites, given.sites)})
     if named := [f"{fact} {value}" for fact in ("run", "begin") if (value := getattr(run, fact))]:
-        do = "render it for FLARE's simulator, whose server has that run in its store"
-        raise UserFault(expected="a job that begins anew", came=", ".join(named), do=do)
+        do = "render the job for FLARE's simulator: its server has that run in its store"
+        raise UserFault(expected="a job that starts a new run", came=", ".join(named), do=do)
     folder = Path(out or Path("runs") / f"{run.name}_alone")  # FLARE's simulator deletes the folder that it runs in
     with quietly(), _torch_as_it_was():
         if threads := os.environ.get("PFEDSAM_THREADS"):
@@ -255,17 +255,18 @@ def _changed(settings: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, 
 
 
 def _sites(asked: int | Sequence[str] | None, own: tuple[str, ...]) -> tuple[str, ...]:
-    """The sites that are asked for: so many of the job's own, or of demo sites; or by their names."""
+    """The named sites, or the given number of the job's own sites, else of demo sites."""
     if asked is None or isinstance(asked, int):
         count = len(own) if asked is None else asked
         if own and count > len(own):
-            most = f"{len(own)} sites at most, as the job names"
-            raise UserFault(expected=most, came=str(count), do="name the sites")
+            raise UserFault(
+                expected=f"at most the job's {len(own)} sites", came=str(count), do="give a smaller number, or names"
+            )
         found = own[: max(count, 0)] if own else tuple(f"site-{i + 1}" for i in range(count))
     else:
         found = tuple([asked] if isinstance(asked, str) else asked)
     if not found:
-        raise UserFault(expected="sites", came="a job that names none", do="say how many, or their names")
+        raise UserFault(expected="sites", came="a job that names none", do="give their number or their names")
     return found
 
 
