@@ -42,7 +42,7 @@ class ModelConfig:
 
     backbone: str = "demo"  # demo | tiny_vit | tiny_vit_lite | vit_b | vit_l | vit_h
     pretrained: bool = True  # False: random weights, alike everywhere; to try shapes, speed and memory without a file
-    weights: WeightsConfig | None = None  # None: the backbone's published file
+    weights: WeightsConfig | None = None  # a SAM file of your own, NAME:SHA256[:unit]; None: the published file
     image_size: int = number(128, least=16, most=4096)  # pixels, square; SAM's own is 1024
     num_classes: int = number(1, least=1, most=255)  # foreground classes
     exclusive: bool = False  # True: classes exclude each other (softmax); False: one sigmoid each
