@@ -277,11 +277,14 @@ def test_torch_is_afterwards_as_it_was(tmp_path: Path, monkeypatch: pytest.Monke
         (SETTINGS, {"sites": ["a b"]}, "a site's name"),
         (SETTINGS, {"sites": 2, "rounds": 0}, "rounds"),
         (SETTINGS, {"sites": 2, "train": {"lr": "fast"}}, "train.lr"),
+        (SETTINGS, {"sites": 2, "round": 3}, "came round; to mend it: write rounds"),
+        (SETTINGS, {"sites": 1.5}, "a whole number of sites"),
+        (3, {"sites": 2}, "a job: a path, a name or a mapping"),
         (SETTINGS, {"sites": 2, "grace": 3}, "write it in the job, beside its settings"),
         (SETTINGS, {"sites": 2, "data": {"source": "site"}}, "the data folder of site site-1"),
         (SETTINGS, {"sites": 2, "data": {"source": "site"}, "folders": {"site-1": "x"}}, "folder of site site-2"),
-        ({"settings": SETTINGS, "sites": SITES}, {"sites": 3}, "2 sites at most"),
-        ({"settings": SETTINGS, "begin": "demo/latest"}, {"sites": 2}, "a job that begins anew"),
+        ({"settings": SETTINGS, "sites": SITES}, {"sites": 3}, "at most the job's 2 sites"),
+        ({"settings": SETTINGS, "begin": "demo/latest"}, {"sites": 2}, "a job that starts a new run"),
     ],
 )
 def test_a_run_that_cannot_be_is_told_before_anything_is_written(

@@ -54,6 +54,8 @@ def test_the_digest_changes_with_any_setting() -> None:
         ({"model": 3}, "an object at model"),
         ([], "an object at the settings"),
         ({"method_settings": {}}, "settings of a job among study, seed"),
+        ({"metod": "fedavg"}, "to mend it: write method"),
+        ({"train": {"epoch": 3}}, "to mend it: write epochs"),
         ({"method": 3}, "an object at method"),
         ({"method": {"name": 3}}, "the method's name"),
         ({"method": "fedsomething"}, "method one of ditto, fedavg"),
@@ -144,10 +146,10 @@ def test_a_number_that_is_not_finite_is_refused_though_json_takes_it(tmp_path: P
     [
         ({"rounds": 0}, "rounds of 1 or more and at most 100000"),
         ({"rounds": 10**6}, "rounds of 1 or more"),
-        ({"min_sites": True}, "min_sites to be int"),
+        ({"min_sites": True}, "min_sites to be a whole number"),
         ({"timeout": -1}, "timeout of 0 or more"),
-        ({"grace": 1.5}, "grace to be int"),
-        ({"rounds": float("nan")}, "rounds to be int"),
+        ({"grace": 1.5}, "grace to be a whole number"),
+        ({"rounds": float("nan")}, "rounds to be a whole number"),
         ({"meta": 3}, "meta to be"),
     ],
 )
@@ -199,7 +201,7 @@ def test_an_old_job_file_is_read(old: dict, new: dict) -> None:
         ),
         (
             {"method": {"name": "fedprox", "mu": 0.5}, "train": {"prox_weight": 0.1}},
-            r"method\.mu alone; came train\.prox_weight too",
+            r"only method\.mu; came train\.prox_weight too",
         ),
     ],
 )

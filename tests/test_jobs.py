@@ -195,7 +195,7 @@ def torn(folder: Path) -> Path:
         (["render", "{torn}/settings", "{out}"], "a JSON file"),
         (["render", "{torn}/server", "{out}"], "rounds among the workflows"),
         (["render", "{torn}/meta", "{out}"], "a JSON file at"),
-        (["convert", "{job}/meta.json"], "a published SAM file"),
+        (["convert", "{job}/meta.json"], "tensors alone in"),
     ],
 )
 def test_a_wrong_command_is_told_without_a_traceback(

@@ -1,8 +1,8 @@
 """The Python API: `load` a model and predict with it, `simulate` a federation. Imported as `pfedsam.load` and so on."""
 
+import difflib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -17,7 +17,7 @@ from pfedsam.data.synthetic import drawn
 from pfedsam.errors import UserFault
 from pfedsam.export.single import write_single
 from pfedsam.export.source import Place, gather
-from pfedsam.federation import Plan, federate
+from pfedsam.federation import Plan, federate, torch_as_it_was
 from pfedsam.inference.facts import ModelFacts
 from pfedsam.inference.predictor import Predictor, first_model, load_model
 from pfedsam.jobs import FACTS, Job, make_job, read_job
@@ -30,6 +30,7 @@ from pfedsam.site import Places
 
 Mask = NDArray[np.uint8]
 Maps = NDArray[np.float32]
+ARGUMENTS = ("rounds", "sites", "out", "folders", "on_round")  # of `simulate`, beside the settings
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,8 @@ def load(
         UserFault: the file is missing, damaged, changed or another kind of file; its base is missing or another one;
             or there is no such device.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise UserFault(expected="the path of a model file", came=repr(path), do="give the path")
     return Model(load_model(Path(path), _path(weights), _path(cache), device=device))
 
 
@@ -225,7 +228,7 @@ def simulate(
         do = "render the job for FLARE's simulator: its server has that run in its store"
         raise UserFault(expected="a job that starts a new run", came=", ".join(named), do=do)
     folder = Path(out or Path("runs") / f"{run.name}_alone")  # FLARE's simulator deletes the folder that it runs in
-    with quietly(), _torch_as_it_was():
+    with quietly(), torch_as_it_was():
         if threads := os.environ.get("PFEDSAM_THREADS"):
             torch.set_num_threads(parse_count(threads, "threads in PFEDSAM_THREADS"))
         plan = Plan(run.config, {site: _places(site, run, folder, folders) for site in run.sites}, run.rounds, folder)
@@ -235,8 +238,10 @@ def simulate(
 def _job(job: PathLike | Mapping[str, Any] | Job) -> Job:
     if isinstance(job, Job):
         return job
-    if not isinstance(job, Mapping):
+    if isinstance(job, str | os.PathLike):
         return read_job(Path(job))
+    if not isinstance(job, Mapping):
+        raise UserFault(expected="a job: a path, a name or a mapping", came=repr(job), do="give one of these")
     values: dict[str, Any] = dict(job) if "settings" in job else {"settings": dict(job)}
     own = values["settings"]
     return make_job({"name": str(own.get("study", "pfedsam")) if isinstance(own, dict) else "pfedsam", **values})
@@ -248,6 +253,8 @@ def _changed(settings: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, 
     for name, value in changes.items():
         if name in FACTS:
             raise UserFault(expected="a setting of the job", came=name, do="write it in the job, beside its settings")
+        if close := difflib.get_close_matches(name, ARGUMENTS, 1):
+            raise UserFault(expected="a setting or an argument of simulate", came=name, do=f"write {close[0]}")
         old = found.get(name)
         old = {"name": old} if isinstance(old, str) else old
         found[name] = {**old, **value} if isinstance(value, Mapping) and isinstance(old, dict) else value
@@ -256,6 +263,8 @@ def _changed(settings: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, 
 
 def _sites(asked: int | Sequence[str] | None, own: tuple[str, ...]) -> tuple[str, ...]:
     """The named sites, or the given number of the job's own sites, else of demo sites."""
+    if isinstance(asked, float):
+        raise UserFault(expected="a whole number of sites, or their names", came=str(asked), do="correct it")
     if asked is None or isinstance(asked, int):
         count = len(own) if asked is None else asked
         if own and count > len(own):
@@ -280,19 +289,6 @@ def _places(site: str, job: Job, out: Path, folders: PathLike | Mapping[str, Pat
         raise UserFault(expected=f"the data folder of site {site}", came="no setting", do=do)
     cache = Path(os.environ.get("PFEDSAM_CACHE") or out / "prepared")
     return Places(Path(named), out / "store", _path(os.environ.get("PFEDSAM_WEIGHTS")), cache, out / site / "scratch")
-
-
-@contextmanager
-def _torch_as_it_was() -> Iterator[None]:
-    """Afterwards torch's threads, its random numbers and its choice of algorithms are the caller's again."""
-    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    lenient = torch.is_deterministic_algorithms_warn_only_enabled()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
-            torch.use_deterministic_algorithms(strict, warn_only=lenient)
 
 
 def _path(text: PathLike | None) -> Path | None:

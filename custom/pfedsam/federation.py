@@ -5,7 +5,8 @@ guards and policies. An interrupted run continues after its last finished round.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -143,3 +144,16 @@ def _finish(plan: Plan, sites: dict[str, Site], point: Checkpoint) -> dict[str, 
     write_part(plan.folder / MODELS / "shared", "shared", point.state.shared, config=plan.config, facts=facts)
     write_json(plan.folder / RESULTS, results)
     return results
+
+
+@contextmanager
+def torch_as_it_was() -> Iterator[None]:
+    """Afterwards torch's threads, its random numbers and its choice of algorithms are the caller's again."""
+    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    lenient = torch.is_deterministic_algorithms_warn_only_enabled()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            torch.use_deterministic_algorithms(strict, warn_only=lenient)

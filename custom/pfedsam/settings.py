@@ -1,10 +1,11 @@
 """Reading settings: from plain values to the dataclasses of `config.py` and of the job's method. All are checked."""
 
 import dataclasses
+import difflib
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pfedsam import methods
@@ -18,6 +19,8 @@ from pfedsam.renamed import in_new_places
 USUAL = "pfedsam"  # the method of settings that name none
 OF_METHOD = ("method", "method_settings")  # fields of `Config` that are one object in JSON
 ONE = "change one of the two"
+IN_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", NoneType: "null"}
+IN_WORDS |= {list: "a list", tuple: "a list", dict: "an object"}
 FINITE = Bounds(-1e300, 1e300)  # of a number in another distribution's method that declares no bounds
 
 
@@ -121,9 +124,16 @@ def field_values(kind: Any, values: dict[str, Any], above: str, whose: str) -> d
     known = {field.name: field.metadata.get(KEY, FINITE) for field in dataclasses.fields(kind)}
     known = {name: bounds for name, bounds in known.items() if name not in OF_METHOD}
     if unknown := sorted(set(values) - set(known)):
-        expected = f"settings of {whose} among {', '.join(known)}" if known else f"no settings of {whose}: it has none"
-        raise UserFault(expected=expected, came=", ".join(unknown), do="correct the spelling, or leave it out")
+        raise _unknown(unknown, [*known, *(["method"] if kind is Config else [])], whose)
     return {name: _value(hints[name], value, above + name, known[name]) for name, value in values.items()}
+
+
+def _unknown(names: list[str], known: list[str], whose: str) -> UserFault:
+    """What to say of settings that do not exist, with the closest name that does."""
+    expected = f"settings of {whose} among {', '.join(known)}" if known else f"no settings of {whose}: it has none"
+    close = difflib.get_close_matches(names[0], known, 1)
+    do = f"write {close[0]}" if close else "correct the spelling, or leave it out"
+    return UserFault(expected=expected, came=", ".join(names), do=do)
 
 
 def _value(hint: Any, value: object, name: str, bounds: Bounds) -> Any:
@@ -167,9 +177,12 @@ def _fits(hint: Any, value: Any) -> bool:
 
 
 def _spell(hint: Any) -> str:
+    """A type in words, for a message."""
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(map(str, get_args(hint)))
-    return str(hint) if get_args(hint) else hint.__name__
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(map(_spell, get_args(hint)))
+    return IN_WORDS.get(get_origin(hint) or hint, str(hint))
 
 
 def _check_together(config: Config) -> None:

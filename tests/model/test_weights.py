@@ -206,6 +206,18 @@ def test_a_file_with_pickled_objects_or_of_another_kind_is_never_loaded(content:
         weights.read(named(path), tmp_path)
 
 
+@pytest.mark.parametrize("content", [b"hello", b"a,b,c\n", b"", b"<html>", b"\x89PNG\r\n"])
+def test_a_file_that_is_no_torch_file_is_told_without_a_traceback(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "sam.pth").write_bytes(content)
+    with pytest.raises(UserFault, match=r"whole weights in|tensors alone in"):
+        weights.convert(tmp_path / "sam.pth")
+
+
+def test_a_misspelt_backbone_is_told_with_those_that_there_are(tmp_path: Path) -> None:
+    with pytest.raises(UserFault, match=r"model\.backbone one of demo, .*tiny_vit, .*came tinyvit"):
+        weights.read(ModelConfig(backbone="tinyvit"), tmp_path)
+
+
 def test_a_file_that_holds_no_sam_is_told_with_what_it_holds(tmp_path: Path) -> None:
     path = saved({"vision_encoder.pos_embed": torch.ones(1)}, tmp_path / "mine.pth")
     with pytest.raises(

@@ -35,4 +35,6 @@ def serve(options: argparse.Namespace) -> None:
         continues=bool(options.continues) or None,
         begin=options.begin or None,
     )
-    print(f"wrote {options.out}; submit it with: pfedsam watch {options.out} --kit KIT")
+    code = "without code" if options.no_code else "with pfedsam's code"
+    print(f"wrote {options.out}, {code}. On this machine: nvflare simulator {options.out} -w WORKSPACE")
+    print(f"In a deployment: pfedsam watch {options.out} --kit KIT")

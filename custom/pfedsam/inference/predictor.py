@@ -149,7 +149,7 @@ def _usable(device: torch.device | str) -> torch.device:
         raise UserFault(
             expected="a device that torch can use here, such as cpu or cuda:0",
             came=f"{device} ({why})",
-            do="correct --device, or leave it out",
+            do="correct the device, or leave it out",
         ) from None
     return where
 

@@ -135,6 +135,10 @@ def _files(model: ModelConfig) -> tuple[WeightFile, ...]:
 def _shipped(model: ModelConfig) -> Path:
     if model.backbone == "demo":
         return ASSETS / "demo_sam.safetensors"
+    if model.backbone not in BUILDERS:
+        raise UserFault(
+            expected="model.backbone one of " + ", ".join(BUILDERS), came=model.backbone, do="correct the spelling"
+        )
     raise UserFault(
         expected=f"model.weights with model.backbone {model.backbone}: pfedsam knows no published file of it",
         came="none",
@@ -154,7 +158,7 @@ def _at(model: ModelConfig, folder: str | Path | None) -> tuple[Path, WeightFile
                 return path, known
     named = "; or ".join(
         f"{w.name} (sha256 {w.sha256}), {f'published at {w.published}' if w.published else 'which the job names'}"
-        for w in files
+        for w in reversed(files)  # the authors' own file first
     )
     raise UserFault(
         expected=f"the pretrained weights of {model.backbone}: {named}",
