@@ -3,17 +3,21 @@
 import statistics as st
 import textwrap
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from kept import Fault, Kept, Runs, codes_of, commits, faults, kept, note_of
+from kept import Fault, Kept, Runs, codes_of, commits, device_of, faults, kept, note_of
 from machine import markdown
 from suites import Row
-from tables import Found, by_home, by_site, caption, compared, spread
+from tables import Found, branch_of, branches, by_home, by_site, caption, compared, spread
 
-from pfedsam.record.cases import ROLES
 from pfedsam.report.bootstrap import interval
 
 BOARD = ("method", "branch", "Dice", "95 % interval", "worst site", "MB a message", "seeds")
+UNKNOWN = "code not known"
+NO_COMMIT = (
+    "What ran is of no commit. How it differed from the commits around it is not known, so nobody can repeat it."
+)
+STAR = "`*`: the runs' JSON names no device. It is taken from the notes of that day in [history.md](history.md)."
 MAIN = {  # the README's rows: row, branch, and how it is called there
     ("pfedsam", "personal"): "pFedSAM, personal",
     ("pfedsam", "global"): "pFedSAM, global",
@@ -31,18 +35,51 @@ MAIN = {  # the README's rows: row, branch, and how it is called there
 def leaderboard(task: Kept) -> list[str]:
     """A task's methods, the best first, with code and status; below it what each status means."""
     found = task.suite("methods")
-    met: dict[str, Fault] = {}
-    lines = [(mean_dice(task, runs, role), row, role) for row, runs in found.items() for role in branches(runs)]
-    rows = []
-    for _, row, role in sorted(lines, key=lambda line: -line[0]):
+    ranked = sorted(pairs(found), key=lambda pair: -mean_dice(task, found[pair[0]], pair[1]))
+    device = devices(found)
+    rows, met = [], dict[str, str]()
+    for row, role in ranked:
         runs = list(found[row].values())
         less = compared(row, role, found, task.homes)
-        marks = [fault for fault in faults() if has(task, row, runs, fault)]
-        met |= {fault.name: fault for fault in marks}
-        status = ", ".join(f"{fault.status}: {fault.name}" for fault in marks) or "valid"
-        rows.append([*cells(task, row, found[row], role), less, commits_of(runs), status])
-    notes = [line for fault in met.values() for line in ["", *wrapped(f"**{fault.name}**: {fault.told()}")]]
-    return [*markdown([*BOARD, "less pFedSAM, paired", "commit", "status"], rows), *notes]
+        marks = statuses(task, row, runs)
+        met |= marks
+        status = ", ".join(marks) or "valid"
+        rows.append([*cells(task, row, found[row], role), *device(row), less, commits_of(runs), status])
+    notes = [line for name, says in met.items() for line in ["", *wrapped(f"**{name.split(': ')[-1]}**: {says}")]]
+    return [*markdown([*BOARD, *device(None), "less pFedSAM, paired", "commit", "status"], rows), *notes]
+
+
+def pairs(found: Runs) -> list[tuple[Row, str]]:
+    """Each row with each of its branches."""
+    return [(row, role) for row, runs in found.items() for role in branches(runs)]
+
+
+def statuses(task: Kept, row: Row, runs: list[Found]) -> dict[str, str]:
+    """What speaks against a row's runs, with an explanation; {} where it is valid."""
+    found = {f"{fault.status}: {fault.name}": fault.told() for fault in faults() if has(task, row, runs, fault)}
+    return found | ({} if all(commits()[code] for code in codes_of(runs)) else {UNKNOWN: NO_COMMIT})
+
+
+def devices(found: Runs) -> Callable[[Row | None], list[str]]:
+    """Of a table's rows the cell that names the device, and of None its head; no cell where all ran on one."""
+    told = {row: _device(runs) for row, runs in found.items()}
+    mixed = len(set(told.values())) > 1
+    return lambda row: [] if not mixed else ["device"] if row is None else [told[row]]
+
+
+def _device(runs: dict[int, Found]) -> str:
+    ways: dict[str, list[int]] = {}
+    for seed, run in runs.items():
+        ways.setdefault(short_device(run), []).append(seed)
+    if len(ways) == 1:
+        return next(iter(ways))
+    return ", ".join(f"{way} (seed {', '.join(map(str, seeds))})" for way, seeds in ways.items())
+
+
+def short_device(run: Found) -> str:
+    """GPU or CPU, where the device is known."""
+    device = device_of(run)
+    return "GPU" if device.startswith("NVIDIA") else device
 
 
 def wrapped(text: str, indent: str = "") -> list[str]:
@@ -58,9 +95,12 @@ def has(task: Kept, row: Row, runs: list[Found], fault: Fault) -> bool:
 
 def board(task: Kept, found: Runs, against: str = "less the first row, paired") -> list[str]:
     """Rows of one question, in their order; the last column is the paired difference."""
-    pairs = [(row, role) for row, runs in found.items() for role in branches(runs)]
-    rows = [[*cells(task, row, found[row], role), compared(row, role, found, task.homes)] for row, role in pairs]
-    return [caption(found, task.homes), "", *markdown([*BOARD, against], rows)]
+    device = devices(found)
+    rows = [
+        [*cells(task, row, found[row], role), *device(row), compared(row, role, found, task.homes)]
+        for row, role in pairs(found)
+    ]
+    return [caption(found, task.homes), "", *markdown([*BOARD, *device(None), against], rows)]
 
 
 def cells(task: Kept, row: Row, runs: dict[int, Found], role: str) -> list[str]:
@@ -68,16 +108,17 @@ def cells(task: Kept, row: Row, runs: dict[int, Found], role: str) -> list[str]:
     one = next(iter(runs.values()))
     low, high = dice_interval(task, runs, role)
     site, worst = worst_of(task, runs, role)
-    branch = role if len(branches(runs)) > 1 else "one"
     dice = [st.mean(of["dice"] for of in by_site(run, role, task.homes).values()) for run in runs.values()]
     range_ = f"{low:.3f} to {high:.3f}"
-    return [row.label, branch, spread(dice), range_, f"{worst:.3f}, {site}", megabytes(one), str(len(runs))]
-
-
-def branches(runs: dict[int, Found]) -> tuple[str, ...]:
-    """The branches that a row predicts with; of a method with one, "personal"."""
-    one = next(iter(runs.values()))
-    return ROLES if one.scores["global"] != one.scores["personal"] else ("personal",)
+    return [
+        row.label,
+        branch_of(runs, role),
+        spread(dice),
+        range_,
+        f"{worst:.3f}, {site}",
+        megabytes(one),
+        str(len(runs)),
+    ]
 
 
 def mean_dice(task: Kept, runs: dict[int, Found], role: str) -> float:
@@ -144,11 +185,18 @@ def of_sites(task: Kept) -> str:
     return ", ".join(f"{site} {count}" for site, count in sorted(found.items()))
 
 
+def ran_on(found: Runs) -> str:
+    """Whether rows ran on a GPU, a CPU or both, in a sentence."""
+    known = sorted({short_device(run) for runs in found.values() for run in runs.values()})
+    return f"Ran on a {' and a '.join(known)}."
+
+
 def ran(task: Kept) -> list[str]:
     """Which code, torch and device ran what."""
     found: dict[tuple[str, str, str], list[str]] = {}
     for row, runs in task.suite("methods").items():
-        ways = {run.ran: [seed for seed, other in runs.items() if other.ran == run.ran] for run in runs.values()}
+        known = {seed: (*run.ran[:2], device_of(run) + "*" * (not run.ran[2])) for seed, run in runs.items()}
+        ways = {way: [seed for seed, other in known.items() if other == way] for way in known.values()}
         for way, of in ways.items() if row.name in task.runs else ():
             some = f" (seed {', '.join(map(str, of))})" if len(of) < len(runs) else ""
             found.setdefault(way, []).append(row.label + some)
@@ -156,7 +204,8 @@ def ran(task: Kept) -> list[str]:
         [commits()[code] or "none", code, torch, device, "; ".join(labels), note_of(code)]
         for (code, torch, device), labels in sorted(found.items(), key=lambda one: list(commits()).index(one[0][0]))
     ]
-    return markdown(["commit", "code", "torch", "device", "rows", "note"], rows)
+    stars = ["", *wrapped(STAR)] if any("*" in row[3] for row in rows) else []
+    return [*markdown(["commit", "code", "torch", "device", "rows", "note"], rows), *stars]
 
 
 def rates(task: Kept, names: list[str]) -> list[str]:
@@ -179,14 +228,16 @@ def seeds(task: Kept) -> str:
 def seeds_apart(task: Kept) -> list[str]:
     """Of each method with several seeds: each seed's mean Dice, and their standard deviation."""
     rows, squares = [], []
-    for row, runs in task.suite("methods").items():
+    found = task.suite("methods")
+    device = devices(found)
+    for row, runs in found.items():
         for role in branches(runs):
             dice = [mean_dice(task, {seed: run}, role) for seed, run in runs.items()]
             deviation = st.stdev(dice)
-            branch = role if len(branches(runs)) > 1 else "one"
-            rows.append([row.label, branch, *(f"{one:.3f}" for one in dice), f"{deviation:.3f}"])
+            rows.append([row.label, branch_of(runs, role), *(f"{one:.3f}" for one in dice), f"{deviation:.3f}"])
+            rows[-1] += device(row)
             squares += [deviation**2] * (row.name != "fedmsa_released")
     whole = st.mean(squares) ** 0.5
-    head = ["method", "branch", *(f"seed {seed}" for seed in task.runs["pfedsam"]), "standard deviation"]
+    head = ["method", "branch", *(f"seed {seed}" for seed in task.runs["pfedsam"]), "standard deviation", *device(None)]
     told = f"Root mean square of the last column, without FedMSA with random adapters: {whole:.3f}."
     return [f"**{task.task}.**", "", *markdown(head, rows), "", told]

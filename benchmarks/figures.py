@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-from boards import branches, dice_interval, mean_dice, patients
+from boards import dice_interval, mean_dice, patients
 from kept import Kept, kept
 from suites import Row
 from sweep import data_of, rows
-from tables import by_site, read_homes, runs
+from tables import branches, by_site, read_homes, runs
 
 from pfedsam.errors import UserFault
 

@@ -31,6 +31,7 @@ class Kept:
         rows: of all suites, by name.
         configs: of each row with runs, as results.json has it.
         sizes: training images of each site.
+        images: for training, validation and test, of each site.
     """
 
     task: str
@@ -39,6 +40,7 @@ class Kept:
     rows: dict[str, Row]
     configs: dict[str, dict[str, Any]]
     sizes: Sizes
+    images: dict[str, tuple[int, int, int]]
 
     def of(self, *names: str) -> Runs:
         """The runs of these rows, in this order; a row without runs is left out."""
@@ -71,12 +73,24 @@ def _task(folder: Path) -> Kept:
         runs.setdefault(run.parent.name, {})[int(run.name)] = read(run, record)
     rows = {row.name: row for suite in reversed(NAMES) for row in rows_of(suite, folder.name, sizes)}  # first: methods
     configs = {run.parent.name: record["config"] for run, record in records.items()}
-    return Kept(folder.name, runs, _homes(folder / "pfedsam/0"), rows, configs, sizes)
+    images = _images(records[folder / "pfedsam/0"], sizes)
+    return Kept(folder.name, runs, _homes(folder / "pfedsam/0"), rows, configs, sizes, images)
 
 
 def _sizes(record: dict[str, Any]) -> Sizes:
     """Of a run with whole splits and one epoch a round: what each site counts."""
     return {site: report["samples"] for site, report in sorted(record["rounds"][0]["sites"].items())}
+
+
+def _images(record: dict[str, Any], sizes: Sizes) -> dict[str, tuple[int, int, int]]:
+    def cases(scored: dict[str, Any]) -> int:
+        return int(scored["scored"] + scored["empty"])
+
+    tested = record["final"]["sites"]
+    return {
+        site: (train, cases(tested[site]["val"]["global"]), cases(tested[site]["global"]))
+        for site, train in sizes.items()
+    }
 
 
 def _homes(run: Path) -> dict[str, Home]:
@@ -126,6 +140,12 @@ class Fault:
 def note_of(code: str) -> str:
     """What else is known of a code."""
     return next((str(one.get("note", "")) for one in _status()["codes"] if one["code"] == code), "")
+
+
+def device_of(run: Found) -> str:
+    """Where a run ran: as its JSON says; of older ones, whose JSON names no device, as status.json has it."""
+    known = {one["code"]: one.get("device", "not known") for one in _status()["codes"]}
+    return run.ran[2] or ", ".join(dict.fromkeys(known[code] for code in run.ran[0].split(", ")))
 
 
 def faults() -> list[Fault]:

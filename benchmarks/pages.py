@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from boards import board, leaderboard, of_sites, ran, rates, seeds, seeds_apart, summary, wrapped
+from boards import MAIN, board, leaderboard, of_sites, ran, ran_on, rates, seeds, seeds_apart, summary, wrapped
 from kept import RESULTS, Kept, kept
 from machine import ROOT, SYSTEMS, Table, markdown
 from tables import ON_THE_WAY, budgets, table
@@ -40,6 +40,11 @@ RATES = {
         f"{row}{end}" for row in ("fedper", "fedrep", "fedsa_lora", "ffa_lora") for end in ("", "_3e-3_3e-4")
     ],
     "polyp": ["local", "local_1e-2_3e-4"],
+}
+SOURCES = {  # as NOTICE has them
+    "brain_mri": "LGG Segmentation Dataset, on images of TCGA-LGG",
+    "nuclei": "2018 Data Science Bowl, stage 1 training set (BBBC038)",
+    "polyp": "Kvasir-SEG",
 }
 OLD_RATES = "rates_8_rounds"
 MORE = ("ablations", "scarce")  # suites with kept runs that a leaderboard's page shows below it
@@ -112,7 +117,7 @@ def leaderboard_page(task: Kept) -> list[str]:
         MADE,
         "",
         f"Made from [evidence/{task.task}.tar.xz](../evidence). Test patients: {of_sites(task)}.",
-        seeds(task),
+        f"{ran_on(found)} {seeds(task)}",
         "The rows are the suite `methods`; [README.md](README.md) says what each column is, and how to run it again.",
         "",
         *leaderboard(task),
@@ -155,6 +160,16 @@ def tasks() -> list[str]:
     return markdown(head, rows)
 
 
+def datasets() -> list[str]:
+    """A line a site: where its images are from, and how many train, validate and test."""
+    rows = [
+        [name, SOURCES[name], site, *map(str, counts)]
+        for name, task in kept().items()
+        for site, counts in task.images.items()
+    ]
+    return markdown(["task", "source", "site", "training images", "validation", "test"], rows)
+
+
 def systems_page() -> list[str]:
     """The newest record of each title; older ones are named."""
     found: dict[str, list[Record]] = {}
@@ -171,7 +186,12 @@ def systems_page() -> list[str]:
 
 def summary_page() -> list[str]:
     """What the README shows."""
-    sites = [f"- {name}: {of_sites(task)}. {seeds(task)}" for name, task in kept().items()]
+    main = [row for row, _ in MAIN]
+    sites = [
+        line
+        for name, task in kept().items()
+        for line in wrapped(f"- {name}: {of_sites(task)}. {ran_on(task.of(*main))} {seeds(task)}", "  ")
+    ]
     return [
         "# Summary",
         "",
@@ -215,6 +235,7 @@ def whole(suite: str, task: str) -> list[str]:
 BLOCKS: dict[str, Callable[[], list[str]]] = {
     "results": summary,
     "tasks": tasks,
+    "datasets": datasets,
     "leads": lambda: several(*(of_kept(task, *LEADING) for task in kept())),
     "experts": lambda: several(of_kept("nuclei", *EXPERTS), transcribed("parts")),
     "copying": lambda: several(of_kept("nuclei", *COPYING), of_kept("brain_mri", *COPYING)),

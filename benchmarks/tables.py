@@ -193,13 +193,17 @@ def rival(found: dict[Row, dict[int, Found]], homes: dict[str, Home]) -> dict[Ro
 
 
 def better(one: Found, other: Found, homes: dict[str, Home]) -> Found:
-    """At each site the scores of that run which validates higher there; bytes and seconds are of `one`."""
+    """At each site the scores of that run which validates higher there; what ran is of both, all else of `one`."""
     validates = one.last.keys() | other.last.keys()
     take = {site: max((one, other), key=lambda run: run.last.get(site, -1.0)) for site in validates}
     runs = {key: take.get(homes[key[0]].site, one) for key in one.scores["personal"]}
     scores = {role: {key: run.scores[role][key] for key, run in runs.items()} for role in ROLES}
     last = {site: run.last[site] for site, run in take.items()}
-    return replace(one, scores=scores, validation=[_mean(last.values())], last=last)
+    code, torch, device = (
+        ", ".join(dict.fromkeys(filter(None, both))) for both in zip(one.ran, other.ran, strict=True)
+    )
+    validation = [_mean(last.values())]
+    return replace(one, scores=scores, validation=validation, last=last, ran=(code, torch, device))
 
 
 def of_sites(sites: dict[str, Any], role: str) -> dict[str, float]:
@@ -216,13 +220,32 @@ def table(found: dict[Row, dict[int, Found]], homes: dict[str, Home]) -> list[st
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for row, of_seed in found.items():
         one = next(iter(of_seed.values()))
-        for role in ROLES if one.scores["global"] != one.scores["personal"] else ("personal",):
+        for role in branches(of_seed):
             means = [by_site(run, role, homes) for run in of_seed.values()]
             size = f"{one.megabytes[0]:.2f} / {one.megabytes[1]:.2f}"
             less = compared(row, role, found, homes)
-            row_cells = [row.label, role, str(len(means)), *cells(means, sites), size, f"{one.seconds:.0f}", less]
+            row_cells = [
+                row.label,
+                branch_of(of_seed, role),
+                str(len(means)),
+                *cells(means, sites),
+                size,
+                f"{one.seconds:.0f}",
+                less,
+            ]
             lines.append("| " + " | ".join(row_cells) + " |")
     return lines
+
+
+def branches(runs: dict[int, Found]) -> tuple[str, ...]:
+    """The branches that a row predicts with; of a method with one, "personal"."""
+    one = next(iter(runs.values()))
+    return ROLES if one.scores["global"] != one.scores["personal"] else ("personal",)
+
+
+def branch_of(runs: dict[int, Found], role: str) -> str:
+    """A branch's name in a table: "one" where the method has no other."""
+    return role if len(branches(runs)) > 1 else "one"
 
 
 def caption(found: dict[Row, dict[int, Found]], homes: dict[str, Home]) -> str:

@@ -80,7 +80,7 @@ def test_a_table_says_what_the_runs_wrote(tmp_path: Path) -> None:
     first, other = ran(tmp_path / "first", 0.0), ran(tmp_path / "other", 0.25)
     rows = table({Row("first", "first"): {0: first}, Row("other", "other"): {0: other}}, HOMES)
     assert rows[2].startswith(
-        "| first | personal | 1 | 0.500 | 0.500 | 0.500 | 0.500 | 0.400 | 1.000 |  | 3.0 | 1.0 | 2.00 / 4.00 | 7 |"
+        "| first | one | 1 | 0.500 | 0.500 | 0.500 | 0.500 | 0.400 | 1.000 |  | 3.0 | 1.0 | 2.00 / 4.00 | 7 |"
     )
     assert rows[3].endswith("| +0.250 (+0.250 to +0.250) |")
     assert difference({0: other}, {1: first}, "personal", HOMES) == ""
@@ -93,7 +93,7 @@ def test_a_table_s_caption_has_the_test_patients_and_the_unit(tmp_path: Path) ->
     assert caption({Row("one", "one"): {0: measured}}, HOMES) == "Test patients: a 2, b 1. HD95 and ASSD in px."
     both = replace(one, units=frozenset({"mm", "px"}))
     line = table({Row("both", "both"): {0: both}}, HOMES)[2]
-    assert line.startswith("| both | personal | 1 | 0.500 | 0.500 | 0.500 | 0.500 | 0.400 | 1.000 |  |  |  | 2.00")
+    assert line.startswith("| both | one | 1 | 0.500 | 0.500 | 0.500 | 0.500 | 0.400 | 1.000 |  |  |  | 2.00")
 
 
 def test_a_site_without_a_scored_validation_case_counts_in_no_mean() -> None:
@@ -343,7 +343,7 @@ def test_a_table_is_about_the_sites_that_took_part(tmp_path: Path) -> None:
     whole = ran(tmp_path, 0.0)
     part = replace(whole, scores={role: {("b1", 1): cases["b1", 1]} for role, cases in whole.scores.items()})
     line = table({Row("part", "part"): {0: part}}, HOMES)[2]
-    assert line.startswith("| part | personal | 1 |  | 0.500 | 0.500 | 0.500 |")
+    assert line.startswith("| part | one | 1 |  | 0.500 | 0.500 | 0.500 |")
 
 
 def test_classes_are_paired_and_one_that_a_site_does_not_annotate_is_left_out(tmp_path: Path) -> None:
@@ -351,10 +351,10 @@ def test_classes_are_paired_and_one_that_a_site_does_not_annotate_is_left_out(tm
     second = {(case, 2): dict(score, dice=0.0) for (case, _), score in whole.scores["personal"].items()}
     both = replace(whole, scores={role: scores | second for role, scores in whole.scores.items()})
     assert difference({0: part}, {0: both}, "personal", HOMES) == "+0.100 (+0.100 to +0.100)"
-    assert table({Row("both", "both"): {0: both}}, HOMES)[2].startswith("| both | personal | 1 | 0.250 | 0.250 |")
+    assert table({Row("both", "both"): {0: both}}, HOMES)[2].startswith("| both | one | 1 | 0.250 | 0.250 |")
     seldom = {(case, 2): dict(score, dice=0.0) for (case, _), score in whole.scores["personal"].items() if case == "a1"}
     rare = replace(whole, scores={role: scores | seldom for role, scores in whole.scores.items()})
-    assert table({Row("rare", "rare"): {0: rare}}, HOMES)[2].startswith("| rare | personal | 1 | 0.250 | 0.500 |")
+    assert table({Row("rare", "rare"): {0: rare}}, HOMES)[2].startswith("| rare | one | 1 | 0.250 | 0.500 |")
 
 
 def test_a_hospital_s_parts_are_alike_in_size_and_hold_whole_patients(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pages
 import pytest
 from boards import codes_of, dice_interval, leaderboard, wrapped
 from figures import dice_by_megabytes
-from kept import RESULTS, Fault, commits, kept
+from kept import RESULTS, Fault, commits, device_of, kept
 from machine import Table, publish
 from pages import BLOCKS, filled, systems_page
 
@@ -94,6 +94,27 @@ def test_a_kept_run_of_a_code_that_nobody_told_of_is_a_fault() -> None:
     run = next(iter(kept()["polyp"].runs["fedavg"].values()))
     with pytest.raises(UserFault, match="cafe0000cafe"):
         codes_of([replace(run, ran=("cafe0000cafe", "", ""))])
+
+
+def test_a_row_whose_code_is_of_no_commit_is_not_valid() -> None:
+    lines = [line for task in kept().values() for line in leaderboard(task) if "none (" in line]
+    assert len(lines) >= 2
+    assert all(line.endswith("| code not known |") for line in lines)
+
+
+def test_rows_name_their_device_where_a_table_mixes_them_and_only_there() -> None:
+    head, _, *rows = leaderboard(kept()["brain_mri"])
+    place = head.split(" | ").index("device")
+    cells = {line.split(" | ")[place] for line in rows if line.startswith("| ")}
+    assert cells == {"GPU", "CPU", "GPU (seed 0), CPU (seed 1, 2)"}
+    assert "device" not in leaderboard(kept()["nuclei"])[0]
+
+
+def test_a_device_is_what_the_run_wrote_and_else_what_is_known_of_its_code() -> None:
+    run = next(iter(kept()["brain_mri"].runs["fedavg"].values()))
+    assert run.ran[2] == ""
+    assert device_of(run) == "NVIDIA H200"
+    assert device_of(replace(run, ran=(*run.ran[:2], "CPU"))) == "CPU"
 
 
 @pytest.fixture
