@@ -33,8 +33,8 @@ def _covering(
     doubt = " The two drawings are the same: is one file a copy of the other?" if same and lost else ""
     return (
         (f"CLASS LOST: no mask shows {lower} any more. " if lost else "")
-        + f"{top} covers {lower} in {len(there)} of {len(facts)} cases: {pixels} pixels count as {top} only.{gone}{doubt}"
-        + f" The higher number is on top. If {lower} belongs on top, {_swapped(pair, segments)}."
+        + f"{top} covers {lower} in {len(there)} of {len(facts)} cases: {pixels} pixels count as {top} only.{gone}"
+        + f"{doubt} The higher number is on top. If {lower} belongs on top, {_swapped(pair, segments)}."
     )
 
 
