@@ -10,11 +10,11 @@ class UserFault(ValueError):
     Args:
         expected: what the program needed.
         came: what it found instead.
-        do: what the user can do about it.
+        do: what the user can do about it. If the message has several lines, this starts one.
     """
 
     def __init__(self, *, expected: str, came: str, do: str) -> None:
-        super().__init__(f"expected {expected}; came {came}; to mend it: {do}")
+        super().__init__(f"expected {expected}; came {came}" + ("\n" if "\n" in came else "; ") + f"to mend it: {do}")
         self.expected, self.came, self.do = expected, came, do
 
     def __reduce__(self) -> tuple[Callable[[], "UserFault"], tuple[()]]:

@@ -85,10 +85,7 @@ def test_a_date_before_a_patient_s_name_is_none() -> None:
 
 
 def test_a_patient_written_in_two_ways_is_one() -> None:
-    assert (
-        "6 patients with 12 files"
-        in grouped([PurePath(f"{f(p)}/{f(p)}.png") for p in SIX for f in (str, str.lower)]).words
-    )
+    assert found([f"{f(p)}/{f(p)}.png" for p in SIX for f in (str, str.lower)]) == SIX
     assert found([f"{p}.NII.GZ" for p in SIX]) == SIX
     assert found([f"2020/{p}/a.png" for p in SIX] + [f"2021/{p.lower()}/a.png" for p in SIX]) == SIX
 
@@ -155,7 +152,7 @@ def test_one_file_outside_the_patients_folders_is_left_out_and_named() -> None:
     kept, dropped, words = told_apart([Case(name, (), (Path("m.png"),)) for name in names])
     assert [d.file for d in dropped] == ["extra.png"]
     assert {case.patient for case in kept} == {f"name:{p}" for p in SIX}
-    assert "6 patients with 24 files, such as P1 in cohort/P1/images/slice_0.png" in words
+    assert ", such as P1 in cohort/P1/images/slice_0.png" in words
 
 
 def test_a_name_that_is_a_patient_id_of_the_dicom_files_is_that_patient() -> None:

@@ -82,6 +82,26 @@ def why(folder: Path) -> dict[str, tuple[str, str]]:
     return {d.file: (d.why, d.do) for d in discover([folder], None).dropped}
 
 
+def test_a_series_without_a_mask_is_called_a_series(tmp_path: Path) -> None:
+    write_series(tmp_path / "images/p1", IMAGE)
+    assert why(tmp_path)["images/p1"][0] == "a DICOM series without a mask of its name"
+
+
+def test_what_the_remedy_for_a_series_uid_per_slice_says_makes_it_a_case(tmp_path: Path) -> None:
+    files = [
+        change(file, SeriesInstanceUID=f"1.2.3.{k + 1}")
+        for k, file in enumerate(write_series(tmp_path / "images/p1", IMAGE))
+    ]
+    nifti(tmp_path / "masks/p1.nii", lesion(1))
+    assert discover([tmp_path], None).cases == []
+    uid = pydicom.uid.generate_uid()
+    for file in files:
+        data = pydicom.dcmread(file)
+        data.SeriesInstanceUID = uid
+        data.save_as(file)
+    assert [case.name for case in discover([tmp_path], None).cases] == ["images/p1"]
+
+
 def test_a_series_uid_for_each_slice_is_named_as_such(tmp_path: Path) -> None:
     for k, file in enumerate(write_series(tmp_path / "images/p1", IMAGE)):
         change(file, SeriesInstanceUID=f"1.2.3.{k + 1}")
@@ -138,7 +158,7 @@ def test_a_clip_is_named_as_a_clip_with_a_mask_and_without(tmp_path: Path, maske
     change(file, **tags).rename(tmp_path / "images/p1.dcm")
     if masked:
         write_series(tmp_path / "masks", lesion(1)[:, :, 1:2])[0].rename(tmp_path / "masks/p1.dcm")
-    with pytest.raises(UserFault, match=r"a clip of 3 frames .* save its frames as pictures"):
+    with pytest.raises(UserFault, match=r"a clip of 3 frames .*\n.*: save its frames as pictures"):
         prepare([tmp_path], None, Wish())
 
 

@@ -124,6 +124,50 @@ def test_labels_and_names_set_the_order_of_structures_and_which_is_on_top(tmp_pa
     assert (alone["classes"], alone["class_names"]) == (1, ["spleen"])
 
 
+def covered(tmp_path: Path, spleen: NDArray[np.uint8], table: str) -> str:
+    """The notes on four images whose liver is 3 x 3 x 3 voxels. The first spleen is another one."""
+    home = structures(tmp_path / "in")
+    for i in range(1, 4):
+        nifti(home / f"s{i}/segmentations/spleen.nii", spleen)
+    return "\n".join(prepare([home], None, Wish(table=parse_table(table)))["notes"])
+
+
+def test_pixels_that_one_structure_covers_of_another_are_counted(tmp_path: Path) -> None:
+    notes = covered(tmp_path, square(1, 1), "liver=1,spleen=2")
+    assert "spleen covers liver in 3 of 4 cases: 36 pixels count as spleen only." in notes
+    assert "If liver belongs on top, use --labels liver=2,spleen=1." in notes
+    assert "LOST" not in notes
+    assert "Nothing of" not in notes
+
+
+def test_a_structure_that_is_hidden_in_some_cases_is_said_with_their_names(tmp_path: Path) -> None:
+    notes = covered(tmp_path, square(0, 0) | square(2, 2), "liver=1,spleen=2")
+    assert "81 pixels count as spleen only." in notes
+    assert "Nothing of liver is left in 3 of these cases (case-0002, case-0003, case-0004)." in notes
+    assert "LOST" not in notes
+
+
+def test_a_class_that_another_covers_everywhere_is_lost_aloud_and_the_other_order_keeps_it(tmp_path: Path) -> None:
+    home = structures(tmp_path / "in")
+    for i in range(4):
+        nifti(home / f"s{i}/segmentations/spleen.nii", square(0, 0) | square(2, 2))
+    report = prepare([home], None, Wish(table=parse_table("liver=1,spleen=2")))
+    assert report["notes"][0].startswith("CLASS LOST: no mask shows liver any more.")
+    assert "copy" not in report["notes"][0]
+    assert not any("No mask shows class 1" in note for note in report["notes"])
+    with pytest.raises(UserFault) as caught:
+        prepare([home], None, Wish())
+    assert "--labels spleen=1,liver=2" in caught.value.do
+    advised = prepare([home], None, Wish(table=parse_table("spleen=1,liver=2")))
+    assert [row["pixels"] for row in advised["labels"][1:]] == [4 * 8 * 3, 4 * 27]
+    assert not any("LOST" in note for note in advised["notes"])
+
+
+def test_two_files_of_one_drawing_are_doubted(tmp_path: Path) -> None:
+    report = prepare([structures(tmp_path / "in", (0, 0))], None, Wish(table=parse_table("liver=1,spleen=2")))
+    assert "The two drawings are the same: is one file a copy of the other?" in report["notes"][0]
+
+
 def test_a_structure_of_one_image_alone_decides_nothing_for_the_others(tmp_path: Path) -> None:
     home = structures(tmp_path / "in")
     nifti(home / "s2/segmentations/aorta.nii", square(0, 7))

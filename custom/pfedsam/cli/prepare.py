@@ -87,20 +87,28 @@ def _words(report: dict[str, Any], out: Path | None) -> str:
     plane = f", data.plane to {report['plane']}" if volumes else ""
     names = json.dumps(report["class_names"], ensure_ascii=False)
     lines = [
-        f"{report['cases']} pairs of image and mask, {report['slices']} slices, {report['patients']} patients.",
+        f"{_of(report['cases'], 'pair')} of image and mask, {_of(report['slices'], 'slice')},"
+        f" {_of(report['patients'], 'patient')}.",
         report["patients_by"],
         report["labels_by"],
         f"Set model.num_classes to {report['classes']}{plane} and data.scale to"
         f" {report['intensity']['scale']}: {report['intensity']['why']}.",
         *_unlabelled(report["unlabelled"]),
         *([f"Set data.classes to {names}."] if report["class_names"] else []),
-        f"{report['split_by']} "
-        + ", ".join(f"{name} {s['patients']} patients, {s['slices']} slices" for name, s in report["splits"].items()),
+        f"{report['split_by']} " + "; ".join(f"{name}: {_split(s)}" for name, s in report["splits"].items()) + ".",
         *(f"Note: {note}" for note in report["notes"]),
         *(f"Left out: {_some(files)}: {why}. To mend it: {do}." for why, do, files in by_reason(report["dropped"])),
         f"Written to {out}: look at {out / 'report.html'} first." if out else "Nothing was written (--dry-run).",
     ]
     return "\n".join(lines)
+
+
+def _split(one: dict[str, int]) -> str:
+    return f"{_of(one['patients'], 'patient')}, {_of(one['slices'], 'slice')}"
+
+
+def _of(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _unlabelled(counts: dict[str, Any] | None) -> list[str]:

@@ -183,7 +183,8 @@ def _shared_uid(uid: str, files: Sequence[Path]) -> UserFault:
     return UserFault(
         expected=f"a separate SOPInstanceUID for each image in {files[0].parent}",
         came=f"{uid} in {len(files)} different files: {', '.join(names[:4])}{more}",
-        do="export them again with separate UIDs (de-identify with new UIDs, not with one UID for all)",
+        do="export them again so that each image has its own UID; if a tool de-identified them, let it give each image"
+        " a new one",
     )
 
 

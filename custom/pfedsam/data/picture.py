@@ -196,7 +196,7 @@ def _check_palette(path: Path, image: Image.Image, numbers: NDArray[Any]) -> Non
         raise UserFault(
             expected=f"number 0 for the background in the mask {path}",
             came=f"a palette that shows number {darkest} as black and 0 in another colour",
-            do="save it without a palette, as grey class numbers with 0 for the background",
+            do="save the mask without a palette, as grey class numbers with 0 for the background",
         )
 
 

@@ -65,7 +65,7 @@ def readable(path: Path) -> Iterator[None]:
     except UserFault:
         raise
     except Exception as error:  # with a damaged file the readers raise nearly any exception
-        came, do = hindrance(path) or _by_error(error) or _by_content(path) or _damaged(path, error)
+        came, do = hindrance(path) or _by_error(error) or disguised(path) or _damaged(path, error)
         raise UserFault(expected=f"a readable file at {path}", came=came, do=do) from None
 
 
@@ -77,7 +77,7 @@ def _by_error(error: Exception) -> tuple[str, str] | None:
     return None
 
 
-def _by_content(path: Path) -> tuple[str, str] | None:
+def disguised(path: Path) -> tuple[str, str] | None:
     """The file's kind by its first bytes, and what to do; None if they fit its name or are unknown."""
     try:
         start, name = _start(path)

@@ -208,7 +208,10 @@ def scattered(lone: Mapping[Path, tuple[tuple[str, str], SliceHeader]]) -> dict[
     kinds: dict[tuple[Path, tuple[str, str]], dict[Path, SliceHeader]] = defaultdict(dict)
     for file, (kind, one) in lone.items():
         kinds[file.parent, kind][file] = one
-    do = "write one SeriesInstanceUID into the files (the exporter gave each slice a separate one), or export again"
+    do = (
+        "export again; or, in a copy, write one SeriesInstanceUID into all slices of a volume (pydicom:"
+        " data = dcmread(file); data.SeriesInstanceUID = uid; data.save_as(file), with one uid = generate_uid())"
+    )
     return {
         file: (f"{len(found)} series of one slice in one folder, which form a volume together", do)
         for found in kinds.values()

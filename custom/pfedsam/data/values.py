@@ -50,6 +50,7 @@ def opaque(values: NDArray[Any], path: Path, *, labels: bool) -> NDArray[Any]:
             raise UserFault(
                 expected=f"the {'mask' if labels else 'image'} in the colours of {path}",
                 came="a drawing in its transparency (alpha channel)",
-                do="save it without transparency" + (", as one channel of class numbers" if labels else ""),
+                do=f"save the {'mask' if labels else 'image'} without transparency"
+                + (", as one channel of class numbers" if labels else ""),
             )
     return colours[..., 0] if colours.shape[-1] == 1 else colours

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +44,14 @@ class Pair:
         image: (H, W, N[, 3]).
         labels: (H, W, N) of class numbers, with `IGNORED` for unlabelled pixels if `partly`.
         turned: EXIF turns the image but no mask, and the sizes do not show whether that is right.
+        covered: pixels that a class lost to another one, by (lower class, class on top of it).
     """
 
     image: Volume
     labels: NDArray[np.uint8]
     partly: bool = False
     turned: bool = False
+    covered: dict[tuple[int, int], int] = field(default_factory=dict)
 
 
 def mask_values(case: Case) -> Values:
@@ -77,11 +79,11 @@ def read_pair(case: Case, plan: Plan) -> Pair:
     else:
         source, files = read_volume(case.image[0]), case.image
     require_finite(source.values, str(case.image[0]))
-    labels = _labels(case, source, files, plan)
+    labels, covered = _labels(case, source, files, plan)
     image, mask = oriented(source, plan.plane), oriented(labels, plan.plane)
     _check_fit(case, image, mask)
     check_cut(image.affine, image.values.shape[:3], plan.plane, str(case.image[0]))
-    return Pair(image, mask.values, plan.rule.ignore is not None, _is_turned_alone(case, image))
+    return Pair(image, mask.values, plan.rule.ignore is not None, _is_turned_alone(case, image), covered)
 
 
 def _is_turned_alone(case: Case, image: Volume) -> bool:
@@ -106,11 +108,12 @@ def write_pair(pair: Pair, folder: Path, name: str, *, plane: str) -> tuple[str,
     return image, mask
 
 
-def _labels(case: Case, source: Volume, files: Sequence[Path], plan: Plan) -> Volume:
-    """Class numbers as stored."""
+def _labels(case: Case, source: Volume, files: Sequence[Path], plan: Plan) -> tuple[Volume, dict[tuple[int, int], int]]:
+    """Class numbers as stored, and the covered pixels as in `Pair`."""
     if is_segmentation(case.mask):
-        return replace(source, values=read_segmentation(case.mask, source, files, classes=plan.segments))
+        return replace(source, values=read_segmentation(case.mask, source, files, classes=plan.segments)), {}
     joined: Volume | None = None
+    covered = Counter[tuple[int, int]]()
     for i, path in enumerate(case.masks):  # one at a time, because there may be a hundred structures
         own = _own_labels(path)
         values = set(counted(own.values))
@@ -119,9 +122,12 @@ def _labels(case: Case, source: Volume, files: Sequence[Path], plan: Plan) -> Vo
         else:
             mapping = plan.rule.mapping(values, path)
         one = _on_image(replace(own, values=translated(own.values, mapping)), case, path, source)
-        joined = one if joined is None else _joined(joined, one, case, path, layered=plan.layered)
+        if joined is not None:
+            one, lost = _joined(joined, one, case, path, plan=plan)
+            covered.update(lost)
+        joined = one
     assert joined is not None
-    return joined
+    return joined, dict(covered)
 
 
 def _structure(values: set[int], path: Path, number: int) -> dict[int, int]:
@@ -147,11 +153,10 @@ def _on_image(volume: Volume, case: Case, mask: Path, source: Volume) -> Volume:
     return volume
 
 
-def _joined(one: Volume, other: Volume, case: Case, path: Path, *, layered: bool) -> Volume:
-    """Two masks of a case as one. The other was read from `path`.
-
-    Args:
-        layered: if both mark a voxel, the higher class number counts.
+def _joined(
+    one: Volume, other: Volume, case: Case, path: Path, *, plan: Plan
+) -> tuple[Volume, dict[tuple[int, int], int]]:
+    """Two masks of a case as one, and the pixels that one covers of the other. The other was read from `path`.
 
     Raises:
         UserFault: their grids differ, or a pixel has two classes.
@@ -164,8 +169,10 @@ def _joined(one: Volume, other: Volume, case: Case, path: Path, *, layered: bool
             do="resample each mask onto the image, or keep only the one to learn from",
         )
     twice = (one.values != 0) & (other.values != 0) & (one.values != other.values)
-    if twice.any() and not (layered and case.structures):
-        order = ",".join(f"{name}={i}" for i, name in enumerate(case.structures, 1))
+    if twice.any() and not (plan.layered and case.structures):
+        pixels = Counter(counted(one.values)) + Counter(counted(other.values))
+        large_first = sorted(case.structures, key=lambda name: -pixels[plan.segments[name]])
+        order = ",".join(f"{name}={i}" for i, name in enumerate(large_first, 1))
         raise UserFault(
             expected="at most one class in each pixel of an image's masks: " + ", ".join(map(str, case.masks)),
             came=f"two classes in {int(twice.sum())} pixel(s) where {path.name} is added",
@@ -173,7 +180,8 @@ def _joined(one: Volume, other: Volume, case: Case, path: Path, *, layered: bool
             if order
             else "correct the drawings, or leave out the masks that do not belong together",
         )
-    return replace(one, values=np.maximum(one.values, other.values))
+    lower, top = np.minimum(one.values, other.values)[twice], np.maximum(one.values, other.values)
+    return replace(one, values=top), dict(Counter(zip(lower.tolist(), top[twice].tolist(), strict=True)))
 
 
 def _own_labels(path: Path) -> Volume:

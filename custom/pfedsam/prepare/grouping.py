@@ -267,12 +267,11 @@ def _question(names: Sequence[PurePath], understood: str) -> UserFault:
 
 
 def _said(rule: str, names: Sequence[PurePath], keys: Sequence[str | None]) -> str:
-    """The rule with its counts and an example."""
-    known = [(name, key) for name, key in zip(names, keys, strict=True) if key is not None]
-    if not known:
-        return rule + ": it fits no file."
-    (name, key), count = known[0], len({plain(key) for _, key in known})
-    return f"{rule}: {count} patients with {len(known)} files, such as {key} in {name.as_posix()}."
+    """The rule with an example. It has no counts, because files may be left out later."""
+    for name, key in zip(names, keys, strict=True):
+        if key is not None:
+            return f"{rule}, such as {key} in {name.as_posix()}."
+    return rule + ": it fits no file."
 
 
 def _stem(name: PurePath) -> str:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
@@ -15,6 +15,7 @@ from pfedsam.prepare.labels import counted
 from pfedsam.prepare.words import some_of
 
 WIDE = 100  # mm: no voxel of a patient is wider
+TINY = 0.01  # mm: only a microscope's voxels are smaller in each direction
 DIM = 128  # 8-bit images with a bright end below this are scaled by percentile
 
 
@@ -23,7 +24,7 @@ class Measurements:
     """One prepared case: shape (H, W, N), spacing (row, column, slice) in mm, intensities, pixels of each class.
 
     `unlabelled` counts the pixels that nobody labelled. They belong to no class. `turned`: EXIF turns the image
-    but not its mask, and the sizes do not show whether they fit.
+    but not its mask, and the sizes do not show whether they fit. `covered`: as in `Pair`.
     """
 
     shape: tuple[int, int, int]
@@ -37,6 +38,7 @@ class Measurements:
     pixels: dict[int, int]
     unlabelled: int = 0
     turned: bool = False
+    covered: dict[tuple[int, int], int] = field(default_factory=dict)
 
 
 def measured(pair: Pair) -> Measurements:
@@ -58,6 +60,7 @@ def measured(pair: Pair) -> Measurements:
         pixels=pixels,
         unlabelled=unlabelled,
         turned=pair.turned,
+        covered=pair.covered,
     )
 
 
@@ -148,6 +151,12 @@ def remarks(facts: Sequence[Measurements], names: Sequence[str], plane: str) -> 
             ": if their headers say metres but mean millimetres, correct the headers"
             " (nibabel: image.header.set_xyzt_units('mm')) and prepare again.",
         ),
+        *of_those(
+            lambda one: one.placed and max(one.spacing) < TINY,
+            f"volume(s) have voxels of less than {TINY} mm",
+            ": this is right for a microscope. If the headers say millimetres but mean another unit, correct"
+            " them and prepare again.",
+        ),
         *(["Grey and colour images are mixed. Training repeats grey to RGB."] if mixed else []),
         *_inverted(facts, names),
         *_absent(facts),
@@ -184,7 +193,8 @@ def _inverted(facts: Sequence[Measurements], names: Sequence[str]) -> list[str]:
 def _absent(facts: Sequence[Measurements]) -> list[str]:
     """A remark on class numbers that no mask shows, below those that some masks show."""
     shown = sorted({number for one in facts for number in one.pixels if number})
-    absent = [number for number in range(1, max(shown, default=0)) if number not in shown]
+    covered = {lower for one in facts for lower, _ in one.covered}
+    absent = [number for number in range(1, max(shown, default=0)) if number not in shown and number not in covered]
     if not absent:
         return []
     table = ",".join(f"{number}={i}" for i, number in enumerate(shown[:8], 1))

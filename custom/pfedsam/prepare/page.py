@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from pfedsam.prepare.convert import Pair
 
 SIDE = 256
 LIMIT = 60_000  # bytes
+OWN = re.compile(r"\S*/\S*|\d+(\.\d+){4,}|\d+(?= pixel)")  # what differs between files with one fault
 COLOURS = ((213, 94, 0), (86, 180, 233), (240, 228, 66), (0, 158, 115), (204, 121, 167), (0, 114, 178))  # Okabe-Ito
 
 
@@ -28,11 +30,12 @@ def page(report: dict[str, Any], pictures: Sequence[tuple[str, bytes]]) -> str:
 
 
 def by_reason(dropped: Sequence[dict[str, str]]) -> list[tuple[str, str, list[str]]]:
-    """One row per reason: why, what to do, and all files left out for it."""
-    groups: dict[tuple[str, str], list[str]] = {}
+    """One row per reason: why, as the first file shows it, what to do, and all files left out for it."""
+    groups: dict[tuple[str, str], tuple[str, str, list[str]]] = {}
     for one in dropped:
-        groups.setdefault((one["why"], one["do"]), []).append(one["file"])
-    return [(why, do, files) for (why, do), files in groups.items()]
+        why, do = one["why"], one["do"]
+        groups.setdefault((OWN.sub("", why), do), (why, do, []))[2].append(one["file"])
+    return list(groups.values())
 
 
 def thumbnail(pair: Pair) -> bytes:

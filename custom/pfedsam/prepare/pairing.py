@@ -255,7 +255,8 @@ def _left_over(lone: Sequence[Candidate], every: Sequence[Candidate]) -> Iterato
     for one in lone:
         other = partners.get((one.keys[1], not one.mask))
         if other is None or (one.keys[1], one.mask) not in partners:
-            yield Dropped(one.name, *ALONE[bool(one.mask)])
+            why, do = ALONE[bool(one.mask)]
+            yield Dropped(one.name, why if len(one.files) == 1 else why.replace("an image", "a DICOM series", 1), do)
             continue
         what, missing = ("a mask", "image") if one.mask else ("an image", "mask")
         yield Dropped(

@@ -28,7 +28,7 @@ def by_pattern(cases: Sequence[Case], pattern: str) -> tuple[list[Case], list[Dr
             dropped.append(Dropped(case.name, f"the name does not fit --patient {pattern}", "widen the pattern"))
     words = f"Patients are identified by the group of --patient {pattern} in the file name, else in the path"
     some = f", such as {kept[0].patient} in {kept[0].name}" if kept else ""
-    return kept, dropped, f"{words}: {len({case.patient for case in kept})} patients with {len(kept)} files{some}."
+    return kept, dropped, f"{words}{some}."
 
 
 def by_issuer(ids: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
@@ -72,8 +72,7 @@ def told_apart(cases: Sequence[Case], said: str | None = None) -> tuple[list[Cas
     nameless = [case for case in cases if said or not case.patient]
     if not nameless:
         by = "the column group of the datalist" if any(c.split for c in cases) else "PatientID in the DICOM files"
-        count = len({case.patient for case in cases})
-        return list(cases), [], f"Patients are identified by {by}: {count} patients with {len(cases)} images."
+        return list(cases), [], f"Patients are identified by {by}."
     names = [PurePath(case.name) for case in nameless]
     found = grouped(names, len(cases)) if said is None else by_level(names) if said == "folder" else by_file(names)
     keys = dict(zip(nameless, found.keys, strict=True))

@@ -10,19 +10,23 @@ import numpy as np
 
 from pfedsam.data.datalist import SPLITS
 from pfedsam.data.folder import check_free, new_folder
+from pfedsam.data.readable import disguised
+from pfedsam.data.volume import kind_of
 from pfedsam.errors import UserFault
 from pfedsam.prepare import measurements
 from pfedsam.prepare.classes import class_names, numbered
 from pfedsam.prepare.convert import Plan, mask_values, read_pair, write_pair
 from pfedsam.prepare.discover import discover, telling
-from pfedsam.prepare.found import Case, Discovered, Dropped, reason
+from pfedsam.prepare.found import Case, Discovered, Dropped, Reason, reason
 from pfedsam.prepare.labels import Values, understood
+from pfedsam.prepare.layers import coverings
 from pfedsam.prepare.measurements import measured
 from pfedsam.prepare.outcome import Prepared, labels_by, names_of, write_down
-from pfedsam.prepare.page import thumbnail
+from pfedsam.prepare.page import by_reason, thumbnail
 from pfedsam.prepare.palettes import unlike
 from pfedsam.prepare.patients import told_apart
 from pfedsam.prepare.splits import SHARES, drawn
+from pfedsam.prepare.words import some_of
 
 PICTURES = 24
 Watch = Callable[[Sequence[Any], str], Iterable[Any]]  # iterates over things and shows the progress
@@ -92,15 +96,10 @@ def _prepared(found: Discovered, folder: Path | None, wish: Wish, watch: Watch) 
     done, failed, pictures = _converted(cases, folder, Plan(wish.plane, rule, segments, bool(wish.structures)), watch)
     left = [*found.dropped, *dropped, *unread, *failed]
     if not done:
-        first = [*unread, *failed, *dropped, *telling(found.dropped)]
-        raise UserFault(
-            expected="a usable pair of image and mask",
-            came=f"none in {found.files} files" + "".join(f"; {d.file}: {d.why}" for d in first[:3]),
-            do=first[0].do if first else "name the folder that contains images and masks",
-        )
+        raise _nothing(found, [*unread, *failed, *dropped, *telling(found.dropped)])
     splits, split_by = _splits(done, wish, patients_by)
     names = class_names(rule.classes, names_of(segments), wish.names)
-    report = _report(found, done, left, wish) | {
+    report = _report(found, done, left, wish, segments) | {
         "classes": rule.classes,
         "class_names": names,
         "labels": measurements.label_table(
@@ -117,6 +116,17 @@ def _prepared(found: Discovered, folder: Path | None, wish: Wish, watch: Watch) 
     return report
 
 
+def _nothing(found: Discovered, left: Sequence[Dropped]) -> UserFault:
+    """The fault of a folder without a usable pair: each reason once, and the first one's remedy."""
+    reasons = by_reason([vars(one) for one in left])[:3]
+    pairs = f"none of {len(found.cases)} pairs" if found.cases else "none"
+    return UserFault(
+        expected="a usable pair of image and mask",
+        came=f"{pairs} in {found.files} files" + "".join(f"\n{some_of(files)}: {why}" for why, _, files in reasons),
+        do=left[0].do if left else "name the folder that contains images and masks",
+    )
+
+
 def _surveyed(cases: Sequence[Case], watch: Watch, *, colours: bool) -> tuple[list[Case], list[Dropped], list[Values]]:
     """The cases whose masks can be read, those that are left out, and the mask values of the former.
 
@@ -129,10 +139,19 @@ def _surveyed(cases: Sequence[Case], watch: Watch, *, colours: bool) -> tuple[li
             values.append(mask_values(case))
             kept.append(case)
         except UserFault as fault:
-            dropped.append(Dropped(case.name, *reason(fault)))
+            dropped.append(Dropped(case.name, *_with_image(case, fault)))
     odd = unlike(kept, values) if colours else {}
     like = [i for i in range(len(kept)) if i not in odd]
     return [kept[i] for i in like], [*dropped, *odd.values()], [values[i] for i in like]
+
+
+def _with_image(case: Case, fault: UserFault) -> Reason:
+    """The reason why a mask cannot be read, with its image if its name is wrong in the same way."""
+    why, do = reason(fault)
+    image = case.image[0]
+    if kind_of(image) == "dicom" or (disguised(image) or ("",))[0] != fault.came:
+        return why, do
+    return f"{why}; the same holds for the image {image}", f"{do}, and the image too"
 
 
 def _converted(
@@ -181,8 +200,10 @@ def _totals(done: Sequence[Prepared]) -> dict[str, int]:
     }
 
 
-def _report(found: Discovered, done: Sequence[Prepared], left: Sequence[Dropped], wish: Wish) -> dict[str, Any]:
-    facts = [d.facts for d in done]
+def _report(
+    found: Discovered, done: Sequence[Prepared], left: Sequence[Dropped], wish: Wish, segments: dict[str, int]
+) -> dict[str, Any]:
+    facts, names = [d.facts for d in done], [d.name for d in done]
     return {
         "site": wish.site,
         "stays_at_site": True,
@@ -191,6 +212,10 @@ def _report(found: Discovered, done: Sequence[Prepared], left: Sequence[Dropped]
         **_totals(done),
         "sizes": measurements.sizes(facts),
         "intensity": measurements.intensities(facts),
-        "notes": [*found.notes, *measurements.remarks(facts, [d.name for d in done], wish.plane)],
+        "notes": [
+            *coverings(facts, names, segments),
+            *found.notes,
+            *measurements.remarks(facts, names, wish.plane),
+        ],
         "dropped": [{"file": d.file, "why": d.why, "do": d.do} for d in left],
     }

@@ -1,0 +1,85 @@
+"""What is left out is said once for all files with one fault, and numbers are of what is kept."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+from prepare.corpus import nifti, picture, scan
+
+from pfedsam.cli import main
+from pfedsam.errors import UserFault
+from pfedsam.prepare.site import Wish, prepare
+
+SHAPE = (12, 12)
+
+
+def pictures(folder: Path, strange: tuple[int, ...], value: int = 3) -> Path:
+    """Eight patients. The masks of `strange` also have another value."""
+    for i in range(8):
+        mask = np.zeros(SHAPE, np.uint8)
+        mask[1:4, 2:7] = 255
+        mask[8, 8] = value if i in strange else 0
+        picture(folder / f"images/p{i}.png", scan(i, SHAPE).astype(np.uint8))
+        picture(folder / f"masks/p{i}.png", mask)
+    return folder
+
+
+def test_patients_are_counted_after_files_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prepare", str(pictures(tmp_path / "in", (2,))), str(tmp_path / "out")]) == 0
+    words = capsys.readouterr().out
+    assert "7 pairs of image and mask, 7 slices, 7 patients.\n" in words
+    assert "8 patients" not in words
+    assert "val: 1 patient, 1 slice; test: 1 patient, 1 slice.\n" in words
+
+
+def test_files_with_one_fault_are_left_out_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prepare", str(pictures(tmp_path / "in", (2, 5))), str(tmp_path / "out")]) == 0
+    words = capsys.readouterr().out
+    assert words.count("Left out: ") == 1
+    assert "Left out: images/p2.png and 1 more: expected values 0, 255 in the mask" in words
+    assert "images/p5.png" in (tmp_path / "out/report.html").read_text()
+
+
+def test_files_with_different_faults_have_a_line_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    home = pictures(tmp_path / "in", (2,))
+    pictures(tmp_path / "other", (5,), 9)
+    (tmp_path / "other/masks/p5.png").replace(home / "masks/p5.png")
+    assert main(["prepare", str(home), str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.count("Left out: ") == 2
+
+
+def test_a_folder_without_a_usable_pair_gets_the_reason_once_and_the_remedy_in_its_own_line(tmp_path: Path) -> None:
+    home = tmp_path / "in"
+    for i in range(4):
+        nifti(home / f"images/p{i}.nii", scan(i))
+        nifti(home / f"labels/p{i}.nii", np.zeros((3, 3, 3), np.uint8))
+    with pytest.raises(UserFault) as caught:
+        prepare([home], None, Wish())
+    head, why, do = str(caught.value).split("\n")
+    assert head == "expected a usable pair of image and mask; came none of 4 pairs in 8 files"
+    assert why.startswith("images/p0.nii, images/p1.nii, images/p2.nii and 1 more: expected a mask of its image's size")
+    assert do.startswith("to mend it: pair the right files")
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_a_wrong_name_is_told_of_the_image_too_if_it_has_one(tmp_path: Path, both: bool) -> None:
+    for i in range(4):
+        nifti(tmp_path / f"images/p{i}.nii", scan(i))
+        nifti(tmp_path / f"labels/p{i}.nii", np.zeros(scan(i).shape, np.uint8))
+        for folder in ("images", "labels") if both else ("labels",):
+            file = tmp_path / f"{folder}/p{i}.nii"
+            file.write_bytes(gzip.compress(file.read_bytes()))
+    with pytest.raises(UserFault, match="came gzip, which its name does not say") as caught:
+        prepare([tmp_path], None, Wish())
+    assert (f"the same holds for the image {tmp_path}/images/p0.nii" in caught.value.came) == both
+    assert caught.value.do == "name it .nii.gz" + (", and the image too" if both else "")
+
+
+@pytest.mark.parametrize(("side", "said"), [(0.0004, True), (0.4, False)])
+def test_voxels_as_small_as_a_microscope_s_are_doubted(tmp_path: Path, side: float, said: bool) -> None:
+    for i in range(4):
+        for kind, values in (("images", scan(i)), ("labels", (scan(i) > 0).astype(np.uint8))):
+            nifti(tmp_path / f"{kind}/p{i}.nii", values, np.diag([side, side, side, 1]))
+    notes = "\n".join(prepare([tmp_path], None, Wish())["notes"])
+    assert ("4 volume(s) have voxels of less than 0.01 mm" in notes) == said
