@@ -78,6 +78,14 @@ def test_no_datalist_at_all_says_where_it_looked(tmp_path: Path) -> None:
         datalist.find(tmp_path, "site-9")
 
 
+def test_a_folder_of_other_sites_is_told_with_their_names(tmp_path: Path) -> None:
+    for site in ("north", "south"):
+        (tmp_path / site).mkdir()
+        (tmp_path / site / "datalist.csv").write_text("image,mask,split,group\n")
+    with pytest.raises(UserFault, match="came datalists of north, south; .*--sites north,south"):
+        datalist.find(tmp_path, "tcga_cs")
+
+
 def listed(folder: Path, records: list[dict[str, object]], kind: str) -> Path:
     """`records` as a CSV or JSON datalist, with the files they name."""
     site(folder, GOOD)

@@ -17,6 +17,7 @@ from typing import Any
 from pfedsam.errors import UserFault
 
 NAMES = ("datalist.csv", "datalist.json", "manifest.csv")
+SHOWN = 4  # sites that a message names, at most
 SPLITS = ("train", "val", "test")
 COLUMNS = ("image", "mask", "split", "group")
 WORDS = ("split", "group", "site")  # columns of words; the others hold paths, in which blanks count
@@ -42,10 +43,15 @@ def find(root: Path, site: str) -> Path:
         for name in NAMES:
             if (folder / name).is_file():
                 return folder / name
+    others = sorted(path.parent.name for name in NAMES for path in root.glob(f"*/{name}"))
+    came, do = "none of them" if root.exists() else f"no folder {root}", "name the site's data folder in PFEDSAM_DATA"
+    if others:
+        came = f"datalists of {', '.join(others[:SHOWN])}"
+        do = f"render the job with --sites {','.join(others[:SHOWN])}"
     raise UserFault(
         expected=f"a datalist ({', '.join(NAMES)}) in {root / site} or {root}",
-        came="none of them" if root.exists() else f"no folder {root}",
-        do="name the site's data folder in PFEDSAM_DATA or in the site's settings",
+        came=came,
+        do=f"{do}, or name the folder in the site's settings",
     )
 
 
