@@ -168,6 +168,15 @@ def test_two_files_of_one_drawing_are_doubted(tmp_path: Path) -> None:
     assert "The two drawings are the same: is one file a copy of the other?" in report["notes"][0]
 
 
+def test_a_class_below_two_others_is_told_of_each(tmp_path: Path) -> None:
+    home = structures(tmp_path / "in", (0, 0))
+    for i in range(4):
+        nifti(home / f"s{i}/segmentations/trunk.nii", np.ones(SHAPE, np.uint8))
+    notes = prepare([home], None, Wish(table=parse_table("liver=1,spleen=2,trunk=3")))["notes"]
+    assert [note.split(" covers ")[0].rsplit(" ", 1)[1] for note in notes[:2]] == ["spleen", "trunk"]
+    assert "use --labels liver=1,spleen=3,trunk=2" in notes[1]
+
+
 def test_a_structure_of_one_image_alone_decides_nothing_for_the_others(tmp_path: Path) -> None:
     home = structures(tmp_path / "in")
     nifti(home / "s2/segmentations/aorta.nii", square(0, 7))

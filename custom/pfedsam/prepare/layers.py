@@ -29,7 +29,7 @@ def _covering(
     whole = [name for name, one in there if pair[0] not in one.pixels]
     lost = all(pair[0] not in one.pixels for one in facts)
     gone = f" Nothing of {lower} is left in {len(whole)} of these cases ({some_of(whole)})." if whole else ""
-    same = all(one.pixels[pair[1]] == one.covered[pair] for _, one in there)
+    same = all(one.pixels.get(pair[1]) == one.covered[pair] for _, one in there)
     doubt = " The two drawings are the same: is one file a copy of the other?" if same and lost else ""
     return (
         (f"CLASS LOST: no mask shows {lower} any more. " if lost else "")
