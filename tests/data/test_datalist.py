@@ -82,7 +82,7 @@ def test_a_folder_of_other_sites_is_told_with_their_names(tmp_path: Path) -> Non
     for site in ("north", "south"):
         (tmp_path / site).mkdir()
         (tmp_path / site / "datalist.csv").write_text("image,mask,split,group\n")
-    with pytest.raises(UserFault, match="came datalists of north, south; .*--sites north,south"):
+    with pytest.raises(UserFault, match=r"came datalists of north, south; .*--sites north,south"):
         datalist.find(tmp_path, "tcga_cs")
 
 
