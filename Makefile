@@ -24,7 +24,7 @@ types: .venv/ready
 	$(BIN)/mypy
 
 test: .venv/ready
-	$(BIN)/python -m pytest -m "not long" --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -m "not long" --numprocesses auto --maxprocesses 4 --dist worksteal
 
 test-long: .venv/ready  ## all tests, with those of minutes: provisioned federations, POC, kills, outages
 	$(BIN)/python -m pytest
