@@ -30,6 +30,9 @@ def pair(*paths: str) -> tuple[set[tuple[str, ...]], dict[str, str]]:
     [
         ("images/p1", "masks/p1"),
         ("imagesTr/p1_0000", "labelsTr/p1"),
+        ("images/p1_0000", "labels/p1"),
+        ("images/p1_0000", "labels/p1_0000"),
+        ("images/p1_0000", "labels/p1_0000_mask"),
         ("p1", "p1_mask"),
         ("p1", "p1-seg"),
         ("Case01", "Case01_Segmentation"),

@@ -28,6 +28,7 @@ MASK_END = re.compile(rf"(?:^|(?P<stem>.*?)[ _.-]+)(?:{MASK_WORDS})")
 MASK_START = re.compile(rf"(?:{MASK_WORDS})[ _.-]+(?P<stem>.+)")
 IMAGE_END = re.compile(r"(?:^|(?P<stem>.*?)[ _.-]+)(?:image|img|imaging|scan)")
 CHANNEL = re.compile(r"(?P<stem>.+)_\d{4}")  # nnU-Net's imagesTr/case_0000.nii.gz
+ONLY_CHANNEL = re.compile(r"(?P<stem>.+)_0000")  # the same in a folder of another name
 ROLE_IN_NAME = re.compile(WEAK)
 BIDS = re.compile("derivatives|anat|dwi|perf|func|fmap|pet")
 ALONE = {  # the reason and remedy for a mask (True) or an image without a partner
@@ -75,14 +76,16 @@ class Candidate:
     def keys(self) -> tuple[Words, ...]:
         """The names for pairing, one per level: complete, without the end, without such words, without modalities.
 
-        An image may name its split although its mask does not, as in DRIVE's 21_training and 21_manual1.
+        An image may name its split although its mask does not, as in DRIVE's 21_training and 21_manual1. The last
+        level also leaves out nnU-Net's channel: images/p1_0000 belongs to labels/p1.
         """
         stem = _cut(self.stem, MASK_END, MASK_START) if self.mask else self.stem
         if not self.mask and any(folder in ("imagestr", "imagests") for folder in self.folders):
             stem = _cut(stem, CHANNEL)
         cut = _cut(stem, IMAGE_END)
         bare = self.bare if self.mask else without(words(stem), IMAGE)
-        last = without(words(cut), IMAGE, MASK, MODALITY) if self.mask else without(bare, MODALITY, SPLIT)
+        lone = without(words(_cut(stem, ONLY_CHANNEL)), IMAGE)
+        last = without(words(cut), IMAGE, MASK, MODALITY) if self.mask else without(lone, MODALITY, SPLIT)
         return (*((s,) if s else () for s in (self.stem, cut)), bare, last)
 
 
