@@ -153,7 +153,7 @@ def test_a_single_slice_is_not_cut_across(tmp_path: Path) -> None:
     home = sagittal_site(tmp_path / "in", 1)
     for use in (lambda: reader.header(home / "images/p0.nii", "axial"), lambda: prepare([home], None, Wish())):
         with pytest.raises(
-            UserFault, match=r"a single sagittal slice, which axial cuts into pieces of 9 x 1 pixels.*sagittal"
+            UserFault, match=r"(?s)a single sagittal slice, which axial cuts into pieces of 9 x 1 pixels.*sagittal"
         ):
             use()
     assert reader.header(home / "images/p0.nii", "sagittal").shape == (8, 9)

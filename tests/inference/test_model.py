@@ -153,7 +153,7 @@ def newer(model_file: Path, folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("harm", "told"),
     [
-        (torn, "checksum does not fit"),
+        (torn, "checksum does not match"),
         (cut, "not a complete safetensors file"),
         (foreign, "another kind of file"),
         (of_another_round, "changed afterwards"),
