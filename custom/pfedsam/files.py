@@ -199,3 +199,8 @@ def _older_digest(file: BinaryIO) -> str:
     while piece := file.read(1 << 20):
         found.update(piece)
     return found.hexdigest()
+
+
+def at_rest(tensors: Tensors) -> Tensors:
+    """The tensors in a form that can be stored and sent: detached, contiguous, on the CPU."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

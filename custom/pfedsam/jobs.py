@@ -18,7 +18,6 @@ from pfedsam.shipped import presets
 ROUNDS = ("rounds", "min_sites", "grace", "timeout")  # the arguments of flare.rounds.Rounds
 RUN = ("run", "continues", "begin")  # and of flare.persistor.SharedPersistor
 LOOP, PERSISTOR = ("workflows", "rounds"), ("components", "persistor")
-INSTEAD = f"name another, or one of the jobs that pfedsam brings: {', '.join(presets())}"
 
 
 @dataclass(frozen=True)
@@ -110,9 +109,13 @@ def make_job(values: dict[str, Any]) -> Job:
     return Job(**{**found, "sites": tuple(found.get("sites", ()))})
 
 
+def _instead() -> str:
+    return f"name another, or one of the jobs that pfedsam brings: {', '.join(presets())}"
+
+
 def _of_file(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise UserFault(expected="a settings file or a job folder", came=str(path), do=INSTEAD)
+        raise UserFault(expected="a settings file or a job folder", came=str(path), do=_instead())
     values = read_json(path)
     if not isinstance(values.get("settings"), dict):
         raise UserFault(
@@ -125,7 +128,7 @@ def _of_file(path: Path) -> dict[str, Any]:
 
 def _of_folder(folder: Path) -> dict[str, Any]:
     if not (folder / SETTINGS).is_file():
-        raise UserFault(expected=f"a job folder with {SETTINGS}", came=str(folder), do=INSTEAD)
+        raise UserFault(expected=f"a job folder with {SETTINGS}", came=str(folder), do=_instead())
     meta, server = read_json(folder / META), read_json(folder / SERVER)
     loop, keeper = _arguments(server, *LOOP, folder), _arguments(server, *PERSISTOR, folder)
     if missing := [name for name in ROUNDS if name not in loop]:

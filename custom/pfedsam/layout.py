@@ -1,7 +1,11 @@
-"""FLARE's paths: in a job folder, a startup kit, a run folder, a simulator's workspace. It does not import FLARE."""
+"""Paths: of the package's own assets, and FLARE's in a job folder, a kit, a run folder, a simulator's workspace.
+
+It does not import FLARE.
+"""
 
 from pathlib import Path
 
+ASSETS = Path(__file__).parent / "assets"  # what ships beside the code
 SETTINGS = Path("app/config/pfedsam.json")  # below a job folder
 SERVER = Path("app/config/config_fed_server.json")
 CLIENT = Path("app/config/config_fed_client.json")

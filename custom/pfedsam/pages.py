@@ -1,11 +1,10 @@
 """Texts for people, from the templates in `assets/`."""
 
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-ASSETS = Path(__file__).parent / "assets"
+from pfedsam.layout import ASSETS
 
 
 def filled(template: str, filters: dict[str, Any] | None = None, **values: Any) -> str:

@@ -23,7 +23,7 @@ def quiet() -> None:
         logger.addHandler(logging.NullHandler())
         logger.propagate = False
     if logging.lastResort is not None:  # what shows log lines where nothing is set up
-        logging.lastResort.addFilter(_ours)
+        logging.lastResort.addFilter(ours)
 
 
 @contextmanager
@@ -59,5 +59,6 @@ def _none(record: logging.LogRecord) -> bool:
     return False
 
 
-def _ours(record: logging.LogRecord) -> bool:
+def ours(record: logging.LogRecord) -> bool:
+    """Whether the line is this package's own."""
     return record.name.split(".")[0] == "pfedsam"

@@ -6,7 +6,8 @@ pfedsam has them without a checkout.
 
 from pathlib import Path
 
-ASSETS = Path(__file__).parent / "assets"
+from pfedsam.layout import ASSETS
+
 CHECKOUT = Path(__file__).parents[2]
 
 

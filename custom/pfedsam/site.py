@@ -16,7 +16,7 @@ from pfedsam.data.dataset import Dataset, open_site
 from pfedsam.exchange.codec import with_feedback
 from pfedsam.exchange.schema import EXTRA, Stamp, extras_of, shared_of
 from pfedsam.exchange.store import LAST, Moment, SiteStore
-from pfedsam.files import Tensors, below, under, unprefixed
+from pfedsam.files import Tensors, at_rest, below, under, unprefixed
 from pfedsam.methods.base import Here, nothing_told
 from pfedsam.model.partition import Part, tensors_of, wire_name
 from pfedsam.model.prepared import prepared
@@ -181,11 +181,11 @@ class Site:
         if report.stopped:
             return Update(wire, len(self.data["train"]), report)
         told = self.method.tell(self.model, self.config, self._here, report)
-        extras = under(EXTRA, _at_rest(told.extras))
+        extras = under(EXTRA, at_rest(told.extras))
         for tensors in (now, self.private(), extras, told.memory):
             require_finite_weights(tensors, round_)
         require_declared(extras, up_schema(self.config), self.private(), method=self.config.method)
-        self._owed, self._here = owed, replace(self._here, memory=_at_rest(told.memory))
+        self._owed, self._here = owed, replace(self._here, memory=at_rest(told.memory))
         self.save_private(round_)
         return Update(wire | extras, len(self.data["train"]), report)
 
@@ -261,11 +261,6 @@ class Site:
             require_fit(private, target, facts, base=self.base, folder=self.store.folder)
         for name, tensor in target.items():
             tensor.copy_(private[name])
-
-
-def _at_rest(tensors: Tensors) -> Tensors:
-    """The tensors in a form that can be stored and sent: detached, contiguous, on the CPU."""
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def _site_seed(seed: int, site: str) -> int:

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +81,7 @@ def _wish(options: argparse.Namespace) -> Any:
 def _words(report: dict[str, Any], out: Path | None) -> str:
     """The report's main points as lines."""
     from pfedsam.prepare.page import by_reason
+    from pfedsam.prepare.words import some_of
 
     volumes = report["sizes"]["slices"][-1] > 1  # pictures have no plane
     plane = f", data.plane to {report['plane']}" if volumes else ""
@@ -97,7 +97,10 @@ def _words(report: dict[str, Any], out: Path | None) -> str:
         *([f"Set data.classes to {names}."] if report["class_names"] else []),
         f"{report['split_by']} " + "; ".join(f"{name}: {_split(s)}" for name, s in report["splits"].items()) + ".",
         *(f"Note: {note}" for note in report["notes"]),
-        *(f"Left out: {_some(files)}: {why}. To mend it: {do}." for why, do, files in by_reason(report["dropped"])),
+        *(
+            f"Left out: {some_of(files, 1)}: {why}. To mend it: {do}."
+            for why, do, files in by_reason(report["dropped"])
+        ),
         f"Written to {out}: look at {out / 'report.html'} first." if out else "Nothing was written (--dry-run).",
     ]
     return "\n".join(lines)
@@ -116,7 +119,3 @@ def _unlabelled(counts: dict[str, Any] | None) -> list[str]:
         return []
     share = f"{counts['pixels']} pixels ({counts['share']:.2%}) in {counts['cases']} cases"
     return [f"Unlabelled: {share}. Set data.ignore to 255: then they are neither trained on nor scored."]
-
-
-def _some(files: Sequence[str]) -> str:
-    return files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"

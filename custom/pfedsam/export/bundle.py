@@ -21,7 +21,8 @@ from pfedsam.errors import UserFault
 from pfedsam.files import read_json, write_atomic, write_json
 from pfedsam.inference.facts import ModelFacts, read_facts, require_branch
 from pfedsam.inference.predictor import load_model
-from pfedsam.pages import ASSETS, filled
+from pfedsam.layout import ASSETS
+from pfedsam.pages import filled
 from pfedsam.record.cards import USE
 
 SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"

@@ -16,6 +16,7 @@ from pfedsam.data.augment import changes
 from pfedsam.data.dataset import Batch, Dataset, label_size, open_site
 from pfedsam.data.square import shrink
 from pfedsam.errors import UserFault
+from pfedsam.files import at_rest
 from pfedsam.inference.facts import ModelFacts, roles_of
 from pfedsam.inference.model_file import read_tensors, write_model
 from pfedsam.inference.predictor import load_model
@@ -74,8 +75,8 @@ class Branch(nn.Module):
         write_model(
             Path(path),
             _facts(facts, site, private=holds),
-            {wire_name(name): tensor for name, tensor in _at_rest(shared).items()},
-            _at_rest(private) if holds else None,
+            {wire_name(name): tensor for name, tensor in at_rest(shared).items()},
+            at_rest(private) if holds else None,
             base=base,
         )
 
@@ -85,10 +86,6 @@ def _facts(facts: ModelFacts, site: str, *, private: bool) -> ModelFacts:
     run = facts.origin.run.removesuffix(SUFFIX) + SUFFIX
     origin = replace(facts.origin, run=run, round=None, private_round=None, site=site or facts.origin.site)
     return replace(facts, origin=origin, branches=roles_of(facts.config, private=private))
-
-
-def _at_rest(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 class Split:

@@ -6,6 +6,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.fuel.utils.log_utils import ConciseLogFilter
 
 from pfedsam.flare.context import simulated
+from pfedsam.quiet import ours
 
 CLOCK = logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
 
@@ -25,4 +26,4 @@ def keep_calm(fl_ctx: FLContext) -> None:
 
 def ours_or_a_warning(record: logging.LogRecord) -> bool:
     """Whether a user of the simulator wants to see the line."""
-    return record.name.split(".")[0] == "pfedsam" or record.levelno >= logging.WARNING
+    return ours(record) or record.levelno >= logging.WARNING

@@ -11,6 +11,7 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, TwoWayTransf
 from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom
 from torch import Tensor, nn
 
+from pfedsam.errors import UserFault
 from pfedsam.files import Tensors, below
 from pfedsam.model.encoder import ChannelsFirst, Encoder
 from pfedsam.model.sam_format import ENCODER, fill
@@ -92,10 +93,23 @@ VITS = {
     "vit_h": ViTShape(width=1280, depth=32, heads=16, every=8),
 }
 TINY_VITS = {"tiny_vit": 16, "tiny_vit_lite": 4}  # the patch
-BUILDERS: dict[str, Callable[[int, Tensors | None], Backbone]] = {
+Builder = Callable[[int, Tensors | None], Backbone]
+BUILDERS: dict[str, Builder] = {
     **{name: partial(vit, shape=shape) for name, shape in VITS.items()},
     **{name: partial(tiny_vit, patch=patch) for name, patch in TINY_VITS.items()},
 }
+
+
+def builder(name: str) -> Builder:
+    """The builder of that name.
+
+    Raises:
+        UserFault: there is no such backbone.
+    """
+    if name not in BUILDERS:
+        expected = "model.backbone one of " + ", ".join(BUILDERS)
+        raise UserFault(expected=expected, came=name, do="correct the spelling")
+    return BUILDERS[name]
 
 
 def looks_like(state: Tensors) -> str | None:

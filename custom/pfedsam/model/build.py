@@ -11,7 +11,7 @@ from pfedsam.errors import UserFault
 from pfedsam.files import Tensors, raw
 from pfedsam.model import weights
 from pfedsam.model.adapters import TokenAdapter
-from pfedsam.model.backbones import BUILDERS, Backbone, looks_like
+from pfedsam.model.backbones import BUILDERS, Backbone, builder, looks_like
 from pfedsam.model.decoder import ClassHead, PromptFreeDecoder
 from pfedsam.model.encoder import adapt
 from pfedsam.model.lora import LoRA, loras
@@ -34,13 +34,12 @@ def backbone(config: ModelConfig, folder: str | Path | None = None, *, read: boo
     Raises:
         UserFault: there is no such backbone, or its weights are missing, damaged, or of another backbone.
     """
-    if config.backbone not in BUILDERS:
-        raise UserFault(expected="model.backbone one of " + ", ".join(BUILDERS), came=config.backbone, do="correct it")
+    build = builder(config.backbone)
     state = weights.read(config, folder) if read and config.pretrained else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM)
         try:
-            parts = BUILDERS[config.backbone](config.image_size, state)
+            parts = build(config.image_size, state)
         except Misfit as misfit:
             raise _another(config, weights.locate(config, folder), state or {}, misfit) from None
     parts.encoder.requires_grad_(False)

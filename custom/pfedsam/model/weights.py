@@ -10,10 +10,10 @@ from safetensors import SafetensorError, safe_open
 from pfedsam.config import ModelConfig
 from pfedsam.errors import UserFault
 from pfedsam.files import PAYLOAD, Tensors, facts_of, intact, pack, write_atomic
-from pfedsam.model.backbones import BUILDERS, looks_like
+from pfedsam.layout import ASSETS
+from pfedsam.model.backbones import BUILDERS, builder, looks_like
 from pfedsam.model.sam_format import load_any, sam_tensors
 
-ASSETS = Path(__file__).parent.parent / "assets"
 ENVIRONMENT = "PFEDSAM_WEIGHTS"
 SAM = "github.com/facebookresearch/segment-anything"
 MOBILE_SAM = "github.com/ChaoningZhang/MobileSAM"
@@ -135,10 +135,7 @@ def _files(model: ModelConfig) -> tuple[WeightFile, ...]:
 def _shipped(model: ModelConfig) -> Path:
     if model.backbone == "demo":
         return ASSETS / "demo_sam.safetensors"
-    if model.backbone not in BUILDERS:
-        raise UserFault(
-            expected="model.backbone one of " + ", ".join(BUILDERS), came=model.backbone, do="correct the spelling"
-        )
+    builder(model.backbone)
     raise UserFault(
         expected=f"model.weights with model.backbone {model.backbone}: pfedsam knows no published file of it",
         came="none",
