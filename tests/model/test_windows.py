@@ -1,11 +1,13 @@
 import pytest
 import torch
 from segment_anything.modeling.image_encoder import Block, window_partition
+from timm.models.tiny_vit import ConvNorm
 from torch import nn
 
 from pfedsam.model.lora import LoRALinear
 from pfedsam.model.moe import LocalMoE
-from pfedsam.model.vit import ViTBlock
+from pfedsam.model.tinyvit import FoldedConvNorm
+from pfedsam.model.vit import FUSED, ViTBlock, attended
 from pfedsam.model.windows import cut, join, windowed
 
 SIZES = [14, 16, 20, 28, 32]
@@ -18,16 +20,16 @@ def test_windows_are_cut_as_segment_anything_cuts_them_and_joined_again(size: in
     assert torch.equal(join(cut(x, 14, 14), 3, size, size), x)
 
 
-def test_a_window_at_the_edge_sees_the_padding_s_key_and_asks_for_its_real_tokens_only() -> None:
+def test_a_map_is_attended_in_whole_windows_and_smaller_ones_at_its_edges() -> None:
     seen = []
 
-    def attend(q: torch.Tensor, kv: torch.Tensor) -> torch.Tensor:
-        seen.append((tuple(q.shape[1:3]), int((kv == 7).sum())))
-        return q
+    def attend(windows: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(windows.shape[:5]))
+        return windows
 
-    q, kv = torch.randn(2, 5, 5, 1), torch.zeros(2, 5, 5, 1)
-    assert torch.equal(windowed(q, kv, torch.full((2, 1), 7.0), 4, attend), q)
-    assert seen == [((4, 4), 0), ((4, 1), 2 * 12), ((1, 4), 2 * 12), ((1, 1), 2 * 15)]
+    tokens = torch.randn(2, 9, 5, 1)
+    assert torch.equal(windowed(tokens, 4, attend), tokens)
+    assert seen == [(2, 2, 1, 4, 4), (2, 2, 1, 4, 1), (2, 1, 1, 1, 4), (2, 1, 1, 1, 1)]
 
 
 def segment_anything_block(window: int, size: int) -> Block:
@@ -91,6 +93,43 @@ def stock_timm(block: nn.Module, x: torch.Tensor) -> torch.Tensor:
         return block(x)
     finally:
         block.attn.qkv = linear
+
+
+@pytest.mark.parametrize("keys", [9, 16])
+def test_fused_attention_equals_the_plain_product_in_value_and_gradient(
+    keys: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FUSED, "cpu", 16)
+    asked, held = torch.randn(2, 3, 7, 12, requires_grad=True), torch.randn(2, 3, keys, 12, requires_grad=True)
+    values = torch.randn(2, 3, keys, 8, requires_grad=True)
+    expected = (asked @ held.mT).softmax(-1) @ values
+    slow = torch.autograd.grad(expected.square().sum(), [asked, held, values])
+    fast = torch.autograd.grad((found := attended(asked, held, values)).square().sum(), [asked, held, values])
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert all(torch.allclose(f, s, atol=1e-4) for f, s in zip(fast, slow, strict=True))
+
+
+def test_a_block_of_many_tokens_equals_segment_anything_s() -> None:
+    """With 1 024 tokens in one window it takes the fused attention."""
+    block, x = segment_anything_block(0, 32), torch.randn(1, 32, 32, 32)
+    assert x.shape[1] * x.shape[2] >= FUSED["cpu"]
+    assert torch.allclose(ViTBlock(block)(x), block(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_convolution_with_its_norm_folded_in_equals_the_two_in_value_and_gradient(stride: int) -> None:
+    pair = ConvNorm(8, 16, 3, stride, 1, groups=4).eval()
+    for tensor in (pair.bn.running_mean, pair.bn.weight, pair.bn.bias):
+        nn.init.normal_(tensor)
+    pair.bn.running_var.uniform_(0.1, 2)
+    x, weights = torch.randn(2, 8, 9, 9, requires_grad=True), [pair.conv.weight, pair.bn.weight, pair.bn.bias]
+    expected = pair(x)
+    slow = torch.autograd.grad(expected.square().sum(), [x, *weights])
+    found = FoldedConvNorm(pair)(x)
+    fast = torch.autograd.grad(found.square().sum(), [x, *weights])
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert all((f - s).norm() <= 1e-5 * s.norm() for f, s in zip(fast, slow, strict=True))
+    assert FoldedConvNorm(pair).state_dict().keys() == pair.state_dict().keys()
 
 
 def test_experts_see_the_image_s_own_map_or_its_windows_where_asked() -> None:

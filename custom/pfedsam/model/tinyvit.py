@@ -1,10 +1,13 @@
 """The TinyViT-5M encoder of MobileSAM and LiteMedSAM, from timm (Zhang 2023; Ma 2024; Wu 2022)."""
 
 import re
+from functools import partial
 from typing import cast
 
+import torch
+import torch.nn.functional as F
 from segment_anything.modeling.common import LayerNorm2d
-from timm.models.tiny_vit import Attention, ConvNorm, TinyVit, TinyVitBlock
+from timm.models.tiny_vit import Attention, ConvNorm, PatchEmbed, TinyVit, TinyVitBlock
 from torch import Tensor, nn
 
 from pfedsam.files import Tensors, below
@@ -23,10 +26,48 @@ RENAMES = (  # MobileSAM's key -> timm's, applied in order
 UNUSED = ("norm_head.", "head.")  # TinyViT's classifier; SAM does not use it
 
 
+class FoldedConvNorm(nn.Module):
+    """timm's convolution with a batch norm, as one convolution. The norm keeps its pretrained statistics.
+
+    A test holds it equal to the original in evaluation mode to 1e-5. The weights stay apart, under timm's names.
+    """
+
+    def __init__(self, pair: ConvNorm) -> None:
+        super().__init__()
+        self.conv, self.bn = pair.conv, pair.bn
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H', W')."""
+        conv, bn = self.conv, self.bn
+        scale = bn.weight * (cast(Tensor, bn.running_var) + bn.eps).rsqrt()
+        weight, bias = conv.weight * scale.view(-1, 1, 1, 1), bn.bias - cast(Tensor, bn.running_mean) * scale
+        return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+def fold(module: nn.Module) -> nn.Module:
+    """`module` with each convolution and its batch norm folded into one, in place."""
+    for name, child in module.named_children():
+        setattr(module, name, FoldedConvNorm(child) if isinstance(child, ConvNorm) else fold(child))
+    return module
+
+
+class Entry(nn.Module):
+    """timm's patch embedding. From here on maps are stored pixel by pixel, as blocks want them, which is faster."""
+
+    def __init__(self, embed: PatchEmbed) -> None:
+        super().__init__()
+        self.conv1, self.act, self.conv2 = embed.conv1, embed.act, embed.conv2
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, 64, S/4, S/4)."""
+        x = image.contiguous(memory_format=torch.channels_last)
+        return cast(Tensor, self.conv2(self.act(self.conv1(x))))
+
+
 class TinyViTBlock(nn.Module):
     """timm's block on its own weights, without computing padded tokens.
 
-    A test holds it equal to the original to 1e-6. Experts in a projection see only the image's own
+    A test holds it equal to the original to 1e-5. Experts in a projection see only the image's own
     map, our choice. In the original they would see the padding too.
     """
 
@@ -34,7 +75,7 @@ class TinyViTBlock(nn.Module):
         super().__init__()
         self.attn, self.mlp, self.local_conv = cast(Attention, block.attn), block.mlp, block.local_conv
         self.window_size: int = block.window_size
-        self._frozen_bias: Tensor | None = None
+        self._frozen: dict[tuple[object, ...], Tensor] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, d) -> (B, H, W, d)."""
@@ -43,15 +84,15 @@ class TinyViTBlock(nn.Module):
         return x + cast(Tensor, self.mlp(x))
 
     def _attention(self, x: Tensor) -> Tensor:
-        q, kv = self._heads(self.attn.qkv(self.attn.norm(x)))
-        _, padding = self._heads(self._padding())
+        qkv = self._heads(self.attn.qkv(self.attn.norm(x)))
+        padding = self._heads(self._padding())[..., self.attn.key_dim :]
         padding = padding.repeat_interleave(x.shape[0] // padding.shape[0], 0)
-        return cast(Tensor, self.attn.proj(windowed(q, kv, padding, self.window_size, self._attend)))
+        found = windowed(qkv, self.window_size, partial(self._attend, padding))
+        return cast(Tensor, self.attn.proj(found.flatten(-2)))
 
-    def _heads(self, qkv: Tensor) -> tuple[Tensor, Tensor]:
-        """(..., heads * 3 d) as query (..., heads, d), key and value (..., heads, 2 d)."""
-        grouped = qkv.view(*qkv.shape[:-1], self.attn.num_heads, -1)
-        return grouped[..., : self.attn.key_dim], grouped[..., self.attn.key_dim :]
+    def _heads(self, qkv: Tensor) -> Tensor:
+        """(..., heads * 3 d) as (..., heads, 3 d)."""
+        return qkv.view(*qkv.shape[:-1], self.attn.num_heads, -1)
 
     def _padding(self) -> Tensor:
         """The projection of a padded token, (branches, 3 d): zeros, which the norm turns into its bias."""
@@ -59,25 +100,46 @@ class TinyViTBlock(nn.Module):
         qkv = self.attn.qkv
         return qkv.constant(token) if isinstance(qkv, LoRALinear) else cast(Tensor, qkv(token))[None]
 
-    def _attend(self, q: Tensor, kv: Tensor) -> Tensor:
-        """softmax(q k / sqrt(d) + bias) v: (n, h, w, heads, d) -> (n, h, w, heads * d)."""
-        height, width, side = q.shape[1], q.shape[2], kv.shape[1]
-        bias = self._bias().view(-1, side, side, side * side)[:, :height, :width].flatten(1, 2).to(q.dtype)
-        kv = kv.flatten(1, 2).transpose(1, 2)
-        k, v = kv[..., : self.attn.key_dim], kv[..., self.attn.key_dim :]
-        scores = (q.flatten(1, 2).transpose(1, 2) * self.attn.scale) @ k.transpose(-2, -1) + bias
-        found: Tensor = scores.softmax(-1) @ v
-        return found.transpose(1, 2).reshape(q.shape[0], height, width, -1)
+    def _attend(self, padding: Tensor, windows: Tensor) -> Tensor:
+        """softmax(q k / sqrt(d) + bias) v, (B, R, C, h, w, heads, d).
 
-    def _bias(self) -> Tensor:
-        """The bias of each pair of tokens, (heads, side^2, side^2). A frozen one is looked up once."""
+        Args:
+            padding: key and value of a padded token, (B, heads, 2 d).
+            windows: query, key and value of the real tokens, (B, R, C, h, w, heads, 3 d).
+        """
+        *grid, height, width, heads, _ = windows.shape
+        stacked = windows.movedim(-2, 3).reshape(-1, height * width, windows.shape[-1])
+        q, kv = torch.tensor_split(stacked, (self.attn.key_dim,), -1)
+        if height * width < self.window_size**2:
+            beside = padding[:, None].expand(-1, grid[1] * grid[2], -1, -1).reshape(kv.shape[0], 1, -1)
+            kv = torch.cat([kv, beside.to(kv.dtype)], 1)
+        k, v = torch.tensor_split(kv, (self.attn.key_dim,), -1)
+        bias = self._bias(height, width).to(q.dtype).repeat(q.shape[0] // heads, 1, 1)
+        found: Tensor = torch.baddbmm(bias, q, k.mT, alpha=self.attn.scale).softmax(-1) @ v
+        return found.view(*grid, heads, height, width, -1).movedim(3, -2)
+
+    def _bias(self, height: int, width: int) -> Tensor:
+        """The bias of each pair of a window's tokens, (heads, h w, h w). A frozen one is looked up once.
+
+        If the window is smaller than `window_size`, the last column is that of all its padded tokens. With one key,
+        e^(q k) sum_j e^(bias_j) = e^(q k + log sum_j e^(bias_j)). So they act like one token with that bias.
+        """
         table: Tensor = self.attn.attention_biases
-        if self._frozen_bias is not None and self._frozen_bias.device == table.device:
-            return self._frozen_bias
-        bias = table[:, self.attn.attention_bias_idxs]
-        if not table.requires_grad:
-            self._frozen_bias = bias
-        return bias
+        key = (height, width, table.device, table._version)
+        if table.requires_grad or key not in self._frozen:
+            bias = _biases(table[:, self.attn.attention_bias_idxs], self.window_size, height, width)
+            if table.requires_grad:
+                return bias
+            self._frozen[key] = bias
+        return self._frozen[key]
+
+
+def _biases(pairs: Tensor, side: int, height: int, width: int) -> Tensor:
+    """`TinyViTBlock._bias`, from the bias of each pair of a whole window's tokens, (heads, side^2, side^2)."""
+    real = torch.zeros(side, side, dtype=torch.bool, device=pairs.device)
+    real[:height, :width] = True
+    own, padded = pairs[:, real.flatten()][..., real.flatten()], pairs[:, real.flatten()][..., ~real.flatten()]
+    return torch.cat([own, padded.logsumexp(-1, keepdim=True)], -1) if padded.shape[-1] else own
 
 
 def build_tiny_vit(state: Tensors | None, *, patch: int = 16) -> Encoder:
@@ -125,7 +187,8 @@ def timm_key(key: str) -> str:
 
 
 def _units(net: TinyVit, neck: nn.Module) -> list[nn.Module]:
-    units: list[nn.Module] = [net.patch_embed, *cast(nn.Sequential, net.stages[0].blocks)]
+    fold(net)
+    units: list[nn.Module] = [Entry(net.patch_embed), *cast(nn.Sequential, net.stages[0].blocks)]
     for stage in list(net.stages)[1:]:
         units += [stage.downsample, ChannelsLast(), *map(TinyViTBlock, stage.blocks), ChannelsFirst()]
     return [*units, neck]

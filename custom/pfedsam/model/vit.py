@@ -1,13 +1,17 @@
 """SAM's ViT, built from segment-anything's own modules, as units of an `Encoder`."""
 
-from functools import cache
+import math
+from functools import cache, partial
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from segment_anything.modeling.image_encoder import Attention, Block
 from torch import Tensor, nn
 
 from pfedsam.model.windows import windowed
+
+FUSED = {"cpu": 1024}  # keys from which torch's fused attention wins, by device: benchmarks/attention.py
 
 
 class PatchAndPosition(nn.Module):
@@ -43,28 +47,57 @@ class ViTBlock(nn.Module):
     def _attention(self, x: Tensor) -> Tensor:
         heads = (3, self.attn.num_heads, -1)
         qkv = self.attn.qkv(x).view(*x.shape[:3], *heads)
-        padding = self.attn.qkv.bias.view(heads)[None, 1:].expand(x.shape[0], -1, -1, -1)  # W 0 + b
-        found = windowed(qkv[..., 0, :, :], qkv[..., 1:, :, :], padding, self.window_size or x.shape[1], self._attend)
-        return cast(Tensor, self.attn.proj(found))
+        padding = self.attn.qkv.bias.view(heads)[1:]  # W 0 + b
+        found = windowed(qkv, self.window_size or x.shape[1], partial(self._attend, padding))
+        return cast(Tensor, self.attn.proj(found.flatten(-2)))
 
-    def _attend(self, q: Tensor, kv: Tensor) -> Tensor:
-        """softmax(q k / sqrt(d) + rel_h + rel_w) v, (n, h, w, heads * d): Li et al. 2022 (MViTv2), equation 4.
+    def _attend(self, padding: Tensor, windows: Tensor) -> Tensor:
+        """softmax(q k / sqrt(d) + rel_h + rel_w) v, (B, R, C, h, w, heads, d): Li et al. 2022 (MViTv2), equation 4.
 
         The two position terms are further channels of the one product: [q / sqrt(d), rel_h, rel_w] times
         [k, row, column], where a key's row and column are one-hot. So each score is computed in one pass.
 
         Args:
-            q: (n, h, w, heads, d).
-            kv: (n, side, side, 2, heads, d).
+            padding: key and value of a padded token, (2, heads, d).
+            windows: query, key and value of the real tokens, (B, R, C, h, w, 3, heads, d).
         """
-        height, width, side = q.shape[1], q.shape[2], kv.shape[1]
-        rel_h = torch.einsum("nhwed,hkd->nhwek", q, _relative(self.attn.rel_pos_h, side)[:height])
-        rel_w = torch.einsum("nhwed,wkd->nhwek", q, _relative(self.attn.rel_pos_w, side)[:width])
-        asked = torch.cat([q * self.attn.scale, rel_h, rel_w], -1).flatten(1, 2).transpose(1, 2)
-        k, v = kv.flatten(1, 2).permute(2, 0, 3, 1, 4)
+        *grid, height, width, _, _, _ = windows.shape
+        side = self.window_size or height
+        q, *others = windows.flatten(0, 2).unbind(-3)
+        k, v = (_padded(one, constant, side) for one, constant in zip(others, padding, strict=True))
+        rel_h = torch.einsum("nhwed,hkd->nehwk", q, _relative(self.attn.rel_pos_h, side)[:height])
+        rel_w = torch.einsum("nhwed,wkd->nehwk", q, _relative(self.attn.rel_pos_w, side)[:width])
+        asked = torch.cat([q.movedim(3, 1) * self.attn.scale, rel_h, rel_w], -1).flatten(2, 3)
         held = torch.cat([k, _coordinates(side, k.dtype, k.device).expand(*k.shape[:3], -1)], -1)
-        found: Tensor = (asked @ held.transpose(-2, -1)).softmax(-1) @ v
-        return found.transpose(1, 2).reshape(q.shape[0], height, width, -1)
+        found = attended(asked, held, v).transpose(1, 2)
+        return found.reshape(*grid, height, width, *found.shape[2:])
+
+
+def attended(asked: Tensor, held: Tensor, values: Tensor) -> Tensor:
+    """softmax(asked held^T) values, (n, heads, queries, d), in the way that is faster here.
+
+    With `FUSED` keys or more it is torch's fused attention, which never holds all scores at once. Otherwise, and on a
+    device that has not been measured, it is the plain product.
+
+    Args:
+        asked: (n, heads, queries, e).
+        held: (n, heads, keys, e), with e at least d.
+        values: (n, heads, keys, d).
+    """
+    if held.shape[2] < FUSED.get(held.device.type, math.inf):
+        return (asked @ held.mT).softmax(-1) @ values
+    width = values.shape[-1]
+    wide = F.pad(values, (0, held.shape[-1] - width))  # the fused kernel wants one width
+    return F.scaled_dot_product_attention(asked, held, wide, scale=1.0)[..., :width]
+
+
+def _padded(x: Tensor, constant: Tensor, side: int) -> Tensor:
+    """Windows (n, h, w, heads, d), filled up to `side` x `side` with a token (heads, d): (n, heads, side^2, d)."""
+    for axis in (2, 1):
+        if missing := side - x.shape[axis]:
+            shape = [*x.shape[:axis], missing, *x.shape[axis + 1 :]]
+            x = torch.cat([x, constant.to(x.dtype).expand(shape)], axis)
+    return x.flatten(1, 2).transpose(1, 2)
 
 
 @cache
