@@ -36,10 +36,12 @@ class LoRA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The detour's output, (B, H, W, d_out), from tokens (B, H, W, d_in)."""
-        h = self.a(x)
-        if self.mix is not None:
-            h = self.mix(h.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return cast(Tensor, self.b(h)) * self.scale
+        return cast(Tensor, self.b(self.narrow(x))) * self.scale
+
+    def narrow(self, x: Tensor) -> Tensor:
+        """mix(A x), the bottleneck, (B, H, W, r), from tokens (B, H, W, d_in)."""
+        h: Tensor = self.a(x)
+        return h if self.mix is None else self.mix(h.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
     def draw(self, generator: torch.Generator) -> None:
         """Draw the weights again: A at random, B zero (Hu et al. 2022, section 4.1)."""
@@ -71,7 +73,7 @@ class LoRALinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """W0 x + detour(x), (B, H, W, d_out), from tokens (B, H, W, d_in)."""
-        return cast(Tensor, self.base(x)) + _detoured(self, x)
+        return _detoured(self, x, cast(Tensor, self.base(x)))
 
     def constant(self, token: Tensor) -> Tensor:
         """The output for a padded token, (branches, d_out). Experts see only the image's own tokens."""
@@ -91,18 +93,24 @@ class PostAdapter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        return x + _detoured(self, x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        tokens = x.permute(0, 2, 3, 1)
+        return _detoured(self, tokens, tokens).permute(0, 3, 1, 2)
 
 
 Adapted = LoRALinear | PostAdapter
 
 
-def _detoured(place: Adapted, x: Tensor) -> Tensor:
-    """Each branch's detour of its share of a batch. A single branch's graph does not depend on the batch size."""
-    if not place.beside:
-        return cast(Tensor, place.lora(x))
+def _detoured(place: Adapted, x: Tensor, straight: Tensor) -> Tensor:
+    """`straight` plus each branch's detour of its share of the batch `x`, (B, ..., d_out) and (B, ..., d_in).
+
+    All branches' products with B, and the sum, are one batched product.
+    """
     detours = (place.lora, *place.beside)
-    return torch.cat([detour(share) for detour, share in zip(detours, x.chunk(len(detours)), strict=True)])
+    shares = x.chunk(len(detours)) if place.beside else (x,)  # a single branch's graph fits any batch size
+    narrow = torch.stack([d.narrow(share).flatten(0, -2) for d, share in zip(detours, shares, strict=True)])
+    widened = torch.stack([detour.b.weight.mT for detour in detours])
+    apart = straight.reshape(len(detours), -1, straight.shape[-1])
+    return torch.baddbmm(apart, narrow, widened, alpha=place.lora.scale).view(straight.shape)
 
 
 def adapted(module: nn.Module) -> list[Adapted]:
