@@ -191,7 +191,8 @@ def test_a_site_scores_what_came_against_what_it_has(open_site) -> None:
     assert all(torch.equal(kept[n], v) for n, v in own.items())
 
 
-def test_a_round_scores_the_server_s_model_once(open_site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_round_scores_no_branch_twice(open_site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The personal branch that the round begins with has its scores from the round before."""
     config = tiny()
     wire, _ = initial_shared(config)
     site = open_site(config)
@@ -204,9 +205,11 @@ def test_a_round_scores_the_server_s_model_once(open_site, monkeypatch: pytest.M
         return evaluate(model, data, branches, source)
 
     monkeypatch.setattr("pfedsam.site.evaluate", spied)
-    _, report = serve_round(site, wire, Turn("run", site.base, 1, 2))
-    assert scored == [("global",), ("personal",), ("personal",)]
+    moved = {name: tensor + 0.01 for name, tensor in wire.items()}
+    _, report = serve_round(site, moved, Turn("run", site.base, 1, 2))
+    assert scored == [("global",), ("personal",)]
     assert 0 < report["scoring_seconds"] == site.scoring_seconds
+    assert report["val"]["personal"] == site.summary("val", "personal")
 
 
 @pytest.mark.parametrize("reading", ["R1", "R2", "R3", "post"])

@@ -64,11 +64,11 @@ def serve_round(
     require_base(turn.base, site.base)
     arrived = decode(wire, down_schema(site.config), site.config.wire.down)
     began = _told(site, site.receive(arrived, Moment(turn.run, turn.round), trained=turn.trained), turn.run)
-    before, received = _before(site, turn), site.as_received()
+    before, received = _before(site, turn), site.validated("global")
     update = site.train(turn.round, turn.rounds, progress=progress, stop=stop)
     if update.report.stopped:
         return update, {}
-    personal = site.summary("val", "personal")
+    personal = site.validated("personal")
     return update, {
         "losses": update.report.losses,
         "seconds": update.report.seconds,
@@ -93,13 +93,13 @@ def serve_test(site: Site, wire: Tensors, turn: Turn, folder: Path) -> dict[str,
     require_base(turn.base, site.base)
     arrived, run = decode(wire, down_schema(site.config), site.config.wire.down), turn.run
     stored = site.recall(arrived, run, trained=turn.trained)
-    scores, val = site.scores("test"), site.scores("val")
+    scores = site.scores("test")
     trained = {"run": run, **{k: v for k, v in stored.items() if k == "round"}}
     write_site_files(tested_site(site, scores, trained), folder)
     return {
         **{role: summary(cases) for role, cases in scores.items()},
         BEFORE: site.store.remembered(BEFORE, run),
-        "val": {role: summary(cases) for role, cases in val.items()},
+        "val": {role: site.validated(role) for role in scores},
         "patients": len({one.group for one in site.data["test"].slices}),
     }
 

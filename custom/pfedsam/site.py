@@ -16,10 +16,11 @@ from pfedsam.data.dataset import Dataset, open_site
 from pfedsam.exchange.codec import with_feedback
 from pfedsam.exchange.schema import EXTRA, Stamp, extras_of, shared_of
 from pfedsam.exchange.store import LAST, Moment, SiteStore
-from pfedsam.files import Tensors, at_rest, below, under, unprefixed
+from pfedsam.files import Tensors, at_rest, below, raw, under, unprefixed
 from pfedsam.methods.base import Here, nothing_told
 from pfedsam.model.partition import Part, tensors_of, wire_name
 from pfedsam.model.prepared import prepared
+from pfedsam.model.segmenter import Segmenter
 from pfedsam.record.scores import CaseScore, summary
 from pfedsam.site_faults import require_declared, require_finite_weights, require_fit, require_fresh_views, require_kept
 from pfedsam.study import up_schema
@@ -95,7 +96,7 @@ class Site:
         self.store = SiteStore(places.store, config.study, name)
         self.store.claim()
         self.scoring_seconds = 0.0  # spent on scoring since the round began
-        self._as_received: dict[str, Any] | None = None
+        self.validations: dict[str, tuple[str, dict[str, Any]]] = {}  # by branch: its digest, and its scores
         self._first = {name: tensor.clone() for name, tensor in self.private().items()}  # until something is stored
         self._received: Tensors = {}
         self._here = Here()
@@ -121,7 +122,7 @@ class Site:
             UserFault: the site has trained in this run, but its store has nothing of it.
         """
         self._received, self._run = shared_of(arrived), at.run if at else None
-        self._as_received, self.scoring_seconds = None, 0.0
+        self.scoring_seconds = 0.0
         self._load_shared(self._received)
         stored, facts = self.store.load(at, begin=self.config.begin_private) or (self._first, {})
         if trained and (self._first or self.method.tell is not nothing_told):
@@ -237,14 +238,19 @@ class Site:
         """The mean scores of one role on a split."""
         return summary(self.scores(split, (role,))[role])
 
-    def as_received(self) -> dict[str, Any]:
-        """The mean scores of the server's model on the validation split, scored once a round, before training."""
-        if self._as_received is None:
-            self._as_received = self.summary("val", "global")
-        return self._as_received
+    def validated(self, role: str) -> dict[str, Any]:
+        """The mean scores of a role on the validation split. A branch that has not changed is not scored again.
+
+        So the personal branch that a site stored after a round is not scored once more when the next one begins.
+        """
+        branch = self.method.global_ if role == "global" else self.method.personal
+        digest = _digest(self.model[branch])
+        if self.validations.get(branch, ("", {}))[0] != digest:
+            self.validations[branch] = digest, self.summary("val", role)
+        return dict(self.validations[branch][1])
 
     def _dice(self, role: str) -> float:
-        dice = (self.as_received() if role == "global" else self.summary("val", role))["dice"]
+        dice = self.validated(role)["dice"]
         return math.nan if dice is None else float(dice)
 
     @torch.no_grad()
@@ -261,6 +267,15 @@ class Site:
             require_fit(private, target, facts, base=self.base, folder=self.store.folder)
         for name, tensor in target.items():
             tensor.copy_(private[name])
+
+
+def _digest(branch: Segmenter) -> str:
+    """sha256 of a branch's trained parameters, on which alone its predictions depend in a site's process."""
+    digest = hashlib.sha256()
+    for tensor in branch.parameters():
+        if tensor.requires_grad:
+            digest.update(raw(tensor))
+    return digest.hexdigest()
 
 
 def _site_seed(seed: int, site: str) -> int:

@@ -76,23 +76,20 @@ def test_a_step_is_not_recorded_unless_asked_for() -> None:
 def test_cases_pooled_into_large_passes_are_scored_as_case_by_case(
     trained_site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a GPU pools them, here on the CPU: the same masks, and so the same scores."""
-    site = trained_site
-    alone = site.scores("test")
-    sizes: list[int] = []
-    forward = site.model.forward
+    site, sizes = trained_site, []
+    data, forward = site.data["test"], site.model.forward
 
     def counted(images: torch.Tensor, *args: object, **options: object) -> dict[str, torch.Tensor]:
         sizes.append(len(images))
         return forward(images, *args, **options)
 
     monkeypatch.setattr(site.model, "forward", counted)
-    monkeypatch.setattr("pfedsam.train.evaluate.pools", lambda _: True)
-    together = site.scores("test")
+    together = [one.dice for one in site.scores("test")["personal"]]
     assert sizes == [3]
-    assert any(0 < one.dice < 1 for one in alone["personal"])
-    for role, scores in alone.items():
-        assert [one.dice for one in together[role]] == pytest.approx([one.dice for one in scores], abs=1e-4)
+    alone = [find_masks(site.model, data, case, ("personal",))["personal"] for case in data.cases()]
+    expected = [score(found[..., 0], reference(data, i))[0].dice for i, found in enumerate(alone)]
+    assert any(0 < dice < 1 for dice in together)
+    assert together == pytest.approx(expected, abs=1e-4)
 
 
 def test_on_a_cpu_a_step_is_taken_as_it_stands(open_site: Open) -> None:
@@ -122,18 +119,6 @@ def test_a_recorded_round_does_what_the_round_does(open_site: Open, method: str)
     assert came == pytest.approx(expected, rel=1e-2, abs=1e-6)
     pairs = zip(site.model.parameters(), other.model.parameters(), strict=True)
     assert all(torch.allclose(a, b, atol=1e-3) for a, b in pairs)
-
-
-@gpu
-def test_cases_are_scored_alike_together_and_alone(open_site: Open) -> None:
-    site, _ = trained(open_site, "pfedsam", True)
-    data = site.data["test"]
-    together = [one.dice for one in site.scores("test")["personal"]]
-    alone = []
-    for case in data.cases():
-        found = find_masks(site.model, data, case, ("personal",))["personal"][..., 0]
-        alone += [score(found, reference(data, case[0]), (1.0, 1.0))[0].dice]
-    assert together == pytest.approx(alone, abs=1e-2)
 
 
 @gpu

@@ -119,6 +119,7 @@ def rehearse(site: Site, opened: Trial, seconds: float) -> Trial:
     entry = entry_bytes(site, folder / "probe")
     new, step = (one.step, two.step) if entry else ((one.step + two.step) / 2,) * 2
     scoring, final = min(one.scoring, two.scoring), _took(lambda: site.scores("test"))
+    site.validations.clear()
     tested = _took(lambda: serve_test(site, wire, Turn(RUN, site.base, ROUNDS, ROUNDS), folder / "final"))
     return replace(
         opened,
@@ -163,6 +164,7 @@ def one_round(site: Site, wire: Tensors, number: int, steps: int) -> Timed:
     train = replace(full.train, max_steps=steps, epochs=max(full.train.epochs, steps), views=views)
     site.config = replace(full, train=train)
     up_schema(site.config), down_schema(site.config)  # kept for the next call
+    site.validations.pop(site.method.global_, None)  # a real round brings another model
     began = time.monotonic()
     _, report = serve_round(site, wire, Turn(RUN, site.base, number, ROUNDS))
     rest = time.monotonic() - began - report["seconds"] - report["scoring_seconds"]

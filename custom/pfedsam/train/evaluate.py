@@ -32,7 +32,7 @@ def evaluate(
     """
     scores: dict[str, list[CaseScore]] = {name: [] for name in branches}
     cases = list(data.cases())
-    maps = _predict(model, data, _passes(model, data, cases), branches, source)
+    maps = _predict(model, data, _passes(data, list(chain.from_iterable(cases))), branches, source)
     for case in cases:
         truth = torch.stack([reference(data, i) for i in case], dim=-1)
         known = torch.stack([labelled(data, i) for i in case], dim=-1) if data.ignores else None
@@ -52,24 +52,14 @@ def find_masks(
     model: Branches, data: Dataset, indices: list[int], branches: tuple[str, ...], source: Source = Dataset.batch
 ) -> dict[str, Tensor]:
     """Each branch's masks of slices `indices` at their own size, (classes, H, W, slices) of bool."""
-    maps = _predict(model, data, _passes(model, data, [indices]), branches, source)
+    maps = _predict(model, data, _passes(data, indices), branches, source)
     return _stacked(maps, data, branches)
 
 
-def _passes(model: Branches, data: Dataset, cases: list[list[int]]) -> list[list[int]]:
-    """The slices of each forward pass: one batch of one case. On a GPU, four batches, from several cases.
-
-    No gradient is kept, so a GPU has room. Many small passes would spend their time on launches.
-    """
-    size = data.config.train.batch_size
-    if pools(model):
-        cases, size = [list(chain.from_iterable(cases))], 4 * size
-    return [case[start : start + size] for case in cases for start in range(0, len(case), size)]
-
-
-def pools(model: Branches) -> bool:
-    """Whether a pass holds several cases, as on a GPU. A CPU test holds their scores equal to those case by case."""
-    return next(model.parameters()).is_cuda
+def _passes(data: Dataset, indices: list[int]) -> list[list[int]]:
+    """The slices of each forward pass: four batches, whatever their cases. No gradient is kept, so there is room."""
+    size = 4 * data.config.train.batch_size
+    return [indices[start : start + size] for start in range(0, len(indices), size)]
 
 
 def _stacked(
