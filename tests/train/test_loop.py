@@ -9,7 +9,7 @@ from pfedsam.data.dataset import PLAIN, View
 from pfedsam.model.partition import DECODER, Part, kinds
 from pfedsam.site import Places, Site
 from pfedsam.study import initial_shared
-from pfedsam.train.loop import make_optimisers, views_of
+from pfedsam.train.loop import ahead, make_optimisers, views_of
 
 
 def numbers(hospital: Path, tmp_path: Path, **train: object) -> list[int]:
@@ -82,3 +82,21 @@ def test_an_optimiser_s_first_step_is_as_long_as_the_rate_has_risen(
     assert moved() == 0
     site.train(0, 2, stop=lambda: moved() > 0)
     assert moved() == pytest.approx(length, rel=1e-3)
+
+
+def test_batches_read_ahead_are_those_read_in_turn_and_a_fault_is_raised_in_its_turn() -> None:
+    made = []
+
+    def read(views: list[View]) -> int:
+        made.append(views[0].slice)
+        if views[0].slice == 3:
+            raise OSError("a file is gone")
+        return views[0].slice
+
+    order = iter([[View(i)] for i in range(5)])
+    coming = ahead(read, order)
+    assert [next(coming), next(coming)] == [0, 1]
+    assert next(coming) == 2
+    with pytest.raises(OSError, match="gone"):
+        next(coming)
+    assert made == [0, 1, 2, 3]

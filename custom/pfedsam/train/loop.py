@@ -4,6 +4,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,10 +93,11 @@ def train_round(
     augment = augmented(augmentation(seed, config) if config.train.augment else None)
     take = Steps(model, loss_of, config, gradient)
     with take.stream():
-        for views in views_of(data, config.train, seed, round_, steps):
+        order = views_of(data, config.train, seed, round_, steps)
+        for batch in (ahead if take.records else map)(lambda views: source(data, views, augment), order):
             if stop():
                 break
-            batch, done = source(data, views, augment), now.step
+            done = now.step
             active = {which: optimiser for which, optimiser in trained.items() if which in phase(done, steps)}
             for which, optimiser in active.items():
                 set_rate(optimiser, rate(config.train, round_ * steps + done, rounds * steps), rising[which])
@@ -104,6 +106,21 @@ def train_round(
             progress(now)
         losses = now.losses
     return RoundReport(losses, time.monotonic() - began, seen, now.step, now.step < steps)
+
+
+def ahead(made: Callable[[list[View]], Batch], order: Iterator[list[View]]) -> Iterator[Batch]:
+    """The batch of each list of views in `order`. While one is used, another thread reads and augments the next.
+
+    A view's content is seeded, so the batches are the same. If one cannot be read, its error is raised in its turn.
+    Only a recorded step uses it. On a CPU the step itself needs all cores, and nothing is gained
+    (benchmarks/results/systems.md).
+    """
+    with ThreadPoolExecutor(1, "read") as reader:
+        coming = [reader.submit(made, views) for views in itertools.islice(order, 1)]
+        while coming:
+            batch = coming.pop().result()
+            coming = [reader.submit(made, views) for views in itertools.islice(order, 1)]
+            yield batch
 
 
 def rate(config: TrainConfig, done: int, total: int) -> float:

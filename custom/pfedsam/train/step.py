@@ -89,14 +89,14 @@ class Steps:
     def __init__(self, model: Branches, loss_of: LossOf, config: Config, gradient: Gradient = untouched) -> None:
         self._model, self._loss_of, self._config, self._gradient = model, loss_of, config, gradient
         self._device = next(model.parameters()).device
-        self._records = config.train.record and self._device.type == "cuda"
+        self.records = config.train.record and self._device.type == "cuda"
         self._active: frozenset[Part] = frozenset()
         self._recording: Recording | None = None
 
     @contextmanager
     def stream(self) -> Iterator[None]:
         """Within the context, recorded steps run on their own stream: a recording cannot use the default one."""
-        if not self._records:
+        if not self.records:
             yield
             return
         own, outer = _own_stream(self._device), torch.cuda.current_stream(self._device)
@@ -109,7 +109,7 @@ class Steps:
 
     def __call__(self, batch: Batch, optimisers: Optimisers) -> Losses:
         """The losses after one step of the optimisers. They are valid until the next step."""
-        if not self._records or len(batch.image) != self._config.train.batch_size:
+        if not self.records or len(batch.image) != self._config.train.batch_size:
             return self._run(batch, optimisers)
         if optimisers.keys() != self._active:
             self._active, self._recording = frozenset(optimisers), None
