@@ -4,7 +4,7 @@ SUITE ?= methods
 TASKS ?= brain_mri
 SEEDS ?= 0 1 2
 
-.PHONY: demo check lint types test test-long chaos bench demo-weights table tables reference constraints clean
+.PHONY: demo check lint types test test-long chaos bench demo-weights bench-gpu table tables reference constraints clean
 
 .venv/ready: pyproject.toml requirements.txt constraints.txt
 	$(PYTHON) -m venv .venv
@@ -35,9 +35,12 @@ chaos: .venv/ready  ## N random kills of a provisioned federation's processes; p
 bench: .venv/ready  ## speed, memory, rounds, start, growth, scale and the doctor; each a record in benchmarks/results/systems; about an hour
 	for batch in 1 4; do $(BIN)/python benchmarks/training_step.py --batch $$batch --keep; done
 	$(BIN)/python benchmarks/training_step.py --size 512 --keep
-	if [ -e /dev/nvidiactl ]; then $(BIN)/python benchmarks/recording.py --keep; fi
-	for work in memory rounds startup growth scale doctor; do $(BIN)/python benchmarks/$$work.py --keep; done
+	for work in attention memory rounds startup growth scale doctor; do $(BIN)/python benchmarks/$$work.py --keep; done
 	$(BIN)/python benchmarks/pages.py
+
+bench-gpu: .venv/ready  ## a step on a GPU, every way of taking it; about ten minutes; needs PFEDSAM_WEIGHTS
+	$(BIN)/python benchmarks/gpu.py --keep
+	$(BIN)/python benchmarks/recording.py --keep
 
 demo-weights: .venv/ready  ## pretrain the demo backbone anew, about 12 minutes
 	$(BIN)/python scripts/pretrain_demo.py

@@ -63,15 +63,17 @@ def imports(_row: str, _base: Path, _size: int, _batch: int) -> None:
 
 def prepare(_row: str, base: Path, size: int, _batch: int) -> None:
     """Write the base to disk as a site holds it, and once more as published."""
+    import torch
     from safetensors.torch import save_file
     from stock import random_state
 
     from pfedsam.model.backbones import BUILDERS
     from pfedsam.model.prepared import write_base
+    from pfedsam.train.precision import has_bf16
 
     state = random_state(size)
     save_file(state, base.with_suffix(".published"))
-    write_base(base, BUILDERS["vit_b"](size, state), bf16=True)
+    write_base(base, BUILDERS["vit_b"](size, state), bf16=has_bf16(torch.device("cpu")))
 
 
 def train(row: str, base: Path, size: int, batch: int) -> None:
@@ -101,7 +103,7 @@ def _ours(row: str, base: Path, size: int) -> Callable[..., float]:
 
     method = "pfedsam" if row.startswith("two") else "fedavg"
     shape = {"backbone": "vit_b", "image_size": size}
-    config = from_dict({"method": method, "model": shape, "train": {"precision": "bf16"}})
+    config = from_dict({"method": method, "model": shape})
     found = read_base(base, config.model)
     if found is None:
         raise SystemExit(f"{base} cannot be read")

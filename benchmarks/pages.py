@@ -21,6 +21,10 @@ MADE = "<!-- Made by `make tables`: what is written here by hand is lost. -->"
 KINDS = (  # in the order of the systems page: how their titles begin
     "A training step",
     "A recorded step",
+    "Attention",
+    "Shares of a round",
+    "Time to a Dice",
+    "Prediction",
     "Memory of a step",
     "A round outside training",
     "Start of a site",

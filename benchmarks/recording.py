@@ -15,6 +15,7 @@ from pfedsam.data.dataset import Batch
 from pfedsam.model import weights
 from pfedsam.model.backbones import BUILDERS
 from pfedsam.model.prepared import round_matrices
+from pfedsam.model.segmenter import Branches
 from pfedsam.settings import from_dict
 from pfedsam.train.loop import set_rate
 from pfedsam.train.step import Steps
@@ -81,8 +82,12 @@ def run(config: Config, batches: list[Batch]) -> tuple[float, list[float]]:
     return sorted(seconds[WARM:])[len(seconds[WARM:]) // 2], losses
 
 
-def steps(config: Config) -> Callable[[Batch], float]:
-    """A method's step with a new model on the GPU. The step returns the sum of its losses."""
+def steps(config: Config, prepare: Callable[[Branches], None] = lambda _: None) -> Callable[[Batch], float]:
+    """A method's step with a new model on the GPU. The step returns the sum of its losses.
+
+    Args:
+        prepare: called with the model before its first step.
+    """
     torch.manual_seed(0)
     state = weights.read(ModelConfig(backbone="tiny_vit")) if config.model.backbone == "tiny_vit" else None
     parts = BUILDERS[config.model.backbone](config.model.image_size, state)
@@ -90,6 +95,7 @@ def steps(config: Config) -> Callable[[Batch], float]:
     if not method.trains:
         round_matrices(parts.encoder)
     model, optimisers = made(parts, config, "cuda")
+    prepare(model)
     take = Steps(model, method.loss, config)
     for optimiser in optimisers.values():
         set_rate(optimiser, 1.0, 0)

@@ -5,17 +5,19 @@ torch's default. It uses the same tensors as `pfedsam.model`, so both must take 
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, TwoWayTransformer
-from segment_anything.modeling.image_encoder import Attention
+from segment_anything.modeling.image_encoder import Block
 from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom
-from timm.models.tiny_vit import Attention as TinyAttention
+from timm.models.tiny_vit import TinyVitBlock
 from torch import Tensor, nn
 
-from pfedsam.config import Config
+from pfedsam.config import Config, Target
 from pfedsam.data.dataset import Batch
+from pfedsam.model.encoder import layers
 from pfedsam.model.lora import LoRALinear, loras
 from pfedsam.model.tinyvit import trunk_and_neck
 from pfedsam.train.losses import segmentation_loss
@@ -35,25 +37,26 @@ class StockSAM(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """The published chain. After the encoder it runs image by image."""
-        code = self.position((self.grid, self.grid))[None]
+        code = self.position((self.grid, self.grid))[None].to(images.device)
         return torch.cat([self._decode(embedding[None], code) for embedding in self.encoder(images)])
 
     def _decode(self, embedding: Tensor, code: Tensor) -> Tensor:
         masks: Tensor = self.decoder(
             image_embeddings=embedding,
             image_pe=code,
-            sparse_prompt_embeddings=torch.zeros(1, 0, 256),
+            sparse_prompt_embeddings=embedding.new_zeros(1, 0, 256),
             dense_prompt_embeddings=torch.zeros_like(embedding),
             multimask_output=False,
         )[0]
         return masks
 
 
-def adapted(model: StockSAM, rank: int) -> StockSAM:
-    """`model` with its encoder frozen and LoRA on every fused qkv."""
+def adapted(model: StockSAM, rank: int, on: Target = "qkv") -> StockSAM:
+    """`model` with its encoder frozen and LoRA on the fused qkv, or all linear layers, of its attention blocks."""
     model.encoder.requires_grad_(False)
-    for attention in [m for m in model.encoder.modules() if isinstance(m, Attention | TinyAttention)]:
-        attention.qkv = LoRALinear(attention.qkv, rank=rank, alpha=rank)
+    for block in [m for m in model.encoder.modules() if isinstance(m, Block | TinyVitBlock)]:
+        for owner, name, layer in list(layers(block, on)):
+            setattr(owner, name, LoRALinear(layer, rank=rank, alpha=rank))
     return model
 
 
@@ -73,6 +76,8 @@ def stepper(model: StockSAM, config: Config) -> Callable[[Batch], float]:
             module.eval()
 
     def step(batch: Batch) -> float:
+        device = trained[0].device
+        batch = replace(batch, image=batch.image.to(device), label=batch.label.to(device))
         loss = segmentation_loss(model(batch.image), batch, config.train)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

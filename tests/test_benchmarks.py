@@ -16,6 +16,7 @@ from stock import random_state
 from suites import NAMES, SUITES, Row, rows_of
 from sweep import Run, done, settings, sweep
 from tables import Found, Home, budgets, caption, codes, difference, read, rival, runs, table, validation, within
+from time_to_dice import reached
 from training_step import ROWS, Case, batch, ours, stock
 
 from conftest import ROOT, after_a_round, tiny
@@ -141,6 +142,12 @@ def test_validation_is_of_the_model_that_a_site_predicts_with(tmp_path: Path) ->
     """Of one branch: the mean that the next round begins with, not what the site had trained before it was averaged."""
     assert ran(tmp_path / "own", 0.0).validation == pytest.approx([0.25, 0.4])
     assert ran(tmp_path / "one", 0.0, "fedavg").validation == pytest.approx([0.4, 0.4])
+
+
+def test_the_time_to_a_dice_is_that_of_the_rounds_until_it() -> None:
+    rounds = [{"seconds": 7.0, "sites": {"a": val(dice)}} for dice in (0.1, 0.3, 0.74, 0.7)]
+    record = {"rounds": rounds, "final": {"sites": {"a": val(0.7)}}, "config": {"method": {"name": "pfedsam"}}}
+    assert reached(record) == (pytest.approx(0.75), 3, 21.0, 28.0)
 
 
 def test_a_site_that_sat_a_round_out_counts_with_what_it_had() -> None:

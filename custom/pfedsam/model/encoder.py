@@ -55,11 +55,11 @@ def adapt(encoder: Encoder, *, rank: int, alpha: float, last: int | None, on: Ta
     """
     where = [i for i, unit in enumerate(encoder.units) if hasattr(unit, "attn")]
     for i in where if last is None else where[len(where) - min(last, len(where)) :]:
-        for owner, name, layer in list(_layers(encoder.units[i], on)):
+        for owner, name, layer in list(layers(encoder.units[i], on)):
             setattr(owner, name, LoRALinear(layer, rank=rank, alpha=alpha))
 
 
-def _layers(block: nn.Module, on: Target) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
+def layers(block: nn.Module, on: Target) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
     """The layers that get LoRA, each as its owner, its name there, and the layer."""
     for owner in block.modules():
         for name, child in owner.named_children():

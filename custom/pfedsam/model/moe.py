@@ -144,7 +144,7 @@ def mix(h: Tensor, experts: Iterable[nn.Module], weights: Tensor, chosen: Tensor
         weights: (B, M), zero where not chosen.
         chosen: (B, M) of 0 and 1.
     """
-    if h.is_cuda:  # it would have to be waited for at every layer to know who chose whom
+    if runs_all(h):
         with torch.autocast(h.device.type, enabled=False):  # our choice: casts would outnumber the convolutions
             return mix_all(h.float(), experts, weights).to(h.dtype)
     out = h
@@ -154,6 +154,11 @@ def mix(h: Tensor, experts: Iterable[nn.Module], weights: Tensor, chosen: Tensor
             scaled = weights[rows, i, None, None, None].to(h.dtype) * cast(Tensor, expert(h[rows])).to(h.dtype)
             out = out.index_add(0, rows, scaled)
     return out
+
+
+def runs_all(h: Tensor) -> bool:
+    """Whether every expert runs on every image, as on a GPU: it would wait at every layer to learn who chose whom."""
+    return h.is_cuda
 
 
 def mix_all(h: Tensor, experts: Iterable[nn.Module], weights: Tensor) -> Tensor:

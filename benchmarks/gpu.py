@@ -1,0 +1,123 @@
+"""A training step on a GPU, each way of taking it beside SAM as published in float32: benchmarks/gpu.py --help.
+
+It needs a GPU. `make bench-gpu` runs it and recording.py. What does not gain stays off, or goes.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from unittest.mock import patch
+
+import torch
+from machine import Table, interleaved, keepable, median, publish
+from recording import TINY, VIT_B, steps
+from stock import StockSAM, adapted, random_state, stepper
+from training_step import batch
+
+from pfedsam.config import Config, ModelConfig
+from pfedsam.data.dataset import Batch
+from pfedsam.model import moe, weights
+from pfedsam.model.segmenter import Branches
+from pfedsam.model.vit import FUSED
+from pfedsam.settings import from_dict
+
+Stepper = Callable[[Batch], float]
+WAYS: dict[
+    str, tuple[str, dict[str, object], tuple[str, ...]]
+] = {  # method, settings of training, and what is switched
+    "plain, float32": ("fedavg", {"precision": "fp32"}, ()),
+    "plain, bf16": ("fedavg", {}, ()),
+    "plain, recorded": ("fedavg", {"record": True}, ()),
+    "plain, fused attention": ("fedavg", {}, ("fused",)),
+    "plain, compiled": ("fedavg", {}, ("compiled",)),
+    "two branches": ("pfedsam", {}, ()),
+    "two branches, recorded": ("pfedsam", {"record": True}, ()),
+    "two branches, recorded, fused attention": ("pfedsam", {"record": True}, ("fused",)),
+    "two branches, only the chosen experts": ("pfedsam", {}, ("chosen",)),
+}
+
+
+def main() -> None:
+    """Measure, print a table for each model, and keep them if asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--batch", type=int, default=2)
+    options = keepable(parser).parse_args()
+    if not torch.cuda.is_available():
+        raise SystemExit("expected a GPU; came none; to mend it: run this where torch.cuda.is_available() is true")
+    tables = [table(model, options.batch, options.runs) for model in (TINY, VIT_B)]
+    title = f"A training step on a GPU: {torch.cuda.get_device_name()}, batch {options.batch}"
+    publish(title, *tables, keep=options.keep)
+
+
+def table(model: dict[str, object], size: int, runs: int) -> Table:
+    """Milliseconds of a step and how many times as fast as stock."""
+    shape = f"{model['backbone']}, {model['image_size']} px"
+    one = batch(int(str(model["image_size"])), size, 0)
+    took: dict[str, float] = {}
+    for name in ("stock, float32", *WAYS):
+        with ExitStack() as stack:
+            take = ours(model, name, stack) if name in WAYS else stock(model)
+            took[name] = median(interleaved({name: partial(finished, take, one)}, runs, warmup=4))[name]
+        print(f"{shape}, {name}: {took[name] * 1e3:.1f} ms", file=sys.stderr, flush=True)
+        torch.cuda.empty_cache()
+    slow = took["stock, float32"]
+    columns = {shape: "", "ms": ".1f", "times as fast as stock": ".2f"}
+    return Table(columns, [[name, s * 1e3, slow / s] for name, s in took.items()])
+
+
+def finished(take: Stepper, one: Batch) -> None:
+    """A step, waited for."""
+    take(one)
+    torch.cuda.synchronize()
+
+
+def stock(model: dict[str, object]) -> Stepper:
+    """SAM as published, with the same LoRA."""
+    config = from_dict({"method": "fedavg", "model": model})
+    return stepper(adapted(published(config), config.model.lora_rank, on=config.model.lora_on).cuda(), config)
+
+
+def published(config: Config) -> StockSAM:
+    """SAM's published modules on MobileSAM's weights, or on drawn ones."""
+    tiny = config.model.backbone == "tiny_vit"
+    state = weights.read(ModelConfig(backbone="tiny_vit")) if tiny else random_state(config.model.image_size)
+    return StockSAM(config.model.backbone, config.model.image_size, state)
+
+
+def ours(model: dict[str, object], name: str, stack: ExitStack) -> Stepper:
+    """One of `WAYS`. Its switches hold until `stack` is closed."""
+    method, train, switches = WAYS[name]
+    config = from_dict({"method": method, "model": model, "train": {"batch_size": 2, **train}})
+    for switch in set(switches) & SWITCHES.keys():
+        stack.enter_context(SWITCHES[switch]())
+    return steps(config, compiled if "compiled" in switches else lambda _: None)
+
+
+@contextmanager
+def fused() -> Iterator[None]:
+    """Torch's fused attention at any number of keys."""
+    with patch.dict(FUSED, {"cuda": 0}):
+        yield
+
+
+@contextmanager
+def chosen() -> Iterator[None]:
+    """Each expert on the images that chose it, which waits for the GPU, instead of all experts on all images."""
+    with patch.object(moe, "runs_all", lambda _: False):
+        yield
+
+
+def compiled(model: Branches) -> None:
+    """Compile the encoder's blocks and the decoder, each by itself, so that equal blocks are compiled once."""
+    for branch in (model[name] for name in model.names()):
+        for part in (*branch.encoder.units, branch.decoder):
+            part.compile(dynamic=False)
+
+
+SWITCHES = {"fused": fused, "chosen": chosen}
+
+if __name__ == "__main__":
+    main()

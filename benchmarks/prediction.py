@@ -1,0 +1,118 @@
+"""Predicting slices and a volume, beside stock SAM and a U-Net of nnU-Net's size: benchmarks/prediction.py --help.
+
+Stock SAM is the same model from its published modules (`stock.py`), image by image, with LoRA as trained. It finds the
+same masks. The U-Net is what a user might take instead: MONAI's DynUNet with nnU-Net's 2-D plan for this size.
+"""
+
+import argparse
+import importlib
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import torch
+from machine import ROOT, Table, interleaved, keepable, median, publish
+from monai.networks.nets import DynUNet
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+from stock import StockSAM, adapted, start_like
+from torch import Tensor
+
+from pfedsam.config import Config, ModelConfig
+from pfedsam.inference.predictor import Predictor, first_model
+from pfedsam.model import weights
+from pfedsam.predict.masks import usual_way
+from pfedsam.predict.run import predict
+from pfedsam.predict.scans import find_scans
+from pfedsam.predict.segmentation import Classes
+from pfedsam.settings import from_dict
+
+sys.path.insert(0, str(ROOT / "tests/data"))
+write_series = importlib.import_module("dicoms").write_series
+
+SHAPE = (512, 512, 160)
+FILTERS = (32, 64, 128, 256, 512, 512, 512)  # nnU-Net's 2-D plan at 256 px: 7 stages, at most 512 channels
+
+
+def main() -> None:
+    """Measure, print the tables, and keep them if asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--slices", type=int, default=8)
+    options = keepable(parser).parse_args()
+    config = settings()
+    model = first_model(config)
+    tables = [slices(model, options.slices, options.runs), volumes(model)]
+    publish("Prediction: tiny_vit, 256 px, a volume of 512 x 512 x 160", *tables, keep=options.keep)
+
+
+def settings() -> Config:
+    """One branch with LoRA on every linear layer, as in the real jobs."""
+    model = {"backbone": "tiny_vit", "image_size": 256, "lora_on": "linear"}
+    return from_dict({"method": "fedavg", "model": model, "data": {"scale": "percentile"}})
+
+
+def slices(model: Predictor, count: int, runs: int) -> Table:
+    """Slices a second from fitted images to logits, each way in turn."""
+    images = torch.rand(count, 3, model.size, model.size)
+    ways: dict[str, Callable[[Tensor], Tensor]] = {
+        "stock SAM, float32, one by one": stock(model),
+        "ours": partial(model.logits, branch="global"),
+    }
+    with torch.no_grad():
+        apart = float((ways["ours"](images[:2]) - stock(model)(images[:2])).abs().max())
+        print(f"largest difference of a logit from stock's: {apart:.1e}", file=sys.stderr)
+        took = median(
+            interleaved({name: partial(way, images) for name, way in (ways | {"U-Net": unet()}).items()}, runs)
+        )
+    slow = took["stock SAM, float32, one by one"]
+    columns = {"model": "", "slices a second": ".2f", "times as fast as stock": ".2f"}
+    return Table(columns, [[name, count / s, slow / s] for name, s in took.items()])
+
+
+def stock(model: Predictor) -> Callable[[Tensor], Tensor]:
+    """SAM as published with the predictor's weights and LoRA, one image at a time."""
+    config = model.config.model
+    published = StockSAM(config.backbone, config.image_size, weights.read(ModelConfig(backbone=config.backbone)))
+    sam = adapted(published, config.lora_rank, on=config.lora_on).eval()
+    start_like(sam, model.model["global"])
+    return lambda images: torch.cat([sam(model.normalise(one[None])) for one in images])
+
+
+def unet() -> Callable[[Tensor], Tensor]:
+    """A 2-D U-Net of nnU-Net's size, on the same images."""
+    kernels, strides = [3] * len(FILTERS), [1, *[2] * (len(FILTERS) - 1)]
+    net: Callable[[Tensor], Tensor] = DynUNet(2, 3, 2, kernels, strides, strides[1:], filters=list(FILTERS)).eval()
+    return net
+
+
+def volumes(model: Predictor) -> Table:
+    """Seconds from file to file, by format."""
+    rng = np.random.default_rng(0)
+    smooth = gaussian_filter(rng.standard_normal(SHAPE), 3) * 4000 + rng.standard_normal(SHAPE) * 20
+    rows: list[list[str | float]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, write in {"NIfTI": nifti, "DICOM": write_series}.items():
+            source, out = Path(folder) / kind, Path(folder) / f"{kind}.out"
+            source.mkdir()
+            write(source, smooth.astype(np.int16))
+            began = time.perf_counter()
+            for done in predict(model, find_scans(source), out, usual_way(model), Classes(["a"])):
+                if done.fault:
+                    raise done.fault
+            rows.append([kind, time.perf_counter() - began])
+    return Table({"a volume as": "", "seconds from file to file": ".1f"}, rows)
+
+
+def nifti(folder: Path, values: NDArray[np.int16]) -> None:
+    """The volume as one compressed file."""
+    nibabel.save(nibabel.Nifti1Image(values, np.diag([-0.7, -0.7, 2, 1.0])), folder / "volume.nii.gz")
+
+
+if __name__ == "__main__":
+    main()
