@@ -30,7 +30,7 @@ class PatchAndPosition(nn.Module):
 class ViTBlock(nn.Module):
     """segment-anything's block on its own weights, without computing padded tokens.
 
-    A test holds it equal to the original to 1e-6. Experts in a projection see only the image's own
+    A test holds it equal to the original to 1e-5. Experts in a projection see only the image's own
     map, our choice. In the original they would see the padding too.
     """
 
