@@ -31,10 +31,10 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--task", default="brain_mri")
     options = keepable(parser).parse_args()
-    rows = sorted(
-        (line(row) for row in (options.out / options.task).iterdir() if list(row.glob("*/results.json"))),
-        key=lambda row: row[4],
-    )
+    runs = {path.parent.parent for path in (options.out / options.task).glob("*/*/results.json")}
+    if not runs:
+        raise SystemExit(f"expected runs in {options.out / options.task}; came none; to mend it: run sweep.py there")
+    rows = sorted(map(line, runs), key=lambda row: row[4])
     publish(f"Time to a Dice: {options.task}", Table(COLUMNS, rows), keep=options.keep)
 
 
