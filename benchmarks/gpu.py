@@ -13,20 +13,19 @@ from unittest.mock import patch
 import torch
 from machine import Table, interleaved, keepable, median, publish
 from recording import TINY, VIT_B, steps
-from stock import StockSAM, adapted, random_state, stepper
-from training_step import batch
+from stock import StockSAM, adapted, stepper
+from training_step import batch, state_of
 
-from pfedsam.config import Config, ModelConfig
+from pfedsam.config import Config
 from pfedsam.data.dataset import Batch
-from pfedsam.model import moe, weights
+from pfedsam.model import moe
 from pfedsam.model.segmenter import Branches
 from pfedsam.model.vit import FUSED
 from pfedsam.settings import from_dict
 
 Stepper = Callable[[Batch], float]
-WAYS: dict[
-    str, tuple[str, dict[str, object], tuple[str, ...]]
-] = {  # method, settings of training, and what is switched
+Way = tuple[str, dict[str, object], tuple[str, ...]]  # method, settings of training, and what is switched
+WAYS: dict[str, Way] = {
     "plain, float32": ("fedavg", {"precision": "fp32"}, ()),
     "plain, bf16": ("fedavg", {}, ()),
     "plain, recorded": ("fedavg", {"record": True}, ()),
@@ -59,7 +58,7 @@ def table(model: dict[str, object], size: int, runs: int) -> Table:
     took: dict[str, float] = {}
     for name in ("stock, float32", *WAYS):
         with ExitStack() as stack:
-            take = ours(model, name, stack) if name in WAYS else stock(model)
+            take = ours(model, name, size, stack) if name in WAYS else stock(model)
             took[name] = median(interleaved({name: partial(finished, take, one)}, runs, warmup=4))[name]
         print(f"{shape}, {name}: {took[name] * 1e3:.1f} ms", file=sys.stderr, flush=True)
         torch.cuda.empty_cache()
@@ -82,15 +81,14 @@ def stock(model: dict[str, object]) -> Stepper:
 
 def published(config: Config) -> StockSAM:
     """SAM's published modules on MobileSAM's weights, or on drawn ones."""
-    tiny = config.model.backbone == "tiny_vit"
-    state = weights.read(ModelConfig(backbone="tiny_vit")) if tiny else random_state(config.model.image_size)
-    return StockSAM(config.model.backbone, config.model.image_size, state)
+    backbone, size = config.model.backbone, config.model.image_size
+    return StockSAM(backbone, size, state_of(backbone, size))
 
 
-def ours(model: dict[str, object], name: str, stack: ExitStack) -> Stepper:
+def ours(model: dict[str, object], name: str, size: int, stack: ExitStack) -> Stepper:
     """One of `WAYS`. Its switches hold until `stack` is closed."""
     method, train, switches = WAYS[name]
-    config = from_dict({"method": method, "model": model, "train": {"batch_size": 2, **train}})
+    config = from_dict({"method": method, "model": model, "train": {"batch_size": size, **train}})
     for switch in set(switches) & SWITCHES.keys():
         stack.enter_context(SWITCHES[switch]())
     return steps(config, compiled if "compiled" in switches else lambda _: None)

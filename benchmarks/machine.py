@@ -15,6 +15,8 @@ from pathlib import Path
 
 import torch
 
+from pfedsam.train.precision import has_bf16
+
 ROOT = Path(__file__).parent.parent
 SYSTEMS = ROOT / "benchmarks/results/systems"
 
@@ -58,7 +60,7 @@ def peaks(size: int = 2048, runs: int = 5) -> str:
     a = torch.randn(size, size)
     b, block = a.bfloat16(), torch.empty(64 * 2**20)
     ways: dict[str, Callable[[], object]] = {"float32": lambda: a @ a, "copy": lambda: block.clone()}
-    if bf16 := bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+    if bf16 := has_bf16(torch.device("cpu")):
         ways["bfloat16"] = lambda: b @ b
     took = median(interleaved(ways, runs))
     rate = {name: 2 * size**3 / took[name] / 1e9 for name in ways if name != "copy"}

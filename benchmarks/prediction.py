@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from stock import StockSAM, adapted, start_like
 from torch import Tensor
+from training_step import state_of
 
-from pfedsam.config import Config, ModelConfig
+from pfedsam.config import Config
 from pfedsam.inference.predictor import Predictor, first_model
-from pfedsam.model import weights
 from pfedsam.predict.masks import usual_way
 from pfedsam.predict.run import predict
 from pfedsam.predict.scans import find_scans
@@ -78,7 +78,7 @@ def slices(model: Predictor, count: int, runs: int) -> Table:
 def stock(model: Predictor) -> Callable[[Tensor], Tensor]:
     """SAM as published with the predictor's weights and LoRA, one image at a time."""
     config = model.config.model
-    published = StockSAM(config.backbone, config.image_size, weights.read(ModelConfig(backbone=config.backbone)))
+    published = StockSAM(config.backbone, config.image_size, state_of(config.backbone, config.image_size))
     sam = adapted(published, config.lora_rank, on=config.lora_on).eval()
     start_like(sam, model.model["global"])
     return lambda images: torch.cat([sam(model.normalise(one[None])) for one in images])

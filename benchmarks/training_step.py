@@ -71,13 +71,15 @@ class Case:
 def main() -> None:
     """Measure, print one table, and keep it if asked."""
     options = arguments()
-    state = (
-        weights.read(ModelConfig(backbone="tiny_vit")) if options.backbone == "tiny_vit" else random_state(options.size)
-    )
-    case = Case(options.backbone, options.size, state)
+    case = Case(options.backbone, options.size, state_of(options.backbone, options.size))
     batches = [batch(options.size, options.batch, seed) for seed in range(LOSS_STEPS)]
     title = f"A training step: {options.backbone}, {options.size} px, batch {options.batch}"
     publish(title, timings(case, batches, options.runs), notes=losses(case, batches), keep=options.keep)
+
+
+def state_of(backbone: str, size: int) -> State:
+    """MobileSAM's published tensors for tiny_vit, or drawn ones for vit_b."""
+    return weights.read(ModelConfig(backbone=backbone)) if backbone == "tiny_vit" else random_state(size)
 
 
 def arguments() -> argparse.Namespace:

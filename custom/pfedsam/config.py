@@ -83,9 +83,7 @@ class TrainConfig:
     dice_weight: float = number(1.0, least=0, most=1_000_000)  # our choice, for small lesions; 0: none
     balance_weight: float = number(0.01, least=0, most=1_000_000)  # Conv-LoRA
     precision: Precision = "auto"  # auto: bf16 if the hardware has it
-    record: bool = (
-        False  # on a GPU: replay each step as a CUDA graph, and read the next batch meanwhile; not measured yet
-    )
+    record: bool = False  # on a GPU: replay steps as a CUDA graph and read the next batch meanwhile; not measured yet
     augment: bool = True  # flips, small affine, intensity
     flips: Flips = "both"  # horizontal mirrors left and right, vertical top and bottom; none if a side has a meaning
     views: int | None = number(None, least=1, most=1_000_000)  # of an image, taken in turn; None: new ones

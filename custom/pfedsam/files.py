@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -199,6 +199,14 @@ def _older_digest(file: BinaryIO) -> str:
     while piece := file.read(1 << 20):
         found.update(piece)
     return found.hexdigest()
+
+
+def tensors_digest(tensors: Iterable[Tensor]) -> str:
+    """sha256 of the tensors' values in their order."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(raw(tensor))
+    return digest.hexdigest()
 
 
 def at_rest(tensors: Tensors) -> Tensors:

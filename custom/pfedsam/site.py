@@ -16,7 +16,7 @@ from pfedsam.data.dataset import Dataset, open_site
 from pfedsam.exchange.codec import with_feedback
 from pfedsam.exchange.schema import EXTRA, Stamp, extras_of, shared_of
 from pfedsam.exchange.store import LAST, Moment, SiteStore
-from pfedsam.files import Tensors, at_rest, below, raw, under, unprefixed
+from pfedsam.files import Tensors, at_rest, below, tensors_digest, under, unprefixed
 from pfedsam.methods.base import Here, nothing_told
 from pfedsam.model.partition import Part, tensors_of, wire_name
 from pfedsam.model.prepared import prepared
@@ -271,11 +271,7 @@ class Site:
 
 def _digest(branch: Segmenter) -> str:
     """sha256 of a branch's trained parameters, on which alone its predictions depend in a site's process."""
-    digest = hashlib.sha256()
-    for tensor in branch.parameters():
-        if tensor.requires_grad:
-            digest.update(raw(tensor))
-    return digest.hexdigest()
+    return tensors_digest(tensor for tensor in branch.parameters() if tensor.requires_grad)
 
 
 def _site_seed(seed: int, site: str) -> int:

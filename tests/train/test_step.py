@@ -122,6 +122,18 @@ def test_a_recorded_round_does_what_the_round_does(open_site: Open, method: str)
 
 
 @gpu
+def test_cases_are_scored_alike_together_and_alone(open_site: Open) -> None:
+    site, _ = trained(open_site, "pfedsam", True)
+    data = site.data["test"]
+    together = [one.dice for one in site.scores("test")["personal"]]
+    alone = []
+    for case in data.cases():
+        found = find_masks(site.model, data, case, ("personal",))["personal"][..., 0]
+        alone += [score(found, reference(data, case[0]), (1.0, 1.0))[0].dice]
+    assert together == pytest.approx(alone, abs=1e-2)
+
+
+@gpu
 def test_a_method_that_asks_the_gpu_for_a_value_is_told_in_a_line(open_site: Open) -> None:
     site = open_site(tiny(train={"batch_size": 2, "record": True}))
     site.receive(initial_shared(site.config)[0])

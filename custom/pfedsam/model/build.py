@@ -1,6 +1,5 @@
 """From the settings to a segmenter: only this module builds modules from a configuration."""
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import torch
 
 from pfedsam.config import Config, ModelConfig
 from pfedsam.errors import UserFault
-from pfedsam.files import Tensors, raw
+from pfedsam.files import Tensors, tensors_digest
 from pfedsam.model import weights
 from pfedsam.model.adapters import TokenAdapter
 from pfedsam.model.backbones import BUILDERS, Backbone, builder, looks_like
@@ -100,7 +99,4 @@ def base_digest(parts: Backbone) -> str:
 
     Call it before adapters are put in. It depends on order and values, not on names.
     """
-    digest = hashlib.sha256()
-    for tensor in [*parts.encoder.state_dict().values(), *parts.position.state_dict().values()]:
-        digest.update(raw(tensor))
-    return digest.hexdigest()
+    return tensors_digest([*parts.encoder.state_dict().values(), *parts.position.state_dict().values()])

@@ -34,10 +34,6 @@ class LoRA(nn.Module):
         nn.init.kaiming_uniform_(self.a.weight, a=math.sqrt(5))
         nn.init.zeros_(self.b.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The detour's output, (B, H, W, d_out), from tokens (B, H, W, d_in)."""
-        return cast(Tensor, self.b(self.narrow(x))) * self.scale
-
     def narrow(self, x: Tensor) -> Tensor:
         """mix(A x), the bottleneck, (B, H, W, r), from tokens (B, H, W, d_in)."""
         h: Tensor = self.a(x)

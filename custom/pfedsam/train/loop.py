@@ -112,8 +112,7 @@ def ahead(made: Callable[[list[View]], Batch], order: Iterator[list[View]]) -> I
     """The batch of each list of views in `order`. While one is used, another thread reads and augments the next.
 
     A view's content is seeded, so the batches are the same. If one cannot be read, its error is raised in its turn.
-    Only a recorded step uses it. On a CPU the step itself needs all cores, and nothing is gained
-    (benchmarks/results/systems.md).
+    Only a recorded step uses it. On two CPU cores it gained nothing, because the step itself needs them.
     """
     with ThreadPoolExecutor(1, "read") as reader:
         coming = [reader.submit(made, views) for views in itertools.islice(order, 1)]
