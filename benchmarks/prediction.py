@@ -1,7 +1,8 @@
 """Predicting slices and a volume, beside stock SAM and a U-Net of nnU-Net's size: benchmarks/prediction.py --help.
 
-Stock SAM is the same model from its published modules (`stock.py`), image by image, with LoRA as trained. It finds the
-same masks. The U-Net is what a user might take instead: MONAI's DynUNet with nnU-Net's 2-D plan for this size.
+Ours computes in torch, and in onnxruntime. Stock SAM is the same model from its published modules (`stock.py`), image
+by image, with LoRA as trained. All three find the same masks. The U-Net is what a user might take instead: MONAI's
+DynUNet with nnU-Net's 2-D plan for this size.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from torch import Tensor
 from training_step import state_of
 
 from pfedsam.config import Config
+from pfedsam.export.runtime import by_onnxruntime
 from pfedsam.inference.predictor import Predictor, first_model
 from pfedsam.predict.masks import usual_way
 from pfedsam.predict.run import predict
@@ -45,34 +47,48 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--slices", type=int, default=8)
     options = keepable(parser).parse_args()
-    config = settings()
-    model = first_model(config)
-    tables = [slices(model, options.slices, options.runs), volumes(model)]
+    model, fast = first_model(settings()), first_model(settings("fp32"))
+    with tempfile.TemporaryDirectory() as cache:
+        starts = [(name, started(fast, Path(cache))) for name in ("the first, which makes the graph", "each later one")]
+        graph = by_onnxruntime(fast, Path(cache))
+        tables = [slices(model, graph, options.slices, options.runs), volumes({"torch": model, "onnxruntime": graph})]
+    tables.append(Table({"a start of onnxruntime": "", "seconds beside torch's own": ".1f"}, starts))
     publish("Prediction: tiny_vit, 256 px, a volume of 512 x 512 x 160", *tables, keep=options.keep)
 
 
-def settings() -> Config:
+def settings(precision: str = "auto") -> Config:
     """One branch with LoRA on every linear layer, as in the real jobs."""
     model = {"backbone": "tiny_vit", "image_size": 256, "lora_on": "linear"}
-    return from_dict({"method": "fedavg", "model": model, "data": {"scale": "percentile"}})
+    own = {"model": model, "data": {"scale": "percentile"}, "train": {"precision": precision}}
+    return from_dict({"method": "fedavg"} | own)
 
 
-def slices(model: Predictor, count: int, runs: int) -> Table:
+def started(model: Predictor, cache: Path) -> float:
+    """Seconds until onnxruntime is ready, with the model already loaded."""
+    began = time.perf_counter()
+    by_onnxruntime(model, cache).ready("global")
+    return time.perf_counter() - began
+
+
+def slices(model: Predictor, graph: Predictor, count: int, runs: int) -> Table:
     """Slices a second from fitted images to logits, each way in turn."""
     images = torch.rand(count, 3, model.size, model.size)
+    slow = stock(model)
     ways: dict[str, Callable[[Tensor], Tensor]] = {
-        "stock SAM, float32, one by one": stock(model),
+        "stock SAM, float32, one by one": slow,
         "ours": partial(model.logits, branch="global"),
+        "ours, onnxruntime": partial(graph.logits, branch="global"),
     }
     with torch.no_grad():
-        apart = float((ways["ours"](images[:2]) - stock(model)(images[:2])).abs().max())
-        print(f"largest difference of a logit from stock's: {apart:.1e}", file=sys.stderr)
+        for name in ("ours", "ours, onnxruntime"):
+            apart = float((ways[name](images[:2]) - slow(images[:2])).abs().max())
+            print(f"largest difference of a logit from stock's, {name}: {apart:.1e}", file=sys.stderr)
         took = median(
             interleaved({name: partial(way, images) for name, way in (ways | {"U-Net": unet()}).items()}, runs)
         )
-    slow = took["stock SAM, float32, one by one"]
     columns = {"model": "", "slices a second": ".2f", "times as fast as stock": ".2f"}
-    return Table(columns, [[name, count / s, slow / s] for name, s in took.items()])
+    stock_took = took["stock SAM, float32, one by one"]
+    return Table(columns, [[name, count / s, stock_took / s] for name, s in took.items()])
 
 
 def stock(model: Predictor) -> Callable[[Tensor], Tensor]:
@@ -91,22 +107,29 @@ def unet() -> Callable[[Tensor], Tensor]:
     return net
 
 
-def volumes(model: Predictor) -> Table:
-    """Seconds from file to file, by format."""
+def volumes(models: dict[str, Predictor]) -> Table:
+    """Seconds from file to file, by format and runtime."""
     rng = np.random.default_rng(0)
     smooth = gaussian_filter(rng.standard_normal(SHAPE), 3) * 4000 + rng.standard_normal(SHAPE) * 20
     rows: list[list[str | float]] = []
     with tempfile.TemporaryDirectory() as folder:
         for kind, write in {"NIfTI": nifti, "DICOM": write_series}.items():
-            source, out = Path(folder) / kind, Path(folder) / f"{kind}.out"
+            source = Path(folder) / kind
             source.mkdir()
             write(source, smooth.astype(np.int16))
-            began = time.perf_counter()
-            for done in predict(model, find_scans(source), out, usual_way(model), Classes(["a"])):
-                if done.fault:
-                    raise done.fault
-            rows.append([kind, time.perf_counter() - began])
-    return Table({"a volume as": "", "seconds from file to file": ".1f"}, rows)
+            rows.append(
+                [kind, *(predicted(model, source, Path(folder) / f"{kind}.{n}") for n, model in models.items())]
+            )
+    return Table({"a volume as": "", **{f"seconds from file to file, {name}": ".1f" for name in models}}, rows)
+
+
+def predicted(model: Predictor, source: Path, out: Path) -> float:
+    """Seconds of predicting a folder."""
+    began = time.perf_counter()
+    for done in predict(model, find_scans(source), out, usual_way(model), Classes(["a"])):
+        if done.fault:
+            raise done.fault
+    return time.perf_counter() - began
 
 
 def nifti(folder: Path, values: NDArray[np.int16]) -> None:

@@ -15,11 +15,12 @@ from pfedsam.bounds import parse_count
 from pfedsam.data.geometry import Affine
 from pfedsam.data.synthetic import drawn
 from pfedsam.errors import UserFault
+from pfedsam.export.runtime import load_on
 from pfedsam.export.single import write_single
 from pfedsam.export.source import Place, gather
 from pfedsam.federation import Plan, federate, torch_as_it_was
 from pfedsam.inference.facts import ModelFacts
-from pfedsam.inference.predictor import Predictor, first_model, load_model
+from pfedsam.inference.predictor import Predictor, first_model
 from pfedsam.jobs import FACTS, Job, make_job, read_job
 from pfedsam.predict.given import Image, PathLike, opened
 from pfedsam.predict.masks import segment, usual_way
@@ -132,22 +133,28 @@ class Model:
 
 
 def load(
-    path: PathLike, *, weights: PathLike | None = None, cache: PathLike | None = None, device: str | None = None
+    path: PathLike,
+    *,
+    weights: PathLike | None = None,
+    cache: PathLike | None = None,
+    device: str | None = None,
+    runtime: str = "torch",
 ) -> Model:
     """The model in a file that `pfedsam export` or `Results.export` wrote.
 
     Args:
         weights: folder of the base model's weights, where the file does not hold them; default: PFEDSAM_WEIGHTS.
-        cache: folder where the base is kept ready; speeds up the next start.
+        cache: folder where the base is kept ready, and onnxruntime's graph too; speeds up the next start.
         device: "cpu", "cuda", "cuda:1" and so on; default: a GPU where there is one.
+        runtime: "torch", or "onnxruntime" for the CPU, with logits equal to 1e-4 (docs/predict.md).
 
     Raises:
         UserFault: the file is missing, damaged, changed or another kind of file; its base is missing or another one;
-            or there is no such device.
+            there is no such device or runtime; or onnxruntime is missing, or is to run on a GPU.
     """
     if not isinstance(path, str | os.PathLike):
         raise UserFault(expected="the path of a model file", came=repr(path), do="give the path")
-    return Model(load_model(Path(path), _path(weights), _path(cache), device=device))
+    return Model(load_on(runtime, Path(path), weights=_path(weights), cache=_path(cache), device=device))
 
 
 @dataclass(frozen=True)

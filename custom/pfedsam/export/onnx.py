@@ -36,18 +36,18 @@ def export_onnx(model: Predictor, path: Path, branch: str) -> float:
     Raises:
         UserFault: the packages are missing, or the graph does not compute what torch does.
     """
-    _needed()
-    chain = nn.Sequential(model.normalise, plain(model.model[model.branch_name(branch)])).eval()
-    image = torch.rand(TRY, 3, model.size, model.size, generator=torch.Generator().manual_seed(0))
-    program = _program(chain, image)
-    program.model.metadata_props.update(_notes(model, branch))
-    data = _bytes(program)
-    error = max(_deviation(data, model, image[:n], branch) for n in (1, TRY))
+    check_packages()
+    data, error = graph(model, branch)
     write_atomic(path, data)
     return error
 
 
-def _needed() -> None:
+def check_packages() -> None:
+    """Refuse to begin without the packages that an ONNX graph needs.
+
+    Raises:
+        UserFault: one is missing.
+    """
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserFault(
@@ -57,15 +57,45 @@ def _needed() -> None:
         )
 
 
+def graph(model: Predictor, branch: str) -> tuple[bytes, float]:
+    """`branch` as the bytes of an ONNX file, and their deviation; arguments and faults as for `export_onnx`."""
+    chain = nn.Sequential(model.normalise, plain(model.model[model.branch_name(branch)])).eval()
+    image = torch.rand(TRY, 3, model.size, model.size, generator=torch.Generator().manual_seed(0))
+    program = _program(chain, image)
+    program.model.metadata_props.update(_notes(model, branch))
+    data = _bytes(program)
+    return data, max(_deviation(data, model, image[:n], branch) for n in (1, TRY))
+
+
+def session(data: bytes) -> Any:
+    """An onnxruntime session of a graph, on the CPU, with as many threads as torch has now."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors alone
+    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
 def _program(chain: nn.Module, image: torch.Tensor) -> Any:
-    """The graph, traced with a dynamic batch."""
+    """The graph, traced with a dynamic batch.
+
+    Raises:
+        UserFault: torch's exporter cannot do it.
+    """
     batch = torch.export.Dim("batch", min=1, max=4096)
+    ends: dict[str, Any] = {"input_names": ["image"], "output_names": ["logits"]}
     with torch.no_grad(), warnings.catch_warnings(action="ignore"):
         chain(image)  # fills the tables that are computed once, with real tensors
-        program = torch.export.export(chain, (image,), dynamic_shapes=({0: batch},))
-        return torch.onnx.export(
-            program, dynamo=True, opset_version=OPSET, input_names=["image"], output_names=["logits"], verbose=False
-        )
+        try:
+            program = torch.export.export(chain, (image,), dynamic_shapes=({0: batch},))
+            return torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False, **ends)
+        except Exception as error:  # the exporter raises nearly any exception
+            raise UserFault(
+                expected="a branch that torch can write as an ONNX graph",
+                came=f"{type(error).__name__} from torch {torch.__version__}",
+                do="report it with the settings; nothing was written",
+            ) from error
 
 
 def _bytes(program: Any) -> bytes:
@@ -88,10 +118,7 @@ def _deviation(data: bytes, model: Predictor, image: torch.Tensor, branch: str) 
     Raises:
         UserFault: it is beyond `CLOSE`.
     """
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    found = torch.from_numpy(session.run(None, {"image": image.numpy()})[0])
+    found = torch.from_numpy(session(data).run(None, {"image": image.numpy()})[0])
     expected = model.logits(image, branch)
     error = float((found - expected).abs().max() / expected.abs().max().clamp_min(1))
     if not error <= CLOSE:

@@ -1,6 +1,8 @@
 """A model file's branches, ready to predict with."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,6 +24,8 @@ from pfedsam.model.segmenter import Branches
 from pfedsam.study import initial_shared
 from pfedsam.train.evaluate import logits_of
 
+Compute = Callable[[Tensor], Tensor]  # from images to logits, both as in `Predictor.logits`
+
 
 @dataclass(frozen=True)
 class Predictor:
@@ -32,12 +36,14 @@ class Predictor:
         model: the branches, on `device`.
         normalise: the backbone's normalisation of images of 0..1.
         device: the device that it runs on.
+        graphs: gives for a branch's role what computes its logits in place of torch. None: torch does.
     """
 
     facts: ModelFacts
     model: Branches
     normalise: Normalise
     device: torch.device
+    graphs: Callable[[str], Compute] | None = None
 
     @property
     def config(self) -> Config:
@@ -60,7 +66,14 @@ class Predictor:
         Raises:
             UserFault: the file does not hold that branch.
         """
+        return self.ready(branch)(images)
+
+    def ready(self, branch: str) -> Compute:
+        """What computes the branch's logits, made now where it is not there yet; raises as `logits`."""
         name = self.branch_name(branch)
+        return self.graphs(branch) if self.graphs else partial(self._by_torch, name)
+
+    def _by_torch(self, name: str, images: Tensor) -> Tensor:
         return logits_of(self.model, self.normalise(images), (name,), self.config.train.precision)[name]
 
     def logits_at_size(self, pictures: Tensor, branch: str) -> Tensor:
