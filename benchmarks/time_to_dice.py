@@ -1,41 +1,79 @@
-"""Seconds until a run has 95 % of its final validation Dice: benchmarks/time_to_dice.py OUT [--task TASK] [--keep].
+"""Seconds until a run has 95 % of its final validation Dice: benchmarks/time_to_dice.py OUT [--here ROW ...] [--keep].
 
-OUT is a folder of sweep.py. The seconds are those of the rounds, all sites one after the other, on the cores that the
-run had. The Dice is that of the model that sites predict with, as in `tables.validation`.
+OUT is a folder of sweep.py. The Dice is that of the model that sites predict with, as in `tables.validation`. The
+seconds are those of the rounds, all sites one after the other, on the cores that the run had.
+
+With --here the seconds are the rounds of the runs in OUT, times the CPU seconds of a round that is run here with one
+thread. That needs PFEDSAM_WEIGHTS and PFEDSAM_DATA_ROOT.
 """
 
 import argparse
 import json
 import statistics as st
+import sys
+import tempfile
+import time
+from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import torch
 from machine import Table, keepable, publish
+from suites import rows_of
+from sweep import Run, places, settings, sites
 from tables import validation
 
+from pfedsam.federation import Plan, federate, torch_as_it_was
+from pfedsam.quiet import quietly
+
 SHARE = 0.95
-COLUMNS = {
-    "method": "",
-    "seeds": "d",
-    "final validation Dice": ".3f",
-    "rounds to 95 % of it": ".1f",
-    "seconds to 95 % of it": ".0f",
-    "seconds in all": ".0f",
-}
+ROUNDS = 2  # that are run here; the last one counts
+KNOWN = {"method": "", "seeds": "d", "final validation Dice": ".3f", "rounds to 95 % of it": ".1f"}
+COLUMNS = {**KNOWN, "seconds to 95 % of it": ".0f", "seconds in all": ".0f"}
+COLUMNS_HERE = {**KNOWN, "CPU seconds of a round here": ".0f", "CPU seconds to 95 %": ".0f", "times the first": ".2f"}
+OWN = "The seconds are those that the runs took, all sites one after the other."
+PRODUCT = [
+    "No run was timed to its end here. The seconds are a product: the rounds that the kept runs needed, as a mean over "
+    "their seeds, times the CPU seconds of one round on this machine. The kept runs ran on other machines, many at a "
+    "time, so their own seconds say nothing of this one.",
+    f"The round is number {ROUNDS} of the row's own job on the task's images, in one process like `pfedsam simulate`: "
+    "all sites one after the other, with their scoring. The first round scores the test split too, so it does not "
+    "count. Each row's round ran once.",
+    "CPU seconds of one thread: other programs ran on the machine, so seconds of the clock would be theirs too.",
+]
+
+
+class EnoughError(Exception):
+    """The rounds that were to be timed have ended."""
 
 
 def main() -> None:
     """Print one table, and keep it if asked."""
+    options = arguments()
+    folder = options.out / options.task
+    there = {path.parent.parent.name for path in folder.glob("*/*/results.json")}
+    names = options.here or sorted(there)
+    if not names or not there.issuperset(names):
+        wanted = ", ".join(options.here) or "runs"
+        came = ", ".join(sorted(there)) or "none"
+        raise SystemExit(f"expected {wanted} in {folder}; came {came}; to mend it: run sweep.py there")
+    table = [line(folder / name) for name in names]
+    title = f"Time to a Dice: {options.task}"
+    if options.here:
+        seconds = {name: cpu_seconds(run_of(options.task, name)) for name in names}
+        publish(title, Table(COLUMNS_HERE, products(table, seconds)), notes=PRODUCT, keep=options.keep)
+    else:
+        publish(title, Table(COLUMNS, sorted(table, key=lambda row: float(row[4]))), notes=[OWN], keep=options.keep)
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--task", default="brain_mri")
-    options = keepable(parser).parse_args()
-    runs = {path.parent.parent for path in (options.out / options.task).glob("*/*/results.json")}
-    if not runs:
-        raise SystemExit(f"expected runs in {options.out / options.task}; came none; to mend it: run sweep.py there")
-    rows = sorted(map(line, runs), key=lambda row: row[4])
-    publish(f"Time to a Dice: {options.task}", Table(COLUMNS, rows), keep=options.keep)
+    parser.add_argument("--here", nargs="+", default=[], metavar="ROW", help="time a round of each of these rows here")
+    return keepable(parser).parse_args()
 
 
 def line(row: Path) -> list[Any]:
@@ -43,6 +81,40 @@ def line(row: Path) -> list[Any]:
     records = [json.loads(path.read_text()) for path in sorted(row.glob("*/results.json"))]
     found = [reached(record) for record in records]
     return [row.name, len(records), *(st.mean(values) for values in zip(*found, strict=True))]
+
+
+def products(table: list[list[Any]], seconds: dict[str, float]) -> list[list[Any]]:
+    """The table's rows with their rounds times a round's seconds, the quickest first."""
+    rows = [[*row[:4], seconds[row[0]], row[3] * seconds[row[0]]] for row in table]
+    rows.sort(key=lambda row: float(row[5]))
+    return [[*row, row[5] / rows[0][5]] for row in rows]
+
+
+def run_of(task: str, name: str) -> Run:
+    """The run of a row of the suite `methods`, with the first seed."""
+    found = {row.name: row for row in rows_of("methods", task, {})}
+    if name not in found:
+        raise SystemExit(f"expected a row among {', '.join(found)}; came {name}; to mend it: correct --here")
+    return Run(task, found[name], 0)
+
+
+def cpu_seconds(run: Run) -> float:
+    """CPU seconds of a run's round number `ROUNDS` on one thread. The run then stops."""
+    ends: list[float] = []
+
+    def tell(entry: dict[str, Any]) -> None:
+        ends.append(time.process_time())
+        told = f"{run.row.name}: round {entry['round']} in {entry['seconds']:.0f} s of the clock"
+        print(told, file=sys.stderr, flush=True)  # as they come
+        if len(ends) == ROUNDS:
+            raise EnoughError
+
+    with tempfile.TemporaryDirectory() as name, quietly(), torch_as_it_was(), suppress(EnoughError):
+        torch.set_num_threads(1)
+        (config, rounds), out = settings(run, None), Path(name)
+        here = dict.fromkeys(sites(run, config), places(run, out))
+        federate(Plan(config, here, rounds, run.folder(out)), tell)
+    return ends[-1] - ends[-2]
 
 
 def reached(record: dict[str, Any]) -> tuple[float, float, float, float]:
