@@ -108,7 +108,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--methods", nargs="+", default=["fedavg", "pfedsam"])
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=[*WAYS])
-    parser.add_argument("--runs", type=int, default=15, help="steps whose median counts")
+    parser.add_argument("--runs", type=int, default=61, help="steps whose median counts")
     parser.add_argument("--limit", type=int, default=LIMIT, help="seconds after which a process is ended")
     parser.add_argument("--one", nargs=2, metavar=("METHOD", "WAY"), help="measure in this process, print JSON")
     return keepable(parser).parse_args()
