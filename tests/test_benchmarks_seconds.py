@@ -12,7 +12,7 @@ import torch
 from compiled import Timed, look_up, process, row, verdict
 from suites import Row
 from sweep import Run
-from time_to_dice import ROUNDS, cpu_seconds, products, run_of
+from time_to_dice import ROUNDS, cpu_seconds, demo, kept, products, run_of
 
 from pfedsam.model.backbones import BUILDERS
 from pfedsam.model.tinyvit import TinyViTBlock
@@ -78,8 +78,8 @@ def test_seconds_take_turns_on_the_clock_that_is_given() -> None:
 
 
 def test_seconds_here_are_the_kept_rounds_times_a_round_here_the_quickest_first() -> None:
-    kept = [["slow", 3, 0.8, 2.0, 99.0, 99.0], ["quick", 1, 0.9, 8.0, 1.0, 1.0]]
-    found = products(kept, {"slow": 50.0, "quick": 5.0})
+    known = [["slow", 3, 0.8, 2.0, 99.0, 99.0], ["quick", 1, 0.9, 8.0, 1.0, 1.0]]
+    found = products(known, {"slow": 50.0, "quick": 5.0})
     assert found == [["quick", 1, 0.9, 8.0, 5.0, 40.0, 1.0], ["slow", 3, 0.8, 2.0, 50.0, 100.0, 2.5]]
     assert len(found[0]) == len(time_to_dice.COLUMNS_HERE)
 
@@ -106,3 +106,24 @@ def test_a_row_that_is_timed_has_the_settings_of_the_kept_runs() -> None:
     assert "method=ditto" in run_of("brain_mri", "ditto").row.changes
     with pytest.raises(SystemExit, match=r"expected a row among pfedsam, local.*came fedavgg"):
         run_of("brain_mri", "fedavgg")
+
+
+def test_the_demo_s_seconds_are_those_of_its_own_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    scored = {"val": {"global": {"dice": 0.5}, "personal": {"dice": 0.5}}}
+    entries = [{"round": number, "seconds": 99.0, "sites": {"a": scored}} for number in range(3)]
+    record = {"rounds": entries, "final": {"sites": {"a": scored}}, "config": {"method": "pfedsam"}}
+
+    def simulate(_job: Path, *, out: Path, on_round: Any) -> Any:
+        for entry in entries:
+            on_round(entry)
+        return Namespace(record=record, out=out)
+
+    clock = iter([10.0, 14.0, 15.0, 17.0])
+    monkeypatch.setattr(time_to_dice, "simulate", simulate)
+    monkeypatch.setattr("time.process_time", lambda: next(clock))
+    assert demo() == ["pfedsam", 1, 0.5, 1.0, 4.0, 7.0]
+
+
+def test_a_row_that_was_not_run_is_told_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="expected fedavg in .*came none; to mend it"):
+        kept(tmp_path, ["fedavg"])
