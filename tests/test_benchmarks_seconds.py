@@ -125,5 +125,5 @@ def test_the_demo_s_seconds_are_those_of_its_own_rounds(monkeypatch: pytest.Monk
 
 
 def test_a_row_that_was_not_run_is_told_in_a_line(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="expected fedavg in .*came none; to mend it"):
+    with pytest.raises(SystemExit, match=r"expected fedavg in .*came none; to mend it"):
         kept(tmp_path, ["fedavg"])
