@@ -38,15 +38,21 @@ def simulator(job: Path, workspace: Path, threads: int) -> list[str]:
     return [*command, "-t", str(threads)]
 
 
-def interleaved(actions: dict[str, Callable[[], object]], runs: int, warmup: int = 1) -> dict[str, list[float]]:
+def interleaved(
+    actions: dict[str, Callable[[], object]],
+    runs: int,
+    warmup: int = 1,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
     """Seconds of each action in each run; the actions take turns, so that a slow minute slows them all."""
     seconds: dict[str, list[float]] = {name: [] for name in actions}
     for run in range(warmup + runs):
         for name, action in actions.items():
-            began = time.perf_counter()
+            began = clock()
             action()
             if run >= warmup:
-                seconds[name].append(time.perf_counter() - began)
+                seconds[name].append(clock() - began)
     return seconds
 
 

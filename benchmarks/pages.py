@@ -21,6 +21,7 @@ MADE = "<!-- Made by `make tables`: what is written here by hand is lost. -->"
 KINDS = (  # in the order of the systems page: how their titles begin
     "A training step",
     "A recorded step",
+    "Compiling",
     "Attention",
     "Shares of a round",
     "Time to a Dice",
