@@ -225,6 +225,14 @@ def test_what_an_earlier_version_recorded_in_full_is_read_without_the_other_meth
         from_record({**old, "reading": "post"})
 
 
+@pytest.mark.parametrize(("noise", "gate"), [(True, "noisy"), (False, "quiet")])
+def test_a_model_of_an_earlier_version_keeps_its_experts_and_their_gate(noise: bool, gate: str) -> None:
+    """They were convolutions in the shared bottleneck, and their weights did not sum to 1."""
+    model = from_record({"method": "pfedsam", "model": {"experts": 3, "gate_noise": noise}}).model
+    assert (model.experts, model.experts_rank, model.expert, model.experts_in) == (3, 0, "conv", "qkv")
+    assert model.gate == gate
+
+
 @pytest.mark.parametrize("archive", sorted((ROOT / "benchmarks/evidence").glob("*.tar.xz")), ids=lambda path: path.name)
 def test_the_settings_of_all_published_runs_are_read(archive: Path) -> None:
     with tarfile.open(archive) as tar:

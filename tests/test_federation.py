@@ -148,7 +148,7 @@ def test_a_newcomer_trains_its_experts_on_a_model_that_stays_as_it_came(hospital
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
     one, two = (load_file(path) for path in sorted((tmp_path / "sites/joins/site-2").glob("private.*.safetensors")))
-    assert all(".mix." in name for name in two)
+    assert all(".own." in name for name in two)
     assert any(not torch.equal(one[name], tensor) for name, tensor in two.items())
     scores = found["final"]["sites"]["site-2"]
     assert scores["before"] == scores["global"]

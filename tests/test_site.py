@@ -141,7 +141,7 @@ def copies_and_served(site: Site) -> tuple[dict[str, torch.Tensor], dict[str, to
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_the_personal_branch_goes_part_of_the_way_back_to_the_server_s(open_site, share: float) -> None:
-    config = tiny(own={"recopy": share, "recopy_if": "always"})
+    config = tiny(own={"reading": "R3", "recopy": share, "recopy_if": "always"})
     shared, _ = initial_shared(config)
     site = open_site(config)
     first = trained(site, shared)
@@ -207,7 +207,7 @@ def test_a_round_scores_no_branch_twice(open_site, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("pfedsam.site.evaluate", spied)
     moved = {name: tensor + 0.01 for name, tensor in wire.items()}
     _, report = serve_round(site, moved, Turn("run", site.base, 1, 2))
-    assert scored == [("global",), ("personal",)]
+    assert scored == [("global",), ("personal",), ("personal",)]  # the last without its experts
     assert 0 < report["scoring_seconds"] == site.scoring_seconds
     assert report["val"]["personal"] == site.summary("val", "personal")
 
@@ -257,7 +257,7 @@ def test_distillation_reaches_only_the_branch_it_should(open_site) -> None:
     name = "encoder.units.6.attn.qkv.lora.b.weight"
     found = {}
     for direction in ("none", "global_to_personal", "personal_to_global", "mutual"):
-        config = tiny(own={"distill": direction, "distill_weight": 0.5})
+        config = tiny(own={"reading": "R3", "distill": direction, "distill_weight": 0.5})
         site = open_site(config)
         site.store.folder = site.store.folder / direction
         shared = trained(site, initial_shared(config)[0]).wire[name]

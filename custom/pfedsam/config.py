@@ -51,11 +51,13 @@ class ModelConfig:
     lora_on: Target = "qkv"  # in a block: its fused qkv, as Conv-LoRA; or all linear layers (projection, MLP too)
     lora_last: int | None = number(None, least=1, most=100)  # adapters in the last k attention blocks; None: in all
     decoder: DecoderMode = "full"  # what of SAM's decoder is trained: all, tokens and last norms, or the head alone
-    experts: int = number(8, least=0, most=256)  # M; Conv-LoRA's number, ratios 1..M; 0: a site has none
-    experts_in: Literal["qkv", "mlp"] = "qkv"  # whose LoRA has them: as Conv-LoRA, or the MLP's first layer; our switch
+    experts: int = number(4, least=0, most=256)  # M; 0: none, and with experts_rank a plain private adapter
+    experts_rank: int = number(4, least=0, most=1024)  # of their private bottleneck; 0: they are in the shared one
+    expert: Literal["head", "conv"] = "head"  # a low-rank adapter each, or a convolution at ratio 1..M (Conv-LoRA)
+    experts_in: Literal["all", "qkv", "mlp"] = "all"  # at which LoRA: all; qkv, as Conv-LoRA; or the MLP's first layer
     top_k: int = number(2, least=1, most=256)  # K; the paper's figure draws at least two experts selected
+    gate: Literal["chosen", "noisy", "quiet"] = "chosen"  # weights sum to 1 over the chosen; others: earlier versions'
     gate_multiplied: bool = True  # False is Conv-LoRA's release: the gate then learns from balance alone
-    gate_noise: bool = True  # noisy top-k in training, after Shazeer et al. 2017
     route: Literal["image", "window"] = "image"  # our choice: one routing per image, windows stitched
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"  # our choice: bicubic costs more on a CPU
 
@@ -110,11 +112,16 @@ class DataConfig:
     codes: dict[str, str] = field(default_factory=dict)  # class name: its code for DICOM-SEG, "SCT:10200004:Liver"
     ignore: int | None = number(None, least=1, most=255)  # the mask value of unlabelled pixels; None: none
     pool: bool = False  # True: use every site's rows of the datalist (the pooled baseline)
+    joined: dict[str, list[str]] = field(default_factory=dict)  # site: the names that it has in a datalist of many
     limit: dict[str, int] = number(dict, least=1, most=1_000_000_000)  # site: training rows, drawn by the seed
     unannotated: dict[str, list[int]] = number(dict, least=1, most=255)  # site: classes its masks leave out, from 1
     train: int = number(48, least=1, most=1_000_000)  # synthetic only: images per split
     val: int = number(8, least=0, most=1_000_000)  # synthetic only
     test: int = number(16, least=0, most=1_000_000)  # synthetic only
+
+    def rows_of(self, site: str) -> list[str]:
+        """The names in a datalist's column `site` whose rows a site takes. Empty: all."""
+        return [] if self.pool else self.joined.get(site, [site])
 
     @property
     def counts(self) -> dict[str, int]:

@@ -6,6 +6,8 @@ from pfedsam.errors import UserFault
 
 Values = dict[str, Any]
 EXPERTS = ("pfedsam", "newcomer")
+# where and what every expert was, until that could be chosen
+SHARED_BOTTLENECK = {"experts": 8, "experts_in": "qkv", "experts_rank": 0, "expert": "conv"}
 MOVED: dict[str, dict[str, str]] = {  # old dotted name: by method, the name of its own setting
     "reading": dict.fromkeys(EXPERTS, "reading"),
     "train.distill": dict.fromkeys(EXPERTS, "distill"),
@@ -33,6 +35,9 @@ def in_new_places(given: Values, own: Values, method: str, *, recorded: bool) ->
         UserFault: a setting belongs to another method, or is there under both names.
     """
     given, own = {key: dict(part) if isinstance(part, dict) else part for key, part in given.items()}, dict(own)
+    if recorded and isinstance(model := given.get("model"), dict) and "gate_noise" in model:
+        model["gate"] = "noisy" if model.pop("gate_noise") else "quiet"
+        given["model"] = SHARED_BOTTLENECK | model
     for old, homes in MOVED.items():
         *section, last = old.split(".")
         part = given.get(section[0]) if section else given

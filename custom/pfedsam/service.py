@@ -11,7 +11,7 @@ from pfedsam.exchange.ledger import payload_bytes
 from pfedsam.exchange.store import Moment
 from pfedsam.files import Tensors
 from pfedsam.kept import tested_site
-from pfedsam.record.scores import summary
+from pfedsam.record.scores import behind, summary
 from pfedsam.record.site_files import write_site_files
 from pfedsam.site import Site, Update
 from pfedsam.site_faults import require_base
@@ -68,7 +68,8 @@ def serve_round(
     update = site.train(turn.round, turn.rounds, progress=progress, stop=stop)
     if update.report.stopped:
         return update, {}
-    personal = site.validated("personal")
+    personal, experts = site.validated("personal"), site.experts("val")
+    _warn_behind(site.name, personal["dice"], received["dice"])
     return update, {
         "losses": update.report.losses,
         "seconds": update.report.seconds,
@@ -76,6 +77,7 @@ def serve_round(
         "samples": update.samples,
         "val": {"global": received, "personal": personal},
         "before": before,
+        "experts": experts,
         "private": began,
         "bytes_received": payload_bytes(wire),
         "bytes_sent": payload_bytes(update.wire),
@@ -100,6 +102,7 @@ def serve_test(site: Site, wire: Tensors, turn: Turn, folder: Path) -> dict[str,
         **{role: summary(cases) for role, cases in scores.items()},
         BEFORE: site.store.remembered(BEFORE, run),
         "val": {role: site.validated(role) for role in scores},
+        "experts": site.experts("test"),
         "patients": len({one.group for one in site.data["test"].slices}),
     }
 
@@ -115,6 +118,17 @@ def _told(site: Site, facts: dict[str, str], run: str) -> dict[str, Any]:
     if source != run:
         log.info("[%s] begins with its private part of run %s, round %d", site.name, source, round_ + 1)
     return {"run": source, "round": round_}
+
+
+def _warn_behind(site: str, personal: float | None, received: float | None) -> None:
+    """Log that a site's personal branch is clearly worse than the model that the round began with."""
+    if behind(personal, received):
+        log.warning(
+            "[%s] personal branch %.3f, global %.3f (validation Dice). If it stays behind, lower train.lr_private",
+            site,
+            personal,
+            received,
+        )
 
 
 def _before(site: Site, turn: Turn) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from pfedsam.renamed import in_new_places
 
 USUAL = "pfedsam"  # the method of settings that name none
 OF_METHOD = ("method", "method_settings")  # fields of `Config` that are one object in JSON
+OWN_RANK = "model.experts_rank of 1 or more with model.expert head, whose experts have low-rank parts of their own"
 ONE = "change one of the two"
 IN_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", NoneType: "null"}
 IN_WORDS |= {list: "a list", tuple: "a list", dict: "an object"}
@@ -57,6 +58,7 @@ def check_sites(config: Config, sites: Collection[str], rounds: int) -> None:
     """
     named: dict[str, Collection[str]] = {
         "every": config.every,
+        "data.joined": config.data.joined,
         "data.limit": config.data.limit,
         "data.unannotated": config.data.unannotated,
     }
@@ -191,6 +193,7 @@ def _check_together(config: Config) -> None:
     for broken, expected, came, do in (
         (m.image_size % 16, "model.image_size a multiple of 16", str(m.image_size), "use 256, 512 or 1024"),
         (0 < m.experts < m.top_k, f"model.top_k at most model.experts ({m.experts})", str(m.top_k), "lower top_k"),
+        (m.expert == "head" and m.experts > 0 == m.experts_rank, OWN_RANK, "0", "set it, e.g. to 4, or expert conv"),
         (m.experts_in == "mlp" and m.lora_on == "qkv", "model.lora_on linear with model.experts_in mlp", "qkv", ONE),
     ):
         if broken:

@@ -18,9 +18,11 @@ from pfedsam.exchange.schema import EXTRA, Stamp, extras_of, shared_of
 from pfedsam.exchange.store import LAST, Moment, SiteStore
 from pfedsam.files import Tensors, at_rest, below, tensors_digest, under, unprefixed
 from pfedsam.methods.base import Here, nothing_told
+from pfedsam.model.lora import adapted
 from pfedsam.model.partition import Part, tensors_of, wire_name
 from pfedsam.model.prepared import prepared
 from pfedsam.model.segmenter import Segmenter
+from pfedsam.model.watch import has_experts, watching, without_experts
 from pfedsam.record.scores import CaseScore, summary
 from pfedsam.site_faults import require_declared, require_finite_weights, require_fit, require_fresh_views, require_kept
 from pfedsam.study import up_schema
@@ -97,6 +99,7 @@ class Site:
         self.store.claim()
         self.scoring_seconds = 0.0  # spent on scoring since the round began
         self.validations: dict[str, tuple[str, dict[str, Any]]] = {}  # by branch: its digest, and its scores
+        self._watched: dict[str, Any] = {}  # what the experts did when the personal branch was validated last
         self._first = {name: tensor.clone() for name, tensor in self.private().items()}  # until something is stored
         self._received: Tensors = {}
         self._here = Here()
@@ -246,8 +249,22 @@ class Site:
         branch = self.method.global_ if role == "global" else self.method.personal
         digest = _digest(self.model[branch])
         if self.validations.get(branch, ("", {}))[0] != digest:
-            self.validations[branch] = digest, self.summary("val", role)
+            with watching(self.model[branch]) as watch:
+                self.validations[branch] = digest, self.summary("val", role)
+            self._watched = watch.facts() or self._watched
         return dict(self.validations[branch][1])
+
+    def experts(self, split: str) -> dict[str, Any]:
+        """What the personal branch's experts do on the validation split, and the Dice of `split` without them.
+
+        The keys are those of `Watch.facts`, and `dice_without`. Empty if the branch has no L-MoE.
+        """
+        branch = self.model[self.method.personal]
+        if not any(map(has_experts, adapted(branch))):
+            return {}
+        self.validated("personal")
+        with without_experts(branch):
+            return {**self._watched, "dice_without": self.summary(split, "personal")["dice"]}
 
     def _dice(self, role: str) -> float:
         dice = self.validated(role)["dice"]

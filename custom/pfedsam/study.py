@@ -20,8 +20,9 @@ from pfedsam.model.prepared import prepared
 from pfedsam.names import one_name
 from pfedsam.settings import from_record
 
-ROUTING = ("experts", "experts_in", "top_k", "gate_multiplied", "gate_noise", "route", "interpolation")
-UNREAD = {f"model.{name}" for name in ROUTING}  # by the shared part of a model that was trained
+PLACING = ("experts", "experts_rank", "expert", "experts_in", "interpolation")
+ROUTING = ("top_k", "gate", "gate_multiplied", "route")
+UNREAD = {f"model.{name}" for name in PLACING + ROUTING}  # by the shared part of a model that was trained
 
 
 @lru_cache(maxsize=4)

@@ -14,10 +14,10 @@ from pfedsam.errors import UserFault
 from pfedsam.export.merge import merged, plain
 from pfedsam.export.onnx import CLOSE, OPSET, export_onnx
 from pfedsam.inference.predictor import Predictor, load_model
-from pfedsam.model.lora import LoRALinear, adapted
+from pfedsam.model.lora import LoRALinear, adapted, loras
 from pfedsam.model.moe import LocalMoE
 
-READINGS: list[dict[str, Any]] = [{"own": {"reading": reading}} for reading in ("R1", "R2", "post")]
+READINGS: list[dict[str, Any]] = [{"own": {"reading": reading}} for reading in ("R1", "R3", "post")]
 BACKBONES: list[dict[str, Any]] = [
     {"model": {"backbone": name, "pretrained": False}, "method": method}
     for name, method in (("tiny_vit", "pfedsam"), ("vit_b", "pfedsam"), ("tiny_vit", "fedbn"))
@@ -29,7 +29,9 @@ OTHERS: list[dict[str, Any]] = [
     {"model": {"route": "window", "image_size": 80}},
     {"model": {"lora_on": "linear"}},
     {"model": {"lora_on": "linear", "experts_in": "mlp"}},
-    {"model": {"gate_multiplied": False, "interpolation": "bicubic"}},
+    {"model": {"gate_multiplied": False, "interpolation": "bicubic", "expert": "conv"}},
+    {"model": {"experts_rank": 0, "expert": "conv", "experts_in": "qkv"}},
+    {"model": {"experts": 0}},
     {"model": {"num_classes": 2, "exclusive": True}, "train": {"loss": "ce"}},
 ]
 
@@ -40,7 +42,8 @@ def shaken(open_site, tmp_path: Path, **changes: Any) -> Predictor:
     model = load_model(save_model(site, tmp_path / "model.safetensors"), device="cpu", precision="fp32")
     for branch in model.model.names():
         for place in adapted(model.model[branch]):
-            torch.nn.init.normal_(place.lora.b.weight, std=0.02)
+            for lora in loras(place):
+                torch.nn.init.normal_(lora.b.weight, std=0.02)
     return model
 
 
@@ -88,8 +91,9 @@ def test_a_plain_branch_has_the_logits_of_the_branch(open_site, tmp_path: Path, 
     for name in model.model.names():
         branch = model.model[name]
         found = plain(branch)
-        assert not [m for m in found.modules() if isinstance(m, LocalMoE)]
-        assert not [m for m in found.modules() if isinstance(m, LoRALinear) and m.lora.mix is None]
+        assert all(m.dense for m in found.modules() if isinstance(m, LocalMoE))
+        left = [m for m in found.modules() if isinstance(m, LoRALinear)]
+        assert all(any(isinstance(part, LocalMoE) for part in place.modules()) for place in left)
         with torch.no_grad():
             assert torch.allclose(found(image), branch(image), atol=1e-4, rtol=1e-5), name
 

@@ -78,7 +78,7 @@ def test_another_run_s_results_are_told_whatever_the_round(
 
 
 def test_swapped_settings_are_found(model_file: Path, tmp_path: Path, results: Path) -> None:
-    path, other = tmp_path / "settings.safetensors", tiny(own={"reading": "R2"})
+    path, other = tmp_path / "settings.safetensors", tiny(own={"reading": "R3"})
     assert failed(changed(model_file, path, reseal=True, settings=other.text())) == ["settings", "names and shapes"]
     both = {"settings": other.text(), "config": other.digest()}
     assert failed(changed(model_file, path, reseal=True, **both)) == ["names and shapes"]

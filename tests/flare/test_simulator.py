@@ -169,7 +169,7 @@ def test_no_private_tensor_is_anywhere_in_the_server_s_folder(run: tuple[Path, s
         if "app_server" not in model.parts:
             assert sorted(load_file(model)) == declared
     private = load_file(run[0] / "site-1/simulate_job/pfedsam/private.safetensors")
-    expert = next(v for n, v in private.items() if n.endswith("experts.0.conv.weight"))
+    expert = next(v for n, v in private.items() if n.endswith(".own.a.weight"))
     needle = expert.numpy().tobytes()
     for path in (run[0] / "server").rglob("*"):
         assert not path.is_file() or needle not in path.read_bytes(), path
@@ -177,7 +177,7 @@ def test_no_private_tensor_is_anywhere_in_the_server_s_folder(run: tuple[Path, s
 
 def test_each_site_keeps_its_own_experts_pictures_and_cases(run: tuple[Path, str]) -> None:
     private = [load_file(run[0] / s / "simulate_job/pfedsam/private.safetensors") for s in ("site-1", "site-2")]
-    name = next(n for n in private[0] if n.endswith("experts.0.conv.weight"))
+    name = next(n for n in private[0] if n.endswith(".own.a.weight"))
     assert not torch.equal(private[0][name], private[1][name])
     for site in ("site-1", "site-2"):
         folder = run[0] / site / "simulate_job/pfedsam"

@@ -179,7 +179,7 @@ def test_another_base_is_refused(open_site, tmp_path: Path) -> None:
 
 def test_tensors_of_other_settings_are_not_written(open_site, tmp_path: Path) -> None:
     site = after_a_round(open_site, tiny())
-    other = replace(model_facts(site), config=tiny(own={"reading": "R2"}))
+    other = replace(model_facts(site), config=tiny(own={"reading": "R3"}))
     with pytest.raises(UserFault, match="the private part"):
         write_model(tmp_path / "other.safetensors", other, site.shared(), site.private())
     assert not (tmp_path / "other.safetensors").exists()

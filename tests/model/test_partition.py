@@ -15,7 +15,8 @@ from pfedsam.model.partition import Kind, Part, Partition, kinds, partition, ten
 from pfedsam.model.segmenter import Branches
 from pfedsam.study import shared_schema
 
-PLACES = [("qkv", "qkv"), ("linear", "qkv"), ("linear", "mlp")]  # of LoRA and of the experts
+PLACES = [("qkv", "qkv"), ("linear", "qkv"), ("linear", "mlp"), ("linear", "all")]  # of LoRA and of the experts
+SHARED = {"experts": 1, "top_k": 1, "experts_rank": 0, "expert": "conv"}  # an expert in the shared bottleneck
 EXPERTS = ("pfedsam", "newcomer")
 every_method = pytest.mark.parametrize("method", methods.names())
 
@@ -23,7 +24,7 @@ every_method = pytest.mark.parametrize("method", methods.names())
 def configs(method: str) -> st.SearchStrategy[Config]:
     """A method's settings."""
     return st.builds(
-        lambda reading, exclusive, classes, last, places, rank, experts, backbone, decoder: tiny(
+        lambda reading, exclusive, classes, last, places, rank, own, experts, backbone, decoder: tiny(
             method=method,
             own={"reading": reading} if method in EXPERTS else {},
             model={
@@ -35,7 +36,9 @@ def configs(method: str) -> st.SearchStrategy[Config]:
                 "lora_on": places[0],
                 "experts_in": places[1],
                 "lora_rank": rank,
-                "experts": max(experts, int((reading == "R2" and method in EXPERTS) or method == "newcomer")),
+                "experts_rank": own[0],
+                "expert": own[1],
+                "experts": experts if own[0] else max(experts, int(reading == "R2" or method == "newcomer")),
                 "top_k": 1,
             },
             train={"loss": "ce" if exclusive else "bce"},
@@ -46,6 +49,7 @@ def configs(method: str) -> st.SearchStrategy[Config]:
         st.sampled_from([None, 1, 3]),
         st.sampled_from(PLACES),
         st.sampled_from([1, 4]),
+        st.sampled_from([(0, "conv"), (2, "conv"), (2, "head")]),
         st.integers(0, 4),
         st.sampled_from(["tiny_vit"] if method == "fedbn" else ["demo", "tiny_vit"]),
         st.sampled_from(["full", "lean", "frozen"]),
@@ -115,14 +119,29 @@ def test_lora_of_vit_b_on_every_linear_layer_has_the_expected_size() -> None:
 
 @pytest.mark.parametrize(("on", "where"), PLACES)
 def test_experts_of_vit_b_at_rank_4_have_the_expected_size_and_place(on: str, where: str) -> None:
-    settings = {"backbone": "vit_b", "image_size": 256, "experts": 8, "lora_on": on, "experts_in": where}
+    settings = {"backbone": "vit_b", "image_size": 256, **SHARED, "experts": 8, "lora_on": on, "experts_in": where}
     model, part = built(tiny(model=settings))
     kind = kinds(model)
+    gate = 4 * 8 + 2 * 4 + 1  # scores, and its inputs' mean, variance and count
     count = sum(p.numel() for n, p in model.named_parameters() if kind[n] is Kind.EXPERT)
-    assert count == 14_976
-    place = {"qkv": ".attn.qkv.lora.mix.", "mlp": ".mlp.lin1.lora.mix."}[where]
+    assert count == 12 * (4 if where == "all" else 1) * (8 * (4 * 4 * 9 + 4) + gate)
+    place = {"qkv": ".attn.qkv.lora.mix.", "mlp": ".mlp.lin1.lora.mix.", "all": ".lora.mix."}[where]
     assert all(place in n for n, k in kind.items() if k is Kind.EXPERT)
     assert part.parts
+
+
+@pytest.mark.parametrize(("expert", "experts", "numbers"), [("head", 0, 8), ("conv", 4, 8), ("head", 4, 32)])
+def test_a_private_bottleneck_of_vit_b_has_the_expected_size_and_leaves_what_is_shared_alone(
+    expert: str, experts: int, numbers: int
+) -> None:
+    """`numbers` is its width: its rank, or that of all heads together."""
+    settings = {"backbone": "vit_b", "image_size": 256, "experts": experts, "experts_rank": 8, "expert": expert}
+    model, part = built(tiny(own={"reading": "R2"}, model={**settings, "lora_on": "linear", "experts_in": "all"}))
+    tensors = dict(model.named_parameters())
+    own = [name for name in part.names(Part.PRIVATE) if ".own.mix." not in name]
+    assert sum(tensors[name].numel() for name in own) == 12 * numbers * 768 * (4 + 2 + 5 + 5)
+    without = shared_schema(tiny(own={"reading": "R2"}, model={**settings, **SHARED, "lora_on": "linear"}))
+    assert {wire_name(name) for name in part.names(Part.SHARED)} == set(without)
 
 
 def test_the_lean_decoder_trains_its_tokens_last_norms_and_head_alone() -> None:

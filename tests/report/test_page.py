@@ -54,6 +54,7 @@ def report_of(number: int, lift: float) -> dict[str, Any]:
         "losses": {"global": 1.375 - 0.1 * number, "personal": 1.125},
         "val": {"global": row(0.412 + lift), "personal": row(0.523 + lift)},
         "before": row(0.111),
+        "experts": {"share": 0.4, "entropy": 0.9, "varies": 0.05, "experts": [0.6, 0.4], "dice_without": 0.5},
         "seconds": 7.4,
         "scoring_seconds": 1.3,
         "samples": 48,
@@ -443,3 +444,12 @@ def test_a_browser_shows_the_page(tmp_path: Path, results: dict[str, Any]) -> No
         colours = picture.convert("RGB").getcolors(2**24)
     assert colours is not None
     assert len(colours) > 100
+
+
+def test_the_page_says_whether_the_experts_do_anything(tmp_path: Path, results: dict[str, Any]) -> None:
+    assert "Do the experts do anything here?" not in page_of(written(tmp_path / "old", results))
+    for site in results["final"]["sites"].values():
+        site["experts"] = report_of(0, 0)["experts"]
+    text = page_of(written(tmp_path / "run", results))
+    assert "Do the experts do anything here?" in text
+    assert "they help" in text

@@ -19,7 +19,7 @@ from pfedsam.site import Places
 NEAR = 0.1
 SITES = ("site-1", "site-2")
 SPLITS = {"train": 8, "val": 2, "test": 6}
-TRAIN = {"batch_size": 2, "epochs": 4, "max_steps": None, "lr": 2e-3, "schedule": "cosine"}
+TRAIN = {"batch_size": 2, "epochs": 4, "max_steps": None, "lr": 2e-3, "lr_private": 5e-3, "schedule": "cosine"}
 
 
 def demo(root: Path) -> None:
@@ -51,7 +51,7 @@ def ellipse(rng: np.random.Generator, contrast: float) -> tuple[np.ndarray, np.n
     return np.clip(120 + texture + contrast * mask, 0, 255).astype(np.uint8), mask
 
 
-@pytest.mark.parametrize(("draw", "golden"), [(demo, (0.416, 0.622)), (ellipses, (0.516, 0.662))])
+@pytest.mark.parametrize(("draw", "golden"), [(demo, (0.438, 0.462)), (ellipses, (0.481, 0.870))])
 def test_a_small_federation_learns_as_well_as_before(draw, golden: tuple[float, float], tmp_path: Path) -> None:
     torch.use_deterministic_algorithms(True)
     draw(tmp_path / "data")
@@ -59,3 +59,5 @@ def test_a_small_federation_learns_as_well_as_before(draw, golden: tuple[float, 
     tested = federate(Plan(tiny(train=TRAIN), places, 2, tmp_path / "run"))["final"]["sites"]
     reached = tuple(mean(tested[site][role]["dice"] for site in SITES) for role in ("global", "personal"))
     assert reached == pytest.approx(golden, abs=NEAR)
+    if draw is ellipses:  # the sites contradict each other: what differs is in the experts
+        assert tested["site-1"]["personal"]["dice"] - tested["site-1"]["experts"]["dice_without"] > 0.3

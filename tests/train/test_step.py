@@ -29,7 +29,7 @@ Open = Callable[[Config], Site]
 
 def test_an_expert_that_no_image_chose_is_stepped_with_a_gradient_of_zero(open_site: Open) -> None:
     """As on a GPU, where all experts are run: AdamW then counts the step, and its momentum goes on."""
-    site = open_site(tiny(model={"experts": 4, "top_k": 1, "gate_noise": False}))
+    site = open_site(tiny(model={"experts": 4, "top_k": 1}))
     site.receive(initial_shared(site.config)[0])
     site.model.train()
     optimisers = make_optimisers(site.model, site.part, site.config.train)
@@ -106,7 +106,7 @@ def trained(open_site: Open, method: str, record: bool) -> tuple[Site, dict[str,
     """Two rounds with rates that rise and fall, a short batch at each epoch's end, and without noise; the losses."""
     train = {"record": record, "batch_size": 4, "epochs": 4, "max_steps": None, "warmup": 2, "schedule": "cosine"}
     norms = {"backbone": "tiny_vit", "pretrained": False} if method == "fedbn" else {}
-    config = tiny(study=f"record-{record}", method=method, train=train, model={"gate_noise": False, **norms})
+    config = tiny(study=f"record-{record}", method=method, train=train, model=norms)
     site = open_site(config)
     site.receive(initial_shared(config)[0])
     return site, [site.train(round_, 3).report.losses for round_ in range(2)][-1]

@@ -147,6 +147,6 @@ class Method:
         """
         found = partition(model, self.declare(config), config.model.decoder, self.trains)
         if self.personal != self.global_ and not found.names(Part.PRIVATE):
-            wanted = f"model.experts of 1 or more in {config.method}, where nothing else is private"
-            raise UserFault(expected=wanted, came=str(config.model.experts), do="raise it, or use fedavg")
+            wanted = f"model.experts or model.experts_rank of 1 or more in {config.method}: nothing else is private"
+            raise UserFault(expected=wanted, came="0 and 0", do="raise one of them, or use fedavg")
         return found

@@ -28,7 +28,7 @@ OTHER = {"global": "personal", "personal": "global"}
 class Settings:
     """pFedSAM's own settings. A newcomer has them too, but uses only `reading`."""
 
-    reading: Reading = "R3"  # which reading of the paper's "local": docs/method.md
+    reading: Reading = "R2"  # which reading of the paper's "local": docs/method.md
     distill: Direction = "mutual"  # our choice: the figure's arrows are symmetric
     distill_weight: float = number(0.1, least=0, below=1)  # DSFedMed: 0.1 beside 0.9 on the supervised terms
     temperature: float = number(1.0, above=0, most=1000)  # DSFedMed
@@ -57,7 +57,7 @@ def branches(segmenter: Segmenter, config: Config) -> Branches:
     """Figure 1's two branches on one frozen base. In R2 they also have A, B and decoder in common."""
     one_model = config.own(Settings).reading == "R2"
     personal = twin(segmenter, keep=lambda p: one_model or not p.requires_grad)
-    if config.model.experts:
+    if config.model.experts or config.model.experts_rank:
         build.add_experts(personal, config.model)
     return Branches(**{"global": segmenter, "personal": personal})
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from pfedsam.config import Config, ModelConfig
 from pfedsam.errors import UserFault
@@ -13,7 +14,7 @@ from pfedsam.model.adapters import TokenAdapter
 from pfedsam.model.backbones import BUILDERS, Backbone, builder, looks_like
 from pfedsam.model.decoder import ClassHead, PromptFreeDecoder
 from pfedsam.model.encoder import adapt
-from pfedsam.model.lora import LoRA, loras
+from pfedsam.model.lora import Adapted, LoRA, adapted
 from pfedsam.model.moe import LocalMoE
 from pfedsam.model.sam_format import Misfit
 from pfedsam.model.segmenter import Segmenter
@@ -77,21 +78,43 @@ def outputs(config: ModelConfig) -> int:
 
 
 def add_experts(branch: Segmenter, config: ModelConfig) -> None:
-    """Put an L-MoE into the LoRA bottleneck of every unit of `branch`, which makes it a personal branch.
+    """Give `branch` its L-MoEs, which makes it a personal branch: `config.experts_in` says at which places.
 
-    If a unit has several bottlenecks, one gets it: our choice, because more would cost four times as much.
+    With `experts_rank` each place gets a bottleneck of its own for them. Without experts that is plain private LoRA.
     """
     for unit in branch.encoder.units:
-        for lora in loras(getattr(unit, "mlp", unit) if config.experts_in == "mlp" else unit)[:1]:
-            lora.mix = LocalMoE(
-                config.lora_rank,
-                experts=config.experts,
-                top_k=config.top_k,
-                multiplied=config.gate_multiplied,
-                noisy=config.gate_noise,
-                interpolation=config.interpolation,
-                window=int(getattr(unit, "window_size", 0)) if config.route == "window" else 0,
-            )
+        side = int(getattr(unit, "window_size", 0)) if config.route == "window" else 0
+        for place in _places(unit, config):
+            bottleneck = place.lora
+            if config.experts_rank:
+                bottleneck = place.own = own_detour(place, config)
+            if config.experts:
+                bottleneck.mix = _mixture(bottleneck.a.out_features, side, config)
+
+
+def _places(unit: nn.Module, config: ModelConfig) -> list[Adapted]:
+    """The places of a unit that get experts. "qkv" is the unit's first, as in Conv-LoRA."""
+    found = adapted(getattr(unit, "mlp", unit) if config.experts_in == "mlp" else unit)
+    return found if config.experts_in == "all" else found[:1]
+
+
+def own_detour(place: Adapted, config: ModelConfig) -> LoRA:
+    """A detour of the site's own beside a place's shared one, of `experts_rank`, which each "head" expert has."""
+    rank = config.experts_rank * (config.experts or 1 if config.expert == "head" else 1)
+    return LoRA(place.lora.a.in_features, place.lora.b.out_features, rank=rank, alpha=rank)
+
+
+def _mixture(channels: int, window: int, config: ModelConfig) -> LocalMoE:
+    return LocalMoE(
+        channels,
+        experts=config.experts,
+        top_k=config.top_k,
+        form=config.expert,
+        rule=config.gate,
+        multiplied=config.gate_multiplied,
+        interpolation=config.interpolation,
+        window=window,
+    )
 
 
 def base_digest(parts: Backbone) -> str:

@@ -1,9 +1,11 @@
 """Low-rank adaptation of a linear layer, with room for the L-MoE in its bottleneck.
 
-    h = A x,    out = W0 x + (alpha / r) B mix(h)
+    h = A x,    out = W0 x + (alpha / r) B mix(h)                 experts in the shared bottleneck
+    h = A x,    out = W0 x + (alpha / r) B h + B' mix(A' x)       experts in a bottleneck of their own
 
 LoRA is Hu et al. 2022. Conv-LoRA (Zhong et al. 2024) puts experts into the bottleneck. pFedSAM's
-Figure 1 draws the same chain, "LoRA enc -> L-MoE -> LoRA dec".
+Figure 1 draws the same chain, "LoRA enc -> L-MoE -> LoRA dec". The second form is ours: between shared A and B,
+an expert can only recombine the r directions that all sites agree on.
 """
 
 import math
@@ -50,17 +52,18 @@ class LoRA(nn.Module):
 
 
 class LoRALinear(nn.Module):
-    """A frozen `Linear` and its detour. It replaces the `Linear` in its module.
+    """A frozen `Linear` and its detours. It replaces the `Linear` in its module.
 
-    Several branches on one base run as one batch. `beside` then holds the detours of the second
-    and later branches, each for its share of the batch.
+    `own` is the site's own detour, if it has one. Several branches on one base run as one batch. `beside` then holds
+    the places of the second and later branches, each for its share of the batch.
     """
 
     def __init__(self, base: nn.Linear, *, rank: int, alpha: float) -> None:
         super().__init__()
         self.base = base
         self.lora = LoRA(base.in_features, base.out_features, rank=rank, alpha=alpha)
-        self.beside: tuple[LoRA, ...] = ()  # a tuple, so that these count as their own branch's modules alone
+        self.own: LoRA | None = None
+        self.beside: tuple[Adapted, ...] = ()  # a tuple, so that these count as their own branch's modules alone
 
     @property
     def bias(self) -> Tensor:
@@ -73,7 +76,7 @@ class LoRALinear(nn.Module):
 
     def constant(self, token: Tensor) -> Tensor:
         """The output for a padded token, (branches, d_out). Experts see only the image's own tokens."""
-        return torch.stack([self.base(token) + d.without_mix(token) for d in (self.lora, *self.beside)])
+        return torch.stack([self.base(token) + _without_experts(place, token) for place in (self, *self.beside)])
 
 
 class PostAdapter(nn.Module):
@@ -85,7 +88,8 @@ class PostAdapter(nn.Module):
     def __init__(self, channels: int, *, rank: int, alpha: float) -> None:
         super().__init__()
         self.lora = LoRA(channels, channels, rank=rank, alpha=alpha)
-        self.beside: tuple[LoRA, ...] = ()
+        self.own: LoRA | None = None
+        self.beside: tuple[Adapted, ...] = ()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
@@ -97,16 +101,36 @@ Adapted = LoRALinear | PostAdapter
 
 
 def _detoured(place: Adapted, x: Tensor, straight: Tensor) -> Tensor:
-    """`straight` plus each branch's detour of its share of the batch `x`, (B, ..., d_out) and (B, ..., d_in).
+    """`straight` plus each branch's detours of its share of the batch `x`, (B, ..., d_out) and (B, ..., d_in).
 
     All branches' products with B, and the sum, are one batched product.
     """
-    detours = (place.lora, *place.beside)
-    shares = x.chunk(len(detours)) if place.beside else (x,)  # a single branch's graph fits any batch size
-    narrow = torch.stack([d.narrow(share).flatten(0, -2) for d, share in zip(detours, shares, strict=True)])
-    widened = torch.stack([detour.b.weight.mT for detour in detours])
-    apart = straight.reshape(len(detours), -1, straight.shape[-1])
-    return torch.baddbmm(apart, narrow, widened, alpha=place.lora.scale).view(straight.shape)
+    places = (place, *place.beside)
+    shares = x.chunk(len(places)) if place.beside else (x,)  # a single branch's graph fits any batch size
+    narrow = torch.stack([p.lora.narrow(share).flatten(0, -2) for p, share in zip(places, shares, strict=True)])
+    widened = torch.stack([p.lora.b.weight.mT for p in places])
+    apart = straight.reshape(len(places), -1, straight.shape[-1])
+    out = torch.baddbmm(apart, narrow, widened, alpha=place.lora.scale)
+    for i, (p, share) in enumerate(zip(places, shares, strict=True)):
+        if p.own is not None:
+            out[i].addmm_(p.own.narrow(share).flatten(0, -2).to(out.dtype), p.own.b.weight.mT.to(out.dtype))
+    return out.view(straight.shape)
+
+
+def _without_experts(place: Adapted, x: Tensor) -> Tensor:
+    """All that a place's detours add without any expert, (..., d_out). An own detour without experts counts."""
+    added = place.lora.without_mix(x)
+    return added + place.own.without_mix(x) if place.own is not None and place.own.mix is None else added
+
+
+def added(place: Adapted, x: Tensor) -> tuple[Tensor, Tensor]:
+    """What a place adds to its frozen output for `x`, its own branch alone: by the shared adapter, and by experts."""
+    tokens = x.permute(0, 2, 3, 1) if isinstance(place, PostAdapter) else x
+    shared = place.lora.without_mix(tokens)
+    experts = cast(Tensor, place.lora.b(place.lora.narrow(tokens))) * place.lora.scale - shared
+    if place.own is not None:
+        experts = experts + cast(Tensor, place.own.b(place.own.narrow(tokens)))
+    return shared, experts
 
 
 def adapted(module: nn.Module) -> list[Adapted]:
@@ -123,7 +147,7 @@ def side_by_side(lead: nn.Module, others: Sequence[nn.Module]) -> Iterator[None]
     """
     places = adapted(lead)
     for place, *rest in zip(places, *(adapted(other) for other in others), strict=True):
-        place.beside = tuple(other.lora for other in rest)
+        place.beside = tuple(rest)
     try:
         yield
     finally:

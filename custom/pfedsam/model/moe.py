@@ -1,18 +1,25 @@
-"""L-MoE, the localized mixture of experts in the LoRA bottleneck (pFedSAM Figure 1; Conv-LoRA section 3).
+"""L-MoE, the localized mixture of experts in a LoRA bottleneck (pFedSAM Figure 1; Conv-LoRA section 3).
 
-    y = h + sum_{i in TopK(g)} g_i * E_i(h),    E_i = down_i . GELU . conv3x3_i . up_i
+    y = h + sum_{i in TopK(g)} g_i * E_i(h),    E_i = down_i . GELU . conv3x3_i . up_i    ("conv")
+    y = sum_{i in TopK(g)} g_i * h_i,           h = (h_1, ..., h_M)                       ("head")
 
-Every parameter here is private: it never leaves the site.
+The second form is a mixture of low-rank adapters: each expert is a part h_i of the bottleneck, with the rows of A and
+the columns of B that belong to it. Every parameter here is private: it never leaves the site.
 """
 
 from collections.abc import Callable, Iterable
-from typing import cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pfedsam.model.windows import cut, join
+
+Form = Literal["conv", "head"]
+Rule = Literal["chosen", "noisy", "quiet"]
+FAR = 3.0  # deviations from the mean, beyond which an image is as unlike the others as can be; our choice
+NEW = 0.1  # least part of a new batch in the gate's mean and variance: some ten batches count; our choice
 
 
 class Expert(nn.Module):
@@ -36,17 +43,52 @@ class Expert(nn.Module):
         return F.avg_pool2d(F.gelu(self.conv(up)), self.ratio)
 
 
-class Gate(nn.Module):
-    """Scores M experts from the image's pooled map, with noise in training (Shazeer et al. 2017, section 2.1).
+class Standard(nn.Module):
+    """Values by channel, less their mean over images and divided by their deviation, (B, r) -> (B, r).
 
-    Weights start small but not zero, our choice: with zero weights every tie goes to expert 0 at evaluation.
+    Pooled maps of one site are nearly alike: only a standardised map tells its images apart. Mean and variance follow
+    the images of training and are kept with the private part, for which they are parameters. No optimiser moves them.
+    Training uses them too, and not those of its batch of few images. All this is our choice.
     """
 
-    def __init__(self, channels: int, experts: int, noisy: bool) -> None:
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.mean, self.variance = nn.Parameter(torch.zeros(channels)), nn.Parameter(torch.ones(channels))
+        self.batches = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The standardised values, at most `FAR` from 0. In training the batch counts for mean and variance first."""
+        if self.training:
+            self._follow(x.detach())
+        spread = (self.variance.detach() + 1e-12).sqrt()
+        return ((x - self.mean.detach()) / spread).clamp(-FAR, FAR)
+
+    @torch.no_grad()
+    def _follow(self, x: Tensor) -> None:
+        """Move mean and variance to the batch's, by the batch's part of all batches, but at least by `NEW`."""
+        self.batches.add_(1)
+        part = (1 / self.batches).clamp_min(NEW)
+        centre = x.mean(0)
+        shift = centre - self.mean
+        self.mean.add_(part * shift)
+        self.variance.copy_((1 - part) * (self.variance + part * shift**2) + part * (x - centre).square().mean(0))
+
+
+class Gate(nn.Module):
+    """Scores M experts from the image's pooled map.
+
+    "chosen" scores the standardised map (`Standard`). "noisy" and "quiet" score the raw map, with noise in training
+    (Shazeer et al. 2017, section 2.1) or without. Runs of earlier versions were trained so: their scores differ by some
+    hundredths, and every expert gets nearly the same weight. The weights' start is our choice: with zeros every tie
+    goes to expert 0 at evaluation.
+    """
+
+    def __init__(self, channels: int, experts: int, rule: Rule) -> None:
         super().__init__()
         self.score = nn.Linear(channels, experts, bias=False)
-        self.noise = nn.Linear(channels, experts, bias=False) if noisy else None
-        nn.init.normal_(self.score.weight, std=1e-2)
+        self.noise = nn.Linear(channels, experts, bias=False) if rule == "noisy" else None
+        self.standard = Standard(channels) if rule == "chosen" else None
+        nn.init.normal_(self.score.weight, std=channels**-0.5 if rule == "chosen" else 1e-2)
         if self.noise is not None:
             nn.init.zeros_(self.noise.weight)
 
@@ -54,7 +96,7 @@ class Gate(nn.Module):
         """Clean scores, used scores (noisy in training), and the noise's deviation, (B, M) each. h: (B, r, H, W)."""
         pooled = h.float().mean((2, 3))
         with torch.autocast(h.device.type, enabled=False):
-            clean = self.score(pooled)
+            clean = self.score(pooled if self.standard is None else self.standard(pooled))
             if self.noise is None or not self.training:
                 return clean, clean, None
             deviation = F.softplus(self.noise(pooled)) + 1e-2
@@ -62,14 +104,15 @@ class Gate(nn.Module):
 
 
 class LocalMoE(nn.Module):
-    """Top-k mixture of multi-scale convolutional experts with a residual.
+    """Top-k mixture of experts in a bottleneck, in one of the module's two forms.
 
     Args:
-        channels: r, the LoRA rank.
-        experts: M. Expert i works at ratio i, 1..M.
+        channels: width of the bottleneck: the LoRA rank r, or with "head" M times an expert's rank.
+        experts: M. In "conv", expert i works at ratio i, 1..M.
         top_k: K, the number of experts that see an image.
+        form: what an expert is.
+        rule: how the gate scores and weighs, see `Gate` and `weights_of`.
         multiplied: multiply each expert's output by its gate, so that the task trains the gate.
-        noisy: add noise to the gate's scores in training.
         interpolation: how maps are enlarged, "bilinear" or "bicubic".
         window: side of the windows, in tokens, that are routed one by one, as in Conv-LoRA's release.
             0 routes the whole image.
@@ -81,29 +124,47 @@ class LocalMoE(nn.Module):
         *,
         experts: int,
         top_k: int,
+        form: Form = "conv",
+        rule: Rule = "chosen",
         multiplied: bool = True,
-        noisy: bool = True,
         interpolation: str = "bilinear",
         window: int = 0,
     ) -> None:
         super().__init__()
-        self.gate = Gate(channels, experts, noisy)
-        self.experts = nn.ModuleList(Expert(channels, ratio, interpolation) for ratio in range(1, experts + 1))
+        self.gate = Gate(channels, experts, rule)
+        ratios = range(1, experts + 1) if form == "conv" else ()
+        self.experts = nn.ModuleList(Expert(channels, ratio, interpolation) for ratio in ratios)
         self.top_k = top_k
+        self.rule: Rule = rule
         self.multiplied = multiplied
         self.window = window
+        self.dense = False  # True: a graph that does not depend on the data, for an export
         self.balance = torch.zeros(())
 
     def forward(self, h: Tensor) -> Tensor:
-        """h + the chosen experts' sum, (B, r, H, W). In training it stores the load-balance term in `balance`."""
+        """The mixture of (B, r, H, W), of the same shape. In training it stores the load-balance term in `balance`."""
         return by_window(h, self.window, self._mixture)
 
-    def _mixture(self, h: Tensor) -> Tensor:
+    def routed(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Each expert's gate, whether it is chosen, and its weight, (B, M) each, of maps (B, r, H, W).
+
+        In training it stores the load-balance term in `balance`.
+        """
         clean, scores, deviation = self.gate(h)
         gates, chosen = route(scores, self.top_k)
         if self.training:
             self.balance = balance(gates, expected_load(clean, scores, deviation, self.top_k))
-        return mix(h, self.experts, weights_of(gates, chosen, multiplied=self.multiplied), chosen)
+        return gates, chosen, self.weigh(gates, chosen)
+
+    def weigh(self, gates: Tensor, chosen: Tensor) -> Tensor:
+        """The weight of each expert's output, (B, M), from what `route` returns."""
+        return weights_of(gates, chosen, multiplied=self.multiplied, whole=self.rule == "chosen")
+
+    def _mixture(self, h: Tensor) -> Tensor:
+        _, chosen, weights = self.routed(h)
+        if not self.experts:
+            return scaled(h, weights)
+        return mix_all(h, self.experts, weights) if self.dense else mix(h, self.experts, weights, chosen)
 
 
 def by_window(h: Tensor, side: int, mixture: Callable[[Tensor], Tensor]) -> Tensor:
@@ -118,19 +179,39 @@ def by_window(h: Tensor, side: int, mixture: Callable[[Tensor], Tensor]) -> Tens
 
 
 def route(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Softmax over all experts and the mask of the k largest, (B, M) each.
-
-    The softmax runs over all M instead of the chosen k, our choice. With k = 1 a softmax over one
-    is the constant 1, and the task would never train the gate.
-    """
+    """Softmax over all experts and the mask of the k largest, (B, M) each."""
     gates = scores.softmax(-1)
     chosen = torch.zeros_like(gates).scatter(-1, scores.topk(k, dim=-1).indices, 1.0)
     return gates, chosen
 
 
-def weights_of(gates: Tensor, chosen: Tensor, *, multiplied: bool) -> Tensor:
-    """The weight of each expert's output, (B, M), from what `route` returns: its gate, or 1. 0 if not chosen."""
-    return gates * chosen if multiplied else chosen
+def weights_of(gates: Tensor, chosen: Tensor, *, multiplied: bool, whole: bool = True) -> Tensor:
+    """The weight of each expert's output, (B, M), from what `route` returns. 0 if not chosen.
+
+    With `whole`, the gates of an image's chosen experts are divided by their sum, so that their weights sum to 1
+    (Shazeer et al. 2017, equations 3 to 5; Conv-LoRA). With one chosen expert its gate is the weight, our choice: its
+    share of itself is the constant 1, and the task would never train the gate.
+
+    Args:
+        multiplied: False gives each chosen expert the weight 1.
+        whole: False leaves the gates as they are. Runs of earlier versions were trained so.
+    """
+    if not multiplied:
+        return chosen
+    kept = gates * chosen
+    shared = kept / kept.sum(-1, keepdim=True)
+    return torch.where(chosen.sum(-1, keepdim=True) > 1, shared, kept) if whole else kept
+
+
+def scaled(h: Tensor, weights: Tensor) -> Tensor:
+    """Each expert's part of the bottleneck times its weight, (B, r, H, W).
+
+    Args:
+        h: (B, r, H, W), the M experts' parts one after the other.
+        weights: (B, M).
+    """
+    each = weights.repeat_interleave(h.shape[1] // weights.shape[1], 1)
+    return h * each[..., None, None].to(h.dtype)
 
 
 def mix(h: Tensor, experts: Iterable[nn.Module], weights: Tensor, chosen: Tensor) -> Tensor:

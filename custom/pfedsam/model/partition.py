@@ -16,7 +16,7 @@ from pfedsam.config import DecoderMode
 from pfedsam.errors import UserFault
 from pfedsam.model.adapters import TokenAdapter
 from pfedsam.model.decoder import ClassHead, PromptFreeDecoder
-from pfedsam.model.lora import LoRA
+from pfedsam.model.lora import Adapted, LoRA
 from pfedsam.model.moe import LocalMoE
 from pfedsam.model.segmenter import Branches
 
@@ -138,8 +138,14 @@ def _walk(module: nn.Module, prefix: str, kind: Kind, last: dict[int, Kind]) -> 
     for name, _ in module.named_parameters(recurse=False):
         yield prefix + name, kind
     for name, child in module.named_children():
-        below = last.get(id(child)) or (_factor(module, child, kind) if isinstance(module, LoRA) else kind)
-        yield from _walk(child, f"{prefix}{name}.", below, last)
+        yield from _walk(child, f"{prefix}{name}.", last.get(id(child)) or _below(module, child, kind), last)
+
+
+def _below(module: nn.Module, child: nn.Module, kind: Kind) -> Kind:
+    """The kind of what a module's child owns, unless the child's type says otherwise."""
+    if isinstance(module, Adapted) and child is module.own:
+        return Kind.EXPERT
+    return _factor(module, child, kind) if isinstance(module, LoRA) and kind is not Kind.EXPERT else kind
 
 
 def _factor(lora: LoRA, child: nn.Module, kind: Kind) -> Kind:

@@ -111,6 +111,7 @@ def report_fault(report: Any) -> str | None:
     begun: Any = told.get("private")
     faults = [_metrics_fault(f"val {role}", val.get(role)) for role in ROLES[1:]]
     faults.append(_metrics_fault("before", told.get("before")))
+    faults.append(_experts_fault(told.get("experts", {})))
     for key in ("samples", "bytes_sent", "bytes_received", "scoring_seconds"):
         faults.append(_number_fault(key, told.get(key), 0))
     for key, value in losses.items() if isinstance(losses, dict) else [("of all branches", None)]:
@@ -131,7 +132,17 @@ def tested_fault(tested: Any) -> str | None:
         rows["before"] = told["before"]
     faults = [_metrics_fault(name, row) for name, row in rows.items()]
     faults.append(_number_fault("patients", told.get("patients", 0), 0))
+    faults.append(_experts_fault(told.get("experts", {})))
     return facts_fault(tested) or next(filter(None, faults), None)
+
+
+def _experts_fault(experts: Any) -> str | None:
+    """Why these are not the numbers of a site's experts (`model.watch.Watch.facts`). Each is a share of 1."""
+    if not isinstance(experts, dict):
+        return f"expected an object as experts, came {str(experts)[:40]}"
+    values = [(f"experts' {key}", value) for key, value in experts.items() if value is not None]
+    flat = [(name, one) for name, value in values for one in (value if isinstance(value, list) else [value])]
+    return next(filter(None, (_number_fault(name, value, 0, 1) for name, value in flat)), None)
 
 
 def _metrics_fault(name: str, row: Any) -> str | None:

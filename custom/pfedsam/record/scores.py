@@ -13,6 +13,8 @@ import torch
 
 from pfedsam.record.measures import DISTANCES, MIXED, OVERLAP, Unit
 
+BEHIND = 0.02  # of Dice, by which a personal branch is clearly worse than the global one; our choice
+
 
 @dataclass(frozen=True)
 class CaseScore:
@@ -57,6 +59,11 @@ def summary(scores: Sequence[CaseScore]) -> dict[str, Any]:
         "empty": len(empty),
         "false_alarms": sum(s.found for s in empty),
     }
+
+
+def behind(personal: float | None, other: float | None) -> bool:
+    """Whether a personal branch's Dice is clearly below the global branch's. False if one is unknown."""
+    return personal is not None and other is not None and personal < other - BEHIND
 
 
 def dice_by_case(scores: Sequence[CaseScore], cases: int) -> list[float | None]:

@@ -16,6 +16,7 @@ from pfedsam.record.results import ROLES, sites_of
 from pfedsam.record.table import patients_tested
 from pfedsam.report import words
 from pfedsam.report.charts import dice_chart, final_chart, loss_chart
+from pfedsam.report.experts import expert_rows
 from pfedsam.report.gather import Material
 from pfedsam.report.overlays import overlays
 from pfedsam.report.words import SiteRow
@@ -68,6 +69,7 @@ def page(material: Material, rows: list[SiteRow]) -> str:
         distances=measures.DISTANCES,
         distances_say=measures.DISTANCES_SAY,
         patients=patients_tested(results),
+        experts=expert_rows(results),
         by_class=words.class_rows(material),
         charts=charts(material, rows),
         pictures={name: base64.b64encode(overlays(path)).decode() for name, path in sorted(material.pictures.items())},

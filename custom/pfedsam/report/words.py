@@ -10,6 +10,7 @@ from pfedsam.record.cases import Cases, Classes
 from pfedsam.record.measures import METRICS, MIXED, number
 from pfedsam.record.results import ROLES, replanned, took_part
 from pfedsam.report.bootstrap import interval
+from pfedsam.report.experts import fallen_behind
 from pfedsam.report.gather import Material
 
 FEW_CASES = 20  # with fewer scored test cases a site's mean is unreliable; our choice
@@ -201,7 +202,7 @@ def doubts(material: Material, rows: list[SiteRow]) -> list[str]:
             mixed,
         ),
     ]
-    return [text for text, holds in found if holds]
+    return [*fallen_behind(results), *(text for text, holds in found if holds)]
 
 
 def joined(names: list[str]) -> str:
