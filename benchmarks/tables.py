@@ -96,7 +96,7 @@ def tables(options: argparse.Namespace) -> None:
     for task in options.tasks:
         data = data_of(task)
         homes = read_homes(data)
-        rows = rows_of(options.suite, task, sizes(data))
+        rows = rows_of(options.suite, task, sizes(task))
         found = {row: runs(options.out, task, row, options.rounds) for row in rows}
         if present := {row: of_seed for row, of_seed in found.items() if of_seed}:
             tested, ends = table(present | rival(present, homes), homes), [ON_THE_WAY, *codes(present)]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from ceiling import graded, perfect, sure
 from evidence import HERE, pack, unpack
+from kept import as_kept
 from parts import worth
 from shards import shards
 from stock import random_state
@@ -227,7 +228,7 @@ def test_what_is_kept_of_the_runs_behind_the_tables_has_the_settings_of_its_rows
     found = [path.parent for path in (tmp_path / task).glob("*/*/results.json")]
     assert found
     for folder in found:
-        assert done(Run(task, rows[folder.parent.name], int(folder.name)), tmp_path, None)
+        assert done(Run(task, as_kept(rows[folder.parent.name]), int(folder.name)), tmp_path, None)
 
 
 @pytest.mark.parametrize(("size", "least"), [(64, 0.9), (128, 1.0)])

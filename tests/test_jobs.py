@@ -175,7 +175,7 @@ def torn(folder: Path) -> Path:
     ("arguments", "told"),
     [
         (["render", "nowhere", "{out}"], "a settings file or a job folder"),
-        (["render", "nowhere", "{out}"], "brain_mri, fedavg, fundus, nuclei, pfedsam, polyp"),
+        (["render", "nowhere", "{out}"], "brain_mri, breast_us, fedavg, fundus, mixed, nuclei, nuclei_he, pfedsam"),
         (["project", "{job}/meta.json"], "does not exist yet"),
         (["render", "{torn}/settings/app/config/bare.json", "{out}"], "name the folder"),
         (["render", "{torn}/odd.json", "{out}"], "settings of a job among"),

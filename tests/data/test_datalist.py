@@ -43,7 +43,8 @@ def test_a_site_column_picks_the_site_s_own_rows(tmp_path: Path) -> None:
     path = tmp_path / "manifest.csv"
     path.write_text("\n".join(lines))
     assert [r.group for r in datalist.read(path, "b")["test"]] == ["b patient test"]
-    assert len(datalist.read(path, None)["test"]) == 2
+    assert len(datalist.read(path)["test"]) == 2
+    assert len(datalist.read(path, "a", "b")["test"]) == 2
 
 
 def test_the_site_s_own_folder_wins_over_the_common_one(tmp_path: Path) -> None:

@@ -55,20 +55,20 @@ def find(root: Path, site: str) -> Path:
     )
 
 
-def read(path: Path, site: str | None = None) -> dict[str, list[Row]]:
-    """The rows of each split. If the file has a column `site`, only the rows of `site`.
+def read(path: Path, *sites: str) -> dict[str, list[Row]]:
+    """The rows of each split. If the file has a column `site` and `sites` are named, only the rows of these.
 
     Raises:
         UserFault: a column is missing, a split is unknown or empty, a file does not exist, only some rows have a
             site, or a group or an image is in two splits. Each message names the file and the row.
     """
-    rows = [_row(path, number, record) for number, record in _of_site(path, raw_rows(path), site)]
+    rows = [_row(path, number, record) for number, record in _of_sites(path, raw_rows(path), sites)]
     _check_splits(path, rows)
     _check_files(path, rows)
     splits = {split: [row for row in rows if row.split == split] for split in SPLITS}
     for split, found in splits.items():
         if not found:
-            whose = f" for site {site}" if site else ""
+            whose = f" for site {', '.join(sites)}" if sites else ""
             raise UserFault(
                 expected=f"rows of split {split} in {path}{whose}", came="none", do="add some, split by patient"
             )
@@ -116,8 +116,8 @@ def _plain(path: Path, record: dict[str, Any]) -> dict[str, Any]:
     return plain | {key: "" if plain[key] is None else str(plain[key]).strip() for key in WORDS if key in plain}
 
 
-def _of_site(path: Path, records: list[dict[str, Any]], site: str | None) -> list[tuple[int, dict[str, Any]]]:
-    """The records of `site` with their numbers; all of them if no site is named here or in the file."""
+def _of_sites(path: Path, records: list[dict[str, Any]], sites: tuple[str, ...]) -> list[tuple[int, dict[str, Any]]]:
+    """The records of `sites` with their numbers; all of them if no site is named here or in the file."""
     numbered = list(enumerate(records, 1))
     if not any(record.get("site") for record in records):
         return numbered
@@ -127,7 +127,7 @@ def _of_site(path: Path, records: list[dict[str, Any]], site: str | None) -> lis
             came="none",
             do="fill it in, or remove the column",
         )
-    return [(number, record) for number, record in numbered if site in (None, record["site"])]
+    return [(number, record) for number, record in numbered if not sites or record["site"] in sites]
 
 
 def _row(path: Path, number: int, record: dict[str, Any]) -> Row:

@@ -163,7 +163,7 @@ def open_site(folder: Path, site: str, config: Config) -> dict[str, Dataset]:
     """
     path = datalist.find(folder, site)
     check_class_names(path.parent, config)
-    splits = datalist.read(path, None if config.data.pool else site)
+    splits = datalist.read(path, *config.data.rows_of(site))
     splits["train"] = limited(splits["train"], config, site)
     lacks = config.data.unannotated.get(site, [])
     found = {

@@ -69,7 +69,7 @@ def data(config: Config, folder: Path | None, site: str) -> Finding:
     if folder is None:
         return Finding("data", False, "no folder given", "give it with --data or in PFEDSAM_DATA")
     try:
-        splits = datalist.read(datalist.find(folder, site), None if config.data.pool else site)
+        splits = datalist.read(datalist.find(folder, site), *config.data.rows_of(site))
     except UserFault as fault:
         return Finding("data", False, "cannot be read", str(fault))
     rows = ", ".join(f"{len(rows)} {split}" for split, rows in splits.items())
