@@ -62,6 +62,11 @@ class ModelConfig:
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"  # our choice: bicubic costs more on a CPU
 
     @property
+    def l_moe(self) -> bool:
+        """Whether a personal branch has an L-MoE: experts, or a private bottleneck without any."""
+        return self.experts > 0 or self.experts_rank > 0
+
+    @property
     def pixels(self) -> Pixels:
         """The values that the backbone takes."""
         return self.weights.pixels if self.weights else "sam"

@@ -1,6 +1,7 @@
 """A job: what is trained, for how many rounds, by which sites. Read from a settings file, or from FLARE's folder."""
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -18,7 +19,6 @@ from pfedsam.shipped import presets
 ROUNDS = ("rounds", "min_sites", "grace", "timeout")  # the arguments of flare.rounds.Rounds
 RUN = ("run", "continues", "begin")  # and of flare.persistor.SharedPersistor
 LOOP, PERSISTOR = ("workflows", "rounds"), ("components", "persistor")
-NAMING = ("method=", "method.name=")  # changes that choose another method
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,8 @@ def read_job(path: Path, changes: Iterable[str] = (), **facts: Any) -> Job:
     if not path.is_file() and not (path / SETTINGS).is_file():
         path = presets().get(str(path), path)
     values = _of_folder(path) if path.is_dir() else _of_file(path)
-    for change in sorted(changes, key=lambda change: not change.startswith(NAMING)):  # it drops the other's settings
+    named = [re.sub(r"^method\.name=", "method=", change) for change in changes]
+    for change in sorted(named, key=lambda change: not change.startswith("method=")):  # it drops the other's settings
         _change(values["settings"], change)
     own = make_job(values)  # so that a fault of the job's is told, though another value takes its place
     return make_job(vars(own) | {key: value for key, value in facts.items() if value is not None})
@@ -179,7 +180,7 @@ def _change(settings: dict[str, Any], change: str) -> None:
         value = json.loads(text)
     except json.JSONDecodeError:
         value = text
-    *path, last = ["method"] if key == "method.name" else key.split(".")
+    *path, last = key.split(".")
     if path[:1] == ["method"] and isinstance(settings.get("method"), str):
         settings["method"] = {"name": settings["method"]}
     for name in path:

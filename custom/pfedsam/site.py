@@ -16,12 +16,11 @@ from pfedsam.data.dataset import Dataset, open_site
 from pfedsam.exchange.codec import with_feedback
 from pfedsam.exchange.schema import EXTRA, Stamp, extras_of, shared_of
 from pfedsam.exchange.store import LAST, Moment, SiteStore
-from pfedsam.files import Tensors, at_rest, below, tensors_digest, under, unprefixed
+from pfedsam.files import Tensors, at_rest, below, under, unprefixed
 from pfedsam.methods.base import Here, nothing_told
 from pfedsam.model.lora import adapted
 from pfedsam.model.partition import Part, tensors_of, wire_name
 from pfedsam.model.prepared import prepared
-from pfedsam.model.segmenter import Segmenter
 from pfedsam.model.watch import has_experts, watching, without_experts
 from pfedsam.record.scores import CaseScore, summary
 from pfedsam.site_faults import require_declared, require_finite_weights, require_fit, require_fresh_views, require_kept
@@ -47,6 +46,15 @@ class Update:
     wire: Tensors
     samples: int
     report: RoundReport
+
+
+@dataclass(frozen=True)
+class Validation:
+    """A branch's mean scores on the validation split, what its experts did there, and the digest that they hold for."""
+
+    digest: str
+    scores: dict[str, Any]
+    experts: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -98,8 +106,7 @@ class Site:
         self.store = SiteStore(places.store, config.study, name)
         self.store.claim()
         self.scoring_seconds = 0.0  # spent on scoring since the round began
-        self.validations: dict[str, tuple[str, dict[str, Any]]] = {}  # by branch: its digest, and its scores
-        self._watched: dict[str, Any] = {}  # what the experts did when the personal branch was validated last
+        self.validations: dict[str, Validation] = {}  # by branch
         self._first = {name: tensor.clone() for name, tensor in self.private().items()}  # until something is stored
         self._received: Tensors = {}
         self._here = Here()
@@ -246,13 +253,16 @@ class Site:
 
         So the personal branch that a site stored after a round is not scored once more when the next one begins.
         """
+        return dict(self._validation(role).scores)
+
+    def _validation(self, role: str) -> Validation:
         branch = self.method.global_ if role == "global" else self.method.personal
-        digest = _digest(self.model[branch])
-        if self.validations.get(branch, ("", {}))[0] != digest:
+        known, digest = self.validations.get(branch), self.model[branch].trained_digest()
+        if known is None or known.digest != digest:
             with watching(self.model[branch]) as watch:
-                self.validations[branch] = digest, self.summary("val", role)
-            self._watched = watch.facts() or self._watched
-        return dict(self.validations[branch][1])
+                scores = self.summary("val", role)
+            known = self.validations[branch] = Validation(digest, scores, watch.facts())
+        return known
 
     def experts(self, split: str) -> dict[str, Any]:
         """What the personal branch's experts do on the validation split, and the Dice of `split` without them.
@@ -262,9 +272,9 @@ class Site:
         branch = self.model[self.method.personal]
         if not any(map(has_experts, adapted(branch))):
             return {}
-        self.validated("personal")
+        facts = self._validation("personal").experts
         with without_experts(branch):
-            return {**self._watched, "dice_without": self.summary(split, "personal")["dice"]}
+            return {**facts, "dice_without": self.summary(split, "personal")["dice"]}
 
     def _dice(self, role: str) -> float:
         dice = self.validated(role)["dice"]
@@ -284,11 +294,6 @@ class Site:
             require_fit(private, target, facts, base=self.base, folder=self.store.folder)
         for name, tensor in target.items():
             tensor.copy_(private[name])
-
-
-def _digest(branch: Segmenter) -> str:
-    """sha256 of a branch's trained parameters, on which alone its predictions depend in a site's process."""
-    return tensors_digest(tensor for tensor in branch.parameters() if tensor.requires_grad)
 
 
 def _site_seed(seed: int, site: str) -> int:

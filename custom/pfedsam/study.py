@@ -20,9 +20,18 @@ from pfedsam.model.prepared import prepared
 from pfedsam.names import one_name
 from pfedsam.settings import from_record
 
-PLACING = ("experts", "experts_rank", "expert", "experts_in", "interpolation")
-ROUTING = ("top_k", "gate", "gate_multiplied", "route")
-UNREAD = {f"model.{name}" for name in PLACING + ROUTING}  # by the shared part of a model that was trained
+OF_EXPERTS = [
+    "experts",
+    "experts_rank",
+    "expert",
+    "experts_in",
+    "top_k",
+    "gate",
+    "gate_multiplied",
+    "route",
+    "interpolation",
+]
+UNREAD = {f"model.{name}" for name in OF_EXPERTS}  # by the shared part of a model that was trained
 
 
 @lru_cache(maxsize=4)

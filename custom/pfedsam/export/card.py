@@ -18,7 +18,6 @@ from pfedsam.record.results import ROLES
 from pfedsam.record.scores import CaseScore, summary
 
 Row = dict[str, Any]
-NONE = " (none in this run)"
 READINGS = {
     "R1": "the site's own LoRA, decoder and experts, begun from the shared ones",
     "R2": "the shared LoRA and decoder with the site's experts",
@@ -101,7 +100,7 @@ def _reading(config: Config) -> str:
     """Which of pFedSAM's readings it was; empty for another method."""
     if config.method != "pfedsam":
         return ""
-    reading, none = config.own(Settings).reading, "" if config.model.experts or config.model.experts_rank else NONE
+    reading, none = config.own(Settings).reading, "" if config.model.l_moe else " (none in this run)"
     return f", reading {reading}: {READINGS[reading]}{none}"
 
 

@@ -57,7 +57,7 @@ def branches(segmenter: Segmenter, config: Config) -> Branches:
     """Figure 1's two branches on one frozen base. In R2 they also have A, B and decoder in common."""
     one_model = config.own(Settings).reading == "R2"
     personal = twin(segmenter, keep=lambda p: one_model or not p.requires_grad)
-    if config.model.experts or config.model.experts_rank:
+    if config.model.l_moe:
         build.add_experts(personal, config.model)
     return Branches(**{"global": segmenter, "personal": personal})
 

@@ -100,7 +100,7 @@ def _places(unit: nn.Module, config: ModelConfig) -> list[Adapted]:
 
 def own_detour(place: Adapted, config: ModelConfig) -> LoRA:
     """A detour of the site's own beside a place's shared one, of `experts_rank`, which each "head" expert has."""
-    rank = config.experts_rank * (config.experts or 1 if config.expert == "head" else 1)
+    rank = config.experts_rank * (max(config.experts, 1) if config.expert == "head" else 1)
     return LoRA(place.lora.a.in_features, place.lora.b.out_features, rank=rank, alpha=rank)
 
 

@@ -119,8 +119,8 @@ def _detoured(place: Adapted, x: Tensor, straight: Tensor) -> Tensor:
 
 def _without_experts(place: Adapted, x: Tensor) -> Tensor:
     """All that a place's detours add without any expert, (..., d_out). An own detour without experts counts."""
-    added = place.lora.without_mix(x)
-    return added + place.own.without_mix(x) if place.own is not None and place.own.mix is None else added
+    shared = place.lora.without_mix(x)
+    return shared + place.own.without_mix(x) if place.own is not None and place.own.mix is None else shared
 
 
 def added(place: Adapted, x: Tensor) -> tuple[Tensor, Tensor]:

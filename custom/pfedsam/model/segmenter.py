@@ -7,6 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from pfedsam.files import tensors_digest
 from pfedsam.model.decoder import PromptFreeDecoder
 from pfedsam.model.encoder import Encoder
 from pfedsam.model.lora import loras, side_by_side
@@ -27,6 +28,10 @@ class Segmenter(nn.Module):
     def decode(self, embedding: Tensor) -> Tensor:
         """Logits (B, outputs, 4S/p, 4S/p) from the encoder's embedding (B, C, S/p, S/p)."""
         return cast(Tensor, self.decoder(embedding))
+
+    def trained_digest(self) -> str:
+        """sha256 of the trained parameters, on which alone the branch's predictions depend in a site's process."""
+        return tensors_digest(tensor for tensor in self.parameters() if tensor.requires_grad)
 
     def train(self, mode: bool = True) -> "Segmenter":
         """Set training mode. Batch norms keep their pretrained statistics, because a batch has only a few images."""

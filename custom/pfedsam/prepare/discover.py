@@ -156,7 +156,7 @@ def _from_datalist(path: Path, folders: int, site: str | None) -> Discovered:
             came=str(site),
             do="name one of them",
         )
-    splits = datalist.read(path, *filter(None, [site]))
+    splits = datalist.read(path, *([site] if site else []))
     rows = [row for rows in splits.values() for row in rows]
     cases = [Case(r.image, (path.parent / r.image,), (path.parent / r.mask,), r.group, r.split) for r in rows]
     note = f"Cases, patients and splits are taken from {path.name}."
