@@ -145,35 +145,30 @@ def test_what_cannot_be_asked_for_together_is_told(trained_model: Path, how: dic
         pfedsam.load(trained_model, **how)
 
 
+@pytest.fixture
+def verb(trained_site: Site, trained_model: Path, tmp_path: Path) -> list[str]:
+    """`pfedsam predict` on a test image with onnxruntime, to tmp_path/out."""
+    source = str(trained_site.data["test"].slices[0].image)
+    return ["predict", source, str(tmp_path / "out"), "--model", str(trained_model), "--runtime", "onnxruntime"]
+
+
 def test_missing_packages_are_told_before_anything_is_written(
-    trained_site: Site,
-    trained_model: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    verb: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
-    source = str(trained_site.data["test"].slices[0].image)
-    verb = ["predict", source, str(tmp_path / "out"), "--model", str(trained_model), "--runtime", "onnxruntime"]
     assert main(verb) == 2
     assert "no onnxruntime; to mend it: pip install 'pfedsam[onnx]'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 def test_a_model_that_torch_cannot_write_as_a_graph_is_told_once_and_nothing_is_kept(
-    trained_site: Site,
-    trained_model: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    verb: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("data dependent")
 
     monkeypatch.setattr(torch.export, "export", fail)
-    source = str(trained_site.data["test"].slices[0].image)
-    verb = ["predict", source, str(tmp_path / "out"), "--model", str(trained_model), "--runtime", "onnxruntime"]
     assert main([*verb, "--cache", str(tmp_path / "cache")]) == 2
     told = capsys.readouterr().err
     assert "came RuntimeError from torch" in told
