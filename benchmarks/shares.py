@@ -17,7 +17,8 @@ from machine import ROOT, Table, keepable, publish
 from sweep import data_of
 
 from pfedsam.data.dataset import Dataset
-from pfedsam.exchange.server import apply, begin_state, contribution, message
+from pfedsam.exchange.aggregate import apply
+from pfedsam.exchange.server import begin_state, contribution, message
 from pfedsam.jobs import read_job
 from pfedsam.service import Turn, serve_round
 from pfedsam.site import Places, Site

@@ -18,6 +18,7 @@ Plane = Literal["axial", "coronal", "sagittal", "stored"]
 Flips = Literal["both", "horizontal", "vertical", "none"]
 Precision = Literal["auto", "fp32", "bf16"]
 Number = Literal["fp32", "bf16", "int8", "int4"]
+Rule = Literal["clipped", "mean", "product", "trimmed", "median", "krum", "geometric"]
 Pixels = Literal["sam", "unit"]
 T = TypeVar("T")
 
@@ -107,6 +108,17 @@ class WireConfig:
 
 
 @dataclass(frozen=True)
+class ServerConfig:
+    """What the server does against a site that lies. docs/security.md says what each rule stops."""
+
+    rule: Rule = (
+        "clipped"  # norms cut to the round's median; mean: as they are; product, trimmed, median: on LoRA's B A
+    )
+    hostile: int = number(1, least=0, most=1000)  # most hostile sites that krum, geometric, trimmed and median outvote
+    most_share: float = number(0.5, above=0, most=1)  # of all samples, a site's weight in a mean, from 3 sites on
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """What the job expects of a site's data. The site alone decides where they are."""
 
@@ -149,6 +161,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     wire: WireConfig = field(default_factory=WireConfig)
+    server: ServerConfig = field(default_factory=ServerConfig)
     data: DataConfig = field(default_factory=DataConfig)
     every: dict[str, int] = number(dict, least=0, most=100_000)  # site: trains only in each n-th round; 0: never
 

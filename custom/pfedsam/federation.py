@@ -16,8 +16,9 @@ import torch
 from pfedsam import methods
 from pfedsam.config import Config, to_dict
 from pfedsam.errors import UserFault
+from pfedsam.exchange.aggregate import apply
 from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
-from pfedsam.exchange.server import Contribution, apply, begin_state, contribution, messages
+from pfedsam.exchange.server import Contribution, begin_state, contribution, messages
 from pfedsam.files import write_json
 from pfedsam.layout import MODELS, RESULTS
 from pfedsam.record.cards import write_part

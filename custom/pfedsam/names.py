@@ -10,6 +10,7 @@ from pathlib import Path
 from pfedsam.errors import UserFault
 
 LONGEST = 64  # most characters of a site's name, as in a certificate
+RUN_NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}"  # of a run, a study, or another file or folder that is named
 RESERVED = frozenset({"server", "client", "all"})  # what FLARE itself calls the server, every site, everybody
 
 
@@ -68,7 +69,7 @@ def one_name(text: str, what: str) -> str:
     Raises:
         UserFault: it does not.
     """
-    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", text):
+    if not re.fullmatch(RUN_NAME, text):
         raise UserFault(
             expected=f"a {what}'s name of letters, digits, . - and _, at most 100, not beginning with .",
             came=repr(text),

@@ -8,6 +8,7 @@ Values = dict[str, Any]
 EXPERTS = ("pfedsam", "newcomer")
 # where and what every expert was, until that could be chosen
 SHARED_BOTTLENECK = {"experts": 8, "experts_in": "qkv", "experts_rank": 0, "expert": "conv"}
+BEFORE_BOUNDS = {"rule": "mean", "most_share": 1.0}  # what the server did until it could be chosen
 MOVED: dict[str, dict[str, str]] = {  # old dotted name: by method, the name of its own setting
     "reading": dict.fromkeys(EXPERTS, "reading"),
     "train.distill": dict.fromkeys(EXPERTS, "distill"),
@@ -38,6 +39,8 @@ def in_new_places(given: Values, own: Values, method: str, *, recorded: bool) ->
     if recorded and isinstance(model := given.get("model"), dict) and "gate_noise" in model:
         model["gate"] = "noisy" if model.pop("gate_noise") else "quiet"
         given["model"] = SHARED_BOTTLENECK | model
+    if recorded:
+        given.setdefault("server", BEFORE_BOUNDS)
     for old, homes in MOVED.items():
         *section, last = old.split(".")
         part = given.get(section[0]) if section else given

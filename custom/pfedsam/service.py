@@ -14,7 +14,7 @@ from pfedsam.kept import tested_site
 from pfedsam.record.scores import behind, summary
 from pfedsam.record.site_files import write_site_files
 from pfedsam.site import Site, Update
-from pfedsam.site_faults import require_base
+from pfedsam.site_faults import require_base, require_turn
 from pfedsam.study import down_schema
 from pfedsam.train.loop import Progress
 
@@ -59,8 +59,10 @@ def serve_round(
         The update, and its numbers for results.json. A stopped round has no numbers.
 
     Raises:
-        UserFault: the server has another base, the site's private part of the run is lost, or the training diverged.
+        UserFault: the round is none of the run, the server has another base, the site's private part of the run is
+            lost, or the training diverged.
     """
+    require_turn(turn.round, turn.rounds)
     require_base(turn.base, site.base)
     arrived = decode(wire, down_schema(site.config), site.config.wire.down)
     began = _told(site, site.receive(arrived, Moment(turn.run, turn.round), trained=turn.trained), turn.run)

@@ -12,6 +12,7 @@ from pfedsam import methods
 from pfedsam.bounds import KEY, Bounds
 from pfedsam.config import Config, WeightsConfig
 from pfedsam.errors import UserFault
+from pfedsam.exchange.aggregate import chosen
 from pfedsam.files import read_json
 from pfedsam.names import one_name
 from pfedsam.renamed import in_new_places
@@ -210,6 +211,7 @@ def _check_together(config: Config) -> None:
             came="a new view in each epoch",
             do="set train.views, e.g. 8, or train.augment false",
         )
+    chosen(methods.get(config.method).rule, config)
     _check_weights(config)
     _check_classes(config)
     _check_unannotated(config)

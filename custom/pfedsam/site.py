@@ -131,6 +131,8 @@ class Site:
         Raises:
             UserFault: the site has trained in this run, but its store has nothing of it.
         """
+        if at:
+            self.store.require_next(at)
         self._received, self._run = shared_of(arrived), at.run if at else None
         self.scoring_seconds = 0.0
         self._load_shared(self._received)

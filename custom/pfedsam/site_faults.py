@@ -1,6 +1,7 @@
 """The faults that stop a site's round, and what its engineer can do about them."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -10,6 +11,8 @@ from pfedsam.exchange.guard import names_fault, tensor_fault
 from pfedsam.exchange.schema import EXTRA, Schema
 from pfedsam.files import Tensors, not_finite
 from pfedsam.methods.base import Method, as_it_is
+
+MOST_ROUNDS = 100_000  # of a run
 
 
 def require_fit(stored: Tensors, model: Tensors, facts: dict[str, str], *, base: str, folder: Path) -> None:
@@ -42,6 +45,17 @@ def require_base(servers: str, own: str) -> None:
             came=f"another at this site ({own[:12]})",
             do="use the server's weight file (setting weights, PFEDSAM_WEIGHTS) and"
             " its versions of segment-anything and timm",
+        )
+
+
+def require_turn(round_: Any, rounds: Any) -> None:
+    """Raise UserFault if a message's round, counted from 0, is not a whole number within the run's `rounds`."""
+    whole = all(isinstance(number, int) and not isinstance(number, bool) for number in (round_, rounds))
+    if not whole or not 0 <= round_ <= rounds <= MOST_ROUNDS or not rounds:
+        raise UserFault(
+            expected=f"a round within a run of 1 to {MOST_ROUNDS} rounds",
+            came=f"round {str(round_)[:20]} of {str(rounds)[:20]}",
+            do="ask the server's administrator. Nothing was trained",
         )
 
 

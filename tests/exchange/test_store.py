@@ -150,7 +150,7 @@ def test_an_older_run_goes_on_with_its_own_experts_after_another_has_trained(tmp
     assert store.load(Moment("third", 0)) is None
     rounds(store, "third", 0)
     assert store.load(Moment("third", 1))[1]["run"] == "third"
-    assert len(list(store.folder.glob("private.*"))) == 1 + KEEP + 1
+    assert len(list(store.folder.glob("private.*"))) == KEEP + KEEP + 1
 
 
 def test_later_runs_leave_the_last_generation_of_each_earlier_one(tmp_path: Path) -> None:
@@ -159,6 +159,37 @@ def test_later_runs_leave_the_last_generation_of_each_earlier_one(tmp_path: Path
     for run in ("first", "second", "third", "fourth"):
         rounds(store, run, *range(4))
     assert [store.load(Moment(run, 9))[1]["round"] for run in ("first", "second", "third", "fourth")] == ["3"] * 4
+
+
+def everything(store: SiteStore) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in store.folder.glob("private.*")}
+
+
+def test_rounds_and_runs_in_messages_delete_no_generation_of_another_run(tmp_path: Path) -> None:
+    store = SiteStore(tmp_path, "study", "site")
+    rounds(store, "run", *range(5))
+    before = everything(store)
+    for n in range(20):
+        rounds(store, f"forged-{n}", 0, 10**9, 10**9 + 1, 10**9 + 2)
+    assert before.items() <= everything(store).items()
+    assert store.load(Moment("run", 5))[1] == {"run": "run", "round": "4"}
+
+
+@pytest.mark.parametrize("first", [3, 2, 1, 0, -5])
+def test_rounds_that_go_backwards_in_messages_leave_what_the_run_goes_on_with(tmp_path: Path, first: int) -> None:
+    """A server may fall back one round, not walk back to the first, and not delete by it what the site had before."""
+    store = SiteStore(tmp_path, "study", "site")
+    rounds(store, "run", *range(5))
+    for n in range(first, -6, -1):
+        if n == 3:
+            rounds(store, "run", 3)
+            continue
+        with pytest.raises(UserFault, match="not before round 4"):
+            store.require_next(Moment("run", n))
+        with pytest.raises(UserFault, match="not before round 4"):
+            rounds(store, "run", n)
+    assert {store.load(Moment("run", n))[1]["round"] for n in (3,)} == {"2"}
+    assert store.load(Moment("run", 5))[1]["round"] == ("3" if first == 3 else "4")
 
 
 def test_old_generations_are_dropped(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from pfedsam import methods
 from pfedsam.exchange.schema import REPORT, STAMP
 from pfedsam.exchange.server import ServerState
 from pfedsam.flare.aggregator import SharedAggregator
-from pfedsam.flare.context import REJECTED, selected_by
+from pfedsam.flare.context import REASON, REJECTED, selected_by
 from pfedsam.flare.filters import UpdateGuard
 from pfedsam.flare.rounds import Rounds
 from pfedsam.flare.sends import SitesOwnModel, model_task
@@ -73,7 +73,8 @@ def update(site: str, value: float, *, round_: int = 2, samples: int = 4, **said
     tensors = {n: torch.full(s.shape, value, dtype=s.dtype) for n, s in shared_schema(config).items()}
     stamp = {"round": round_, "config": config.digest(), "base": "base"}
     chosen_by = {MetaKey.INITIAL_METRICS: {"val_dice": 0.5}}
-    meta = {STAMP: stamp, MetaKey.NUM_STEPS_CURRENT_ROUND: samples, REPORT: TOLD, **chosen_by, **said}
+    report = {**TOLD, "samples": samples}
+    meta = {STAMP: stamp, MetaKey.NUM_STEPS_CURRENT_ROUND: samples, REPORT: report, **chosen_by, **said}
     message = DXO(DataKind.WEIGHT_DIFF, data=tensors, meta=meta).to_shareable()
     message.set_peer_props({ReservedKey.IDENTITY_NAME: site})
     return message
@@ -91,6 +92,16 @@ def test_a_second_update_of_a_site_does_not_count(fl_ctx: FLContext) -> None:
     assert mean.accept(update("a", 1.0), fl_ctx)
     assert not mean.accept(update("a", 9.0), fl_ctx)
     assert all((t == 1.0).all() for t in from_shareable(mean.aggregate(fl_ctx)).data.values())
+
+
+def test_a_site_cannot_claim_more_samples_than_in_its_first_round(fl_ctx: FLContext) -> None:
+    first = {"sites": {"a": {"samples": 4}, "b": {"samples": 9}}}
+    fl_ctx.get_engine().get_component("results").results = {"rounds": [first]}
+    mean = SharedAggregator()
+    assert not mean.accept(update("a", 1.0, samples=9), fl_ctx)
+    assert "expected 4 samples as in the site's first round" in fl_ctx.get_prop(REASON)
+    assert mean.accept(update("a", 1.0, samples=4), fl_ctx)
+    assert mean.accept(update("new", 1.0, samples=7), fl_ctx)
 
 
 def test_an_update_of_an_old_round_does_not_count(fl_ctx: FLContext) -> None:
@@ -115,9 +126,20 @@ def test_an_update_of_an_old_round_does_not_count(fl_ctx: FLContext) -> None:
         ({REPORT: {**TOLD, "before": {**ROW, "by_unit": {"mm": {"assd": -1}}}}}, "assd of before in mm"),
         ({REPORT: {**TOLD, "losses": {"global": float("nan")}}}, "a number as loss global"),
         ({REPORT: {**TOLD, "losses": 3.0}}, "a number as loss of all branches"),
-        ({REPORT: {**TOLD, "samples": "many"}}, "a number as samples"),
-        ({REPORT: {k: v for k, v in TOLD.items() if k != "bytes_sent"}}, "a number as bytes_sent"),
+        ({REPORT: {**TOLD, "samples": "many"}}, "a whole number as samples"),
+        ({REPORT: {k: v for k, v in TOLD.items() if k != "bytes_sent"}}, "a whole number as bytes_sent"),
         ({REPORT: {**TOLD, "seconds": "long"}}, "a number as seconds"),
+        ({REPORT: {**TOLD, "patient": "Doe^John 1970-01-01"}}, "expected no 'patient' in the report"),
+        ({REPORT: {**TOLD, "before": {**ROW, "note": 1.0}}}, "expected no 'note' in before"),
+        ({REPORT: {**TOLD, "val": {"global": ROW, "personal": ROW, "doe": ROW}}}, "expected no 'doe' in val"),
+        ({REPORT: {**TOLD, "experts": {"x": 0.5}}}, "expected no 'x' in experts"),
+        ({REPORT: {**TOLD, "losses": {"\x1b[31mred": 1.0}}}, "names of small letters"),
+        ({REPORT: {**TOLD, "losses": {f"l{n}": 1.0 for n in range(99)}}}, "at most 16 losses"),
+        ({REPORT: {**TOLD, "losses": {"global": 1e300}}}, "a number as loss global"),
+        ({REPORT: {**TOLD, "private": {"run": "<b>", "round": 1}}}, "a run and a round as private"),
+        ({REPORT: {**TOLD, "private": {"run": "r", "round": 0.5}}}, "a run and a round as private"),
+        ({REPORT: {**TOLD, "bytes_sent": 9.5}}, "a whole number as bytes_sent"),
+        ({MetaKey.NUM_STEPS_CURRENT_ROUND: 10_000_000}, "the 4 samples of the report as weight, came 10000000"),
         ({MetaKey.INITIAL_METRICS: {"val_dice": 1e9}}, "choosing the best model"),
     ],
 )
@@ -125,7 +147,7 @@ def test_an_update_that_says_nonsense_beside_its_tensors_does_not_count(
     fl_ctx: FLContext, caplog: pytest.LogCaptureFixture, said: dict[str, Any], reason: str
 ) -> None:
     assert not SharedAggregator().accept(update("a", 1.0, **said), fl_ctx)
-    assert reason in caplog.text
+    assert reason in fl_ctx.get_prop(REASON)
     with pytest.raises(ContentBlockedException, match=reason):
         UpdateGuard().process(update("a", 1.0, **said), fl_ctx)
     assert UpdateGuard().process(update("a", 1.0), fl_ctx)
@@ -178,6 +200,8 @@ def test_an_update_is_booked_under_the_name_of_the_certificate(fl_ctx: FLContext
     answer(controller, "a", update("c", 1.0), fl_ctx)
     answer(controller, "b", update("b", 1.0), fl_ctx)
     assert controller.aggregator.given.keys() == {"a", "b"}
+    assert "expected one update a round" in fl_ctx.get_prop(REASON)
+    assert not controller._failed
 
 
 def test_a_late_update_does_not_count(fl_ctx: FLContext) -> None:

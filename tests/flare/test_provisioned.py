@@ -187,33 +187,73 @@ class Greedy(PFedSAMExecutor):
 '''
 
 
-def test_code_comes_with_the_job_where_sites_allow_it_and_their_fence_stays(tmp_path: Path) -> None:
-    federation = Federation(tmp_path / "federation", bare_venv(tmp_path / "venv"))
+@pytest.fixture(scope="module")
+def trusting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
+    """A federation whose sites have no package of ours: each job brings its code, which the sites allow."""
+    home = tmp_path_factory.mktemp("trusting")
+    federation = Federation(home / "federation", bare_venv(home / "venv"))
     federation.prepare("provisioned", byoc=True)
+    federation.start()
+    yield federation
+    federation.stop()
+
+
+def test_code_comes_with_the_job_where_sites_allow_it_and_their_fence_stays(trusting: Federation) -> None:
+    number = trusting.submit(trusting.render(ROOT / "jobs/pfedsam", *TINY, rounds=1))
+    assert end_of(trusting, number) == "FINISHED:COMPLETED"
+    (found,) = trusting.fetch(number).rglob("results.json")
+    assert set(json.loads(found.read_text())["final"]["sites"]) == SITES
+
+    left = {site: leavings(trusting.kit(site) / "pfedsam_store") for site in SITES}
+    assert all(left.values())
+
+    job = trusting.render(ROOT / "jobs/pfedsam", *TINY, rounds=1)
+    (job / "app/custom/greedy.py").write_text(GREEDY)
+    path = job / "app/config/config_fed_client.json"
+    client = json.loads(path.read_text())
+    client["executors"][0]["executor"]["path"] = "greedy.Greedy"
+    client["task_result_filters"] = []
+    path.write_text(json.dumps(client))
+    number = trusting.submit(job)
+    assert end_of(trusting, number) != "FINISHED:COMPLETED"
+    logs = [log_of(trusting, site, number) for site in SITES]  # two refusals end the run, of whichever sites
+    assert sum("site policy: expected" in log and "are not declared" in log for log in logs) >= 2
+    assert left == {site: leavings(trusting.kit(site) / "pfedsam_store") for site in SITES}
+
+
+def test_a_hostile_hospital_ends_nobody_s_run_and_forges_no_record(
+    hospitals: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A changed installation, over real certificates and processes, where no site takes foreign code."""
+    shutil.copytree(ROOT / "custom/pfedsam", tmp_path / "pfedsam")
+    source = (ROOT / "tests/flare/hostile.py").read_text().replace('HOSTILE = "site-3"', 'HOSTILE = "hospital-b"')
+    (tmp_path / "pfedsam/flare/hostile.py").write_text(source)
+    with (tmp_path / "pfedsam/flare/executor.py").open("a") as executor:
+        executor.write("from pfedsam.flare.hostile import Hostile as PFedSAMExecutor\n")
+    hospitals.stop("hospital-b")
     try:
-        federation.start()
-        number = federation.submit(federation.render(ROOT / "jobs/pfedsam", *TINY, rounds=1))
-        assert end_of(federation, number) == "FINISHED:COMPLETED"
-        (found,) = federation.fetch(number).rglob("results.json")
-        assert set(json.loads(found.read_text())["final"]["sites"]) == SITES
-
-        left = {site: leavings(federation.kit(site) / "pfedsam_store") for site in SITES}
-        assert all(left.values())
-
-        job = federation.render(ROOT / "jobs/pfedsam", *TINY, rounds=1)
-        (job / "app/custom/greedy.py").write_text(GREEDY)
-        path = job / "app/config/config_fed_client.json"
-        client = json.loads(path.read_text())
-        client["executors"][0]["executor"]["path"] = "greedy.Greedy"
-        client["task_result_filters"] = []
-        path.write_text(json.dumps(client))
-        number = federation.submit(job)
-        assert end_of(federation, number) != "FINISHED:COMPLETED"
-        logs = [log_of(federation, site, number) for site in SITES]  # two refusals end the run, of whichever sites
-        assert sum("site policy: expected" in log and "are not declared" in log for log in logs) >= 2
-        assert left == {site: leavings(federation.kit(site) / "pfedsam_store") for site in SITES}
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        hospitals.start("hospital-b")
+        number = hospitals.submit(hospitals.render(ROOT / "jobs/pfedsam", *TINY, "study=hostile", rounds=2))
+        assert end_of(hospitals, number) == "FINISHED:COMPLETED"
     finally:
-        federation.stop()
+        monkeypatch.delenv("PYTHONPATH")
+        hospitals.stop("hospital-b")
+        hospitals.start("hospital-b")
+    assert list((hospitals.kit("hospital-b") / number).rglob("tried.json"))
+    (found,) = hospitals.fetch(number).rglob("results.json")
+    results = json.loads(found.read_text())
+    assert [set(r["sites"]) for r in results["rounds"]] == [SITES - {"hospital-b"}, SITES]
+    assert "TASK_UNKNOWN" in results["rounds"][0]["rejected"]["hospital-b"]
+    assert set(results["final"]["sites"]) == SITES
+    said = "refused a request that no run needs: "
+    for party in SITES - {"hospital-b"}:
+        assert f"{said}'fed.event'" in log_of(hospitals, party, number)
+    assert f"{said}'fed.event'" in next(found.parent.rglob("log.txt")).read_text()
+    server = hospitals.facts["server"]
+    for party, kinds in ((server, ("stop", "update_run_status")), ("hospital-a", ("train.abort", "stop_cell"))):
+        log = (hospitals.kit(party) / "log.txt").read_text()
+        assert [f"{said}'{kind}'" in log for kind in kinds] == [True] * len(kinds)
 
 
 def test_a_site_absent_at_the_start_joins_late_and_a_lost_one_comes_back(hospitals: Federation) -> None:

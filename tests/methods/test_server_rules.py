@@ -10,9 +10,10 @@ from conftest import tiny
 from pfedsam import methods
 from pfedsam.config import Config
 from pfedsam.errors import UserFault
+from pfedsam.exchange.aggregate import apply
 from pfedsam.exchange.guard import Accepted, judge_message
 from pfedsam.exchange.schema import EXTRA, Spec, extras_of, shared_of
-from pfedsam.exchange.server import Contribution, ServerState, apply, begin_state, contribution, message
+from pfedsam.exchange.server import Contribution, ServerState, begin_state, contribution, message
 from pfedsam.exchange.store import Moment
 from pfedsam.files import Tensors
 from pfedsam.methods import fedavg, scaffold, similarity

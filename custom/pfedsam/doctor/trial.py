@@ -19,9 +19,10 @@ import torch
 
 from pfedsam.config import Config
 from pfedsam.data.dataset import PLAIN, Dataset, View
+from pfedsam.exchange.aggregate import apply
 from pfedsam.exchange.codec import wire_schema
 from pfedsam.exchange.ledger import payload_bytes
-from pfedsam.exchange.server import apply, begin_state, contribution, message
+from pfedsam.exchange.server import begin_state, contribution, message
 from pfedsam.files import Tensors
 from pfedsam.service import Turn, serve_round, serve_test
 from pfedsam.site import Places, Site

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from pfedsam.config import Config
-from pfedsam.errors import UserFault
 from pfedsam.exchange.codec import decode, encode
-from pfedsam.exchange.schema import EXTRA, Schema, extras_of, misfits, shared_of
+from pfedsam.exchange.schema import EXTRA, Schema, extras_of, shared_of
 from pfedsam.files import Tensors, below, under, unprefixed
 
 MEMORY, MODEL = "memory/", "model/"  # before a name in a checkpoint; no parameter's name holds a slash
@@ -23,13 +22,13 @@ class Contribution:
     """What one site sent in a round.
 
     Attributes:
-        samples: the number of its training slices, its weight in a mean.
+        samples: the number of its training slices, its weight in a mean. `robust.fair` may lower it.
         opened: decodes the update. It is called only when needed, so that many updates can be held encoded.
         extras: what the method declares beside the shared tensors, by declared name.
         losses: the site's mean training losses, by name.
     """
 
-    samples: int
+    samples: float
     opened: Callable[[], Tensors]
     extras: Tensors = field(default_factory=dict)
     losses: Mapping[str, float] = field(default_factory=dict)
@@ -98,7 +97,7 @@ def messages(state: ServerState, sites: Iterable[str], config: Config, down: Sch
 
 
 def contribution(
-    wire: Tensors, samples: int, losses: Mapping[str, float], *, config: Config, up: Schema
+    wire: Tensors, samples: float, losses: Mapping[str, float], *, config: Config, up: Schema
 ) -> Contribution:
     """A site's contribution, from a message that the guard has accepted.
 
@@ -108,29 +107,6 @@ def contribution(
     """
     held, schema = shared_of(wire), shared_of(up)
     return Contribution(samples, lambda: decode(held, schema, config.wire.up), extras_of(wire), losses)
-
-
-def apply(
-    rule: Rule, state: ServerState, contributions: Mapping[str, Contribution], *, config: Config, down: Schema
-) -> ServerState:
-    """The state that a method's rule makes of a round's contributions.
-
-    Args:
-        down: the schema of all that goes down to a site.
-
-    Raises:
-        UserFault: the rule's result lacks or changes tensors that the sites are sent.
-    """
-    after = rule(state, contributions, config)
-    sent = {name: tensor for name, tensor in under(EXTRA, after.memory).items() if name in down}
-    for tensors in (after.shared | sent, *(model | sent for model in after.models.values())):
-        if wrong := misfits(tensors, down):
-            raise UserFault(
-                expected=f"the rule of method {config.method} to keep the shape of all that sites are sent",
-                came=f"{len(wrong)} tensors that are missing or different, e.g. {wrong[0]}",
-                do="correct the method's file, or ask its authors",
-            )
-    return after
 
 
 def mean(state: ServerState, contributions: Mapping[str, Contribution], _config: Config) -> ServerState:

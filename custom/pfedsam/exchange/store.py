@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from pfedsam import log
+from pfedsam.errors import UserFault
 from pfedsam.exchange.claim import Claim
 from pfedsam.files import Tensors, facts_of, not_finite, pack, unpack, write_atomic, write_json
 from pfedsam.names import one_name
 
-KEEP = 3  # of a run: one to redo the round in flight, one more should the server fall back a round, and the newest
+KEEP = 3  # rounds of a run: one to redo the round in flight, one more should the server fall back one, the newest
 LAST = 10**9  # a round after every other
 
 
@@ -30,6 +31,10 @@ class SiteStore:
     another run's. If a round is repeated because its server or this site died in it, the site
     continues from what it had before that round. So the round gives the same result.
 
+    Run and round come in messages. So no message makes the store delete what cannot be had again: saving drops only
+    earlier attempts at the same round, and rounds of the same run that are older than its newest three. All else is
+    deleted by the site's own verb, `pfedsam forget`.
+
     Args:
         root: the store's folder on the site's disk.
         study: the study's name.
@@ -45,22 +50,37 @@ class SiteStore:
         self._claim.take()
 
     def save(self, tensors: Tensors, facts: dict[str, str], at: Moment | None = None) -> None:
-        """Write a new generation, then delete those it replaces.
-
-        These are an earlier attempt at the same round, the oldest of this run, and all but the newest
-        of older runs. The run before this one keeps as many as this one.
+        """Write a new generation, then delete those of this run that it replaces, as the class says.
 
         Raises:
-            UserFault: the disk is full or forbids writing, or another process has claimed the store.
+            UserFault: the disk is full or forbids writing, another process has claimed the store, or the round is
+                earlier than `require_next` allows.
         """
         self._claim.demand_mine()
+        if at:
+            self.require_next(at)
         when = {"run": at.run, "round": str(at.round)} if at else {}
         files = self._files()
         number = _number(files[0]) + 1 if files else 1
-        again = [path for path in files if _is_of(path, at)]
-        write_atomic(self.folder / f"private.{number:06d}.safetensors", pack(tensors, {**facts, **when}))
-        for path in [*again, *_too_old([f for f in files if f not in again], when.get("run"))]:
+        new = self.folder / f"private.{number:06d}.safetensors"
+        write_atomic(new, pack(tensors, {**facts, **when}))
+        for path in _replaced([new, *files], when.get("run")):
             path.unlink(missing_ok=True)
+
+    def require_next(self, at: Moment) -> None:
+        """Check that a round may be trained: that it is at most one before the newest that this site has of the run.
+
+        Raises:
+            UserFault: it is earlier. What the site had before that round may be gone, and would be trained over.
+        """
+        newest = max((_round(path) for path in self._files() if facts_of(path).get("run") == at.run), default=0)
+        if at.round < newest - 1:
+            raise UserFault(
+                expected=f"a round of run {at.run} not before round {newest}, because this site has trained"
+                f" round {newest + 1}",
+                came=f"round {at.round + 1}",
+                do="continue the run from a later round, or begin a new run",
+            )
 
     def load(self, before: Moment | None = None, *, begin: str = "") -> tuple[Tensors, dict[str, str]] | None:
         """The newest whole generation with its facts, or None if there is none.
@@ -117,18 +137,14 @@ def _sound(path: Path) -> tuple[Tensors, dict[str, str]]:
     return tensors, facts
 
 
-def _too_old(files: list[Path], run: str | None) -> list[Path]:
-    """The files, of `files` newest first, that are not kept. Kept are some of this run and of the run before it, and
-    one of each other run."""
-    runs = [facts_of(path).get("run") for path in files]
-    before = next((r for r in runs if r != run), None)
-    left = dict.fromkeys(runs, 1) | {before: KEEP} | {run: KEEP - 1}
-    drop = []
-    for path, of in zip(files, runs, strict=True):
-        left[of] -= 1
-        if left[of] < 0:
-            drop.append(path)
-    return drop
+def _replaced(files: list[Path], run: str | None) -> list[Path]:
+    """Of `files`, newest first, those of the run that are not kept. Kept is the newest of each of its last rounds."""
+    own = [path for path in files if facts_of(path).get("run") == run]
+    newest: dict[int, Path] = {}
+    for path in own:
+        newest.setdefault(_round(path) if run else _number(path), path)
+    kept = [newest[round_] for round_ in sorted(newest, reverse=True)[:KEEP]]
+    return [path for path in own if path not in kept]
 
 
 def _number(path: Path) -> int:
@@ -136,7 +152,11 @@ def _number(path: Path) -> int:
     return int(number) if number.isdigit() else 0
 
 
+def _round(path: Path) -> int:
+    return int(facts_of(path).get("round", -1))
+
+
 def _is_of(path: Path, at: Moment | None) -> bool:
     """Whether the file holds what this run trained in this round or a later one."""
     facts = facts_of(path) if at else {}
-    return at is not None and facts.get("run") == at.run and int(facts.get("round", -1)) >= at.round
+    return at is not None and facts.get("run") == at.run and _round(path) >= at.round

@@ -7,10 +7,11 @@ from nvflare.app_common.abstract.aggregator import Aggregator
 
 from pfedsam import log, methods
 from pfedsam.errors import UserFault
-from pfedsam.exchange.guard import Rejected
+from pfedsam.exchange.aggregate import apply
+from pfedsam.exchange.guard import Accepted, Rejected, Verdict
 from pfedsam.exchange.schema import REPORT
-from pfedsam.exchange.server import Contribution, apply, contribution
-from pfedsam.flare.context import job_config
+from pfedsam.exchange.server import Contribution, contribution
+from pfedsam.flare.context import REASON, job_config
 from pfedsam.flare.filters import judge
 from pfedsam.study import down_schema, up_schema
 
@@ -18,7 +19,7 @@ from pfedsam.study import down_schema, up_schema
 class SharedAggregator(Aggregator):  # type: ignore[misc]
     """Holds a round's contributions in their wire format, so that integers on the wire stay integers here.
 
-    It judges each update again, in case a job has lost its guard.
+    It judges each update again, in case a job has lost its guard. What it refuses has its reason in the context.
     """
 
     def __init__(self) -> None:
@@ -31,13 +32,24 @@ class SharedAggregator(Aggregator):  # type: ignore[misc]
         verdict = judge(shareable, fl_ctx)
         if site in self.given:
             verdict = Rejected("expected one update a round, came a second")
+        if isinstance(verdict, Accepted):
+            verdict = self._as_before(site, shareable, fl_ctx)
         if isinstance(verdict, Rejected):
-            log.error("update of %s not counted: %s", site, verdict.reason)
+            fl_ctx.set_prop(REASON, verdict.reason, private=True, sticky=False)
             return False
         dxo, config = from_shareable(shareable), job_config(fl_ctx)
         samples, losses = dxo.get_meta_prop(MetaKey.NUM_STEPS_CURRENT_ROUND), dxo.get_meta_prop(REPORT)["losses"]
         self.given[site] = contribution(dxo.data, samples, losses, config=config, up=up_schema(config))
         return True
+
+    def _as_before(self, site: str, shareable: Shareable, fl_ctx: FLContext) -> Verdict:
+        """Whether the site claims as many samples as in its first round of the run."""
+        rounds = fl_ctx.get_engine().get_component("results").results.get("rounds", [])
+        first = next((entry["sites"][site] for entry in rounds if site in entry["sites"]), None)
+        came = from_shareable(shareable).get_meta_prop(MetaKey.NUM_STEPS_CURRENT_ROUND)
+        if first is None or first["samples"] == came:
+            return Accepted()
+        return Rejected(f"expected {first['samples']} samples as in the site's first round of the run, came {came}")
 
     def aggregate(self, fl_ctx: FLContext) -> Shareable:
         """The shared tensors after the round. The persistor holds the whole state. If the rule fails, the job stops."""

@@ -5,7 +5,6 @@ import os
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
@@ -37,6 +36,7 @@ from pfedsam.flare.context import (
     simulated,
     stamp_of,
 )
+from pfedsam.flare.gate import close, federated
 from pfedsam.flare.terminal import keep_calm
 from pfedsam.layout import OWN
 from pfedsam.names import one_name
@@ -62,8 +62,9 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
         self._site: Site | None = None
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """Register the tensor codec. Without it FLARE cannot read a message and waits for ever."""
-        if event_type == EventType.START_RUN:
+        """Register the tensor codec and close the gate. Without the codec FLARE cannot read a message and waits."""
+        if event_type == EventType.START_RUN and not federated(fl_ctx):
+            close(fl_ctx)
             keep_calm(fl_ctx)
             fobs.register(TensorDecomposer)
 
@@ -99,7 +100,6 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
         if update.report.stopped:
             return make_reply(ReturnCode.TASK_ABORTED)
         write_atomic(run_dir(fl_ctx) / LAST, pack(site.shared(), {"round": str(turn.round)}))
-        self._curves(fl_ctx, report, turn.round)
         meta = {
             MetaKey.NUM_STEPS_CURRENT_ROUND: update.samples,
             MetaKey.INITIAL_METRICS: selected_by(report),
@@ -121,16 +121,6 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
             raise UserFault(expected="a model trained in this job", came="none yet", do="run the task train first")
         wire = encode(unpack(path.read_bytes())[0], site.config.wire.down)
         return DXO(DataKind.WEIGHTS, data=wire, meta={STAMP: asdict(site.stamp(-1))}).to_shareable()
-
-    def _curves(self, fl_ctx: FLContext, report: dict[str, Any], round_: int) -> None:
-        writer = fl_ctx.get_engine().get_component("tb_writer")
-        if writer is None:
-            return
-        for name, value in report["losses"].items():
-            writer.add_scalar(f"loss/{name}", value, global_step=round_)
-        for role, row in report["val"].items():
-            if row["dice"] is not None:
-                writer.add_scalar(f"val_dice/{role}", row["dice"], global_step=round_)
 
 
 class _Progress:
@@ -159,7 +149,7 @@ def _asked(shareable: Shareable, fl_ctx: FLContext) -> tuple[Tensors, Turn]:
     """
     dxo, run = from_shareable(shareable), one_name(str(shareable.get_header(RUN) or fl_ctx.get_job_id()), "run")
     fl_ctx.set_prop(RUN, run, private=True, sticky=False)  # for the ledger
-    round_, rounds = (int(shareable.get_header(k, 0)) for k in (AppConstants.CURRENT_ROUND, AppConstants.NUM_ROUNDS))
+    round_, rounds = (shareable.get_header(k, 0) for k in (AppConstants.CURRENT_ROUND, AppConstants.NUM_ROUNDS))
     trained = str(fl_ctx.get_identity_name()) in (shareable.get_header(TRAINED) or [])
     lost = setting(fl_ctx, "fresh") == run
     return dxo.data, Turn(run, stamp_of(dxo, round_).base, round_, rounds, trained and not lost)

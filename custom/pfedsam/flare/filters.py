@@ -17,7 +17,7 @@ from pfedsam.exchange.guard import Accepted, Rejected, Verdict, facts_fault, jud
 from pfedsam.exchange.schema import REPORT, Stamp
 from pfedsam.files import Tensors
 from pfedsam.flare.context import REASON, RUN, job_config, ledger, selected_by, stamp_of
-from pfedsam.record.results import report_fault
+from pfedsam.record.said import report_fault
 from pfedsam.study import down_schema, shared_schema, up_schema
 
 NOTED = "pfedsam_noted"  # in FLARE's context: the message that is already in the ledger
@@ -64,6 +64,8 @@ class OnlyDeclaredEnters(Filter):  # type: ignore[misc]
         if shareable.get_header(ReservedHeaderKey.CONTENT_TYPE) != "DXO":
             return shareable
         config, dxo = job_config(fl_ctx), _dxo(shareable)
+        if dxo.data_kind != DataKind.WEIGHTS:
+            raise ContentBlockedException(f"expected the server's model, came {str(dxo.data_kind)[:40]}")
         round_ = shareable.get_header(AppConstants.CURRENT_ROUND, -1)
         stamp = stamp_of(dxo, round_)
         expected = Stamp(stamp.round, config.digest(), stamp.base)
@@ -119,6 +121,9 @@ def _said_fault(dxo: DXO) -> str | None:
     """Why an update's facts cannot enter the record or choose the best model, or None if they can."""
     report, metrics = dxo.get_meta_prop(REPORT), dxo.get_meta_prop(MetaKey.INITIAL_METRICS)
     fault = report_fault(report)
+    samples = dxo.get_meta_prop(MetaKey.NUM_STEPS_CURRENT_ROUND)
+    if not fault and samples != report["samples"]:
+        return f"expected the {report['samples']} samples of the report as weight, came {samples}"
     if fault or metrics == (wanted := selected_by(report)):
         return fault
     return f"expected {wanted} as metric for choosing the best model, came {str(metrics)[:80]}"

@@ -10,14 +10,15 @@ from nvflare.lighter.spec import Builder, ProvisionContext
 
 from pfedsam.files import read_json, write_json
 from pfedsam.flare import recipe
+from pfedsam.flare.gate import Gate
 from pfedsam.flare.policy import SitePolicy
 from pfedsam.layout import PRIVACY
 
-# The classes that a job without code may name: the components that the recipe imports, since it makes every job, and
-# the site's policy. Not the whole package, because FLARE would call any function of it. And not FLARE's own list: its
-# swarm and cyclic controllers send results to other sites, past the policy.
+# The classes that a job without code may name: the components that the recipe imports, since it makes every job, the
+# site's policy and the kit's gate. Not the whole package, because FLARE would call any function of it. And not FLARE's
+# own list: its swarm and cyclic controllers send results to other sites, past the policy.
 PARTS = [one for one in vars(recipe).values() if isinstance(one, type) and issubclass(one, FLComponent)]
-CLASSES = [f"{one.__module__}.{one.__name__}" for one in (*PARTS, SitePolicy)]
+CLASSES = [f"{one.__module__}.{one.__name__}" for one in (*PARTS, SitePolicy, Gate)]
 RESOURCES, AUTHORIZATION = "resources.json", "authorization.json"
 
 
@@ -49,10 +50,10 @@ class HospitalKit(Builder):  # type: ignore[misc]
     def build(self, project: Project, ctx: ProvisionContext) -> None:
         """Write the files of the server and of every site."""
         server = Path(ctx.get_local_dir(project.get_server()))
-        write_json(server / RESOURCES, _stored(_allow_package(server, self.at_server), self.storage))
+        write_json(server / RESOURCES, _stored(_own(server, self.at_server, gate=not self.byoc), self.storage))
         for site in project.get_clients():
             folder = Path(ctx.get_local_dir(site))
-            own = {**_allow_package(folder), "allow_log_streaming": False}  # project.yml cannot say it
+            own = {**_own(folder, gate=not self.byoc), "allow_log_streaming": False}  # project.yml cannot say it
             write_json(folder / RESOURCES, own)
             write_json(folder / AUTHORIZATION, roles(read_json(folder / f"{AUTHORIZATION}.default"), byoc=self.byoc))
             write_json(folder / PRIVACY.name, privacy(self.max_megabytes))
@@ -84,14 +85,20 @@ def privacy(max_megabytes: float) -> dict[str, Any]:
     return {"scopes": [scope], "default_scope": "pfedsam"}
 
 
-def _allow_package(folder: Path, more: Sequence[str] = ()) -> dict[str, Any]:
+def _own(folder: Path, more: Sequence[str] = (), *, gate: bool) -> dict[str, Any]:
     """A kit's resources. A job without code may name only the parts of our own jobs, and `more`.
 
     FLARE's default file gets the same list. `nvflare poc prepare` writes the server's resources.json again from it,
     and FLARE reads it if the kit's own file is deleted.
+
+    Args:
+        gate: whether the long-lived process has the gate. It must have this package installed.
     """
     default = folder / f"{RESOURCES}.default"
-    resources = {**read_json(default), "class_allow_list": [*CLASSES, *more]}
+    found = read_json(default)
+    ours = [{"id": "gate", "path": f"{Gate.__module__}.{Gate.__name__}", "args": {}}] if gate else []
+    components = [*found.get("components", []), *ours]
+    resources = {**found, "components": components, "class_allow_list": [*CLASSES, *more]}
     write_json(default, resources)
     return resources
 

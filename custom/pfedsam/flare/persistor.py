@@ -19,6 +19,7 @@ from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
 from pfedsam.exchange.server import ServerState, begin_state
 from pfedsam.files import Tensors, not_finite
 from pfedsam.flare.context import cache, job_config, model_meta, run_dir, simulated, store, weights
+from pfedsam.flare.gate import close, federated
 from pfedsam.flare.terminal import keep_calm
 from pfedsam.layout import MODELS
 from pfedsam.record.cards import write_part
@@ -55,8 +56,11 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
         return self.point.done if self.point else 0
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """Register the tensor codec at the start. Keep the best model when FLARE's selector names one."""
+        """Register the tensor codec, close the gate, and keep the best model when FLARE's selector names one."""
+        if federated(fl_ctx):
+            return
         if event_type == EventType.START_RUN:
+            close(fl_ctx)
             keep_calm(fl_ctx)
             fobs.register(TensorDecomposer)
         elif event_type == AppEventType.GLOBAL_BEST_MODEL_AVAILABLE:

@@ -8,11 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from nvflare.app_common.widgets.convert_to_fed_event import ConvertToFedEvent
 from nvflare.app_common.widgets.intime_model_selector import IntimeModelSelector
 from nvflare.app_common.widgets.metrics_artifact_writer import MetricsArtifactWriter
 from nvflare.app_opt.tracking.tb.tb_receiver import TBAnalyticsReceiver
-from nvflare.app_opt.tracking.tb.tb_writer import TBWriter
 from nvflare.job_config.api import FedJob
 from nvflare.recipe.spec import Recipe
 
@@ -22,6 +20,7 @@ from pfedsam.data.folder import new_folder
 from pfedsam.errors import UserFault
 from pfedsam.files import read_json
 from pfedsam.flare.aggregator import SharedAggregator
+from pfedsam.flare.curves import CURVE
 from pfedsam.flare.evaluation import FinalEvaluation
 from pfedsam.flare.executor import PFedSAMExecutor
 from pfedsam.flare.filters import OnlyDeclaredEnters, OnlySharedLeaves, UpdateGuard
@@ -99,16 +98,13 @@ class PFedSAMRecipe(Recipe):  # type: ignore[misc]
         put(IntimeModelSelector(key_metric="val_dice"), id="selector")
         put(ResultsWriter(), id="results")
         put(MetricsArtifactWriter(), id="metrics")
-        put(TBAnalyticsReceiver(events=["fed.analytix_log_stats"]), id="tb_receiver")
+        put(TBAnalyticsReceiver(events=[CURVE]), id="tb_receiver")
         self.add_server_input_filter(UpdateGuard(), ["train"])
         for task in TASKS[:2]:  # a filter a task: FLARE writes several tasks of one in any order
             self.add_server_output_filter(SitesOwnModel(), [task])
 
     def _site(self) -> None:
-        put = self._job.to_clients
-        put(PFedSAMExecutor(), tasks=list(TASKS))
-        put(TBWriter(event_type="analytix_log_stats"), id="tb_writer")
-        put(ConvertToFedEvent(events_to_convert=["analytix_log_stats"]), id="event_to_fed")
+        self._job.to_clients(PFedSAMExecutor(), tasks=list(TASKS))
         for task in TASKS[:2]:
             self.add_client_input_filter(OnlyDeclaredEnters(), [task])
         for task in TASKS:

@@ -16,7 +16,10 @@ from pfedsam.errors import UserFault
 from pfedsam.exchange.schema import REPORT
 from pfedsam.files import write_json
 from pfedsam.flare.context import REJECTED, job_config, run_dir
-from pfedsam.record.results import finish, private_begun, replanned, start, tested_fault, versions
+from pfedsam.flare.curves import tell_curves
+from pfedsam.flare.gate import federated
+from pfedsam.record.results import finish, private_begun, replanned, start, versions
+from pfedsam.record.said import tested_fault
 from pfedsam.record.table import final_table
 
 
@@ -43,7 +46,7 @@ class ResultsWriter(Widget):  # type: ignore[misc]
             EventType.ABOUT_TO_END_RUN: self._end,
         }.get(event_type)
         try:
-            if serve is not None:
+            if serve is not None and not federated(fl_ctx):
                 serve(fl_ctx)
         except UserFault as fault:
             log.error("[server] %s", fault)
@@ -69,8 +72,9 @@ class ResultsWriter(Widget):  # type: ignore[misc]
     def _contribution(self, fl_ctx: FLContext) -> None:
         if fl_ctx.get_prop(AppConstants.AGGREGATION_ACCEPTED):
             result = fl_ctx.get_prop(AppConstants.TRAINING_RESULT)
-            site = result.get_peer_prop("__identity_name__", "?")
-            self._round["sites"][site] = from_shareable(result).get_meta_prop(REPORT)
+            site, report = result.get_peer_prop("__identity_name__", "?"), from_shareable(result).get_meta_prop(REPORT)
+            self._round["sites"][site] = report
+            tell_curves(site, report, int(fl_ctx.get_prop(AppConstants.CURRENT_ROUND)), fl_ctx)
 
     def _rejected(self, fl_ctx: FLContext) -> None:
         refusal = fl_ctx.get_prop(REJECTED)

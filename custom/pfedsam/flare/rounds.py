@@ -2,7 +2,7 @@
 
 from nvflare.apis.client import Client
 from nvflare.apis.controller_spec import ClientTask
-from nvflare.apis.fl_constant import ReservedKey, ReturnCode
+from nvflare.apis.fl_constant import FLContextKey, ReservedKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.impl.controller import Controller
 from nvflare.apis.shareable import Shareable
@@ -16,6 +16,7 @@ from pfedsam import log
 from pfedsam.flare.context import CLASSES_DIFFER, REASON, REJECTED, job_config
 from pfedsam.flare.sends import model_task
 
+LONGEST = 300  # most characters of a reason in the log and the record
 TOLD = {  # a site's answer without an update, in words
     CLASSES_DIFFER: "its masks use other class numbers than the job (data.classes). The site's own log names both"
 }
@@ -44,6 +45,7 @@ class Rounds(Controller):  # type: ignore[misc]
     def start_controller(self, fl_ctx: FLContext) -> None:
         """Load the model. The first round is the one after the run's finished rounds."""
         engine = fl_ctx.get_engine()
+        fl_ctx.get_prop(FLContextKey.RUNNER).ABORT_RETURN_CODES = []  # else one site's answer ends the job of all
         self.persistor, self.aggregator = engine.get_component("persistor"), engine.get_component("aggregator")
         _put(fl_ctx, AppConstants.NUM_ROUNDS, self.rounds)
         _put(fl_ctx, AppConstants.GLOBAL_MODEL, self.persistor.load(fl_ctx))
@@ -143,6 +145,8 @@ class Rounds(Controller):  # type: ignore[misc]
         accepted = self.aggregator.accept(result, fl_ctx)
         fl_ctx.set_prop(AppConstants.AGGREGATION_ACCEPTED, accepted, private=True, sticky=False)
         self.fire_event(AppEventType.AFTER_CONTRIBUTION_ACCEPT, fl_ctx)
+        if not accepted:  # a second update takes nothing from the first
+            (self._book if site in self.aggregator.given else self._refuse)(site, ReturnCode.OK, fl_ctx)
 
     def _refuse(self, site: str, code: str, fl_ctx: FLContext) -> None:
         """Record the refusal. If the other sites are too few for the round, the job stops at once."""
@@ -154,10 +158,11 @@ class Rounds(Controller):  # type: ignore[misc]
 
     def _book(self, site: str, code: str, fl_ctx: FLContext) -> str:
         """Record in results.json, with the reason, a site that was refused or sent no update. Returns the reason."""
-        reason = fl_ctx.get_prop(REASON) or TOLD.get(code, f"no update came: {code}; the site's own log says why")
+        told = TOLD.get(code, f"no update came: {ascii(code)[1:-1]}; the site's own log says why")
+        reason = str(fl_ctx.get_prop(REASON) or told)[:LONGEST]
         log.error("update of %s not counted: %s", site, reason)
         self.fire_event_with_data(REJECTED, fl_ctx, REJECTED, {"site": site, "reason": reason})
-        return str(reason)
+        return reason
 
 
 def _put(fl_ctx: FLContext, key: str, value: object) -> None:

@@ -1,7 +1,6 @@
 """results.json: its keys, and the means in it. docs/results.md describes each key."""
 
 import hashlib
-import math
 import platform
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,7 @@ from typing import Any
 import torch
 
 import pfedsam
-from pfedsam.exchange.guard import facts_fault
-from pfedsam.record.measures import DISTANCES, HIGHER_IS_BETTER, METRICS, MIXED, OVERLAP, UNITS, unit_of
+from pfedsam.record.measures import DISTANCES, HIGHER_IS_BETTER, METRICS, MIXED, unit_of
 
 ROLES = ("before", "global", "personal")
 
@@ -100,80 +98,6 @@ def finish(results: dict[str, Any], seconds: float) -> dict[str, Any]:
     means = {role: _over_sites(sites, role, worst=False) for role in ROLES}
     worst = {role: _over_sites(sites, role, worst=True) for role in ROLES}
     return {**results, "seconds": seconds, "final": {**final, "mean": means, "worst": worst}}
-
-
-def report_fault(report: Any) -> str | None:
-    """Why a site's report of its round cannot enter the record, or None if it can."""
-    if fault := facts_fault(report):
-        return fault
-    told = _object(report)
-    val, losses = _object(told.get("val")), told.get("losses")
-    begun: Any = told.get("private")
-    faults = [_metrics_fault(f"val {role}", val.get(role)) for role in ROLES[1:]]
-    faults.append(_metrics_fault("before", told.get("before")))
-    faults.append(_experts_fault(told.get("experts", {})))
-    for key in ("samples", "bytes_sent", "bytes_received", "scoring_seconds"):
-        faults.append(_number_fault(key, told.get(key), 0))
-    for key, value in losses.items() if isinstance(losses, dict) else [("of all branches", None)]:
-        faults.append(_number_fault(f"loss {key}", value))
-    faults.append(_number_fault("seconds", told.get("seconds")))
-    known = isinstance(begun, dict) and (not begun or begun.keys() == {"run", "round"})
-    if not known or _number_fault("round", begun.get("round", -1), -1):
-        faults.append(f"expected a run and a round as private, or nothing, came {str(begun)[:80]}")
-    return next(filter(None, faults), None)
-
-
-def tested_fault(tested: Any) -> str | None:
-    """Why a site's report of its final test cannot enter the record, or None if it can."""
-    told = _object(tested)
-    val = _object(told.get("val"))
-    rows = {f"{where}{role}": of.get(role) for where, of in (("", told), ("val ", val)) for role in ROLES[1:]}
-    if told.get("before") is not None:  # a site that never trained has none
-        rows["before"] = told["before"]
-    faults = [_metrics_fault(name, row) for name, row in rows.items()]
-    faults.append(_number_fault("patients", told.get("patients", 0), 0))
-    faults.append(_experts_fault(told.get("experts", {})))
-    return facts_fault(tested) or next(filter(None, faults), None)
-
-
-def _experts_fault(experts: Any) -> str | None:
-    """Why these are not the numbers of a site's experts (`model.watch.Watch.facts`). Each is a share of 1."""
-    if not isinstance(experts, dict):
-        return f"expected an object as experts, came {str(experts)[:40]}"
-    values = [(f"experts' {key}", value) for key, value in experts.items() if value is not None]
-    flat = [(name, one) for name, value in values for one in (value if isinstance(value, list) else [value])]
-    return next(filter(None, (_number_fault(name, value, 0, 1) for name, value in flat)), None)
-
-
-def _metrics_fault(name: str, row: Any) -> str | None:
-    """Why these are not the metrics of a branch. Each is a number in its bounds, or nothing if no case was scored.
-
-    Distances may be left out, because only the test split measures them.
-    """
-    told = _object(row)
-    rows = {name: dict.fromkeys(OVERLAP, "nothing") | told}
-    rows |= {f"{name} in {unit}": _object(of) for unit, of in _object(told.get("by_unit")).items()}
-    faults = [
-        _number_fault(f"{metric} of {where}", of[metric], 0, 1 if HIGHER_IS_BETTER[metric] else math.inf)
-        for where, of in rows.items()
-        for metric in METRICS
-        if of.get(metric) is not None
-    ]
-    if told.get("unit") not in (None, *UNITS, MIXED):
-        faults.append(f"expected mm or px as unit of {name}, came {str(told['unit'])[:40]}")
-    return next(filter(None, faults), None)
-
-
-def _number_fault(name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> str | None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if number and math.isfinite(value) and least <= value <= most:
-        return None
-    span = f" from {least:g} to {most:g}" if least > -math.inf else ""
-    return f"expected a number as {name}{span}, came {str(value)[:40]}"
-
-
-def _object(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def _over_sites(sites: dict[str, Any], role: str, *, worst: bool) -> dict[str, Any]:

@@ -1,0 +1,108 @@
+"""What a hostile member sends to other members' processes changes nothing there, and each kind is in the log."""
+
+import json
+from pathlib import Path
+
+import pytest
+from nvflare.apis.fl_constant import ReservedTopic, ServerCommandNames
+from nvflare.fuel.f3.cellnet.defs import CellChannel, MessageHeaderKey
+from nvflare.fuel.f3.message import Message
+from nvflare.fuel.f3.streaming.stream_const import STREAM_CHANNEL, STREAM_DATA_TOPIC, StreamHeaderKey
+from test_simulator import job, results, simulate
+
+from conftest import ROOT
+from pfedsam.flare.gate import Request, _refuse, allowed
+
+AUX, COMMAND = CellChannel.AUX_COMMUNICATION, CellChannel.SERVER_COMMAND
+NEEDED = [  # who sends what to whom in a run
+    ("server.1", AUX, ReservedTopic.END_RUN, "site-1"),
+    ("server", CellChannel.CLIENT_MAIN, "train.start", "site-1"),
+    ("site-1", CellChannel.CLIENT_COMMAND, "abort", "site-1"),
+    ("site-1.1", AUX, ReservedTopic.SYNC_RUNNER, "server"),
+    ("site-1.1", AUX, ReservedTopic.TASK_CHECK, "server"),
+    ("site-1.1", COMMAND, ServerCommandNames.GET_TASK, "server"),
+    ("site-1.1", COMMAND, ServerCommandNames.SUBMIT_UPDATE, "server"),
+    ("site-1", CellChannel.SERVER_MAIN, "register", "server"),
+    ("_admin_1", CellChannel.SERVER_MAIN, "challenge", "server"),
+    ("_admin_1", CellChannel.HCI, "command", "server"),
+    ("_admin_1", AUX, "ObjectStreamer.Request", "server"),
+    ("server", COMMAND, ServerCommandNames.HANDLE_DEAD_JOB, "server"),
+    ("server.1", CellChannel.SERVER_PARENT_LISTENER, "heartbeat", "server"),
+]
+HARMFUL = [
+    ("site-2.1", AUX, "fed.event", "server"),
+    ("server.1", AUX, "fed.event", "site-1"),
+    ("site-2.1", AUX, ReservedTopic.END_RUN, "site-1"),
+    ("server.1", AUX, ReservedTopic.DO_TASK, "site-1"),
+    ("site-2", CellChannel.CLIENT_COMMAND, "abort", "site-1"),
+    ("site-2", CellChannel.CLIENT_MAIN, "train.abort", "site-1"),
+    ("site-2", "_net_manager", "stop_cell", "site-1"),
+    ("site-2", CellChannel.CELLNET, "bye", "site-1"),
+    ("site-2", "_net_manager", "stop", "server"),
+    ("site-2.1", COMMAND, ServerCommandNames.HANDLE_DEAD_JOB, "server"),
+    ("site-2.1", CellChannel.SERVER_PARENT_LISTENER, ServerCommandNames.UPDATE_RUN_STATUS, "server"),
+    ("site-2", CellChannel.HCI, "command", "server"),
+    ("site-2.1", AUX, "ObjectStreamer.Request", "server"),
+    ("_admin_1", COMMAND, ServerCommandNames.SUBMIT_UPDATE, "server"),
+    ("_admin_1", AUX, "fed.event", "server"),
+    ("_admin_1", CellChannel.CLIENT_MAIN, "train.abort", "site-1"),
+    ("site-22.1", AUX, "x", "site-2"),  # a longer name is not the site's own
+    ("serverless", AUX, ReservedTopic.END_RUN, "site-1"),
+    ("", "", "", "site-1"),
+]
+
+
+@pytest.mark.parametrize(("origin", "channel", "topic", "home"), NEEDED)
+def test_what_a_run_needs_goes_through(origin: str, channel: str, topic: str, home: str) -> None:
+    assert allowed(Request(origin, channel, topic), home)
+
+
+@pytest.mark.parametrize(("origin", "channel", "topic", "home"), HARMFUL)
+def test_what_no_run_needs_does_not(origin: str, channel: str, topic: str, home: str) -> None:
+    assert not allowed(Request(origin, channel, topic), home)
+
+
+def test_a_part_of_a_longer_request_is_judged_by_the_request_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    head = {
+        MessageHeaderKey.ORIGIN: "site-2.1",
+        MessageHeaderKey.CHANNEL: STREAM_CHANNEL,
+        MessageHeaderKey.TOPIC: STREAM_DATA_TOPIC,
+        StreamHeaderKey.CHANNEL: AUX,
+    }
+    told: set[Request] = set()
+    good, bad = ({**head, StreamHeaderKey.TOPIC: topic} for topic in (ReservedTopic.TASK_CHECK, "fed.event"))
+    assert _refuse(Message(good), "server", told) is None
+    assert all(_refuse(Message(bad), "server", told) is not None for _ in range(3))
+    assert sum("fed.event" in line and "site-2.1" in line for line in caplog.messages) == 1
+    for n in range(1000):
+        _refuse(Message({**bad, StreamHeaderKey.TOPIC: f"\x1b[31m{n}"}), "server", told)
+    assert len(caplog.messages) == len(told) == 100
+    assert not any("\x1b" in line for line in caplog.messages)
+
+
+def hostile(folder: Path, site: str) -> None:
+    """Make a rendered job's executor hostile at one site."""
+    source = (ROOT / "tests/flare/hostile.py").read_text()
+    (folder / "app/custom").mkdir(exist_ok=True)
+    (folder / "app/custom/hostile.py").write_text(source.replace('HOSTILE = "site-3"', f'HOSTILE = "{site}"'))
+    path = folder / "app/config/config_fed_client.json"
+    config = json.loads(path.read_text())
+    config["executors"][0]["executor"]["path"] = "hostile.Hostile"
+    path.write_text(json.dumps(config))
+
+
+@pytest.mark.flare
+def test_a_hostile_site_ends_nobody_s_run_and_forges_no_record(tmp_path: Path) -> None:
+    hostile(job(tmp_path / "job", sites="site-1,site-2,site-3"), "site-3")
+    simulate(tmp_path / "job", tmp_path / "ws", threads=3)
+    found = results(tmp_path / "ws")
+    assert json.loads(next((tmp_path / "ws/site-3").rglob("tried.json")).read_text())["events"] > 80
+    assert [set(r["sites"]) for r in found["rounds"]] == [{"site-1", "site-2"}, {"site-1", "site-2", "site-3"}]
+    assert "TASK_UNKNOWN" in found["rounds"][0]["rejected"]["site-3"]
+    assert set(found["final"]["sites"]) == {"site-1", "site-2", "site-3"}
+    for party, kinds in (
+        ("server", ("fed.event", "handle_dead_job", "update_run_status", "stop_cell", "change_root")),
+        ("site-1", ("fed.event", "abort")),
+    ):
+        log = (tmp_path / "ws" / party / "log.txt").read_text()
+        assert [f"refused a request that no run needs: '{kind}'" in log for kind in kinds] == [True] * len(kinds)
