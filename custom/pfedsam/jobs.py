@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -170,6 +170,13 @@ def name_run(folder: Path, run: str, *, must_exist: bool) -> None:
     (folder / SERVER).write_text(json.dumps(server, indent=2) + "\n")
     if run != "latest":
         (folder / META).write_text(json.dumps({**read_json(folder / META), "name": run}, indent=2) + "\n")
+
+
+def deploy_to(folder: Path, sites: Sequence[str]) -> None:
+    """Write into FLARE's job folder for which sites the job is, and leave all else in it unchanged. None: for all."""
+    meta = read_json(folder / META)
+    meta["deploy_map"] = {app: ["server", *sites] if sites else ["@ALL"] for app in meta["deploy_map"]}
+    (folder / META).write_text(json.dumps(meta, indent=2) + "\n")
 
 
 def _change(settings: dict[str, Any], change: str) -> None:

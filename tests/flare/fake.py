@@ -85,6 +85,7 @@ class Server:
         self.submitted: list[float] = []  # when
         self.aborts: list[tuple[float, int]] = []  # when, and in which round
         self.fetched: list[str] = []
+        self.deployed: list[object] = []  # for whom each job is
 
     @property
     def silent(self) -> bool:
@@ -112,7 +113,9 @@ class Server:
         if isinstance(plan, UserFault):
             raise plan
         name = f"job-{len(self.jobs) + 1}"
-        self.jobs[name] = Job(plan, json.loads((folder / "meta.json").read_text())["name"], self.time.now)
+        meta = json.loads((folder / "meta.json").read_text())
+        self.deployed.append(meta["deploy_map"])
+        self.jobs[name] = Job(plan, meta["name"], self.time.now)
         self.submitted.append(self.time.now)
         return name
 

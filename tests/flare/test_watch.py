@@ -272,6 +272,27 @@ def test_what_cannot_become_better_is_not_submitted_again_and_every_end_has_its_
     assert caplog.text.count("why it ended: ") == jobs - 1  # from the first job on; of the last the fault tells
 
 
+ENDED_BY_B = Plan(DIED, heard="due to reported failure from b: exception", done=0, inside=("a", "b", "c"))
+
+
+def test_a_site_that_ends_two_jobs_in_a_row_is_left_out_until_a_round_is_done(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    without = Plan(DIED, inside=("a", "c"), done=1)
+    server = Server(Time(), ENDED_BY_B, ENDED_BY_B, without, Plan(), sites={"a": 0.0, "b": 0.0, "c": 0.0})
+    watched(server, tmp_path)
+    everybody = server.deployed[0]
+    assert server.deployed == [everybody, everybody, {"app": ["server", "a", "c"]}, everybody]
+    assert "site b has ended two jobs in a row" in caplog.text
+
+
+def test_one_end_by_a_site_or_two_with_a_round_between_leave_nobody_out(tmp_path: Path) -> None:
+    server = Server(Time(), ENDED_BY_B, Plan(DIED, done=1), ENDED_BY_B, Plan())
+    watched(server, tmp_path)
+    assert len(server.deployed) == 4
+    assert all(one == server.deployed[0] for one in server.deployed)
+
+
 def test_a_new_round_renews_the_attempts(tmp_path: Path) -> None:
     fruitless, fruitful = Plan(DIED, done=0), Plan(DIED, done=1)
     plans = [fruitless] * 4 + [fruitful] + [Plan(DIED, done=1)] * 4 + [Plan()]

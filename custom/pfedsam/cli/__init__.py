@@ -13,6 +13,7 @@ from importlib import import_module
 from pfedsam import __version__
 from pfedsam.cli.console import plain
 from pfedsam.errors import UserFault
+from pfedsam.files import private_files
 from pfedsam.quiet import quiet
 
 VERBS: tuple[str, ...] = ("doctor", "prepare", "simulate", "render", "watch", "report")
@@ -24,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     quiet()
     options = parser().parse_args(arguments)
     try:
+        private_files()
         code = int(options.serve(options) or 0)
         sys.stdout.flush()
         return code

@@ -41,12 +41,14 @@ class Cause:
         what: the reason, in words.
         do: what a person can do about it.
         tries: how many jobs in a row, without a new round, may end so before the watcher gives up. None: its patience.
+        site: the site whose report ended the job, if one did.
     """
 
     kind: str
     what: str
     do: str
     tries: int | None = None
+    site: str = ""
 
     @property
     def counts(self) -> bool:
@@ -157,7 +159,7 @@ def _process(trace: Trace) -> Cause | None:
     """A site's process that ended. The site reports the end to the server, but not the reason."""
     for site, reason in _reports(trace):
         do = f"read that job's log.txt in the kit of {site}: it may refuse a class, or be out of memory"
-        return Cause("process", f"the job's process at site {site} ended ({reason})", do)
+        return Cause("process", f"the job's process at site {site} ended ({reason})", do, site=site)
     return None
 
 

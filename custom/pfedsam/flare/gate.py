@@ -19,6 +19,7 @@ from nvflare.fuel.f3.streaming.download_service import OBJ_DOWNLOADER_CHANNEL
 from nvflare.fuel.f3.streaming.stream_const import STREAM_CHANNEL, StreamHeaderKey
 
 from pfedsam import log
+from pfedsam.files import private_files
 
 SERVER = "server"  # the root of the name of each of the server's processes, in FLARE
 ALL = frozenset({"*"})
@@ -77,7 +78,11 @@ def allowed(request: Request, home: str) -> bool:
 
 
 def close(fl_ctx: FLContext) -> None:
-    """Put the gate before all that reaches this process. FLARE's simulator has several of its cells in one process."""
+    """Put the gate before all that reaches this process, and let only its user read the files that it makes.
+
+    FLARE's simulator has several of its cells in one process.
+    """
+    private_files()
     job = str(fl_ctx.get_job_id() or "")
     for name, cell in list(CoreCell.ALL_CELLS.items()):
         home = name.removesuffix(f".{job}") if job else name

@@ -75,13 +75,35 @@ class Run:
     named: frozenset[str] = frozenset()  # the sites that the job names; none: it is for all
     fruitless: list[Cause] = field(default_factory=list)  # why its jobs since the last new round have ended
     retests: int = 0
+    ended_by: str = ""  # the site whose report ended the last job, if there was no new round in it
+    left_out: Counter[str] = field(default_factory=Counter)  # how often each site was left out
+    out: set[str] = field(default_factory=set)  # the sites that the next job leaves out
     sites: set[str] = field(default_factory=set)
     rejoined: Counter[str] = field(default_factory=Counter)
 
 
 def present_sites(admin: Admin, run: Run) -> dict[str, set[str]]:
     """The sites that answer now and may take part in the run, each with the jobs that run there."""
-    return {site: jobs for site, jobs in admin.present().items() if not run.named or site in run.named}
+    may = {site: jobs for site, jobs in admin.present().items() if not run.named or site in run.named}
+    return {site: jobs for site, jobs in may.items() if site not in run.out}
+
+
+def note_end(look: Lookout, run: Run, site: str, *, progress: bool) -> None:
+    """Leave a site out of the next job if it has ended two in a row without a new round, and enough others are there.
+
+    Args:
+        site: the one whose report ended the job, or empty.
+        progress: whether the job finished a round. The sites that were left out come back then, if not too often.
+    """
+    others = set(present_sites(look.admin, run)) - {site}
+    if progress:
+        run.out = {one for one in run.out if run.left_out[one] > look.patience.rejoins}
+    elif site and site == run.ended_by and len(others) >= run.quorum:
+        run.out.add(site)
+        run.left_out[site] += 1
+        run.sites.discard(site)
+        log.warning("site %s has ended two jobs in a row. The run goes on without it", site)
+    run.ended_by = "" if progress else site
 
 
 def wait_for_sites(look: Lookout, run: Run) -> None:

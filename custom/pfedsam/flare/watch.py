@@ -19,8 +19,17 @@ from pfedsam.errors import UserFault
 from pfedsam.files import read_json
 from pfedsam.flare.admin import GONE, Admin
 from pfedsam.flare.ends import ABORTED, FINISHED, LOST, REJOIN, Cause, Trace, cause_of, log_lines, refusals
-from pfedsam.flare.presence import Lookout, Patience, Run, inside_job, present_sites, someone_outside, wait_for_sites
-from pfedsam.jobs import name_run, read_job
+from pfedsam.flare.presence import (
+    Lookout,
+    Patience,
+    Run,
+    inside_job,
+    note_end,
+    present_sites,
+    someone_outside,
+    wait_for_sites,
+)
+from pfedsam.jobs import deploy_to, name_run, read_job
 from pfedsam.layout import RESULTS, SETTINGS
 from pfedsam.names import job_name
 
@@ -83,6 +92,7 @@ def _bring_to_its_end(run: Run, job: Path, look: Lookout, *, out: Path) -> Outco
         if ended != REJOIN:
             told = look.admin.meta(run.job) or {}
             cause = cause_of(Trace(ended, told, log_lines(folder), look.admin.heard(run.job)))
+        note_end(look, run, cause.site if cause else "", progress=done > run.rounds)
         _count(run, done, cause, look.patience)
 
 
@@ -113,6 +123,8 @@ def _begin(look: Lookout, run: Run, job: Path) -> None:
         run.job = left[-1]
         log.info("job %s of run %s still runs. Following it", run.job, run.name)
         return
+    if run.left_out:
+        deploy_to(job, sorted(present_sites(look.admin, run) if run.out else run.named))
     token, run.job = uuid.uuid4().hex, ""
     while not run.job:  # until the server answers; a refusal goes through
         try:
