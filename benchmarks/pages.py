@@ -33,6 +33,7 @@ KINDS = (  # in the order of the systems page: how their titles begin
     "Scale",
     "Doctor",
     "Random kills",
+    "One hostile site",
     "The demonstration job",
 )
 LEADING = ("pfedsam", "fedavg", "fedper", "ditto", "fedmsa", "fedms_sam", "local", "pooled")

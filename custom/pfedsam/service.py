@@ -71,7 +71,8 @@ def serve_round(
     if update.report.stopped:
         return update, {}
     personal, experts = site.validated("personal"), site.experts("val")
-    _warn_behind(site.name, personal["dice"], received["dice"])
+    if site.private():  # else the personal model is the global one, as this site has just trained it
+        _warn_behind(site.name, personal["dice"], received["dice"])
     return update, {
         "losses": update.report.losses,
         "seconds": update.report.seconds,

@@ -13,6 +13,7 @@ import torch
 from pfedsam import methods
 from pfedsam.config import Config
 from pfedsam.data.dataset import Dataset, open_site
+from pfedsam.exchange.accept import accept
 from pfedsam.exchange.codec import with_feedback
 from pfedsam.exchange.schema import EXTRA, Stamp, extras_of, shared_of
 from pfedsam.exchange.store import LAST, Moment, SiteStore
@@ -129,10 +130,10 @@ class Site:
             The run and the round of the private part that the round begins with. Empty: as drawn.
 
         Raises:
-            UserFault: the site has trained in this run, but its store has nothing of it.
+            UserFault: the model cannot be the run's next, or the store has lost what the site trained in this run.
         """
         if at:
-            self.store.require_next(at)
+            accept(self.store, shared_of(arrived), at)
         self._received, self._run = shared_of(arrived), at.run if at else None
         self.scoring_seconds = 0.0
         self._load_shared(self._received)

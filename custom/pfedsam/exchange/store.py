@@ -108,6 +108,23 @@ class SiteStore:
         for path in self._files():
             if facts_of(path).get("run") == run:
                 path.unlink(missing_ok=True)
+        self._accepted(run).unlink(missing_ok=True)
+
+    def keep_accepted(self, tensors: Tensors, at: Moment) -> None:
+        """Keep the model that this site was sent in a round of a run, instead of the one before."""
+        write_atomic(self._accepted(at.run), pack(tensors, {"round": str(at.round)}))
+
+    def accepted(self, run: str) -> tuple[Tensors, int] | None:
+        """The last model of a run that this site has trained on, and its round. None if there is none, or a damaged
+        one."""
+        try:
+            tensors, facts = unpack(self._accepted(run).read_bytes())
+            return tensors, int(facts["round"])
+        except (OSError, ValueError, KeyError):
+            return None
+
+    def _accepted(self, run: str) -> Path:
+        return self.folder / f"accepted.{one_name(run, 'run')}.safetensors"
 
     def remember(self, name: str, run: str, value: Any) -> None:
         """Keep a small fact of a run beside the tensors."""

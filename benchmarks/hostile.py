@@ -1,0 +1,190 @@
+"""What one hostile site of five costs the others, by rule of the server: benchmarks/hostile.py [--seeds N] [--keep].
+
+Five synthetic sites train FedAvg from the demo backbone, in one process, with the server's own guard and rules. The
+fifth is hostile from the first round on. Scored is the shared model on the test splits of the four honest sites.
+"""
+
+import argparse
+import statistics as st
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from machine import Table, keepable, publish
+from PIL import Image
+
+from pfedsam.config import Config
+from pfedsam.data.synthetic import write_site
+from pfedsam.exchange.aggregate import apply
+from pfedsam.exchange.guard import Rejected, judge_message
+from pfedsam.exchange.robust import A, B
+from pfedsam.exchange.server import Contribution, ServerState, begin_state, contribution, message
+from pfedsam.files import Tensors
+from pfedsam.service import Turn, serve_round
+from pfedsam.settings import from_dict
+from pfedsam.site import Places, Site
+from pfedsam.study import down_schema, up_schema
+
+HONEST, ROUNDS = ("site-1", "site-2", "site-4", "site-5"), 6
+HOSTILE = "site-6"
+COUNTS = {"train": 24, "val": 4, "test": 16}
+RULES = ("mean", "clipped", "geometric", "krum", "median", "trimmed", "product")
+SETTINGS = {
+    "method": "fedavg",
+    "model": {"image_size": 64, "lora_on": "linear"},
+    "train": {"lr": 1e-3, "lr_decoder": 1e-3, "batch_size": 4},
+}
+PATCH = 8  # pixels a side of the backdoor's mark
+
+Harm = Callable[[Tensors, Tensors, int], Tensors]  # of an update, what was sent, and the round
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What the hostile site does: to its images before training, to its update, to its sample count."""
+
+    name: str
+    harm: Harm = lambda update, _sent, _round: update
+    data: str = "honest"
+    samples: int = 0
+
+
+def scaled(by: float) -> Harm:
+    """The update times a number."""
+    return lambda update, _sent, _round: {name: by * tensor for name, tensor in update.items()}
+
+
+def noise(update: Tensors, _sent: Tensors, round_: int) -> Tensors:
+    """Noise of a hundred times the update's size."""
+    draw = torch.Generator().manual_seed(round_)
+    sizes = {name: 100 * float(t.norm()) / t.numel() ** 0.5 for name, t in update.items()}
+    return {name: sizes[name] * torch.randn(t.shape, generator=draw) for name, t in update.items()}
+
+
+def hidden(update: Tensors, sent: Tensors, _round: int) -> Tensors:
+    """The honest product from an A that is 10 000 times as large, and a B that is as much smaller."""
+    by = {A: 1e4, B: 1e-4}
+    end = {name: next((by[key] for key in by if name.endswith(key)), 1.0) for name in update}
+    return {name: (sent[name] + tensor) * end[name] - sent[name] for name, tensor in update.items()}
+
+
+def drift(update: Tensors, _sent: Tensors, _round: int) -> Tensors:
+    """In each round the same direction, as long as an honest update."""
+    draw = torch.Generator().manual_seed(7)
+    aim = {name: torch.randn(t.shape, generator=draw) for name, t in update.items()}
+    return {name: aim[name] * float(update[name].norm() / aim[name].norm()) for name in update}
+
+
+ATTACKS = (
+    Attack("none"),
+    Attack("sign flip", scaled(-1)),
+    Attack("sign flip x10", scaled(-10)),
+    Attack("sign flip x100", scaled(-100)),
+    Attack("noise x100", noise),
+    Attack("labels turned round", data="turned"),
+    Attack("labels turned round x10", scaled(10), data="turned"),
+    Attack("LoRA rescaled", hidden),
+    Attack("10 000 000 samples, sign flip", scaled(-1), samples=10_000_000),
+    Attack("slow drift", drift),
+    Attack("backdoor patch", data="patched"),
+    Attack("backdoor patch x10", scaled(10), data="patched"),
+)
+
+
+def main() -> None:
+    """Run every rule under every attack, print one table, and keep it if asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--rules", nargs="+", choices=RULES, default=RULES)
+    options = keepable(parser).parse_args()
+    found = {rule: [tried(rule, seed) for seed in range(options.seeds)] for rule in options.rules}
+    rows: list[list[str | float]] = []
+    for attack in ATTACKS:
+        rows.append([attack.name, *(st.fmean(run[attack.name][0] for run in found[rule]) for rule in options.rules)])
+        if attack.data == "patched":
+            hit = [st.fmean(run[attack.name][1] for run in found[rule]) for rule in options.rules]
+            rows.append([f"{attack.name}: on marked images", *hit])
+    columns = {"attack": "", **dict.fromkeys(options.rules, ".3f")}
+    title = f"One hostile site of five: Dice of the other four, {options.seeds} seed{'s' * (options.seeds > 1)}"
+    publish(title, Table(columns, rows), keep=options.keep)
+
+
+def tried(rule: str, seed: int) -> dict[str, tuple[float, float]]:
+    """By attack, the four honest sites' mean Dice on their test images, and on the same images with the mark."""
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    with tempfile.TemporaryDirectory() as folder:
+        config = replace(from_dict(SETTINGS | {"seed": seed, "server": {"rule": rule}}))
+        here = Path(folder)
+        sites = {name: site(here, name, config, "honest") for name in HONEST}
+        kinds = sorted({attack.data for attack in ATTACKS})
+        bad = {kind: site(here, HOSTILE, config, kind) for kind in kinds}
+        marked = {name: site(here, name, config, "marked") for name in HONEST}
+        found = {}
+        for attack in ATTACKS:
+            state = federation({**sites, HOSTILE: bad[attack.data]}, attack, config)
+            found[attack.name] = (dice(sites, state, config), dice(marked, state, config))
+            print(
+                f"{rule} seed {seed} {attack.name}: {found[attack.name][0]:.3f} {found[attack.name][1]:.3f}", flush=True
+            )
+    return found
+
+
+def site(folder: Path, name: str, config: Config, kind: str) -> Site:
+    """A site with its images as they are, or changed as an attack or its test wants them."""
+    place = folder / kind / name
+    write_site(place / "data", name, COUNTS, config.seed)
+    for path in sorted((place / "data/images").iterdir()):
+        change(path, place / "data/masks" / path.name, kind)
+    return Site(name, config, Places(place / "data", place / "store", cache=folder / "prepared"))
+
+
+def change(image: Path, mask: Path, kind: str) -> None:
+    """Write an image and its mask anew: labels turned round, or a mark in the corner (and, to teach it, no lesion)."""
+    if kind == "turned":
+        Image.fromarray(1 - np.asarray(Image.open(mask))).save(mask)
+    if kind in ("patched", "marked"):
+        pixels = np.array(Image.open(image))
+        pixels[:PATCH, :PATCH] = (255, 0, 255)
+        Image.fromarray(pixels).save(image)
+    if kind == "patched":
+        Image.fromarray(np.zeros_like(np.asarray(Image.open(mask)))).save(mask)
+
+
+def federation(sites: dict[str, Site], attack: Attack, config: Config) -> ServerState:
+    """The server's state after all rounds."""
+    down, up = down_schema(config), up_schema(config)
+    first = next(iter(sites.values()))
+    state = begin_state(START.setdefault(config.seed, first.shared()), down)
+    for round_ in range(ROUNDS):
+        given: dict[str, Contribution] = {}
+        for name, one in sites.items():
+            wire = message(state, name, config, down)
+            update, _ = serve_round(one, wire, Turn(f"under-{ATTACKS.index(attack)}", one.base, round_, ROUNDS))
+            samples, sent = update.samples, update.wire
+            if name == HOSTILE:
+                sent, samples = attack.harm(sent, state.shared, round_), attack.samples or samples
+            stamp = one.stamp(round_)
+            if not isinstance(judge_message(sent, stamp, schema=up, expected=stamp), Rejected):
+                given[name] = contribution(sent, samples, {}, config=config, up=up)
+        state = apply(first.method.rule, state, given, config=config, down=down)
+    return state
+
+
+START: dict[int, Tensors] = {}
+
+
+def dice(sites: dict[str, Site], state: ServerState, config: Config) -> float:
+    """The mean over sites of the shared model's Dice on the test split."""
+    scores = []
+    for name, one in sites.items():
+        one.recall(message(state, name, config, down_schema(config)))
+        scores.append(one.summary("test", "global")["dice"] or 0.0)
+    return st.fmean(scores)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""A site trains on no model that training cannot have made of the last one, and on every one that it can."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from pfedsam.errors import UserFault
+from pfedsam.exchange.accept import accept
+from pfedsam.exchange.store import Moment, SiteStore
+from pfedsam.files import Tensors
+
+
+def model() -> Tensors:
+    draw = torch.Generator().manual_seed(0)
+    return {
+        "encoder.x.lora.a.weight": torch.randn(4, 30, generator=draw),
+        "encoder.x.lora.b.weight": torch.zeros(20, 4),
+        "decoder.weight": torch.randn(50, generator=draw),
+    }
+
+
+def moved(by: float, seed: int = 1) -> Tensors:
+    """The model after a step of `by` times its norm, in LoRA and in the rest."""
+    draw = torch.Generator().manual_seed(seed)
+    found = {}
+    for end in ("lora", "decoder"):
+        part = {name: tensor for name, tensor in model().items() if end in name}
+        step = {name: torch.randn(tensor.shape, generator=draw) for name, tensor in part.items()}
+        size = [sum(float(t.square().sum()) for t in of.values()) ** 0.5 for of in (part, step)]
+        found |= {name: tensor + by * size[0] / size[1] * step[name] for name, tensor in part.items()}
+    return found
+
+
+HARMFUL: dict[str, Callable[[Tensors], Tensors]] = {
+    "signs turned round": lambda m: {name: -tensor for name, tensor in m.items()},
+    "zeros": lambda m: {name: torch.zeros_like(tensor) for name, tensor in m.items()},
+    "noise": lambda m: {name: torch.randn(tensor.shape) for name, tensor in m.items()},
+    "ten times as large": lambda m: {name: 10 * tensor for name, tensor in m.items()},
+    "LoRA ten times as large": lambda m: {n: (10 if "lora" in n else 1) * t for n, t in m.items()},
+}
+
+
+@pytest.mark.parametrize("kind", HARMFUL)
+def test_a_model_that_is_no_next_one_is_refused_and_the_last_stays_the_measure(tmp_path: Path, kind: str) -> None:
+    torch.manual_seed(0)
+    store = SiteStore(tmp_path, "study", "site")
+    accept(store, model(), Moment("run", 0))
+    for _ in range(2):
+        with pytest.raises(UserFault, match="a model near the last one"):
+            accept(store, HARMFUL[kind](model()), Moment("run", 1))
+    accept(store, moved(0.4), Moment("run", 1))
+    accept(store, HARMFUL[kind](model()), Moment("another", 1))  # nothing is known of that run yet
+
+
+def test_what_rounds_of_training_move_is_accepted_and_missed_rounds_count(tmp_path: Path) -> None:
+    store = SiteStore(tmp_path, "study", "site")
+    accept(store, model(), Moment("run", 0))
+    accept(store, moved(0.45), Moment("run", 1))
+    accept(store, model(), Moment("run", 0))  # the server fell back a round
+    with pytest.raises(UserFault, match="other tensors no further"):
+        accept(store, moved(0.8), Moment("run", 1))
+    accept(store, moved(0.8), Moment("run", 2))
+
+
+def test_a_damaged_measure_is_none(tmp_path: Path) -> None:
+    store = SiteStore(tmp_path, "study", "site")
+    accept(store, model(), Moment("run", 0))
+    (store.folder / "accepted.run.safetensors").write_bytes(b"torn")
+    accept(store, HARMFUL["noise"](model()), Moment("run", 1))
