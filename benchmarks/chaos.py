@@ -34,7 +34,7 @@ from pfedsam.flare.presence import Patience  # noqa: E402
 
 ROUNDS = 4
 SITES = 2  # of the three hospitals: the kills matter, not the number of sites
-TINY = ["train.max_steps=6", "train.epochs=3", "data.train=6", "data.val=2", "data.test=2", "model.image_size=64"]
+TINY = ["train.max_steps=6", "train.epochs=3", "data.train=8", "data.val=2", "data.test=2", "model.image_size=64"]
 JOB, PARENT = ("worker_process", "runner_process"), ("client_train", "server_train")
 WHAT = {"job": JOB, "parent": PARENT, "both": JOB + PARENT}
 PATIENCE = Patience(poll=1.0, sites=60.0, outside=10.0, lost=8.0, attempts=30, rejoins=30)

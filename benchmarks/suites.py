@@ -73,6 +73,7 @@ EARLIER = (  # the L-MoE of earlier versions: convolutions in the qkv's shared b
     "train.lr_private=null",
 )
 IN_MLP = ("model.experts_in=mlp",)
+ROBUST = ("clipped", "product", "trimmed", "median", "geometric")  # krum wants five sites
 INT8 = ("wire.up=int8", "wire.down=int8")
 INT4 = ("wire.up=int4", "wire.down=int8")
 IN_SHORT = {"pfedsam": "pFedSAM", "fedavg": "FedAvg", "local": "local only"}  # where a suite compares three
@@ -189,6 +190,7 @@ SUITES = {
         Row("fedavgm", "FedAvgM", ("method=fedavgm",)),
         Row("scaffold", "SCAFFOLD", ("method=scaffold",)),
         Row("similarity", "a model a site, weighted by similarity", ("method=similarity",)),
+        *(Row(rule, f"FedAvg, server.rule {rule}", ("method=fedavg", f"server.rule={rule}")) for rule in ROBUST),
     ],
     "modes": [
         Row("pfedsam", "default: float32"),

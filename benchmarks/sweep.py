@@ -33,6 +33,7 @@ from pfedsam.study import same_settings
 ROOT = Path(__file__).parent.parent
 FOLDERS = {"polyp_hospitals": "polyp", "mixed": "nuclei"}  # tasks whose data are in another task's folder
 ONE_RATE = "train.lr_private=null"
+PLAIN = ("server.rule=mean", "server.most_share=1.0")  # methods are compared with the mean of their papers
 LAUNCHES = "train.record"  # only changes how a GPU gets a step; the step is the same
 
 
@@ -140,7 +141,7 @@ def settings(run: Run, rounds: int | None) -> tuple[Config, int]:
     parts.
     """
     other = any(change.startswith("method=") and change != "method=newcomer" for change in run.row.changes)
-    first = [ONE_RATE] if other else []
+    first = [*PLAIN, ONE_RATE] if other else PLAIN
     job = read_job(ROOT / "jobs" / f"{run.task}.json", [*first, *run.row.changes, f"seed={run.seed}"])
     return job.config, rounds or run.row.rounds or job.rounds
 

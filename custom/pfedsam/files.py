@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -21,18 +20,6 @@ Tensors = dict[str, Tensor]
 T = TypeVar("T")
 PAYLOAD = "payload_sha256"  # the fact that holds the tensors' checksum
 SETTINGS = "settings"  # a fact that holds the job's whole configuration, as `Config.text` writes it
-
-
-def private_files() -> None:
-    """From now on only this process's user can read the files that it makes. PFEDSAM_UMASK=027 lets the group read.
-
-    Raises:
-        UserFault: PFEDSAM_UMASK is no umask.
-    """
-    text = os.environ.get("PFEDSAM_UMASK", "077")
-    if not re.fullmatch("0?[0-7]{3}", text):
-        raise UserFault(expected="PFEDSAM_UMASK as three digits of 0 to 7", came=repr(text), do="write e.g. 027")
-    os.umask(int(text, 8))
 
 
 def below(prefix: str, named: Mapping[str, T]) -> dict[str, T]:

@@ -14,7 +14,7 @@ from chaos import JOB, PATIENCE, run_once, same, trained
 from chaos import campaign as chaos_campaign
 from federation import Federation
 
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, let_little_leave
 from pfedsam.flare.presence import Patience
 
 pytestmark = [pytest.mark.flare, pytest.mark.long]
@@ -31,6 +31,7 @@ def test_random_kills_lose_nothing_and_change_no_bit() -> None:
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     federation = Federation(tmp_path_factory.mktemp("outages") / "federation")
     federation.prepare("provisioned", byoc=False)
+    let_little_leave(federation)
     federation.start()
     yield federation
     federation.stop()

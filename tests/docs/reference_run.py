@@ -113,7 +113,12 @@ def context(folder: Path, name: str) -> FLContext:
         (folder / sub).mkdir(parents=True)
     (folder / f"job/app_{name}/config/pfedsam.json").write_text(json.dumps(SETTINGS))
     workspace, made = Workspace(str(folder), site_name=name), FLContext()
-    engine = SimpleNamespace(get_workspace=lambda: workspace, get_component=lambda _: None)
+    engine = SimpleNamespace(
+        get_workspace=lambda: workspace,
+        get_component=lambda _: None,
+        new_context=FLContext,
+        fire_event=lambda *_: None,
+    )
     for key, value in (
         (ReservedKey.ENGINE, engine),
         (ReservedKey.IDENTITY_NAME, name),
@@ -137,7 +142,7 @@ def exchange(name: str, site: FLContext, server: FLContext) -> tuple[Shareable, 
     task = Shareable()
     if name != "submit_model":
         task = OnlyDeclaredEnters().process(model_task(name, print, timeout=0, fl_ctx=server).data, site)
-    return task, SitePolicy().process(PFedSAMExecutor().execute(name, task, site, Signal()), site)
+    return task, SitePolicy(64, 1, 1).process(PFedSAMExecutor().execute(name, task, site, Signal()), site)
 
 
 def in_two_units(tested: Shareable) -> Shareable:

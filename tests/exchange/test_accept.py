@@ -64,6 +64,12 @@ def test_what_rounds_of_training_move_is_accepted_and_missed_rounds_count(tmp_pa
     accept(store, moved(0.8), Moment("run", 2))
 
 
+def test_a_lora_of_which_only_b_travels_has_no_measure_because_it_begins_at_zero(tmp_path: Path) -> None:
+    store, b = SiteStore(tmp_path, "study", "site"), "encoder.x.lora.b.weight"
+    accept(store, {b: torch.zeros(20, 4)}, Moment("run", 0))
+    accept(store, {b: torch.ones(20, 4)}, Moment("run", 1))
+
+
 def test_a_damaged_measure_is_none(tmp_path: Path) -> None:
     store = SiteStore(tmp_path, "study", "site")
     accept(store, model(), Moment("run", 0))

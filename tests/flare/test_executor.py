@@ -137,11 +137,25 @@ def test_a_variable_that_flare_left_unresolved_is_refused(fl_ctx: FLContext, mon
 
 def test_the_fence_lets_a_legal_update_out_up_to_its_size(fl_ctx: FLContext) -> None:
     reply = PFedSAMExecutor().execute("train", message(), fl_ctx, Signal())
-    out, before = from_shareable(SitePolicy(max_megabytes=8).process(reply, fl_ctx)), from_shareable(reply)
+    out, before = from_shareable(SitePolicy(8, 1, 1).process(reply, fl_ctx)), from_shareable(reply)
     assert all(torch.equal(out.data[n], t) for n, t in before.data.items())
     assert out.get_meta_props() == before.get_meta_props()
     with pytest.raises(Exception, match=r"at most 0.1 MB to leave at once, came \d"):
-        SitePolicy(max_megabytes=0.1).process(reply, fl_ctx)
+        SitePolicy(0.1, 1, 1).process(reply, fl_ctx)
+
+
+@pytest.mark.parametrize(("images", "steps", "leaves"), [(1, 1, True), (3, 1, False), (1, 2, False)])
+def test_an_update_of_too_few_images_or_steps_does_not_leave_whatever_the_job_says(
+    fl_ctx: FLContext, images: int, steps: int, leaves: bool
+) -> None:
+    """The job here trains one step on two images."""
+    reply, fence = PFedSAMExecutor().execute("train", message(), fl_ctx, Signal()), SitePolicy(64, images, steps)
+    if leaves:
+        assert from_shareable(fence.process(reply, fl_ctx)).data
+        return
+    with pytest.raises(Exception, match=rf"at least {images} training images and {steps} steps, came 2 and 1"):
+        fence.process(reply, fl_ctx)
+    assert not ledger(fl_ctx, from_dict(SETTINGS)).path.exists()
 
 
 def test_the_fence_stops_what_is_not_declared(fl_ctx: FLContext) -> None:
@@ -161,7 +175,7 @@ def test_the_fence_stops_what_is_not_declared(fl_ctx: FLContext) -> None:
 def test_the_fence_lets_nothing_out_beside_what_it_has_checked(fl_ctx: FLContext) -> None:
     reply = PFedSAMExecutor().execute("train", message(), fl_ctx, Signal())
     reply["more"] = torch.ones(3)
-    assert "more" not in SitePolicy().process(reply, fl_ctx)
+    assert "more" not in SitePolicy(64, 1, 1).process(reply, fl_ctx)
     smuggled = DXO(DataKind.METRICS, data={"dice": torch.ones(9)}).to_shareable()
     with pytest.raises(Exception, match="numbers and texts"):
         SitePolicy().process(smuggled, fl_ctx)
@@ -190,7 +204,7 @@ def test_the_hospital_s_fence_writes_the_ledger_whatever_the_job_s_filters_and_e
     fl_ctx: FLContext,
 ) -> None:
     reply = PFedSAMExecutor().execute("train", message(), fl_ctx, Signal())
-    sent = SitePolicy().process(reply, fl_ctx)
+    sent = SitePolicy(64, 1, 1).process(reply, fl_ctx)
     (line,) = ledger_lines(fl_ctx)
     assert (line["direction"], line["round"]) == ("out", 0)
     assert line["sha256"] == digest(from_shareable(sent).data)
@@ -205,7 +219,7 @@ def test_what_cannot_be_noted_does_not_leave(fl_ctx: FLContext, caplog: pytest.L
     reply = PFedSAMExecutor().execute("train", message(), fl_ctx, Signal())
     path = ledger(fl_ctx, from_dict(SETTINGS)).path
     path.symlink_to("/dev/full")
-    for fence in (SitePolicy(), OnlySharedLeaves()):
+    for fence in (SitePolicy(64, 1, 1), OnlySharedLeaves()):
         blocked = fence.process(reply, fl_ctx)
         assert blocked.get_return_code() == ReturnCode.TASK_RESULT_FILTER_ERROR
         assert "DXO" not in blocked

@@ -15,7 +15,7 @@ from federation import LEAD, Federation, main
 from nvflare.recipe import ProdEnv
 from safetensors.torch import load_file
 
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, let_little_leave
 from pfedsam.errors import UserFault
 from pfedsam.exchange.ledger import Ledger
 from pfedsam.flare.presence import Patience
@@ -65,6 +65,7 @@ def hospitals(tmp_path_factory: pytest.TempPathFactory, wheel_python: Path) -> I
     home = tmp_path_factory.mktemp("provisioned") / "federation"
     assert main(["prepare", "--home", str(home)]) == 0
     federation = Federation(home, wheel_python)
+    let_little_leave(federation)
     federation.start()
     yield federation
     assert main(["stop", "--home", str(home)]) == 0
@@ -193,6 +194,7 @@ def trusting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     home = tmp_path_factory.mktemp("trusting")
     federation = Federation(home / "federation", bare_venv(home / "venv"))
     federation.prepare("provisioned", byoc=True)
+    let_little_leave(federation)
     federation.start()
     yield federation
     federation.stop()
@@ -283,6 +285,8 @@ def test_a_hospital_that_joins_later_gets_a_kit_beside_the_running_server_and_be
     hospitals._nvflare("provision", "-p", "project.yml", "-w", "workspace", "--force")
     (kit,) = hospitals.home.glob("workspace/*/prod_01/hospital-d")
     shutil.copytree(kit, hospitals.kit("hospital-d"))
+    fence = hospitals.kit("hospital-d") / "local/privacy.json"
+    shutil.copyfile(hospitals.kit("hospital-a") / "local/privacy.json", fence)
     job = hospitals.home / "joins"
     changes = [*TINY, "method=newcomer", "study=late_too"]
     whose = {"begin": "first/latest", "sites": ["hospital-d"]}

@@ -13,11 +13,11 @@ from importlib import import_module
 from pfedsam import __version__
 from pfedsam.cli.console import plain
 from pfedsam.errors import UserFault
-from pfedsam.files import private_files
 from pfedsam.quiet import quiet
+from pfedsam.umask import private_files
 
 VERBS: tuple[str, ...] = ("doctor", "prepare", "simulate", "render", "watch", "report")
-VERBS += ("export", "verify", "predict", "convert", "synthetic", "project", "completion")
+VERBS += ("export", "verify", "predict", "convert", "forget", "synthetic", "project", "completion")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

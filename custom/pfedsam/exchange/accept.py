@@ -3,6 +3,7 @@
 import math
 
 from pfedsam.errors import UserFault
+from pfedsam.exchange.robust import A
 from pfedsam.exchange.store import Moment, SiteStore
 from pfedsam.files import Tensors
 
@@ -31,10 +32,9 @@ def require_near(arrived: Tensors, last: Tensors, rounds: int) -> None:
         arrived, last: shared tensors, by wire name.
         rounds: how many rounds lie between the two. At least one counts.
     """
-    for kind, names in (
-        ("LoRA", {n for n in last if LORA in n}),
-        ("other tensors", {n for n in last if LORA not in n}),
-    ):
+    lora = {name for name in last if LORA in name}
+    measured = lora if any(name.endswith(A) for name in lora) else set()  # B alone begins at zero, and has no measure
+    for kind, names in (("LoRA", measured), ("other tensors", last.keys() - lora)):
         apart = _norm({name: arrived[name].double() - last[name].double() for name in names})
         bound = FAR[kind] * _norm({name: last[name].double() for name in names}) * max(rounds, 1)
         if apart > bound:

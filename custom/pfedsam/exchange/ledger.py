@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from pfedsam.files import Tensors, append_line, digest
 
+LEDGER = "ledger.jsonl"  # a site's file in its folder of a study
+
 
 class Ledger:
     """An append-only JSON-lines file at the site.

@@ -104,11 +104,15 @@ class SiteStore:
         return [*own, *others]
 
     def forget(self, run: str) -> None:
-        """Delete what an earlier run of this name left, because a new run begins with the name."""
-        for path in self._files():
-            if facts_of(path).get("run") == run:
-                path.unlink(missing_ok=True)
-        self._accepted(run).unlink(missing_ok=True)
+        """Delete what this site has of a run."""
+        for path in self.files_of(run):
+            path.unlink(missing_ok=True)
+
+    def files_of(self, run: str) -> list[Path]:
+        """The files of a run: its generations, the last model that it was sent, and its notes."""
+        generations = [path for path in self._files() if facts_of(path).get("run") == run]
+        notes = sorted(self.folder.glob(f"*.{one_name(run, 'run')}.json"))
+        return [*generations, *(path for path in [self._accepted(run), *notes] if path.exists())]
 
     def keep_accepted(self, tensors: Tensors, at: Moment) -> None:
         """Keep the model that this site was sent in a round of a run, instead of the one before."""

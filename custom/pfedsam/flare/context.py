@@ -12,7 +12,7 @@ from nvflare.apis.fl_context import FLContext
 from pfedsam.config import Config
 from pfedsam.data.synthetic import drawn
 from pfedsam.errors import UserFault
-from pfedsam.exchange.ledger import Ledger
+from pfedsam.exchange.ledger import LEDGER, Ledger
 from pfedsam.exchange.schema import STAMP, Stamp
 from pfedsam.layout import SETTINGS, SIMULATED
 from pfedsam.settings import read_config
@@ -61,7 +61,7 @@ def places(fl_ctx: FLContext, site: str, config: Config) -> Places:
 
 def ledger(fl_ctx: FLContext, config: Config) -> Ledger:
     """This site's ledger for the job's study."""
-    return Ledger(store(fl_ctx) / config.study / str(fl_ctx.get_identity_name()) / "ledger.jsonl")
+    return Ledger(store(fl_ctx) / config.study / str(fl_ctx.get_identity_name()) / LEDGER)
 
 
 def stamp_of(dxo: DXO, round_: int) -> Stamp:

@@ -37,7 +37,7 @@ class OnlySharedLeaves(Filter):  # type: ignore[misc]
             return make_reply(shareable.get_return_code())
         config = job_config(fl_ctx)
         dxo = sealed(shareable, config)
-        self._allow(dxo)
+        self._allow(dxo, config)
         out = dxo.to_shareable()
         tensors, facts = parts(dxo)
         task, run = str(fl_ctx.get_prop("__task_name__") or dxo.data_kind), str(fl_ctx.get_prop(RUN) or "")
@@ -51,7 +51,7 @@ class OnlySharedLeaves(Filter):  # type: ignore[misc]
         fl_ctx.set_prop(NOTED, out, private=True, sticky=False)
         return out
 
-    def _allow(self, dxo: DXO) -> None:
+    def _allow(self, dxo: DXO, config: Config) -> None:
         """Raise if the site does not let this message out, even if it is well formed."""
 
 

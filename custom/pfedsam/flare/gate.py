@@ -19,7 +19,7 @@ from nvflare.fuel.f3.streaming.download_service import OBJ_DOWNLOADER_CHANNEL
 from nvflare.fuel.f3.streaming.stream_const import STREAM_CHANNEL, StreamHeaderKey
 
 from pfedsam import log
-from pfedsam.files import private_files
+from pfedsam.umask import private_files
 
 SERVER = "server"  # the root of the name of each of the server's processes, in FLARE
 ALL = frozenset({"*"})

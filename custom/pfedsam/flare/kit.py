@@ -32,6 +32,7 @@ class HospitalKit(Builder):  # type: ignore[misc]
         byoc: whether sites let a project lead's job bring its own code. False allows only jobs of
             the installed package.
         max_megabytes: the largest message that a site may send, in MB.
+        least_images, least_steps: the fewest training images and steps of a round whose update a site may send.
         storage: the server's folder for jobs. None leaves FLARE's, which is temporary.
         at_server: more classes that a job may name at the server only, such as FLARE's receiver for MLflow. A
             receiver sends what sites report to the address that the job names.
@@ -42,10 +43,13 @@ class HospitalKit(Builder):  # type: ignore[misc]
         byoc: bool = False,
         max_megabytes: float = 64.0,
         storage: str | None = None,
+        least_images: int = 8,
+        least_steps: int = 4,
         at_server: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        self.byoc, self.max_megabytes, self.storage, self.at_server = byoc, max_megabytes, storage, at_server
+        self.byoc, self.storage, self.at_server = byoc, storage, at_server
+        self.fence = {"max_megabytes": max_megabytes, "least_images": least_images, "least_steps": least_steps}
 
     def build(self, project: Project, ctx: ProvisionContext) -> None:
         """Write the files of the server and of every site."""
@@ -56,7 +60,7 @@ class HospitalKit(Builder):  # type: ignore[misc]
             own = {**_own(folder, gate=not self.byoc), "allow_log_streaming": False}  # project.yml cannot say it
             write_json(folder / RESOURCES, own)
             write_json(folder / AUTHORIZATION, roles(read_json(folder / f"{AUTHORIZATION}.default"), byoc=self.byoc))
-            write_json(folder / PRIVACY.name, privacy(self.max_megabytes))
+            write_json(folder / PRIVACY.name, privacy(self.fence))
 
 
 def roles(default: dict[str, Any], *, byoc: bool) -> dict[str, Any]:
@@ -73,9 +77,9 @@ def roles(default: dict[str, Any], *, byoc: bool) -> dict[str, Any]:
     return {**default, "permissions": {**permissions, "lead": lead, "project_admin": admin}}
 
 
-def privacy(max_megabytes: float) -> dict[str, Any]:
+def privacy(limits: dict[str, float]) -> dict[str, Any]:
     """One scope for every job: the site's folders (empty: those of the environment) and the site's policy."""
-    fence = {"path": "pfedsam.flare.policy.SitePolicy", "direction": "out", "args": {"max_megabytes": max_megabytes}}
+    fence = {"path": "pfedsam.flare.policy.SitePolicy", "direction": "out", "args": limits}
     scope = {
         "name": "pfedsam",
         "properties": {"data": "", "weights": "", "store": "", "cache": "", "threads": ""},

@@ -2,18 +2,21 @@
 
 import json
 
-from nvflare.apis.dxo import DXO
+from nvflare.apis.dxo import DXO, DataKind, MetaKey
 from nvflare.apis.filter import ContentBlockedException
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 
 from pfedsam import log
+from pfedsam.config import Config
 from pfedsam.exchange.ledger import payload_bytes
 from pfedsam.flare.filters import OnlySharedLeaves, parts
+from pfedsam.train.loop import steps_of
 
 
 class SitePolicy(OnlySharedLeaves):
-    """On results: only shared tensors, numbers and short texts leave, up to the size that the administrator set.
+    """On results: only shared tensors, numbers and short texts leave, up to the size that the administrator set, and
+    only of a round with enough images and steps.
 
     FLARE applies it to every job of the scope, before the job's filters. A job cannot leave it out, nor the line in
     the ledger. It holds for jobs of the installed package. A job that brings code can do whatever the site's process
@@ -21,11 +24,14 @@ class SitePolicy(OnlySharedLeaves):
 
     Args:
         max_megabytes: the largest message, tensors and facts together, in MB.
+        least_images, least_steps: the fewest training images and steps of a round whose update may leave. After one
+            step on one image, the update's signs are those of one patient's gradient. The defaults are our choice.
     """
 
-    def __init__(self, max_megabytes: float = 64.0) -> None:
+    def __init__(self, max_megabytes: float = 64.0, least_images: int = 8, least_steps: int = 4) -> None:
         super().__init__()
         self.max_megabytes = max_megabytes
+        self.least_images, self.least_steps = least_images, least_steps
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         """A message of the checked parts. If it may not leave, it raises and logs the reason at the site."""
@@ -35,10 +41,20 @@ class SitePolicy(OnlySharedLeaves):
             log.error("[%s] site policy: %s. Nothing was sent", fl_ctx.get_identity_name(), fault)
             raise
 
-    def _allow(self, dxo: DXO) -> None:
+    def _allow(self, dxo: DXO, config: Config) -> None:
         tensors, facts = parts(dxo)
         size = payload_bytes(tensors) + len(json.dumps(facts))
         if size > self.max_megabytes * 1e6:
             raise ContentBlockedException(
                 f"expected at most {self.max_megabytes:g} MB to leave at once, came {size / 1e6:.1f} MB"
+            )
+        if dxo.data_kind == DataKind.WEIGHT_DIFF:
+            self._enough(dxo.get_meta_prop(MetaKey.NUM_STEPS_CURRENT_ROUND), config)
+
+    def _enough(self, images: int, config: Config) -> None:
+        steps = steps_of(images, config.train)
+        if images < self.least_images or steps < self.least_steps:
+            raise ContentBlockedException(
+                f"expected an update of at least {self.least_images} training images and {self.least_steps} steps,"
+                f" came {images} and {steps}: fewer could show a patient's image"
             )

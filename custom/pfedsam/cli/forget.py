@@ -1,0 +1,48 @@
+"""pfedsam forget: delete what this site has of a study, or of one of its runs. Only this verb deletes it."""
+
+import argparse
+import shutil
+from pathlib import Path
+
+from pfedsam.cli.console import plain
+from pfedsam.errors import UserFault
+from pfedsam.names import one_name, site_name
+
+HELP = "delete what a site has of a study, or of one of its runs, from its store"
+EXAMPLE = "pfedsam forget liver --site hospital-a --store /srv/pfedsam_store --yes"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument("study", help="the study's name")
+    parser.add_argument("--site", required=True, help="the site's name")
+    parser.add_argument("--store", type=Path, required=True, help="the site's store (setting store)")
+    parser.add_argument("--run", default="", help="only this run; default: all runs of the study")
+    parser.add_argument("--yes", action="store_true", help="delete; without it the files are only listed")
+
+
+def serve(options: argparse.Namespace) -> int:
+    """List the files, and delete them if told to. The ledger stays: it says what left this site."""
+    from pfedsam.exchange.store import SiteStore
+
+    study, site = one_name(options.study, "study"), site_name(options.site)
+    folder = options.store / study / site
+    if not folder.is_dir():
+        raise UserFault(expected=f"a folder of site {site} in {options.store / study}", came="none", do="correct it")
+    found = SiteStore(options.store, study, site).files_of(options.run) if options.run else everything(folder)
+    if not found:
+        raise UserFault(expected=f"files of run {options.run} in {folder}", came="none", do="correct the run's name")
+    for path in found:
+        print(plain(f"{'deleted' if options.yes else 'would delete'} {path}"))
+        if options.yes:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if not options.yes:
+        print("Nothing is deleted yet: add --yes. Copies in backups are yours to delete.")
+    return 0
+
+
+def everything(folder: Path) -> list[Path]:
+    """All in a site's folder of a study, but the ledger."""
+    from pfedsam.exchange.ledger import LEDGER
+
+    return [path for path in sorted(folder.iterdir()) if path.name != LEDGER]

@@ -1,0 +1,18 @@
+"""Who may read the files that this process makes."""
+
+import os
+import re
+
+from pfedsam.errors import UserFault
+
+
+def private_files() -> None:
+    """From now on only this process's user can read the files that it makes. PFEDSAM_UMASK=027 lets the group read.
+
+    Raises:
+        UserFault: PFEDSAM_UMASK is no umask.
+    """
+    text = os.environ.get("PFEDSAM_UMASK", "077")
+    if not re.fullmatch("0?[0-7]{3}", text):
+        raise UserFault(expected="PFEDSAM_UMASK as three digits of 0 to 7", came=repr(text), do="write e.g. 027")
+    os.umask(int(text, 8))

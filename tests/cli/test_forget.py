@@ -1,0 +1,68 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from pfedsam.cli import main
+from pfedsam.exchange.ledger import Ledger
+from pfedsam.exchange.store import Moment, SiteStore
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> SiteStore:
+    store = SiteStore(tmp_path, "liver", "hospital-a")
+    for run in ("first", "second"):
+        store.save({"gate": torch.ones(3)}, {}, Moment(run, 0))
+        store.keep_accepted({"x": torch.ones(3)}, Moment(run, 0))
+        store.remember("before", run, {"dice": 0.5})
+    Ledger(store.folder / "ledger.jsonl").note("out", {}, task="train", round_=0, facts={})
+    return store
+
+
+def names(store: SiteStore) -> set[str]:
+    return {path.name for path in store.folder.iterdir()}
+
+
+def forget(store: SiteStore, *more: str) -> int:
+    return main(["forget", "liver", "--site", "hospital-a", "--store", str(store.folder.parents[1]), *more])
+
+
+def test_a_run_is_forgotten_and_the_others_and_the_ledger_stay(store: SiteStore) -> None:
+    before = names(store)
+    assert forget(store, "--run", "first") == 0
+    assert names(store) == before
+    assert forget(store, "--run", "first", "--yes") == 0
+    kept = {"private.000002.safetensors", "accepted.second.safetensors", "before.second.json", "ledger.jsonl"}
+    assert names(store) == kept
+    assert store.load(Moment("second", 1))[1]["run"] == "second"
+
+
+def test_a_study_is_forgotten_and_its_ledger_stays(store: SiteStore, capsys: pytest.CaptureFixture[str]) -> None:
+    assert forget(store, "--yes") == 0
+    assert names(store) == {"ledger.jsonl"}
+    assert "deleted" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("more", [("--run", "third", "--yes"), ("--run", "../first", "--yes")])
+def test_a_run_that_is_not_there_is_told_and_nothing_is_deleted(
+    store: SiteStore, more: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = names(store)
+    assert forget(store, *more) == 2
+    assert "run" in capsys.readouterr().err
+    assert names(store) == before
+
+
+def test_a_site_that_is_not_there_is_told(store: SiteStore, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["forget", "liver", "--site", "b", "--store", str(store.folder.parents[1]), "--yes"]) == 2
+    assert "expected a folder of site b" in capsys.readouterr().err
+
+
+def test_files_are_the_user_s_alone_or_as_the_user_says(store: SiteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    for umask, mode in (("077", 0o600), ("027", 0o640)):
+        monkeypatch.setenv("PFEDSAM_UMASK", umask)
+        assert forget(store) == 0
+        store.remember("note", "run", {})
+        assert (store.folder / "note.run.json").stat().st_mode & 0o777 == mode
+    monkeypatch.setenv("PFEDSAM_UMASK", "rwx")
+    assert forget(store) == 2
