@@ -11,6 +11,8 @@ from data.dicoms import a_frame_each, change, enhanced, write_series
 from pfedsam.data.dicom import read_dicom, read_series
 from pfedsam.data.volume import read_volume
 from pfedsam.errors import UserFault
+from pfedsam.predict.scans import Scan, find_scans
+from pfedsam.prepare.discover import discover
 
 RAMP = np.arange(4 * 5 * 6).reshape(4, 5, 6).astype(np.uint16)
 
@@ -207,3 +209,30 @@ def test_a_whole_slide_says_what_it_is(tmp_path: Path) -> None:
     (file,) = write_series(tmp_path, RAMP[:, :, :1], tags={"SOPClassUID": "1.2.840.10008.5.1.4.1.1.77.1.6"})
     with pytest.raises(UserFault, match=r"a whole-slide image.*cut it into tiles"):
         read_series([file])
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "told"),
+    [
+        ("PixelSpacing", ["1e-300", "1e-300"], "a spacing outside 0.0001 to 10000 mm"),
+        ("PixelSpacing", ["1e300", "1"], "a spacing outside"),
+        ("PixelSpacing", ["1"], "PixelSpacing of 1 numbers instead of 2"),
+        ("ImageOrientationPatient", ["1", "0", "0"], "ImageOrientationPatient of 3 numbers instead of 6"),
+        ("ImageOrientationPatient", ["0"] * 6, "no pair of perpendicular directions"),
+        ("ImageOrientationPatient", ["1", "0", "0", "1", "0", "0"], "no pair of perpendicular directions"),
+        ("ImagePositionPatient", ["1", "0"], "ImagePositionPatient of 2 numbers instead of 3"),
+    ],
+)
+def test_numbers_that_place_no_slice_are_named_and_the_other_series_are_read(
+    tmp_path: Path, tag: str, value: list[str], told: str
+) -> None:
+    values = np.arange(8 * 8 * 3, dtype=np.uint16).reshape(8, 8, 3)
+    write_series(tmp_path / "good", values)
+    for file in write_series(tmp_path / "bad", values):
+        change(file, **{tag: value})
+    with pytest.raises(UserFault, match=told):
+        read_dicom(tmp_path / "bad")
+    found = list(find_scans(tmp_path, None))
+    assert sum(isinstance(one, Scan) for one in found) == 1
+    assert all(told in str(one) for one in found if isinstance(one, UserFault))
+    assert any(told in one.why for one in discover([tmp_path], None).dropped)

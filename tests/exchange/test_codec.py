@@ -122,7 +122,9 @@ def test_the_guard_takes_what_the_codec_makes_and_refuses_what_would_become_infi
     else:
         bad[0] = float("nan")
     verdict = judge_message({"x": bad}, stamp, schema=schema, expected=stamp, number=number)
-    assert verdict == Rejected("expected finite values at x, came NaN or infinite")
+    told = "finite values" if number not in STEPS else "scales of 0 or from 1.18e-38 on"
+    assert isinstance(verdict, Rejected)
+    assert told in verdict.reason
     short = judge_message({"x": wire["x"][:-1]}, stamp, schema=schema, expected=stamp, number=number)
     assert isinstance(short, Rejected)
     assert "expected shape" in short.reason

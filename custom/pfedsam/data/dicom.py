@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pfedsam.data.geometry import Volume, spacing_of
 from pfedsam.data.readable import readable
-from pfedsam.data.slices import affine_of, check_alike, enhanced, flat_spacing, frames, order, slices_of
+from pfedsam.data.slices import affine_of, check_alike, enhanced, flat_spacing, frames, misplaced, order, slices_of
 from pfedsam.data.stored import class_numbers, intensities
 from pfedsam.errors import UserFault
 
@@ -70,6 +70,8 @@ def unread(head: Any) -> tuple[str, str] | None:
     if frames(head) > 1 and not placed(head):
         clip = f"a clip of {frames(head)} frames without geometry, which cannot be read here"
         return clip, "save its frames as pictures (PNG)"
+    if wrong := misplaced(head):
+        return wrong, "export it again from the archive (PACS), or leave it out"
     return None
 
 
@@ -136,8 +138,11 @@ def in_order(heads: dict[Path, Any]) -> list[Path]:
     """The files along the normal of their plane, by ImagePositionPatient. Copies of a file count once.
 
     Raises:
-        UserFault: one of several files states no position, or two different files have one SOPInstanceUID.
+        UserFault: a file is unusable, one of several states no position, or two different files have one
+            SOPInstanceUID.
     """
+    if fault := next(filter(None, (unusable(file, head) for file, head in heads.items())), None):
+        raise fault
     once = _once(heads)
     return [once[i] for i in order([slices_of(file, heads[file])[0] for file in once], once[0].parent)]
 

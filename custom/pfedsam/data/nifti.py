@@ -15,7 +15,7 @@ from pfedsam.errors import UserFault
 
 NIFTI = (".nii", ".nii.gz")
 MILLIMETRES = {1: 1000.0, 3: 0.001}  # by code of xyzt_units: metres, microns; any other code counts as millimetres
-VOXELS = 2**31
+BYTES = 2**31  # most bytes of a volume's voxels, as its file stores them
 PIXELS = b"pfedsam: spacing in pixels"  # the description of a volume whose source knows no millimetres
 FOLDED = 1e-3  # a voxel's volume as a share of its sides' product; below this the affine is flat
 TILTED = 0.25  # with a tilted gantry, slice distance and affine step may differ by this share
@@ -30,10 +30,10 @@ def opened(path: Path) -> Any:
         UserFault: the voxels are too many, or complex.
     """
     file: Any = nibabel.load(path)
-    if prod(file.shape) > VOXELS:
+    if (size := prod(file.shape) * file.get_data_dtype().itemsize) > BYTES:
         raise UserFault(
-            expected=f"a volume of at most {VOXELS // 10**6} million voxels in {path}",
-            came=f"{' x '.join(map(str, file.shape))} by its header",
+            expected=f"a volume of at most {BYTES // 10**6} million bytes in {path}",
+            came=f"{' x '.join(map(str, file.shape))} voxels of {size // 10**6} million bytes by its header",
             do="cut it into parts; if it is smaller, its header is damaged: export it again",
         )
     if file.get_data_dtype().kind == "c":

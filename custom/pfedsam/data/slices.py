@@ -24,6 +24,8 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM counts towards left and po
 UNEVEN = 0.1  # two distances are different if they differ by this share of the smaller one
 TURNED = 1e-3  # of a direction's cosine; exporters' rounding and a scanner's jitter stay below it
 STRETCHED = 1e-3  # of the spacing, as a share of it
+NEAREST, FARTHEST = 1e-4, 1e4  # mm: no scanner's pixels or slices are closer or farther apart
+SKEW = 0.05  # by which two directions may miss unit length and right angle
 SAME = 0.05  # of a pixel's side: closer slices are at one position, apart from a scanner's jitter
 
 
@@ -103,6 +105,32 @@ def _slice(name: str, head: Any, places: Sequence[Any]) -> SliceHeader:
     return SliceHeader(
         name, size, spacing, numbers("ImageOrientationPatient"), numbers("ImagePositionPatient"), step[0]
     )
+
+
+def misplaced(head: Any) -> str | None:
+    """What is wrong with the numbers by which an image states its place; None if nothing is, or it states none."""
+    try:
+        slices = slices_of(Path("it"), head)
+    except (TypeError, ValueError, AttributeError, IndexError):
+        return "numbers in its header that can't be read"
+    return next((wrong for one in slices if (wrong := _misplaced(one)) is not None), None)
+
+
+def _misplaced(one: SliceHeader) -> str | None:
+    for tag, found, count in (
+        ("PixelSpacing", one.spacing, 2),
+        ("ImageOrientationPatient", one.orientation, 6),
+        ("ImagePositionPatient", one.position, 3),
+    ):
+        if found and (len(found) != count or not np.isfinite(found).all()):
+            return f"a {tag} of {len(found)} numbers instead of {count}" if len(found) != count else f"no finite {tag}"
+    if not all(NEAREST <= side <= FARTHEST for side in one.spacing) or not abs(one.step) <= FARTHEST:
+        return f"a spacing outside {NEAREST:g} to {FARTHEST:g} mm"
+    if one.orientation:
+        rows = np.reshape(one.orientation, (2, 3))
+        if not np.allclose(rows @ rows.T, np.eye(2), rtol=0, atol=SKEW):
+            return "an ImageOrientationPatient that is no pair of perpendicular directions"
+    return None
 
 
 def order(slices: Sequence[SliceHeader], where: Path) -> list[int]:

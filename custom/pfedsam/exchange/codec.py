@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from pfedsam.config import Number
-from pfedsam.exchange.schema import EXTRA, Schema, Spec, schema_of
+from pfedsam.exchange.schema import EXTRA, Schema, Spec, schema_of, shared_of
 from pfedsam.files import Tensors
 
+LEAST = float(torch.finfo(torch.bfloat16).tiny)  # the least scale but 0: below it, numbers lose their digits
 BLOCK = 64  # values a scale, 3 % on top of int8; our choice, as in FLARE's 4-bit quantiser
 
 
@@ -46,6 +47,21 @@ def decode(wire: Tensors, schema: Schema, number: Number) -> Tensors:
 def wire_schema(schema: Schema, number: Number) -> Schema:
     """The schema of what `encode` returns for tensors that fulfil `schema`."""
     return {name: _codec(name, number).spec(spec) for name, spec in schema.items()}
+
+
+def scales_fault(wire: Tensors, schema: Schema, number: Number) -> str | None:
+    """Why the scales in wire tensors are none that `encode` writes, or None if they are, or if there are none.
+
+    Args:
+        wire: fulfils `wire_schema(schema, number)`.
+    """
+    if number not in ("int8", "int4"):
+        return None
+    for name in sorted(shared_of(schema)):
+        scale = _split(wire[name], schema[name])[0].float()
+        if not bool(((scale == 0) | ((scale >= LEAST) & torch.isfinite(scale))).all()):
+            return f"expected scales of 0 or from {LEAST:.3g} on at {name}, came others"
+    return None
 
 
 def _codec(name: str, number: Number) -> _Codec:
@@ -78,6 +94,7 @@ def quantise(x: Tensor, most: int) -> tuple[Tensor, Tensor]:
     flat = x.flatten()
     blocks = torch.nn.functional.pad(flat, (0, -len(flat) % BLOCK)).view(-1, BLOCK)
     scale = _rounded_up(blocks.abs().amax(1) / most)
+    scale = torch.where(scale.float() < LEAST, 0.0, scale)
     integers = torch.nan_to_num(blocks / scale.float()[:, None], 0.0, most, -most).round().clamp(-most, most)
     return scale, integers.to(torch.int8)
 

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pfedsam.config import Number
-from pfedsam.exchange.codec import decode, wire_schema
+from pfedsam.exchange.codec import decode, scales_fault, wire_schema
 from pfedsam.exchange.schema import Schema, Spec, Stamp
 from pfedsam.files import not_finite
 
@@ -45,6 +46,7 @@ def judge_message(
     reason = stamp_fault(stamp, expected) or names_fault(tensors, wire)
     for name in sorted(wire) if reason is None else ():
         reason = reason or tensor_fault(name, tensors[name], wire[name])
+    reason = reason or scales_fault(tensors, schema, number)
     if reason is None and number in ("int8", "int4"):
         opened = decode(tensors, schema, number)
         reason = next((fault for name in sorted(schema) if (fault := value_fault(name, opened[name]))), None)
@@ -105,6 +107,8 @@ def tensor_fault(name: str, tensor: Any, spec: Spec) -> str | None:
     """Why one tensor does not match its spec, or None if it does."""
     if not isinstance(tensor, Tensor):
         return f"expected a tensor at {name}, came {type(tensor).__name__}"
+    if tensor.layout != torch.strided or tensor.device.type == "meta":
+        return f"expected a dense tensor at {name}, came {_short(tensor.layout)}"
     if tuple(tensor.shape) != spec.shape:
         return f"expected shape {spec.shape} at {name}, came {tuple(tensor.shape)}"
     if tensor.dtype != spec.dtype:

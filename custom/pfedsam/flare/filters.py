@@ -98,7 +98,14 @@ class UpdateGuard(Filter):  # type: ignore[misc]
 
 
 def judge(shareable: Shareable, fl_ctx: FLContext) -> Verdict:
-    """The guard's verdict on a site's training result, at the server."""
+    """The guard's verdict on a site's training result, at the server. What it cannot judge it refuses."""
+    try:
+        return _judge(shareable, fl_ctx)
+    except Exception as fault:  # a message can be anything, and each refusal has its reason in the record
+        return Rejected(f"expected a message that can be judged, came one with {type(fault).__name__}")
+
+
+def _judge(shareable: Shareable, fl_ctx: FLContext) -> Verdict:
     config = job_config(fl_ctx)
     try:
         dxo = _dxo(shareable)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pfedsam.data.dicom import dicom_header, holds_volume, placed, shared_uids, unread
-from pfedsam.data.slices import SliceHeader, make_volume, scattered, slices_of
+from pfedsam.data.slices import SliceHeader, make_volume, misplaced, scattered, slices_of
 from pfedsam.prepare.dicomseg import STORAGE, segment_labels
 from pfedsam.prepare.found import Case, Dropped, Reason, reason
 from pfedsam.prepare.patients import by_issuer
@@ -213,4 +213,6 @@ def _unusable(head: Any) -> Reason | None:
         )
     if not head.get("SeriesInstanceUID") or not head.get("SOPInstanceUID"):
         return "no SeriesInstanceUID or SOPInstanceUID, so its series is unknown", again
+    if wrong := misplaced(head):
+        return wrong, again
     return None
