@@ -4,7 +4,7 @@ SUITE ?= methods
 TASKS ?= brain_mri
 SEEDS ?= 0 1 2
 
-.PHONY: demo check lint types test test-long chaos bench demo-weights bench-gpu table tables reference constraints clean
+.PHONY: demo check lint types test test-long chaos bench scan sbom demo-weights bench-gpu table tables reference constraints clean
 
 .venv/ready: pyproject.toml requirements.txt constraints.txt
 	$(PYTHON) -m venv .venv
@@ -41,6 +41,15 @@ bench: .venv/ready  ## speed, memory, rounds, start, growth, scale and the docto
 bench-gpu: .venv/ready  ## a step on a GPU, every way of taking it; about ten minutes; needs PFEDSAM_WEIGHTS
 	$(BIN)/python benchmarks/gpu.py --keep
 	$(BIN)/python benchmarks/recording.py --keep
+
+scan: .venv/ready  ## bandit for the code, picklescan for the files that ship; both must be clean
+	$(BIN)/pip install --quiet --editable '.[security]'
+	$(BIN)/bandit -q -r custom -ll
+	$(BIN)/picklescan -p custom
+
+sbom: .venv/ready  ## sbom.json: what is installed, with versions and licences, as CycloneDX
+	$(BIN)/pip install --quiet --editable '.[security]'
+	$(BIN)/cyclonedx-py environment --of JSON -o sbom.json .venv
 
 demo-weights: .venv/ready  ## pretrain the demo backbone anew, about 12 minutes
 	$(BIN)/python scripts/pretrain_demo.py

@@ -19,7 +19,7 @@ def serve(options: argparse.Namespace) -> None:
 
     from pfedsam.cli import parser
 
-    print(shtab.complete(_with_files(parser()), shell=options.shell))
+    print(shtab.complete(_with_files(parser()), shell=options.shell))  # nosec B604: the name of a shell
 
 
 def _with_files(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
