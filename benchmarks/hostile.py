@@ -50,6 +50,7 @@ class Attack:
     harm: Harm = lambda update, _sent, _round: update
     data: str = "honest"
     samples: int = 0
+    absent: bool = False
 
 
 def scaled(by: float) -> Harm:
@@ -79,7 +80,8 @@ def drift(update: Tensors, _sent: Tensors, _round: int) -> Tensors:
 
 
 ATTACKS = (
-    Attack("none"),
+    Attack("none: the fifth is honest"),
+    Attack("none: the fifth is absent", absent=True),
     Attack("sign flip", scaled(-1)),
     Attack("sign flip x10", scaled(-10)),
     Attack("sign flip x100", scaled(-100)),
@@ -103,10 +105,9 @@ def main() -> None:
     found = {rule: [tried(rule, seed) for seed in range(options.seeds)] for rule in options.rules}
     rows: list[list[str | float]] = []
     for attack in ATTACKS:
-        rows.append([attack.name, *(st.fmean(run[attack.name][0] for run in found[rule]) for rule in options.rules)])
-        if attack.data == "patched":
-            hit = [st.fmean(run[attack.name][1] for run in found[rule]) for rule in options.rules]
-            rows.append([f"{attack.name}: on marked images", *hit])
+        for place, title in enumerate(("", ": on marked images") if attack.data == "patched" else ("",)):
+            scores = [[run[attack.name][place] for run in found[rule] if attack.name in run] for rule in options.rules]
+            rows.append([attack.name + title, *(st.fmean(of) if of else "-" for of in scores)])
     columns = {"attack": "", **dict.fromkeys(options.rules, ".3f")}
     title = f"One hostile site of five: Dice of the other four, {options.seeds} seed{'s' * (options.seeds > 1)}"
     publish(title, Table(columns, rows), keep=options.keep)
@@ -125,7 +126,9 @@ def tried(rule: str, seed: int) -> dict[str, tuple[float, float]]:
         marked = {name: site(here, name, config, "marked") for name in HONEST}
         found = {}
         for attack in ATTACKS:
-            state = federation({**sites, HOSTILE: bad[attack.data]}, attack, config)
+            if attack.absent and rule == "krum":  # which wants five
+                continue
+            state = federation(sites if attack.absent else {**sites, HOSTILE: bad[attack.data]}, attack, config)
             found[attack.name] = (dice(sites, state, config), dice(marked, state, config))
             print(
                 f"{rule} seed {seed} {attack.name}: {found[attack.name][0]:.3f} {found[attack.name][1]:.3f}", flush=True

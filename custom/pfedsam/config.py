@@ -115,7 +115,7 @@ class ServerConfig:
         "clipped"  # norms cut to the round's median; mean: as they are; product, trimmed, median: on LoRA's B A
     )
     hostile: int = number(1, least=0, most=1000)  # most hostile sites that krum, geometric, trimmed and median outvote
-    most_share: float = number(0.5, above=0, most=1)  # of all samples, a site's weight in a mean, from 3 sites on
+    most_share: float = number(1.5, least=1, most=1_000_000)  # a site's most weight, in equal shares; from 3 sites on
 
 
 @dataclass(frozen=True)

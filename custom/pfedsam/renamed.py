@@ -8,7 +8,7 @@ Values = dict[str, Any]
 EXPERTS = ("pfedsam", "newcomer")
 # where and what every expert was, until that could be chosen
 SHARED_BOTTLENECK = {"experts": 8, "experts_in": "qkv", "experts_rank": 0, "expert": "conv"}
-BEFORE_BOUNDS = {"rule": "mean", "most_share": 1.0}  # what the server did until it could be chosen
+BEFORE_BOUNDS = {"rule": "mean", "most_share": 1_000_000}  # what the server did until it could be chosen
 MOVED: dict[str, dict[str, str]] = {  # old dotted name: by method, the name of its own setting
     "reading": dict.fromkeys(EXPERTS, "reading"),
     "train.distill": dict.fromkeys(EXPERTS, "distill"),

@@ -143,7 +143,7 @@ def test_the_product_mean_is_the_nearest_of_lora_s_rank_to_the_dense_mean() -> N
     )
     u, s, v = torch.linalg.svd(dense)
     best = (u[:, :RANK] * s[:RANK]) @ v[:RANK]
-    found = after("product", given(*updates, samples=samples), most_share=1.0)
+    found = after("product", given(*updates, samples=samples), most_share=3.0)
     assert torch.allclose(product(found), best, atol=1e-6)
 
 
@@ -163,13 +163,14 @@ def test_a_rule_in_place_of_a_method_s_own_is_refused_when_the_job_is_read(rule:
 @pytest.mark.parametrize(
     ("samples", "most", "shares"),
     [
-        ((10, 10, 10), 0.5, (1 / 3, 1 / 3, 1 / 3)),
-        ((1000, 10, 10), 0.5, (0.5, 0.25, 0.25)),
-        ((10_000_000, 30, 10), 0.5, (0.5, 0.375, 0.125)),
-        ((1000, 1000, 10, 10), 0.3, (0.3, 0.3, 0.2, 0.2)),
-        ((1000, 10, 10), 0.1, (1 / 3, 1 / 3, 1 / 3)),
-        ((1000, 10), 0.5, (1000 / 1010, 10 / 1010)),
-        ((1000, 10, 10), 1.0, (1000 / 1020, 10 / 1020, 10 / 1020)),
+        ((10, 10, 10), 1.5, (1 / 3, 1 / 3, 1 / 3)),
+        ((1000, 10, 10), 1.5, (0.5, 0.25, 0.25)),
+        ((10_000_000, 30, 10), 1.5, (0.5, 0.375, 0.125)),
+        ((10_000_000, 10, 10, 10, 10), 1.5, (0.3, 0.175, 0.175, 0.175, 0.175)),
+        ((1000, 1000, 10, 10), 1.2, (0.3, 0.3, 0.2, 0.2)),
+        ((1000, 10, 10), 1.0, (1 / 3, 1 / 3, 1 / 3)),
+        ((1000, 10), 1.5, (1000 / 1010, 10 / 1010)),
+        ((1000, 10, 10), 3.0, (1000 / 1020, 10 / 1020, 10 / 1020)),
     ],
 )
 def test_no_site_has_more_than_its_share_of_three_or_more(

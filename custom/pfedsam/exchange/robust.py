@@ -84,11 +84,14 @@ def change_of(sent: Tensors, update: Tensors) -> Change:
 
 
 def fair(given: Given, most: float) -> Given:
-    """The contributions, none with more than `most` of all samples. From three sites on: two cannot outvote each other.
+    """The contributions, none with a weight of more than `most` equal shares. From three sites on.
 
-    A share above `most` becomes `most`, or an equal share if that is more. The others keep their proportions.
+    A weight above that becomes that. The others keep their proportions. Two sites cannot outvote each other.
+
+    Args:
+        most: in parts of 1 / n, at least 1.
     """
-    bound = max(most, 1 / len(given)) if given else 1.0
+    bound = most / len(given) if given else 1.0
     if len(given) < MAJORITY or bound >= 1:
         return given
     samples = {site: float(one.samples) for site, one in given.items()}
