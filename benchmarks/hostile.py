@@ -8,7 +8,7 @@ import argparse
 import statistics as st
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -118,21 +118,20 @@ def tried(rule: str, seed: int) -> dict[str, tuple[float, float]]:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     with tempfile.TemporaryDirectory() as folder:
-        config = replace(from_dict(SETTINGS | {"seed": seed, "server": {"rule": rule}}))
+        config = from_dict(SETTINGS | {"seed": seed, "server": {"rule": rule}})
         here = Path(folder)
         sites = {name: site(here, name, config, "honest") for name in HONEST}
         kinds = sorted({attack.data for attack in ATTACKS})
         bad = {kind: site(here, HOSTILE, config, kind) for kind in kinds}
         marked = {name: site(here, name, config, "marked") for name in HONEST}
-        found = {}
+        found, start = {}, sites[HONEST[0]].shared()
         for attack in ATTACKS:
             if attack.absent and rule == "krum":  # which wants five
                 continue
-            state = federation(sites if attack.absent else {**sites, HOSTILE: bad[attack.data]}, attack, config)
-            found[attack.name] = (dice(sites, state, config), dice(marked, state, config))
-            print(
-                f"{rule} seed {seed} {attack.name}: {found[attack.name][0]:.3f} {found[attack.name][1]:.3f}", flush=True
-            )
+            part = sites if attack.absent else {**sites, HOSTILE: bad[attack.data]}
+            state = federation(part, attack, config, start)
+            plain, with_mark = found[attack.name] = dice(sites, state, config), dice(marked, state, config)
+            print(f"{rule} seed {seed} {attack.name}: {plain:.3f} {with_mark:.3f}", flush=True)
     return found
 
 
@@ -157,11 +156,11 @@ def change(image: Path, mask: Path, kind: str) -> None:
         Image.fromarray(np.zeros_like(np.asarray(Image.open(mask)))).save(mask)
 
 
-def federation(sites: dict[str, Site], attack: Attack, config: Config) -> ServerState:
-    """The server's state after all rounds."""
+def federation(sites: dict[str, Site], attack: Attack, config: Config, start: Tensors) -> ServerState:
+    """The server's state after all rounds from `start`."""
     down, up = down_schema(config), up_schema(config)
     first = next(iter(sites.values()))
-    state = begin_state(START.setdefault(config.seed, first.shared()), down)
+    state = begin_state(start, down)
     for round_ in range(ROUNDS):
         given: dict[str, Contribution] = {}
         for name, one in sites.items():
@@ -175,9 +174,6 @@ def federation(sites: dict[str, Site], attack: Attack, config: Config) -> Server
                 given[name] = contribution(sent, samples, {}, config=config, up=up)
         state = apply(first.method.rule, state, given, config=config, down=down)
     return state
-
-
-START: dict[int, Tensors] = {}
 
 
 def dice(sites: dict[str, Site], state: ServerState, config: Config) -> float:

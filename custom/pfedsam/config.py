@@ -21,6 +21,7 @@ Number = Literal["fp32", "bf16", "int8", "int4"]
 Rule = Literal["clipped", "mean", "product", "trimmed", "median", "krum", "geometric"]
 Pixels = Literal["sam", "unit"]
 T = TypeVar("T")
+MOST_ROUNDS = 100_000  # of a run
 
 
 @dataclass(frozen=True)

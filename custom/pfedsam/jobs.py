@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pfedsam.bounds import number
-from pfedsam.config import Config
+from pfedsam.config import MOST_ROUNDS, Config
 from pfedsam.errors import UserFault
 from pfedsam.files import read_json
 from pfedsam.layout import META, SERVER, SETTINGS
@@ -41,7 +41,7 @@ class Job:
 
     name: str
     settings: dict[str, Any]
-    rounds: int = number(1, least=1, most=100_000)
+    rounds: int = number(1, least=1, most=MOST_ROUNDS)
     min_sites: int = number(1, least=1, most=10_000)
     grace: int = number(3600, least=0, most=10_000_000)
     timeout: int = number(7200, least=0, most=10_000_000)

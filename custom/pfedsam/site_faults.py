@@ -5,14 +5,12 @@ from typing import Any
 
 import torch
 
-from pfedsam.config import Config
+from pfedsam.config import MOST_ROUNDS, Config
 from pfedsam.errors import UserFault
 from pfedsam.exchange.guard import names_fault, tensor_fault
 from pfedsam.exchange.schema import EXTRA, Schema
 from pfedsam.files import Tensors, not_finite
 from pfedsam.methods.base import Method, as_it_is
-
-MOST_ROUNDS = 100_000  # of a run
 
 
 def require_fit(stored: Tensors, model: Tensors, facts: dict[str, str], *, base: str, folder: Path) -> None:

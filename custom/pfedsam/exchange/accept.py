@@ -1,9 +1,7 @@
 """Which model of the server a site trains on: one that can be the next of its run."""
 
-import math
-
 from pfedsam.errors import UserFault
-from pfedsam.exchange.robust import A
+from pfedsam.exchange.robust import A, norm
 from pfedsam.exchange.store import Moment, SiteStore
 from pfedsam.files import Tensors
 
@@ -35,8 +33,8 @@ def require_near(arrived: Tensors, last: Tensors, rounds: int) -> None:
     lora = {name for name in last if LORA in name}
     measured = lora if any(name.endswith(A) for name in lora) else set()  # B alone begins at zero, and has no measure
     for kind, names in (("LoRA", measured), ("other tensors", last.keys() - lora)):
-        apart = _norm({name: arrived[name].double() - last[name].double() for name in names})
-        bound = FAR[kind] * _norm({name: last[name].double() for name in names}) * max(rounds, 1)
+        apart = norm(arrived[name].double() - last[name].double() for name in names)
+        bound = FAR[kind] * norm(last[name].double() for name in names) * max(rounds, 1)
         if apart > bound:
             raise UserFault(
                 expected=f"a model near the last one: {kind} no further than {bound:.3g} away",
@@ -44,7 +42,3 @@ def require_near(arrived: Tensors, last: Tensors, rounds: int) -> None:
                 do="ask the server's administrator what its model is. Nothing was trained. If the change is right,"
                 " begin a new run",
             )
-
-
-def _norm(tensors: Tensors) -> float:
-    return math.sqrt(sum(float(tensor.square().sum()) for tensor in tensors.values()))

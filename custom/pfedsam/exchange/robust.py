@@ -5,7 +5,7 @@ sites' updates are small, so all of this takes milliseconds beside the training 
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from statistics import median
 
@@ -65,9 +65,9 @@ class Change:
         factors = [[layer.now[n] - layer.sent[n] for layer in self.layers.values()] for n in (0, 1)]
         return {
             "product": math.sqrt(max(0.0, sum(layer.inner(layer) for layer in self.layers.values()))),
-            "a": _norm(factors[0]),
-            "b": _norm(factors[1]),
-            "rest": _norm(list(self.rest.values())),
+            "a": norm(factors[0]),
+            "b": norm(factors[1]),
+            "rest": norm(self.rest.values()),
         }
 
 
@@ -139,26 +139,27 @@ def product_mean(state: ServerState, given: Given, _config: Config) -> ServerSta
 
     The mean of factors is not the factors of the mean: mean(B) mean(A) differs from mean(B A).
     """
-    return _of_products(state, given, {site: float(one.samples) for site, one in given.items()})
+    return _of_products(state, _changes(state, given), {site: float(one.samples) for site, one in given.items()})
 
 
 def krum(state: ServerState, given: Given, config: Config) -> ServerState:
     """Multi-Krum (Blanchard et al. 2017): the mean of the n - f sites that are closest to n - f - 2 others."""
     f, n = config.server.hostile, len(given)
     _require(given, 2 * f + 3, config)
-    gaps = _gaps(state, given)
-    scores = {one: sum(sorted(gaps[one][other] for other in given if other != one)[: n - f - 2]) for one in given}
-    chosen = sorted(given, key=lambda site: (scores[site], site))[: n - f]
-    return _of_products(state, given, {site: float(given[site].samples) for site in chosen})
+    changes = _changes(state, given)
+    inner = _gram(changes)
+    gaps = (inner.diag()[:, None] + inner.diag() - 2 * inner).fill_diagonal_(math.inf)
+    scores = gaps.sort().values[:, : n - f - 2].sum(1).tolist()
+    chosen = sorted(zip(scores, changes, strict=True))[: n - f]
+    return _of_products(state, changes, {site: float(given[site].samples) for _, site in chosen})
 
 
 def geometric(state: ServerState, given: Given, config: Config) -> ServerState:
     """The geometric median of the sites' changes by Weiszfeld's steps (Pillutla et al. 2019, RFA)."""
     _require(given, 2 * config.server.hostile + 1, config)
-    sites = sorted(given)
-    gram = _gram(state, given)
-    inner = torch.tensor([[gram[one][other] for other in sites] for one in sites], dtype=torch.float64)
-    samples = torch.tensor([float(given[site].samples) for site in sites], dtype=torch.float64)
+    changes = _changes(state, given)
+    inner = _gram(changes)
+    samples = torch.tensor([float(given[site].samples) for site in changes], dtype=torch.float64)
     usual = float(inner.diag().median())
     weights = samples * (inner.diag() <= usual)  # begins with the shorter half, else one of 1e37 takes long to leave
     weights = weights / weights.sum()
@@ -167,7 +168,7 @@ def geometric(state: ServerState, given: Given, config: Config) -> ServerState:
         apart = (inner.diag() - 2 * inner @ weights + weights @ inner @ weights).clamp_min(0).sqrt()
         weights = samples / apart.clamp_min(least)
         weights = weights / weights.sum()
-    return _of_products(state, given, dict(zip(sites, weights.tolist(), strict=True)))
+    return _of_products(state, changes, dict(zip(changes, weights.tolist(), strict=True)))
 
 
 def trimmed(state: ServerState, given: Given, config: Config) -> ServerState:
@@ -203,28 +204,25 @@ def _require(given: Given, least: int, config: Config) -> None:
 
 
 def _changes(state: ServerState, given: Given) -> dict[str, Change]:
+    """The sites' changes, in the order of their names."""
     return {site: change_of(state.model_of(site), one.update) for site, one in sorted(given.items())}
 
 
-def _gram(state: ServerState, given: Given) -> dict[str, dict[str, float]]:
-    changes = _changes(state, given)
-    return {one: {other: changes[one].inner(changes[other]) for other in changes} for one in changes}
+def _gram(changes: Mapping[str, Change]) -> Tensor:
+    """The inner products of the changes, (n, n), in float64."""
+    rows = [[one.inner(other) for other in changes.values()] for one in changes.values()]
+    return torch.tensor(rows, dtype=torch.float64)
 
 
-def _gaps(state: ServerState, given: Given) -> dict[str, dict[str, float]]:
-    gram = _gram(state, given)
-    return {one: {other: gram[one][one] + gram[other][other] - 2 * gram[one][other] for other in gram} for one in gram}
-
-
-def _of_products(state: ServerState, given: Given, weights: Mapping[str, float]) -> ServerState:
+def _of_products(state: ServerState, changes: Mapping[str, Change], weights: Mapping[str, float]) -> ServerState:
     """The weighted mean of the products and of the rest, over the sites that have a weight."""
     total = sum(weights.values())
-    shares = {site: weight / total for site, weight in weights.items()}
-    step = weighted(shares, lambda site: given[site].update)
-    layers = {site: change_of(state.model_of(site), given[site].update).layers for site in sorted(shares)}
-    for stem in next(iter(layers.values()), {}):
-        left = torch.cat([layers[site][stem].now[1] * share for site, share in sorted(shares.items())], dim=1)
-        right = torch.cat([layers[site][stem].now[0] for site in sorted(shares)])
+    shares = {site: weight / total for site, weight in sorted(weights.items())}
+    rest = weighted(shares, lambda site: changes[site].rest)
+    step = {name: tensor.to(state.shared[name].dtype) for name, tensor in rest.items()}
+    for stem in next(iter(changes.values())).layers:
+        left = torch.cat([changes[site].layers[stem].now[1] * share for site, share in shares.items()], dim=1)
+        right = torch.cat([changes[site].layers[stem].now[0] for site in shares])
         step |= _step_to(state.shared, stem, *_at_rank(left, right, len(state.shared[stem + A])))
     return moved(state, step)
 
@@ -269,5 +267,6 @@ def _paired(name: str, stems: Mapping[str, object] | set[str]) -> bool:
     return any(name.endswith(end) and name.removesuffix(end) in stems for end in (A, B))
 
 
-def _norm(tensors: list[Tensor]) -> float:
+def norm(tensors: Iterable[Tensor]) -> float:
+    """The norm of all values together."""
     return math.sqrt(sum(float(tensor.square().sum()) for tensor in tensors))

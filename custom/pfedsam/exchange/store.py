@@ -73,7 +73,8 @@ class SiteStore:
         Raises:
             UserFault: it is earlier. What the site had before that round may be gone, and would be trained over.
         """
-        newest = max((_round(path) for path in self._files() if facts_of(path).get("run") == at.run), default=0)
+        labels = map(_label, self._files())
+        newest = max((round_ for run, round_ in labels if run == at.run), default=0)
         if at.round < newest - 1:
             raise UserFault(
                 expected=f"a round of run {at.run} not before round {newest}, because this site has trained"
@@ -98,9 +99,9 @@ class SiteStore:
 
     def _candidates(self, before: Moment, begin: str) -> list[Path]:
         """This run's files from before the round, newest first, then those of the run to begin with."""
-        runs = {path: facts_of(path).get("run") for path in self._files()}
-        own = [path for path, run in runs.items() if run == before.run and not _is_of(path, before)]
-        others = [path for path, run in runs.items() if run != before.run and begin in (run, "latest")]
+        labels = {path: _label(path) for path in self._files()}
+        own = [path for path, (run, round_) in labels.items() if run == before.run and round_ < before.round]
+        others = [path for path, (run, _) in labels.items() if run != before.run and begin in (run, "latest")]
         return [*own, *others]
 
     def forget(self, run: str) -> None:
@@ -110,7 +111,7 @@ class SiteStore:
 
     def files_of(self, run: str) -> list[Path]:
         """The files of a run: its generations, the last model that it was sent, and its notes."""
-        generations = [path for path in self._files() if facts_of(path).get("run") == run]
+        generations = [path for path in self._files() if _label(path)[0] == run]
         notes = sorted(self.folder.glob(f"*.{one_name(run, 'run')}.json"))
         return [*generations, *(path for path in [self._accepted(run), *notes] if path.exists())]
 
@@ -160,10 +161,11 @@ def _sound(path: Path) -> tuple[Tensors, dict[str, str]]:
 
 def _replaced(files: list[Path], run: str | None) -> list[Path]:
     """Of `files`, newest first, those of the run that are not kept. Kept is the newest of each of its last rounds."""
-    own = [path for path in files if facts_of(path).get("run") == run]
+    labels = {path: _label(path) for path in files}
+    own = {path: round_ if run else _number(path) for path, (of, round_) in labels.items() if of == run}
     newest: dict[int, Path] = {}
-    for path in own:
-        newest.setdefault(_round(path) if run else _number(path), path)
+    for path, round_ in own.items():
+        newest.setdefault(round_, path)
     kept = [newest[round_] for round_ in sorted(newest, reverse=True)[:KEEP]]
     return [path for path in own if path not in kept]
 
@@ -173,11 +175,7 @@ def _number(path: Path) -> int:
     return int(number) if number.isdigit() else 0
 
 
-def _round(path: Path) -> int:
-    return int(facts_of(path).get("round", -1))
-
-
-def _is_of(path: Path, at: Moment | None) -> bool:
-    """Whether the file holds what this run trained in this round or a later one."""
-    facts = facts_of(path) if at else {}
-    return at is not None and facts.get("run") == at.run and _round(path) >= at.round
+def _label(path: Path) -> tuple[str | None, int]:
+    """The run and the round of a generation. None and -1 if it has none."""
+    facts = facts_of(path)
+    return facts.get("run"), int(facts.get("round", -1))

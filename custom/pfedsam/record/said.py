@@ -10,10 +10,10 @@ from typing import Any
 
 from pfedsam.exchange.guard import facts_fault
 from pfedsam.names import RUN_NAME
+from pfedsam.record.cases import ROLES
 from pfedsam.record.measures import DISTANCES, HIGHER_IS_BETTER, METRICS, MIXED, OVERLAP, UNITS
 
 Check = Callable[[str, Any], str | None]  # of a value's name and the value: why it is refused, or None
-ROLES = ("global", "personal")
 LOSSES = 16  # most losses of a method; ours have up to three
 LOSS_NAME = r"[a-z][a-z0-9_]{0,31}"
 
