@@ -11,8 +11,9 @@ import pydicom
 from numpy.typing import NDArray
 
 from pfedsam.data.geometry import Volume, spacing_of
+from pfedsam.data.headers import enhanced, frames, misplaced, slices_of
 from pfedsam.data.readable import readable
-from pfedsam.data.slices import affine_of, check_alike, enhanced, flat_spacing, frames, misplaced, order, slices_of
+from pfedsam.data.slices import affine_of, check_alike, flat_spacing, order
 from pfedsam.data.stored import class_numbers, intensities
 from pfedsam.errors import UserFault
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, pixel_array
 
-from pfedsam.data.slices import frames, group
+from pfedsam.data.headers import frames, group
 from pfedsam.errors import UserFault
 
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")  # pydicom turns these into RGB

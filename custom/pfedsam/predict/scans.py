@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from pfedsam.data.dicom import dicom_header, in_order, placed, shared_uids, unusable, volumes
+from pfedsam.data.headers import frames, slices_of
 from pfedsam.data.nifti import NIFTI
 from pfedsam.data.picture import PICTURES
 from pfedsam.data.readable import hindrance
-from pfedsam.data.slices import frames, scattered, slices_of
+from pfedsam.data.slices import scattered
 from pfedsam.data.volume import Kind, kind_of, stem_of
 from pfedsam.errors import UserFault
 

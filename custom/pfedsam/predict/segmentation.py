@@ -15,7 +15,7 @@ from pydicom.valuerep import DA, TM
 
 import pfedsam
 from pfedsam.data.dicom import frame_order, placed
-from pfedsam.data.slices import enhanced, frames
+from pfedsam.data.headers import enhanced, frames
 from pfedsam.errors import UserFault
 from pfedsam.predict.scans import Scan
 

@@ -10,17 +10,8 @@ from numpy.typing import NDArray
 
 from pfedsam.data.dicom import dicom_header, frame_order
 from pfedsam.data.geometry import Affine, Volume
-from pfedsam.data.slices import (
-    LPS_TO_RAS,
-    SliceHeader,
-    alike,
-    enhanced,
-    frame_slice,
-    frames,
-    group,
-    parallel,
-    slices_of,
-)
+from pfedsam.data.headers import SliceHeader, enhanced, frame_slice, frames, group, slices_of
+from pfedsam.data.slices import LPS_TO_RAS, alike, parallel
 from pfedsam.errors import UserFault
 
 Instance = tuple[str, int]  # SOPInstanceUID and frame number; 0 for a file with one slice

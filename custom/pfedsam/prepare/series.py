@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pfedsam.data.dicom import dicom_header, holds_volume, placed, shared_uids, unread
-from pfedsam.data.slices import SliceHeader, make_volume, misplaced, scattered, slices_of
+from pfedsam.data.headers import SliceHeader, misplaced, slices_of
+from pfedsam.data.slices import make_volume, scattered
 from pfedsam.prepare.dicomseg import STORAGE, segment_labels
 from pfedsam.prepare.found import Case, Dropped, Reason, reason
 from pfedsam.prepare.patients import by_issuer
