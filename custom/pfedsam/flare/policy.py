@@ -60,7 +60,7 @@ class SitePolicy(OnlySharedLeaves):
             )
         if dxo.data_kind == DataKind.WEIGHT_DIFF:
             self._enough(dxo.get_meta_prop(MetaKey.NUM_STEPS_CURRENT_ROUND), config)
-            self._hidden(config)
+            self.require_privacy(config)
 
     def _enough(self, images: int, config: Config) -> None:
         steps = steps_of(images, config.train)
@@ -70,7 +70,8 @@ class SitePolicy(OnlySharedLeaves):
                 f" came {images} and {steps}: fewer could show a patient's image"
             )
 
-    def _hidden(self, config: Config) -> None:
+    def require_privacy(self, config: Config) -> None:
+        """Raise if the job has less differential privacy than the administrator asks for."""
         asked = math.inf if config.privacy.unit == "none" else config.privacy.epsilon
         if self.most_epsilon is not None and asked > self.most_epsilon:
             raise ContentBlockedException(
