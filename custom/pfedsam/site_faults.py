@@ -6,11 +6,13 @@ from typing import Any
 import torch
 
 from pfedsam.config import MOST_ROUNDS, Config
-from pfedsam.errors import UserFault
+from pfedsam.errors import Diverged, UserFault
 from pfedsam.exchange.guard import names_fault, tensor_fault
 from pfedsam.exchange.schema import EXTRA, Schema
+from pfedsam.exchange.store import Moment
 from pfedsam.files import Tensors, not_finite
 from pfedsam.methods.base import Method, as_it_is
+from pfedsam.names import one_name
 
 
 def require_fit(stored: Tensors, model: Tensors, facts: dict[str, str], *, base: str, folder: Path) -> None:
@@ -24,9 +26,10 @@ def require_fit(stored: Tensors, model: Tensors, facts: dict[str, str], *, base:
         )
 
 
-def require_kept(facts: dict[str, str], run: str | None, folder: Path) -> None:
+def require_kept(facts: dict[str, str], at: Moment | None, folder: Path) -> None:
     """Raise UserFault if the stored private part is not from the run, although the site has trained in it."""
-    if facts.get("run") != run:
+    run = at.run if at else None
+    if facts.get("run") not in (at.line if at else (None,)):
         raise UserFault(
             expected=f"this site's private part of run {run}, in which it trained, in {folder}",
             came="none that is undamaged",
@@ -57,10 +60,28 @@ def require_turn(round_: Any, rounds: Any) -> None:
         )
 
 
-def require_finite_weights(trained: Tensors, round_: int) -> None:
-    """Raise UserFault if the training diverged."""
-    if name := not_finite(trained):
+def require_line(told: Any) -> tuple[Moment, ...]:
+    """What a message says of the runs that its run went back from, oldest first.
+
+    Raises:
+        UserFault: it says something else.
+    """
+    if told is None:
+        return ()
+    pairs = isinstance(told, list) and all(isinstance(one, list) and len(one) == 2 for one in told)
+    if not pairs or not all(isinstance(run, str) and type(round_) is int for run, round_ in told):
         raise UserFault(
+            expected="the runs that this one went back from, each with a round",
+            came=str(told)[:80],
+            do="ask the server's administrator. Nothing was trained",
+        )
+    return tuple(Moment(one_name(run, "run"), round_) for run, round_ in told)
+
+
+def require_finite_weights(trained: Tensors, round_: int) -> None:
+    """Raise Diverged if the training diverged."""
+    if name := not_finite(trained):
+        raise Diverged(
             expected=f"finite weights after the training of round {round_ + 1}",
             came=f"NaN or infinite values at {name}",
             do="lower train.lr, or look at the images' values (data.scale). The store is as before the round",

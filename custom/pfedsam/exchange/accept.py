@@ -1,6 +1,6 @@
 """Which model of the server a site trains on: one that can be the next of its run."""
 
-from pfedsam.errors import UserFault
+from pfedsam.errors import Diverged
 from pfedsam.exchange.robust import A, norm
 from pfedsam.exchange.store import Moment, SiteStore
 from pfedsam.files import Tensors
@@ -13,7 +13,8 @@ def accept(store: SiteStore, shared: Tensors, at: Moment) -> None:
     """Check that a server's model can be the next of its run, and keep it to judge the one after it.
 
     Raises:
-        UserFault: its round is too early, or it is not near the last one.
+        UserFault: its round is too early.
+        Diverged: it is not near the last one.
     """
     store.require_next(at)
     if last := store.accepted(at.run):
@@ -22,7 +23,7 @@ def accept(store: SiteStore, shared: Tensors, at: Moment) -> None:
 
 
 def require_near(arrived: Tensors, last: Tensors, rounds: int) -> None:
-    """Raise UserFault if a server's model is not one that training can have made of the last one.
+    """Raise Diverged if a server's model is not one that training can have made of the last one.
 
     Signs turned round, zeros and noise are not. The bounds are our choice, several times what a first round moves.
 
@@ -36,7 +37,7 @@ def require_near(arrived: Tensors, last: Tensors, rounds: int) -> None:
         apart = norm(arrived[name].double() - last[name].double() for name in names)
         bound = FAR[kind] * norm(last[name].double() for name in names) * max(rounds, 1)
         if apart > bound:
-            raise UserFault(
+            raise Diverged(
                 expected=f"a model near the last one: {kind} no further than {bound:.3g} away",
                 came=f"one that is {apart:.3g} away",
                 do="ask the server's administrator what its model is. Nothing was trained. If the change is right,"
