@@ -15,7 +15,7 @@ from pfedsam.exchange.server import ServerState, message
 from pfedsam.exchange.store import Moment
 from pfedsam.federation import RUN, Plan, federate
 from pfedsam.files import Tensors
-from pfedsam.record.back import came_from, go_back, left_out
+from pfedsam.record.back import came_from, go_back, left_out, line_in
 from pfedsam.service import Turn, serve_round
 from pfedsam.site import Places
 from pfedsam.study import down_schema, initial_shared
@@ -226,3 +226,13 @@ def test_values_on_which_nobody_can_train_are_a_divergence_though_a_site_knows_n
     with pytest.raises(Diverged):
         serve_round(site, wire, Turn("run", site.base, 1, 3))
     assert site.store.load() is None
+
+
+@pytest.mark.parametrize(
+    "told", ["run", [["run"]], [["run", "1"]], [["run", True]], [[1, 1]], {"run": 1}, [["../x", 1]]]
+)
+def test_a_message_that_names_runs_in_another_way_is_refused(told: object) -> None:
+    with pytest.raises(UserFault):
+        line_in(told)
+    assert line_in([["run", 1]]) == (Moment("run", 1),)
+    assert line_in(None) == ()

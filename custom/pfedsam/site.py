@@ -137,8 +137,7 @@ class Site:
         self._received, self._run = shared_of(arrived), at.run if at else None
         self.scoring_seconds = 0.0
         self._load_shared(self._received)
-        begin = self.config.begin_private
-        stored, facts = self.store.load(at, begin=begin, trained=trained) or (self._first, {})
+        stored, facts = self.store.load(at, begin=self.config.begin_private, trained=trained) or (self._first, {})
         if trained and (self._first or self.method.tell is not nothing_told):
             require_kept(facts, at, self.store.folder)
         own = stored if facts.get("run") in (at.line if at else (None,)) else {}

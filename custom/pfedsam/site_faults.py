@@ -12,7 +12,6 @@ from pfedsam.exchange.schema import EXTRA, Schema
 from pfedsam.exchange.store import Moment
 from pfedsam.files import Tensors, not_finite
 from pfedsam.methods.base import Method, as_it_is
-from pfedsam.names import one_name
 
 
 def require_fit(stored: Tensors, model: Tensors, facts: dict[str, str], *, base: str, folder: Path) -> None:
@@ -58,24 +57,6 @@ def require_turn(round_: Any, rounds: Any) -> None:
             came=f"round {str(round_)[:20]} of {str(rounds)[:20]}",
             do="ask the server's administrator. Nothing was trained",
         )
-
-
-def require_line(told: Any) -> tuple[Moment, ...]:
-    """What a message says of the runs that its run went back from, oldest first.
-
-    Raises:
-        UserFault: it says something else.
-    """
-    if told is None:
-        return ()
-    pairs = isinstance(told, list) and all(isinstance(one, list) and len(one) == 2 for one in told)
-    if not pairs or not all(isinstance(run, str) and type(round_) is int for run, round_ in told):
-        raise UserFault(
-            expected="the runs that this one went back from, each with a round",
-            came=str(told)[:80],
-            do="ask the server's administrator. Nothing was trained",
-        )
-    return tuple(Moment(one_name(run, "run"), round_) for run, round_ in told)
 
 
 def require_finite_weights(trained: Tensors, round_: int) -> None:

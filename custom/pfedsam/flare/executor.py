@@ -43,9 +43,9 @@ from pfedsam.flare.terminal import keep_calm
 from pfedsam.layout import OWN
 from pfedsam.names import one_name
 from pfedsam.quiet import quiet
+from pfedsam.record.back import line_in
 from pfedsam.service import Turn, serve_round, serve_test
 from pfedsam.site import Site
-from pfedsam.site_faults import require_line
 from pfedsam.train.loop import Progress
 
 CODES = {ClassesDiffer: CLASSES_DIFFER, Diverged: DIVERGED}
@@ -155,7 +155,7 @@ def _asked(shareable: Shareable, fl_ctx: FLContext) -> tuple[Tensors, Turn]:
     round_, rounds = (shareable.get_header(k, 0) for k in (AppConstants.CURRENT_ROUND, AppConstants.NUM_ROUNDS))
     trained = str(fl_ctx.get_identity_name()) in (shareable.get_header(TRAINED) or [])
     lost = setting(fl_ctx, "fresh") == run
-    back = require_line(shareable.get_header(BACK))
+    back = line_in(shareable.get_header(BACK))
     return dxo.data, Turn(run, stamp_of(dxo, round_).base, round_, rounds, trained and not lost, back)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from pfedsam.errors import UserFault
 from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
 from pfedsam.exchange.store import Moment
-from pfedsam.names import back_name
+from pfedsam.names import back_name, one_name
 from pfedsam.record.results import sites_of
 
 BACK = "back"  # in results.json: a list of the times that the run went back
@@ -15,6 +15,24 @@ BACK = "back"  # in results.json: a list of the times that the run went back
 def came_from(results: dict[str, Any]) -> tuple[Moment, ...]:
     """The runs that a record's run went back from, oldest first, each with the round that it was left before."""
     return tuple(Moment(step["run"], step["round"]) for step in results.get(BACK, []))
+
+
+def line_in(told: Any) -> tuple[Moment, ...]:
+    """What a message says of the runs that its run went back from, oldest first.
+
+    Raises:
+        UserFault: it says something else.
+    """
+    if told is None:
+        return ()
+    pairs = isinstance(told, list) and all(isinstance(one, list) and len(one) == 2 for one in told)
+    if not pairs or not all(isinstance(run, str) and type(round_) is int for run, round_ in told):
+        raise UserFault(
+            expected="the runs that this one went back from, each with a round",
+            came=str(told)[:80],
+            do="ask the server's administrator. Nothing was trained",
+        )
+    return tuple(Moment(one_name(run, "run"), round_) for run, round_ in told)
 
 
 def left_out(results: dict[str, Any]) -> frozenset[str]:
