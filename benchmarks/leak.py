@@ -22,9 +22,11 @@ from torch import Tensor
 from pfedsam.config import Config
 from pfedsam.data.dataset import PLAIN, Batch, View
 from pfedsam.data.synthetic import write_site
+from pfedsam.exchange.checkpoint import Checkpoints
 from pfedsam.exchange.codec import decode
 from pfedsam.exchange.server import begin_state, message
-from pfedsam.federation import Plan, federate
+from pfedsam.exchange.store import LAST, Moment
+from pfedsam.federation import RUN, Plan, federate
 from pfedsam.files import Tensors
 from pfedsam.model.partition import Part, tensors_of, wire_name
 from pfedsam.settings import from_dict
@@ -190,10 +192,11 @@ def member(name: str, privacy: dict[str, Any] | None, folder: Path) -> list[str 
         write_site(folder / site, site, {"train": 24, "val": 4, "test": 48}, config.seed)
     places = {site: Places(folder, folder / "store") for site in sites}
     record = federate(Plan(config, places, 5, folder))
-    areas = []
+    point, areas = Checkpoints(folder / "store", config.study).load(RUN), []
+    assert point is not None
     for site in sites:
         one = Site(site, config, places[site])
-        one.recall(Site.shared(one), "run")
+        one.recall(point.state.shared, Moment(RUN, LAST))
         areas.append(area(losses(one, "train"), losses(one, "test")))
     dice = st.fmean(of["personal"]["dice"] or 0.0 for of in record["final"]["sites"].values())
     spent = max(of.get("epsilon", 0.0) for of in record["rounds"][-1]["sites"].values())

@@ -17,6 +17,7 @@ from sweep import Run, places, record_of, rows, settings, sites
 
 from pfedsam.errors import UserFault
 from pfedsam.exchange.checkpoint import Checkpoints
+from pfedsam.exchange.store import LAST, Moment
 from pfedsam.federation import RUN
 from pfedsam.model.lora import LoRA, LoRALinear
 from pfedsam.site import Site
@@ -55,7 +56,7 @@ def table(out: Path, task: str, row: str, seed: int) -> list[str]:
     here, found = places(run, out), {}
     for name in sites(run, config):
         site = Site(name, config, here)
-        site.recall(point.state.shared, RUN)
+        site.recall(point.state.shared, Moment(RUN, LAST))
         found[name] = worth(site)
     head = ["", *next(iter(found.values()))]
     cells = [[name, *(f"{dice:.3f}" for dice in of_site.values())] for name, of_site in found.items()]

@@ -14,7 +14,7 @@ from pfedsam.data.dataset import PLAIN, Dataset, View
 from pfedsam.errors import UserFault
 from pfedsam.exchange.guard import Accepted, judge_message
 from pfedsam.exchange.server import begin_state, message
-from pfedsam.exchange.store import Moment
+from pfedsam.exchange.store import LAST, Moment
 from pfedsam.methods.base import Here
 from pfedsam.model.partition import Kind, Part, kinds, tensors_of
 from pfedsam.model.segmenter import Branches
@@ -291,9 +291,9 @@ def test_a_site_without_a_round_in_a_run_is_not_tested_with_what_it_trained_in_a
     site.receive(shared, Moment("first", 0))
     site.train(0, 1)
     own = {n: v.clone() for n, v in site.private().items()}
-    assert site.recall(shared, "second") == {}
+    assert site.recall(shared, Moment("second", LAST)) == {}
     assert any(not torch.equal(site.private()[n], v) for n, v in own.items())
-    assert site.recall(shared, "first")["run"] == "first"
+    assert site.recall(shared, Moment("first", LAST))["run"] == "first"
     assert all(torch.equal(site.private()[n], v) for n, v in own.items())
 
 

@@ -22,5 +22,9 @@ class UserFault(ValueError):
         return partial(type(self), expected=self.expected, came=self.came, do=self.do), ()
 
 
+class Diverged(UserFault):
+    """A site cannot train on from the server's model: it is not near the last one, or the training diverged."""
+
+
 class ClassesDiffer(UserFault):
     """A site's masks give the job's class numbers another meaning. Training would mix the classes of all sites."""

@@ -21,6 +21,7 @@ from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
 from pfedsam.exchange.server import Contribution, begin_state, contribution, messages
 from pfedsam.files import write_json
 from pfedsam.layout import MODELS, RESULTS
+from pfedsam.record.back import came_from, left_out
 from pfedsam.record.cards import write_part
 from pfedsam.record.results import finish, joined, private_begun, sites_of, start, versions
 from pfedsam.service import Turn, serve_round, serve_test
@@ -42,6 +43,7 @@ class Plan:
         rounds: the number of rounds.
         folder: for results.json, the shared model and each site's files. Its `store` has the checkpoints.
         begin: another run's folder, to start from its last shared tensors. None: drawn from the seed.
+        run: the run's name. `record.back.go_back` makes a new one.
     """
 
     config: Config
@@ -49,6 +51,7 @@ class Plan:
     rounds: int
     folder: Path
     begin: Path | None = None
+    run: str = RUN
 
 
 def federate(plan: Plan, told: Callable[[dict[str, Any]], None] = lambda _: None) -> dict[str, Any]:
@@ -65,11 +68,13 @@ def federate(plan: Plan, told: Callable[[dict[str, Any]], None] = lambda _: None
     check_sites(plan.config, plan.places, plan.rounds)
     checkpoints = Checkpoints(plan.folder / "store", plan.config.study)
     sites = {name: Site(name, plan.config, places) for name, places in sorted(plan.places.items())}
-    past = checkpoints.load(RUN)
+    past = checkpoints.load(plan.run)
     if past is None:
         for site in sites.values():
-            site.store.forget(RUN)  # each folder's run has this name
+            site.store.forget(plan.run)  # each folder's run has this name
     point = _same(plan, past or _first(plan))
+    if past is None:
+        checkpoints.save(point)
     for round_ in range(point.done, plan.rounds):
         point = _round(plan, sites, point, round_)
         checkpoints.save(point)
@@ -85,7 +90,7 @@ def _first(plan: Plan) -> Checkpoint:
     shared, begun = first_tensors(root, begin, shared, base, plan.config)
     digest = plan.config.digest()
     results = {**start(to_dict(plan.config), digest, base, begun), "planned": _planned(plan), "seconds": 0.0}
-    return Checkpoint(RUN, 0, digest, base, results, begin_state(shared, down_schema(plan.config)))
+    return Checkpoint(plan.run, 0, digest, base, results, begin_state(shared, down_schema(plan.config)))
 
 
 def _planned(plan: Plan) -> dict[str, Any]:
@@ -115,10 +120,11 @@ def _round(plan: Plan, sites: dict[str, Site], point: Checkpoint, round_: int) -
     config = plan.config
     given: dict[str, Contribution] = {}
     reports: dict[str, Any] = {}
-    due = {name: site for name, site in sites.items() if config.trains(name, round_)}
+    gone, part = left_out(point.results), sites_of(point.results["rounds"])
+    due = {name: site for name, site in sites.items() if config.trains(name, round_) and name not in gone}
     sent = messages(point.state, due, config, down_schema(config))
     for name, site in due.items():
-        turn = Turn(RUN, point.base, round_, plan.rounds, name in sites_of(point.results["rounds"]))
+        turn = Turn(plan.run, point.base, round_, plan.rounds, name in part, came_from(point.results))
         update, reports[name] = serve_round(site, sent[name], turn)
         losses = update.report.losses
         given[name] = contribution(update.wire, update.samples, losses, config=config, up=up_schema(config))
@@ -129,19 +135,19 @@ def _round(plan: Plan, sites: dict[str, Site], point: Checkpoint, round_: int) -
     begun = private_begun(past, reports)
     rounds = [*past["rounds"], done]
     results = {**past, "begun_with": begun, "rounds": rounds, "seconds": past["seconds"] + seconds}
-    return Checkpoint(RUN, round_ + 1, point.config, point.base, results, state)
+    return Checkpoint(plan.run, round_ + 1, point.config, point.base, results, state)
 
 
 def _finish(plan: Plan, sites: dict[str, Site], point: Checkpoint) -> dict[str, Any]:
     began = time.monotonic()
     part, tested = sites_of(point.results["rounds"]), {}
     sent = messages(point.state, sites, plan.config, down_schema(plan.config))
-    for name, site in sites.items():
-        turn = Turn(RUN, point.base, point.done, plan.rounds, name in part)
-        tested[name] = serve_test(site, sent[name], turn, plan.folder / name)
+    for name in sorted(sites.keys() - left_out(point.results)):
+        turn = Turn(plan.run, point.base, point.done, plan.rounds, name in part, came_from(point.results))
+        tested[name] = serve_test(sites[name], sent[name], turn, plan.folder / name)
     results = {**point.results, "final": {**point.results["final"], "sites": tested}}
     results = finish(results, point.results["seconds"] + time.monotonic() - began)
-    facts = {"run": RUN, "round": str(point.done - 1), "config": point.config, "base": point.base}
+    facts = {"run": plan.run, "round": str(point.done - 1), "config": point.config, "base": point.base}
     write_part(plan.folder / MODELS / "shared", "shared", point.state.shared, config=plan.config, facts=facts)
     write_json(plan.folder / RESULTS, results)
     return results

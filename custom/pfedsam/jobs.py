@@ -160,13 +160,16 @@ def _arguments(server: dict[str, Any], kind: str, name: str, job: Path) -> dict[
     return arguments
 
 
-def name_run(folder: Path, run: str, *, must_exist: bool) -> None:
+def name_run(folder: Path, run: str, *, must_exist: bool, back: str = "") -> None:
     """Write a job's run into FLARE's job folder, and leave all else in it unchanged.
 
     The job gets the run's name, so that people see it.
+
+    Args:
+        back: "RUN/ROUNDS", what the run goes back from and to.
     """
-    server = read_json(folder / SERVER)
-    _arguments(server, *PERSISTOR, folder).update(run=one_name(run, "run"), continues=must_exist)
+    server, more = read_json(folder / SERVER), {"back": back} if back else {}
+    _arguments(server, *PERSISTOR, folder).update(run=one_name(run, "run"), continues=must_exist, **more)
     (folder / SERVER).write_text(json.dumps(server, indent=2) + "\n")
     if run != "latest":
         (folder / META).write_text(json.dumps({**read_json(folder / META), "name": run}, indent=2) + "\n")

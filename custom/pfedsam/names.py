@@ -78,6 +78,11 @@ def one_name(text: str, what: str) -> str:
     return text
 
 
+def back_name(run: str) -> str:
+    """A new name for a run that goes back: `run`, and a mark that nobody has used."""
+    return f"{re.sub(r'-back[0-9a-f]{6}$', '', run)[:80]}-back{uuid.uuid4().hex[:6]}"
+
+
 @contextlib.contextmanager
 def beside(path: Path, ending: str = "") -> Iterator[Path]:
     """A path beside `path` that no other process uses, for a file or folder that becomes `path` once complete.

@@ -1,14 +1,14 @@
 """What a site does when asked: a round, or the final test. FLARE's executor and the in-process runner call it."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pfedsam import log
 from pfedsam.exchange.codec import decode
 from pfedsam.exchange.ledger import payload_bytes
-from pfedsam.exchange.store import Moment
+from pfedsam.exchange.store import LAST, Moment
 from pfedsam.files import Tensors
 from pfedsam.kept import tested_site
 from pfedsam.record.scores import behind, summary
@@ -31,6 +31,7 @@ class Turn:
         round: counted from 0. For the final test, the number of finished rounds.
         rounds: of the whole run.
         trained: whether the server has an update of this site in an earlier round of the run.
+        back: the runs that this one went back from, oldest first, each with the round that it was left before.
     """
 
     run: str
@@ -38,6 +39,12 @@ class Turn:
     round: int
     rounds: int
     trained: bool = False
+    back: tuple[Moment, ...] = ()
+
+    @property
+    def at(self) -> Moment:
+        """The round of the run."""
+        return Moment(self.run, self.round, self.back)
 
 
 def serve_round(
@@ -65,7 +72,7 @@ def serve_round(
     require_turn(turn.round, turn.rounds)
     require_base(turn.base, site.base)
     arrived = decode(wire, down_schema(site.config), site.config.wire.down)
-    began = _told(site, site.receive(arrived, Moment(turn.run, turn.round), trained=turn.trained), turn.run)
+    began = _told(site, site.receive(arrived, turn.at, trained=turn.trained), turn.run)
     before, received = _before(site, turn), site.validated("global")
     update = site.train(turn.round, turn.rounds, progress=progress, stop=stop)
     if update.report.stopped:
@@ -100,13 +107,13 @@ def serve_test(site: Site, wire: Tensors, turn: Turn, folder: Path) -> dict[str,
     """
     require_base(turn.base, site.base)
     arrived, run = decode(wire, down_schema(site.config), site.config.wire.down), turn.run
-    stored = site.recall(arrived, run, trained=turn.trained)
+    stored = site.recall(arrived, replace(turn.at, round=LAST), trained=turn.trained)
     scores = site.scores("test")
     trained = {"run": run, **{k: v for k, v in stored.items() if k == "round"}}
     write_site_files(tested_site(site, scores, trained), folder)
     return {
         **{role: summary(cases) for role, cases in scores.items()},
-        BEFORE: site.store.remembered(BEFORE, run),
+        BEFORE: _remembered(site, turn.at),
         "val": {role: site.validated(role) for role in scores},
         "experts": site.experts("test"),
         "patients": len({one.group for one in site.data["test"].slices}),
@@ -142,8 +149,14 @@ def _before(site: Site, turn: Turn) -> dict[str, Any]:
 
     Metrics that are there in a run's first round are from an earlier run of that name. They are scored again.
     """
-    found: dict[str, Any] | None = site.store.remembered(BEFORE, turn.run) if turn.round else None
+    found = _remembered(site, turn.at) if turn.round else None
     if found is None:
         found = site.summary("test", "global")
         site.store.remember(BEFORE, turn.run, found)
     return found
+
+
+def _remembered(site: Site, at: Moment) -> dict[str, Any] | None:
+    """The metrics that the store keeps of the run, or of the newest run that it went back from."""
+    notes: Iterator[dict[str, Any] | None] = (site.store.remembered(BEFORE, run) for run in at.line)
+    return next((note for note in notes if note is not None), None)

@@ -16,7 +16,7 @@ from pfedsam.exchange.accept import accept, note_moved
 from pfedsam.exchange.codec import with_feedback
 from pfedsam.exchange.privacy import Budget
 from pfedsam.exchange.schema import EXTRA, Stamp, extras_of, shared_of
-from pfedsam.exchange.store import LAST, Moment, SiteStore
+from pfedsam.exchange.store import Moment, SiteStore
 from pfedsam.files import Tensors, at_rest, below, digest, seed_of, under, unprefixed
 from pfedsam.hidden import Paid, pay
 from pfedsam.methods.base import Here, nothing_told
@@ -131,10 +131,10 @@ class Site:
         self._received, self._run = shared_of(arrived), at.run if at else None
         self.scoring_seconds = 0.0
         self._load_shared(self._received)
-        stored, facts = self.store.load(at, begin=self.config.begin_private) or (self._first, {})
+        stored, facts = self.store.load(at, begin=self.config.begin_private, trained=trained) or (self._first, {})
         if trained and (self._first or self.method.tell is not nothing_told):
-            require_kept(facts, self._run, self.store.folder)
-        own = stored if facts.get("run") == self._run else {}
+            require_kept(facts, at, self.store.folder)
+        own = stored if facts.get("run") in (at.line if at else (None,)) else {}
         self._owed = below(OWED, own)
         self._put_private(stored, facts)
         dice = self._dice if facts else None
@@ -195,7 +195,7 @@ class Site:
             return Update(wire, len(self.data["train"]), report)
         told = self.method.tell(self.model, self.config, self._here, report)
         extras = under(EXTRA, at_rest(told.extras))
-        for tensors in (now, self.private(), extras, told.memory):
+        for tensors in (now, difference, self.private(), extras, told.memory):
             require_finite_weights(tensors, round_)
         require_declared(extras, up_schema(self.config), self.private(), method=self.config.method)
         self._owed, self._here = owed, replace(self._here, memory=at_rest(told.memory))
@@ -211,27 +211,27 @@ class Site:
             facts = {"round": str(round_), "base": self.base, "config": self.config.digest()}
             self.store.save(private, facts, Moment(self._run, round_) if self._run else None)
 
-    def recall(self, arrived: Tensors, run: str | None = None, *, trained: bool = False) -> dict[str, str]:
-        """Load the model for prediction: the server's tensors and the private part as last trained (in `run`).
+    def recall(self, arrived: Tensors, at: Moment | None = None, *, trained: bool = False) -> dict[str, str]:
+        """Load the model for prediction: the server's tensors and the private part as last trained (before `at`).
 
         Args:
             arrived: the shared tensors, and what the method declares beside them.
             trained: whether the server has an update of this site in the run.
 
         Returns:
-            The run and the round of that private part. Empty if there is none (in `run`).
+            The run and the round of that private part. Empty if there is none.
 
         Raises:
-            UserFault: the site has trained in `run`, but its store has nothing of it.
+            UserFault: the site has trained in the run, but its store has nothing of it.
         """
-        stored, facts = self.store.load(Moment(run, LAST) if run else None) or ({}, {})
+        stored, facts = self.store.load(at, trained=trained) or ({}, {})
         self._load_shared(shared_of(arrived))
         self._put_private(self._first, {})
         here = Here(None, self.data["train"], extras_of(arrived), below(MEMORY, stored))
         self.method.merge(self.model, self.config, here)  # what follows the shared part where nothing is stored
-        self._run = run
+        self._run = at.run if at else None
         if trained and (self._first or self.method.tell is not nothing_told):
-            require_kept(facts, self._run, self.store.folder)
+            require_kept(facts, at, self.store.folder)
         if facts:
             self._put_private(stored, facts)
         return facts

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 
 from pfedsam.config import MOST_ROUNDS, Config
-from pfedsam.errors import UserFault
+from pfedsam.errors import Diverged, UserFault
 from pfedsam.exchange.guard import names_fault, tensor_fault
 from pfedsam.exchange.schema import EXTRA, Schema
+from pfedsam.exchange.store import Moment
 from pfedsam.files import Tensors, not_finite
 from pfedsam.methods.base import Method, as_it_is
 
@@ -24,9 +25,10 @@ def require_fit(stored: Tensors, model: Tensors, facts: dict[str, str], *, base:
         )
 
 
-def require_kept(facts: dict[str, str], run: str | None, folder: Path) -> None:
+def require_kept(facts: dict[str, str], at: Moment | None, folder: Path) -> None:
     """Raise UserFault if the stored private part is not from the run, although the site has trained in it."""
-    if facts.get("run") != run:
+    run = at.run if at else None
+    if facts.get("run") not in (at.line if at else (None,)):
         raise UserFault(
             expected=f"this site's private part of run {run}, in which it trained, in {folder}",
             came="none that is undamaged",
@@ -58,9 +60,9 @@ def require_turn(round_: Any, rounds: Any) -> None:
 
 
 def require_finite_weights(trained: Tensors, round_: int) -> None:
-    """Raise UserFault if the training diverged."""
+    """Raise Diverged if the training diverged."""
     if name := not_finite(trained):
-        raise UserFault(
+        raise Diverged(
             expected=f"finite weights after the training of round {round_ + 1}",
             came=f"NaN or infinite values at {name}",
             do="lower train.lr, or look at the images' values (data.scale). The store is as before the round",

@@ -118,7 +118,7 @@ def first_tensors(root: Path, begin: str, fresh: Tensors, base: str, config: Con
 
 def _trained(checkpoints: Checkpoints, name: str) -> Checkpoint:
     point = checkpoints.load(checkpoints.find(name, trained=True))
-    if point is None:
+    if point is None or not point.done:
         raise UserFault(expected=f"a finished round of run {name}", came="none", do="name a run that has trained")
     return point
 

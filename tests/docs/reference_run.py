@@ -66,7 +66,8 @@ def through_flare(folder: Path) -> Run:
     """One round and the final test, each message through the site's filters; before them an earlier run's round."""
     site, server, writer = context(folder / "site", "site-1"), context(folder / "server", "server"), ResultsWriter()
     shared, base = initial_shared(CONFIG)
-    past = SimpleNamespace(results={"jobs": ["job-0"], "planned": {"rounds": 1}, "rounds": []})
+    back = [{"run": "spoilt", "round": 0, "without": ["site-3"]}]
+    past = SimpleNamespace(results={"jobs": ["job-0"], "planned": {"rounds": 1}, "rounds": [], "back": back})
     state = begin_state(shared, down_schema(CONFIG))
     parts = {
         "persistor": SimpleNamespace(run="run", base=base, begun={}, point=past, state=state),

@@ -1,3 +1,4 @@
+import itertools
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,7 @@ import torch
 from conftest import tiny
 from pfedsam.config import to_dict
 from pfedsam.errors import UserFault
-from pfedsam.exchange.checkpoint import KEEP, Checkpoint, Checkpoints
+from pfedsam.exchange.checkpoint import KEEP, LEAST, Checkpoint, Checkpoints, thinned
 from pfedsam.exchange.server import ServerState
 from pfedsam.files import digest
 from pfedsam.study import first_tensors
@@ -30,9 +31,42 @@ def test_the_newest_pair_comes_back_whole(tmp_path: Path) -> None:
     assert torch.equal(found.state.shared["a"], point(3).state.shared["a"])
 
 
-def test_two_generations_are_kept(tmp_path: Path) -> None:
-    folder = filled(tmp_path).folder / "run"
-    assert len(list(folder.glob("round.*.json"))) == len(list(folder.glob("round.*.safetensors"))) == KEEP
+def test_as_many_checkpoints_are_kept_as_the_server_says_and_others_leave_nothing(tmp_path: Path) -> None:
+    for keep, kept in ((KEEP, [0, 14, 21, 24, 27, 28, 29, 30]), (LEAST, [0, 29, 30]), (1, [0, 29, 30])):
+        checkpoints = Checkpoints(tmp_path / str(keep), "study", keep)
+        for done in range(31):
+            checkpoints.save(point(done))
+        assert checkpoints.rounds("run") == kept
+        assert len(list((checkpoints.folder / "run").iterdir())) == 2 * len(kept)
+
+
+@pytest.mark.parametrize("keep", [3, 8, 40])
+def test_the_first_and_the_last_two_stay_and_the_others_are_rarer_the_older_they_are(keep: int) -> None:
+    kept: list[int] = []
+    for done in range(1000):
+        kept = thinned([*kept, done], keep)
+        assert len(kept) == min(done + 1, keep)
+        assert {0, max(done - 1, 0), done} <= set(kept)
+    halves = [sum(low < done <= high for done in kept) for low, high in ((0, 500), (500, 1000))]
+    assert halves[1] > halves[0]
+    ages = [999 - done for done in kept[1:-2]]
+    assert all(older < 20 * newer for older, newer in itertools.pairwise(ages))
+
+
+def test_the_newest_after_at_most_so_many_rounds_is_found(tmp_path: Path) -> None:
+    checkpoints = filled(tmp_path)
+    assert [checkpoints.newest("run", most).done for most in (9, 3, 2, 1)] == [3, 3, 2, 1]
+    assert checkpoints.newest("run", 0) is None
+
+
+def test_a_run_before_its_first_round_is_nothing_to_begin_from(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, "study")
+    checkpoints.save(point(0))
+    assert checkpoints.find("latest") == "run"
+    with pytest.raises(UserFault, match="no folder of run latest"):
+        checkpoints.find("latest", trained=True)
+    with pytest.raises(UserFault, match="a finished round of run run"):
+        first_tensors(tmp_path, "study/run", point(0).state.shared, "base", tiny())
 
 
 @pytest.mark.parametrize("kind", ["json", "safetensors"])

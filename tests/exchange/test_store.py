@@ -161,6 +161,39 @@ def test_later_runs_leave_the_last_generation_of_each_earlier_one(tmp_path: Path
     assert [store.load(Moment(run, 9))[1]["round"] for run in ("first", "second", "third", "fourth")] == ["3"] * 4
 
 
+def test_a_run_that_went_back_goes_on_with_what_the_run_before_it_had_then(tmp_path: Path) -> None:
+    store = SiteStore(tmp_path, "study", "site")
+    rounds(store, "run", *range(5))
+    again = Moment("again", 4, (Moment("run", 4),))
+    assert store.load(again, trained=True)[1] == {"run": "run", "round": "3"}
+    rounds(store, "again", 4, 5)
+    assert store.load(again, trained=True)[1] == {"run": "run", "round": "3"}  # the round is repeated
+    assert store.load(Moment("again", 5, again.back), trained=True)[1] == {"run": "again", "round": "4"}
+    third = Moment("third", 3, (*again.back, Moment("again", 3)))
+    assert store.load(third, trained=True)[1] == {"run": "run", "round": "2"}
+
+
+def test_without_a_part_from_then_the_oldest_from_later_is_taken_by_a_site_that_had_trained(tmp_path: Path) -> None:
+    store = SiteStore(tmp_path, "study", "site")
+    rounds(store, "run", *range(5))
+    again = Moment("again", 1, (Moment("run", 1),))
+    assert store.load(again, trained=True)[1] == {"run": "run", "round": "2"}
+    assert store.load(again) is None
+    assert store.load(again, begin="latest") is None
+    rounds(store, "other", 0)
+    assert store.load(again, begin="latest")[1]["run"] == "other"
+    assert store.load(Moment("run", 1), trained=True) is None  # a run that went back nowhere takes nothing from later
+
+
+def test_no_message_of_a_run_that_goes_back_deletes_a_generation_of_the_run_before(tmp_path: Path) -> None:
+    store = SiteStore(tmp_path, "study", "site")
+    rounds(store, "run", *range(5))
+    before = everything(store)
+    for n in range(20):
+        store.save(OLD, {}, Moment(f"back-{n}", n % 3, (Moment("run", n % 3),)))
+    assert before.items() <= everything(store).items()
+
+
 def everything(store: SiteStore) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in store.folder.glob("private.*")}
 

@@ -10,6 +10,7 @@ import torch
 from conftest import tiny
 from pfedsam.cli import main
 from pfedsam.errors import UserFault
+from pfedsam.exchange.store import LAST, Moment
 from pfedsam.export.source import Place, gather
 from pfedsam.federation import Plan, federate
 from pfedsam.files import facts_of, pack, unpack
@@ -49,7 +50,8 @@ def test_a_workspace_and_a_site_give_that_site_s_model(workspace: Path, hospital
     assert facts.branches == ("global", "personal")
     assert (facts.origin.site, facts.origin.round, facts.origin.private_round) == ("site-2", 1, 1)
     site = Site("site-2", tiny(), Places(hospital, workspace / "store"))
-    site.recall(unpack((workspace / "server/simulate_job/models/shared.safetensors").read_bytes())[0], "run")
+    shared = unpack((workspace / "server/simulate_job/models/shared.safetensors").read_bytes())[0]
+    site.recall(shared, Moment("run", LAST))
     image = torch.rand(1, 3, 64, 64)
     model = load_model(out)
     site.model.eval()

@@ -25,7 +25,7 @@ from pfedsam import methods
 from pfedsam.exchange.schema import REPORT, STAMP
 from pfedsam.exchange.server import ServerState
 from pfedsam.flare.aggregator import SharedAggregator
-from pfedsam.flare.context import REASON, REJECTED, selected_by
+from pfedsam.flare.context import DIVERGED, REASON, REJECTED, selected_by
 from pfedsam.flare.filters import UpdateGuard
 from pfedsam.flare.rounds import Rounds
 from pfedsam.flare.sends import SitesOwnModel, model_task
@@ -258,6 +258,20 @@ def test_the_job_stops_as_soon_as_too_few_sites_are_left_for_the_round(fl_ctx: F
     answer(controller, "b", make_reply(ReturnCode.EXECUTION_EXCEPTION), fl_ctx)
     assert EventType.FATAL_SYSTEM_ERROR in events
     assert "b: no update came" in fl_ctx.get_prop(FLContextKey.EVENT_DATA)
+
+
+@pytest.mark.parametrize(("trained", "bad"), [("", True), ("c", True), ("bc", False)])
+def test_a_model_is_bad_if_the_training_diverges_at_more_sites_than_it_goes_well(
+    fl_ctx: FLContext, events: list[str], trained: str, bad: bool
+) -> None:
+    """All answers are waited for, because one site's images may be at fault."""
+    controller = rounds()
+    for site in "abc":
+        answer(controller, site, update(site, 1.0) if site in trained else make_reply(DIVERGED), fl_ctx)
+    assert EventType.FATAL_SYSTEM_ERROR not in events
+    assert bool(controller._diverged()) == bad
+    if bad:
+        assert f"{3 - len(trained)} of 3 sites where the training diverged: a, b" in controller._diverged()
 
 
 def test_the_quorum_is_lower_only_where_sites_do_not_have_their_turn() -> None:

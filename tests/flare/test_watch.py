@@ -8,7 +8,7 @@ from fake import FOR_EVER, Plan, Server, Time
 
 from conftest import ROOT
 from pfedsam.errors import UserFault
-from pfedsam.flare.ends import ABORTED, COMPLETED, LOST, REJOIN, UNDEPLOYED, UNSCHEDULED
+from pfedsam.flare.ends import ABORTED, COMPLETED, LOST, REJOIN, UNDEPLOYED, UNSCHEDULED, WHERE_DIVERGED
 from pfedsam.flare.presence import Lookout, Patience, Run, someone_outside, wait_for_sites
 from pfedsam.flare.recipe import render
 from pfedsam.flare.watch import Outcome, watch
@@ -26,6 +26,13 @@ WEIGHTS = (
 SILENT = (
     "2026-01-01 10:00:00,000 - pfedsam - ERROR - update of a not counted: no update came: EXECUTION_EXCEPTION; "
     "the site's own log says why"
+)
+
+
+DIVERGED = (
+    "2026-01-01 10:00:00,000 - pfedsam - ERROR - update of a not counted: it could not train on\n"
+    "2026-01-01 10:00:00,000 - pfedsam - ERROR - [server] expected the sites to train on from the model after 4 "
+    f"rounds; came 2 of 2 {WHERE_DIVERGED}: a, b; to mend it: go back"
 )
 
 
@@ -334,3 +341,59 @@ def test_how_long_a_site_is_outside_begins_anew_when_it_was_inside() -> None:
     for time.now, inside in ((1, True), (2, False), (4, False), (6, True), (7, False), (9, False), (10, False)):
         seen.append(someone_outside({"a": {"job"}, "b": {"job"} if inside else {""}}, run, outside, look))
     assert seen == [False] * 6 + [True]
+
+
+def asked_to_go_back(server: Server) -> list[dict[str, object]]:
+    """From now on: what each submitted job says of its run."""
+    submit, seen = server.submit, []
+
+    def noted(folder: Path, token: str) -> str:
+        parts = json.loads((folder / "app/config/config_fed_server.json").read_text())["components"]
+        (told,) = [part["args"] for part in parts if part["id"] == "persistor"]
+        seen.append({key: told.get(key) for key in ("run", "continues", "back")})
+        return submit(folder, token)
+
+    server.submit = noted
+    return seen
+
+
+def test_a_run_whose_model_makes_the_training_diverge_goes_back_by_itself_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    meanwhile = Plan(DIED, first=3, done=3, lasts=5)  # the next job dies of something else
+    server = Server(Time(), Plan(DIED, done=4, log=DIVERGED), meanwhile, Plan(first=3, done=6))
+    seen = asked_to_go_back(server)
+    outcome = watched(server, tmp_path, rounds=6)
+    first, new = seen[0]["run"], seen[1]["run"]
+    assert outcome.run == new != first
+    assert new.startswith(f"{first}-back")
+    assert seen[1:] == [{"run": new, "continues": True, "back": f"{first}/3"}] * 2
+    assert [job.run for job in server.jobs.values()] == [first, new, new]
+    assert f"came 2 of 2 {WHERE_DIVERGED}: a, b. Run {first} goes back by one round" in caplog.text
+
+
+def test_a_run_that_diverges_at_the_same_place_again_stops_in_words(tmp_path: Path) -> None:
+    server = Server(Time(), Plan(DIED, done=4, log=DIVERGED))
+    with pytest.raises(UserFault, match=r"The run went back once, and it was the same.*--without SITE"):
+        watched(server, tmp_path, rounds=6)
+    assert len(server.jobs) == 2
+
+
+def test_a_run_goes_back_again_from_a_later_bad_model(tmp_path: Path) -> None:
+    plans = [Plan(DIED, done=done, log=DIVERGED) for done in (2, 4)]
+    server = Server(Time(), *plans, Plan(done=6))
+    seen = asked_to_go_back(server)
+    assert watched(server, tmp_path, rounds=6).run == seen[2]["run"]
+    assert [one["back"] for one in seen] == [None, f"{seen[0]['run']}/1", f"{seen[1]['run']}/3"]
+
+
+def test_a_first_model_that_nobody_can_train_on_stops_the_watch(tmp_path: Path) -> None:
+    with pytest.raises(UserFault, match="There is no model before it"):
+        watched(Server(Time(), Plan(DIED, done=0, log=DIVERGED)), tmp_path)
+
+
+def test_a_divergence_before_the_last_finished_round_is_none(tmp_path: Path) -> None:
+    over = f"{DIVERGED}\n2026-01-01 10:00:00,000 - pfedsam - INFO - round 5 done in 3 s"
+    server = Server(Time(), Plan(DIED, done=5, log=over), Plan(done=6))
+    seen = asked_to_go_back(server)
+    assert watched(server, tmp_path, rounds=6).run == seen[0]["run"]

@@ -14,7 +14,7 @@ from pfedsam.exchange.aggregate import apply
 from pfedsam.exchange.guard import Accepted, judge_message
 from pfedsam.exchange.schema import EXTRA, Spec, extras_of, shared_of
 from pfedsam.exchange.server import Contribution, ServerState, begin_state, contribution, message
-from pfedsam.exchange.store import Moment
+from pfedsam.exchange.store import LAST, Moment
 from pfedsam.files import Tensors
 from pfedsam.methods import fedavg, scaffold, similarity
 from pfedsam.methods.base import Here, Told
@@ -207,7 +207,7 @@ def test_a_method_may_remember_nothing_and_go_on(open_site) -> None:
     telling(site, Told())
     site.train(0, 2)
     site.receive(initial_shared(site.config)[0], Moment("run", 1), trained=True)
-    site.recall(initial_shared(site.config)[0], "run", trained=True)
+    site.recall(initial_shared(site.config)[0], Moment("run", LAST), trained=True)
 
 
 def test_a_site_sends_no_extra_that_is_not_declared(open_site) -> None:

@@ -140,7 +140,8 @@ def disk(config: Config, trial: Trial, setting: Setting, base: int) -> Disk:
     of_site = trial.private * (2 * store.KEEP + 1) + 2 * line * (setting.rounds + 1)
     left = trial.private + shared + 2_000_000  # private part, the last trained shared part; cards, pictures, logs
     cached = _held(config, trial, "disk")
-    kept = (shared + _remembered(trial, setting)) * (checkpoint.KEEP + 1)  # one being written
+    points = min(checkpoint.KEEP, setting.rounds + 1) + 1  # one being written
+    kept = (shared + _remembered(trial, setting)) * points
     server = kept + 3 * shared if setting.sites > 1 else 0  # best, two models
     return Disk(base, setting.sites * of_site, setting.sites * left, setting.sites * cached, server)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from pfedsam.errors import UserFault
+from pfedsam.errors import Diverged
 from pfedsam.exchange.change import A, norm
 from pfedsam.exchange.store import Moment, SiteStore
 from pfedsam.files import Tensors
@@ -17,7 +17,8 @@ def accept(store: SiteStore, shared: Tensors, at: Moment) -> None:
     """Check that a server's model can be the next of its run, and keep it to judge the one after it.
 
     Raises:
-        UserFault: its round is too early, or it is not near the last one.
+        UserFault: its round is too early.
+        Diverged: it is not near the last one.
     """
     store.require_next(at)
     if last := store.accepted(at.run):
@@ -32,7 +33,7 @@ def note_moved(store: SiteStore, update: Tensors, run: str) -> None:
 
 
 def require_near(arrived: Tensors, last: Tensors, rounds: int, own: dict[str, float]) -> None:
-    """Raise UserFault if a server's model is not one that training can have made of the last one.
+    """Raise Diverged if a server's model is not one that training can have made of the last one.
 
     Signs turned round, zeros and noise are not, once the updates are shorter than the model. The bounds are our
     choice: at a high rate, a first round of honest sites moves LoRA by almost two of its norms.
@@ -46,7 +47,7 @@ def require_near(arrived: Tensors, last: Tensors, rounds: int, own: dict[str, fl
         apart = norm(arrived[name].double() - last[name].double() for name in names)
         bound = max(NORMS[kind] * _length(last, names), UPDATES * own.get(kind, 0.0)) * max(rounds, 1)
         if apart > bound:
-            raise UserFault(
+            raise Diverged(
                 expected=f"a model near the last one: {kind} no further than {bound:.3g} away",
                 came=f"one that is {apart:.3g} away",
                 do="ask the server's administrator what its model is. Nothing was trained. If the change is right,"

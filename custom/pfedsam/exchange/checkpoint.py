@@ -1,4 +1,4 @@
-"""The server's checkpoints of a run: a safetensors file and a JSON file after each round. Two rounds are kept."""
+"""The server's checkpoints of a run: a safetensors file and a JSON file after each round. Old ones are thinned."""
 
 import json
 from dataclasses import dataclass
@@ -12,8 +12,10 @@ from pfedsam.exchange.server import ServerState, unflat
 from pfedsam.files import PAYLOAD, Tensors, digest, facts_of, pack, unpack, write_atomic, write_json
 from pfedsam.names import one_name
 
-KEEP = 2
+KEEP, LEAST = 8, 3  # checkpoints of a run, if the server says nothing else, and at least
 BEST = "best.safetensors"
+BEGUN = "round.000000.json"  # of a run that has begun: no round is finished
+LATEST = 10**9  # after every round
 
 
 @dataclass(frozen=True)
@@ -40,38 +42,56 @@ class Checkpoints:
     """A study's checkpoints on the server's disk, one folder for each run, outside any job's run folder.
 
     The JSON is written last and names the tensors' checksum. A pair is valid if both files are whole and match.
+
+    Args:
+        root: the folder of all studies' checkpoints.
+        study: the study's name.
+        keep: the number of a run's checkpoints that are kept.
     """
 
-    def __init__(self, root: Path, study: str) -> None:
-        self.folder = root / study / "server"
+    def __init__(self, root: Path, study: str, keep: int = KEEP) -> None:
+        self.folder, self.keep = root / study / "server", keep
         self._claims: dict[str, Claim] = {}
 
     def save(self, point: Checkpoint) -> None:
-        """Write the pair of a finished round, then delete all but the newest two.
+        """Write the pair of a finished round, then delete those that `thinned` drops.
 
         Raises:
             UserFault: the disk is full or forbids writing, or a later job continues the run.
         """
         if point.run in self._claims:
             self._claims[point.run].demand_mine()
-        path = self._of(point.run) / f"round.{point.done:06d}.json"
+        path = self._path(point.run, point.done)
         facts = {"run": point.run, "done": str(point.done), "config": point.config, "base": point.base}
         tensors = point.state.flat()
         write_atomic(path.with_suffix(".safetensors"), pack(tensors, facts))
         known = {**facts, "done": point.done, "sha256": digest(tensors), "results": point.results}
         write_json(path, known)
-        for old in self._newest_first(point.run)[KEEP:]:
-            old.unlink(missing_ok=True)
-            old.with_suffix(".safetensors").unlink(missing_ok=True)
+        rounds = self.rounds(point.run)
+        for old in set(rounds) - set(thinned(rounds, self.keep)):
+            for ending in (".json", ".safetensors"):
+                self._path(point.run, old).with_suffix(ending).unlink(missing_ok=True)
 
     def load(self, run: str) -> Checkpoint | None:
         """The newest valid pair of a run, or None if there is none."""
-        for path in self._newest_first(run):
+        return self.newest(run, LATEST)
+
+    def newest(self, run: str, most: int) -> Checkpoint | None:
+        """The newest valid pair of a run after at most so many rounds, or None if there is none."""
+        for done in reversed([done for done in self.rounds(run) if done <= most]):
+            path = self._path(run, done)
             try:
                 return _read(path)
             except (OSError, ValueError, KeyError, TypeError) as fault:
                 log.warning("checkpoint %s is damaged (%s). The one before it is tried", path.name, fault)
         return None
+
+    def rounds(self, run: str) -> list[int]:
+        """After how many rounds a run has checkpoints, ascending. All but the last are good.
+
+        A checkpoint is good once the next round has been trained from it. Then there is a later one.
+        """
+        return sorted(int(path.stem.split(".")[1]) for path in self._of(run).glob("round.*.json"))
 
     def find(self, run: str, *, trained: bool = False) -> str:
         """The name of a run that has begun. "latest" is the run that wrote last.
@@ -114,12 +134,30 @@ class Checkpoints:
         """The run's folder. The name comes from a job, so it must not lead out of the study's folder."""
         return self.folder / one_name(run, "run")
 
-    def _newest_first(self, run: str) -> list[Path]:
-        return sorted(self._of(run).glob("round.*.json"), reverse=True)
+    def _path(self, run: str, done: int) -> Path:
+        return self._of(run) / f"round.{done:06d}.json"
 
     def _latest(self, trained: bool) -> str | None:
-        runs = {path.parent for path in self.folder.glob("*/round.*.json" if trained else "*/*")}
+        found = self.folder.glob("*/round.*.json" if trained else "*/*")
+        runs = {path.parent for path in found if not trained or path.name != BEGUN}
         return max(runs, key=lambda path: path.stat().st_mtime_ns).name if runs else None
+
+
+def thinned(rounds: list[int], keep: int) -> list[int]:
+    """Of `rounds`, ascending, those to keep: the first, the last two, and others that are rarer the older they are.
+
+    The last two are the newest checkpoint and the last good one. Of the others the one goes whose absence leaves the
+    smallest gap, measured by its age.
+
+    Args:
+        keep: how many, at least `LEAST`.
+    """
+    kept = list(rounds)
+    while len(kept) > max(keep, LEAST):
+        newest = kept[-1]
+        gaps = {n: (kept[n + 1] - kept[n - 1]) / (newest - kept[n - 1]) for n in range(1, len(kept) - 2)}
+        del kept[min(gaps, key=lambda n: gaps[n])]
+    return kept
 
 
 def _read(path: Path) -> Checkpoint:

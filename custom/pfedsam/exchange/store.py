@@ -17,10 +17,20 @@ LAST = 10**9  # a round after every other
 
 @dataclass(frozen=True)
 class Moment:
-    """A point in training: a round of a run. A run is one training from its first round, over one or more jobs."""
+    """A point in training: a round of a run. A run is one training from its first round, over one or more jobs.
+
+    Attributes:
+        back: the runs that this one went back from, oldest first, each with the round that it was left before.
+    """
 
     run: str
     round: int
+    back: tuple["Moment", ...] = ()
+
+    @property
+    def line(self) -> tuple[str, ...]:
+        """The run, and those that it went back from, newest first."""
+        return (self.run, *(one.run for one in reversed(self.back)))
 
 
 class SiteStore:
@@ -30,6 +40,9 @@ class SiteStore:
     number is the newest. A run sees only its own generations, unless a job says to begin with
     another run's. If a round is repeated because its server or this site died in it, the site
     continues from what it had before that round. So the round gives the same result.
+
+    If a run goes back several rounds, it goes on under another name (`Moment.back`). Then a site begins with what the
+    run before it had before that round, or else with the oldest that is left of it. What came later stays.
 
     Run and round come in messages. So no message makes the store delete what cannot be had again: saving drops only
     earlier attempts at the same round, and rounds of the same run that are older than its newest three. All else is
@@ -84,26 +97,36 @@ class SiteStore:
                 do="continue the run from a later round, or begin a new run",
             )
 
-    def load(self, before: Moment | None = None, *, begin: str = "") -> tuple[Tensors, dict[str, str]] | None:
+    def load(
+        self, before: Moment | None = None, *, begin: str = "", trained: bool = False
+    ) -> tuple[Tensors, dict[str, str]] | None:
         """The newest whole generation with its facts, or None if there is none.
 
         Args:
             before: take only what this run trained before this round. None: any generation of any run.
             begin: the run to take if this one has trained nothing yet. "latest": the one that trained last.
+            trained: whether the site has trained before this round. If a run went back and nothing from before the
+                round is left, the oldest of what came later is taken.
         """
-        for path in self._files() if before is None else self._candidates(before, begin):
+        for path in self._files() if before is None else self._candidates(before, begin, trained):
             try:
                 return _sound(path)
             except ValueError as fault:
                 log.warning("site store: %s is damaged (%s). The generation before it is tried", path.name, fault)
         return None
 
-    def _candidates(self, before: Moment, begin: str) -> list[Path]:
-        """This run's files from before the round, newest first, then those of the run to begin with."""
+    def _candidates(self, before: Moment, begin: str, trained: bool) -> list[Path]:
+        """The files from before the round, newest first: this run's, those of the runs that it went back from, and the
+        later ones of these. Then those of the run to begin with."""
         labels = {path: _label(path) for path in self._files()}
-        own = [path for path, (run, round_) in labels.items() if run == before.run and round_ < before.round]
-        others = [path for path, (run, _) in labels.items() if run != before.run and begin in (run, "latest")]
-        return [*own, *others]
+        own: list[Path] = []
+        least = before.round
+        for one in (before, *reversed(before.back)):
+            least = min(least, one.round)
+            own += [path for path, (run, round_) in labels.items() if run == one.run and round_ < least]
+        left = [path for path, (run, _) in labels.items() if run in before.line[1:] and path not in own]
+        others = [path for path, (run, _) in labels.items() if run not in before.line and begin in (run, "latest")]
+        return [*own, *(reversed(left) if trained else ()), *others]
 
     def forget(self, run: str) -> None:
         """Delete what this site has of a run."""

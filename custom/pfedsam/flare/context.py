@@ -9,9 +9,11 @@ from nvflare.apis.dxo import DXO
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 
+from pfedsam.bounds import Bounds, parse_count
 from pfedsam.config import Config
 from pfedsam.data.synthetic import drawn
 from pfedsam.errors import UserFault
+from pfedsam.exchange.checkpoint import KEEP, LEAST, Checkpoints
 from pfedsam.exchange.ledger import LEDGER, Ledger
 from pfedsam.exchange.schema import STAMP, Stamp
 from pfedsam.layout import SETTINGS, SIMULATED
@@ -21,7 +23,9 @@ from pfedsam.site import Places
 REJECTED = "pfedsam_rejected"
 REASON = "pfedsam_reason"  # in the server's context: why the guard refused the update at hand
 CLASSES_DIFFER = "PFEDSAM_CLASSES_DIFFER"  # the return code of a site whose masks use other class numbers
+DIVERGED = "PFEDSAM_DIVERGED"  # that of a site that cannot train on from the server's model
 RUN = "pfedsam_run"
+BACK = "pfedsam_back"  # in a task: the runs that the run went back from, oldest first, each with its round
 TRAINED = "pfedsam_trained"  # in a task: the sites of which the server has an update in an earlier round of the run
 _settings = lru_cache(maxsize=8)(read_config)
 
@@ -95,6 +99,18 @@ def simulated(fl_ctx: FLContext) -> bool:
 def store(fl_ctx: FLContext) -> Path:
     """The folder of the site store, or of the server's checkpoints. It outlives every job."""
     return Path(setting(fl_ctx, "store") or _root(fl_ctx) / "pfedsam_store")
+
+
+def checkpoints(fl_ctx: FLContext) -> Checkpoints:
+    """The server's checkpoints of the job's study, as many of each run as the server's setting `keep` says.
+
+    Raises:
+        UserFault: the setting is no such number.
+    """
+    said = setting(fl_ctx, "keep")
+    keep = parse_count(said, "keep (PFEDSAM_KEEP)") if said else KEEP
+    Bounds(LEAST, 100_000).hold("keep (PFEDSAM_KEEP)", keep)
+    return Checkpoints(store(fl_ctx), job_config(fl_ctx).study, keep)
 
 
 def weights(fl_ctx: FLContext) -> Path | None:

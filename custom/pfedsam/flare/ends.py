@@ -11,6 +11,8 @@ LOST, REJOIN = "LOST", "REJOIN"
 OURS = " - pfedsam - ERROR - "  # how a line of ours begins, after its time
 ROUND = re.compile(r" - pfedsam - INFO - round \d+ done ")
 REMEDY = "; to mend it: "
+DIVERGED = "diverged"  # the kind of such an end
+WHERE_DIVERGED = "sites where the training diverged"  # in the server's own words
 LISTS = "class_allow_list of local/resources.json"
 NEVER = r"no deploy map|not in study|must be a list|invalid required"  # FLARE's reasons that waiting does not change
 
@@ -66,7 +68,7 @@ def cause_of(trace: Trace) -> Cause:
         return _deployment(trace)
     if trace.status == UNSCHEDULED:
         return _schedule(trace)
-    ways = (_refused_class, _aborted, _configuration, _server_fault, _site_faults, _process)
+    ways = (_refused_class, _aborted, _configuration, _diverged, _server_fault, _site_faults, _process)
     found = next((cause for way in ways if (cause := way(trace)) is not None), None)
     return found or Cause("unknown", "the logs at the server give no reason", "read that job's log.txt at each site")
 
@@ -131,6 +133,15 @@ def _configuration(trace: Trace) -> Cause | None:
     told = faults[-1].rpartition("ConfigError: ")[2].rpartition("exception: ")[2].strip("' ")
     do = "correct the job's configuration, and check that the server has the pfedsam version that rendered it"
     return Cause("configuration", f"the server could not read the job's configuration: {told[:300]}", do, tries=1)
+
+
+def _diverged(trace: Trace) -> Cause | None:
+    """A model of the server from which most sites cannot train on."""
+    told = [line for line in _errors(trace) if line.startswith("[server] ") and WHERE_DIVERGED in line]
+    if not told:
+        return None
+    what, _, do = told[-1].partition(REMEDY)
+    return Cause(DIVERGED, f"the server {what.removeprefix('[server] ')}", do, tries=1)
 
 
 def _server_fault(trace: Trace) -> Cause | None:

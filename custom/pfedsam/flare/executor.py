@@ -20,12 +20,14 @@ from nvflare.fuel.utils import fobs
 
 from pfedsam import log
 from pfedsam.bounds import parse_count
-from pfedsam.errors import ClassesDiffer, UserFault
+from pfedsam.errors import ClassesDiffer, Diverged, UserFault
 from pfedsam.exchange.codec import encode
 from pfedsam.exchange.schema import REPORT, STAMP
 from pfedsam.files import Tensors, pack, unpack, write_atomic
 from pfedsam.flare.context import (
+    BACK,
     CLASSES_DIFFER,
+    DIVERGED,
     RUN,
     TRAINED,
     job_config,
@@ -41,10 +43,12 @@ from pfedsam.flare.terminal import keep_calm
 from pfedsam.layout import OWN
 from pfedsam.names import one_name
 from pfedsam.quiet import quiet
+from pfedsam.record.back import line_in
 from pfedsam.service import Turn, serve_round, serve_test
 from pfedsam.site import Site
 from pfedsam.train.loop import Progress
 
+CODES = {ClassesDiffer: CLASSES_DIFFER, Diverged: DIVERGED}
 LAST = "trained.safetensors"  # the shared part as this site last trained it, in its run folder
 LINE_EVERY, LINE_EVERY_SIMULATED = 5.0, 60.0  # seconds between progress lines; the simulator shows all sites' on one
 
@@ -81,8 +85,7 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
             return serve(self._open(fl_ctx), shareable, fl_ctx, abort_signal)
         except UserFault as fault:
             log.error("[%s] %s", fl_ctx.get_identity_name(), fault)
-            differ = isinstance(fault, ClassesDiffer)
-            return make_reply(CLASSES_DIFFER if differ else ReturnCode.EXECUTION_EXCEPTION)
+            return make_reply(CODES.get(type(fault), ReturnCode.EXECUTION_EXCEPTION))
 
     def _open(self, fl_ctx: FLContext) -> Site:
         if self._site is None:
@@ -152,7 +155,8 @@ def _asked(shareable: Shareable, fl_ctx: FLContext) -> tuple[Tensors, Turn]:
     round_, rounds = (shareable.get_header(k, 0) for k in (AppConstants.CURRENT_ROUND, AppConstants.NUM_ROUNDS))
     trained = str(fl_ctx.get_identity_name()) in (shareable.get_header(TRAINED) or [])
     lost = setting(fl_ctx, "fresh") == run
-    return dxo.data, Turn(run, stamp_of(dxo, round_).base, round_, rounds, trained and not lost)
+    back = line_in(shareable.get_header(BACK))
+    return dxo.data, Turn(run, stamp_of(dxo, round_).base, round_, rounds, trained and not lost, back)
 
 
 def _started(folder: Path, round_: int) -> tuple[float, int]:

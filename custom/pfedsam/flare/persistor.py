@@ -13,16 +13,19 @@ from nvflare.app_opt.pt.decomposers import TensorDecomposer
 from nvflare.fuel.utils import fobs
 
 from pfedsam import log
-from pfedsam.config import Config
+from pfedsam.bounds import parse_count
+from pfedsam.config import Config, to_dict
 from pfedsam.errors import UserFault
 from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
 from pfedsam.exchange.server import ServerState, begin_state
 from pfedsam.files import Tensors, not_finite
-from pfedsam.flare.context import cache, job_config, model_meta, run_dir, simulated, store, weights
+from pfedsam.flare.context import cache, checkpoints, job_config, model_meta, run_dir, simulated, store, weights
 from pfedsam.flare.gate import close, federated
 from pfedsam.flare.terminal import keep_calm
 from pfedsam.layout import MODELS
+from pfedsam.record.back import go_back, left_out
 from pfedsam.record.cards import write_part
+from pfedsam.record.results import start
 from pfedsam.study import down_schema, first_tensors, initial_shared, same_settings
 
 
@@ -37,11 +40,12 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
             like the job.
         continues: refuse to begin a run. "latest" is then the run that wrote last.
         begin: "STUDY/RUN", another run whose last shared tensors a new run starts from. Empty: drawn from the seed.
+        back: "RUN/ROUNDS": if `run` has not begun, it begins with RUN's last good model after at most so many rounds.
     """
 
-    def __init__(self, run: str = "", continues: bool = False, begin: str = "") -> None:
+    def __init__(self, run: str = "", continues: bool = False, begin: str = "", back: str = "") -> None:
         super().__init__()
-        self.run, self.continues, self.begin = run, continues, begin
+        self.run, self.continues, self.begin, self.back = run, continues, begin, back
         self.base = ""
         self.state = ServerState({})
         self.begun: dict[str, Any] = {}  # the other run whose model this one began with, as in results.json
@@ -54,6 +58,11 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
     def done(self) -> int:
         """The number of the run's rounds that were finished when this job began."""
         return self.point.done if self.point else 0
+
+    @property
+    def left_out(self) -> frozenset[str]:
+        """The sites that the run goes on without, since it went back."""
+        return left_out(self.point.results) if self.point else frozenset()
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Register the tensor codec, close the gate, and keep the best model when FLARE's selector names one."""
@@ -69,7 +78,7 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
     def load_model(self, fl_ctx: FLContext) -> ModelLearnable:
         """The shared tensors to begin with: from the run's newest checkpoint, else from `begin` or the job's seed."""
         try:
-            self._checkpoints = Checkpoints(store(fl_ctx), job_config(fl_ctx).study)
+            self._checkpoints = checkpoints(fl_ctx)
             shared, self.base = initial_shared(job_config(fl_ctx), weights(fl_ctx), cache(fl_ctx))
             self.state = self._begin(shared, fl_ctx)
         except UserFault as fault:
@@ -96,26 +105,43 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
             self.system_panic(str(fault), fl_ctx)
 
     def _begin(self, fresh: Tensors, fl_ctx: FLContext) -> ServerState:
-        config, checkpoints = job_config(fl_ctx), self._checkpoints
+        config, points = job_config(fl_ctx), self._checkpoints
+        if self.back and not points.rounds(self.run):
+            self._go_back()
         if self.continues:
-            self.run = checkpoints.find(self.run)
+            self.run = points.find(self.run)
         mark = f"-{uuid.uuid4().hex[:8]}" if simulated(fl_ctx) else ""  # all jobs of the simulator have one id
         self.run = self.run or f"{fl_ctx.get_job_id()}{mark}"
-        checkpoints.begin(self.run)
-        self.point = checkpoints.load(self.run)
+        points.begin(self.run)
+        self.point = points.load(self.run)
         if self.point is None:
-            first, self.begun = first_tensors(store(fl_ctx), self.begin, fresh, self.base, config)
-            if self.begun:
-                log.info("[server] begins with the model of run %(run)s after %(rounds)d rounds", self.begun)
-            return begin_state(first, down_schema(config))
+            self.point = self._first(fresh, fl_ctx)
+            points.save(self.point)
         self.begun = {k: v for k, v in self.point.results.get("begun_with", {}).items() if k != "private"}
         _same_job(self.point, config, self.base)
-        log.info("[server] run %s continues after %d finished rounds", self.run, self.done)
-        self._write(self.point.state.shared, fl_ctx, "shared", {"round": str(self.done - 1)})
-        if best := checkpoints.load_best(self.run):
+        if self.done:
+            log.info("[server] run %s continues after %d finished rounds", self.run, self.done)
+            self._write(self.point.state.shared, fl_ctx, "shared", {"round": str(self.done - 1)})
+        if best := points.load_best(self.run):
             self._best = float(best[1]["val_dice"])
             self._write(best[0], fl_ctx, "shared.best", best[1])
         return self.point.state
+
+    def _go_back(self) -> None:
+        run, _, most = self.back.rpartition("/")
+        rounds = 0 if most == "0" else parse_count(most, "finished rounds")
+        point = go_back(self._checkpoints, run, rounds, into=self.run)
+        log.info("[server] run %s goes back to %d finished rounds, as run %s", run, point.done, self.run)
+
+    def _first(self, fresh: Tensors, fl_ctx: FLContext) -> Checkpoint:
+        """The run before its first round."""
+        config = job_config(fl_ctx)
+        first, begun = first_tensors(store(fl_ctx), self.begin, fresh, self.base, config)
+        if begun:
+            log.info("[server] begins with the model of run %(run)s after %(rounds)d rounds", begun)
+        results = start(to_dict(config), config.digest(), self.base, begun)
+        state = begin_state(first, down_schema(config))
+        return Checkpoint(self.run, 0, config.digest(), self.base, results, state)
 
     def _note_best(self, fl_ctx: FLContext) -> None:
         """Hold the model that FLARE's selector names best: the one the round began with. It counts once the round does.

@@ -75,6 +75,7 @@ class Run:
     named: frozenset[str] = frozenset()  # the sites that the job names; none: it is for all
     fruitless: list[Cause] = field(default_factory=list)  # why its jobs since the last new round have ended
     retests: int = 0
+    bad: int = 0  # after how many rounds its model was bad when it last went back
     ended_by: str = ""  # the site whose report ended the last job, if there was no new round in it
     left_out: Counter[str] = field(default_factory=Counter)  # how often each site was left out
     out: set[str] = field(default_factory=set)  # the sites that the next job leaves out

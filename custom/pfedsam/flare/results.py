@@ -60,6 +60,7 @@ class ResultsWriter(Widget):  # type: ignore[misc]
         planned = _planned(past, int(fl_ctx.get_prop(AppConstants.NUM_ROUNDS)))
         begun = past.get("begun_with", fresh["begun_with"])
         gone = {"run": persistor.run, "jobs": jobs, "versions": ran, "rounds": list(past.get("rounds", []))}
+        gone |= {"back": past["back"]} if "back" in past else {}
         self.results = {**fresh, **gone, "begun_with": begun, "planned": planned}
         if doubt := replanned(self.results):
             log.warning("[server] %s", doubt)

@@ -13,12 +13,15 @@ from nvflare.fuel.utils.memory_utils import cleanup_memory
 from nvflare.widgets.info_collector import GroupInfoCollector, InfoCollector
 
 from pfedsam import log
-from pfedsam.flare.context import CLASSES_DIFFER, REASON, REJECTED, job_config
+from pfedsam.errors import UserFault
+from pfedsam.flare.context import CLASSES_DIFFER, DIVERGED, REASON, REJECTED, job_config
+from pfedsam.flare.ends import WHERE_DIVERGED
 from pfedsam.flare.sends import model_task
 
 LONGEST = 300  # most characters of a reason in the log and the record
 TOLD = {  # a site's answer without an update, in words
-    CLASSES_DIFFER: "its masks use other class numbers than the job (data.classes). The site's own log names both"
+    CLASSES_DIFFER: "its masks use other class numbers than the job (data.classes). The site's own log names both",
+    DIVERGED: "it could not train on from the server's model. The site's own log says why",
 }
 
 
@@ -30,7 +33,8 @@ class Rounds(Controller):  # type: ignore[misc]
 
     Args:
         rounds: of the whole run.
-        min_sites: the number of valid updates that a round needs. With fewer the job stops and says so.
+        min_sites: the number of valid updates that a round needs. With fewer the job stops and says so. It also
+            stops if the training diverged at more sites than it went well: then the model is bad.
         grace: seconds for the other sites after `min_sites` have answered.
         timeout: seconds that a round may take.
     """
@@ -39,7 +43,7 @@ class Rounds(Controller):  # type: ignore[misc]
         super().__init__()
         self.rounds, self.min_sites, self.grace, self.timeout = rounds, min_sites, grace, timeout
         self.round: int | None = None  # the one in progress, or the last
-        self._failed: set[str] = set()
+        self._failed: dict[str, str] = {}  # the sites without a valid update in this round, and their return codes
         self._asked, self._least = 0, min_sites
 
     def start_controller(self, fl_ctx: FLContext) -> None:
@@ -59,7 +63,7 @@ class Rounds(Controller):  # type: ignore[misc]
         for round_ in range(self.persistor.done, self.rounds):
             if abort_signal.triggered:
                 return
-            self.round, self._failed = round_, set()
+            self.round, self._failed = round_, {}
             _put(fl_ctx, AppConstants.CURRENT_ROUND, round_)
             self.fire_event(AppEventType.ROUND_STARTED, fl_ctx)
             if not self._gather(round_, abort_signal, fl_ctx):
@@ -88,7 +92,8 @@ class Rounds(Controller):  # type: ignore[misc]
     def _gather(self, round_: int, stop: Signal, fl_ctx: FLContext) -> bool:
         """Whether the round has the updates that it needs. If not, the job stops."""
         config, clients = job_config(fl_ctx), fl_ctx.get_engine().get_clients()
-        sites = [client.name for client in clients if config.trains(client.name, round_)]
+        here = [client.name for client in clients if client.name not in self.persistor.left_out]
+        sites = [name for name in here if config.trains(name, round_)]
         self._asked, self._least = len(sites), self._quorum(len(sites), len(clients))
         if not sites:
             self.system_panic(f"round {round_}: no connected site trains in it. Change the setting every", fl_ctx)
@@ -101,12 +106,30 @@ class Rounds(Controller):  # type: ignore[misc]
             wait_time_after_min_received=self.grace,
             abort_signal=stop,
         )
-        if not stop.triggered and (came := len(self.aggregator.given)) < self._least:
-            reason = f"round {round_}: expected valid updates of {self._least} sites, came {came}"
-            log.error("%s. The job stops. Each site's own log says what went wrong there", reason)
-            self.system_panic(reason, fl_ctx)
+        if not stop.triggered and (fault := self._diverged() or self._too_few()):
+            log.error(fault)
+            self.system_panic(fault, fl_ctx)
             return False
         return not stop.triggered
+
+    def _diverged(self) -> str:
+        """Why no model is made of the round, if the training diverged at more sites than it went well. Else empty."""
+        sites = sorted(site for site, code in self._failed.items() if code == DIVERGED)
+        if len(sites) <= len(self.aggregator.given):
+            return ""
+        fault = UserFault(
+            expected=f"the sites to train on from the model after {self.round} rounds",
+            came=f"{len(sites)} of {self._asked} {WHERE_DIVERGED}: {', '.join(sites)}",
+            do="go back to a model from before, with pfedsam back. Each site's own log says what went wrong there",
+        )
+        return f"[server] {fault}"
+
+    def _too_few(self) -> str:
+        """Why no model is made of the round, if it has too few valid updates. Else empty."""
+        if (came := len(self.aggregator.given)) >= self._least:
+            return ""
+        reason = f"round {self.round}: expected valid updates of {self._least} sites, came {came}"
+        return f"{reason}. The job stops. Each site's own log says what went wrong there"
 
     def _end(self, stop: Signal, fl_ctx: FLContext) -> None:
         """Make the rule's result the model. It is on the disk before the round counts as done."""
@@ -152,11 +175,15 @@ class Rounds(Controller):  # type: ignore[misc]
             (self._book if site in self.aggregator.given else self._refuse)(site, ReturnCode.OK, fl_ctx)
 
     def _refuse(self, site: str, code: str, fl_ctx: FLContext) -> None:
-        """Record the refusal. If the other sites are too few for the round, the job stops at once."""
+        """Record the refusal. If the other sites are too few for the round, the job stops at once.
+
+        If the training diverged, the other sites' answers tell whether the model is bad.
+        """
         reason = self._book(site, code, fl_ctx)
-        self._failed.add(site)
+        self._failed[site] = code
         at_start = code == CLASSES_DIFFER and self.round == 0  # later the site is out, and no round is lost
-        if at_start or self._asked - len(self._failed) < self._least:
+        too_few = self._asked - len(self._failed) < self._least
+        if at_start or (too_few and DIVERGED not in self._failed.values()):
             self.system_panic(f"{site}: {reason}", fl_ctx)
 
     def _book(self, site: str, code: str, fl_ctx: FLContext) -> str:

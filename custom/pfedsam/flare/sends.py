@@ -11,7 +11,8 @@ from nvflare.app_common.app_constant import AppConstants
 
 from pfedsam.exchange.server import message
 from pfedsam.files import Tensors
-from pfedsam.flare.context import RUN, TRAINED, job_config, model_meta
+from pfedsam.flare.context import BACK, RUN, TRAINED, job_config, model_meta
+from pfedsam.record.back import came_from
 from pfedsam.record.results import sites_of
 from pfedsam.study import down_schema
 
@@ -29,6 +30,7 @@ def model_task(name: str, received: Received, *, timeout: int, fl_ctx: FLContext
     data.set_header(AppConstants.NUM_ROUNDS, fl_ctx.get_prop(AppConstants.NUM_ROUNDS))
     data.add_cookie(AppConstants.CONTRIBUTION_ROUND, round_)
     data.set_header(RUN, persistor.run)
+    data.set_header(BACK, [[one.run, one.round] for one in came_from(results)])
     data.set_header(TRAINED, sites_of(results.get("rounds", [])))
     return Task(name=name, data=data, timeout=timeout, before_task_sent_cb=_note_site, result_received_cb=received)
 

@@ -18,7 +18,7 @@ from pfedsam import log
 from pfedsam.errors import UserFault
 from pfedsam.files import read_json
 from pfedsam.flare.admin import GONE, Admin
-from pfedsam.flare.ends import ABORTED, FINISHED, LOST, REJOIN, Cause, Trace, cause_of, log_lines, refusals
+from pfedsam.flare.ends import ABORTED, DIVERGED, FINISHED, LOST, REJOIN, Cause, Trace, cause_of, log_lines, refusals
 from pfedsam.flare.presence import (
     Lookout,
     Patience,
@@ -31,7 +31,7 @@ from pfedsam.flare.presence import (
 )
 from pfedsam.jobs import deploy_to, name_run, read_job
 from pfedsam.layout import RESULTS, SETTINGS
-from pfedsam.names import job_name
+from pfedsam.names import back_name, job_name
 
 STARTED = ("DISPATCHED", "RUNNING", "GONE")  # states of a job that a running server should know
 
@@ -93,7 +93,33 @@ def _bring_to_its_end(run: Run, job: Path, look: Lookout, *, out: Path) -> Outco
             told = look.admin.meta(run.job) or {}
             cause = cause_of(Trace(ended, told, log_lines(folder), look.admin.heard(run.job)))
         note_end(look, run, cause.site if cause else "", progress=done > run.rounds)
-        _count(run, done, cause, look.patience)
+        if cause is not None and cause.kind == DIVERGED:
+            _go_back(run, job, done, cause)
+        else:
+            _count(run, done, cause, look.patience)
+
+
+def _go_back(run: Run, job: Path, bad: int, cause: Cause) -> None:
+    """Let the next job go on from the last good model, under a new name. Once for each bad model.
+
+    Args:
+        bad: after how many rounds the model was bad.
+
+    Raises:
+        UserFault: there is no model before it, or the run has gone back and has come no further.
+    """
+    if bad <= run.bad:
+        went = "The run went back once, and it was the same" if bad else "There is no model before it"
+        raise UserFault(
+            expected=f"run {run.name} to train on from its model after {bad} rounds",
+            came=f"{cause.what}. {went}",
+            do="compare the sites in results.json, and lower train.lr if no site stands out. Then at the server:"
+            f" pfedsam back {run.name} ROUND, or with --without SITE if a site is to blame",
+        )
+    new = back_name(run.name)
+    log.warning("%s. Run %s goes back by one round, and goes on as run %s", cause.what, run.name, new)
+    name_run(job, new, must_exist=True, back=f"{run.name}/{bad - 1}")
+    run.name, run.rounds, run.bad, run.begun, run.fruitless = new, bad - 1, bad, True, []
 
 
 def _fetch(look: Lookout, job: str, out: Path) -> Path | None:
