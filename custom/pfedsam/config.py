@@ -19,6 +19,7 @@ Flips = Literal["both", "horizontal", "vertical", "none"]
 Precision = Literal["auto", "fp32", "bf16"]
 Number = Literal["fp32", "bf16", "int8", "int4"]
 Rule = Literal["clipped", "mean", "product", "trimmed", "median", "krum", "geometric"]
+Secure = Literal["none", "masks"]
 Pixels = Literal["sam", "unit"]
 T = TypeVar("T")
 MOST_ROUNDS = 100_000  # of a run
@@ -117,6 +118,8 @@ class ServerConfig:
     )
     hostile: int = number(1, least=0, most=1000)  # most hostile sites that krum, geometric, trimmed and median outvote
     most_share: float = number(1.5, least=1, most=1_000_000)  # a site's most weight, in equal shares; from 3 sites on
+    secure: Secure = "none"  # masks: the server sees the sum of the sites' updates and no single one; from 3 sites on
+    norm: float = number(100.0, least=1e-3, most=1_000_000)  # with masks: a site shortens an update that is longer
 
 
 @dataclass(frozen=True)

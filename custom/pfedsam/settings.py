@@ -14,6 +14,7 @@ from pfedsam.config import Config, WeightsConfig
 from pfedsam.errors import UserFault
 from pfedsam.exchange.aggregate import chosen
 from pfedsam.files import read_json
+from pfedsam.masked import check_masked, check_masked_sites
 from pfedsam.names import one_name
 from pfedsam.renamed import in_new_places
 
@@ -55,7 +56,7 @@ def check_sites(config: Config, sites: Collection[str], rounds: int) -> None:
     """Check the settings of single sites against the sites of the run.
 
     Raises:
-        UserFault: a setting names another site, or no site would train in a round.
+        UserFault: a setting names another site, no site would train in a round, or too few for a masked sum.
     """
     named: dict[str, Collection[str]] = {
         "every": config.every,
@@ -70,6 +71,7 @@ def check_sites(config: Config, sites: Collection[str], rounds: int) -> None:
                 came=", ".join(unknown),
                 do="correct the spelling",
             )
+    check_masked_sites(config, sites, rounds)
     idle = [r for r in range(rounds) if not any(config.trains(site, r) for site in sites)]
     if idle:
         raise UserFault(
@@ -212,6 +214,7 @@ def _check_together(config: Config) -> None:
             do="set train.views, e.g. 8, or train.augment false",
         )
     chosen(methods.get(config.method).rule, config)
+    check_masked(config)
     _check_weights(config)
     _check_classes(config)
     _check_unannotated(config)

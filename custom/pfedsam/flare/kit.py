@@ -36,6 +36,7 @@ class HospitalKit(Builder):  # type: ignore[misc]
         storage: the server's folder for jobs. None leaves FLARE's, which is temporary.
         at_server: more classes that a job may name at the server only, such as FLARE's receiver for MLflow. A
             receiver sends what sites report to the address that the job names.
+        masked: whether sites let only masked updates leave.
     """
 
     def __init__(
@@ -46,10 +47,12 @@ class HospitalKit(Builder):  # type: ignore[misc]
         least_images: int = 8,
         least_steps: int = 4,
         at_server: Sequence[str] = (),
+        masked: bool = False,
     ) -> None:
         super().__init__()
         self.byoc, self.storage, self.at_server = byoc, storage, at_server
-        self.fence = {"max_megabytes": max_megabytes, "least_images": least_images, "least_steps": least_steps}
+        floors = {"least_images": least_images, "least_steps": least_steps}
+        self.fence = {"max_megabytes": max_megabytes, **floors, "masked": masked}
 
     def build(self, project: Project, ctx: ProvisionContext) -> None:
         """Write the files of the server and of every site."""

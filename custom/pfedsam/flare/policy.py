@@ -11,6 +11,7 @@ from pfedsam import log
 from pfedsam.config import Config
 from pfedsam.exchange.ledger import payload_bytes
 from pfedsam.flare.filters import OnlySharedLeaves, parts
+from pfedsam.flare.steps import masked
 from pfedsam.train.loop import steps_of
 
 
@@ -26,12 +27,15 @@ class SitePolicy(OnlySharedLeaves):
         max_megabytes: the largest message, tensors and facts together, in MB.
         least_images, least_steps: the fewest training images and steps of a round whose update may leave. After one
             step on one image, the update's signs are those of one patient's gradient. The defaults are our choice.
+        masked: whether only masked updates may leave, so that no job can have this site's update in plain.
     """
 
-    def __init__(self, max_megabytes: float = 64.0, least_images: int = 8, least_steps: int = 4) -> None:
+    def __init__(
+        self, max_megabytes: float = 64.0, least_images: int = 8, least_steps: int = 4, masked: bool = False
+    ) -> None:
         super().__init__()
         self.max_megabytes = max_megabytes
-        self.least_images, self.least_steps = least_images, least_steps
+        self.least_images, self.least_steps, self.masked = least_images, least_steps, masked
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         """A message of the checked parts. If it may not leave, it raises and logs the reason at the site."""
@@ -42,6 +46,8 @@ class SitePolicy(OnlySharedLeaves):
             raise
 
     def _allow(self, dxo: DXO, config: Config) -> None:
+        if self.masked and not masked(config) and dxo.data_kind in (DataKind.WEIGHTS, DataKind.WEIGHT_DIFF):
+            raise ContentBlockedException("expected a job with server.secure masks, came one with plain updates")
         tensors, facts = parts(dxo)
         size = payload_bytes(tensors) + len(json.dumps(facts))
         if size > self.max_megabytes * 1e6:
