@@ -1,6 +1,8 @@
 """A masked sum whose sites and server are in one process: the same messages as through FLARE, without the transport."""
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,9 +24,9 @@ class MaskedRound:
     """
 
     def __init__(self, attempt: str, server: ServerConfig, samples: Mapping[str, int]) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="pfedsam-")
         self.sum = MaskedSum(attempt, server)
-        folder = Path(self._folder.name)
+        folder = Path(tempfile.mkdtemp(prefix="pfedsam-"))  # of the sites' secrets
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self._sites = {site: MaskedSite(site, server, path=folder / f"{site}.json") for site in sorted(samples)}
         for site, count in samples.items():
             self.sum.take("keys", site, self._sites[site].keys(attempt, count))

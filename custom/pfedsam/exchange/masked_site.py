@@ -45,6 +45,7 @@ from pfedsam.exchange.roster import (
 from pfedsam.exchange.schema import schema_of
 from pfedsam.exchange.shamir import SHARE, split
 from pfedsam.files import Tensors, read_json, write_json
+from pfedsam.names import site_names
 
 AGAIN = "nothing: the server repeats the round with fresh keys"
 
@@ -165,7 +166,7 @@ class MaskedSite:
         return {"opened": torch.stack([to_tensor(share) for share in chosen])}
 
     def _check(self, secret: Secret, roster: Roster) -> None:
-        require_enough(len(roster))
+        require_enough(len(site_names(sorted(roster))))
         mine, known = roster.get(self.site), secret.roster[self.site]
         if mine is None or replace(mine, signature=b"", certificate=b"") != known:
             raise UserFault(expected=f"the keys that {self.site} has sent", came="others", do=AGAIN)
@@ -199,7 +200,10 @@ def pair_seed(mine: bytes, theirs: bytes, digest: bytes) -> bytes:
 
 
 def _derive(mine: bytes, theirs: bytes, info: bytes) -> bytes:
-    common = X25519PrivateKey.from_private_bytes(mine).exchange(X25519PublicKey.from_public_bytes(theirs))
+    try:
+        common = X25519PrivateKey.from_private_bytes(mine).exchange(X25519PublicKey.from_public_bytes(theirs))
+    except ValueError:  # a point of low order: its secret would be known to all
+        raise UserFault(expected="public keys of X25519", came=theirs.hex(), do=AGAIN) from None
     return HKDF(algorithm=SHA256(), length=KEY, salt=None, info=info).derive(common)
 
 

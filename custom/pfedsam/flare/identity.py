@@ -77,7 +77,8 @@ class Kit:
             return f"a signature or certificate that does not hold ({type(fault).__name__})"
         names, roles = (_texts(leaf, kind) for kind in (NameOID.COMMON_NAME, NameOID.UNSTRUCTURED_NAME))
         if names != [site] or roles or site in self.servers:
-            return f"the certificate of {', '.join(names)[:80]}" + (", a person" if roles else "")
+            of = ", a person" if roles else ", a server" if site in self.servers else ""
+            return f"the certificate of {', '.join(names)[:80]}{of}"
         return None
 
 
