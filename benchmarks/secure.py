@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from operator import add
 from types import ModuleType
 from typing import Any
 
@@ -116,7 +118,7 @@ def plain(config: Config, sent: dict[str, Tensors]) -> Cost:
     """A round with updates that the server sees, in the job's number format."""
     wires, spent = {}, 0.0
     for site, update in sent.items():
-        wires[site], seconds = timed(lambda update=update: encode(update, config.wire.up))
+        wires[site], seconds = timed(partial(encode, update, config.wire.up))
         spent += seconds
     given = {site: contribution(wire, 48, {}, config=config, up=up_schema(config)) for site, wire in wires.items()}
     _, server = timed(lambda: mean_update(given))
@@ -129,9 +131,9 @@ def masks(config: Config, sent: dict[str, Tensors]) -> Cost:
     hidden, agreeing = timed(lambda: MaskedRound(new_attempt("run", 0), config.server, samples))
     words, spent = {}, 0.0
     for site, update in sent.items():
-        words[site], seconds = timed(lambda site=site, update=update: hidden.masked(site, update))
+        words[site], seconds = timed(partial(hidden.masked, site, update))
         spent += seconds
-    given = {site: Contribution(48, lambda one=one: one) for site, one in words.items()}
+    given = {site: Contribution(48, partial(dict, one)) for site, one in words.items()}
     _, server = timed(lambda: hidden.opened(given, up_schema(config)))
     site = next(iter(sent))
     steps = hidden.sum.question("shares"), hidden.sum.question("open"), hidden.sum.opened
@@ -148,9 +150,9 @@ def encrypted(tenseal: Any, update: Tensors, sites: int) -> Cost:
     for tensor in update.values():
         values = tensor.flatten().double().numpy()
         with silent():
-            vector, seconds = timed(lambda values=values: tenseal.ckks_vector(context, values))
+            vector, seconds = timed(partial(tenseal.ckks_vector, context, values))
         packed, packing = timed(vector.serialize)
-        total, adding = timed(lambda vector=vector: vector + vector)
+        total, adding = timed(partial(add, vector, vector))
         _, opening = timed(total.decrypt)
         up, server = up + len(packed) + head, server + adding * (sites - 1)
         site += seconds + packing + opening
