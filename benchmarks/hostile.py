@@ -18,9 +18,10 @@ from PIL import Image
 
 from pfedsam.config import Config
 from pfedsam.data.synthetic import write_site
+from pfedsam.errors import UserFault
 from pfedsam.exchange.aggregate import apply
+from pfedsam.exchange.change import A, B
 from pfedsam.exchange.guard import Rejected, judge_message
-from pfedsam.exchange.robust import A, B
 from pfedsam.exchange.server import Contribution, ServerState, begin_state, contribution, message
 from pfedsam.files import Tensors
 from pfedsam.service import Turn, serve_round
@@ -165,7 +166,10 @@ def federation(sites: dict[str, Site], attack: Attack, config: Config, start: Te
         given: dict[str, Contribution] = {}
         for name, one in sites.items():
             wire = message(state, name, config, down)
-            update, _ = serve_round(one, wire, Turn(f"under-{ATTACKS.index(attack)}", one.base, round_, ROUNDS))
+            try:
+                update, _ = serve_round(one, wire, Turn(f"under-{ATTACKS.index(attack)}", one.base, round_, ROUNDS))
+            except UserFault:  # no site trains on such a model: the run ends with it
+                return state
             samples, sent = update.samples, update.wire
             if name == HOSTILE:
                 sent, samples = attack.harm(sent, state.shared, round_), attack.samples or samples

@@ -35,6 +35,7 @@ KINDS = (  # in the order of the systems page: how their titles begin
     "Doctor",
     "Random kills",
     "One hostile site",
+    "Privacy",
     "The demonstration job",
 )
 LEADING = ("pfedsam", "fedavg", "fedper", "ditto", "fedmsa", "fedms_sam", "local", "pooled")

@@ -16,7 +16,7 @@ LOWER = {  # a room may import these rooms, and itself
     "prepare": {"data"},
     "exchange": {"model"},
     "record": {"exchange"},
-    "train": {"model", "data", "record"},
+    "train": {"model", "data", "record", "exchange"},
     "methods": {"exchange", "train", "model", "data"},
     "report": {"settings", "record", "exchange"},
     "inference": {"settings", "study", "record", "exchange", "methods", "train", "model", "data"},

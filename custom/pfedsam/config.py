@@ -21,6 +21,7 @@ Number = Literal["fp32", "bf16", "int8", "int4"]
 Rule = Literal["clipped", "mean", "product", "trimmed", "median", "krum", "geometric"]
 Secure = Literal["none", "masks"]
 Pixels = Literal["sam", "unit"]
+Unit = Literal["none", "patient", "site"]
 T = TypeVar("T")
 MOST_ROUNDS = 100_000  # of a run
 
@@ -123,6 +124,18 @@ class ServerConfig:
 
 
 @dataclass(frozen=True)
+class PrivacyConfig:
+    """Differential privacy of what a site sends. docs/security.md says what it promises, and what it does not."""
+
+    unit: Unit = "none"  # what is hidden: that a patient is in the training data (DP-SGD), or a site's whole data
+    epsilon: float = number(8.0, above=0, most=1_000_000)  # a site's budget; it trains no round that would exceed it
+    delta: float = number(1e-5, above=0, most=0.1)  # the chance that epsilon does not hold; below 1 / patients
+    noise: float = number(1.0, above=0, most=10_000)  # standard deviation of the noise, in parts of clip
+    clip: float = number(1.0, above=0, most=1_000_000)  # most norm of a patient's gradient, or of a site's update
+    accountant: Literal["rdp", "prv"] = "rdp"  # Renyi's, or the tighter numerical one
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """What the job expects of a site's data. The site alone decides where they are."""
 
@@ -166,6 +179,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     wire: WireConfig = field(default_factory=WireConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     data: DataConfig = field(default_factory=DataConfig)
     every: dict[str, int] = number(dict, least=0, most=100_000)  # site: trains only in each n-th round; 0: never
 
@@ -194,7 +208,7 @@ class Config:
 
     def unlike(self, other: "Config") -> dict[str, Any]:
         """The settings in which `other` differs: its values by dotted name."""
-        mine, theirs = ({"model.weights": None} | _dotted(to_dict(config)) for config in (self, other))
+        mine, theirs = (ABSENT | _dotted(to_dict(config)) for config in (self, other))
         return {name: value for name, value in theirs.items() if name not in mine or value != mine[name]}
 
     def digest(self) -> str:
@@ -217,11 +231,15 @@ def text_digest(text: str) -> str:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """The settings as plain JSON values; without `model.weights` where there are none.
+    """The settings as plain JSON values; without `model.weights`, `privacy` and masks where there are none.
 
-    Thus jobs that name no file keep the digest that they had before files could be named.
+    Thus jobs without them keep the digest that they had before these could be set.
     """
     values = asdict(config)
+    if config.privacy == PrivacyConfig():
+        del values["privacy"]
+    if all(getattr(config.server, name) == usual for name, usual in UNMASKED.items()):
+        values["server"] = {name: value for name, value in values["server"].items() if name not in UNMASKED}
     if config.model.weights is None:
         del values["model"]["weights"]
     own = values.pop("method_settings")
@@ -238,3 +256,6 @@ def _dotted(values: dict[str, Any], above: str = "") -> dict[str, Any]:
 
 
 SECTIONS = ("method", *(f.name for f in fields(Config) if is_dataclass(f.type)))
+UNMASKED = {name: value for name, value in asdict(ServerConfig()).items() if name in ("secure", "norm")}
+ABSENT = {"model.weights": None, **{f"privacy.{name}": value for name, value in asdict(PrivacyConfig()).items()}}
+ABSENT |= {f"server.{name}": value for name, value in UNMASKED.items()}

@@ -16,7 +16,7 @@ import torch
 from pfedsam import methods
 from pfedsam.config import Config, to_dict
 from pfedsam.errors import UserFault
-from pfedsam.exchange.aggregate import apply
+from pfedsam.exchange.aggregate import apply, far
 from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
 from pfedsam.exchange.masked_round import MaskedRound
 from pfedsam.exchange.roster import new_attempt
@@ -130,7 +130,7 @@ def _round(plan: Plan, sites: dict[str, Site], point: Checkpoint, round_: int) -
     given = hidden.opened(given, up_schema(config)) if hidden else given
     state = apply(methods.get(config.method).rule, point.state, given, config=config, down=down_schema(config))
     seconds = time.monotonic() - began
-    done = {"round": round_, "seconds": seconds, "sites": reports, "rejected": {}}
+    done = {"round": round_, "seconds": seconds, "sites": reports, "rejected": far(point.state, given, config)}
     past = point.results
     begun = private_begun(past, reports)
     rounds = [*past["rounds"], done]

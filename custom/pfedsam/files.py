@@ -212,3 +212,8 @@ def tensors_digest(tensors: Iterable[Tensor]) -> str:
 def at_rest(tensors: Tensors) -> Tensors:
     """The tensors in a form that can be stored and sent: detached, contiguous, on the CPU."""
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def seed_of(text: str) -> int:
+    """A seed of 32 bits, spread evenly over texts."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")

@@ -70,6 +70,8 @@ def serve_round(
     update = site.train(turn.round, turn.rounds, progress=progress, stop=stop)
     if update.report.stopped:
         return update, {}
+    if update.epsilon is not None:
+        log.info("[%s] privacy: epsilon %.2f of %g spent", site.name, update.epsilon, site.config.privacy.epsilon)
     personal, experts = site.validated("personal"), site.experts("val")
     if site.private():  # else the personal model is the global one, as this site has just trained it
         _warn_behind(site.name, personal["dice"], received["dice"])
@@ -84,6 +86,7 @@ def serve_round(
         "private": began,
         "bytes_received": payload_bytes(wire),
         "bytes_sent": payload_bytes(update.wire),
+        **({} if update.epsilon is None else {"epsilon": update.epsilon}),
     }
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from types import NoneType, UnionType
@@ -12,16 +11,13 @@ from pfedsam import methods
 from pfedsam.bounds import KEY, Bounds
 from pfedsam.config import Config, WeightsConfig
 from pfedsam.errors import UserFault
-from pfedsam.exchange.aggregate import chosen
 from pfedsam.files import read_json
-from pfedsam.masked import check_masked, check_masked_sites
-from pfedsam.names import one_name
+from pfedsam.masked import check_masked_sites
 from pfedsam.renamed import in_new_places
+from pfedsam.together import check_together
 
 USUAL = "pfedsam"  # the method of settings that name none
 OF_METHOD = ("method", "method_settings")  # fields of `Config` that are one object in JSON
-OWN_RANK = "model.experts_rank of 1 or more with model.expert head, whose experts have low-rank parts of their own"
-ONE = "change one of the two"
 IN_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", NoneType: "null"}
 IN_WORDS |= {list: "a list", tuple: "a list", dict: "an object"}
 FINITE = Bounds(-1e300, 1e300)  # of a number in another distribution's method that declares no bounds
@@ -86,7 +82,7 @@ def _config(values: object, *, recorded: bool) -> Config:
     given, own = in_new_places(given, own, name, recorded=recorded)
     method_settings = _build(methods.get(name).settings, own, "method", f"method {name}")
     config = Config(method=name, method_settings=method_settings, **field_values(Config, given, "", "a job"))
-    _check_together(config)
+    check_together(config)
     return config
 
 
@@ -188,98 +184,3 @@ def _spell(hint: Any) -> str:
     if get_origin(hint) in (Union, UnionType):
         return " or ".join(map(_spell, get_args(hint)))
     return IN_WORDS.get(get_origin(hint) or hint, str(hint))
-
-
-def _check_together(config: Config) -> None:
-    """Check what the type and bounds of a single setting cannot say."""
-    m, t = config.model, config.train
-    for broken, expected, came, do in (
-        (m.image_size % 16, "model.image_size a multiple of 16", str(m.image_size), "use 256, 512 or 1024"),
-        (0 < m.experts < m.top_k, f"model.top_k at most model.experts ({m.experts})", str(m.top_k), "lower top_k"),
-        (m.expert == "head" and m.experts > 0 == m.experts_rank, OWN_RANK, "0", "set it, e.g. to 4, or expert conv"),
-        (m.experts_in == "mlp" and m.lora_on == "qkv", "model.lora_on linear with model.experts_in mlp", "qkv", ONE),
-    ):
-        if broken:
-            raise UserFault(expected=expected, came=came, do=do)
-    if (t.loss == "ce") != m.exclusive:
-        raise UserFault(
-            expected="train.loss ce with model.exclusive true, or bce with false",
-            came=f"{t.loss} with {m.exclusive}",
-            do=ONE,
-        )
-    if t.cache != "none" and t.augment and t.views is None:
-        raise UserFault(
-            expected="train.views with train.cache, so that views repeat",
-            came="a new view in each epoch",
-            do="set train.views, e.g. 8, or train.augment false",
-        )
-    chosen(methods.get(config.method).rule, config)
-    check_masked(config)
-    _check_weights(config)
-    _check_classes(config)
-    _check_unannotated(config)
-    one_name(config.study, "study")
-    if config.begin_private:
-        one_name(config.begin_private, "run")
-
-
-def _check_weights(config: Config) -> None:
-    """The weight file that a job names: it comes from a message, and must lead nowhere but into the weights folder."""
-    named = config.model.weights
-    if named is None:
-        return
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", named.name):
-        raise UserFault(
-            expected="model.weights.name a file's name of letters, digits, . - and _, at most 128, without a folder",
-            came=repr(named.name),
-            do="rename the file; each site has it in its weights folder",
-        )
-    if not re.fullmatch("[0-9a-f]{64}", named.sha256):
-        raise UserFault(
-            expected=f"model.weights.sha256 of {named.name} as 64 digits of 0 to 9 and a to f",
-            came=repr(named.sha256),
-            do="write what sha256sum or pfedsam convert prints, in small letters: model.weights=NAME:SHA256",
-        )
-    if not config.model.pretrained:
-        raise UserFault(
-            expected="model.pretrained true with model.weights", came="false: random weights need no file", do=ONE
-        )
-
-
-def _check_classes(config: Config) -> None:
-    """Check the names of the classes, their codes, and the value of unlabelled pixels."""
-    names, classes = config.data.classes, config.model.num_classes
-    if names and (len(names) != classes or len(set(names)) < classes or not all(name.strip() for name in names)):
-        raise UserFault(
-            expected=f"data.classes empty, or {classes} different names for model.num_classes {classes}",
-            came=f"{len(names)}: {', '.join(map(repr, names))}",
-            do="name each class once, in the order of the numbers in the masks",
-        )
-    if strange := sorted(set(config.data.codes) - set(names)):
-        raise UserFault(
-            expected="data.codes of the names in data.classes", came=", ".join(strange), do="correct the name"
-        )
-    for name, code in config.data.codes.items():
-        if not re.fullmatch(r"[^:]+:[^:]+:[^:]+", code):
-            raise UserFault(
-                expected=f"data.codes.{name} as SCHEME:VALUE:MEANING", came=code, do="write e.g. SCT:10200004:Liver"
-            )
-    if config.data.ignore is not None and config.data.ignore <= classes:
-        raise UserFault(
-            expected=f"data.ignore above model.num_classes ({classes}), and at most 255",
-            came=str(config.data.ignore),
-            do="use 255, which no class has",
-        )
-
-
-def _check_unannotated(config: Config) -> None:
-    """Check the classes that the masks of single sites leave out."""
-    m = config.model
-    for site, classes in config.data.unannotated.items():
-        known = set(range(1, m.num_classes + 1))
-        if m.exclusive or not set(classes) < known:
-            raise UserFault(
-                expected=f"in data.unannotated some of the classes {sorted(known)}, with model.exclusive false",
-                came=f"{classes} for {site}" + (" with true" if m.exclusive else ""),
-                do="name classes that the site's masks leave out. Classes that exclude each other need whole masks",
-            )

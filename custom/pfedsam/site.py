@@ -1,6 +1,5 @@
 """One hospital's side of a study, without FLARE: model, data, store, a round, an evaluation."""
 
-import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -13,17 +12,19 @@ import torch
 from pfedsam import methods
 from pfedsam.config import Config
 from pfedsam.data.dataset import Dataset, open_site
-from pfedsam.exchange.accept import accept
+from pfedsam.exchange.accept import accept, note_moved
 from pfedsam.exchange.codec import with_feedback
+from pfedsam.exchange.privacy import Budget
 from pfedsam.exchange.schema import EXTRA, Stamp, extras_of, shared_of
 from pfedsam.exchange.store import LAST, Moment, SiteStore
-from pfedsam.files import Tensors, at_rest, below, under, unprefixed
+from pfedsam.files import Tensors, at_rest, below, digest, seed_of, under, unprefixed
+from pfedsam.hidden import Paid, pay
 from pfedsam.methods.base import Here, nothing_told
 from pfedsam.model.lora import adapted
 from pfedsam.model.partition import Part, tensors_of, wire_name
 from pfedsam.model.prepared import prepared
 from pfedsam.model.watch import has_experts, watching, without_experts
-from pfedsam.record.scores import CaseScore, summary
+from pfedsam.record.scores import CaseScore, Validation, summary
 from pfedsam.site_faults import require_declared, require_finite_weights, require_fit, require_fresh_views, require_kept
 from pfedsam.study import up_schema
 from pfedsam.train.evaluate import evaluate
@@ -42,20 +43,13 @@ class Update:
         wire: encoded differences, by wire name, and what the method declares beside them.
         samples: the number of the site's training slices, its weight in the mean.
         report: losses, seconds, and whether it was stopped.
+        epsilon: what the site has spent of its privacy budget. None: the job has no privacy.
     """
 
     wire: Tensors
     samples: int
     report: RoundReport
-
-
-@dataclass(frozen=True)
-class Validation:
-    """A branch's mean scores on the validation split, what its experts did there, and the digest that they hold for."""
-
-    digest: str
-    scores: dict[str, Any]
-    experts: dict[str, Any]
+    epsilon: float | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +90,7 @@ class Site:
         parts, self.base = prepared(
             config.model, places.weights, places.prepared, bf16=methods.base_in_bf16(self.method, device, config)
         )
-        torch.manual_seed(_site_seed(config.seed, name))
+        torch.manual_seed(seed_of(f"{config.seed}/{name}"))
         self.model = self.method.model(parts, config)
         self.part = self.method.partition(self.model, config)
         self.model.to(device)
@@ -104,8 +98,8 @@ class Site:
         require_fresh_views(self.method, config)
         front = prefix(self.model, config, (places.scratch or places.store / "scratch") / name / self.base[:16])
         self._source = front.batch if front else Dataset.batch
-        self.store = SiteStore(places.store, config.study, name)
-        self.store.claim()
+        self.store = SiteStore(places.store, config.study, name).claim()
+        self.budget = Budget(places.store, name)
         self.scoring_seconds = 0.0  # spent on scoring since the round began
         self.validations: dict[str, Validation] = {}  # by branch
         self._first = {name: tensor.clone() for name, tensor in self.private().items()}  # until something is stored
@@ -159,9 +153,11 @@ class Site:
         """The difference in the shared part, after training from the received tensors. The private part is stored.
 
         Raises:
-            UserFault: the training diverged. Nothing of the round is kept.
+            UserFault: the privacy budget does not suffice, or the training diverged. Nothing of the round is kept.
         """
-        when = (_site_seed(self.config.seed, self.name), round_, rounds)
+        when = (seed_of(f"{self.config.seed}/{self.name}"), round_, rounds)
+        known = digest(self._received), digest(self.private() | under(OWED, self._owed))
+        paid = pay(self.budget, self.config, self.data["train"], (self._run, *when, self.base, *known))
         report = train_round(
             self.model,
             self.part,
@@ -171,12 +167,13 @@ class Site:
             when=when,
             phase=self.method.phase,
             gradient=self.method.gradient,
+            hidden=paid.hidden if paid else None,
             augmented=lambda augment: self.method.augment(augment, self.config, self._here),
             source=self._source,
             progress=progress,
             stop=stop,
         )
-        return self._update(report, round_)
+        return self._update(report, round_, paid)
 
     def shared(self) -> Tensors:
         """A copy of the shared part, by wire name, on the CPU: the only tensors of the model that may leave."""
@@ -187,10 +184,12 @@ class Site:
         """The private part, by name in the model."""
         return {k: v.detach().cpu() for k, v in tensors_of(self.model, self.part, Part.PRIVATE).items()}
 
-    def _update(self, report: RoundReport, round_: int) -> Update:
+    def _update(self, report: RoundReport, round_: int, paid: Paid | None) -> Update:
         """What goes up after a round. What stays is stored first, unless the round was stopped."""
         now = self.shared()
         difference = {name: now[name] - tensor for name, tensor in self._received.items()}
+        if paid:  # no noise hides the losses
+            report, difference = replace(report, losses={}), paid.leaving(difference)
         wire, owed = with_feedback(difference, self._owed, self.config.wire.up)
         if report.stopped:
             return Update(wire, len(self.data["train"]), report)
@@ -200,8 +199,10 @@ class Site:
             require_finite_weights(tensors, round_)
         require_declared(extras, up_schema(self.config), self.private(), method=self.config.method)
         self._owed, self._here = owed, replace(self._here, memory=at_rest(told.memory))
+        if self._run:
+            note_moved(self.store, difference, self._run)
         self.save_private(round_)
-        return Update(wire | extras, len(self.data["train"]), report)
+        return Update(wire | extras, len(self.data["train"]), report, paid.epsilon if paid else None)
 
     def save_private(self, round_: int) -> None:
         """Store the private part, the rounding error for the next update, and the method's memory."""
@@ -297,7 +298,3 @@ class Site:
             require_fit(private, target, facts, base=self.base, folder=self.store.folder)
         for name, tensor in target.items():
             tensor.copy_(private[name])
-
-
-def _site_seed(seed: int, site: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}/{site}".encode()).digest()[:4], "big")

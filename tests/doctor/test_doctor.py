@@ -19,6 +19,7 @@ from pfedsam.doctor.examine import Here, examine, together
 from pfedsam.doctor.needs import Setting
 from pfedsam.doctor.trial import Trial, tried
 from pfedsam.errors import UserFault
+from pfedsam.exchange.privacy import Budget, Mechanism
 from pfedsam.federation import Plan, federate
 from pfedsam.flare.recipe import render
 from pfedsam.settings import from_dict
@@ -227,3 +228,13 @@ def test_the_verb_answers_no_where_something_is_missing(
     assert main([*command, "--set", "data.source=site"]) == 1
     missing = [check for check in json.loads(capsys.readouterr().out)["checks"] if not check["ok"]]
     assert [check["name"] for check in missing] == ["data"]
+
+
+def test_the_doctor_says_whether_the_privacy_budget_pays_the_job(tmp_path: Path) -> None:
+    config = from_dict({"model": {"experts": 0}, "privacy": {"unit": "patient", "noise": 2.0}})
+    plan = partial(checks.privacy, config, tmp_path, "site-1", 30, 60)  # 15 steps a round, of 4 in 30 patients
+    assert plan(rounds=10).ok
+    assert plan(rounds=10).found.startswith("epsilon 0 spent, 4.35 after 10 rounds, of 8")
+    assert not plan(rounds=100).ok
+    Budget(tmp_path, "site-1").pay("of another study", Mechanism(2.0, 4 / 30, 375), config.privacy)
+    assert not plan(rounds=10).ok

@@ -10,7 +10,9 @@ from torch import Tensor
 from pfedsam.config import Config, ServerConfig
 from pfedsam.errors import UserFault
 from pfedsam.exchange.aggregate import apply
-from pfedsam.exchange.robust import RULES, Layer, clipped, fair
+from pfedsam.exchange.bounded import clipped, fair, left_out
+from pfedsam.exchange.change import Layer
+from pfedsam.exchange.robust import RULES
 from pfedsam.exchange.schema import schema_of
 from pfedsam.exchange.server import Contribution, ServerState, mean
 from pfedsam.settings import from_dict
@@ -103,6 +105,31 @@ def test_one_of_five_hostile_moves_the_model_no_further_than_an_honest_site_coul
             assert apart(with_one, alone) > 2  # it bounds nothing, and is not said to
         return
     assert apart(with_one, alone) < 0.75
+
+
+@pytest.mark.parametrize("harm", SCALED)
+def test_a_scaled_update_is_left_out_by_default_and_the_round_is_that_of_the_honest_sites(harm: str) -> None:
+    torch.manual_seed(0)
+    good = [honest(seed) for seed in range(4)]
+    contributions = given(*good, HARM[harm](honest(9)))
+    (site,) = (found := left_out(ServerState(sent()), contributions, config("clipped")))
+    assert site == "site-4"
+    assert "times as long as their median" in found[site]
+    alone = after("clipped", given(*good))
+    assert all(torch.equal(tensor, alone[name]) for name, tensor in after("clipped", contributions).items())
+
+
+def test_no_honest_site_is_left_out_because_of_many_or_few_images() -> None:
+    """A site with 10 times the images takes 10 times the steps; with AdamW one step alone is long."""
+    large = {name: 8 * tensor for name, tensor in honest(9).items()}
+    small = {name: 0.9 * tensor for name, tensor in honest(8).items()}
+    contributions = given(*(honest(seed) for seed in range(3)), large, small, samples=(40, 40, 40, 400, 4))
+    assert left_out(ServerState(sent()), contributions, config("clipped")) == {}
+
+
+def test_of_two_sites_none_is_left_out() -> None:
+    contributions = given(honest(0), HARM["sign flip x100"](honest(1)))
+    assert left_out(ServerState(sent()), contributions, config("clipped")) == {}
 
 
 @pytest.mark.parametrize("harm", SCALED)

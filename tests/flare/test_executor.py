@@ -144,6 +144,16 @@ def test_the_fence_lets_a_legal_update_out_up_to_its_size(fl_ctx: FLContext) -> 
         SitePolicy(0.1, 1, 1).process(reply, fl_ctx)
 
 
+def test_a_site_that_asks_for_privacy_sends_nothing_in_a_job_without_it(fl_ctx: FLContext) -> None:
+    reply = PFedSAMExecutor().execute("train", message(), fl_ctx, Signal())
+    with pytest.raises(Exception, match=r"privacy\.epsilon of at most 8, came unit none"):
+        SitePolicy(8, 1, 1, most_epsilon=8).process(reply, fl_ctx)
+    fence = SitePolicy(most_epsilon=8)
+    with pytest.raises(Exception, match="came unit patient and epsilon 9"):
+        fence.require_privacy(from_dict({"model": {"experts": 0}, "privacy": {"unit": "patient", "epsilon": 9.0}}))
+    fence.require_privacy(from_dict({"model": {"experts": 0}, "privacy": {"unit": "patient", "epsilon": 8.0}}))
+
+
 @pytest.mark.parametrize(("images", "steps", "leaves"), [(1, 1, True), (3, 1, False), (1, 2, False)])
 def test_an_update_of_too_few_images_or_steps_does_not_leave_whatever_the_job_says(
     fl_ctx: FLContext, images: int, steps: int, leaves: bool

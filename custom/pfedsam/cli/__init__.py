@@ -17,7 +17,7 @@ from pfedsam.quiet import quiet
 from pfedsam.umask import private_files
 
 VERBS: tuple[str, ...] = ("doctor", "prepare", "simulate", "render", "watch", "report")
-VERBS += ("export", "verify", "predict", "convert", "forget", "synthetic", "project", "completion")
+VERBS += ("export", "verify", "predict", "convert", "forget", "budget", "synthetic", "project", "completion")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,6 +1,5 @@
 """Random changes of an image and its mask in training, by MONAI: seeded, and off if `train.augment` is false."""
 
-import hashlib
 from typing import Any
 
 import monai.data
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from pfedsam.config import Config
 from pfedsam.data.dataset import Augment, View
+from pfedsam.files import seed_of
 
 SHIFT = 1 / 16  # of the image's side, at most, in each direction
 
@@ -27,7 +27,7 @@ def augmentation(seed: int, config: Config) -> Augment:
     change = changes(config)
 
     def apply(image: Tensor, mask: Tensor, view: View) -> tuple[Tensor, Tensor]:
-        change.set_random_state(seed=_seed(seed, view))
+        change.set_random_state(seed=seed_of(f"{seed}/{view.slice}/{view.number}"))
         out = change({"image": image, "mask": mask[None].float()})
         return torch.as_tensor(out["image"]).clamp(0, 1), torch.as_tensor(out["mask"])[0].round().long()
 
@@ -54,8 +54,3 @@ def changes(config: Config, keys: tuple[str, str] = ("image", "mask")) -> Any:
             RandShiftIntensityd(keys[0], offsets=0.05, prob=0.5),
         ]
     )
-
-
-def _seed(seed: int, view: View) -> int:
-    """Within MONAI's 32 bits, spread evenly."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{view.slice}/{view.number}".encode()).digest()[:4], "big")

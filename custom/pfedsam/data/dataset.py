@@ -145,6 +145,12 @@ class Dataset:
         state = s.image.stat()
         return f"{s.image.absolute()} {s.index} {state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}"
 
+    def fingerprint(self) -> str:
+        """Identifies the split's files as they are now: their paths, sizes and times of change."""
+        files = dict.fromkeys(path for s in self.slices for path in (s.image, s.mask))
+        states = ((path.absolute(), path.stat()) for path in files)
+        return "\n".join(f"{path} {state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}" for path, state in states)
+
     def _view(self, view: View, augment: Augment | None) -> tuple[Tensor, Tensor]:
         pair = self[view.slice]
         return pair if augment is None or view.number == PLAIN else augment(*pair, view)

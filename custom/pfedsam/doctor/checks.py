@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -13,7 +13,9 @@ from pfedsam.config import Config
 from pfedsam.data import datalist
 from pfedsam.data.datalist import NAMES, SPLITS
 from pfedsam.errors import UserFault
+from pfedsam.exchange.privacy import Budget, epsilon, mechanism_of
 from pfedsam.model import weights
+from pfedsam.train.loop import steps_of
 
 MARGIN = 1.15  # an estimate may be 15 % short
 
@@ -90,6 +92,26 @@ def room(name: str, need: int, free: int) -> Finding:
     lack = gigabytes(int(need * MARGIN) - free)
     do = f"free {lack} more, or make the job smaller (train.batch_size, model.image_size)"
     return Finding(name, free >= need * MARGIN, f"needs {gigabytes(need)}, free {gigabytes(free)}", do)
+
+
+def privacy(config: Config, store: Path, site: str, patients: int, slices: int, *, rounds: int) -> Finding:
+    """Whether a site's privacy budget pays all rounds of the job.
+
+    Args:
+        store: the site store's folder, which holds what earlier jobs spent.
+        patients, slices: of the training split.
+    """
+    budget = Budget(store, site).spent()
+    spent = budget.mechanisms if budget else ()
+    each = mechanism_of(config, patients, steps_of(slices, config.train))
+    costs = [epsilon([*spent, replace(each, steps=each.steps * n)], config.privacy) for n in (0, rounds)]
+    return Finding(
+        "privacy",
+        costs[1] <= config.privacy.epsilon,
+        f"epsilon {costs[0]:.3g} spent, {costs[1]:.3g} after {rounds} rounds, of {config.privacy.epsilon:g}"
+        f" (delta {config.privacy.delta:g}, {patients} training patients)",
+        "plan fewer rounds or steps, a smaller train.batch_size, or more privacy.noise",
+    )
 
 
 def gigabytes(size: float) -> str:

@@ -1,5 +1,6 @@
 """Examines the machine, does a small run of the configuration, and computes what the whole run needs."""
 
+import math
 import multiprocessing
 import os
 import shutil
@@ -109,6 +110,7 @@ def examine(
     has_weights, has_data = "weights" not in fails, "data" not in fails and config.data.source == "site"
     setting = replace(setting, lanes=min(setting.sites, os.cpu_count() or 1))
     possible = config if has_weights else replace(config, model=replace(config.model, pretrained=False))
+    possible = replace(possible, privacy=replace(config.privacy, epsilon=math.inf))  # a trial's few patients cost more
     used = replace(here, data=here.data if has_data else None, site=site)
     trial, base, first_start = _try(possible, used, setting, told)
     trial = trial if has_data else replace(trial, slices=config.data.counts)
@@ -118,6 +120,9 @@ def examine(
         checks.room("memory", max(room.all, room.first_start), memory.free(psutil.virtual_memory().available)),
         checks.room("disk", files.all, shutil.disk_usage(disk).free),
     ]
+    if config.privacy.unit != "none":
+        patients = trial.patients if has_data else trial.slices["train"]
+        found.append(checks.privacy(config, here.store, site, patients, trial.slices["train"], rounds=setting.rounds))
     return Diagnosis(
         site=site,
         slices=trial.slices,

@@ -27,6 +27,7 @@ from pfedsam.files import Tensors
 from pfedsam.service import Turn, serve_round, serve_test
 from pfedsam.site import Places, Site
 from pfedsam.study import down_schema, up_schema
+from pfedsam.train.patients import patients_of
 from pfedsam.train.prefix import prefix
 
 RUN, ROUNDS = "trial", 3  # one to warm up, and two that count
@@ -55,6 +56,7 @@ class Trial:
         peak, vram: the highest memory use, in RAM and on the GPU.
         mapped: the mapped files in the peak (libraries, the base). All processes of one machine share them.
         got: the share of processor time that its threads got; about 1 on an otherwise idle machine.
+        patients: the number of training patients.
     """
 
     ready: float
@@ -73,6 +75,7 @@ class Trial:
     peak: int = 0
     vram: int = 0
     got: float = 1.0
+    patients: int = 0
 
 
 def begin(flare: bool) -> None:
@@ -98,7 +101,8 @@ def tried(name: str, config: Config, places: Places, *, threads: int, seconds: f
     began, worked = time.monotonic(), time.process_time()
     site = Site(name, config, places)
     ready = time.time() - psutil.Process().create_time()
-    opened = Trial(ready, {split: len(data) for split, data in site.data.items()}, idle=idle)
+    counts, patients = {split: len(data) for split, data in site.data.items()}, len(patients_of(site.data["train"]))
+    opened = Trial(ready, counts, idle=idle, patients=patients)
     found = rehearse(site, opened, seconds) if seconds else opened
     got = min(1.0, (time.process_time() - worked) / (time.monotonic() - began) / threads)
     vram = torch.cuda.max_memory_reserved() if GPU else 0

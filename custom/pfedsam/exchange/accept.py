@@ -1,12 +1,16 @@
 """Which model of the server a site trains on: one that can be the next of its run."""
 
+from collections.abc import Iterator
+
 from pfedsam.errors import UserFault
-from pfedsam.exchange.robust import A, norm
+from pfedsam.exchange.change import A, norm
 from pfedsam.exchange.store import Moment, SiteStore
 from pfedsam.files import Tensors
 
 LORA = ".lora."  # in the names of LoRA's tensors
-FAR = {"LoRA": 1.5, "other tensors": 0.5}  # the furthest that a model may move in a round, in norms of the last one
+NORMS = {"LoRA": 1.5, "other tensors": 0.5}  # the furthest that a model may move in a round, in norms of the last one
+UPDATES = 3.0  # or in lengths of this site's own last update, if that is further
+MOVED = "moved"  # the store's note: how long this site's last update was
 
 
 def accept(store: SiteStore, shared: Tensors, at: Moment) -> None:
@@ -17,24 +21,30 @@ def accept(store: SiteStore, shared: Tensors, at: Moment) -> None:
     """
     store.require_next(at)
     if last := store.accepted(at.run):
-        require_near(shared, last[0], at.round - last[1])
+        own = store.remembered(MOVED, at.run) or {}
+        require_near(shared, last[0], at.round - last[1], own)
     store.keep_accepted(shared, at)
 
 
-def require_near(arrived: Tensors, last: Tensors, rounds: int) -> None:
+def note_moved(store: SiteStore, update: Tensors, run: str) -> None:
+    """Keep the length of this site's own update. The sites' mean moves about as far."""
+    store.remember(MOVED, run, {kind: _length(update, names) for kind, names in _kinds(update)})
+
+
+def require_near(arrived: Tensors, last: Tensors, rounds: int, own: dict[str, float]) -> None:
     """Raise UserFault if a server's model is not one that training can have made of the last one.
 
-    Signs turned round, zeros and noise are not. The bounds are our choice, several times what a first round moves.
+    Signs turned round, zeros and noise are not, once the updates are shorter than the model. The bounds are our
+    choice: at a high rate, a first round of honest sites moves LoRA by almost two of its norms.
 
     Args:
         arrived, last: shared tensors, by wire name.
         rounds: how many rounds lie between the two. At least one counts.
+        own: the length of this site's last update of the run by kind, if it has one.
     """
-    lora = {name for name in last if LORA in name}
-    measured = lora if any(name.endswith(A) for name in lora) else set()  # B alone begins at zero, and has no measure
-    for kind, names in (("LoRA", measured), ("other tensors", last.keys() - lora)):
+    for kind, names in _kinds(last):
         apart = norm(arrived[name].double() - last[name].double() for name in names)
-        bound = FAR[kind] * norm(last[name].double() for name in names) * max(rounds, 1)
+        bound = max(NORMS[kind] * _length(last, names), UPDATES * own.get(kind, 0.0)) * max(rounds, 1)
         if apart > bound:
             raise UserFault(
                 expected=f"a model near the last one: {kind} no further than {bound:.3g} away",
@@ -42,3 +52,14 @@ def require_near(arrived: Tensors, last: Tensors, rounds: int) -> None:
                 do="ask the server's administrator what its model is. Nothing was trained. If the change is right,"
                 " begin a new run",
             )
+
+
+def _kinds(tensors: Tensors) -> Iterator[tuple[str, set[str]]]:
+    """The names of each kind of tensor that has a bound. B alone begins at zero, and has no measure."""
+    lora = {name for name in tensors if LORA in name}
+    yield "LoRA", lora if any(name.endswith(A) for name in lora) else set()
+    yield "other tensors", tensors.keys() - lora
+
+
+def _length(tensors: Tensors, names: set[str]) -> float:
+    return norm(tensors[name].double() for name in names)

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 from pfedsam.config import Config
 from pfedsam.errors import UserFault
-from pfedsam.exchange.robust import RULES, clipped, fair
+from pfedsam.exchange.bounded import clipped, fair, left_out
+from pfedsam.exchange.robust import RULES
 from pfedsam.exchange.schema import EXTRA, Schema, misfits
 from pfedsam.exchange.server import Contribution, Rule, ServerState, mean
 from pfedsam.files import under
@@ -23,7 +24,8 @@ def apply(
         UserFault: the job's rule needs more sites, or does not go with the method. Or the result lacks or changes
             tensors that the sites are sent.
     """
-    given = fair(contributions, config.server.most_share)
+    out = far(state, contributions, config)
+    given = fair({site: one for site, one in contributions.items() if site not in out}, config.server.most_share)
     if config.server.rule == "clipped":
         given = clipped(state, given)
     after = chosen(rule, config)(state, given, config)
@@ -36,6 +38,11 @@ def apply(
                 do="correct the method's file, or ask its authors",
             )
     return after
+
+
+def far(state: ServerState, contributions: Mapping[str, Contribution], config: Config) -> dict[str, str]:
+    """The sites that the round leaves out because of their update's length, with the reason. None under other rules."""
+    return left_out(state, contributions, config) if config.server.rule == "clipped" else {}
 
 
 def chosen(rule: Rule, config: Config) -> Rule:

@@ -13,7 +13,7 @@ import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from numpy.typing import NDArray
 
-from pfedsam.exchange.robust import norm as norm_of
+from pfedsam.exchange.change import norm as norm_of
 from pfedsam.exchange.schema import Schema, Spec
 from pfedsam.files import Tensors
 

@@ -1,137 +1,20 @@
-"""Rules of the server that hold although a site lies: bounded weights, bounded norms, and means that outvote a few.
+"""Rules of the server that hold although a site lies: means that outvote a few.
 
-LoRA is judged by its product B A, because one product has many factors: A x 10 000 with B / 10 000 is the same. The
-sites' updates are small, so all of this takes milliseconds beside the training of a round.
+LoRA is judged by its product B A (`exchange.change`). The sites' updates are small, so all of this takes milliseconds
+beside the training of a round.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from statistics import median
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from pfedsam.config import Config
 from pfedsam.errors import UserFault
-from pfedsam.exchange.server import Contribution, ServerState, moved, weighted
+from pfedsam.exchange.change import A, B, Change, change_of
+from pfedsam.exchange.server import Given, ServerState, moved, weighted
 from pfedsam.files import Tensors
-
-A, B = ".lora.a.weight", ".lora.b.weight"  # the ends of a LoRA's names: (rank, in) and (out, rank)
-MAJORITY = 3  # sites from which on one of them can be outvoted
-Given = Mapping[str, Contribution]
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One LoRA of one site in a round, in float64: what the site was sent, and what it made of that.
-
-    Attributes:
-        sent, now: A, (rank, in), and B, (out, rank).
-    """
-
-    sent: tuple[Tensor, Tensor]
-    now: tuple[Tensor, Tensor]
-
-    @property
-    def left(self) -> Tensor:
-        """(out, 2 rank). `left @ right` is the change of the product B A."""
-        return torch.cat([self.now[1], -self.sent[1]], dim=1)
-
-    @property
-    def right(self) -> Tensor:
-        """(2 rank, in)."""
-        return torch.cat([self.now[0], self.sent[0]])
-
-    def inner(self, other: "Layer") -> float:
-        """The inner product of two changes, without making either: tr((L'^T L) (R R'^T))."""
-        return float(((other.left.T @ self.left) * (other.right @ self.right.T)).sum())
-
-
-@dataclass(frozen=True)
-class Change:
-    """What a site's update changes: the products of its LoRA by layer, and all other tensors."""
-
-    layers: dict[str, Layer]
-    rest: Tensors
-
-    def inner(self, other: "Change") -> float:
-        """The inner product of two sites' changes."""
-        plain = sum(float((one * other.rest[name]).sum()) for name, one in self.rest.items())
-        return plain + sum(layer.inner(other.layers[name]) for name, layer in self.layers.items())
-
-    def sizes(self) -> dict[str, float]:
-        """The norms that are bounded: of the products, of both kinds of factors, and of the rest."""
-        factors = [[layer.now[n] - layer.sent[n] for layer in self.layers.values()] for n in (0, 1)]
-        return {
-            "product": math.sqrt(max(0.0, sum(layer.inner(layer) for layer in self.layers.values()))),
-            "a": norm(factors[0]),
-            "b": norm(factors[1]),
-            "rest": norm(self.rest.values()),
-        }
-
-
-def change_of(sent: Tensors, update: Tensors) -> Change:
-    """A site's change, from the shared tensors that it was sent and its update."""
-    wide = {name: tensor.double() for name, tensor in update.items()}
-    stems = [name.removesuffix(A) for name in wide if name.endswith(A) and name.removesuffix(A) + B in wide]
-    layers = {}
-    for stem in stems:
-        before = sent[stem + A].double(), sent[stem + B].double()
-        layers[stem] = Layer(before, (before[0] + wide[stem + A], before[1] + wide[stem + B]))
-    rest = {name: tensor for name, tensor in wide.items() if not _paired(name, layers)}
-    return Change(layers, rest)
-
-
-def fair(given: Given, most: float) -> Given:
-    """The contributions, none with a weight of more than `most` equal shares. From three sites on.
-
-    A weight above that becomes that. The others keep their proportions. Two sites cannot outvote each other.
-
-    Args:
-        most: in parts of 1 / n, at least 1.
-    """
-    bound = most / len(given) if given else 1.0
-    if len(given) < MAJORITY or bound >= 1:
-        return given
-    samples = {site: float(one.samples) for site, one in given.items()}
-    capped: set[str] = set()
-    while True:  # each turn caps at least one site more
-        free = sum(n for site, n in samples.items() if site not in capped)
-        left = 1 - bound * len(capped)
-        over = {s for s, n in samples.items() if s not in capped and free and n / free * left > bound * (1 + 1e-9)}
-        if not over:
-            break
-        capped |= over
-    each = free / left * bound if left > 0 and free else 1.0
-    return {site: replace(one, samples=each if site in capped else one.samples) for site, one in given.items()}
-
-
-def clipped(state: ServerState, given: Given) -> Given:
-    """The contributions, none with an update longer than the round's median. From three sites on.
-
-    LoRA's update is scaled as a whole by the least of three ratios: of the product's norm and of both factors' norms
-    to their medians. The rest has a ratio of its own. The bound is our choice; norm bounding is of Sun et al. 2019.
-    """
-    if len(given) < MAJORITY:
-        return given
-    sizes = {site: change_of(state.model_of(site), one.update).sizes() for site, one in given.items()}
-    bounds = {kind: median(size[kind] for size in sizes.values()) for kind in ("product", "a", "b", "rest")}
-    return {site: _shortened(one, sizes[site], bounds) for site, one in given.items()}
-
-
-def _shortened(one: Contribution, size: dict[str, float], bounds: dict[str, float]) -> Contribution:
-    ratio = {kind: bounds[kind] / size[kind] if size[kind] > bounds[kind] else 1.0 for kind in size}
-    lora = min(ratio["product"], ratio["a"], ratio["b"])
-    if lora == ratio["rest"] == 1.0:
-        return one
-    return replace(one, opened=lambda: _scaled(one.opened(), lora, ratio["rest"]))
-
-
-def _scaled(update: Tensors, lora: float, rest: float) -> Tensors:
-    pairs = {name.removesuffix(end) for end in (A, B) for name in update if name.endswith(end)}
-    whole = {stem for stem in pairs if stem + A in update and stem + B in update}
-    return {name: tensor * (lora if _paired(name, whole) else rest) for name, tensor in update.items()}
 
 
 def product_mean(state: ServerState, given: Given, _config: Config) -> ServerState:
@@ -261,12 +144,3 @@ def _step_to(shared: Tensors, stem: str, a: Tensor, b: Tensor) -> Tensors:
     return {
         stem + end: (new - shared[stem + end].double()).to(shared[stem + end].dtype) for end, new in ((A, a), (B, b))
     }
-
-
-def _paired(name: str, stems: Mapping[str, object] | set[str]) -> bool:
-    return any(name.endswith(end) and name.removesuffix(end) in stems for end in (A, B))
-
-
-def norm(tensors: Iterable[Tensor]) -> float:
-    """The norm of all values together."""
-    return math.sqrt(sum(float(tensor.square().sum()) for tensor in tensors))

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from pfedsam.errors import UserFault
+from pfedsam.exchange.bounded import MAJORITY, fair
 from pfedsam.exchange.guard import judge_samples, names_fault, tensor_fault
-from pfedsam.exchange.robust import MAJORITY, fair
 from pfedsam.exchange.schema import Schema, Spec
 from pfedsam.exchange.server import Contribution
 from pfedsam.exchange.shamir import SHARE
@@ -25,7 +25,7 @@ from pfedsam.files import Tensors, below, under
 
 Step = Literal["keys", "shares", "open"]
 STEPS: tuple[Step, ...] = ("keys", "shares", "open")  # the tasks beside "train", in their order around it
-LEAST = MAJORITY  # sites of a sum: of a sum of two, each knows the other's update
+LEAST = MAJORITY  # sites that begin a sum: in a sum of two, each site knows the other's update
 MOST = 1000  # sites of a sum
 KEY = 32  # bytes of a public key
 ROW = 2 * SHARE + 16  # bytes of two sealed shares
@@ -68,7 +68,7 @@ def threshold(count: int) -> int:
 
 
 def weights(roster: Roster, most_share: float) -> dict[str, float]:
-    """Each site's weight in the sum, as `robust.fair` bounds it. They add up to 1."""
+    """Each site's weight in the sum, as `bounded.fair` bounds it. They add up to 1."""
     known = {site: Contribution(keys.samples, dict) for site, keys in sorted(roster.items())}
     samples = {site: float(one.samples) for site, one in fair(known, most_share).items()}
     total = sum(samples.values())

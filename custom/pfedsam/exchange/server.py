@@ -65,7 +65,8 @@ class ServerState:
         return found
 
 
-Rule = Callable[[ServerState, Mapping[str, Contribution], Config], ServerState]
+Given = Mapping[str, Contribution]  # by site
+Rule = Callable[[ServerState, Given, Config], ServerState]
 
 
 def unflat(tensors: Tensors) -> ServerState:

@@ -45,9 +45,10 @@ class SiteStore:
         self.folder = root / study / site
         self._claim = Claim(self.folder)
 
-    def claim(self) -> None:
-        """Make this process the only one that may save."""
+    def claim(self) -> "SiteStore":
+        """This store, with this process as the only one that may save."""
         self._claim.take()
+        return self
 
     def save(self, tensors: Tensors, facts: dict[str, str], at: Moment | None = None) -> None:
         """Write a new generation, then delete those of this run that it replaces, as the class says.

@@ -7,7 +7,7 @@ from nvflare.app_common.abstract.aggregator import Aggregator
 
 from pfedsam import log, methods
 from pfedsam.errors import UserFault
-from pfedsam.exchange.aggregate import apply
+from pfedsam.exchange.aggregate import apply, far
 from pfedsam.exchange.guard import Accepted, Rejected, Verdict
 from pfedsam.exchange.masked_sum import MaskedSum
 from pfedsam.exchange.schema import REPORT
@@ -75,6 +75,10 @@ class SharedAggregator(Aggregator):  # type: ignore[misc]
             log.error("[server] %s", fault)
             self.system_panic(str(fault), fl_ctx)
         return DXO(DataKind.WEIGHTS, data=persistor.state.shared).to_shareable()
+
+    def far(self, fl_ctx: FLContext) -> dict[str, str]:
+        """The sites that the round leaves out because of their update's length, with the reason."""
+        return far(fl_ctx.get_engine().get_component("persistor").state, self.given, job_config(fl_ctx))
 
     def reset(self, fl_ctx: FLContext) -> None:
         """Forget the round's contributions."""

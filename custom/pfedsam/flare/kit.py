@@ -33,6 +33,7 @@ class HospitalKit(Builder):  # type: ignore[misc]
             the installed package.
         max_megabytes: the largest message that a site may send, in MB.
         least_images, least_steps: the fewest training images and steps of a round whose update a site may send.
+        most_epsilon: the largest privacy budget of a job to which a site may send updates. None: any job.
         storage: the server's folder for jobs. None leaves FLARE's, which is temporary.
         at_server: more classes that a job may name at the server only, such as FLARE's receiver for MLflow. A
             receiver sends what sites report to the address that the job names.
@@ -47,12 +48,18 @@ class HospitalKit(Builder):  # type: ignore[misc]
         least_images: int = 8,
         least_steps: int = 4,
         at_server: Sequence[str] = (),
+        most_epsilon: float | None = None,
         masked: bool = False,
     ) -> None:
         super().__init__()
         self.byoc, self.storage, self.at_server = byoc, storage, at_server
-        floors = {"least_images": least_images, "least_steps": least_steps}
-        self.fence = {"max_megabytes": max_megabytes, **floors, "masked": masked}
+        self.fence = {
+            "max_megabytes": max_megabytes,
+            "least_images": least_images,
+            "least_steps": least_steps,
+            "most_epsilon": most_epsilon,
+            "masked": masked,
+        }
 
     def build(self, project: Project, ctx: ProvisionContext) -> None:
         """Write the files of the server and of every site."""
@@ -80,7 +87,7 @@ def roles(default: dict[str, Any], *, byoc: bool) -> dict[str, Any]:
     return {**default, "permissions": {**permissions, "lead": lead, "project_admin": admin}}
 
 
-def privacy(limits: dict[str, float]) -> dict[str, Any]:
+def privacy(limits: dict[str, float | None]) -> dict[str, Any]:
     """One scope for every job: the site's folders (empty: those of the environment) and the site's policy."""
     fence = {"path": "pfedsam.flare.policy.SitePolicy", "direction": "out", "args": limits}
     scope = {

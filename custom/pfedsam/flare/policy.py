@@ -1,6 +1,7 @@
 """The hospital's own policy: a filter in local/privacy.json. It runs before the job's filters, whatever they are."""
 
 import json
+import math
 
 from nvflare.apis.dxo import DXO, DataKind, MetaKey
 from nvflare.apis.filter import ContentBlockedException
@@ -27,13 +28,21 @@ class SitePolicy(OnlySharedLeaves):
         max_megabytes: the largest message, tensors and facts together, in MB.
         least_images, least_steps: the fewest training images and steps of a round whose update may leave. After one
             step on one image, the update's signs are those of one patient's gradient. The defaults are our choice.
+        most_epsilon: the largest privacy budget (`privacy.epsilon`) of a job whose update may leave. None: jobs
+            without differential privacy are welcome too.
         masked: whether only masked updates may leave, so that no job can have this site's update in plain.
     """
 
     def __init__(
-        self, max_megabytes: float = 64.0, least_images: int = 8, least_steps: int = 4, masked: bool = False
+        self,
+        max_megabytes: float = 64.0,
+        least_images: int = 8,
+        least_steps: int = 4,
+        most_epsilon: float | None = None,
+        masked: bool = False,
     ) -> None:
         super().__init__()
+        self.most_epsilon = most_epsilon
         self.max_megabytes = max_megabytes
         self.least_images, self.least_steps, self.masked = least_images, least_steps, masked
 
@@ -56,6 +65,7 @@ class SitePolicy(OnlySharedLeaves):
             )
         if dxo.data_kind == DataKind.WEIGHT_DIFF:
             self._enough(dxo.get_meta_prop(MetaKey.NUM_STEPS_CURRENT_ROUND), config)
+            self.require_privacy(config)
 
     def _enough(self, images: int, config: Config) -> None:
         steps = steps_of(images, config.train)
@@ -63,4 +73,13 @@ class SitePolicy(OnlySharedLeaves):
             raise ContentBlockedException(
                 f"expected an update of at least {self.least_images} training images and {self.least_steps} steps,"
                 f" came {images} and {steps}: fewer could show a patient's image"
+            )
+
+    def require_privacy(self, config: Config) -> None:
+        """Raise if the job has less differential privacy than the administrator asks for."""
+        asked = math.inf if config.privacy.unit == "none" else config.privacy.epsilon
+        if self.most_epsilon is not None and asked > self.most_epsilon:
+            raise ContentBlockedException(
+                f"expected a job with privacy.unit patient or site, and privacy.epsilon of at most"
+                f" {self.most_epsilon:g}, came unit {config.privacy.unit} and epsilon {asked:g}"
             )

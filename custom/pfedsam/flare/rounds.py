@@ -146,6 +146,9 @@ class Rounds(Controller):  # type: ignore[misc]
     def _end(self, stop: Signal, fl_ctx: FLContext) -> None:
         """Make the rule's result the model. It is on the disk before the round counts as done."""
         self.fire_event(AppEventType.BEFORE_AGGREGATION, fl_ctx)
+        for site, reason in self.aggregator.far(fl_ctx).items():
+            fl_ctx.set_prop(REASON, reason, private=True, sticky=False)
+            self._book(site, ReturnCode.OK, fl_ctx)
         result = self.aggregator.aggregate(fl_ctx)
         self.aggregator.reset(fl_ctx)
         if stop.triggered:

@@ -20,7 +20,7 @@ LOSS_NAME = r"[a-z][a-z0-9_]{0,31}"
 
 def report_fault(report: Any) -> str | None:
     """Why a site's report of its round cannot enter the record, or None if it can."""
-    return facts_fault(report) or _object_fault("the report", report, ROUND, may_lack=("experts",))
+    return facts_fault(report) or _object_fault("the report", report, ROUND, may_lack=("experts", "epsilon"))
 
 
 def tested_fault(tested: Any) -> str | None:
@@ -134,6 +134,7 @@ ROUND: dict[str, Check] = {
     "losses": _losses,
     "seconds": SECONDS,
     "private": _private,
+    "epsilon": partial(_number, least=0, most=1e12),
 }
 TEST: dict[str, Check] = {
     **dict.fromkeys(ROLES, _row),

@@ -45,6 +45,15 @@ class CaseScore:
         return None if self.dice is None else float(self.found)
 
 
+@dataclass(frozen=True)
+class Validation:
+    """A branch's mean scores on the validation split, what its experts did there, and the digest that they hold for."""
+
+    digest: str
+    scores: dict[str, Any]
+    experts: dict[str, Any]
+
+
 def summary(scores: Sequence[CaseScore]) -> dict[str, Any]:
     """Means over cases per class, then over classes, with counts of scored cases, empty references and false alarms.
 

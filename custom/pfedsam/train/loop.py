@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,8 +16,10 @@ from pfedsam.data.augment import augmentation
 from pfedsam.data.dataset import PLAIN, Augment, Batch, Dataset, View
 from pfedsam.model.partition import DECODER, Part, Partition, kinds, tensors_of
 from pfedsam.model.segmenter import Branches
+from pfedsam.train.patients import Hidden
 from pfedsam.train.step import Gradient, Losses, LossOf, Optimisers, Steps, untouched
 
+T = TypeVar("T")
 Source = Callable[[Dataset, list[View], Augment | None], Batch]
 Phase = Callable[[int, int], frozenset[Part]]
 
@@ -62,6 +64,7 @@ def train_round(
     when: tuple[int, int, int],
     phase: Phase = always,
     gradient: Gradient = untouched,
+    hidden: Hidden | None = None,
     augmented: Callable[[Augment | None], Augment | None] = lambda augment: augment,
     source: Source = Dataset.batch,
     progress: Callable[[Progress], None] = lambda _: None,
@@ -77,6 +80,7 @@ def train_round(
         when: (seed, round, rounds). Order, augmentation and noise follow from seed and round.
         phase: gives the parts to train in the next step, from the number of steps done and of all steps.
         gradient: called in each step between the gradient and the optimisers.
+        hidden: hides the patients, by their sampling and by noise in each step. None: no privacy.
         augmented: makes the round's augmentation from the job's (None: off).
         source: makes a batch from views. The default reads the data set, `Prefix.batch` caches.
         progress: called after each step.
@@ -91,10 +95,10 @@ def train_round(
     now, began, seen = Progress(0, steps, {}), time.monotonic(), 0
     model.train()
     augment = augmented(augmentation(seed, config) if config.train.augment else None)
-    take = Steps(model, loss_of, config, gradient)
+    take = hidden.steps(model, loss_of, data, gradient) if hidden else Steps(model, loss_of, config, gradient)
     with take.stream():
-        order = views_of(data, config.train, seed, round_, steps)
-        for batch in (ahead if take.records else map)(lambda views: source(data, views, augment), order):
+        order = hidden.views(data, round_, steps) if hidden else views_of(data, config.train, seed, round_, steps)
+        for batch in (ahead if take.records else map)(lambda views: _made(source, data, views, augment), order):
             if stop():
                 break
             done = now.step
@@ -102,13 +106,18 @@ def train_round(
             for which, optimiser in active.items():
                 set_rate(optimiser, rate(config.train, round_ * steps + done, rounds * steps), rising[which])
             now = Progress(done + 1, steps, _added(now.sums, take(batch, active)))
-            seen += len(batch.image)
+            seen += len(batch.image) if batch else 0
             progress(now)
         losses = now.losses
     return RoundReport(losses, time.monotonic() - began, seen, now.step, now.step < steps)
 
 
-def ahead(made: Callable[[list[View]], Batch], order: Iterator[list[View]]) -> Iterator[Batch]:
+def _made(source: Source, data: Dataset, views: list[View], augment: Augment | None) -> Batch | None:
+    """The batch of a step. None if no patient was drawn for it."""
+    return source(data, views, augment) if views else None
+
+
+def ahead(made: Callable[[list[View]], T], order: Iterator[list[View]]) -> Iterator[T]:
     """The batch of each list of views in `order`. While one is used, another thread reads and augments the next.
 
     A view's content is seeded, so the batches are the same. If one cannot be read, its error is raised in its turn.

@@ -44,6 +44,21 @@ def step(
         batch: may be on any device.
         gradient: called between the gradient and the optimisers. It may change gradients in place.
     """
+    losses = descend(model, batch, optimisers, loss_of, config)
+    gradient(model, config)
+    for optimiser in optimisers:
+        optimiser.step()
+    return losses
+
+
+def descend(
+    model: Branches,
+    batch: Batch,
+    optimisers: Collection[torch.optim.Optimizer],
+    loss_of: LossOf,
+    config: Config,
+) -> Losses:
+    """The losses, detached, and their sum's gradient in the parameters of all optimisers. Nothing else has moved."""
     device = next(model.parameters()).device
     batch = replace(batch, image=batch.image.to(device), label=batch.label.to(device))
     with autocast(device, config.train.precision):
@@ -52,13 +67,14 @@ def step(
         optimiser.zero_grad(set_to_none=True)
     torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
     let_go(model)
-    for optimiser in optimisers:
-        for weight in (p for group in optimiser.param_groups for p in group["params"] if p.grad is None):
-            weight.grad = torch.zeros_like(weight)
-    gradient(model, config)
-    for optimiser in optimisers:
-        optimiser.step()
+    for weight in (p for p in weights_of(optimisers) if p.grad is None):
+        weight.grad = torch.zeros_like(weight)
     return {name: value.detach() for name, value in losses.items()}
+
+
+def weights_of(optimisers: Collection[torch.optim.Optimizer]) -> list[Tensor]:
+    """The parameters of all optimisers, in their order."""
+    return [p for optimiser in optimisers for group in optimiser.param_groups for p in group["params"]]
 
 
 @dataclass(frozen=True)
@@ -107,8 +123,10 @@ class Steps:
         finally:
             outer.wait_stream(own)
 
-    def __call__(self, batch: Batch, optimisers: Optimisers) -> Losses:
+    def __call__(self, batch: Batch | None, optimisers: Optimisers) -> Losses:
         """The losses after one step of the optimisers. They are valid until the next step."""
+        if batch is None:
+            return {}
         if not self.records or len(batch.image) != self._config.train.batch_size:
             return self._run(batch, optimisers)
         if optimisers.keys() != self._active:

@@ -1,0 +1,33 @@
+"""pfedsam budget: what this site's jobs have spent of its patients' privacy."""
+
+import argparse
+from pathlib import Path
+
+from pfedsam.names import site_name
+
+HELP = "say what a site's jobs have spent of its privacy budget"
+EXAMPLE = "pfedsam budget --site hospital-a --store /srv/pfedsam_store"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument("--site", required=True, help="the site's name")
+    parser.add_argument("--store", type=Path, required=True, help="the site's store (setting store)")
+    parser.add_argument("--delta", type=float, default=1e-5, help="the delta of the printed epsilon; default: 1e-5")
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Print the epsilon that is spent, and the mechanisms that spent it."""
+    from pfedsam.config import PrivacyConfig
+    from pfedsam.exchange.privacy import Budget, epsilon
+
+    budget = Budget(options.store, site_name(options.site))
+    spent = budget.spent()
+    if spent is None:
+        print(f"Nothing is spent: there is no file {budget.path}.")
+        return 0
+    for one in spent.mechanisms:
+        print(f"{one.steps} steps with noise {one.noise:g}, each with a patient by chance {one.rate:.3g}")
+    total = epsilon(spent.mechanisms, PrivacyConfig(unit="patient", delta=options.delta))
+    print(f"epsilon {total:.3g} at delta {options.delta:g}, in {len(spent.rounds)} rounds of all studies")
+    return 0

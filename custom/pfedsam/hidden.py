@@ -1,0 +1,53 @@
+"""How a site's round hides its patients or its data: paid from its budget, with noise that only the site knows."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from pfedsam import __version__
+from pfedsam.config import Config
+from pfedsam.data.dataset import Dataset
+from pfedsam.exchange.privacy import Budget, Noise, mechanism_of, noised
+from pfedsam.files import Tensors
+from pfedsam.train.loop import steps_of
+from pfedsam.train.patients import Hidden, patients_of
+
+
+@dataclass(frozen=True)
+class Paid:
+    """A round that is paid: its noise, and the epsilon that the site has then spent."""
+
+    noise: Noise
+    epsilon: float
+    config: Config
+
+    @property
+    def hidden(self) -> Hidden | None:
+        """How the training hides the patients. None: only the update is noised."""
+        return Hidden(self.noise, self.config) if self.config.privacy.unit == "patient" else None
+
+    def leaving(self, update: Tensors) -> Tensors:
+        """What may leave of an update: the same after training on noised gradients, else cut and noised."""
+        return update if self.hidden else noised(update, self.noise, self.config.privacy)
+
+
+def pay(budget: Budget, config: Config, data: Dataset, told: Iterable[object]) -> Paid | None:
+    """Pay a round at a site with that training split. None: the job has no privacy.
+
+    The noise depends on all that the update depends on. Two updates with one noise would show their difference.
+
+    Args:
+        told: the round, and what the site knew before it: settings, base, received and private part.
+
+    Raises:
+        UserFault: the budget does not suffice, or its file is damaged.
+    """
+    if config.privacy.unit == "none":
+        return None
+    machine = (__version__, torch.__version__, torch.cuda.is_available(), torch.get_num_threads())
+    text = "\n".join(map(str, (*told, *machine, config.digest(), data.fingerprint())))
+    spends = mechanism_of(config, len(patients_of(data)), steps_of(len(data), config.train))
+    noise, epsilon = budget.pay(hashlib.sha256(text.encode()).hexdigest(), spends, config.privacy)
+    return Paid(noise, epsilon, config)

@@ -1,0 +1,133 @@
+"""Which settings go together: what the type and the bounds of a single one cannot say."""
+
+import re
+
+from pfedsam import methods
+from pfedsam.config import Config
+from pfedsam.errors import UserFault
+from pfedsam.exchange.aggregate import chosen
+from pfedsam.masked import check_masked
+from pfedsam.methods.base import as_it_is, no_extras
+from pfedsam.names import one_name
+
+OWN_RANK = "model.experts_rank of 1 or more with model.expert head, whose experts have low-rank parts of their own"
+ONE = "change one of the two"
+
+
+def check_together(config: Config) -> None:
+    """Check what the type and bounds of a single setting cannot say.
+
+    Raises:
+        UserFault: two settings exclude each other, or a name leads elsewhere.
+    """
+    m, t = config.model, config.train
+    for broken, expected, came, do in (
+        (m.image_size % 16, "model.image_size a multiple of 16", str(m.image_size), "use 256, 512 or 1024"),
+        (0 < m.experts < m.top_k, f"model.top_k at most model.experts ({m.experts})", str(m.top_k), "lower top_k"),
+        (m.expert == "head" and m.experts > 0 == m.experts_rank, OWN_RANK, "0", "set it, e.g. to 4, or expert conv"),
+        (m.experts_in == "mlp" and m.lora_on == "qkv", "model.lora_on linear with model.experts_in mlp", "qkv", ONE),
+    ):
+        if broken:
+            raise UserFault(expected=expected, came=came, do=do)
+    if (t.loss == "ce") != m.exclusive:
+        raise UserFault(
+            expected="train.loss ce with model.exclusive true, or bce with false",
+            came=f"{t.loss} with {m.exclusive}",
+            do=ONE,
+        )
+    if t.cache != "none" and t.augment and t.views is None:
+        raise UserFault(
+            expected="train.views with train.cache, so that views repeat",
+            came="a new view in each epoch",
+            do="set train.views, e.g. 8, or train.augment false",
+        )
+    chosen(methods.get(config.method).rule, config)
+    check_masked(config)
+    _check_privacy(config)
+    _check_weights(config)
+    _check_classes(config)
+    _check_unannotated(config)
+    one_name(config.study, "study")
+    if config.begin_private:
+        one_name(config.begin_private, "run")
+
+
+def _check_privacy(config: Config) -> None:
+    """Check that nothing but noised sums leaves a site that hides its patients, or its data."""
+    unit, method = config.privacy.unit, methods.get(config.method)
+    if unit == "none":
+        return
+    if method.up is not no_extras or method.augment is not as_it_is:
+        raise UserFault(
+            expected="a method that sends only its update, with privacy.unit patient or site",
+            came=f"{config.method}, which also sends or uses values of the images without noise",
+            do="choose another method, e.g. fedavg or pfedsam",
+        )
+    if unit == "patient" and config.model.experts:
+        raise UserFault(
+            expected="model.experts 0 with privacy.unit patient: the experts' gate keeps means of the images",
+            came=str(config.model.experts),
+            do="set model.experts 0. model.experts_rank can stay",
+        )
+
+
+def _check_weights(config: Config) -> None:
+    """The weight file that a job names: it comes from a message, and must lead nowhere but into the weights folder."""
+    named = config.model.weights
+    if named is None:
+        return
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", named.name):
+        raise UserFault(
+            expected="model.weights.name a file's name of letters, digits, . - and _, at most 128, without a folder",
+            came=repr(named.name),
+            do="rename the file; each site has it in its weights folder",
+        )
+    if not re.fullmatch("[0-9a-f]{64}", named.sha256):
+        raise UserFault(
+            expected=f"model.weights.sha256 of {named.name} as 64 digits of 0 to 9 and a to f",
+            came=repr(named.sha256),
+            do="write what sha256sum or pfedsam convert prints, in small letters: model.weights=NAME:SHA256",
+        )
+    if not config.model.pretrained:
+        raise UserFault(
+            expected="model.pretrained true with model.weights", came="false: random weights need no file", do=ONE
+        )
+
+
+def _check_classes(config: Config) -> None:
+    """Check the names of the classes, their codes, and the value of unlabelled pixels."""
+    names, classes = config.data.classes, config.model.num_classes
+    if names and (len(names) != classes or len(set(names)) < classes or not all(name.strip() for name in names)):
+        raise UserFault(
+            expected=f"data.classes empty, or {classes} different names for model.num_classes {classes}",
+            came=f"{len(names)}: {', '.join(map(repr, names))}",
+            do="name each class once, in the order of the numbers in the masks",
+        )
+    if strange := sorted(set(config.data.codes) - set(names)):
+        raise UserFault(
+            expected="data.codes of the names in data.classes", came=", ".join(strange), do="correct the name"
+        )
+    for name, code in config.data.codes.items():
+        if not re.fullmatch(r"[^:]+:[^:]+:[^:]+", code):
+            raise UserFault(
+                expected=f"data.codes.{name} as SCHEME:VALUE:MEANING", came=code, do="write e.g. SCT:10200004:Liver"
+            )
+    if config.data.ignore is not None and config.data.ignore <= classes:
+        raise UserFault(
+            expected=f"data.ignore above model.num_classes ({classes}), and at most 255",
+            came=str(config.data.ignore),
+            do="use 255, which no class has",
+        )
+
+
+def _check_unannotated(config: Config) -> None:
+    """Check the classes that the masks of single sites leave out."""
+    m = config.model
+    for site, classes in config.data.unannotated.items():
+        known = set(range(1, m.num_classes + 1))
+        if m.exclusive or not set(classes) < known:
+            raise UserFault(
+                expected=f"in data.unannotated some of the classes {sorted(known)}, with model.exclusive false",
+                came=f"{classes} for {site}" + (" with true" if m.exclusive else ""),
+                do="name classes that the site's masks leave out. Classes that exclude each other need whole masks",
+            )
