@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from conftest import tiny
 from pfedsam import methods
-from pfedsam.config import Config
+from pfedsam.config import Config, to_dict
 from pfedsam.data.synthetic import write_site
 from pfedsam.errors import UserFault
 from pfedsam.exchange.masks import steps_of
@@ -17,7 +17,7 @@ from pfedsam.exchange.server import mean
 from pfedsam.federation import Plan, federate
 from pfedsam.files import Tensors
 from pfedsam.methods.base import no_extras
-from pfedsam.settings import check_sites
+from pfedsam.settings import check_sites, from_record
 from pfedsam.site import Places
 
 MASKS = {"rule": "mean", "secure": "masks"}
@@ -92,3 +92,13 @@ def test_an_update_longer_than_the_job_s_norm_is_shortened_at_its_site_and_told(
     lengths = [float(sum((one[n] - start[n]).double().square().sum() for n in start)) ** 0.5 for one in (short, whole)]
     assert lengths[0] <= 0.0011 < lengths[1]
     assert "was shortened to 0.001 (server.norm)" in caplog.text
+
+
+def test_a_job_without_masks_has_the_settings_and_the_digest_that_it_had_before_there_were_any() -> None:
+    plain, hidden = tiny(), tiny(server=MASKS)
+    assert not {"secure", "norm"} & to_dict(plain)["server"].keys()
+    assert {"secure", "norm"} <= to_dict(hidden)["server"].keys()
+    assert tiny(server={"norm": 3.0}).digest() != plain.digest()
+    assert plain.unlike(hidden) == {"server.secure": "masks", "server.rule": "mean"}
+    for config in (plain, hidden):
+        assert from_record(to_dict(config)) == config

@@ -36,7 +36,7 @@ from pfedsam.names import job_name
 from pfedsam.settings import check_sites
 
 TASKS = ("train", "validate", "submit_model")
-OF_A_PERSON = ("cli", "doctor", "predict", "prepare", "report")  # rooms of verbs that no job calls
+OF_A_PERSON = ("cli", "doctor", "export", "predict", "prepare", "report")  # rooms of verbs that no job calls
 
 
 class PFedSAMRecipe(Recipe):  # type: ignore[misc]
