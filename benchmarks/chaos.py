@@ -1,9 +1,11 @@
 """Random kills of a federation's processes: what is lost, what is repeated, and is the model the same bit for bit?
 
-    python benchmarks/chaos.py --kills 6 [--each 3] [--lanes 1] [--seed 0] [--keep]
+    python benchmarks/chaos.py --kills 6 [--each 3] [--lanes 1] [--seed 0] [--rule RULE] [--privacy] [--keep]
 
 Each run is a short job on two provisioned hospitals with a few kills -9 at random moments. The watcher alone brings
-the run to its end. Its shared and private tensors are then compared with those of an undisturbed run.
+the run to its end. Its shared and private tensors are then compared with those of an undisturbed run. With --privacy
+each run has noise of its own. Then a round that was trained again must have sent the same bytes, and each site must
+have paid for each round once.
 """
 
 import argparse
@@ -15,10 +17,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import psutil
 import torch
@@ -30,6 +33,8 @@ sys.path.insert(0, str(ROOT / "poc"))
 
 from federation import Federation  # noqa: E402
 
+from pfedsam.config import Rule  # noqa: E402
+from pfedsam.exchange.privacy import Budget  # noqa: E402
 from pfedsam.flare.presence import Patience  # noqa: E402
 
 ROUNDS = 4
@@ -37,6 +42,7 @@ SITES = 2  # of the three hospitals: the kills matter, not the number of sites
 TINY = ["train.max_steps=6", "train.epochs=3", "data.train=8", "data.val=2", "data.test=2", "model.image_size=64"]
 JOB, PARENT = ("worker_process", "runner_process"), ("client_train", "server_train")
 WHAT = {"job": JOB, "parent": PARENT, "both": JOB + PARENT}
+HIDDEN = ["privacy.unit=patient", "privacy.noise=4", "privacy.epsilon=1000000", "model.experts=0"]
 PATIENCE = Patience(poll=1.0, sites=60.0, outside=10.0, lost=8.0, attempts=30, rejoins=30)
 Tensors = dict[str, torch.Tensor]
 Disturb = Callable[[str, threading.Event], None]  # disturbs a study until the event says that its run is over
@@ -56,13 +62,18 @@ class Row:
 
 
 def run_once(
-    federation: Federation, study: str, disturb: Disturb | None = None, sites: int = SITES
+    federation: Federation,
+    study: str,
+    disturb: Disturb | None = None,
+    sites: int = SITES,
+    changes: Sequence[str] = (),
 ) -> tuple[list[str], float]:
     """How a disturbed run's jobs ended, and the seconds from its first job to its end.
 
     Each round needs all sites, so that runs can be compared bit for bit. A round without one of them is repeated.
     """
-    job = federation.render(ROOT / "jobs/pfedsam", *TINY, f"study={study}", rounds=ROUNDS, min_sites=sites, timeout=60)
+    settings = [*TINY, *changes, f"study={study}"]
+    job = federation.render(ROOT / "jobs/pfedsam", *settings, rounds=ROUNDS, min_sites=sites, timeout=60)
     began, over = time.monotonic(), threading.Event()
     thread = threading.Thread(target=disturb or (lambda *_: None), args=(study, over))
     thread.start()
@@ -163,18 +174,39 @@ def times_trained(federation: Federation, study: str) -> list[int]:
     return counts
 
 
-def campaign(kills: int, chance: random.Random, each: int, within: float, tell: Callable[[Row], None]) -> list[Row]:
+def repeated_alike(federation: Federation, study: str) -> bool:
+    """Whether each site sent the same bytes whenever it trained a round again, and paid for each round once."""
+    for folder in (next(folder.iterdir()) for folder in stores(federation, study)[1:]):
+        lines = map(json.loads, (folder / "ledger.jsonl").read_text().splitlines())
+        sent = {
+            (line["round"], line["sha256"]) for line in lines if line["direction"] == "out" and line["task"] == "train"
+        }
+        paid = Budget(folder.parents[1], folder.name).spent()
+        studies = [other for other in folder.parents[1].iterdir() if (other / folder.name / "ledger.jsonl").exists()]
+        if len(sent) != ROUNDS or paid is None or len(paid.rounds) != ROUNDS * len(studies):
+            return False
+    return True
+
+
+def campaign(
+    kills: int,
+    chance: random.Random,
+    each: int,
+    within: float,
+    tell: Callable[[Row], None],
+    changes: Sequence[str] = (),
+) -> list[Row]:
     """One federation, one undisturbed run, then runs with `each` kills until there were `kills`."""
     home = Path(tempfile.mkdtemp(prefix="chaos-"))
     federation, rows = Federation(home / "federation"), list[Row]()
     federation.prepare("provisioned", byoc=False)
     try:
         federation.start(*federation.parties[: 1 + SITES])
-        run_once(federation, "steady")
+        run_once(federation, "steady", changes=changes)
         steady = trained(federation, "steady")
         while (had := sum(len(row.kills) for row in rows)) < kills:
             killer = Killer(federation, chance, times=min(each, kills - had), within=within)
-            rows.append(disturbed(federation, f"kill-{len(rows)}", killer, steady))
+            rows.append(disturbed(federation, f"kill-{len(rows)}", killer, steady, changes))
             tell(rows[-1])
     finally:
         federation.stop()
@@ -182,9 +214,12 @@ def campaign(kills: int, chance: random.Random, each: int, within: float, tell: 
     return rows
 
 
-def disturbed(federation: Federation, study: str, killer: Killer, steady: dict[str, Tensors]) -> Row:
+def disturbed(
+    federation: Federation, study: str, killer: Killer, steady: dict[str, Tensors], changes: Sequence[str] = ()
+) -> Row:
     """A run with kills, compared with the undisturbed one."""
-    ends, seconds = run_once(federation, study, killer)
+    ends, seconds = run_once(federation, study, killer, changes=changes)
+    hidden = any(change.startswith("privacy.") for change in changes)
     counts = times_trained(federation, study)
     return Row(
         tuple(killer.kills),
@@ -192,7 +227,7 @@ def disturbed(federation: Federation, study: str, killer: Killer, steady: dict[s
         tuple(ends),
         redone=sum(counts) - ROUNDS,
         lost=sum(count == 0 for count in counts),
-        equal=same(trained(federation, study), steady),
+        equal=repeated_alike(federation, study) if hidden else same(trained(federation, study), steady),
         seconds=seconds,
     )
 
@@ -228,8 +263,11 @@ def main() -> int:
     parser.add_argument("--lanes", type=int, default=1, help="federations at a time")
     parser.add_argument("--within", type=float, default=20, help="most seconds from a job's start to its kill")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rule", default="clipped", choices=get_args(Rule), help="the server's")
+    parser.add_argument("--privacy", action="store_true", help="hide the patients")
     options = keepable(parser).parse_args()
     logging.basicConfig(handlers=[logging.NullHandler()])
+    changes = [f"server.rule={options.rule}", *(HIDDEN if options.privacy else [])]
     shares = [len(range(lane, options.kills, options.lanes)) for lane in range(options.lanes)]
     rows: list[Row] = []
 
@@ -241,12 +279,21 @@ def main() -> int:
     print("|---|---|---|---|---|---|", flush=True)
     with ThreadPoolExecutor(options.lanes) as pool:
         tasks = [
-            pool.submit(campaign, share, random.Random(options.seed * 1000 + lane), options.each, options.within, tell)
+            pool.submit(
+                campaign,
+                share,
+                random.Random(options.seed * 1000 + lane),
+                options.each,
+                options.within,
+                tell,
+                changes,
+            )
             for lane, share in enumerate(shares)
         ]
     table, told = totals(rows)
     print()
-    publish("Random kills of a federation's processes", table, notes=[told], keep=options.keep)
+    how = f", rule {options.rule}" * (options.rule != "clipped") + ", patients hidden" * options.privacy
+    publish(f"Random kills of a federation's processes{how}", table, notes=[told], keep=options.keep)
     for task in tasks:
         task.result()
     return 0 if all(row.equal and not row.lost for row in rows) else 1

@@ -36,6 +36,7 @@ KINDS = (  # in the order of the systems page: how their titles begin
     "Random kills",
     "One hostile site",
     "Privacy",
+    "Leak",
     "The demonstration job",
 )
 LEADING = ("pfedsam", "fedavg", "fedper", "ditto", "fedmsa", "fedms_sam", "local", "pooled")
