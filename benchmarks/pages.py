@@ -28,6 +28,7 @@ KINDS = (  # in the order of the systems page: how their titles begin
     "Prediction",
     "Memory of a step",
     "A round outside training",
+    "Secure aggregation",
     "Start of a site",
     "Growth",
     "Scale",

@@ -19,6 +19,7 @@ Flips = Literal["both", "horizontal", "vertical", "none"]
 Precision = Literal["auto", "fp32", "bf16"]
 Number = Literal["fp32", "bf16", "int8", "int4"]
 Rule = Literal["clipped", "mean", "product", "trimmed", "median", "krum", "geometric"]
+Secure = Literal["none", "masks"]
 Pixels = Literal["sam", "unit"]
 Unit = Literal["none", "patient", "site"]
 T = TypeVar("T")
@@ -118,6 +119,8 @@ class ServerConfig:
     )
     hostile: int = number(1, least=0, most=1000)  # most hostile sites that krum, geometric, trimmed and median outvote
     most_share: float = number(1.5, least=1, most=1_000_000)  # a site's most weight, in equal shares; from 3 sites on
+    secure: Secure = "none"  # masks: the server sees the sum of the sites' updates and no single one; from 3 sites on
+    norm: float = number(100.0, least=1e-3, most=1_000_000)  # with masks: a site shortens an update that is longer
 
 
 @dataclass(frozen=True)
@@ -228,13 +231,15 @@ def text_digest(text: str) -> str:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """The settings as plain JSON values; without `model.weights` and `privacy` where there are none.
+    """The settings as plain JSON values; without `model.weights`, `privacy` and masks where there are none.
 
     Thus jobs without them keep the digest that they had before these could be set.
     """
     values = asdict(config)
     if config.privacy == PrivacyConfig():
         del values["privacy"]
+    if all(getattr(config.server, name) == usual for name, usual in UNMASKED.items()):
+        values["server"] = {name: value for name, value in values["server"].items() if name not in UNMASKED}
     if config.model.weights is None:
         del values["model"]["weights"]
     own = values.pop("method_settings")
@@ -251,4 +256,6 @@ def _dotted(values: dict[str, Any], above: str = "") -> dict[str, Any]:
 
 
 SECTIONS = ("method", *(f.name for f in fields(Config) if is_dataclass(f.type)))
+UNMASKED = {name: value for name, value in asdict(ServerConfig()).items() if name in ("secure", "norm")}
 ABSENT = {"model.weights": None, **{f"privacy.{name}": value for name, value in asdict(PrivacyConfig()).items()}}
+ABSENT |= {f"server.{name}": value for name, value in UNMASKED.items()}

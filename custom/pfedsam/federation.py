@@ -18,6 +18,8 @@ from pfedsam.config import Config, to_dict
 from pfedsam.errors import UserFault
 from pfedsam.exchange.aggregate import apply, far
 from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
+from pfedsam.exchange.masked_round import MaskedRound
+from pfedsam.exchange.roster import new_attempt
 from pfedsam.exchange.server import Contribution, begin_state, contribution, messages
 from pfedsam.files import write_json
 from pfedsam.layout import MODELS, RESULTS
@@ -123,11 +125,15 @@ def _round(plan: Plan, sites: dict[str, Site], point: Checkpoint, round_: int) -
     gone, part = left_out(point.results), sites_of(point.results["rounds"])
     due = {name: site for name, site in sites.items() if config.trains(name, round_) and name not in gone}
     sent = messages(point.state, due, config, down_schema(config))
+    samples = {name: len(site.data["train"]) for name, site in due.items()}
+    hidden = MaskedRound(new_attempt(RUN, round_), config.server, samples) if config.server.secure == "masks" else None
     for name, site in due.items():
         turn = Turn(plan.run, point.base, round_, plan.rounds, name in part, came_from(point.results))
         update, reports[name] = serve_round(site, sent[name], turn)
         losses = update.report.losses
-        given[name] = contribution(update.wire, update.samples, losses, config=config, up=up_schema(config))
+        wire = hidden.masked(name, update.wire) if hidden else update.wire
+        given[name] = contribution(wire, update.samples, losses, config=config, up=up_schema(config))
+    given = hidden.opened(given, up_schema(config)) if hidden else given
     state = apply(methods.get(config.method).rule, point.state, given, config=config, down=down_schema(config))
     seconds = time.monotonic() - began
     done = {"round": round_, "seconds": seconds, "sites": reports, "rejected": far(point.state, given, config)}

@@ -12,6 +12,7 @@ from pfedsam.bounds import KEY, Bounds
 from pfedsam.config import Config, WeightsConfig
 from pfedsam.errors import UserFault
 from pfedsam.files import read_json
+from pfedsam.masked import check_masked_sites
 from pfedsam.renamed import in_new_places
 from pfedsam.together import check_together
 
@@ -51,7 +52,7 @@ def check_sites(config: Config, sites: Collection[str], rounds: int) -> None:
     """Check the settings of single sites against the sites of the run.
 
     Raises:
-        UserFault: a setting names another site, or no site would train in a round.
+        UserFault: a setting names another site, no site would train in a round, or too few for a masked sum.
     """
     named: dict[str, Collection[str]] = {
         "every": config.every,
@@ -66,6 +67,7 @@ def check_sites(config: Config, sites: Collection[str], rounds: int) -> None:
                 came=", ".join(unknown),
                 do="correct the spelling",
             )
+    check_masked_sites(config, sites, rounds)
     idle = [r for r in range(rounds) if not any(config.trains(site, r) for site in sites)]
     if idle:
         raise UserFault(

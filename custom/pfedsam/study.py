@@ -11,6 +11,7 @@ from pfedsam import methods
 from pfedsam.config import Config
 from pfedsam.errors import UserFault
 from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
+from pfedsam.exchange.masks import masked_schema
 from pfedsam.exchange.schema import EXTRA, Schema, schema_of
 from pfedsam.files import Tensors, digest, under
 from pfedsam.methods.base import Extras
@@ -44,6 +45,13 @@ def shared_schema(config: Config) -> Schema:
 def up_schema(config: Config) -> Schema:
     """The schema of what a site sends after a round: its update, and what the method declares beside it."""
     return _with_extras(config, methods.get(config.method).up)
+
+
+@lru_cache(maxsize=4)
+def sent_schema(config: Config) -> Schema:
+    """The schema of what a site's message has after a round, before the codec: `up_schema`, or its masked words."""
+    plain = up_schema(config)
+    return masked_schema(plain) if config.server.secure == "masks" else plain
 
 
 @lru_cache(maxsize=4)

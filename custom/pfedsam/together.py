@@ -6,6 +6,7 @@ from pfedsam import methods
 from pfedsam.config import Config
 from pfedsam.errors import UserFault
 from pfedsam.exchange.aggregate import chosen
+from pfedsam.masked import check_masked
 from pfedsam.methods.base import as_it_is, no_extras
 from pfedsam.names import one_name
 
@@ -41,6 +42,7 @@ def check_together(config: Config) -> None:
             do="set train.views, e.g. 8, or train.augment false",
         )
     chosen(methods.get(config.method).rule, config)
+    check_masked(config)
     _check_privacy(config)
     _check_weights(config)
     _check_classes(config)

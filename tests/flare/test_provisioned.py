@@ -300,3 +300,19 @@ def test_a_hospital_that_joins_later_gets_a_kit_beside_the_running_server_and_be
     assert outcome.ends == ("FINISHED:COMPLETED",)  # the others, connected all the time, were not asked
     assert found["begun_with"]["run"] == f"first/{first.run}"
     assert set(found["rounds"][0]["sites"]) == set(found["final"]["sites"]) == {"hospital-d"}
+
+
+def test_masked_updates_are_summed_with_keys_that_each_kit_has_signed(hospitals: Federation) -> None:
+    job = hospitals.render(
+        ROOT / "jobs/pfedsam", *TINY, "study=masked", "server.secure=masks", "server.rule=mean", rounds=2
+    )
+    number = hospitals.submit(job)
+    assert end_of(hospitals, number) == "FINISHED:COMPLETED"
+    (found,) = hospitals.fetch(number).rglob("results.json")
+    assert [set(r["sites"]) for r in json.loads(found.read_text())["rounds"]] == [SITES, SITES]
+    for site in SITES:
+        assert "no startup kit here" not in log_of(hospitals, site, number)
+        (path,) = (hospitals.kit(site) / "pfedsam_store/masked").rglob("ledger.jsonl")
+        out = [line for line in Ledger(path).lines() if line["direction"] == "out"]
+        assert [line["task"] for line in out] == [*("keys", "shares", "train", "open") * 2, "validate"]
+        assert all(line["bytes"] > 1000 for line in out if line["task"] == "keys")  # a certificate, and its signature

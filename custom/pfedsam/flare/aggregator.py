@@ -9,10 +9,12 @@ from pfedsam import log, methods
 from pfedsam.errors import UserFault
 from pfedsam.exchange.aggregate import apply, far
 from pfedsam.exchange.guard import Accepted, Rejected, Verdict
+from pfedsam.exchange.masked_sum import MaskedSum
 from pfedsam.exchange.schema import REPORT
 from pfedsam.exchange.server import Contribution, contribution
 from pfedsam.flare.context import REASON, job_config
 from pfedsam.flare.filters import judge
+from pfedsam.flare.steps import masked
 from pfedsam.study import down_schema, up_schema
 
 
@@ -25,6 +27,7 @@ class SharedAggregator(Aggregator):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self.given: dict[str, Contribution] = {}
+        self.hidden: MaskedSum | None = None  # the round's, if updates are masked
 
     def accept(self, shareable: Shareable, fl_ctx: FLContext) -> bool:
         """Whether the update counts. Only one update counts for each site and round."""
@@ -33,7 +36,7 @@ class SharedAggregator(Aggregator):  # type: ignore[misc]
         if site in self.given:
             verdict = Rejected("expected one update a round, came a second")
         if isinstance(verdict, Accepted):
-            verdict = self._as_before(site, shareable, fl_ctx)
+            verdict = self._samples_verdict(site, shareable, fl_ctx)
         if isinstance(verdict, Rejected):
             fl_ctx.set_prop(REASON, verdict.reason, private=True, sticky=False)
             return False
@@ -42,11 +45,21 @@ class SharedAggregator(Aggregator):  # type: ignore[misc]
         self.given[site] = contribution(dxo.data, samples, losses, config=config, up=up_schema(config))
         return True
 
-    def _as_before(self, site: str, shareable: Shareable, fl_ctx: FLContext) -> Verdict:
+    def _samples_verdict(self, site: str, shareable: Shareable, fl_ctx: FLContext) -> Verdict:
+        """Whether the site claims as many samples as before: in its first round, and with its keys if it is masked."""
+        came = from_shareable(shareable).get_meta_prop(MetaKey.NUM_STEPS_CURRENT_ROUND)
+        if not masked(job_config(fl_ctx)):
+            return self.as_before(site, came, fl_ctx)
+        keys = self.hidden.roster.get(site) if self.hidden else None
+        if keys is None or keys.samples != came:
+            said = keys.samples if keys else "no"
+            return Rejected(f"expected {said} samples as with the site's keys, came {came}")
+        return self.as_before(site, came, fl_ctx)
+
+    def as_before(self, site: str, came: int, fl_ctx: FLContext) -> Verdict:
         """Whether the site claims as many samples as in its first round of the run."""
         rounds = fl_ctx.get_engine().get_component("results").results.get("rounds", [])
         first = next((entry["sites"][site] for entry in rounds if site in entry["sites"]), None)
-        came = from_shareable(shareable).get_meta_prop(MetaKey.NUM_STEPS_CURRENT_ROUND)
         if first is None or first["samples"] == came:
             return Accepted()
         return Rejected(f"expected {first['samples']} samples as in the site's first round of the run, came {came}")
@@ -56,7 +69,8 @@ class SharedAggregator(Aggregator):  # type: ignore[misc]
         config, persistor = job_config(fl_ctx), fl_ctx.get_engine().get_component("persistor")
         rule, down = methods.get(config.method).rule, down_schema(config)
         try:
-            persistor.state = apply(rule, persistor.state, dict(self.given), config=config, down=down)
+            given = {"sum": self.hidden.contribution(self.given, up_schema(config))} if self.hidden else self.given
+            persistor.state = apply(rule, persistor.state, given, config=config, down=down)
         except UserFault as fault:
             log.error("[server] %s", fault)
             self.system_panic(str(fault), fl_ctx)
@@ -68,4 +82,4 @@ class SharedAggregator(Aggregator):  # type: ignore[misc]
 
     def reset(self, fl_ctx: FLContext) -> None:
         """Forget the round's contributions."""
-        self.given = {}
+        self.given, self.hidden = {}, None

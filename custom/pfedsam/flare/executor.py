@@ -3,7 +3,9 @@
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,6 +24,8 @@ from pfedsam import log
 from pfedsam.bounds import parse_count
 from pfedsam.errors import ClassesDiffer, Diverged, UserFault
 from pfedsam.exchange.codec import encode
+from pfedsam.exchange.masked_site import MaskedSite
+from pfedsam.exchange.roster import STEPS
 from pfedsam.exchange.schema import REPORT, STAMP
 from pfedsam.files import Tensors, pack, unpack, write_atomic
 from pfedsam.flare.context import (
@@ -39,6 +43,8 @@ from pfedsam.flare.context import (
     stamp_of,
 )
 from pfedsam.flare.gate import close, federated
+from pfedsam.flare.identity import identity_of
+from pfedsam.flare.steps import facts_of, masked, step_dxo
 from pfedsam.flare.terminal import keep_calm
 from pfedsam.layout import OWN
 from pfedsam.names import one_name
@@ -74,15 +80,16 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """Serve one task. A user's fault is one clear line in the log, without a traceback."""
-        serve = {
+        serve: dict[str, Callable[[Site, Shareable, FLContext, Signal], Shareable]] = {
             AppConstants.TASK_TRAIN: self._train,
             AppConstants.TASK_VALIDATION: self._validate,
             AppConstants.TASK_SUBMIT_MODEL: self._submit_model,
-        }.get(task_name)
-        if serve is None:
+            **dict.fromkeys(STEPS, partial(self._step, task_name)),
+        }
+        if task_name not in serve:
             return make_reply(ReturnCode.TASK_UNKNOWN)
         try:
-            return serve(self._open(fl_ctx), shareable, fl_ctx, abort_signal)
+            return serve[task_name](self._open(fl_ctx), shareable, fl_ctx, abort_signal)
         except UserFault as fault:
             log.error("[%s] %s", fl_ctx.get_identity_name(), fault)
             return make_reply(CODES.get(type(fault), ReturnCode.EXECUTION_EXCEPTION))
@@ -97,6 +104,9 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
 
     def _train(self, site: Site, shareable: Shareable, fl_ctx: FLContext, stop: Signal) -> Shareable:
         wire, turn = _asked(shareable, fl_ctx)
+        member, attempt = _member(site, fl_ctx), str(facts_of(shareable).get("attempt", ""))
+        if masked(site.config):
+            member.ready(attempt)  # else the training would be in vain
         every = LINE_EVERY_SIMULATED if simulated(fl_ctx) else LINE_EVERY
         progress = _Progress(site.name, turn, _started(run_dir(fl_ctx), turn.round), every)
         update, report = serve_round(site, wire, turn, progress=progress, stop=lambda: bool(stop.triggered))
@@ -109,7 +119,20 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
             STAMP: asdict(site.stamp(turn.round)),
             REPORT: report,
         }
-        return DXO(DataKind.WEIGHT_DIFF, data=update.wire, meta=meta).to_shareable()
+        sent = member.mask(attempt, update.wire) if masked(site.config) else update.wire
+        return DXO(DataKind.WEIGHT_DIFF, data=sent, meta=meta).to_shareable()
+
+    def _step(self, step: str, site: Site, shareable: Shareable, fl_ctx: FLContext, _: Signal) -> Shareable:
+        """A step of a masked sum: this site's keys, its sealed shares, or those that it opens."""
+        fl_ctx.set_prop(RUN, str(shareable.get_header(RUN) or ""), private=True, sticky=False)  # for the ledger
+        tensors, told, member = from_shareable(shareable).data, facts_of(shareable), _member(site, fl_ctx)
+        if step == "keys":
+            reply = member.keys(told["attempt"], len(site.data["train"]))
+        elif step == "shares":
+            reply = member.deal(told["attempt"], tensors)
+        else:
+            reply = member.open(told["attempt"], tensors, told["there"])
+        return step_dxo(step, reply, site.stamp(shareable.get_header(AppConstants.CURRENT_ROUND, -1))).to_shareable()
 
     def _validate(self, site: Site, shareable: Shareable, fl_ctx: FLContext, _: Signal) -> Shareable:
         folder = run_dir(fl_ctx) / OWN
@@ -143,6 +166,12 @@ class _Progress:
         losses = " ".join(f"{name} {value:.3f}" for name, value in now.losses.items())
         where = f"round {self._round + 1}/{self._rounds} step {now.step}/{now.steps}"
         log.info("[%s] %s loss %s, about %.0f s left", self._site, where, losses, left)
+
+
+def _member(site: Site, fl_ctx: FLContext) -> MaskedSite:
+    """This site in masked sums. Its secrets are in the job's run folder until the sum is opened."""
+    path = run_dir(fl_ctx) / "masks.json"
+    return MaskedSite(site.name, site.config.server, path=path, identity=identity_of(fl_ctx))
 
 
 def _asked(shareable: Shareable, fl_ctx: FLContext) -> tuple[Tensors, Turn]:

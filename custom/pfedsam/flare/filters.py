@@ -5,7 +5,7 @@ from typing import Any
 
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
 from nvflare.apis.filter import ContentBlockedException, Filter
-from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable, make_reply
 from nvflare.app_common.app_constant import AppConstants
@@ -14,11 +14,14 @@ from pfedsam import log
 from pfedsam.config import Config
 from pfedsam.errors import UserFault
 from pfedsam.exchange.guard import Accepted, Rejected, Verdict, facts_fault, judge_message, judge_samples
+from pfedsam.exchange.masks import unmasked_fault
+from pfedsam.exchange.roster import STEPS
 from pfedsam.exchange.schema import REPORT, Stamp
 from pfedsam.files import Tensors
 from pfedsam.flare.context import REASON, RUN, job_config, ledger, selected_by, stamp_of
+from pfedsam.flare.steps import facts_of, is_step, masked, step_dxo, step_of, step_verdict
 from pfedsam.record.said import report_fault
-from pfedsam.study import down_schema, shared_schema, up_schema
+from pfedsam.study import down_schema, sent_schema, shared_schema
 
 NOTED = "pfedsam_noted"  # in FLARE's context: the message that is already in the ledger
 
@@ -64,19 +67,26 @@ class OnlyDeclaredEnters(Filter):  # type: ignore[misc]
         if shareable.get_header(ReservedHeaderKey.CONTENT_TYPE) != "DXO":
             return shareable
         config, dxo = job_config(fl_ctx), _dxo(shareable)
-        if dxo.data_kind != DataKind.WEIGHTS:
+        if dxo.data_kind != DataKind.WEIGHTS and not is_step(dxo, config):
             raise ContentBlockedException(f"expected the server's model, came {str(dxo.data_kind)[:40]}")
         round_ = shareable.get_header(AppConstants.CURRENT_ROUND, -1)
-        stamp = stamp_of(dxo, round_)
-        expected = Stamp(stamp.round, config.digest(), stamp.base)
-        demand(judge_message(dxo.data, stamp, schema=down_schema(config), expected=expected, number=config.wire.down))
+        demand(_entering(dxo, stamp_of(dxo, round_), config))
         task, run = str(fl_ctx.get_prop("__task_name__") or "task"), str(shareable.get_header(RUN) or "")
         try:
-            ledger(fl_ctx, config).note("in", dxo.data, task=task, round_=round_, facts={}, run=run)
-        except UserFault as fault:
+            told = facts_of(shareable)
+            ledger(fl_ctx, config).note("in", dxo.data, task=task, round_=round_, facts=told, run=run)
+        except ValueError as fault:  # of the facts, or of the ledger
             log.error("[%s] the received message is not used: %s", fl_ctx.get_identity_name(), fault)
             raise ContentBlockedException(str(fault)) from None
         return shareable
+
+
+def _entering(dxo: DXO, stamp: Stamp, config: Config) -> Verdict:
+    """Whether a task's message may enter a site: the server's model, or a step of a masked sum."""
+    expected = Stamp(stamp.round, config.digest(), stamp.base)
+    if is_step(dxo, config):
+        return step_verdict(dxo, expected, up=False)
+    return judge_message(dxo.data, stamp, schema=down_schema(config), expected=expected, number=config.wire.down)
 
 
 class UpdateGuard(Filter):  # type: ignore[misc]
@@ -90,11 +100,23 @@ class UpdateGuard(Filter):  # type: ignore[misc]
         """The same message. It raises if the guard rejects it."""
         if shareable.get_return_code() != ReturnCode.OK:
             return shareable
-        verdict = judge(shareable, fl_ctx)
+        task = str(fl_ctx.get_prop(FLContextKey.TASK_NAME))
+        verdict = judge_step(shareable, fl_ctx, task) if task in STEPS else judge(shareable, fl_ctx)
         if isinstance(verdict, Rejected):
             fl_ctx.set_prop(REASON, verdict.reason, private=True, sticky=False)
             raise ContentBlockedException(f"update refused: {verdict.reason}")
         return shareable
+
+
+def judge_step(shareable: Shareable, fl_ctx: FLContext, step: str) -> Verdict:
+    """The guard's verdict on a site's message of a step around a masked sum, at the server."""
+    try:
+        dxo, config = _dxo(shareable), job_config(fl_ctx)
+        if not is_step(dxo, config) or step_of(dxo) != step:
+            return Rejected(f"expected a message of step {step}, came {str(dxo.data_kind)[:40]}")
+        return step_verdict(dxo, _expected(config, fl_ctx), up=True)
+    except Exception as fault:  # as for an update
+        return Rejected(f"expected a message that can be judged, came one with {type(fault).__name__}")
 
 
 def judge(shareable: Shareable, fl_ctx: FLContext) -> Verdict:
@@ -113,14 +135,26 @@ def _judge(shareable: Shareable, fl_ctx: FLContext) -> Verdict:
         return Rejected(str(fault))
     if dxo.data_kind != DataKind.WEIGHT_DIFF:
         return Rejected(f"expected {DataKind.WEIGHT_DIFF}, came {dxo.data_kind}")
-    base = fl_ctx.get_engine().get_component("persistor").base
-    expected = Stamp(int(fl_ctx.get_prop(AppConstants.CURRENT_ROUND, -1)), config.digest(), base)
-    schema = up_schema(config)
-    verdict = judge_message(dxo.data, stamp_of(dxo, -1), schema=schema, expected=expected, number=config.wire.up)
+    verdict = _judge_tensors(dxo, _expected(config, fl_ctx), config)
     if isinstance(verdict, Accepted):
         verdict = judge_samples(dxo.get_meta_prop(MetaKey.NUM_STEPS_CURRENT_ROUND))
     if isinstance(verdict, Accepted) and (told := _said_fault(dxo)):
         return Rejected(told)
+    return verdict
+
+
+def _expected(config: Config, fl_ctx: FLContext) -> Stamp:
+    """The stamp of the round in progress, at the server."""
+    base = fl_ctx.get_engine().get_component("persistor").base
+    return Stamp(int(fl_ctx.get_prop(AppConstants.CURRENT_ROUND, -1)), config.digest(), base)
+
+
+def _judge_tensors(dxo: DXO, expected: Stamp, config: Config) -> Verdict:
+    """Whether an update has exactly the declared tensors. A masked one must look random."""
+    stamp, schema = stamp_of(dxo, -1), sent_schema(config)
+    verdict = judge_message(dxo.data, stamp, schema=schema, expected=expected, number=config.wire.up)
+    if isinstance(verdict, Accepted) and masked(config) and (fault := unmasked_fault(dxo.data)):
+        return Rejected(fault)
     return verdict
 
 
@@ -148,11 +182,18 @@ def sealed(shareable: Shareable, config: Config) -> DXO:
     dxo = _dxo(shareable)
     if dxo.data_kind == DataKind.METRICS:
         return DXO(DataKind.METRICS, data=_plain(dxo.data))
+    stamp = stamp_of(dxo, -1)
+    if is_step(dxo, config):
+        demand(step_verdict(dxo, stamp, up=True))
+        return step_dxo(step_of(dxo), dxo.data, stamp)
     if dxo.data_kind not in (DataKind.WEIGHTS, DataKind.WEIGHT_DIFF):
         raise ContentBlockedException(f"expected tensors or metrics to leave, came {dxo.data_kind}")
-    stamp, update = stamp_of(dxo, -1), dxo.data_kind == DataKind.WEIGHT_DIFF
-    schema, number = (up_schema, config.wire.up) if update else (shared_schema, config.wire.down)
-    demand(judge_message(dxo.data, stamp, schema=schema(config), expected=stamp, number=number))
+    if dxo.data_kind == DataKind.WEIGHT_DIFF:
+        demand(_judge_tensors(dxo, stamp, config))
+    elif masked(config):
+        raise ContentBlockedException("expected a masked update to leave, came a model")
+    else:
+        demand(judge_message(dxo.data, stamp, schema=shared_schema(config), expected=stamp, number=config.wire.down))
     return DXO(dxo.data_kind, data=dict(dxo.data), meta=_plain(dxo.get_meta_props()))
 
 

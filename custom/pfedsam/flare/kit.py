@@ -37,6 +37,7 @@ class HospitalKit(Builder):  # type: ignore[misc]
         storage: the server's folder for jobs. None leaves FLARE's, which is temporary.
         at_server: more classes that a job may name at the server only, such as FLARE's receiver for MLflow. A
             receiver sends what sites report to the address that the job names.
+        masked: whether sites let only masked updates leave.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class HospitalKit(Builder):  # type: ignore[misc]
         least_steps: int = 4,
         at_server: Sequence[str] = (),
         most_epsilon: float | None = None,
+        masked: bool = False,
     ) -> None:
         super().__init__()
         self.byoc, self.storage, self.at_server = byoc, storage, at_server
@@ -56,6 +58,7 @@ class HospitalKit(Builder):  # type: ignore[misc]
             "least_images": least_images,
             "least_steps": least_steps,
             "most_epsilon": most_epsilon,
+            "masked": masked,
         }
 
     def build(self, project: Project, ctx: ProvisionContext) -> None:

@@ -12,6 +12,7 @@ from pfedsam import log
 from pfedsam.config import Config
 from pfedsam.exchange.ledger import payload_bytes
 from pfedsam.flare.filters import OnlySharedLeaves, parts
+from pfedsam.flare.steps import masked
 from pfedsam.train.loop import steps_of
 
 
@@ -29,6 +30,7 @@ class SitePolicy(OnlySharedLeaves):
             step on one image, the update's signs are those of one patient's gradient. The defaults are our choice.
         most_epsilon: the largest privacy budget (`privacy.epsilon`) of a job whose update may leave. None: jobs
             without differential privacy are welcome too.
+        masked: whether only masked updates may leave, so that no job can have this site's update in plain.
     """
 
     def __init__(
@@ -37,11 +39,12 @@ class SitePolicy(OnlySharedLeaves):
         least_images: int = 8,
         least_steps: int = 4,
         most_epsilon: float | None = None,
+        masked: bool = False,
     ) -> None:
         super().__init__()
         self.most_epsilon = most_epsilon
         self.max_megabytes = max_megabytes
-        self.least_images, self.least_steps = least_images, least_steps
+        self.least_images, self.least_steps, self.masked = least_images, least_steps, masked
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         """A message of the checked parts. If it may not leave, it raises and logs the reason at the site."""
@@ -52,6 +55,8 @@ class SitePolicy(OnlySharedLeaves):
             raise
 
     def _allow(self, dxo: DXO, config: Config) -> None:
+        if self.masked and not masked(config) and dxo.data_kind in (DataKind.WEIGHTS, DataKind.WEIGHT_DIFF):
+            raise ContentBlockedException("expected a job with server.secure masks, came one with plain updates")
         tensors, facts = parts(dxo)
         size = payload_bytes(tensors) + len(json.dumps(facts))
         if size > self.max_megabytes * 1e6:

@@ -18,6 +18,7 @@ import pfedsam
 from pfedsam.config import Config
 from pfedsam.data.folder import new_folder
 from pfedsam.errors import UserFault
+from pfedsam.exchange.roster import STEPS
 from pfedsam.files import read_json
 from pfedsam.flare.aggregator import SharedAggregator
 from pfedsam.flare.curves import CURVE
@@ -28,13 +29,14 @@ from pfedsam.flare.persistor import SharedPersistor
 from pfedsam.flare.results import ResultsWriter
 from pfedsam.flare.rounds import Rounds
 from pfedsam.flare.sends import SitesOwnModel
+from pfedsam.flare.steps import masked
 from pfedsam.jobs import FACTS, ROUNDS, RUN, Job, make_job, read_job
 from pfedsam.layout import CLIENT, SERVER, SETTINGS
 from pfedsam.names import job_name
 from pfedsam.settings import check_sites
 
 TASKS = ("train", "validate", "submit_model")
-OF_A_PERSON = ("cli", "doctor", "predict", "prepare")  # rooms of verbs that no job calls
+OF_A_PERSON = ("cli", "doctor", "export", "predict", "prepare", "report")  # rooms of verbs that no job calls
 
 
 class PFedSAMRecipe(Recipe):  # type: ignore[misc]
@@ -89,6 +91,11 @@ class PFedSAMRecipe(Recipe):  # type: ignore[misc]
             copy_code(self._files / "pfedsam", self.job.config)
             self._job.add_file_to_server(str(self._files / "pfedsam"), dest_dir="pfedsam")
 
+    @property
+    def _steps(self) -> tuple[str, ...]:
+        """The tasks around a masked sum. Other jobs have none."""
+        return STEPS if masked(self.job.config) else ()
+
     def _server(self) -> None:
         job, put = self.job, self._job.to_server
         put(Rounds(**{fact: getattr(job, fact) for fact in ROUNDS} | {"min_sites": job.quorum}), id="rounds")
@@ -99,15 +106,16 @@ class PFedSAMRecipe(Recipe):  # type: ignore[misc]
         put(ResultsWriter(), id="results")
         put(MetricsArtifactWriter(), id="metrics")
         put(TBAnalyticsReceiver(events=[CURVE]), id="tb_receiver")
-        self.add_server_input_filter(UpdateGuard(), ["train"])
+        for task in ("train", *self._steps):
+            self.add_server_input_filter(UpdateGuard(), [task])
         for task in TASKS[:2]:  # a filter a task: FLARE writes several tasks of one in any order
             self.add_server_output_filter(SitesOwnModel(), [task])
 
     def _site(self) -> None:
-        self._job.to_clients(PFedSAMExecutor(), tasks=list(TASKS))
-        for task in TASKS[:2]:
+        self._job.to_clients(PFedSAMExecutor(), tasks=[*TASKS, *self._steps])
+        for task in (*TASKS[:2], *self._steps):
             self.add_client_input_filter(OnlyDeclaredEnters(), [task])
-        for task in TASKS:
+        for task in (*TASKS, *self._steps):
             self.add_client_output_filter(OnlySharedLeaves(), [task])
 
 

@@ -14,11 +14,16 @@ from nvflare.widgets.info_collector import GroupInfoCollector, InfoCollector
 
 from pfedsam import log
 from pfedsam.errors import UserFault
+from pfedsam.exchange.masked_sum import MaskedSum
+from pfedsam.exchange.roster import LEAST
 from pfedsam.flare.context import CLASSES_DIFFER, DIVERGED, REASON, REJECTED, job_config
 from pfedsam.flare.ends import WHERE_DIVERGED
+from pfedsam.flare.masking import Masking
 from pfedsam.flare.sends import model_task
+from pfedsam.flare.steps import ATTEMPT, masked
 
 LONGEST = 300  # most characters of a reason in the log and the record
+SITES_SAY = ". The job stops. Each site's own log says what went wrong there"
 TOLD = {  # a site's answer without an update, in words
     CLASSES_DIFFER: "its masks use other class numbers than the job (data.classes). The site's own log names both",
     DIVERGED: "it could not train on from the server's model. The site's own log says why",
@@ -45,6 +50,7 @@ class Rounds(Controller):  # type: ignore[misc]
         self.round: int | None = None  # the one in progress, or the last
         self._failed: dict[str, str] = {}  # the sites without a valid update in this round, and their return codes
         self._asked, self._least = 0, min_sites
+        self._masking = Masking(self, grace, timeout, self._refuse)
 
     def start_controller(self, fl_ctx: FLContext) -> None:
         """Load the model. The first round is the one after the run's finished rounds."""
@@ -98,8 +104,14 @@ class Rounds(Controller):  # type: ignore[misc]
         if not sites:
             self.system_panic(f"round {round_}: no connected site trains in it. Change the setting every", fl_ctx)
             return False
+        task = model_task(AppConstants.TASK_TRAIN, self._received, timeout=self.timeout, fl_ctx=fl_ctx)
+        if masked(config):
+            if (hidden := self._agree(sites, stop, fl_ctx)) is None:
+                return False
+            sites = sorted(hidden.roster)
+            task.data.set_header(ATTEMPT, hidden.attempt)
         self.broadcast_and_wait(
-            task=model_task(AppConstants.TASK_TRAIN, self._received, timeout=self.timeout, fl_ctx=fl_ctx),
+            task=task,
             fl_ctx=fl_ctx,
             targets=sites,
             min_responses=min(self._least, len(sites)),
@@ -107,10 +119,37 @@ class Rounds(Controller):  # type: ignore[misc]
             abort_signal=stop,
         )
         if not stop.triggered and (fault := self._diverged() or self._too_few()):
-            log.error(fault)
-            self.system_panic(fault, fl_ctx)
-            return False
-        return not stop.triggered
+            return self._stop(fault, fl_ctx)
+        return self._opened(stop, fl_ctx) and not stop.triggered
+
+    def _agree(self, sites: list[str], stop: Signal, fl_ctx: FLContext) -> MaskedSum | None:
+        """The masked sum on which sites have agreed. None: they are too few, and the job stops."""
+        hidden = self._masking.agree(sites, self._least, stop, fl_ctx)
+        if hidden is None:
+            if not stop.triggered:
+                least = max(self._least, LEAST)
+                self._stop(
+                    f"round {self.round}: expected keys and shares of {least} sites for a masked sum{SITES_SAY}", fl_ctx
+                )
+            return None
+        self.aggregator.hidden = hidden
+        self._asked, self._failed = len(hidden.roster), {}
+        self._least = max(self._least, hidden.least)
+        return hidden
+
+    def _opened(self, stop: Signal, fl_ctx: FLContext) -> bool:
+        """Whether the sum is plain, or can be made so. If not, the job stops, and the round is repeated with it."""
+        hidden, there = self.aggregator.hidden, sorted(self.aggregator.given)
+        if hidden is None or self._masking.open(hidden, there, stop, fl_ctx) or stop.triggered:
+            return True
+        wanted, came = f"shares of {hidden.least} sites to open the sum", len(hidden.opened)
+        return self._stop(f"round {self.round}: expected {wanted}, came {came}{SITES_SAY}", fl_ctx)
+
+    def _stop(self, reason: str, fl_ctx: FLContext) -> bool:
+        """Stop the job for a reason. False."""
+        log.error(reason)
+        self.system_panic(reason, fl_ctx)
+        return False
 
     def _diverged(self) -> str:
         """Why no model is made of the round, if the training diverged at more sites than it went well. Else empty."""
@@ -128,8 +167,7 @@ class Rounds(Controller):  # type: ignore[misc]
         """Why no model is made of the round, if it has too few valid updates. Else empty."""
         if (came := len(self.aggregator.given)) >= self._least:
             return ""
-        reason = f"round {self.round}: expected valid updates of {self._least} sites, came {came}"
-        return f"{reason}. The job stops. Each site's own log says what went wrong there"
+        return f"round {self.round}: expected valid updates of {self._least} sites, came {came}{SITES_SAY}"
 
     def _end(self, stop: Signal, fl_ctx: FLContext) -> None:
         """Make the rule's result the model. It is on the disk before the round counts as done."""

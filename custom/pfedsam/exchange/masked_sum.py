@@ -1,0 +1,125 @@
+"""The server's half of a masked sum: who takes part, and the sum without its masks. It never sees one update."""
+
+from collections.abc import Collection, Iterator, Mapping
+from hashlib import sha256
+from itertools import combinations, islice
+
+import torch
+
+from pfedsam.config import ServerConfig
+from pfedsam.errors import UserFault
+from pfedsam.exchange.masked_site import pair_seed, public
+from pfedsam.exchange.masks import mean_of, mix, total_of, words_of
+from pfedsam.exchange.roster import Keys, keys_of, roster_digest, roster_tensors, threshold, to_bytes, weights
+from pfedsam.exchange.schema import Schema
+from pfedsam.exchange.server import Contribution
+from pfedsam.exchange.shamir import join
+from pfedsam.files import Tensors
+
+TRIES = 2000  # sets of shares that are tried before a secret counts as lost
+
+
+class MaskedSum:
+    """One attempt at a sum, as the server sees it.
+
+    Args:
+        attempt: names the run and the round, and is never used twice.
+        server: the job's settings of the server, as the sites have them.
+    """
+
+    def __init__(self, attempt: str, server: ServerConfig) -> None:
+        self.attempt, self._server = attempt, server
+        self.roster: dict[str, Keys] = {}  # by site; it is complete before the first shares come
+        self._sealed: Tensors = {}
+        self._commitments: dict[str, bytes] = {}  # the digest of each site's own mask's seed
+        self.opened: Tensors = {}  # by site, the shares that it opened after the round
+
+    def take(self, step: str, site: str, tensors: Tensors) -> str | None:
+        """Keep a site's message of a step that `step_fault` has accepted. Why it does not count, or None if it does."""
+        if step == "keys":
+            self.roster[site] = keys_of(tensors)
+        elif site not in self.roster:
+            return "expected a site of the roster, came another"
+        elif len(tensors["opened" if step == "open" else "sealed"]) != len(self.roster):
+            return f"expected shares for the {len(self.roster)} sites of the roster, came others"
+        elif step == "shares":
+            self._sealed[site], self._commitments[site] = tensors["sealed"], to_bytes(tensors["commitment"])
+        else:
+            self.opened[site] = tensors["opened"]
+        return None
+
+    @property
+    def dealt(self) -> list[str]:
+        """The sites that have sealed their shares."""
+        return sorted(self._sealed)
+
+    @property
+    def complete(self) -> bool:
+        """Whether each site of the roster has sealed its shares. Without them a lost site's masks cannot be removed."""
+        return self._sealed.keys() == self.roster.keys() != set()
+
+    @property
+    def least(self) -> int:
+        """The number of sites without which the sum cannot be opened."""
+        return threshold(len(self.roster))
+
+    def question(self, step: str) -> Tensors:
+        """What sites are sent in a step."""
+        if step == "keys":
+            return {}
+        if step == "shares":
+            return roster_tensors(self.roster)
+        return {"sealed": torch.stack([self._sealed[site] for site in sorted(self.roster)])}
+
+    def contribution(self, given: Mapping[str, Contribution], schema: Schema) -> Contribution:
+        """The sum of the sites' masked updates, as one contribution: their mean.
+
+        Args:
+            given: the masked updates that came.
+            schema: of a plain update.
+
+        Raises:
+            UserFault: the opened shares do not give the masks back.
+        """
+        share = weights(self.roster, self._server.most_share)
+        total = total_of(words_of(given[site].update) for site in sorted(given))
+        total = mix(total, add=self._added(given), take=self._taken(given))
+        update = mean_of(total, sum(share[site] for site in sorted(given)), self._server.norm, schema)
+        return Contribution(sum(one.samples for one in given.values()), lambda: update)
+
+    def _taken(self, given: Collection[str]) -> Iterator[bytes]:
+        """The seeds of all streams that the sites in the sum have added."""
+        for site in sorted(given):
+            yield self._secret(site, given)
+        yield from (seed for site, lost, seed in self._left_over(given) if site < lost)
+
+    def _added(self, given: Collection[str]) -> Iterator[bytes]:
+        """The seeds of all streams that they have taken away, and that no site of the sum has added."""
+        yield from (seed for site, lost, seed in self._left_over(given) if site > lost)
+
+    def _left_over(self, given: Collection[str]) -> Iterator[tuple[str, str, bytes]]:
+        """The masks that sites of the sum have in common with lost ones: the site, the lost one, the seed."""
+        digest = roster_digest(self.attempt, self.roster)
+        for lost in sorted(self.roster.keys() - set(given)):
+            key = self._secret(lost, given)
+            yield from ((site, lost, pair_seed(key, self.roster[site].agree, digest)) for site in sorted(given))
+
+    def _secret(self, site: str, given: Collection[str]) -> bytes:
+        """A site's secret, joined from the opened shares: its own mask's seed if it is in the sum, else its key."""
+        names = sorted(self.roster)
+        row = names.index(site)
+        shares = {names.index(giver) + 1: to_bytes(rows[row]) for giver, rows in sorted(self.opened.items())}
+        for places in islice(combinations(shares, self.least), TRIES):
+            found = join({place: shares[place] for place in places})
+            if found is not None and self._fits(site, found, there=site in given):
+                return found
+        raise UserFault(
+            expected=f"{self.least} right shares of the secret of {site}",
+            came=f"{len(shares)} shares that give none",
+            do="repeat the round. If it happens again, leave out the sites that the log names, one after the other",
+        )
+
+    def _fits(self, site: str, secret: bytes, *, there: bool) -> bool:
+        return (
+            sha256(secret).digest() == self._commitments[site] if there else public(secret) == self.roster[site].agree
+        )
