@@ -97,6 +97,11 @@ def store(fl_ctx: FLContext) -> Path:
     return Path(setting(fl_ctx, "store") or _root(fl_ctx) / "pfedsam_store")
 
 
+def kit(fl_ctx: FLContext) -> Path:
+    """The startup kit of this site or server, which is also FLARE's workspace. The simulator has none."""
+    return _root(fl_ctx)
+
+
 def weights(fl_ctx: FLContext) -> Path | None:
     """The folder of pretrained weight files, or None if this site or server names none."""
     folder = setting(fl_ctx, "weights")
