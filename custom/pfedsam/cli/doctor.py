@@ -33,6 +33,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--bandwidth", type=float, metavar="MBIT", help="the site's bandwidth in megabits per second, each way")
     add("--threads", type=int, help="torch threads per site; default: all cores, or 1 with --sites")
     add("--sites", type=int, default=1, metavar="N", help="the number of sites simulated at once on this machine")
+    add("--kit", type=Path, help="the startup kit, to check how long its certificates hold")
     add("--anyway", action="store_true", help="do the small run even if weights or data are missing")
     add("--json", action="store_true", help="print one JSON object")
 
@@ -52,7 +53,7 @@ def serve(options: argparse.Namespace) -> int:
     own = os.environ.get("PFEDSAM_THREADS") or str(os.cpu_count() or 1 if options.sites == 1 else 1)
     threads = options.threads or parse_count(own, "threads in PFEDSAM_THREADS")
     named = job.sites if options.sites > 1 and not options.site else ()
-    here = Here(options.data, options.weights, options.store, threads, options.site, sites=named)
+    here = Here(options.data, options.weights, options.store, threads, options.site, sites=named, kit=options.kit)
     seen = glance(config, here)
     if not options.anyway and not all(check.ok for check in seen):
         console.say({"well": False, "checks": [asdict(check) for check in seen]}) if options.json else _verdict(seen)
