@@ -10,6 +10,7 @@ from pfedsam.data.planes import CHOICES
 from pfedsam.errors import UserFault
 
 HELP = "write masks of pictures, NIfTI or DICOM, in the same format and geometry"
+NAMED = "pfedsam: the DICOM segmentations name their patient, as the standard demands. --anonymous leaves it out"
 EXAMPLE = "pfedsam predict /data/new /data/masks --model model.safetensors"
 
 
@@ -17,7 +18,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     add = parser.add_argument
     add("source", type=Path, help="an image file, or a folder, searched with all its subfolders")
-    out = "the folder for the masks; existing masks are kept. A DICOM segmentation contains its series' patient"
+    out = "the folder for the masks; existing masks are kept. A DICOM segmentation names its series' patient"
     add("out", type=Path, help=out)
     add("--model", type=Path, required=True, help="a file that pfedsam export wrote")
     add("--branch", choices=("personal", "global"), help="default: personal, if the model has it")
@@ -25,7 +26,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--scale", choices=("uint8", "percentile"), help="default: data.scale of the training")
     add("--names", default="", metavar="A,B", help="the classes' names in order; default: data.classes of the training")
     add("--probabilities", action="store_true", help="also write probability maps")
-    add("--anonymous", action="store_true", help="leave the patient's name, ID and dates out of a DICOM segmentation")
+    anonymous = "DICOM segmentations name no patient and have new UIDs: the basic profile of DICOM PS3.15, Annex E"
+    add("--anonymous", action="store_true", help=anonymous)
     add("--weights", type=Path, help="the folder of the base model's weights; default: PFEDSAM_WEIGHTS")
     cache = "a folder that keeps the prepared base, and onnxruntime's graph; this speeds up the next start"
     add("--cache", type=Path, help=cache)
@@ -67,6 +69,8 @@ def serve(options: argparse.Namespace) -> int:
         if result.fault:
             print(console.plain(f"pfedsam: {result.fault}"), file=sys.stderr)
         done.append(_told(result))
+    if not options.anonymous and any(entry["kind"] == "dicom" and entry["written"] for entry in done):
+        print(NAMED, file=sys.stderr)
     answer = {"branch": way.branch, "classes": {i + 1: n for i, n in enumerate(names)}, "files": done}
     console.say(answer) if options.json else print(console.plain(_summary(done, options.out, way.branch)))
     return int(any(entry["fault"] for entry in done))
