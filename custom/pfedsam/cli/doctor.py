@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pfedsam.bounds import parse_count
 from pfedsam.cli import console
 from pfedsam.errors import UserFault
+from pfedsam.names import plain
 
 if TYPE_CHECKING:
     from pfedsam.doctor.checks import Finding
@@ -75,12 +77,12 @@ def serve(options: argparse.Namespace) -> int:
 def _verdict(seen: "list[Finding]") -> None:
     out, table = Console(highlight=False), Table("", "", "found", title="Checks")
     for check in seen:
-        table.add_row("ok" if check.ok else "NO", check.name, check.found)
+        table.add_row("ok" if check.ok else "NO", check.name, Text(plain(check.found)))
     out.print(table)
     for check in seen:
         if not check.ok:
             out.print(f"[bold]{check.name}[/bold]: ", end="")
-            out.print(check.do, markup=False)
+            out.print(plain(check.do), markup=False)
     failed = sum(not check.ok for check in seen)
     out.print(f"Not ready: {failed} check(s) failed." if failed else "Ready: this machine can run the job.")
 

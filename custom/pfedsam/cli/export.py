@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pfedsam.cli.console import say, tracked
+from pfedsam.cli.console import say, show, tracked
 from pfedsam.errors import UserFault
 
 if TYPE_CHECKING:
@@ -121,13 +121,13 @@ def _signatures(options: argparse.Namespace, signer: "Signer | None") -> dict[st
 
 
 def _tell(wrote: dict[str, Any]) -> None:
-    print(f"wrote {wrote['model']} ({', '.join(wrote['branches'])}) and its card {wrote['card']}")
+    show(f"wrote {wrote['model']} ({', '.join(wrote['branches'])}) and its card {wrote['card']}")
     if "personal" not in wrote["branches"]:
-        print("it contains no private part: --site NAME adds a site's")
+        show("it contains no private part: --site NAME adds a site's")
     if "onnx" in wrote:
         deviation = f"{wrote['onnx_deviation']:.0e}"
-        print(f"wrote {wrote['onnx']} ({wrote['onnx_branch']} branch; onnxruntime is within {deviation} of torch)")
+        show(f"wrote {wrote['onnx']} ({wrote['onnx_branch']} branch; onnxruntime is within {deviation} of torch)")
     for path in wrote.get("signatures", ()):
-        print(f"wrote {path}, signed by {wrote['signer']}; pfedsam verify FILE --by ROOT checks it")
+        show(f"wrote {path}, signed by {wrote['signer']}; pfedsam verify FILE --by ROOT checks it")
     if "bundle" in wrote:
-        print(f"wrote {wrote['bundle']}; its docs/README.md says how to run it")
+        show(f"wrote {wrote['bundle']}; its docs/README.md says how to run it")

@@ -1,7 +1,6 @@
 """pfedsam predict: write masks of a site's own images."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +53,7 @@ def serve(options: argparse.Namespace) -> int:
     model = load_on(options.runtime, options.model, **places)
     data = model.config.data
     if options.plane not in (None, data.plane):
-        print(f"pfedsam: the model was trained on {data.plane} slices, not {options.plane}", file=sys.stderr)
+        console.show(f"pfedsam: the model was trained on {data.plane} slices, not {options.plane}", error=True)
     chosen = {name: getattr(options, name) for name in ("branch", "plane", "scale", "batch", "probabilities")}
     way = usual_way(model, **chosen)
     names = options.names.split(",") if options.names else model.config.class_names
@@ -67,12 +66,12 @@ def serve(options: argparse.Namespace) -> int:
     results = predict(model, scans, options.out, way, classes, again=options.overwrite)
     for result in console.tracked(results, "predicting", len(scans)):
         if result.fault:
-            print(console.plain(f"pfedsam: {result.fault}"), file=sys.stderr)
+            console.show(f"pfedsam: {result.fault}", error=True)
         done.append(_told(result))
     if not options.anonymous and any(entry["kind"] == "dicom" and entry["written"] for entry in done):
-        print(NAMED, file=sys.stderr)
+        console.show(NAMED, error=True)
     answer = {"branch": way.branch, "classes": {i + 1: n for i, n in enumerate(names)}, "files": done}
-    console.say(answer) if options.json else print(console.plain(_summary(done, options.out, way.branch)))
+    console.say(answer) if options.json else console.show(_summary(done, options.out, way.branch))
     return int(any(entry["fault"] for entry in done))
 
 

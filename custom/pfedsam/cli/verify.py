@@ -5,7 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pfedsam.cli.console import say
+from pfedsam.cli.console import say, show
 from pfedsam.errors import UserFault
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def serve(options: argparse.Namespace) -> int:
         say({"file": str(options.file), "ok": fine, "checks": [dataclasses.asdict(check) for check in checks]})
     else:
         for check in checks:
-            print(f"{MARKS[check.ok]:7} {check.name:17} {check.why}")
+            show(f"{MARKS[check.ok]:7} {check.name:17} {check.why}")
     return 0 if fine else 1
 
 

@@ -30,4 +30,4 @@ def serve(options: argparse.Namespace) -> None:
         log.warning("%s", line)
     with Admin(options.kit.resolve()) as admin:
         outcome = watch(options.job, Lookout(admin), out=options.out.resolve(), continues=options.continues)
-    print(f"run {outcome.run} ended after {len(outcome.ends)} jobs; results: {outcome.folder}")
+    console.show(f"run {outcome.run} ended after {len(outcome.ends)} jobs; results: {outcome.folder}")
