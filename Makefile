@@ -59,7 +59,7 @@ licences: .venv/ready  ## licences.md: every package that pfedsam runs on, with 
 	$(BIN)/python scripts/licences.py licences.md
 
 release: .venv/ready  ## the wheel in DIST, and SHA256SUMS signed with the SSH key KEY
-	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir $(DIST) .
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir $(DIST) .
 	$(MAKE) sign-release
 
 sign-release:  ## SHA256SUMS of the wheels in DIST, and its signature by the SSH key KEY
