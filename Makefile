@@ -3,8 +3,9 @@ BIN := .venv/bin
 SUITE ?= methods
 TASKS ?= brain_mri
 SEEDS ?= 0 1 2
+DIST ?= dist
 
-.PHONY: demo check lint types test test-long chaos bench scan sbom demo-weights bench-gpu table tables reference constraints clean
+.PHONY: demo check lint types test test-long chaos bench scan sbom licences release sign-release check-release demo-weights bench-gpu table tables reference constraints clean
 
 .venv/ready: pyproject.toml requirements.txt constraints.txt
 	$(PYTHON) -m venv .venv
@@ -42,14 +43,32 @@ bench-gpu: .venv/ready  ## a step on a GPU, every way of taking it; about ten mi
 	$(BIN)/python benchmarks/gpu.py --keep
 	$(BIN)/python benchmarks/recording.py --keep
 
-scan: .venv/ready  ## bandit for the code, picklescan for the files that ship; both must be clean
-	$(BIN)/pip install --quiet --editable '.[security]'
-	$(BIN)/bandit -q -r custom -ll
-	$(BIN)/picklescan -p custom
+.venv-tools/ready: pyproject.toml  # on their own, so that they are not in the list of what is installed
+	$(PYTHON) -m venv .venv-tools
+	.venv-tools/bin/python scripts/extra.py security | xargs -d '\n' .venv-tools/bin/pip install --quiet
+	touch $@
 
-sbom: .venv/ready  ## sbom.json: what is installed, with versions and licences, as CycloneDX
-	$(BIN)/pip install --quiet --editable '.[security]'
-	$(BIN)/cyclonedx-py environment --of JSON -o sbom.json .venv
+scan: .venv-tools/ready  ## bandit for the code, picklescan for the files that ship; both must be clean
+	.venv-tools/bin/bandit -q -r custom -ll
+	.venv-tools/bin/picklescan -p custom
+
+sbom: .venv/ready .venv-tools/ready  ## sbom.json: what is installed in .venv, with versions and licences, as CycloneDX
+	.venv-tools/bin/cyclonedx-py environment --pyproject pyproject.toml --of JSON -o sbom.json .venv/bin/python
+
+licences: .venv/ready  ## licences.md: every package that pfedsam runs on, with version and licence
+	$(BIN)/python scripts/licences.py licences.md
+
+release: .venv/ready  ## the wheel in DIST, and SHA256SUMS signed with the SSH key KEY
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir $(DIST) .
+	$(MAKE) sign-release
+
+sign-release:  ## SHA256SUMS of the wheels in DIST, and its signature by the SSH key KEY
+	cd $(DIST) && sha256sum *.whl > SHA256SUMS && rm -f SHA256SUMS.sig
+	ssh-keygen -q -Y sign -f $(KEY) -n pfedsam-release $(DIST)/SHA256SUMS
+
+check-release:  ## whether the wheels in DIST are those that WHO signed, by the file SIGNERS of public keys
+	ssh-keygen -Y verify -f $(SIGNERS) -I $(WHO) -n pfedsam-release -s $(DIST)/SHA256SUMS.sig < $(DIST)/SHA256SUMS
+	cd $(DIST) && sha256sum --check --strict SHA256SUMS
 
 demo-weights: .venv/ready  ## pretrain the demo backbone anew, about 12 minutes
 	$(BIN)/python scripts/pretrain_demo.py
@@ -69,4 +88,4 @@ constraints: .venv/ready  ## write down the set that is installed, once the test
 	{ sed '/^[^#]/,$$d' constraints.txt; $(BIN)/pip freeze --exclude pfedsam; } > constraints.new && mv constraints.new constraints.txt
 
 clean:
-	rm -rf .venv runs build
+	rm -rf .venv .venv-tools runs build

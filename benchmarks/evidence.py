@@ -10,6 +10,8 @@ import sys
 import tarfile
 from pathlib import Path
 
+from archives import files_in
+
 from pfedsam.files import write_atomic
 
 HERE = Path(__file__).parent / "evidence"
@@ -33,7 +35,7 @@ def main() -> None:
 
 def pack(task: Path, archive: Path) -> None:
     """Put a task's ended runs into `archive`, alike each time; runs that are in it already stay."""
-    found = dict(_held(archive)) if archive.exists() else {}
+    found = dict(files_in(archive)) if archive.exists() else {}
     for run in sorted(path.parent for path in task.glob("*/*/results.json")):
         files = sorted(path for kind in KEPT for path in run.glob(kind))
         found |= {str(path.relative_to(task.parent)): path.read_bytes() for path in files}
@@ -49,7 +51,7 @@ def pack(task: Path, archive: Path) -> None:
 def unpack(out: Path, here: Path = HERE) -> None:
     """Lay the runs of all archives below `out`; one that ended there already is left as it is."""
     for archive in sorted(here.glob("*.tar.xz")):
-        held = _held(archive)
+        held = files_in(archive)
         ended = {run for name, _ in held if (out / (run := _run(name)) / "results.json").exists()}
         for name, data in held:
             if _run(name) not in ended:
@@ -60,13 +62,6 @@ def unpack(out: Path, here: Path = HERE) -> None:
 def _run(name: str) -> str:
     """TASK/ROW/SEED of a file's name in an archive."""
     return "/".join(name.split("/")[:3])
-
-
-def _held(archive: Path) -> list[tuple[str, bytes]]:
-    with tarfile.open(archive) as tar:
-        members = [tarfile.data_filter(entry, "") for entry in tar.getmembers()]  # no name may lead elsewhere
-        files = [(entry, tar.extractfile(entry)) for entry in members]
-        return [(entry.name, file.read()) for entry, file in files if file is not None]
 
 
 if __name__ == "__main__":

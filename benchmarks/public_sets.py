@@ -7,14 +7,13 @@ site is missing, or if its number of cases differs from the set's.
 import argparse
 import shutil
 import sys
-import tarfile
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from archives import is_archive, unpack
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -136,7 +135,7 @@ def _prepared(home: Path, folder: Path, wish: Wish) -> dict[str, Any]:
 
 def _folders(sources: Sequence[Path], unpacked: Path) -> list[Path]:
     """The folders to look in: the given ones, and one for the archives that are given or in those folders."""
-    packed = [p for s in sources for p in ([s] if s.is_file() else sorted(s.glob("*"))) if _is_archive(p)]
+    packed = [p for s in sources for p in ([s] if s.is_file() else sorted(s.glob("*"))) if is_archive(p)]
     if strange := [s for s in sources if not s.is_dir() and s not in packed]:
         raise UserFault(
             expected=f"an archive (zip or tar) or a folder at {strange[0]}", came="neither", do="download it again"
@@ -145,25 +144,6 @@ def _folders(sources: Sequence[Path], unpacked: Path) -> list[Path]:
         (unpacked / str(i)).mkdir(parents=True)
         unpack(archive, unpacked / str(i))
     return [*(s for s in sources if s.is_dir()), *([unpacked] if packed else [])]
-
-
-def _is_archive(path: Path) -> bool:
-    return path.is_file() and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path))
-
-
-def unpack(path: Path, folder: Path) -> None:
-    """Unpack the archive below `folder`. The standard library lets no entry leave it.
-
-    Raises:
-        UserFault: a tar's entry leads out of the folder, or the archive is damaged.
-    """
-    with readable(path):
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as packed:
-                packed.extractall(folder)
-        else:
-            with tarfile.open(path) as rolled:
-                rolled.extractall(folder, filter="data")
 
 
 def combined(home: Path, folder: Path) -> Path:

@@ -5,12 +5,12 @@ are alike, so such sites say nothing about different hospitals.
 """
 
 import argparse
-import csv
 import os
 import random
 from pathlib import Path
 from typing import Any
 
+from pfedsam.data.cells import write_cells
 from pfedsam.data.datalist import raw_rows
 
 Row = dict[str, Any]
@@ -41,9 +41,7 @@ def shards(data: Path, out: Path, parts: int, seed: int) -> None:
         for row in rows
     ]
     with (out / "manifest.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(moved[0]))
-        writer.writeheader()
-        writer.writerows(moved)
+        write_cells(file, list(moved[0]), moved, {"image", "mask"})
 
 
 def home(row: Row) -> Home:

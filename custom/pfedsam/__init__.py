@@ -7,6 +7,8 @@ import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pfedsam.names import shown
+
 if TYPE_CHECKING:
     from pfedsam.api import Model, Results, load, simulate
     from pfedsam.errors import UserFault
@@ -16,6 +18,7 @@ __version__ = "0.1.0"
 __all__ = ["Model", "PFedSAMRecipe", "Results", "UserFault", "__version__", "load", "simulate"]
 
 log = logging.getLogger("pfedsam")
+log.addFilter(shown)
 _HOMES = {
     **dict.fromkeys(("Model", "Results", "load", "simulate"), "pfedsam.api"),
     "PFedSAMRecipe": "pfedsam.flare.recipe",

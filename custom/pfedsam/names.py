@@ -1,6 +1,7 @@
-"""Names: those that FLARE allows for sites and jobs, and those of unfinished files."""
+"""Names: those that FLARE allows for sites and jobs, those of unfinished files, and how any is shown."""
 
 import contextlib
+import logging
 import re
 import shutil
 import uuid
@@ -12,6 +13,17 @@ from pfedsam.errors import UserFault
 LONGEST = 64  # most characters of a site's name, as in a certificate
 RUN_NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}"  # of a run, a study, or another file or folder that is named
 RESERVED = frozenset({"server", "client", "all"})  # what FLARE itself calls the server, every site, everybody
+
+
+def plain(text: str) -> str:
+    """`text` for a terminal: control characters, as in a file's name, become escapes. Line breaks stay."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+def shown(record: logging.LogRecord) -> bool:
+    """A filter of log lines: each is shown, and a name in it cannot rewrite a terminal."""
+    record.msg, record.args = plain(record.getMessage()), None
+    return True
 
 
 def site_name(text: str) -> str:

@@ -1,12 +1,16 @@
 """What reaches the terminal: no word of a library's, and no control character of a file's name."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from conftest import ROOT
+from pfedsam import log
 from pfedsam.cli import main
+from pfedsam.cli.console import say
 
 LOUD = """
 import logging, warnings, nibabel, PIL, pydicom, highdicom
@@ -42,3 +46,44 @@ def test_a_file_s_name_cannot_rewrite_the_terminal(tmp_path: Path, capsys: pytes
     told = capsys.readouterr().err
     assert "\x1b" not in told
     assert "\\x1b[2Jbad.png" in told
+
+
+EVIL = "\x1b[2J\x9b31m\u202egood\udcff"  # clears the screen, colours, turns the text round, and is no UTF-8
+
+
+@pytest.mark.parametrize("json_", [False, True])
+def test_every_verb_shows_a_name_without_its_control_characters(
+    tmp_path: Path, model_file: Path, capsys: pytest.CaptureFixture[str], json_: bool
+) -> None:
+    (tmp_path / EVIL).mkdir()
+    odd = tmp_path / EVIL / "m.safetensors"
+    odd.write_bytes(model_file.read_bytes())
+    more, job = ["--json"] if json_ else [], str(ROOT / "jobs/brain_mri.json")
+    told = []
+    for verb in (
+        ["verify", str(odd), "--by", str(tmp_path / EVIL), *more],
+        ["verify", str(odd.with_name("none")), *more],
+        ["export", str(tmp_path / EVIL), "--out", str(odd), *more],
+        ["predict", str(tmp_path / EVIL), str(tmp_path / "out"), "--model", str(odd), *more],
+        ["prepare", str(tmp_path / EVIL), str(tmp_path / "out"), *more],
+        ["doctor", job, "--data", str(tmp_path / EVIL), "--kit", str(tmp_path / EVIL), *more],
+        ["synthetic", str(tmp_path / EVIL / "site")],
+        ["project", str(tmp_path / EVIL / "project.yml")],
+        ["convert", str(odd)],
+        ["report", str(tmp_path / EVIL), "--out", str(tmp_path / "r.html"), *more],
+    ):
+        main(verb)
+        told.append("".join(capsys.readouterr()))
+    for text in told:
+        assert not any(one in text for one in "\x1b\x9b\u202e\udcff"), text
+    assert sum("good" in text for text in told) >= 8
+
+
+def test_a_log_line_shows_a_name_without_its_control_characters(caplog: pytest.LogCaptureFixture) -> None:
+    log.warning("%s is damaged (%d)", EVIL, 3)
+    assert caplog.messages == ["\\x1b[2J\\x9b31m\\u202egood\\udcff is damaged (3)"]
+
+
+def test_json_with_an_odd_name_can_be_read_back(capsys: pytest.CaptureFixture[str]) -> None:
+    say({"file": EVIL + "\U000e0001"})
+    assert json.loads(capsys.readouterr().out)["file"] == EVIL + "\U000e0001"

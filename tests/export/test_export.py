@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from kits import Project
 
 from conftest import tiny
 from pfedsam.cli import main
@@ -212,3 +213,17 @@ def test_with_its_base_the_file_says_so(workspace: Path, tmp_path: Path) -> None
     assert facts_of(out)["whole"] == "true"
     assert "The frozen base too." in out.with_suffix(".md").read_text()
     assert main(["verify", str(out)]) == 0
+
+
+def test_export_signs_with_a_kit_and_takes_an_outdated_signature_away(workspace: Path, tmp_path: Path) -> None:
+    kit = Project().kit(tmp_path / "kit", "fl-server", file="server")
+    out, graph = tmp_path / "model.safetensors", tmp_path / "model.onnx"
+    command = ["export", str(workspace), "--site", "site-1", "--out", str(out)]
+    assert main([*command, "--sign", str(tmp_path)]) == 2
+    assert not out.exists(), "a kit that cannot sign is told before anything is written"
+    assert main([*command, "--onnx", str(graph), "--sign", str(kit)]) == 0
+    for file in (out, graph):
+        assert main(["verify", str(file), "--by", str(kit), "--signer", "fl-server"]) == 0
+    assert main([*command, "--overwrite"]) == 0
+    assert not out.with_name("model.safetensors.sig").exists()
+    assert main(["verify", str(out), "--by", str(kit)]) == 1

@@ -7,11 +7,11 @@ import pytest
 from nvflare.apis.fl_constant import ReservedTopic, ServerCommandNames
 from nvflare.fuel.f3.cellnet.defs import CellChannel, MessageHeaderKey
 from nvflare.fuel.f3.message import Message
-from nvflare.fuel.f3.streaming.stream_const import STREAM_CHANNEL, STREAM_DATA_TOPIC, StreamHeaderKey
+from nvflare.fuel.f3.streaming.stream_const import STREAM_ACK_TOPIC, STREAM_CHANNEL, STREAM_DATA_TOPIC, StreamHeaderKey
 from test_simulator import job, results, simulate
 
 from conftest import ROOT
-from pfedsam.flare.gate import Request, _refuse, allowed
+from pfedsam.flare.gate import Request, Watch, allowed, refuse
 
 AUX, COMMAND = CellChannel.AUX_COMMUNICATION, CellChannel.SERVER_COMMAND
 NEEDED = [  # who sends what to whom in a run
@@ -69,15 +69,87 @@ def test_a_part_of_a_longer_request_is_judged_by_the_request_and_told_once(caplo
         MessageHeaderKey.TOPIC: STREAM_DATA_TOPIC,
         StreamHeaderKey.CHANNEL: AUX,
     }
-    told: set[Request] = set()
+    watch = Watch("server")
     good, bad = ({**head, StreamHeaderKey.TOPIC: topic} for topic in (ReservedTopic.TASK_CHECK, "fed.event"))
-    assert _refuse(Message(good), "server", told) is None
-    assert all(_refuse(Message(bad), "server", told) is not None for _ in range(3))
+    assert refuse(Message(good), watch) is None
+    assert all(refuse(Message(bad), watch) is not None for _ in range(3))
     assert sum("fed.event" in line and "site-2.1" in line for line in caplog.messages) == 1
     for n in range(1000):
-        _refuse(Message({**bad, StreamHeaderKey.TOPIC: f"\x1b[31m{n}"}), "server", told)
-    assert len(caplog.messages) == len(told) == 100
+        refuse(Message({**bad, StreamHeaderKey.TOPIC: f"\x1b[31m{n}"}), watch)
+    assert len(caplog.messages) == len(watch.told) == 100
     assert not any("\x1b" in line for line in caplog.messages)
+
+
+def part(sequence: int, **head: object) -> Message:
+    """A part of a stream of site-2 to the server."""
+    usual = {
+        MessageHeaderKey.ORIGIN: "site-2.1",
+        MessageHeaderKey.CHANNEL: STREAM_CHANNEL,
+        MessageHeaderKey.TOPIC: STREAM_DATA_TOPIC,
+        StreamHeaderKey.CHANNEL: COMMAND,
+        StreamHeaderKey.TOPIC: ServerCommandNames.SUBMIT_UPDATE,
+        StreamHeaderKey.SEQUENCE: sequence,
+        StreamHeaderKey.STREAM_ID: 7,
+        StreamHeaderKey.SIZE: None,
+    }
+    return Message({**usual, **head}, b"x")
+
+
+@pytest.mark.parametrize("size", [1001, 10**12, 0, -1, None, "1", 1.0])
+def test_a_stream_that_is_too_large_or_hides_its_size_is_cut_from_its_first_part_on(
+    size: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    watch = Watch("server", most=1000)
+    assert refuse(part(0, **{StreamHeaderKey.SIZE: size}), watch) is not None
+    assert refuse(part(1), watch) is not None
+    assert refuse(part(1, **{StreamHeaderKey.STREAM_ID: 8}), watch) is None
+    assert sum("expected a message of at most 0.0 MB" in line and "site-2.1" in line for line in caplog.messages) == 1
+
+
+def test_a_stream_within_the_limit_an_acknowledgement_and_the_process_s_own_go_through() -> None:
+    watch = Watch("server", most=1000)
+    assert refuse(part(0, **{StreamHeaderKey.SIZE: 1000}), watch) is None
+    assert refuse(part(1), watch) is None
+    assert refuse(part(0, **{MessageHeaderKey.TOPIC: STREAM_ACK_TOPIC}), watch) is None
+    assert refuse(part(0, **{MessageHeaderKey.ORIGIN: "server"}), watch) is None
+    assert refuse(part(0), Watch("server")) is None, "FLARE's long-lived process also takes a job's results"
+
+
+@pytest.mark.flare
+@pytest.mark.parametrize(
+    ("flood", "told"),
+    [
+        ("tensors", "expected a message of at most 4.8 MB, as the job's settings need, came more"),
+        pytest.param("arrays", "expected tensors, came a NumPy array", marks=pytest.mark.long),
+        pytest.param("text", "", marks=pytest.mark.long),
+        pytest.param("one tensor", "", marks=pytest.mark.long),
+    ],
+)
+def test_a_site_that_sends_far_more_than_the_job_needs_is_out_for_the_round_and_ends_nobody_s_run(
+    tmp_path: Path, flood: str, told: str
+) -> None:
+    folder = job(tmp_path / "job", sites="site-1,site-2,site-3", grace=5)
+    bring(folder, "flood", 'FLOODS, FLOOD = "site-3", "FLOOD"', f'FLOODS, FLOOD = "site-3", "{flood}"')
+    simulate(folder, tmp_path / "ws", threads=3)
+    found = results(tmp_path / "ws")
+    assert set(found["rounds"][0]["sites"]) == {"site-1", "site-2"}
+    assert found["rounds"][0]["rejected"].get("site-3", "") == told
+    assert len(found["rounds"]) == 2
+    log = (tmp_path / "ws/server/log.txt").read_text()
+    assert told or "expected a message of at most 4.8 MB, as the job's settings need, came 40.0 MB" in log
+
+
+def bring(folder: Path, module: str, old: str, new: str) -> None:
+    """Give a rendered job's sites the executor of a file beside this one, without the filter of what leaves."""
+    source = (ROOT / f"tests/flare/{module}.py").read_text()
+    assert old in source
+    (folder / "app/custom").mkdir(exist_ok=True)
+    (folder / f"app/custom/{module}.py").write_text(source.replace(old, new))
+    path = folder / "app/config/config_fed_client.json"
+    config = json.loads(path.read_text())
+    config["executors"][0]["executor"]["path"] = f"{module}.{module.capitalize()}"
+    config["task_result_filters"] = []
+    path.write_text(json.dumps(config))
 
 
 def hostile(folder: Path, site: str) -> None:

@@ -27,8 +27,8 @@ pytestmark = pytest.mark.flare
 BRANCHES, METRICS = ("before", "global", "personal"), ("dice", "iou", "hd95", "assd")
 
 
-def job(folder: Path, *changes: str, sites: str = "site-1,site-2", rounds: int = 2) -> Path:
-    render(ROOT / "jobs/pfedsam", folder, changes=[*TINY, *changes], rounds=rounds, sites=sites.split(","))
+def job(folder: Path, *changes: str, sites: str = "site-1,site-2", rounds: int = 2, **more: Any) -> Path:
+    render(ROOT / "jobs/pfedsam", folder, changes=[*TINY, *changes], rounds=rounds, sites=sites.split(","), **more)
     return folder
 
 

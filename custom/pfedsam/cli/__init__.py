@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from pfedsam import __version__
-from pfedsam.cli.console import plain
+from pfedsam.cli.console import show
 from pfedsam.errors import UserFault
 from pfedsam.quiet import quiet
 from pfedsam.umask import private_files
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's own last flush
         return 1
     except UserFault as fault:
-        print(plain(f"pfedsam: {fault}"), file=sys.stderr)
+        show(f"pfedsam: {fault}", error=True)
         return 2
 
 

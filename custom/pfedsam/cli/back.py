@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from pfedsam.cli.console import plain
+from pfedsam.cli.console import show
 from pfedsam.errors import UserFault
 from pfedsam.names import one_name, site_name
 
@@ -35,7 +35,7 @@ def serve(options: argparse.Namespace) -> None:
     points = Checkpoints(options.store, _study(options.store, options.run, options.study))
     new = go_back(points, options.run, options.round, without=without)
     for line in _told(new.run, new.results[BACK][-1], options.round, points.folder):
-        print(plain(line))
+        show(line)
 
 
 def _study(store: Path, run: str, study: str) -> str:

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from pfedsam.cli.console import show
 from pfedsam.names import site_name
 
 HELP = "say what a site's jobs have spent of its privacy budget"
@@ -24,10 +25,10 @@ def serve(options: argparse.Namespace) -> int:
     budget = Budget(options.store, site_name(options.site))
     spent = budget.spent()
     if spent is None:
-        print(f"Nothing is spent: there is no file {budget.path}.")
+        show(f"Nothing is spent: there is no file {budget.path}.")
         return 0
     for one in spent.mechanisms:
-        print(f"{one.steps} steps with noise {one.noise:g}, each with a patient by chance {one.rate:.3g}")
+        show(f"{one.steps} steps with noise {one.noise:g}, each with a patient by chance {one.rate:.3g}")
     total = epsilon(spent.mechanisms, PrivacyConfig(unit="patient", delta=options.delta))
-    print(f"epsilon {total:.3g} at delta {options.delta:g}, in {len(spent.rounds)} rounds of all studies")
+    show(f"epsilon {total:.3g} at delta {options.delta:g}, in {len(spent.rounds)} rounds of all studies")
     return 0

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from pfedsam.cli.console import show
+
 HELP = "print a script that lets bash, zsh or tcsh complete verbs, options and files"
 EXAMPLE = "pfedsam completion bash"
 SHELLS = ("bash", "zsh", "tcsh")
@@ -19,7 +21,8 @@ def serve(options: argparse.Namespace) -> None:
 
     from pfedsam.cli import parser
 
-    print(shtab.complete(_with_files(parser()), shell=options.shell))  # nosec B604: the name of a shell
+    # `shell` is the name of a shell: no process is started
+    show(shtab.complete(_with_files(parser()), shell=options.shell))  # nosec B604
 
 
 def _with_files(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:

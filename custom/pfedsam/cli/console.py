@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pfedsam.names import plain
 from pfedsam.shipped import presets
 
 T = TypeVar("T")
@@ -55,11 +57,16 @@ def _progress() -> Progress:
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
-def plain(text: str) -> str:
-    """`text` for a terminal: control characters, as in a file's name, become escapes. Line breaks stay."""
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+def show(text: str, *, error: bool = False) -> None:
+    """Print a text for a person. A control character, as in a file's name, is shown as an escape.
+
+    Args:
+        error: on stderr instead of stdout.
+    """
+    print(plain(text), file=sys.stderr if error else sys.stdout)
 
 
 def say(answer: dict[str, Any]) -> None:
-    """Print one JSON object on stdout, for scripts."""
-    print(json.dumps(answer, indent=2, ensure_ascii=False))
+    """Print one JSON object on stdout, for scripts. It has control characters as JSON's escapes."""
+    text = json.dumps(answer, indent=2, ensure_ascii=False)
+    print("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))

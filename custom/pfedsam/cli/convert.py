@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from pfedsam.cli.console import show
+
 HELP = "convert a SAM's .pth file to safetensors, needed once, and print the settings that name it"
 EXAMPLE = "pfedsam convert weights/medsam_vit_b.pth"
 
@@ -17,9 +19,9 @@ def serve(options: argparse.Namespace) -> None:
     from pfedsam.model.weights import convert
 
     done = convert(options.file)
-    print(f"{done.path} is safetensors already" if done.path == options.file else f"wrote {done.path}")
+    show(f"{done.path} is safetensors already" if done.path == options.file else f"wrote {done.path}")
     named = "" if done.known else f" --set model.weights={options.file.name}:{done.sha256}"
-    print(f"sha256 of {options.file.name}: {done.sha256}")
-    print(f"a job uses it with: --set model.backbone={done.backbone}{named}")
+    show(f"sha256 of {options.file.name}: {done.sha256}")
+    show(f"a job uses it with: --set model.backbone={done.backbone}{named}")
     if named:
-        print("for a file that was trained on values of 0..1, such as MedSAM's, put :unit behind the sha256")
+        show("for a file that was trained on values of 0..1, such as MedSAM's, put :unit behind the sha256")

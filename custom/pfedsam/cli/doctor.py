@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pfedsam.bounds import parse_count
 from pfedsam.cli import console
 from pfedsam.errors import UserFault
+from pfedsam.names import plain
 
 if TYPE_CHECKING:
     from pfedsam.doctor.checks import Finding
@@ -33,6 +35,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--bandwidth", type=float, metavar="MBIT", help="the site's bandwidth in megabits per second, each way")
     add("--threads", type=int, help="torch threads per site; default: all cores, or 1 with --sites")
     add("--sites", type=int, default=1, metavar="N", help="the number of sites simulated at once on this machine")
+    add("--kit", type=Path, help="the startup kit, to check how long its certificates hold")
     add("--anyway", action="store_true", help="do the small run even if weights or data are missing")
     add("--json", action="store_true", help="print one JSON object")
 
@@ -52,7 +55,7 @@ def serve(options: argparse.Namespace) -> int:
     own = os.environ.get("PFEDSAM_THREADS") or str(os.cpu_count() or 1 if options.sites == 1 else 1)
     threads = options.threads or parse_count(own, "threads in PFEDSAM_THREADS")
     named = job.sites if options.sites > 1 and not options.site else ()
-    here = Here(options.data, options.weights, options.store, threads, options.site, sites=named)
+    here = Here(options.data, options.weights, options.store, threads, options.site, sites=named, kit=options.kit)
     seen = glance(config, here)
     if not options.anyway and not all(check.ok for check in seen):
         console.say({"well": False, "checks": [asdict(check) for check in seen]}) if options.json else _verdict(seen)
@@ -74,12 +77,12 @@ def serve(options: argparse.Namespace) -> int:
 def _verdict(seen: "list[Finding]") -> None:
     out, table = Console(highlight=False), Table("", "", "found", title="Checks")
     for check in seen:
-        table.add_row("ok" if check.ok else "NO", check.name, check.found)
+        table.add_row("ok" if check.ok else "NO", check.name, Text(plain(check.found)))
     out.print(table)
     for check in seen:
         if not check.ok:
             out.print(f"[bold]{check.name}[/bold]: ", end="")
-            out.print(check.do, markup=False)
+            out.print(plain(check.do), markup=False)
     failed = sum(not check.ok for check in seen)
     out.print(f"Not ready: {failed} check(s) failed." if failed else "Ready: this machine can run the job.")
 

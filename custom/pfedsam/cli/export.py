@@ -2,10 +2,13 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pfedsam.cli.console import say, tracked
+from pfedsam.cli.console import say, show, tracked
 from pfedsam.errors import UserFault
+
+if TYPE_CHECKING:
+    from pfedsam.export.signature import Signer
 
 HELP = "write a run's model as one file with its card, and optionally as ONNX and as a MONAI bundle"
 EXAMPLE = "pfedsam export runs/pfedsam --site site-1 --out model.safetensors"
@@ -36,17 +39,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--branch", choices=("global", "personal"), help="of --onnx and --bundle; default: personal, if included")
     add("--onnx", type=Path, metavar="FILE", help="also write one branch as an ONNX graph")
     add("--bundle", type=Path, metavar="DIR", help="also write a MONAI bundle; the folder must not exist")
+    add("--sign", type=Path, metavar="KIT", help="sign the model and the ONNX graph with the key of this startup kit")
     add("--overwrite", action="store_true", help="replace existing files, also a card that was filled in")
     add("--json", action="store_true", help="print as JSON what was written")
 
 
 def serve(options: argparse.Namespace) -> None:
     """Write the requested files."""
+    from pfedsam.certificates import now
+    from pfedsam.export.signature import signer_of
     from pfedsam.export.single import card_beside, write_single
     from pfedsam.export.source import Place, gather
     from pfedsam.model import build
 
     _check_free(options)
+    signer = signer_of(options.sign, now()) if options.sign else None
     given = options.folder, options.site, options.shared, options.store, options.settings
     source = gather(Place(*given, alone=options.global_only))
     branch = options.branch or source.facts.branches[-1]
@@ -55,7 +62,7 @@ def serve(options: argparse.Namespace) -> None:
     base = build.backbone(source.facts.config.model, options.weights) if options.with_base else None
     text = write_single(source, options.out, options.folder, base=base)
     wrote = {"model": str(options.out), "card": str(card_beside(options.out)), "branches": source.facts.branches}
-    wrote |= _more(options, branch, text)
+    wrote |= _more(options, branch, text) | _signatures(options, signer)
     say(wrote) if options.json else _tell(wrote)
 
 
@@ -100,12 +107,27 @@ def _more(options: argparse.Namespace, branch: str, text: str) -> dict[str, Any]
     return done
 
 
+def _signatures(options: argparse.Namespace, signer: "Signer | None") -> dict[str, Any]:
+    """Sign what was written. Without a signer, take away the signatures of the files that were replaced."""
+    from pfedsam.certificates import name_of, now
+    from pfedsam.export.signature import beside, sign
+
+    files = [path for path in (options.out, options.onnx) if path]
+    if signer is None:
+        for path in files:
+            beside(path).unlink(missing_ok=True)
+        return {}
+    return {"signatures": [str(sign(path, signer, now())) for path in files], "signer": name_of(signer.own)}
+
+
 def _tell(wrote: dict[str, Any]) -> None:
-    print(f"wrote {wrote['model']} ({', '.join(wrote['branches'])}) and its card {wrote['card']}")
+    show(f"wrote {wrote['model']} ({', '.join(wrote['branches'])}) and its card {wrote['card']}")
     if "personal" not in wrote["branches"]:
-        print("it contains no private part: --site NAME adds a site's")
+        show("it contains no private part: --site NAME adds a site's")
     if "onnx" in wrote:
         deviation = f"{wrote['onnx_deviation']:.0e}"
-        print(f"wrote {wrote['onnx']} ({wrote['onnx_branch']} branch; onnxruntime is within {deviation} of torch)")
+        show(f"wrote {wrote['onnx']} ({wrote['onnx_branch']} branch; onnxruntime is within {deviation} of torch)")
+    for path in wrote.get("signatures", ()):
+        show(f"wrote {path}, signed by {wrote['signer']}; pfedsam verify FILE --by ROOT checks it")
     if "bundle" in wrote:
-        print(f"wrote {wrote['bundle']}; its docs/README.md says how to run it")
+        show(f"wrote {wrote['bundle']}; its docs/README.md says how to run it")

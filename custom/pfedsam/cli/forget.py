@@ -4,7 +4,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from pfedsam.cli.console import plain
+from pfedsam.cli.console import show
 from pfedsam.errors import UserFault
 from pfedsam.names import one_name, site_name
 
@@ -33,11 +33,11 @@ def serve(options: argparse.Namespace) -> int:
     if not found:
         raise UserFault(expected=f"files of run {options.run} in {folder}", came="none", do="correct the run's name")
     for path in found:
-        print(plain(f"{'deleted' if options.yes else 'would delete'} {path}"))
+        show(f"{'deleted' if options.yes else 'would delete'} {path}")
         if options.yes:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     if not options.yes:
-        print("Nothing is deleted yet: add --yes. Copies in backups are yours to delete.")
+        show("Nothing is deleted yet: add --yes. Copies in backups are yours to delete.")
     return 0
 
 

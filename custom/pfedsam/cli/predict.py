@@ -1,7 +1,6 @@
 """pfedsam predict: write masks of a site's own images."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from pfedsam.data.planes import CHOICES
 from pfedsam.errors import UserFault
 
 HELP = "write masks of pictures, NIfTI or DICOM, in the same format and geometry"
+NAMED = "pfedsam: the DICOM segmentations name their patient, as the standard demands. --anonymous leaves it out"
 EXAMPLE = "pfedsam predict /data/new /data/masks --model model.safetensors"
 
 
@@ -17,7 +17,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     add = parser.add_argument
     add("source", type=Path, help="an image file, or a folder, searched with all its subfolders")
-    out = "the folder for the masks; existing masks are kept. A DICOM segmentation contains its series' patient"
+    out = "the folder for the masks; existing masks are kept. A DICOM segmentation names its series' patient"
     add("out", type=Path, help=out)
     add("--model", type=Path, required=True, help="a file that pfedsam export wrote")
     add("--branch", choices=("personal", "global"), help="default: personal, if the model has it")
@@ -25,7 +25,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--scale", choices=("uint8", "percentile"), help="default: data.scale of the training")
     add("--names", default="", metavar="A,B", help="the classes' names in order; default: data.classes of the training")
     add("--probabilities", action="store_true", help="also write probability maps")
-    add("--anonymous", action="store_true", help="leave the patient's name, ID and dates out of a DICOM segmentation")
+    anonymous = "DICOM segmentations name no patient and have new UIDs: the basic profile of DICOM PS3.15, Annex E"
+    add("--anonymous", action="store_true", help=anonymous)
     add("--weights", type=Path, help="the folder of the base model's weights; default: PFEDSAM_WEIGHTS")
     cache = "a folder that keeps the prepared base, and onnxruntime's graph; this speeds up the next start"
     add("--cache", type=Path, help=cache)
@@ -52,7 +53,7 @@ def serve(options: argparse.Namespace) -> int:
     model = load_on(options.runtime, options.model, **places)
     data = model.config.data
     if options.plane not in (None, data.plane):
-        print(f"pfedsam: the model was trained on {data.plane} slices, not {options.plane}", file=sys.stderr)
+        console.show(f"pfedsam: the model was trained on {data.plane} slices, not {options.plane}", error=True)
     chosen = {name: getattr(options, name) for name in ("branch", "plane", "scale", "batch", "probabilities")}
     way = usual_way(model, **chosen)
     names = options.names.split(",") if options.names else model.config.class_names
@@ -65,10 +66,12 @@ def serve(options: argparse.Namespace) -> int:
     results = predict(model, scans, options.out, way, classes, again=options.overwrite)
     for result in console.tracked(results, "predicting", len(scans)):
         if result.fault:
-            print(console.plain(f"pfedsam: {result.fault}"), file=sys.stderr)
+            console.show(f"pfedsam: {result.fault}", error=True)
         done.append(_told(result))
+    if not options.anonymous and any(entry["kind"] == "dicom" and entry["written"] for entry in done):
+        console.show(NAMED, error=True)
     answer = {"branch": way.branch, "classes": {i + 1: n for i, n in enumerate(names)}, "files": done}
-    console.say(answer) if options.json else print(console.plain(_summary(done, options.out, way.branch)))
+    console.say(answer) if options.json else console.show(_summary(done, options.out, way.branch))
     return int(any(entry["fault"] for entry in done))
 
 

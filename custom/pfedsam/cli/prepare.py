@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pfedsam.cli.console import plain, say, tracked
+from pfedsam.cli.console import say, show, tracked
 from pfedsam.data.planes import CHOICES
 
 HELP = "turn a folder of NIfTI, DICOM or picture files into a datalist, with a report in words"
@@ -53,7 +53,7 @@ def serve(options: argparse.Namespace) -> int:
 
     out = None if options.dry_run else options.out
     report = prepare(options.folders, out, _wish(options), tracked)
-    say(report) if options.json else print(plain(_words(report, out)))
+    say(report) if options.json else show(_words(report, out))
     return 0
 
 

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from pfedsam.cli.console import show
+
 HELP = "write a project.yml to edit, for nvflare provision"
 EXAMPLE = "pfedsam project project.yml"
 
@@ -21,4 +23,4 @@ def serve(options: argparse.Namespace) -> None:
     if options.out.exists():
         raise UserFault(expected="a file that does not exist yet", came=str(options.out), do="name another file")
     write_atomic(options.out, project().encode())
-    print(f"wrote {options.out}; put in your names and hosts, then: nvflare provision -p {options.out} -w workspace")
+    show(f"wrote {options.out}; put in your names and hosts, then: nvflare provision -p {options.out} -w workspace")

@@ -36,5 +36,5 @@ def serve(options: argparse.Namespace) -> None:
         begin=options.begin or None,
     )
     code = "without code" if options.no_code else "with pfedsam's code"
-    print(f"wrote {options.out}, {code}. On this machine: nvflare simulator {options.out} -w WORKSPACE")
-    print(f"In a deployment: pfedsam watch {options.out} --kit KIT")
+    console.show(f"wrote {options.out}, {code}. On this machine: nvflare simulator {options.out} -w WORKSPACE")
+    console.show(f"In a deployment: pfedsam watch {options.out} --kit KIT")

@@ -32,6 +32,6 @@ def serve(options: argparse.Namespace) -> None:
     said = write_report(gather(options.run), options.out, pictures=not options.no_cases)
     if options.json:
         return console.say(said)
-    print("\n".join(said["summary"]))
+    console.show("\n".join(said["summary"]))
     where = "; keep it at the site: it shows data that may not leave" if said["stays_at_the_site"] else ""
-    print(f"report: {options.out}{where}")
+    console.show(f"report: {options.out}{where}")

@@ -31,7 +31,7 @@ def serve(options: argparse.Namespace) -> int:
             )
     except KeyboardInterrupt:
         raise SystemExit("\nstopped; run the same command again to continue") from None
-    print(f"{done.table()}\nresults: {done.folder}\nas a page: pfedsam report {done.folder}")
+    console.show(f"{done.table()}\nresults: {done.folder}\nas a page: pfedsam report {done.folder}")
     return 0
 
 

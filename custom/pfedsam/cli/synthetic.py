@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from pfedsam.cli.console import show
+
 HELP = "write a synthetic site's images, masks and datalist"
 EXAMPLE = "pfedsam synthetic /tmp/site-1 --site site-1 --train 48"
 
@@ -21,4 +23,4 @@ def serve(options: argparse.Namespace) -> None:
     from pfedsam.data.synthetic import write_site
 
     counts = {split: getattr(options, split) for split in ("train", "val", "test")}
-    print(f"wrote {write_site(options.out, options.site, counts, options.seed)}")
+    show(f"wrote {write_site(options.out, options.site, counts, options.seed)}")

@@ -19,11 +19,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def serve(options: argparse.Namespace) -> None:
     """Watch until the run has ended."""
+    from pfedsam import log
+    from pfedsam.certificates import now, warnings
     from pfedsam.flare.admin import Admin
     from pfedsam.flare.presence import Lookout
     from pfedsam.flare.watch import watch
 
     console.tell()
+    for line in warnings(options.kit, now()):
+        log.warning("%s", line)
     with Admin(options.kit.resolve()) as admin:
         outcome = watch(options.job, Lookout(admin), out=options.out.resolve(), continues=options.continues)
-    print(f"run {outcome.run} ended after {len(outcome.ends)} jobs; results: {outcome.folder}")
+    console.show(f"run {outcome.run} ended after {len(outcome.ends)} jobs; results: {outcome.folder}")

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pfedsam.data.cells import write_cells
 from pfedsam.errors import UserFault
 
 NAMES = ("datalist.csv", "datalist.json", "manifest.csv")
@@ -83,9 +84,7 @@ def sites(path: Path) -> list[str]:
 def write_csv(path: Path, rows: Iterable[Row]) -> Path:
     """Write `rows` as a datalist; returns `path`."""
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ["image", "mask", "split", "group"])
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+        write_cells(file, ["image", "mask", "split", "group"], map(asdict, rows), {"image", "mask"})
     return path
 
 

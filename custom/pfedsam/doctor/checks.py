@@ -1,5 +1,6 @@
 """Checks before a run: versions, weights, data, free memory and disk."""
 
+import datetime
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from pfedsam.certificates import RENEW, terms
 from pfedsam.config import Config
 from pfedsam.data import datalist
 from pfedsam.data.datalist import NAMES, SPLITS
@@ -50,6 +52,20 @@ def versions() -> list[Finding]:
             "pip install " + " ".join(f"'{need}'" for need in lacking),
         ),
     ]
+
+
+def certificates(kit: Path | None, at: datetime.datetime) -> list[Finding]:
+    """Whether the certificates of a startup kit hold. One that ends soon passes, with what to do."""
+    if kit is None:
+        return []
+    try:
+        found = terms(kit, at)
+    except UserFault as fault:
+        return [Finding("certificates", False, "cannot be read", str(fault))]
+    if not found:
+        return [Finding("certificates", False, f"none in {kit}", "name the startup kit that you were given")]
+    said = [f"{term}: {RENEW}" if term.short else str(term) for term in found]
+    return [Finding("certificates", all(term.left >= 0 for term in found), "; ".join(said), RENEW)]
 
 
 def weight_file(config: Config, folder: Path | None) -> Finding:

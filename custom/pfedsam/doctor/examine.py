@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 
+from pfedsam.certificates import now
 from pfedsam.config import Config
 from pfedsam.data.synthetic import write_site
 from pfedsam.doctor import checks, memory, needs
@@ -40,6 +41,7 @@ class Here:
         site: the site; empty: the one with the most training rows.
         sites: the job's sites, if the data of all must be here; empty: only `site`.
         seconds: about how long a trial's training may take.
+        kit: the startup kit; None: its certificates are not checked.
     """
 
     data: Path | None
@@ -49,6 +51,7 @@ class Here:
     site: str = ""
     seconds: float = 15.0
     sites: tuple[str, ...] = ()
+    kit: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -81,10 +84,11 @@ class Diagnosis:
 
 
 def glance(config: Config, here: Here) -> list[Finding]:
-    """The checks that need no trial: versions, the weight file, each site's data."""
+    """The checks that need no trial: versions, the weight file, each site's data, the kit's certificates."""
     names = here.sites or (here.site or checks.site_of(config, here.data),)
     data = [checks.data(config, here.data, name) for name in names]
-    return [*checks.versions(), checks.weight_file(config, here.weights), *data]
+    kit = checks.certificates(here.kit, now())
+    return [*checks.versions(), checks.weight_file(config, here.weights), *data, *kit]
 
 
 def examine(

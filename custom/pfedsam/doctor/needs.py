@@ -3,13 +3,11 @@
 import math
 from dataclasses import dataclass
 
-import torch
-
 from pfedsam.config import Config
 from pfedsam.doctor.trial import Trial
 from pfedsam.exchange import checkpoint, store
 from pfedsam.exchange.codec import wire_schema
-from pfedsam.exchange.schema import Schema
+from pfedsam.exchange.schema import size_of
 from pfedsam.study import down_schema, shared_schema, up_schema
 from pfedsam.train.loop import steps_of
 
@@ -84,7 +82,7 @@ class Disk:
 def wire_bytes(config: Config) -> Bytes:
     """The exact bytes of the values, as the ledger counts them."""
     up, down = wire_schema(up_schema(config), config.wire.up), wire_schema(down_schema(config), config.wire.down)
-    return Bytes(_size(up), _size(down))
+    return Bytes(size_of(up), size_of(down))
 
 
 def seconds(config: Config, trial: Trial, setting: Setting) -> Seconds:
@@ -124,7 +122,7 @@ def memory(config: Config, trial: Trial, setting: Setting, first_start: int) -> 
         first_start: bytes of memory of the process that prepared the base model.
     """
     site = trial.peak + _held(config, trial, "memory")
-    shared, held = _size(shared_schema(config)), 2 * _remembered(trial, setting)
+    shared, held = size_of(shared_schema(config)), 2 * _remembered(trial, setting)
     server = trial.idle + shared * (3 + setting.sites) + held if setting.flare and setting.sites > 1 else 0
     together = setting.sites * (site - trial.mapped) + trial.mapped + server
     return Memory(site, max(first_start, site), together, trial.vram)
@@ -136,7 +134,7 @@ def disk(config: Config, trial: Trial, setting: Setting, base: int) -> Disk:
     Args:
         base: bytes of the prepared base model.
     """
-    shared, line = _size(shared_schema(config)), LINE + sum(len(name) + 4 for name in up_schema(config))
+    shared, line = size_of(shared_schema(config)), LINE + sum(len(name) + 4 for name in up_schema(config))
     of_site = trial.private * (2 * store.KEEP + 1) + 2 * line * (setting.rounds + 1)
     left = trial.private + shared + 2_000_000  # private part, the last trained shared part; cards, pictures, logs
     cached = _held(config, trial, "disk")
@@ -164,7 +162,3 @@ def _views(config: Config) -> int:
 def _held(config: Config, trial: Trial, kind: str) -> int:
     """Bytes in a cache of this kind; 0 if the job has none."""
     return min(int(config.train.cache_gb * 1e9), cache_bytes(config, trial)) if config.train.cache == kind else 0
-
-
-def _size(schema: Schema) -> int:
-    return sum(torch.Size(spec.shape).numel() * spec.dtype.itemsize for spec in schema.values())

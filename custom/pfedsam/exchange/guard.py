@@ -39,9 +39,12 @@ def judge_message(
     """Whether names, shapes, dtypes and values match the schema, and the stamp the expected one.
 
     Args:
+        tensors: as they came; a `Rejected` in a tensor's place, if it was refused before it was read.
         schema: of the shared tensors, and of what the method declares beside them.
         number: the number format of the shared tensors in the message.
     """
+    if refused := next((one for one in tensors.values() if isinstance(one, Rejected)), None):
+        return refused
     wire = wire_schema(schema, number)
     reason = stamp_fault(stamp, expected) or names_fault(tensors, wire)
     for name in sorted(wire) if reason is None else ():

@@ -62,6 +62,11 @@ def schema_of(tensors: Tensors) -> Schema:
     return {name: Spec(tuple(t.shape), t.dtype) for name, t in sorted(tensors.items())}
 
 
+def size_of(schema: Schema) -> int:
+    """The bytes of the values of tensors that fulfil a schema."""
+    return sum(torch.Size(spec.shape).numel() * spec.dtype.itemsize for spec in schema.values())
+
+
 def misfits(tensors: Tensors, schema: Schema) -> list[str]:
     """The sorted names of tensors that are missing, not declared, or of another shape or number format."""
     came = schema_of(tensors)

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pfedsam.certificates import Certificate, now
 from pfedsam.config import Config, text_digest
 from pfedsam.errors import UserFault
+from pfedsam.export.signature import check
 from pfedsam.files import PAYLOAD, SETTINGS, Tensors, below, facts_of, read_json, unpack, unprefixed
 from pfedsam.inference.facts import FORMAT, VERSION, sealed
 from pfedsam.inference.model_file import BASE, PRIVATE, SHARED, check_tensors
@@ -72,7 +74,22 @@ def verify(path: Path, results: Path | None = None, weights: Path | None = None)
     if not kind:
         return checks
     subject = Subject(kind, lines, tensors, _config(lines, known), known, weights)
-    return checks + [check(subject) for check in (_header, _settings, _round, _parts, _base)]
+    return checks + [ask(subject) for ask in (_header, _settings, _round, _parts, _base)]
+
+
+def signature(path: Path, root: Certificate | None, signer: str = "") -> Check:
+    """Whether the file at `path` has a good signature.
+
+    Args:
+        root: the root certificate that the caller trusts; None: the signature is not checked.
+        signer: the name that the signer must have; empty: any party of the project.
+    """
+    if root is None:
+        return Check("signature", None, "not checked: --by ROOT checks who signed the file")
+    try:
+        return Check("signature", True, str(check(path, root, now(), signer=signer)))
+    except UserFault as fault:
+        return Check("signature", False, str(fault))
 
 
 def _format(lines: dict[str, str], kind: str) -> Check:

@@ -113,6 +113,11 @@ def checkpoints(fl_ctx: FLContext) -> Checkpoints:
     return Checkpoints(store(fl_ctx), job_config(fl_ctx).study, keep)
 
 
+def kit(fl_ctx: FLContext) -> Path:
+    """The startup kit of this site or server, which is also FLARE's workspace. The simulator has none."""
+    return _root(fl_ctx)
+
+
 def weights(fl_ctx: FLContext) -> Path | None:
     """The folder of pretrained weight files, or None if this site or server names none."""
     folder = setting(fl_ctx, "weights")

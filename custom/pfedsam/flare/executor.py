@@ -17,8 +17,6 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 from nvflare.app_common.app_constant import AppConstants
-from nvflare.app_opt.pt.decomposers import TensorDecomposer
-from nvflare.fuel.utils import fobs
 
 from pfedsam import log
 from pfedsam.bounds import parse_count
@@ -42,10 +40,10 @@ from pfedsam.flare.context import (
     simulated,
     stamp_of,
 )
-from pfedsam.flare.gate import close, federated
+from pfedsam.flare.gate import federated
 from pfedsam.flare.identity import identity_of
+from pfedsam.flare.process import set_up
 from pfedsam.flare.steps import facts_of, masked, step_dxo
-from pfedsam.flare.terminal import keep_calm
 from pfedsam.layout import OWN
 from pfedsam.names import one_name
 from pfedsam.quiet import quiet
@@ -72,11 +70,9 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
         self._site: Site | None = None
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """Register the tensor codec and close the gate. Without the codec FLARE cannot read a message and waits."""
+        """Prepare the job's process, before it takes a message."""
         if event_type == EventType.START_RUN and not federated(fl_ctx):
-            close(fl_ctx)
-            keep_calm(fl_ctx)
-            fobs.register(TensorDecomposer)
+            set_up(fl_ctx)
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """Serve one task. A user's fault is one clear line in the log, without a traceback."""

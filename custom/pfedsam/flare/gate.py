@@ -5,7 +5,9 @@ member's processes. A run needs few of them: a site asks the server for tasks an
 from site to site. The gate refuses all else before FLARE acts on it, and logs each kind once.
 """
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
+from functools import partial
 
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_component import FLComponent
@@ -16,7 +18,7 @@ from nvflare.fuel.f3.cellnet.defs import CellChannel, MessageHeaderKey, ReturnCo
 from nvflare.fuel.f3.cellnet.utils import make_reply
 from nvflare.fuel.f3.message import Message
 from nvflare.fuel.f3.streaming.download_service import OBJ_DOWNLOADER_CHANNEL
-from nvflare.fuel.f3.streaming.stream_const import STREAM_CHANNEL, StreamHeaderKey
+from nvflare.fuel.f3.streaming.stream_const import STREAM_CHANNEL, STREAM_DATA_TOPIC, StreamDataType, StreamHeaderKey
 
 from pfedsam import log
 from pfedsam.umask import private_files
@@ -48,6 +50,7 @@ FROM_A_PERSON = {  # what the server takes from a person
 }
 AUX_FROM_SERVER = frozenset({ReservedTopic.END_RUN})  # of FLARE's auxiliary messages, what a site takes
 TOLD_MOST = 100  # kinds of refused requests that are logged
+CUT_MOST = 1000  # refused streams that are remembered
 
 
 @dataclass(frozen=True)
@@ -77,16 +80,19 @@ def allowed(request: Request, home: str) -> bool:
     return request.channel != CellChannel.AUX_COMMUNICATION or request.topic in AUX_FROM_SERVER
 
 
-def close(fl_ctx: FLContext) -> None:
+def close(fl_ctx: FLContext, most: int | None = None) -> None:
     """Put the gate before all that reaches this process, and let only its user read the files that it makes.
 
     FLARE's simulator has several of its cells in one process.
+
+    Args:
+        most: the bytes of the largest message that another party may send to a job's process; None: any.
     """
     private_files()
     job = str(fl_ctx.get_job_id() or "")
     for name, cell in list(CoreCell.ALL_CELLS.items()):
         home = name.removesuffix(f".{job}") if job else name
-        cell.add_incoming_request_filter("*", "*", _refuse, home=home, told=set())
+        cell.add_incoming_request_filter("*", "*", refuse, Watch(home, most))
 
 
 def federated(fl_ctx: FLContext) -> bool:
@@ -103,7 +109,24 @@ class Gate(FLComponent):  # type: ignore[misc]
             close(fl_ctx)
 
 
-def _refuse(message: Message, home: str, told: set[Request]) -> Message | None:
+@dataclass
+class Watch:
+    """What the gate of one process knows.
+
+    Attributes:
+        home: FLARE's name of the site whose process this is, or "server".
+        most: the bytes of the largest message that another party may send; None: any.
+        told: the kinds of refused requests that are in the log.
+        cut: the streams that were refused. Their later parts are refused too.
+    """
+
+    home: str
+    most: int | None = None
+    told: set[Request] = field(default_factory=set)
+    cut: deque[str] = field(default_factory=partial(deque, maxlen=CUT_MOST))
+
+
+def refuse(message: Message, watch: Watch) -> Message | None:
     """A refusal, or None if the request may go on. A part of a longer request is judged by the request it belongs to.
 
     Only the kinds in `told` are not logged again: a hostile member must not be able to fill the disk.
@@ -113,13 +136,55 @@ def _refuse(message: Message, home: str, told: set[Request]) -> Message | None:
     carrier = Request(origin, str(head(MessageHeaderKey.CHANNEL, "")), str(head(MessageHeaderKey.TOPIC, "")))
     whole = Request(origin, str(head(StreamHeaderKey.CHANNEL, "")), str(head(StreamHeaderKey.TOPIC, "")))
     asked = [whole, carrier] if carrier.channel == STREAM_CHANNEL and whole.channel else [carrier]
-    wrong = next((one for one in asked if not allowed(one, home)), None)
-    if wrong is None:
+    wrong = next((one for one in asked if not allowed(one, watch.home)), None)
+    large = "" if wrong or not _measured(carrier, watch) else _large(message, origin, watch)
+    if wrong is None and not large:
         return None
-    if wrong not in told and len(told) < TOLD_MOST:
-        told.add(wrong)
-        log.error("refused a request that no run needs: %.60s on %.60s from %.60s", *_shown(wrong))
+    _tell(wrong or whole, large, watch.told)
     return make_reply(ReturnCode.AUTHENTICATION_ERROR, error="refused by the gate of pfedsam")
+
+
+def _measured(carrier: Request, watch: Watch) -> bool:
+    """Whether a message is a part of a stream of another party."""
+    data = carrier.channel == STREAM_CHANNEL and carrier.topic == STREAM_DATA_TOPIC
+    return data and not f"{carrier.origin}.".startswith(f"{watch.home}.")
+
+
+def _large(part: Message, origin: str, watch: Watch) -> str:
+    """Why a part of a stream is refused for its stream's size, or empty."""
+    stream = f"{origin} {part.get_header(StreamHeaderKey.STREAM_ID)}"
+    large = too_large(part, watch.most) if watch.most else ""
+    if large:
+        watch.cut.append(stream)
+    return large or ("a part of it" if stream in watch.cut else "")
+
+
+def too_large(begins: Message, most: int) -> str:
+    """Why a stream may not begin, from the header of its first part; empty if it may, or if this is a later part.
+
+    FLARE holds a stream to the size that its header states, and one that states none to nothing.
+    """
+    head = begins.get_header
+    if head(StreamHeaderKey.SEQUENCE) != 0:
+        return ""
+    size = head(StreamHeaderKey.SIZE)
+    if size == 0 and head(StreamHeaderKey.DATA_TYPE) == StreamDataType.FINAL and not begins.payload:
+        return ""
+    if isinstance(size, int) and 0 < size <= most:
+        return ""
+    return too_much(f"{size / 1e6:.1f} MB" if isinstance(size, int) and size > 0 else "one of unknown size", most)
+
+
+def too_much(came: str, most: int) -> str:
+    """Why a message is too large for a job, in words."""
+    return f"expected a message of at most {most / 1e6:.1f} MB, as the job's settings need, came {came}"
+
+
+def _tell(request: Request, large: str, told: set[Request]) -> None:
+    if request not in told and len(told) < TOLD_MOST:
+        told.add(request)
+        kind = f"too large: {large}" if large else "that no run needs"
+        log.error("refused a request %s: %.60s on %.60s from %.60s", kind, *_shown(request))
 
 
 def _shown(request: Request) -> tuple[str, str, str]:

@@ -9,8 +9,6 @@ from nvflare.app_common.abstract.model import ModelLearnable, make_model_learnab
 from nvflare.app_common.abstract.model_persistor import ModelPersistor
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
-from nvflare.app_opt.pt.decomposers import TensorDecomposer
-from nvflare.fuel.utils import fobs
 
 from pfedsam import log
 from pfedsam.bounds import parse_count
@@ -20,8 +18,8 @@ from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
 from pfedsam.exchange.server import ServerState, begin_state
 from pfedsam.files import Tensors, not_finite
 from pfedsam.flare.context import cache, checkpoints, job_config, model_meta, run_dir, simulated, store, weights
-from pfedsam.flare.gate import close, federated
-from pfedsam.flare.terminal import keep_calm
+from pfedsam.flare.gate import federated
+from pfedsam.flare.process import set_up
 from pfedsam.layout import MODELS
 from pfedsam.record.back import go_back, left_out
 from pfedsam.record.cards import write_part
@@ -65,13 +63,11 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
         return left_out(self.point.results) if self.point else frozenset()
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """Register the tensor codec, close the gate, and keep the best model when FLARE's selector names one."""
+        """Prepare the job's process, and keep the best model when FLARE's selector names one."""
         if federated(fl_ctx):
             return
         if event_type == EventType.START_RUN:
-            close(fl_ctx)
-            keep_calm(fl_ctx)
-            fobs.register(TensorDecomposer)
+            set_up(fl_ctx, at_server=True)
         elif event_type == AppEventType.GLOBAL_BEST_MODEL_AVAILABLE:
             self._note_best(fl_ctx)
 

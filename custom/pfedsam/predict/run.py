@@ -11,7 +11,7 @@ from pfedsam.predict.given import read_scan
 from pfedsam.predict.masks import Way, segment
 from pfedsam.predict.scans import Scan, twins
 from pfedsam.predict.segmentation import Classes, check_series
-from pfedsam.predict.written import files_of, of_others, target, write
+from pfedsam.predict.written import existing, files_of, target, write
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,10 @@ def _rivals(scans: list[Scan], out: Path) -> dict[Path, UserFault]:
 def _one(model: Predictor, scan: Scan, out: Path, way: Way, classes: Classes, again: bool) -> Done:
     mask = target(out, scan)
     if not again and mask.exists():
-        if of_others(mask, scan):
+        if wrong := existing(mask, scan, anonymous=classes.anonymous):
             raise UserFault(
-                expected=f"no mask of other images at {mask}",
-                came="one of another series, or of another number of slices; it was not replaced",
+                expected=f"no other mask at {mask}",
+                came=f"{wrong}; it was not replaced",
                 do="name another output folder, or --overwrite",
             )
         files = files_of(out, scan, len(classes.names), probabilities=way.probabilities)

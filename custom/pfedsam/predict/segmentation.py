@@ -17,6 +17,7 @@ import pfedsam
 from pfedsam.data.dicom import frame_order, placed
 from pfedsam.data.headers import enhanced, frames
 from pfedsam.errors import UserFault
+from pfedsam.predict.anonymous import anonymise, new_secret
 from pfedsam.predict.scans import Scan
 
 TISSUE = CodedConcept("85756007", "SCT", "Tissue")
@@ -47,11 +48,13 @@ class Classes:
         names: in order.
         codes: the code of a class by its name, as `code_of` reads it. A class without one is coded as tissue.
         anonymous: whether DICOM segmentations leave out the patient's identity.
+        secret: what makes the new UIDs of anonymous segmentations.
     """
 
     names: list[str]
     codes: Mapping[str, str] = field(default_factory=dict)
     anonymous: bool = False
+    secret: bytes = field(default_factory=new_secret, repr=False, compare=False)
 
 
 def code_of(text: str) -> CodedConcept:
@@ -123,7 +126,7 @@ def segmentation(scan: Scan, maps: NDArray[Any], classes: Classes, *, fractional
 
 def _built(sources: list[Any], scan: Scan, planes: NDArray[Any], classes: Classes, *, fractional: bool) -> Any:
     try:
-        return highdicom.seg.Segmentation(
+        built = highdicom.seg.Segmentation(
             sources,
             planes,
             "FRACTIONAL" if fractional else "BINARY",
@@ -140,6 +143,9 @@ def _built(sources: list[Any], scan: Scan, planes: NDArray[Any], classes: Classe
             content_label="SEGMENTATION",
             specific_character_set=_characters(sources[0]),
         )
+        if classes.anonymous:
+            anonymise(built, classes.secret)
+        return built
     except UserFault:
         raise
     except Exception as error:  # with odd tags the library raises nearly any exception

@@ -15,6 +15,7 @@ from PIL import Image
 from pfedsam.data.dicom import dicom_header
 from pfedsam.errors import UserFault
 from pfedsam.names import beside
+from pfedsam.predict.anonymous import is_anonymous
 from pfedsam.predict.masks import Prediction
 from pfedsam.predict.scans import Scan
 from pfedsam.predict.segmentation import Classes, segmentation
@@ -61,16 +62,26 @@ def write(out: Path, scan: Scan, found: Prediction, classes: Classes, *, again: 
     return [_replace(path, save) for path, save in pairs if again or not path.exists()]
 
 
-def of_others(path: Path, scan: Scan) -> bool:
-    """Whether the segmentation at `path` was drawn on images other than this DICOM scan's, or only on some of them."""
+def existing(path: Path, scan: Scan, *, anonymous: bool) -> str:
+    """What is wrong with the segmentation at `path` as this DICOM scan's, in words; empty if nothing is.
+
+    It is wrong if it was drawn on other images, or only on some of them, or if it has the patient where it should not,
+    or the other way round. Of an anonymous one only the number of images is known.
+    """
     head = dicom_header(path) if scan.kind == "dicom" else None
+    if head is None:
+        return ""
+    if is_anonymous(head) != anonymous:
+        return "one that names its patient" if anonymous else "an anonymous one"
     referred = {
         str(image.ReferencedSOPInstanceUID)
-        for series in (head.get("ReferencedSeriesSequence", []) if head else [])
+        for series in head.get("ReferencedSeriesSequence", [])
         for image in series.get("ReferencedInstanceSequence", [])
     }
     heads = [dicom_header(file) for file in scan.files] if referred else []
-    return bool(referred) and referred != {str(own.get("SOPInstanceUID")) for own in heads if own is not None}
+    images = {str(own.get("SOPInstanceUID")) for own in heads if own is not None}
+    fits = len(referred) == len(images) if anonymous else referred == images
+    return "" if fits or not referred else "one of another series, or of another number of slices"
 
 
 def picture_savers(scan: Scan, found: Prediction, classes: Classes) -> list[Save]:

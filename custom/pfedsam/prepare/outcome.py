@@ -1,6 +1,5 @@
 """Writes datalist, names and report beside the images, and describes the labels in words."""
 
-import csv
 import json
 import secrets
 from collections.abc import Sequence
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pfedsam.data.cells import write_cells
 from pfedsam.data.classes import CLASSES_FILE
 from pfedsam.data.datalist import Row, write_csv
 from pfedsam.data.values import IGNORED
@@ -17,6 +17,8 @@ from pfedsam.prepare.measurements import Measurements
 from pfedsam.prepare.page import page
 from pfedsam.prepare.patients import pseudonym
 from pfedsam.prepare.walk import MARK
+
+NAMES = ("case", "image", "mask", "patient", "group")  # the columns of names.csv
 
 
 @dataclass(frozen=True)
@@ -44,16 +46,19 @@ def write_down(
     )
     _private(folder / MARK).write_text(salt.hex() + "\n")
     with _private(folder / "names.csv").open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["case", "image", "mask", "patient", "group"])
-        for d in done:
-            masks, patient = "; ".join(map(str, d.case.masks)), d.case.patient
-            table.writerow([d.name, d.case.image[0], masks, patient.removeprefix("name:"), groups[patient]])
+        write_cells(file, NAMES, (_named(d, groups) for d in done), set())
     if report["class_names"]:
         named = {str(number): name for number, name in enumerate(report["class_names"], 1)}
         (folder / CLASSES_FILE).write_text(json.dumps(named, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     _private(folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False))
     _private(folder / "report.html").write_text(page(report, pictures), encoding="utf-8")
+
+
+def _named(one: Prepared, groups: dict[str, str]) -> dict[str, object]:
+    """A row of names.csv: which files and which patient a case is of."""
+    case = one.case
+    values = (one.name, case.image[0], "; ".join(map(str, case.masks)), case.patient.removeprefix("name:"))
+    return dict(zip(NAMES, (*values, groups[case.patient]), strict=True))
 
 
 def _private(path: Path) -> Path:

@@ -1,0 +1,92 @@
+"""What a job's process takes in: no message is larger than the job's settings allow. It is refused before it is read.
+
+FLARE sends a message as a stream of bytes, and lets the receiver fetch the message's tensors afterwards, in streams of
+their own. The gate refuses each stream that is too large. `limit` counts what is fetched for one message.
+"""
+
+from functools import partial
+from typing import Any
+
+from nvflare.app_opt.pt.decomposers import TensorDecomposer
+from nvflare.app_opt.pt.tensor_downloader import download_tensors
+from nvflare.fuel.utils import fobs
+from nvflare.fuel.utils.fobs import dots
+
+from pfedsam import log
+from pfedsam.config import Config
+from pfedsam.exchange.codec import wire_schema
+from pfedsam.exchange.guard import Rejected
+from pfedsam.exchange.schema import size_of
+from pfedsam.files import Tensors
+from pfedsam.flare.gate import too_much
+from pfedsam.study import down_schema, sent_schema
+
+FACTOR, FIXED = 1.1, 2_000_000  # on top of the declared tensors: their names, and what is said beside them. Our choice
+CAME = "pfedsam_came"  # in FLARE's context of one message: the bytes of the tensors that were fetched for it
+
+
+def most_bytes(config: Config) -> int:
+    """The largest message of a job in bytes, either way: its declared tensors as they travel, and a little more."""
+    ways = (wire_schema(sent_schema(config), config.wire.up), wire_schema(down_schema(config), config.wire.down))
+    return int(FACTOR * max(size_of(schema) for schema in ways)) + FIXED
+
+
+def limit(most: int, *, at_server: bool) -> None:
+    """From now on this process fetches tensors of at most `most` bytes for a message, and nothing else than tensors.
+
+    What is refused stands in the message as a `Rejected` in each tensor's place. The guard then says the reason.
+
+    Args:
+        at_server: a fetch that fails counts as a refusal too. FLARE would end the server's process, and so the job.
+    """
+    fobs.register(TensorDecomposer)
+    tensors, arrays = (fobs.get_dot_handler(dot) for dot in (dots.TENSOR_DOWNLOAD, dots.NUMPY_DOWNLOAD))
+    tensors.download = partial(_fetched, most=most, at_server=at_server)  # FLARE offers no other place for a limit
+    if arrays is not None:
+        arrays.download = _no_arrays
+
+
+class _TooMuch(Exception):
+    """Raised within a fetch, to end it."""
+
+
+class _Refused:
+    """In the place of fetched tensors: each is the same refusal."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    def __contains__(self, _: object) -> bool:
+        return True
+
+    def __len__(self) -> int:
+        return 0
+
+    def get(self, _: str) -> Rejected:
+        return Rejected(self._reason)
+
+
+def _fetched(
+    *, most: int, at_server: bool, fobs_ctx: dict[str, Any] | None = None, **where: Any
+) -> tuple[str, Tensors | _Refused]:
+    """FLARE's error and the tensors, or a refusal."""
+    context = {} if fobs_ctx is None else fobs_ctx
+
+    def counted(tensors: Tensors) -> Tensors:
+        context[CAME] = context.get(CAME, 0) + sum(one.numel() * one.element_size() for one in tensors.values())
+        if context[CAME] > most:
+            raise _TooMuch
+        return tensors
+
+    error, tensors = download_tensors(**where, tensors_received_cb=counted)
+    reason = too_much("more", most) if context.get(CAME, 0) > most else ""
+    if not reason and error and at_server:
+        reason = f"expected the tensors of an update, came none: {error}"
+    if not reason:
+        return error, tensors
+    log.error("refused a message of %.60s: %s", ascii(where.get("from_fqcn")), reason)
+    return "", _Refused(reason)
+
+
+def _no_arrays(**_: Any) -> tuple[str, _Refused]:
+    return "", _Refused("expected tensors, came a NumPy array")
