@@ -9,7 +9,9 @@ import pytest
 from federation import Federation, main
 
 from conftest import ROOT
+from pfedsam.certificates import now, root_of, warnings
 from pfedsam.errors import UserFault
+from pfedsam.export.signature import check, sign, signer_of
 from pfedsam.flare.admin import Admin
 from pfedsam.flare.kit import CLASSES
 
@@ -116,3 +118,18 @@ def test_a_folder_that_is_no_kit_and_one_that_is_not_empty_are_told(tmp_path: Pa
     (tmp_path / "letter").write_text("mine")
     with pytest.raises(UserFault, match="not empty"):
         Federation(tmp_path).prepare("provisioned", byoc=False)
+
+
+def test_every_party_s_kit_signs_and_every_other_party_can_check_it(
+    kits: dict[bool, Federation], tmp_path: Path
+) -> None:
+    """With the certificates that FLARE's own provisioning makes."""
+    federation, file = kits[False], tmp_path / "model.safetensors"
+    file.write_bytes(b"a model")
+    for party in (*federation.parties, "lead@hub.org"):
+        sign(file, signer_of(federation.kit(party), now()), now())
+        for other in ("hospital-b", "fl-server", "admin@hub.org"):
+            assert check(file, root_of(federation.kit(other)), now()).signer == party
+        with pytest.raises(UserFault, match="did not issue"):
+            check(file, root_of(kits[True].kit(party)), now())
+        assert warnings(federation.kit(party), now()) == []
