@@ -167,7 +167,8 @@ class _Progress:
 def _member(site: Site, fl_ctx: FLContext) -> MaskedSite:
     """This site in masked sums. Its secrets are in the job's run folder until the sum is opened."""
     path = run_dir(fl_ctx) / "masks.json"
-    return MaskedSite(site.name, site.config.server, path=path, identity=identity_of(fl_ctx))
+    server, least = site.config.server, site.config.privacy.sites
+    return MaskedSite(site.name, server, path=path, identity=identity_of(fl_ctx), least=least)
 
 
 def _asked(shareable: Shareable, fl_ctx: FLContext) -> tuple[Tensors, Turn]:
