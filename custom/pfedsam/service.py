@@ -8,7 +8,7 @@ from typing import Any
 from pfedsam import log
 from pfedsam.exchange.codec import decode
 from pfedsam.exchange.ledger import payload_bytes
-from pfedsam.exchange.store import Moment
+from pfedsam.exchange.store import Moment, round_of
 from pfedsam.files import Tensors
 from pfedsam.kept import tested_site
 from pfedsam.record.scores import behind, summary
@@ -117,7 +117,7 @@ def _told(site: Site, facts: dict[str, str], run: str) -> dict[str, Any]:
     if not facts:
         log.info("[%s] begins with a private part drawn from the seed", site.name)
         return {}
-    source, round_ = facts.get("run", ""), int(facts.get("round", -1))
+    source, round_ = facts.get("run", ""), round_of(facts)
     if source != run:
         log.info("[%s] begins with its private part of run %s, round %d", site.name, source, round_ + 1)
     return {"run": source, "round": round_}

@@ -2,6 +2,7 @@
 
 from pfedsam.errors import UserFault
 from pfedsam.exchange.robust import A, norm
+from pfedsam.exchange.schema import schema_of
 from pfedsam.exchange.store import Moment, SiteStore
 from pfedsam.files import Tensors
 
@@ -16,7 +17,8 @@ def accept(store: SiteStore, shared: Tensors, at: Moment) -> None:
         UserFault: its round is too early, or it is not near the last one.
     """
     store.require_next(at)
-    if last := store.accepted(at.run):
+    last = store.accepted(at.run)
+    if last and schema_of(last[0]) == schema_of(shared):
         require_near(shared, last[0], at.round - last[1])
     store.keep_accepted(shared, at)
 
