@@ -1,5 +1,5 @@
 """All fuzz targets."""
 
-from fuzz import stores, wire
+from fuzz import files, stores, wire
 
-TARGETS = (*wire.TARGETS, *stores.TARGETS)
+TARGETS = (*wire.TARGETS, *stores.TARGETS, *files.TARGETS)

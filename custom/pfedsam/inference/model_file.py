@@ -70,9 +70,7 @@ def read_model(path: Path) -> tuple[ModelFacts, Tensors, Tensors, Tensors]:
     if not facts.branches or not set(facts.branches) <= set(roles):
         raise _not_as_said(path, f"branches of {', '.join(roles) or 'none'}", ", ".join(facts.branches) or "none")
     if odd := misfits(base, base_schema(facts.config)) if facts.with_base or base else []:
-        raise _not_as_said(
-            path, f"the base {facts.config.model.backbone}", f"{len(odd)} other tensor(s), e.g. {odd[0]}"
-        )
+        raise _not_as_said(path, f"the base {facts.config.model.backbone}", f"{len(odd)} odd tensors, e.g. {odd[0]}")
     if facts.with_base != bool(base):
         raise _not_as_said(path, "a base only if its header says so", "a base" if base else "none")
     drawn = 0 if private else sum(prod(spec.shape) for spec in private_schema(facts.config).values())
