@@ -12,6 +12,7 @@ import numpy as np
 import pydicom
 from data.dicoms import change, enhanced, write_series
 from PIL import Image
+from pydicom.filereader import read_file_meta_info
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 SMALL = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -105,7 +106,7 @@ def deflated(folder: Path) -> bytes:
     data = pydicom.dcmread(file)
     data.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     data.save_as(file)
-    start = file.read_bytes()[: 144 + data.file_meta.FileMetaInformationGroupLength]
+    start = file.read_bytes()[: 144 + read_file_meta_info(file).FileMetaInformationGroupLength]
     packer = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
     body = packer.compress(b"\x09\0\0\0OB\0\0" + struct.pack("<I", 2**30))
     return start + body + b"".join(packer.compress(MEGABYTE) for _ in range(1024)) + packer.flush()

@@ -27,13 +27,16 @@ def main() -> int:
     chosen = options.parse_args()
     torch.set_num_threads(1)
     targets = [target for target in TARGETS if chosen.only in target.name]
-    examples, failures = dict.fromkeys(targets, 0), dict[Target, str]()
+    examples, failures, grown = dict.fromkeys(targets, 0), dict[Target, str](), dict.fromkeys(targets, 0.0)
     while time.process_time() < 60 * chosen.minutes and len(failures) < len(targets):
         for target in targets:
             if target not in failures:
+                before = peak()
                 examples[target] += explored(target, failures)
+                grown[target] += peak() - before
     for target in targets:
-        print(f"{target.name:24} {examples[target]:8} examples  {'FAILED' if target in failures else 'ok'}")
+        end = "FAILED" if target in failures else "ok"
+        print(f"{target.name:24} {examples[target]:8} examples  {grown[target]:6.0f} MB more  {end}")
     print(f"{sum(examples.values())} examples, {time.process_time() / 60:.1f} minutes of CPU, {peak():.0f} MB at most")
     print(*failures.values(), sep="\n")
     return int(bool(failures))
