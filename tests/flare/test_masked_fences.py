@@ -261,7 +261,7 @@ ALL = ["site-1", "site-2", "site-3", "site-4"]
 
 def test_sites_agree_in_two_steps_and_open_in_one(fl_ctx: FLContext, tmp_path: Path) -> None:
     line = Line(tmp_path)
-    masking = Masking(line, 0, 0, lambda *_: None)
+    masking = Masking(line, grace=0, timeout=0, refuse=lambda *_: None)
     found = masking.agree(ALL, 2, Signal(), fl_ctx)
     assert sorted(found.roster) == ALL
     for site in ALL[:3]:
@@ -272,7 +272,7 @@ def test_sites_agree_in_two_steps_and_open_in_one(fl_ctx: FLContext, tmp_path: P
 
 def test_a_site_that_is_lost_before_its_shares_costs_the_others_fresh_keys(fl_ctx: FLContext, tmp_path: Path) -> None:
     line = Line(tmp_path, lambda step, site: step == "shares" and site == "site-4")
-    found = Masking(line, 0, 0, lambda *_: None).agree(ALL, 2, Signal(), fl_ctx)
+    found = Masking(line, grace=0, timeout=0, refuse=lambda *_: None).agree(ALL, 2, Signal(), fl_ctx)
     assert sorted(found.roster) == ALL[:3]
     assert line.asked == [("keys", ALL), ("shares", ALL), ("keys", ALL[:3]), ("shares", ALL[:3])]
 
@@ -287,7 +287,7 @@ def test_too_few_sites_with_keys_or_shares_or_one_more_lost_each_time_make_no_su
         )
     ):
         line = Line(tmp_path / str(number), lost)
-        assert Masking(line, 0, 0, lambda *_: None).agree(ALL, 2, Signal(), fl_ctx) is None
+        assert Masking(line, grace=0, timeout=0, refuse=lambda *_: None).agree(ALL, 2, Signal(), fl_ctx) is None
         assert len(line.asked) <= 2 * TRIES
 
 
@@ -296,7 +296,7 @@ def test_a_site_whose_step_is_refused_stands_in_the_record_and_shares_of_too_few
 ) -> None:
     refused: list[tuple[str, str]] = []
     line = Line(tmp_path, answer="site-4")
-    masking = Masking(line, 0, 0, lambda site, code, _: refused.append((site, code)))
+    masking = Masking(line, grace=0, timeout=0, refuse=lambda site, code, _: refused.append((site, code)))
     found = masking.agree(ALL, 2, Signal(), fl_ctx)
     assert refused == [("site-4", ReturnCode.EXECUTION_EXCEPTION)]
     assert sorted(found.roster) == ALL[:3]

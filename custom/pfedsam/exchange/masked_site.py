@@ -143,7 +143,7 @@ class MaskedSite:
         seeds = {site: pair_seed(secret.agree, secret.roster[site].agree, secret.digest) for site in others}
         add = [secret.own, *(seed for site, seed in seeds.items() if self.site < site)]
         take = [seed for site, seed in seeds.items() if self.site > site]
-        words = mix(fixed(update, share, norm), add=add, take=take)
+        words = mix(fixed(update, share, norm=norm), add=add, take=take)
         self._write(replace(secret, stage="masked"))
         return pack_words(words, schema_of(update))
 
@@ -213,7 +213,8 @@ def _derive(mine: bytes, theirs: bytes, info: bytes) -> bytes:
 def _sealed(secret: Secret, site: str) -> torch.Tensor:
     """For each site of the roster, in the order of names, a share of the own mask's seed and one of the private key."""
     names = sorted(secret.roster)
-    secrets = [split(part, len(names), threshold(len(names)), os.urandom) for part in (secret.own, secret.agree)]
+    count, least = len(names), threshold(len(names))
+    secrets = [split(part, count, least=least, draw=os.urandom) for part in (secret.own, secret.agree)]
     rows = [own + agree for own, agree in zip(*secrets, strict=True)]
     boxes = [_box(secret, site, to, to) for to in names]
     return torch.stack([to_tensor(box.encrypt(bytes(12), row, None)) for box, row in zip(boxes, rows, strict=True)])

@@ -84,7 +84,7 @@ class MaskedSum:
         share = weights(self.roster, self._server.most_share)
         total = total_of(words_of(given[site].update) for site in sorted(given))
         total = mix(total, add=self._added(given), take=self._taken(given))
-        update = mean_of(total, sum(share[site] for site in sorted(given)), self._server.norm, schema)
+        update = mean_of(total, sum(share[site] for site in sorted(given)), norm=self._server.norm, schema=schema)
         return Contribution(sum(one.samples for one in given.values()), lambda: update)
 
     def _taken(self, given: Collection[str]) -> Iterator[bytes]:

@@ -40,7 +40,7 @@ def bounded(update: Tensors, norm: float) -> tuple[Tensors, float]:
     return {name: tensor * (norm / length) for name, tensor in update.items()}, length
 
 
-def fixed(update: Tensors, share: float, norm: float) -> Words:
+def fixed(update: Tensors, share: float, *, norm: float) -> Words:
     """A site's part of the sum in steps, all tensors in one row by the order of their names.
 
     Args:
@@ -52,7 +52,7 @@ def fixed(update: Tensors, share: float, norm: float) -> Words:
     return np.concatenate([np.empty(0, np.int32), *rows]).view(np.uint32)
 
 
-def mean_of(total: Words, share: float, norm: float, schema: Schema) -> Tensors:
+def mean_of(total: Words, share: float, *, norm: float, schema: Schema) -> Tensors:
     """The mean update of the sites in a sum.
 
     Args:

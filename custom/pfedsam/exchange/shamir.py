@@ -7,7 +7,7 @@ SHARE = 66  # bytes of a share
 SECRET = 32  # bytes of a secret
 
 
-def split(secret: bytes, count: int, least: int, draw: Callable[[int], bytes]) -> list[bytes]:
+def split(secret: bytes, count: int, *, least: int, draw: Callable[[int], bytes]) -> list[bytes]:
     """`count` shares of a secret of 32 bytes, for the places 1 to `count`.
 
     Args:

@@ -35,7 +35,7 @@ class Masking:
         refuse: called for a site whose message is refused before the round.
     """
 
-    def __init__(self, controller: Controller, grace: int, timeout: int, refuse: Refuse) -> None:
+    def __init__(self, controller: Controller, *, grace: int, timeout: int, refuse: Refuse) -> None:
         self._controller, self._grace, self._timeout, self._refuse = controller, min(grace, GRACE), timeout, refuse
 
     def agree(self, sites: Collection[str], least: int, stop: Signal, fl_ctx: FLContext) -> MaskedSum | None:
@@ -68,7 +68,7 @@ class Masking:
     ) -> None:
         received, there = partial(self._received, step, hidden), sites if step == "open" else ()
         self._controller.broadcast_and_wait(
-            task=step_task(step, hidden, there, received, timeout=self._timeout, fl_ctx=fl_ctx),
+            task=step_task(step, hidden, there=there, received=received, timeout=self._timeout, fl_ctx=fl_ctx),
             fl_ctx=fl_ctx,
             targets=list(sites),
             min_responses=min(least, len(sites)),

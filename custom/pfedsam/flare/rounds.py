@@ -50,7 +50,7 @@ class Rounds(Controller):  # type: ignore[misc]
         self.round: int | None = None  # the one in progress, or the last
         self._failed: dict[str, str] = {}  # the sites without a valid update in this round, and their return codes
         self._asked, self._least = 0, min_sites
-        self._masking = Masking(self, grace, timeout, self._refuse)
+        self._masking = Masking(self, grace=grace, timeout=timeout, refuse=self._refuse)
 
     def start_controller(self, fl_ctx: FLContext) -> None:
         """Load the model. The first round is the one after the run's finished rounds."""

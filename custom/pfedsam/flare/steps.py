@@ -66,9 +66,9 @@ def facts_of(task: Shareable) -> dict[str, Any]:
 def step_task(
     step: str,
     hidden: MaskedSum,
+    *,
     there: Collection[str],
     received: Callable[[ClientTask, FLContext], None],
-    *,
     timeout: int,
     fl_ctx: FLContext,
 ) -> Task:
