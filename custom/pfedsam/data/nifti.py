@@ -45,7 +45,7 @@ def opened(path: Path) -> Any:
 
 def _check_start(path: Path) -> None:
     """Refuse a file that says that its voxels begin far behind its header."""
-    with ImageOpener(path) as file:
+    with ImageOpener(str(path)) as file:
         start = file.read(max(STARTS))
     for order in "<>":
         length = int.from_bytes(start[:4], "little" if order == "<" else "big")
