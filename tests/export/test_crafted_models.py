@@ -63,9 +63,8 @@ def tensors(change: Callable[[Tensors, str], object]) -> Craft:
 
     def made(lines: dict[str, str], held: Tensors) -> bytes:
         copy = dict(held)
-        change(
-            copy, next(name for name in sorted(copy) if name.startswith("shared/") and len(set(copy[name].shape)) == 2)
-        )
+        shared = (name for name in sorted(copy) if name.startswith("shared/"))
+        change(copy, next(name for name in shared if len(set(copy[name].shape)) == 2))
         return packed(lines, copy)
 
     return made
