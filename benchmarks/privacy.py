@@ -25,6 +25,7 @@ from pfedsam.study import shared_schema
 ROUNDS = 5
 SMALL = (
     "method=fedavg",
+    "model.experts=0",
     "model.backbone=demo",
     "model.image_size=64",
     "model.lora_rank=2",

@@ -64,3 +64,8 @@ def test_every_required_package_is_in_the_list_with_its_licence(licences: dict[s
 
 def test_no_package_is_under_a_licence_that_binds_our_own_code(licences: dict[str, list[str]]) -> None:
     assert [row for row in licences.values() if "GPL" in row[2]] == []
+
+
+def test_the_notice_names_every_required_package() -> None:
+    notice = {plain(name) for line in (ROOT / "NOTICE").read_text().splitlines() for name in line.split()[:1]}
+    assert required() <= notice

@@ -133,6 +133,7 @@ class PrivacyConfig:
     noise: float = number(1.0, above=0, most=10_000)  # standard deviation of the noise, in parts of clip
     clip: float = number(1.0, above=0, most=1_000_000)  # most norm of a patient's gradient, or of a site's update
     accountant: Literal["rdp", "prv"] = "rdp"  # Renyi's, or the tighter numerical one
+    sites: int = number(1, least=1, most=1000)  # honest sites whose noise adds up in a masked sum; 1: each has it all
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ import torch
 from pfedsam import __version__
 from pfedsam.config import Config
 from pfedsam.data.dataset import Dataset
+from pfedsam.errors import UserFault
+from pfedsam.exchange.change import norm
 from pfedsam.exchange.privacy import Budget, Noise, mechanism_of, noised
 from pfedsam.files import Tensors
 from pfedsam.train.loop import steps_of
@@ -29,8 +31,22 @@ class Paid:
         return Hidden(self.noise, self.config) if self.config.privacy.unit == "patient" else None
 
     def leaving(self, update: Tensors) -> Tensors:
-        """What may leave of an update: the same after training on noised gradients, else cut and noised."""
-        return update if self.hidden else noised(update, self.noise, self.config.privacy)
+        """What may leave of an update: the same after training on noised gradients, else cut and noised.
+
+        Raises:
+            UserFault: a masked sum would shorten it, and its noise with it.
+        """
+        if self.hidden:
+            return update
+        found = noised(update, self.noise, self.config.privacy)
+        length, most = norm(tensor.double() for tensor in found.values()), self.config.server.norm
+        if self.config.privacy.sites > 1 and length > most:
+            raise UserFault(
+                expected=f"server.norm of at least {length:.4g}, the length of a noised update",
+                came=f"{most:g}",
+                do="raise server.norm, or lower privacy.noise or privacy.clip. Nothing was sent",
+            )
+        return found
 
 
 def pay(budget: Budget, config: Config, data: Dataset, told: Iterable[object]) -> Paid | None:

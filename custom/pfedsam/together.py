@@ -63,6 +63,13 @@ def _check_privacy(config: Config) -> None:
             came=f"{config.method}, which also sends or uses values of the images without noise",
             do="choose another method, e.g. fedavg or pfedsam",
         )
+    alone = unit != "site" or config.server.secure != "masks" or config.server.most_share != 1
+    if config.privacy.sites > 1 and alone:
+        raise UserFault(
+            expected="privacy.unit site, server.secure masks and server.most_share 1 with privacy.sites above 1",
+            came=f"{unit}, {config.server.secure} and {config.server.most_share:g}",
+            do="set them. Only in a masked sum of equal weights does the noise of all sites hide each",
+        )
     if unit == "patient" and config.model.experts:
         raise UserFault(
             expected="model.experts 0 with privacy.unit patient: the experts' gate keeps means of the images",

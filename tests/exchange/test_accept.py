@@ -66,14 +66,18 @@ def test_what_rounds_of_training_move_is_accepted_and_missed_rounds_count(tmp_pa
 
 def test_at_a_high_rate_a_first_round_moves_further_and_the_site_s_own_update_is_the_measure(tmp_path: Path) -> None:
     """Three hospitals' LoRA moved by 1.9 norms in the first round at the rate of a shipped job."""
+
+    def lora_moved(by: float, seed: int = 1) -> Tensors:
+        return moved(by, seed) | {"decoder.weight": moved(0.2, seed)["decoder.weight"]}
+
     store = SiteStore(tmp_path, "study", "site")
     accept(store, model(), Moment("run", 0))
     with pytest.raises(UserFault, match="LoRA no further"):
-        accept(store, moved(1.9), Moment("run", 1))
-    note_moved(store, {name: tensor - model()[name] for name, tensor in moved(1.9, seed=2).items()}, "run")
-    accept(store, moved(1.9), Moment("run", 1))
+        accept(store, lora_moved(1.9), Moment("run", 1))
+    note_moved(store, {name: tensor - model()[name] for name, tensor in lora_moved(1.9, seed=2).items()}, "run")
+    accept(store, lora_moved(1.9), Moment("run", 1))
     with pytest.raises(UserFault, match="LoRA no further"):
-        accept(store, moved(6.0, seed=3) | {"decoder.weight": moved(1.9)["decoder.weight"]}, Moment("run", 2))
+        accept(store, lora_moved(6.0, seed=3), Moment("run", 2))
 
 
 def test_a_lora_of_which_only_b_travels_has_no_measure_because_it_begins_at_zero(tmp_path: Path) -> None:

@@ -125,6 +125,17 @@ def test_one_wrong_share_or_a_missing_one_does_not_stop_the_sum_and_too_many_do(
         found.contribution(words, schema)
 
 
+def test_a_site_opens_no_sum_of_fewer_sites_than_hide_it(tmp_path: Path) -> None:
+    """As where the noise of four sites together hides each (`privacy.sites`)."""
+    sites = {f"site-{i}": MaskedSite(f"site-{i}", SERVER, path=tmp_path / f"{i}.json", least=4) for i in range(5)}
+    found = dealt(sites)
+    masked(sites, found)
+    asked = found.question("open")
+    with pytest.raises(UserFault, match="at least 4 updates in the sum; came 3"):
+        sites["site-0"].open(found.attempt, asked, ["site-0", "site-1", "site-2"])
+    assert sites["site-0"].open(found.attempt, asked, ["site-0", "site-1", "site-2", "site-3"])
+
+
 def test_a_site_gives_out_one_secret_of_each_and_answers_once(tmp_path: Path) -> None:
     sites = members(tmp_path)
     found = dealt(sites)

@@ -12,6 +12,7 @@ import torch
 from pfedsam.config import PrivacyConfig
 from pfedsam.errors import UserFault
 from pfedsam.exchange.privacy import Budget, Mechanism, Noise, epsilon, noised
+from pfedsam.settings import from_dict
 
 AT = PrivacyConfig(unit="patient", epsilon=8.0, delta=1e-5)
 PRV = replace(AT, accountant="prv")
@@ -72,6 +73,23 @@ def test_an_update_is_cut_as_a_whole_and_noised_value_by_value() -> None:
         assert abs(float(rest.mean())) < 0.01
     short = {"a": torch.full((4,), 0.5)}
     assert torch.allclose(noised(short, Noise(bytes(32)), replace(of, noise=0.0))["a"], short["a"])
+
+
+def test_the_noise_of_all_sites_adds_up_to_that_of_one() -> None:
+    alone = PrivacyConfig(unit="site", clip=2.0, noise=0.25)
+    spread = replace(alone, sites=4)
+    zero = {"a": torch.zeros(100_000)}
+    parts = [noised(zero, Noise(bytes(31) + bytes([i])), spread)["a"] for i in range(4)]
+    assert float(torch.stack(parts).sum(0).std()) == pytest.approx(0.5, rel=0.02)
+    assert float(parts[0].std()) == pytest.approx(0.25, rel=0.02)
+
+
+def test_noise_is_spread_only_over_a_masked_sum_of_equal_weights() -> None:
+    privacy, server = {"unit": "site", "sites": 3}, {"rule": "mean", "secure": "masks", "most_share": 1}
+    assert from_dict({"privacy": privacy, "server": server}).privacy.sites == 3
+    for broken in ({"secure": "none"}, {"most_share": 1.5}):
+        with pytest.raises(UserFault, match=r"privacy\.unit site, server\.secure masks and server\.most_share 1"):
+            from_dict({"privacy": privacy, "server": {**server, **broken}})
 
 
 def test_a_budget_survives_a_new_process_and_another_study_and_never_falls(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """Which model of the server a site trains on: one that can be the next of its run."""
 
+import math
 from collections.abc import Iterator
 
 from pfedsam.errors import Diverged
 from pfedsam.exchange.change import A, norm
+from pfedsam.exchange.schema import schema_of
 from pfedsam.exchange.store import Moment, SiteStore
 from pfedsam.files import Tensors
 
@@ -11,6 +13,8 @@ LORA = ".lora."  # in the names of LoRA's tensors
 NORMS = {"LoRA": 1.5, "other tensors": 0.5}  # the furthest that a model may move in a round, in norms of the last one
 UPDATES = 3.0  # or in lengths of this site's own last update, if that is further
 MOVED = "moved"  # the store's note: how long this site's last update was
+# and in any number of rounds, which the message itself states: zeros are 1 away
+FURTHEST = {"LoRA": math.inf, "other tensors": 0.95}
 
 
 def accept(store: SiteStore, shared: Tensors, at: Moment) -> None:
@@ -21,9 +25,9 @@ def accept(store: SiteStore, shared: Tensors, at: Moment) -> None:
         Diverged: it is not near the last one.
     """
     store.require_next(at)
-    if last := store.accepted(at.run):
-        own = store.remembered(MOVED, at.run) or {}
-        require_near(shared, last[0], at.round - last[1], own)
+    last = store.accepted(at.run)
+    if last and schema_of(last[0]) == schema_of(shared):
+        require_near(shared, last[0], at.round - last[1], store.remembered(MOVED, at.run) or {})
     store.keep_accepted(shared, at)
 
 
@@ -45,7 +49,9 @@ def require_near(arrived: Tensors, last: Tensors, rounds: int, own: dict[str, fl
     """
     for kind, names in _kinds(last):
         apart = norm(arrived[name].double() - last[name].double() for name in names)
-        bound = max(NORMS[kind] * _length(last, names), UPDATES * own.get(kind, 0.0)) * max(rounds, 1)
+        size = _length(last, names)
+        bound = max(NORMS[kind] * size, UPDATES * own.get(kind, 0.0)) * max(rounds, 1)
+        bound = min(bound, FURTHEST[kind] * size) if size else bound
         if apart > bound:
             raise Diverged(
                 expected=f"a model near the last one: {kind} no further than {bound:.3g} away",

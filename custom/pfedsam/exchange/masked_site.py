@@ -98,10 +98,13 @@ class MaskedSite:
         server: the job's settings of the server, which bound an update's length and a site's weight.
         path: the file. It holds private keys until the sum is opened.
         identity: with which it signs its keys and checks the others'.
+        least: the fewest updates of a sum that it opens: so many sites' noise may hide each (`privacy.sites`).
     """
 
-    def __init__(self, site: str, server: ServerConfig, *, path: Path, identity: Identity = UNSIGNED) -> None:
-        self.site, self._server, self._path, self._identity = site, server, path, identity
+    def __init__(
+        self, site: str, server: ServerConfig, *, path: Path, identity: Identity = UNSIGNED, least: int = 1
+    ) -> None:
+        self.site, self._server, self._path, self._identity, self._least = site, server, path, identity, least
 
     def keys(self, attempt: str, samples: int) -> Tensors:
         """Begin an attempt: fresh secrets, and the message with the public keys."""
@@ -156,7 +159,7 @@ class MaskedSite:
         """
         secret = self._at("masked", attempt)
         names, sealed = sorted(secret.roster), tensors["sealed"]
-        require_enough(len(there), least=threshold(len(names)), what="updates in the sum")
+        require_enough(len(there), least=max(self._least, threshold(len(names))), what="updates in the sum")
         if not set(there) <= set(names) or self.site not in there or len(sealed) != len(names):
             raise UserFault(expected=f"a sum with {self.site} of {', '.join(names)}", came=", ".join(there), do=AGAIN)
         column = sealed[:, names.index(self.site)]

@@ -95,10 +95,13 @@ class Noise:
 
 
 def noised(update: Tensors, noise: Noise, privacy: PrivacyConfig) -> Tensors:
-    """A site's update, cut to the norm `privacy.clip` as a whole, plus normal noise on each value."""
+    """A site's update, cut to the norm `privacy.clip` as a whole, plus normal noise on each value.
+
+    If `privacy.sites` sites add noise to one masked sum, each adds its part of the variance.
+    """
     size = norm(tensor.double() for tensor in update.values())
     short = min(1.0, privacy.clip / size) if size else 1.0
-    deviation = privacy.noise * privacy.clip
+    deviation = privacy.noise * privacy.clip / math.sqrt(privacy.sites)
     return {name: tensor * short + deviation * noise.normal(tensor) for name, tensor in sorted(update.items())}
 
 
