@@ -5,6 +5,7 @@ fifth is hostile from the first round on. Scored is the shared model on the test
 """
 
 import argparse
+import json
 import statistics as st
 import tempfile
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from pfedsam.exchange.aggregate import apply
 from pfedsam.exchange.change import A, B
 from pfedsam.exchange.guard import Rejected, judge_message
 from pfedsam.exchange.server import Contribution, ServerState, begin_state, contribution, message
-from pfedsam.files import Tensors
+from pfedsam.files import Tensors, write_json
 from pfedsam.service import Turn, serve_round
 from pfedsam.settings import from_dict
 from pfedsam.site import Places, Site
@@ -102,8 +103,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--rules", nargs="+", choices=RULES, default=RULES)
+    parser.add_argument("--out", type=Path, default=Path("runs/hostile.json"), help="holds what is done; it resumes")
     options = keepable(parser).parse_args()
-    found = {rule: [tried(rule, seed) for seed in range(options.seeds)] for rule in options.rules}
+    done = Done(options.out)
+    found = {rule: [tried(rule, seed, done) for seed in range(options.seeds)] for rule in options.rules}
     rows: list[list[str | float]] = []
     for attack in ATTACKS:
         for place, title in enumerate(("", ": on marked images") if attack.data == "patched" else ("",)):
@@ -114,7 +117,20 @@ def main() -> None:
     publish(title, Table(columns, rows), keep=options.keep)
 
 
-def tried(rule: str, seed: int) -> dict[str, tuple[float, float]]:
+class Done:
+    """The scores that are there, in a file: by rule, seed and attack."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.scores: dict[str, tuple[float, float]] = json.loads(path.read_text()) if path.exists() else {}
+
+    def add(self, name: str, scores: tuple[float, float]) -> None:
+        """Keep two scores."""
+        self.scores[name] = scores
+        write_json(self._path, self.scores)
+
+
+def tried(rule: str, seed: int, done: Done) -> dict[str, tuple[float, float]]:
     """By attack, the four honest sites' mean Dice on their test images, and on the same images with the mark."""
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
@@ -129,10 +145,13 @@ def tried(rule: str, seed: int) -> dict[str, tuple[float, float]]:
         for attack in ATTACKS:
             if attack.absent and rule == "krum":  # which wants five
                 continue
-            part = sites if attack.absent else {**sites, HOSTILE: bad[attack.data]}
-            state = federation(part, attack, config, start)
-            plain, with_mark = found[attack.name] = dice(sites, state, config), dice(marked, state, config)
-            print(f"{rule} seed {seed} {attack.name}: {plain:.3f} {with_mark:.3f}", flush=True)
+            name = f"{rule} seed {seed} {attack.name}"
+            if name not in done.scores:
+                part = sites if attack.absent else {**sites, HOSTILE: bad[attack.data]}
+                state = federation(part, attack, config, start)
+                done.add(name, (dice(sites, state, config), dice(marked, state, config)))
+            plain, with_mark = found[attack.name] = done.scores[name]
+            print(f"{name}: {plain:.3f} {with_mark:.3f}", flush=True)
     return found
 
 
