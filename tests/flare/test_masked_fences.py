@@ -188,6 +188,15 @@ def test_a_site_does_not_train_for_a_sum_that_it_has_not_agreed_on(
     assert "expected attempt run/0/x after dealt; came none" in caplog.text
 
 
+def test_a_step_without_tensors_or_attempt_is_answered_with_an_error_in_words(
+    fl_ctx: FLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    for step in ("keys", "shares", "open"):
+        reply = PFedSAMExecutor().execute(step, Shareable(), fl_ctx, Signal())
+        assert reply.get_return_code() == ReturnCode.EXECUTION_EXCEPTION
+    assert caplog.text.count("expected a task with the server's tensors") == 3
+
+
 @pytest.fixture(scope="module")
 def kits(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     found = Federation(tmp_path_factory.mktemp("kits") / "federation")

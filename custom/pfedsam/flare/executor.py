@@ -121,13 +121,14 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
     def _step(self, step: str, site: Site, shareable: Shareable, fl_ctx: FLContext, _: Signal) -> Shareable:
         """A step of a masked sum: this site's keys, its sealed shares, or those that it opens."""
         fl_ctx.set_prop(RUN, str(shareable.get_header(RUN) or ""), private=True, sticky=False)  # for the ledger
-        tensors, told, member = from_shareable(shareable).data, facts_of(shareable), _member(site, fl_ctx)
+        tensors, told, member = _model_in(shareable).data, facts_of(shareable), _member(site, fl_ctx)
+        attempt = str(told.get("attempt", ""))
         if step == "keys":
-            reply = member.keys(told["attempt"], len(site.data["train"]))
+            reply = member.keys(attempt, len(site.data["train"]))
         elif step == "shares":
-            reply = member.deal(told["attempt"], tensors)
+            reply = member.deal(attempt, tensors)
         else:
-            reply = member.open(told["attempt"], tensors, told["there"])
+            reply = member.open(attempt, tensors, told.get("there", []))
         return step_dxo(step, reply, site.stamp(shareable.get_header(AppConstants.CURRENT_ROUND, -1))).to_shareable()
 
     def _validate(self, site: Site, shareable: Shareable, fl_ctx: FLContext, _: Signal) -> Shareable:
@@ -191,7 +192,7 @@ def _model_in(shareable: Shareable) -> DXO:
         return from_shareable(shareable)
     except ValueError as fault:
         do = "ask the server's administrator. Nothing was trained"
-        raise UserFault(expected="a task with the server's model", came=str(fault), do=do) from None
+        raise UserFault(expected="a task with the server's tensors", came=str(fault), do=do) from None
 
 
 def _started(folder: Path, round_: int) -> tuple[float, int]:
