@@ -29,7 +29,7 @@ from pfedsam.config import Config, to_dict
 from pfedsam.errors import UserFault
 from pfedsam.exchange.codec import encode
 from pfedsam.exchange.schema import STAMP
-from pfedsam.exchange.store import Moment
+from pfedsam.exchange.store import LAST, Moment
 from pfedsam.flare.context import RUN, TRAINED
 from pfedsam.flare.executor import _asked
 from pfedsam.flare.filters import OnlyDeclaredEnters
@@ -312,9 +312,9 @@ def test_a_message_that_cannot_be_refused_changes_nothing_that_the_site_has_trai
             at.site.train(task.round, ROUNDS)
     if task.run != "run":
         assert before.items() <= at.kept().items()
-    found = at.site.store.load(Moment("run", NEXT))
-    assert found is not None
-    assert int(found[1]["round"]) in (NEXT - 2, NEXT - 1)
+    found = at.site.store.load(Moment("run", LAST))
+    assert found is not None  # later rounds train on from what was there, as if the site had missed some
+    assert int(found[1]["round"]) >= NEXT - 2
 
 
 def none_refused(at: Ward, count: int) -> None:
