@@ -3,8 +3,9 @@
 Gradient inversion (Geiping et al. 2020): images are sought whose gradient points as the update does, with a penalty on
 total variation. The attacker is strong: it knows the model, the settings, the number of images and their true masks.
 Scored is the structural similarity of the best pair of a sought and a training image. The control is the best pair
-with images that the site never trained on. Membership inference: the loss of the exported personal model on training
-images against that on test images, as the area under the ROC curve. 0.5 is guessing.
+with as many of the same site's images that it never trained on. The first line has random values in the place of an
+update: what the masks alone show. Membership inference: the loss of the exported personal model on training images
+against that on test images, as the area under the ROC curve. 0.5 is guessing.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import statistics as st
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from machine import Table, keepable, publish
@@ -33,10 +34,10 @@ from pfedsam.settings import from_dict
 from pfedsam.site import Places, Site
 from pfedsam.study import down_schema, initial_shared, up_schema
 
-SITE, STRANGER = "site-1", "site-3"
+SITE = "site-1"
 VARIATIONS = (0.5, 3.0)  # weights of the total variation; the better one counts
 MOST = 4  # images that are sought at once
-FEDAVG = {"method": "fedavg", "model": {"image_size": 64}}
+FEDAVG = {"method": "fedavg", "model": {"image_size": 64, "experts": 0}}
 
 
 @dataclass(frozen=True)
@@ -47,17 +48,18 @@ class Case:
     images: int
     train: dict[str, Any]
     privacy: dict[str, Any] | None = None
-    bare: bool = False
+    sees: Literal["update", "gradient", "noise"] = "update"
 
 
 USUAL = {"batch_size": 4}
 PLAINLY = {"augment": False, "warmup": 0}
 CASES = (
-    Case("the bare gradient of one image", 1, {"batch_size": 1, "max_steps": 1, **PLAINLY}, bare=True),
+    Case("one image, random values", 1, {"batch_size": 1, "max_steps": 1, **PLAINLY}, sees="noise"),
+    Case("four images, random values", 4, {"batch_size": 4, "max_steps": 1, **PLAINLY}, sees="noise"),
+    Case("the bare gradient of one image", 1, {"batch_size": 1, "max_steps": 1, **PLAINLY}, sees="gradient"),
     Case("one image, one step", 1, {"batch_size": 1, "max_steps": 1, **PLAINLY}),
     Case("four images, one step", 4, {"batch_size": 4, "max_steps": 1, **PLAINLY}),
     Case("the floor: 8 images, 4 steps", 8, {"batch_size": 2, "max_steps": 4, **PLAINLY}),
-    Case("8 images, 4 steps, augmented", 8, {"batch_size": 2, "max_steps": 4}),
     Case("the defaults: 48 images, 12 steps", 48, USUAL),
     Case("one image, one step, patient hidden", 1, {"batch_size": 1, "max_steps": 1, **PLAINLY}, {"unit": "patient"}),
     Case("the defaults, patient hidden", 48, USUAL, {"unit": "patient"}),
@@ -89,32 +91,35 @@ def settings(train: dict[str, Any], privacy: dict[str, Any] | None) -> Config:
 
 
 def attacked(case: Case, folder: Path, steps: int) -> tuple[float, float]:
-    """The structural similarity of the best pair with a training image, and with an image of another site."""
+    """The structural similarity of the best pair with a training image, and with a test image."""
     config = settings(case.train, case.privacy)
-    for name in (SITE, STRANGER):
-        write_site(folder / name, name, {"train": max(case.images, 8), "val": 1, "test": 1}, config.seed)
+    count = max(case.images, 8)  # the test images are the control
+    write_site(folder / SITE, SITE, {"train": count, "val": 1, "test": count}, config.seed)
     config = replace(config, data=replace(config.data, limit={SITE: case.images}))
     site = Site(SITE, config, Places(folder, folder / "store"))
     start = initial_shared(config)[0]
-    update = observed(site, start, bare=case.bare)
+    update = observed(site, start, case.sees)
     site.receive(start)
     truth = site.data["train"]
     views = [View(i) for i in range(min(len(truth), MOST))]
     batch = truth.batch(views)
-    sought = torch.cat([invert(site, update, batch, steps, weight=weight, bare=case.bare) for weight in VARIATIONS])
-    others = Site(STRANGER, replace(config, data=replace(config.data, limit={})), Places(folder, folder / "store"))
-    real = torch.stack([truth[i][0] for i in range(len(truth))])
-    strange = torch.stack([others.data["train"][i][0] for i in range(len(others.data["train"]))])[: len(real)]
-    found = best_pair(sought, real), best_pair(sought, strange)
+    sought = torch.cat(
+        [invert(site, update, batch, steps, weight=weight, bare=case.sees == "gradient") for weight in VARIATIONS]
+    )
+    real, others = (torch.stack([site.data[split][i][0] for i in range(len(truth))]) for split in ("train", "test"))
+    found = best_pair(sought, real), best_pair(sought, others)
     print(f"{case.name}: {found[0]:.3f}, control {found[1]:.3f}", flush=True)
     return found
 
 
-def observed(site: Site, start: Tensors, *, bare: bool) -> Tensors:
-    """What leaves the site after its round; or the gradient itself, turned as a step would be."""
+def observed(site: Site, start: Tensors, sees: str) -> Tensors:
+    """What leaves the site after its round. Or the gradient itself, turned as a step would be. Or random values."""
     down = down_schema(site.config)
     site.receive(decode(message(begin_state(start, down), site.name, site.config, down), down, "fp32"))
-    if not bare:
+    if sees == "noise":
+        draw = torch.Generator().manual_seed(1)
+        return {name: torch.randn(tensor.shape, generator=draw) for name, tensor in start.items()}
+    if sees == "update":
         return decode(site.train(0, 1).wire, up_schema(site.config), site.config.wire.up)
     return {name: -grad for name, grad in gradients(site, site.data["train"].batch([View(0, PLAIN)])).items()}
 
