@@ -29,7 +29,8 @@ from pfedsam.config import Config, to_dict
 from pfedsam.errors import UserFault
 from pfedsam.exchange.codec import encode
 from pfedsam.exchange.schema import STAMP
-from pfedsam.exchange.store import LAST, Moment
+from pfedsam.exchange.store import Moment
+from pfedsam.files import not_finite
 from pfedsam.flare.context import RUN, TRAINED
 from pfedsam.flare.executor import _asked
 from pfedsam.flare.filters import OnlyDeclaredEnters
@@ -298,10 +299,10 @@ def refused(at: Ward, name: str, seeds: int) -> None:
 
 
 @pytest.mark.parametrize("name", HARMLESS)
-def test_a_message_that_cannot_be_refused_changes_nothing_that_the_site_has_trained(
+def test_a_message_that_cannot_be_refused_deletes_nothing_of_another_run_and_leaves_three_rounds_of_its_own(
     hospital: Path, tmp_path: Path, name: str
 ) -> None:
-    """It is trained on as it would be, and what the site had in its run before is there as it was."""
+    """It is trained on like any other. What another run has stays, and this run keeps its newest three rounds."""
     at = ward(hospital, tmp_path, tiny())
     before = at.kept()
     for seed in range(3):
@@ -312,9 +313,10 @@ def test_a_message_that_cannot_be_refused_changes_nothing_that_the_site_has_trai
             at.site.train(task.round, ROUNDS)
     if task.run != "run":
         assert before.items() <= at.kept().items()
-    found = at.site.store.load(Moment("run", LAST))
-    assert found is not None  # later rounds train on from what was there, as if the site had missed some
-    assert int(found[1]["round"]) >= NEXT - 2
+    found = at.site.store.load(Moment("run", ROUNDS + 1))
+    assert found is not None
+    assert not_finite(found[0]) is None
+    assert len(at.kept()) >= NEXT
 
 
 def none_refused(at: Ward, count: int) -> None:

@@ -11,15 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-LOOKED_AT: tuple[str, ...] = (
-    "Modality",
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "SeriesInstanceUID",
-    "FrameOfReferenceUID",
-    "PatientID",
-)
-LOOKED_AT += ("IssuerOfPatientID", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "StudyInstanceUID")
+LOOKED_AT: tuple[str, ...] = ("Modality", "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
+LOOKED_AT += ("PatientID", "IssuerOfPatientID", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel")
 NEAREST, FARTHEST = 1e-4, 1e4  # mm: no scanner's pixels or slices are closer or farther apart
 SKEW = 0.05  # by which two directions may miss unit length and right angle
 
