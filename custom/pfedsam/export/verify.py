@@ -1,15 +1,16 @@
 """Whether a file of a run or an exported model is whole, is of the run it names, and fits the base at hand."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pfedsam.config import Config, text_digest
 from pfedsam.errors import UserFault
-from pfedsam.files import PAYLOAD, SETTINGS, Tensors, below, facts_of, read_json, unpack, unprefixed
+from pfedsam.exchange.schema import misfits
+from pfedsam.files import PAYLOAD, SETTINGS, Tensors, below, facts_of, parsed, read_json, unpack, unprefixed
 from pfedsam.inference.facts import FORMAT, VERSION, sealed
-from pfedsam.inference.model_file import BASE, PRIVATE, SHARED, check_tensors
+from pfedsam.inference.model_file import BASE, PRIVATE, SHARED, base_schema, check_tensors, read_model
+from pfedsam.inference.predictor import load_model
 from pfedsam.layout import RESULTS
 from pfedsam.model import build
 from pfedsam.model.prepared import assemble
@@ -72,7 +73,8 @@ def verify(path: Path, results: Path | None = None, weights: Path | None = None)
     if not kind:
         return checks
     subject = Subject(kind, lines, tensors, _config(lines, known), known, weights)
-    return checks + [check(subject) for check in (_header, _settings, _round, _parts, _base)]
+    checks += [check(subject) for check in (_header, _settings, _round, _parts, _base)]
+    return [*checks, _loads(path, checks, weights)] if kind == "model" else checks
 
 
 def _format(lines: dict[str, str], kind: str) -> Check:
@@ -138,6 +140,8 @@ def _base(subject: Subject) -> Check:
     if subject.config is None:
         return Check("base", None, "needs the settings")
     if subject.tensors and (state := below(BASE, subject.tensors)):
+        if odd := misfits(state, base_schema(subject.config)):
+            return Check("base", False, f"in the file {len(odd)} tensor(s) differ from the backbone's, e.g. {odd[0]}")
         found, where = build.base_digest(assemble(subject.config.model, state)), "the base in the file"
     else:
         try:
@@ -147,6 +151,18 @@ def _base(subject: Subject) -> Check:
         where = "the weights at hand"
     fits = found == said
     return Check("base", fits, f"{said[:12]}, as {where}" if fits else f"{said[:12]}, {where}: {found[:12]}")
+
+
+def _loads(path: Path, before: list[Check], weights: Path | None) -> Check:
+    """The last check: what `pfedsam.load` does. Without a base at hand it is all but putting the parts together."""
+    base = before[-1]
+    if any(check.ok is False for check in before):
+        return Check("loading", None, "not tried, because another check failed")
+    try:
+        load_model(path, weights, device="cpu") if base.ok else read_model(path)
+    except UserFault as fault:
+        return Check("loading", False, str(fault))
+    return Check("loading", True if base.ok else None, "as pfedsam.load does it" if base.ok else "all but the base")
 
 
 def _kind(lines: dict[str, str]) -> str:
@@ -160,7 +176,7 @@ def _kind(lines: dict[str, str]) -> str:
 
 def _config(lines: dict[str, str], results: dict[str, Any]) -> Config | None:
     try:
-        return from_record(json.loads(lines[SETTINGS]) if SETTINGS in lines else results["config"])
+        return from_record(parsed(lines[SETTINGS]) if SETTINGS in lines else results["config"])
     except (KeyError, ValueError):
         return None
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from pfedsam import methods
 from pfedsam.config import Config
 from pfedsam.errors import UserFault
-from pfedsam.files import PAYLOAD, SETTINGS, facts_of
-from pfedsam.record.results import versions
+from pfedsam.files import PAYLOAD, SETTINGS, facts_of, parsed
+from pfedsam.record import results
 from pfedsam.settings import from_record
 from pfedsam.study import private_schema
 
@@ -91,7 +91,7 @@ def header(facts: ModelFacts, payload: str) -> dict[str, str]:
         SETTINGS: facts.settings or facts.config.text(),
         "branches": " ".join(facts.branches),
         "whole": str(facts.with_base).lower(),
-        "versions": json.dumps(versions(), sort_keys=True),
+        "versions": json.dumps(results.versions(), sort_keys=True),
     }
     return {**lines, SEAL: seal(lines, payload)}
 
@@ -125,14 +125,30 @@ def read_facts(path: Path) -> ModelFacts:
             came="a header that was changed afterwards",
             do="export the model again, or run: pfedsam verify FILE",
         )
+    try:
+        return _told(lines)
+    except UserFault:
+        raise
+    except (KeyError, ValueError) as fault:  # the seal fits, so a program wrote it so
+        raise UserFault(
+            expected=f"a header of {path.name} with all that a model file says",
+            came=f"one in which {fault} is missing" if isinstance(fault, KeyError) else str(fault),
+            do="export the model again",
+        ) from None
+
+
+def _told(lines: dict[str, str]) -> ModelFacts:
+    """The facts in a header's lines. KeyError if a line is missing, ValueError if one cannot be read."""
     rounds = (int(lines[key]) if lines[key] else None for key in ("round", "private_round"))
+    if not isinstance(versions := parsed(lines["versions"]), dict):
+        raise ValueError("versions that are no object")
     return ModelFacts(
-        config=from_record(json.loads(lines[SETTINGS])),
+        config=from_record(parsed(lines[SETTINGS])),
         config_hash=lines["config"],
         origin=Origin(lines["base"], lines["site"], lines["run"], *rounds),
         branches=tuple(lines["branches"].split()),
         with_base=lines["whole"] == "true",
-        versions=json.loads(lines["versions"]),
+        versions={name: str(value) for name, value in versions.items()},
         sha256=lines[PAYLOAD],
         settings=lines[SETTINGS],
     )

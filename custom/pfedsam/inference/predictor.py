@@ -13,8 +13,8 @@ from pfedsam.config import Config, Precision
 from pfedsam.data.square import Normalise, decide, fit, unfit
 from pfedsam.errors import UserFault
 from pfedsam.files import Tensors
-from pfedsam.inference.facts import ModelFacts, Origin, read_facts, require_branch, roles_of
-from pfedsam.inference.model_file import check_tensors, read_tensors
+from pfedsam.inference.facts import ModelFacts, Origin, require_branch, roles_of
+from pfedsam.inference.model_file import read_model
 from pfedsam.methods.base import Here, Method
 from pfedsam.model.backbones import Backbone
 from pfedsam.model.build import base_digest
@@ -117,14 +117,12 @@ def load_model(
         UserFault: the file is damaged, changed, of another kind or of a newer format. Or the base is missing or not
             the right one. Or there is no such device.
     """
-    facts = read_facts(path)
+    facts, shared, private, state = read_model(path)
     if precision is not None:
         facts = replace(facts, config=replace(facts.config, train=replace(facts.config.train, precision=precision)))
     where = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    shared, private, state = read_tensors(path)
     method = methods.get(facts.config.method)
     parts = _base(facts, state, (weights, cache), bf16=methods.base_in_bf16(method, where, facts.config))
-    check_tensors(facts.config, shared, private or None)
     model = _assembled(method, parts, facts.config, shared, private).to(where)
     return Predictor(facts, model, Normalise(facts.config.model.pixels), where)
 
