@@ -6,15 +6,15 @@ not matter, nor do blanks around column names, split, group and site.
 """
 
 import csv
-import json
 import os
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 from pfedsam.errors import UserFault
+from pfedsam.files import encodable, parsed
 
 NAMES = ("datalist.csv", "datalist.json", "manifest.csv")
 SHOWN = 4  # sites that a message names, at most
@@ -97,7 +97,7 @@ def raw_rows(path: Path) -> list[dict[str, Any]]:
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:  # csv distinguishes line breaks in quotes
-            records = json.load(file) if path.suffix == ".json" else list(csv.DictReader(file))
+            records = parsed(file.read()) if path.suffix == ".json" else list(csv.DictReader(file))
     except (OSError, ValueError, csv.Error) as error:
         raise UserFault(expected=f"a readable datalist at {path}", came=str(error), do="correct the file") from None
     if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
@@ -144,7 +144,14 @@ def _row(path: Path, number: int, record: dict[str, Any]) -> Row:
             came=record["split"],
             do="write one of these three",
         )
-    return Row(*(str(record[key]) for key in COLUMNS))
+    row = Row(*(str(record[key]) for key in COLUMNS))
+    if not encodable("".join(astuple(row))):
+        raise UserFault(
+            expected=f"texts in row {number} of {path}",
+            came="half of a character (a lone surrogate)",
+            do="write it anew",
+        )
+    return row
 
 
 def _check_splits(path: Path, rows: list[Row]) -> None:
@@ -160,9 +167,16 @@ def _check_splits(path: Path, rows: list[Row]) -> None:
             raise UserFault(expected=f"each {what} of {path} in one split", came=came, do=do)
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as a name that is too long for any file
+        return False
+
+
 def _check_files(path: Path, rows: list[Row]) -> None:
     for what in ("image", "mask"):
-        absent = [getattr(r, what) for r in rows if not (path.parent / getattr(r, what)).is_file()]
+        absent = [getattr(r, what) for r in rows if not _is_file(path.parent / getattr(r, what))]
         if absent:
             raise UserFault(
                 expected=f"each {what} of {path} to exist",

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
+from pydicom.filereader import read_file_meta_info
 
 from pfedsam.data.geometry import Volume, spacing_of
-from pfedsam.data.headers import enhanced, frames, misplaced, slices_of
+from pfedsam.data.headers import LOOKED_AT, enhanced, frames, misplaced, size_of, slices_of
 from pfedsam.data.readable import readable
 from pfedsam.data.slices import affine_of, check_alike, flat_spacing, order
 from pfedsam.data.stored import class_numbers, intensities
+from pfedsam.data.values import require_room
 from pfedsam.errors import UserFault
 
 WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
@@ -59,13 +61,33 @@ def files_of(path: Path) -> list[Path]:
 def dicom_header(path: Path) -> Any | None:
     """A DICOM file's data set without its pixels; None if the file is not DICOM or cannot be read."""
     try:
-        return pydicom.dcmread(path, stop_before_pixels=True) if path.is_file() else None
+        if not path.is_file() or _deflated(path):
+            return None
+        head = pydicom.dcmread(path, stop_before_pixels=True)
+        for tag in LOOKED_AT:  # pydicom reads a value when it is asked for it
+            head.get(tag)
+        return head
     except Exception:  # whatever the error, the file is not usable DICOM
         return None
 
 
+def _deflated(path: Path) -> bool:
+    """Whether all of a file is packed (deflate). Its header alone could fill the memory, and hardly any device writes
+    it."""
+    return bool(read_file_meta_info(path).TransferSyntaxUID.is_deflated)
+
+
 def unread(head: Any) -> tuple[str, str] | None:
     """The kind of an image that cannot be read here, and what to do; None if it can."""
+    try:
+        return _unread(head)
+    except UserFault as fault:
+        return f"more than fits: {fault.came}", fault.do
+    except Exception:  # a damaged header raises nearly any exception
+        return "values in its header that can't be read", "export it again from the archive (PACS), or leave it out"
+
+
+def _unread(head: Any) -> tuple[str, str] | None:
     if str(head.get("SOPClassUID", "")) == WHOLE_SLIDE or "TotalPixelMatrixColumns" in head:
         return "a whole-slide image, which cannot be read here", "cut it into tiles (PNG) first"
     if frames(head) > 1 and not placed(head):
@@ -73,6 +95,7 @@ def unread(head: Any) -> tuple[str, str] | None:
         return clip, "save its frames as pictures (PNG)"
     if wrong := misplaced(head):
         return wrong, "export it again from the archive (PACS), or leave it out"
+    require_room(size_of(head), 4, "it")
     return None
 
 
@@ -102,6 +125,7 @@ def read_in_order(files: Sequence[Path], *, labels: bool = False) -> tuple[Volum
         ordered = order(slices, where)
         check_alike(slices)
         _check_one_patient(heads)
+        require_room([len(slices), *slices[0].size], 4, str(where))
         affine = affine_of([slices[i] for i in ordered], where)
         frames_of = [frame for file in once for frame in _pixels(file, labels)]
         values = np.stack([frames_of[i] for i in ordered], axis=2)

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+LOOKED_AT: tuple[str, ...] = ("Modality", "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
+LOOKED_AT += ("PatientID", "IssuerOfPatientID", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel")
 NEAREST, FARTHEST = 1e-4, 1e4  # mm: no scanner's pixels or slices are closer or farther apart
 SKEW = 0.05  # by which two directions may miss unit length and right angle
 
@@ -51,9 +53,14 @@ def frames(head: Any) -> int:
     return int(head.get("NumberOfFrames") or 1)
 
 
+def size_of(head: Any) -> tuple[int, int, int, int]:
+    """Frames, rows, columns and samples per pixel."""
+    return frames(head), int(head.Rows), int(head.Columns), int(head.get("SamplesPerPixel") or 1)
+
+
 def enhanced(head: Any) -> bool:
     """Whether a file states a position for each frame in its functional groups."""
-    if not head.get("PerFrameFunctionalGroupsSequence"):
+    if len(head.get("PerFrameFunctionalGroupsSequence") or ()) < frames(head):
         return False
     return all(group(head, i, "PlanePositionSequence") is not None for i in range(frames(head)))
 
@@ -97,7 +104,7 @@ def misplaced(head: Any) -> str | None:
     """What is wrong with the numbers by which an image states its place; None if nothing is, or it states none."""
     try:
         slices = slices_of(Path("it"), head)
-    except (TypeError, ValueError, AttributeError, IndexError):
+    except Exception:  # pydicom reads a number when it is asked for it, and raises nearly any exception
         return "numbers in its header that can't be read"
     return next((wrong for one in slices if (wrong := _misplaced(one)) is not None), None)
 

@@ -7,15 +7,17 @@ from typing import Any, Literal
 
 import nibabel
 import numpy as np
+from nibabel.openers import ImageOpener
 from numpy.typing import NDArray
 
 from pfedsam.data.geometry import Affine, apart, spacing_of
-from pfedsam.data.values import opaque
+from pfedsam.data.values import opaque, require_room
 from pfedsam.errors import UserFault
 
 NIFTI = (".nii", ".nii.gz")
 MILLIMETRES = {1: 1000.0, 3: 0.001}  # by code of xyzt_units: metres, microns; any other code counts as millimetres
-BYTES = 2**31  # most bytes of a volume's voxels, as its file stores them
+BEFORE = 2**24  # most bytes before the voxels; nibabel reads them at once, and a packed file may have any number
+STARTS = {348: ("f4", 108), 540: ("i8", 168)}  # by a header's length: kind and place of the number of those bytes
 PIXELS = b"pfedsam: spacing in pixels"  # the description of a volume whose source knows no millimetres
 FOLDED = 1e-3  # a voxel's volume as a share of its sides' product; below this the affine is flat
 TILTED = 0.25  # with a tilted gantry, slice distance and affine step may differ by this share
@@ -29,13 +31,9 @@ def opened(path: Path) -> Any:
     Raises:
         UserFault: the voxels are too many, or complex.
     """
+    _check_start(path)
     file: Any = nibabel.load(path)
-    if (size := prod(file.shape) * file.get_data_dtype().itemsize) > BYTES:
-        raise UserFault(
-            expected=f"a volume of at most {BYTES // 10**6} million bytes in {path}",
-            came=f"{' x '.join(map(str, file.shape))} voxels of {size // 10**6} million bytes by its header",
-            do="cut it into parts; if it is smaller, its header is damaged: export it again",
-        )
+    require_room(file.shape, file.get_data_dtype().itemsize, str(path))
     if file.get_data_dtype().kind == "c":
         raise UserFault(
             expected=f"real numbers in {path}",
@@ -43,6 +41,21 @@ def opened(path: Path) -> Any:
             do="save the magnitude as a separate volume",
         )
     return file
+
+
+def _check_start(path: Path) -> None:
+    """Refuse a file that says that its voxels begin far behind its header."""
+    with ImageOpener(str(path)) as file:
+        start = file.read(max(STARTS))
+    for order in "<>":
+        length = int.from_bytes(start[:4], "little" if order == "<" else "big")
+        kind, place = STARTS.get(length, ("", 0))
+        if kind and len(start) >= length and np.frombuffer(start, order + kind, 1, place)[0] > BEFORE:
+            raise UserFault(
+                expected=f"the voxels of {path} near its beginning",
+                came=f"a header that puts more than {BEFORE // 2**20} MiB of other things before them",
+                do="save it again without extensions, or export it again",
+            )
 
 
 def affine_of(path: Path, file: Any) -> Affine:

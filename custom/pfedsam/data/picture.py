@@ -20,7 +20,8 @@ from pfedsam.errors import UserFault
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # whatever the file's ending is
-LIMIT = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # Pillow refuses larger pictures
+LIMIT = 50_000_000  # most pixels; a colour picture of so many takes some GB while it is predicted
+MANY = 100  # pages that are counted; a small file can have a million
 UPRIGHT = 1  # EXIF's number, of eight, for a picture that needs no turning
 SIDEWAYS = (5, 6, 7, 8)
 EXIF_OF_PNG = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # the marks by which Pillow finds EXIF
@@ -91,25 +92,43 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
         try:
             file = Image.open(path, formats=FORMATS)
         except Image.DecompressionBombError:
-            raise UserFault(
-                expected=f"a picture of at most {LIMIT // 10**6} million pixels at {path}",
-                came="a larger one",
-                do="cut it into tiles, or save a smaller one",
-            ) from None
+            raise _too_large(path) from None
         except UnidentifiedImageError:
             _check_tiff(path)
             raise
         with file:
+            if file.width * file.height > LIMIT:
+                raise _too_large(path)
             _check_one_page(path, file)
             _check_depth(path, file)
             yield file
 
 
+def _too_large(path: Path) -> UserFault:
+    return UserFault(
+        expected=f"a picture of at most {LIMIT // 10**6} million pixels at {path}",
+        came="a larger one",
+        do="cut it into tiles, or save a smaller one",
+    )
+
+
 def _check_one_page(path: Path, file: Image.Image) -> None:
     """A camera's JPEG may contain previews of its picture (MPO). They do not count as pages."""
-    pages = 1 if file.format == "MPO" else getattr(file, "n_frames", 1)
+    pages = 1 if file.format == "MPO" else _pages(file) if file.format == "TIFF" else getattr(file, "n_frames", 1)
     if pages > 1:
-        raise UserFault(expected=f"one picture in {path}", came=f"{pages} pages", do="save each as a separate file")
+        came = f"{pages} pages" + " or more" * (pages == MANY)
+        raise UserFault(expected=f"one picture in {path}", came=came, do="save each as a separate file")
+
+
+def _pages(file: Image.Image) -> int:
+    """The number of a TIFF's pages, up to `MANY`."""
+    for page in range(1, MANY):
+        try:
+            file.seek(page)
+        except EOFError:
+            file.seek(0)
+            return page
+    return MANY
 
 
 def _check_depth(path: Path, file: Image.Image) -> None:

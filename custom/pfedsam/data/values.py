@@ -1,5 +1,7 @@
 """Rules for the numbers stored in a file: whole in a mask, no drawing in the transparency, one value for unlabelled."""
 
+from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from numpy.typing import NDArray
 from pfedsam.errors import UserFault
 
 IGNORED = 255  # in a mask from `prepare` or `read_mask`: a pixel that nobody labelled
+BYTES = 2**31  # most bytes that the voxels of one volume take in memory, at 4 each or more
 CLOSE = 1e-3  # a format's slope may move a class this far from a whole number
 
 
@@ -19,6 +22,25 @@ def whole_numbers(values: NDArray[Any]) -> NDArray[Any] | None:
     numbers = np.rint(values)
     close = np.isfinite(values).all() and (np.abs(values - numbers) <= CLOSE).all()
     return numbers if close else None
+
+
+def require_room(shape: Sequence[int], each: int, where: str) -> None:
+    """Refuse a volume that would fill the memory, by what its header says. Nothing of it has been read then.
+
+    Args:
+        shape: the number of voxels by axis, and of their channels.
+        each: bytes of a value as stored. In memory most get 4.
+        where: its file, for the message.
+
+    Raises:
+        UserFault: it would.
+    """
+    if (size := prod(shape) * max(each, 4)) > BYTES:
+        raise UserFault(
+            expected=f"a volume of at most {BYTES // 10**6} million bytes in {where}",
+            came=f"{' x '.join(map(str, shape))} voxels of {size // 10**6} million bytes by its header",
+            do="cut it into parts; if it is smaller, its header is damaged: export it again",
+        )
 
 
 def require_finite(values: NDArray[Any], name: str) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pfedsam.data.readable import readable
 from pfedsam.errors import UserFault
 from pfedsam.inference.predictor import Predictor
 from pfedsam.predict.given import read_scan
@@ -74,6 +75,20 @@ def _rivals(scans: list[Scan], out: Path) -> dict[Path, UserFault]:
 
 
 def _one(model: Predictor, scan: Scan, out: Path, way: Way, classes: Classes, again: bool) -> Done:
+    with readable(scan.files[0]):
+        if done := _there(scan, out, way, classes, again):
+            return done
+        volume = read_scan(scan)
+        if scan.kind == "dicom":  # before the mask is computed
+            check_series(scan, classes)
+    found = segment(model, volume, way)
+    with readable(scan.files[0]):
+        written = write(out, scan, found, classes, again=again)
+    return Done(scan, tuple(written), pixels=tuple(int(one.sum()) for one in found.masks))
+
+
+def _there(scan: Scan, out: Path, way: Way, classes: Classes, again: bool) -> Done | None:
+    """The outcome of a scan whose files are there already. None if there is something to do."""
     mask = target(out, scan)
     if not again and mask.exists():
         if of_others(mask, scan):
@@ -89,12 +104,7 @@ def _one(model: Predictor, scan: Scan, out: Path, way: Way, classes: Classes, ag
         raise UserFault(
             expected="a separate output folder", came=f"{out}, which contains {scan.name}", do="name another"
         )
-    volume = read_scan(scan)
-    if scan.kind == "dicom":  # before the mask is computed
-        check_series(scan, classes)
-    found = segment(model, volume, way)
-    written = write(out, scan, found, classes, again=again)
-    return Done(scan, tuple(written), pixels=tuple(int(one.sum()) for one in found.masks))
+    return None
 
 
 def _named(fault: UserFault, scan: Scan) -> UserFault:

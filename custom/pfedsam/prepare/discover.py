@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pfedsam.data import datalist
 from pfedsam.data.dicom import dicom_header
+from pfedsam.data.readable import readable
 from pfedsam.data.volume import kind_of, stem_of
 from pfedsam.errors import UserFault
 from pfedsam.prepare.dicomseg import number_labels, segment_labels
@@ -106,6 +107,16 @@ def _names(one: Dropped, *, mask: bool) -> set[tuple[str, ...]]:
     return {key for key in candidate(one.file, (), path.parts[:-1], stem, mask=mask).keys if key}
 
 
+def _labels_in(mask: Path) -> dict[int, str]:
+    """The segments of a DICOM-SEG. Empty for another mask, or for a damaged one, whose case is left out later."""
+    try:
+        with readable(mask):
+            head = dicom_header(mask) if kind_of(mask) == "dicom" else None
+            return {} if head is None else segment_labels(head)
+    except UserFault:
+        return {}
+
+
 def _files(folders: Sequence[Path], masks: Path | None) -> tuple[list[File], list[Dropped]]:
     """Each file once, even if one given folder contains another."""
     files: dict[Path, File] = {}
@@ -160,8 +171,5 @@ def _from_datalist(path: Path, folders: int, site: str | None) -> Discovered:
     rows = [row for rows in splits.values() for row in rows]
     cases = [Case(r.image, (path.parent / r.image,), (path.parent / r.mask,), r.group, r.split) for r in rows]
     note = f"Cases, patients and splits are taken from {path.name}."
-    heads = [
-        head for m in sorted({c.mask for c in cases}) if kind_of(m) == "dicom" and (head := dicom_header(m)) is not None
-    ]
-    segments = number_labels(segment_labels(head) for head in heads)
+    segments = number_labels(map(_labels_in, sorted({case.mask for case in cases})))
     return Discovered(2 * len(rows), sorted(cases, key=lambda case: case.name), [], [note], segments)

@@ -8,7 +8,9 @@ from typing import Any
 
 from pfedsam.data.dicom import dicom_header, holds_volume, placed, shared_uids, unread
 from pfedsam.data.headers import SliceHeader, misplaced, slices_of
+from pfedsam.data.readable import readable
 from pfedsam.data.slices import make_volume, scattered
+from pfedsam.errors import UserFault
 from pfedsam.prepare.dicomseg import STORAGE, segment_labels
 from pfedsam.prepare.found import Case, Dropped, Reason, reason
 from pfedsam.prepare.patients import by_issuer
@@ -72,13 +74,16 @@ def stacked(files: Iterable[File]) -> Stack:
     stack, alone = Stack(), list[Series]()
     joined: dict[tuple[str, str], list[Series]] = defaultdict(list)
     for file in files:
-        head = dicom_header(file.path)
-        if head is not None and str(head.get("SOPClassUID", "")) in STORAGE:
-            stack.segmentations.append(_segmentation(file, head))
-        elif (why := _unusable(head)) is not None:
-            stack.dropped.append(Dropped(file.name, *why))
-        elif head is not None:
-            one = _series(file, head)
+        try:
+            with readable(file.path):
+                one = _read(file)
+        except UserFault as fault:
+            one = Dropped(file.name, *reason(fault))
+        if isinstance(one, Dropped):
+            stack.dropped.append(one)
+        elif isinstance(one, Segmentation):
+            stack.segmentations.append(one)
+        else:
             joined[one.uid, one.patient].append(one) if one.slices else alone.append(one)
     stack.series.extend(one for parts in joined.values() for one in _joined(parts))
     stacked_uids = {uid for uid, _ in joined}
@@ -143,11 +148,21 @@ def _scattered(series: Iterable[Series]) -> dict[Path, Reason]:
     return scattered({s.files[0].path: ((s.frame, s.patient), next(iter(s.slices.values()))) for s in lone})
 
 
+def _read(file: File) -> Series | Segmentation | Dropped:
+    """What a DICOM file is, by its header."""
+    head = dicom_header(file.path)
+    if head is not None and str(head.get("SOPClassUID", "")) in STORAGE:
+        return _segmentation(file, head)
+    why = _unusable(head)
+    return _series(file, head) if why is None else Dropped(file.name, *why)
+
+
 def _series(file: File, head: Any) -> Series:
     tags = ("SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID", "PatientID", "IssuerOfPatientID")
     uid, instance, frame, patient, issuer = (str(head.get(tag) or "").strip() for tag in tags)
-    fault, where = unread(head), placed(head)
-    stacks = where and fault is None and not holds_volume(head)
+    fault = unread(head)
+    where = fault is None and placed(head)
+    stacks = where and not holds_volume(head)
     slices = {instance: slices_of(file.path, head)[0]} if stacks else {}
     return Series(uid, [file], {instance: file}, frame, patient, issuer, slices, placed=where, fault=fault)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from pfedsam.data.datalist import SPLITS
 from pfedsam.data.folder import check_free, new_folder
-from pfedsam.data.readable import disguised
+from pfedsam.data.readable import disguised, readable
 from pfedsam.data.volume import kind_of
 from pfedsam.errors import UserFault
 from pfedsam.prepare import measurements
@@ -136,7 +136,8 @@ def _surveyed(cases: Sequence[Case], watch: Watch, *, colours: bool) -> tuple[li
     kept, dropped, values = [], [], []
     for case in watch(cases, "masks"):
         try:
-            values.append(mask_values(case))
+            with readable(case.mask):
+                values.append(mask_values(case))
             kept.append(case)
         except UserFault as fault:
             dropped.append(Dropped(case.name, *_with_image(case, fault)))
@@ -163,13 +164,15 @@ def _converted(
     shown = set(np.linspace(0, len(cases) - 1, min(PICTURES, len(cases))).round().astype(int).tolist())
     for i, case in enumerate(watch(cases, "cases")):
         try:
-            pair = read_pair(case, plan)
+            with readable(case.image[0]):
+                pair = read_pair(case, plan)
+                facts = measured(pair)
         except UserFault as fault:
             dropped.append(Dropped(case.name, *reason(fault)))
             continue
         name = f"case-{len(done) + 1:04d}"
         image, mask = write_pair(pair, folder, name, plane=plan.plane) if folder else ("", "")
-        done.append(Prepared(case, name, image, mask, measured(pair)))
+        done.append(Prepared(case, name, image, mask, facts))
         if i in shown and folder:
             pictures.append((f"{name}: {case.name}", thumbnail(pair)))
     return done, dropped, pictures
