@@ -8,7 +8,7 @@ from typing import Any
 from pfedsam import log
 from pfedsam.exchange.codec import decode
 from pfedsam.exchange.ledger import payload_bytes
-from pfedsam.exchange.store import Moment
+from pfedsam.exchange.store import Moment, round_of
 from pfedsam.files import Tensors
 from pfedsam.kept import tested_site
 from pfedsam.record.scores import behind, summary
@@ -62,10 +62,7 @@ def serve_round(
         UserFault: the round is none of the run, the server has another base, the site's private part of the run is
             lost, or the training diverged.
     """
-    require_turn(turn.round, turn.rounds)
-    require_base(turn.base, site.base)
-    arrived = decode(wire, down_schema(site.config), site.config.wire.down)
-    began = _told(site, site.receive(arrived, Moment(turn.run, turn.round), trained=turn.trained), turn.run)
+    began = _told(site, taken(site, wire, turn), turn.run)
     before, received = _before(site, turn), site.validated("global")
     update = site.train(turn.round, turn.rounds, progress=progress, stop=stop)
     if update.report.stopped:
@@ -85,6 +82,21 @@ def serve_round(
         "bytes_received": payload_bytes(wire),
         "bytes_sent": payload_bytes(update.wire),
     }
+
+
+def taken(site: Site, wire: Tensors, turn: Turn) -> dict[str, str]:
+    """Load the server's model, if this site may train on it. Nothing is trained yet.
+
+    Returns:
+        The facts of the private part that the round begins with.
+
+    Raises:
+        UserFault: as `serve_round`, before training.
+    """
+    require_turn(turn.round, turn.rounds)
+    require_base(turn.base, site.base)
+    arrived = decode(wire, down_schema(site.config), site.config.wire.down)
+    return site.receive(arrived, Moment(turn.run, turn.round), trained=turn.trained)
 
 
 def serve_test(site: Site, wire: Tensors, turn: Turn, folder: Path) -> dict[str, Any]:
@@ -117,7 +129,7 @@ def _told(site: Site, facts: dict[str, str], run: str) -> dict[str, Any]:
     if not facts:
         log.info("[%s] begins with a private part drawn from the seed", site.name)
         return {}
-    source, round_ = facts.get("run", ""), int(facts.get("round", -1))
+    source, round_ = facts.get("run", ""), round_of(facts)
     if source != run:
         log.info("[%s] begins with its private part of run %s, round %d", site.name, source, round_ + 1)
     return {"run": source, "round": round_}

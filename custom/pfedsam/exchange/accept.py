@@ -1,12 +1,17 @@
 """Which model of the server a site trains on: one that can be the next of its run."""
 
+import math
+
 from pfedsam.errors import UserFault
 from pfedsam.exchange.robust import A, norm
+from pfedsam.exchange.schema import schema_of
 from pfedsam.exchange.store import Moment, SiteStore
 from pfedsam.files import Tensors
 
 LORA = ".lora."  # in the names of LoRA's tensors
 FAR = {"LoRA": 1.5, "other tensors": 0.5}  # the furthest that a model may move in a round, in norms of the last one
+# and in any number of rounds, which the message itself states: zeros are 1 away
+FURTHEST = {"LoRA": math.inf, "other tensors": 0.95}
 
 
 def accept(store: SiteStore, shared: Tensors, at: Moment) -> None:
@@ -16,7 +21,8 @@ def accept(store: SiteStore, shared: Tensors, at: Moment) -> None:
         UserFault: its round is too early, or it is not near the last one.
     """
     store.require_next(at)
-    if last := store.accepted(at.run):
+    last = store.accepted(at.run)
+    if last and schema_of(last[0]) == schema_of(shared):
         require_near(shared, last[0], at.round - last[1])
     store.keep_accepted(shared, at)
 
@@ -34,7 +40,7 @@ def require_near(arrived: Tensors, last: Tensors, rounds: int) -> None:
     measured = lora if any(name.endswith(A) for name in lora) else set()  # B alone begins at zero, and has no measure
     for kind, names in (("LoRA", measured), ("other tensors", last.keys() - lora)):
         apart = norm(arrived[name].double() - last[name].double() for name in names)
-        bound = FAR[kind] * norm(last[name].double() for name in names) * max(rounds, 1)
+        bound = min(FAR[kind] * max(rounds, 1), FURTHEST[kind]) * norm(last[name].double() for name in names)
         if apart > bound:
             raise UserFault(
                 expected=f"a model near the last one: {kind} no further than {bound:.3g} away",

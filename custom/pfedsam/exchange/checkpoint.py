@@ -1,6 +1,5 @@
 """The server's checkpoints of a run: a safetensors file and a JSON file after each round. Two rounds are kept."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,11 +8,12 @@ from pfedsam import log
 from pfedsam.errors import UserFault
 from pfedsam.exchange.claim import Claim
 from pfedsam.exchange.server import ServerState, unflat
-from pfedsam.files import PAYLOAD, Tensors, digest, facts_of, pack, unpack, write_atomic, write_json
+from pfedsam.files import PAYLOAD, Tensors, digest, facts_of, pack, parsed, unpack, write_atomic, write_json
 from pfedsam.names import one_name
 
 KEEP = 2
 BEST = "best.safetensors"
+KINDS = {"run": str, "done": int, "config": str, "base": str, "results": dict}  # of the facts in the JSON file
 
 
 @dataclass(frozen=True)
@@ -123,9 +123,11 @@ class Checkpoints:
 
 
 def _read(path: Path) -> Checkpoint:
-    known, beside = json.loads(path.read_text()), path.with_suffix(".safetensors")
+    known, beside = parsed(path.read_bytes()), path.with_suffix(".safetensors")
     tensors, _ = unpack(beside.read_bytes())
     if facts_of(beside).get(PAYLOAD) != known["sha256"]:
         raise ValueError("tensors and facts are not from the same round")
-    fields = {key: known[key] for key in ("run", "done", "config", "base", "results")}
+    fields = {key: known[key] for key in KINDS}
+    if wrong := next((key for key, kind in KINDS.items() if type(known[key]) is not kind), None):
+        raise ValueError(f"its {wrong} is of another kind")
     return Checkpoint(**fields, state=unflat(tensors))

@@ -28,7 +28,7 @@ class Claim:
         Raises:
             UserFault: another process has.
         """
-        if self._mine and self._path.exists() and self._path.read_text() != self._mine:
+        if self._mine and self._path.exists() and self._path.read_bytes() != self._mine.encode():
             raise UserFault(
                 expected=f"one job at a time in {self._path.parent}",
                 came="a later job that has taken it over",

@@ -64,11 +64,11 @@ def facts_fault(facts: Any) -> str | None:
     """Why facts beside the tensors may not be sent. None if they are few, and only numbers and short texts."""
     try:
         size = len(json.dumps(facts))
+        longest = max((len(text) for text in _texts(facts)), default=0)
     except (TypeError, ValueError, RecursionError) as fault:
         return f"expected numbers and texts beside the tensors, came others: {fault}"
     if size > FACTS:
         return f"expected at most {FACTS} characters beside the tensors, came {size}"
-    longest = max((len(text) for text in _texts(facts)), default=0)
     return f"expected texts of at most {TEXT} characters, came one of {longest}" if longest > TEXT else None
 
 
@@ -88,7 +88,7 @@ def stamp_fault(stamp: Stamp, expected: Stamp) -> str | None:
     """Why the stamp is not the expected one, or None if it is."""
     for field in ("round", "config", "base"):
         came, wanted = getattr(stamp, field), getattr(expected, field)
-        if came != wanted:
+        if type(came) is not type(wanted) or came != wanted:  # True is 1, and a tensor is compared value by value
             return f"expected {field} {_short(wanted)}, came {_short(came)}"
     return None
 

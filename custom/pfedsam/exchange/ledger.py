@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from pfedsam.files import Tensors, append_line, digest
+from pfedsam.files import Tensors, append_line, digest, parsed
 
 LEDGER = "ledger.jsonl"  # a site's file in its folder of a study
 
@@ -57,9 +57,9 @@ class Ledger:
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """The complete lines, oldest first. A line that a crash cut short is left out."""
-        for text in self.path.read_text().splitlines() if self.path.exists() else ():
+        for text in self.path.read_bytes().splitlines() if self.path.exists() else ():
             with suppress(ValueError):
-                yield json.loads(text)
+                yield parsed(text)
 
 
 def payload_bytes(tensors: Tensors) -> int:

@@ -1,6 +1,5 @@
 """The site store: a site's private part on its own disk, by study, outside any job's run folder."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from pfedsam import log
 from pfedsam.errors import UserFault
 from pfedsam.exchange.claim import Claim
-from pfedsam.files import Tensors, facts_of, not_finite, pack, unpack, write_atomic, write_json
+from pfedsam.files import Tensors, facts_of, not_finite, pack, parsed, unpack, write_atomic, write_json
 from pfedsam.names import one_name
 
 KEEP = 3  # rounds of a run: one to redo the round in flight, one more should the server fall back one, the newest
@@ -123,9 +122,9 @@ class SiteStore:
         """The last model of a run that this site has trained on, and its round. None if there is none, or a damaged
         one."""
         try:
-            tensors, facts = unpack(self._accepted(run).read_bytes())
-            return tensors, int(facts["round"])
-        except (OSError, ValueError, KeyError):
+            tensors, facts = _sound(self._accepted(run))
+            return tensors, round_of(facts)
+        except (OSError, ValueError):
             return None
 
     def _accepted(self, run: str) -> Path:
@@ -139,7 +138,7 @@ class SiteStore:
         """The fact of this run that was kept as `name`, or None if there is none or it is damaged."""
         path = self._note(name, run)
         try:
-            return json.loads(path.read_text())
+            return parsed(path.read_bytes())
         except (OSError, ValueError):
             return None
 
@@ -172,10 +171,18 @@ def _replaced(files: list[Path], run: str | None) -> list[Path]:
 
 def _number(path: Path) -> int:
     number = path.name.split(".")[1]
-    return int(number) if number.isdigit() else 0
+    return int(number) if number.isdecimal() else 0
 
 
 def _label(path: Path) -> tuple[str | None, int]:
     """The run and the round of a generation. None and -1 if it has none."""
     facts = facts_of(path)
-    return facts.get("run"), int(facts.get("round", -1))
+    return facts.get("run"), round_of(facts)
+
+
+def round_of(facts: dict[str, str]) -> int:
+    """The round in a generation's facts, counted from 0. -1 if they name none."""
+    try:
+        return int(facts["round"])
+    except (KeyError, ValueError):
+        return -1

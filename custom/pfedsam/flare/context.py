@@ -66,7 +66,8 @@ def ledger(fl_ctx: FLContext, config: Config) -> Ledger:
 
 def stamp_of(dxo: DXO, round_: int) -> Stamp:
     """The stamp in a message. A missing field is empty, and the guard then rejects it."""
-    values: Any = dxo.get_meta_prop(STAMP) or {}
+    values: Any = dxo.get_meta_prop(STAMP)
+    values = values if isinstance(values, dict) else {}
     return Stamp(values.get("round", round_), str(values.get("config", "")), str(values.get("base", "")))
 
 

@@ -147,12 +147,21 @@ def _asked(shareable: Shareable, fl_ctx: FLContext) -> tuple[Tensors, Turn]:
 
     A site may set `fresh` to continue with a new private part, drawn from the seed.
     """
-    dxo, run = from_shareable(shareable), one_name(str(shareable.get_header(RUN) or fl_ctx.get_job_id()), "run")
+    dxo, run = _model_in(shareable), one_name(str(shareable.get_header(RUN) or fl_ctx.get_job_id()), "run")
     fl_ctx.set_prop(RUN, run, private=True, sticky=False)  # for the ledger
     round_, rounds = (shareable.get_header(k, 0) for k in (AppConstants.CURRENT_ROUND, AppConstants.NUM_ROUNDS))
-    trained = str(fl_ctx.get_identity_name()) in (shareable.get_header(TRAINED) or [])
+    sites = shareable.get_header(TRAINED)
+    trained = isinstance(sites, list) and str(fl_ctx.get_identity_name()) in sites
     lost = setting(fl_ctx, "fresh") == run
     return dxo.data, Turn(run, stamp_of(dxo, round_).base, round_, rounds, trained and not lost)
+
+
+def _model_in(shareable: Shareable) -> DXO:
+    try:
+        return from_shareable(shareable)
+    except ValueError as fault:
+        do = "ask the server's administrator. Nothing was trained"
+        raise UserFault(expected="a task with the server's model", came=str(fault), do=do) from None
 
 
 def _started(folder: Path, round_: int) -> tuple[float, int]:

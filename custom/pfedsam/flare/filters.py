@@ -62,7 +62,16 @@ class OnlyDeclaredEnters(Filter):  # type: ignore[misc]
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         """The same message, or a blocked one with the reason in the log."""
         if shareable.get_header(ReservedHeaderKey.CONTENT_TYPE) != "DXO":
-            return shareable
+            return shareable  # without tensors; a task that needs some is refused by the executor
+        try:
+            return self._entering(shareable, fl_ctx)
+        except ContentBlockedException:
+            raise
+        except Exception as fault:  # a message can be anything
+            came = f"one with {type(fault).__name__}"
+            raise ContentBlockedException(f"expected a message that can be judged, came {came}") from None
+
+    def _entering(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         config, dxo = job_config(fl_ctx), _dxo(shareable)
         if dxo.data_kind != DataKind.WEIGHTS:
             raise ContentBlockedException(f"expected the server's model, came {str(dxo.data_kind)[:40]}")
