@@ -4,7 +4,7 @@ SUITE ?= methods
 TASKS ?= brain_mri
 SEEDS ?= 0 1 2
 
-.PHONY: demo check lint types test test-long chaos bench scan sbom demo-weights bench-gpu table tables reference constraints clean
+.PHONY: demo check lint types test test-long fuzz chaos bench scan sbom demo-weights bench-gpu table tables reference constraints clean
 
 .venv/ready: pyproject.toml requirements.txt constraints.txt
 	$(PYTHON) -m venv .venv
@@ -28,6 +28,9 @@ test: .venv/ready
 
 test-long: .venv/ready  ## all tests, with those of minutes: provisioned federations, POC, kills, outages
 	$(BIN)/python -m pytest
+
+fuzz: .venv/ready  ## MINUTES of CPU (60) on hostile messages, settings, model files, datalists, stores and images
+	nice $(BIN)/python tests/fuzz/campaign.py --minutes $(or $(MINUTES),60)
 
 chaos: .venv/ready  ## N random kills of a provisioned federation's processes; prints a table
 	$(BIN)/python benchmarks/chaos.py --kills $(or $(N),6) --lanes $(or $(LANES),1)

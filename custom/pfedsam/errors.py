@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from functools import partial
 
+LONGEST = 4000  # most characters of a part of a message
+
 
 class UserFault(ValueError):
     """A wrong file, setting or environment. Its message has three parts.
@@ -14,12 +16,18 @@ class UserFault(ValueError):
     """
 
     def __init__(self, *, expected: str, came: str, do: str) -> None:
+        expected, came, do = map(_cut, (expected, came, do))
         super().__init__(f"expected {expected}; came {came}" + ("\n" if "\n" in came else "; ") + f"to mend it: {do}")
         self.expected, self.came, self.do = expected, came, do
 
     def __reduce__(self) -> tuple[Callable[[], "UserFault"], tuple[()]]:
         """What another process needs to pass the fault on unchanged."""
         return partial(type(self), expected=self.expected, came=self.came, do=self.do), ()
+
+
+def _cut(text: str) -> str:
+    """A text that a terminal and a log can hold: a file's cell or a message may be of any length."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
 
 class ClassesDiffer(UserFault):

@@ -116,12 +116,29 @@ def read_json(path: Path) -> dict[str, Any]:
         UserFault: it cannot be read, or it holds something else.
     """
     try:
-        found = json.loads(path.read_text())
+        found = parsed(path.read_bytes())
     except (OSError, ValueError) as fault:
         raise UserFault(expected=f"a JSON file at {path}", came=str(fault), do="name another file") from None
     if not isinstance(found, dict):
         raise UserFault(expected=f"a JSON object in {path}", came=type(found).__name__, do="name another file")
     return found
+
+
+def parsed(text: str | bytes) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: it is none, or one so deep that Python cannot read it.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("JSON with too many brackets inside each other") from None
+
+
+def encodable(text: str) -> bool:
+    """Whether a text can be written to a file: it has no half of a character, as JSON's escapes can make."""
+    return text == text.encode(errors="replace").decode()
 
 
 def pack(tensors: Tensors, facts: dict[str, str]) -> bytes:
@@ -139,7 +156,7 @@ def unpack(data: bytes) -> tuple[Tensors, dict[str, str]]:
     try:
         tensors = load(data)
         facts = _facts(data)
-    except (SafetensorError, ValueError, UnicodeDecodeError) as error:
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:  # KeyError: a number format torch lacks
         raise ValueError(f"not a complete safetensors file: {error}") from None
     if not intact(facts.pop(PAYLOAD, ""), tensors, io.BytesIO(data)):
         raise ValueError("the checksum does not match the content")
@@ -168,8 +185,11 @@ def facts_of(path: Path) -> dict[str, str]:
 
 
 def _facts(data: bytes) -> dict[str, str]:
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    facts: dict[str, str] = header.get("__metadata__", {})
+    """The facts in the header at the beginning of `data`. ValueError if there is none, or its facts are no texts."""
+    header = parsed(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    facts = header.get("__metadata__", {}) if isinstance(header, dict) else None
+    if not isinstance(facts, dict) or not all(isinstance(value, str) for value in facts.values()):
+        raise ValueError("a header without facts")
     return facts
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from pfedsam.bounds import number
 from pfedsam.config import MOST_ROUNDS, Config
 from pfedsam.errors import UserFault
-from pfedsam.files import read_json
+from pfedsam.files import parsed, read_json
 from pfedsam.layout import META, SERVER, SETTINGS
 from pfedsam.names import job_name, one_name, site_names
 from pfedsam.settings import field_values, from_dict
@@ -184,8 +184,8 @@ def _change(settings: dict[str, Any], change: str) -> None:
     if not sign:
         raise UserFault(expected="--set KEY=VALUE", came=change, do="write e.g. --set train.lr=3e-4")
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
+        value = parsed(text)
+    except ValueError:
         value = text
     *path, last = key.split(".")
     if path[:1] == ["method"] and isinstance(settings.get("method"), str):

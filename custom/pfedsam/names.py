@@ -72,7 +72,7 @@ def one_name(text: str, what: str) -> str:
     if not re.fullmatch(RUN_NAME, text):
         raise UserFault(
             expected=f"a {what}'s name of letters, digits, . - and _, at most 100, not beginning with .",
-            came=repr(text),
+            came=repr(text[:200]),
             do="rename it",
         )
     return text

@@ -13,7 +13,7 @@ from pfedsam.bounds import KEY, Bounds
 from pfedsam.config import Config, WeightsConfig
 from pfedsam.errors import UserFault
 from pfedsam.exchange.aggregate import chosen
-from pfedsam.files import read_json
+from pfedsam.files import encodable, read_json
 from pfedsam.names import one_name
 from pfedsam.renamed import in_new_places
 
@@ -169,11 +169,13 @@ def _fits(hint: Any, value: Any) -> bool:
     if get_origin(hint) in (Union, UnionType):
         return any(_fits(option, value) for option in get_args(hint))
     if get_origin(hint) is dict:
-        return isinstance(value, dict) and all(_fits(get_args(hint)[1], v) for v in value.values())
+        return isinstance(value, dict) and all(_fits(str, k) and _fits(get_args(hint)[1], v) for k, v in value.items())
     if get_origin(hint) in (list, tuple):
         return isinstance(value, list | tuple) and all(_fits(get_args(hint)[0], v) for v in value)
     if hint is Any:
         return True
+    if hint is str:
+        return isinstance(value, str) and encodable(value)
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))

@@ -1,12 +1,12 @@
 """The model card beside an exported file: what it is for, what it learned from, how good it was, what is in it."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from pfedsam.config import Config
 from pfedsam.data.planes import described
 from pfedsam.export.source import RunModel
+from pfedsam.files import parsed
 from pfedsam.inference.facts import ModelFacts
 from pfedsam.layout import CASES, sites_folders
 from pfedsam.methods.pfedsam import Settings
@@ -108,7 +108,7 @@ def _own(folder: Path, site: str, run: str) -> dict[str, Row]:
     """A site's means out of the scores that it keeps of its final test in that run."""
     for own in sites_folders(folder, site):
         try:
-            kept = json.loads((own / CASES).read_text())
+            kept = parsed((own / CASES).read_bytes())
             scores = kept["scores"]
         except (OSError, ValueError, KeyError):
             continue

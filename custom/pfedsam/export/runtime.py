@@ -1,7 +1,6 @@
 """A model whose logits onnxruntime computes on the CPU, from the graph that `export_onnx` would write."""
 
 import hashlib
-import json
 from dataclasses import replace
 from functools import cache as once
 from functools import partial
@@ -12,7 +11,7 @@ import torch
 from pfedsam import log
 from pfedsam.errors import UserFault
 from pfedsam.export.onnx import OPSET, check_packages, graph, session
-from pfedsam.files import write_atomic, write_json
+from pfedsam.files import parsed, write_atomic, write_json
 from pfedsam.inference.facts import SEAL, header
 from pfedsam.inference.predictor import Compute, Predictor, load_model
 
@@ -87,7 +86,7 @@ def _kept(path: Path) -> bytes | None:
     """The graph at `path`. None if absent or damaged."""
     try:
         data = path.read_bytes()
-        if _digest(data) != json.loads(path.with_suffix(".json").read_text())["sha256"]:
+        if _digest(data) != parsed(path.with_suffix(".json").read_bytes())["sha256"]:
             raise ValueError("the checksum does not fit")
         return data
     except FileNotFoundError:

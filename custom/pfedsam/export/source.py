@@ -9,7 +9,7 @@ from typing import Any
 from pfedsam.config import text_digest
 from pfedsam.errors import UserFault
 from pfedsam.exchange.store import LAST, Moment, SiteStore
-from pfedsam.files import SETTINGS, Tensors, facts_of, read_json, unpack, unprefixed
+from pfedsam.files import SETTINGS, Tensors, facts_of, parsed, read_json, unpack, unprefixed
 from pfedsam.inference.facts import ModelFacts, Origin, roles_of
 from pfedsam.layout import MODELS, PRIVACY, RESULTS, servers_folders, sites_folders
 from pfedsam.settings import from_record
@@ -68,7 +68,7 @@ def gather(place: Place) -> RunModel:
     shared, known = _shared(place)
     private, own = (None, {}) if place.alone else _private(place, known, results)
     settings = _settings(place, known or own, results)
-    config, digest = from_record(json.loads(settings)), text_digest(settings)
+    config, digest = from_record(parsed(settings)), text_digest(settings)
     _one_run(known, own, digest)
     roles = roles_of(config, private=private is not None)
     if not roles:
@@ -131,7 +131,7 @@ def _private(place: Place, known: dict[str, str], results: dict[str, Any]) -> tu
 def _stored(
     place: Place, folder: Path, known: dict[str, str], results: dict[str, Any]
 ) -> tuple[Tensors, dict[str, str]]:
-    study = from_record(json.loads(_settings(place, known, results))).study
+    study = from_record(parsed(_settings(place, known, results))).study
     run = known.get("run") or results.get("run")
     store = SiteStore(folder, study, place.site)
     found = store.load(Moment(str(run), LAST) if run else None) if place.site else None
@@ -152,7 +152,7 @@ def _settings(place: Place, facts: dict[str, str], results: dict[str, Any]) -> s
             return json.dumps(values["config"], sort_keys=True)
         named = from_record(values.get("settings", values))  # a settings file of jobs/ has them below
         own = facts.get(SETTINGS)  # the run's digest is of its own spelling
-        return own if own and from_record(json.loads(own)) == named else named.text()
+        return own if own and from_record(parsed(own)) == named else named.text()
     if SETTINGS in facts:
         return facts[SETTINGS]
     if "config" in results:

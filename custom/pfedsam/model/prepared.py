@@ -5,7 +5,6 @@ number format that autocast would round them to at each use. Sites on one machin
 folder share the file's memory pages.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from pfedsam import log
 from pfedsam.config import ModelConfig
-from pfedsam.files import below, write_atomic, write_json
+from pfedsam.files import below, parsed, write_atomic, write_json
 from pfedsam.model import weights
 from pfedsam.model.backbones import BUILDERS, Backbone
 from pfedsam.model.build import backbone, base_digest
@@ -67,7 +66,7 @@ def write_base(path: Path, parts: Backbone, *, bf16: bool) -> None:
 def read_base(path: Path, config: ModelConfig) -> tuple[Backbone, str] | None:
     """The parts in the file, mapped, and the digest of their base before rounding. None if absent or damaged."""
     try:
-        note = json.loads(path.with_suffix(".json").read_text())
+        note = parsed(path.with_suffix(".json").read_bytes())
         if weights.sha256(path) != note["sha256"]:
             raise ValueError("the checksum does not fit")
         return assemble(config, load_file(path)), str(note["base"])

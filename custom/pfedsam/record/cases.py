@@ -1,12 +1,12 @@
 """A site's cases.json: what each test case scored. It never leaves the site."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pfedsam.errors import UserFault
+from pfedsam.files import parsed
 from pfedsam.record.measures import DISTANCES, METRICS, MIXED, unit_of
 
 Groups = dict[str, list[float]]  # by patient (group): the values of its cases
@@ -61,7 +61,7 @@ def read_cases(path: Path) -> Cases:
         UserFault: it is damaged.
     """
     try:
-        site = json.loads(path.read_text())
+        site = parsed(path.read_bytes())
         unit = unit_of(site["scores"]["personal"]) or ""
         scores = {role: _of_classes(site["cases"], site["scores"][role], mixed=unit == MIXED) for role in ROLES}
         groups = {case: str(group) for case, group in zip(site["cases"], site.get("groups", []), strict=False)}

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from pfedsam.errors import UserFault
-from pfedsam.files import Tensors, below, pack, unpack
+from pfedsam.files import Tensors, below, pack, parsed, unpack
 
 SIDE = 512  # most pixels that are kept of a picture's longer side; our choice
 
@@ -73,9 +73,9 @@ def read_gallery(path: Path) -> Gallery:
         tensors, texts = unpack(path.read_bytes())
         pictures = [
             Picture(label, tensors[f"{i}/image"], tensors[f"{i}/truth"], below(f"{i}/found/", tensors))
-            for i, label in enumerate(json.loads(texts["labels"]))
+            for i, label in enumerate(parsed(texts["labels"]))
         ]
-        return Gallery(texts["title"], json.loads(texts["classes"]), pictures)
+        return Gallery(texts["title"], parsed(texts["classes"]), pictures)
     except (OSError, ValueError, KeyError) as fault:
         raise UserFault(
             expected=f"{path} as a site's final test writes it",
