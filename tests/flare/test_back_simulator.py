@@ -106,6 +106,7 @@ def test_a_run_is_freed_of_the_site_that_poisoned_it(tmp_path: Path, capsys: pyt
     assert {line["run"] for line in lines} == {run}
 
 
+@pytest.mark.long
 def test_a_model_on_which_one_site_alone_cannot_train_costs_that_site_the_round(tmp_path: Path) -> None:
     """Its images may be at fault: more sites train than diverge."""
     log = simulate(disturbed(tmp_path / "job", LAME), tmp_path / "ws", threads=3)

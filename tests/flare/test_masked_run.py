@@ -106,6 +106,7 @@ def with_a_bare_site(path: Path) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_a_site_that_is_lost_in_the_round_costs_its_own_update_alone(tmp_path: Path) -> None:
     path = with_a_bare_site(job(tmp_path / "job", *MASKS, sites=",".join(SITES), rounds=1))
     log = simulate(path, tmp_path / "ws", threads=3)
