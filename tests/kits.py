@@ -5,8 +5,6 @@ from pathlib import Path
 
 from nvflare.lighter.utils import Identity, generate_cert, generate_keys, serialize_cert, serialize_pri_key
 
-NOW = datetime.datetime.now(datetime.UTC)
-
 
 class Project:
     """A project's root, which issues certificates to parties."""
@@ -29,6 +27,6 @@ class Project:
 
 
 def _dates(days: int) -> dict[str, datetime.datetime]:
-    """A term that began long ago and ends a minute after `days` from today."""
-    begin, end = datetime.timedelta(days=400), datetime.timedelta(days, 60)
-    return {"not_valid_before": NOW - begin, "not_valid_after": NOW + end}
+    """A term that began long ago and ends an hour after `days` from the present."""
+    now, begin, end = datetime.datetime.now(datetime.UTC), datetime.timedelta(400), datetime.timedelta(days, 3600)
+    return {"not_valid_before": now - begin, "not_valid_after": now + end}
