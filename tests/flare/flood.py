@@ -1,4 +1,5 @@
-"""A hospital with a changed installation: in its first round its update is far larger than the job's settings allow.
+"""A hospital with a changed installation: in its first round its update is far larger than the job's settings allow, or
+no message at all.
 
 It is copied into a job, and floods at the site FLOODS alone, in the way that FLOOD names.
 """
@@ -6,6 +7,9 @@ It is copied into a job, and floods at the site FLOODS alone, in the way that FL
 import numpy
 import torch
 from nvflare.apis.dxo import from_shareable
+from nvflare.fuel.f3.cellnet.utils import Encoding
+from nvflare.fuel.f3.message import Message
+from nvflare.fuel.f3.streaming.stream_const import StreamHeaderKey
 
 from pfedsam.flare.executor import PFedSAMExecutor
 
@@ -28,4 +32,15 @@ class Flood(PFedSAMExecutor):
             dxo.set_meta_prop("more", "x" * 40_000_000)
         elif FLOOD == "arrays":
             dxo.data |= {"more": numpy.zeros(10_000_000)}
+        elif FLOOD == "noise":
+            noise(fl_ctx)
         return dxo.to_shareable()
+
+
+def noise(fl_ctx):
+    """Send as this round's update what is no message, and then wait too long with the update itself."""
+    cell, job = fl_ctx.get_engine().get_cell(), fl_ctx.get_job_id()
+    message = Message({StreamHeaderKey.PAYLOAD_ENCODING: Encoding.FOBS}, b"\xc1 no message")
+    cell.send_request(
+        channel="server_command", topic="submit_update", target=f"server.{job}", request=message, timeout=20
+    )

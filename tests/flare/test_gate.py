@@ -139,6 +139,16 @@ def test_a_site_that_sends_far_more_than_the_job_needs_is_out_for_the_round_and_
     assert told or "expected a message of at most 4.8 MB, as the job's settings need, came 40.0 MB" in log
 
 
+@pytest.mark.long
+@pytest.mark.flare
+def test_nor_does_a_site_that_sends_as_its_update_what_is_no_message(tmp_path: Path) -> None:
+    folder = job(tmp_path / "job", sites="site-1,site-2,site-3")
+    bring(folder, "flood", '"FLOOD"', '"noise"')
+    simulate(folder, tmp_path / "ws", threads=3)
+    assert "in decode_payload" in (tmp_path / "ws/server/log.txt").read_text()
+    assert [set(r["sites"]) for r in results(tmp_path / "ws")["rounds"]] == [{"site-1", "site-2", "site-3"}] * 2
+
+
 def bring(folder: Path, module: str, old: str, new: str) -> None:
     """Give a rendered job's sites the executor of a file beside this one, without the filter of what leaves."""
     source = (ROOT / f"tests/flare/{module}.py").read_text()

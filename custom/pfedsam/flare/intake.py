@@ -9,6 +9,7 @@ from typing import Any
 
 from nvflare.app_opt.pt.decomposers import TensorDecomposer
 from nvflare.app_opt.pt.tensor_downloader import download_tensors
+from nvflare.fuel.f3.cellnet import cell
 from nvflare.fuel.utils import fobs
 from nvflare.fuel.utils.fobs import dots
 
@@ -37,13 +38,20 @@ def limit(most: int, *, at_server: bool) -> None:
     What is refused stands in the message as a `Rejected` in each tensor's place. The guard then says the reason.
 
     Args:
-        at_server: a fetch that fails counts as a refusal too. FLARE would end the server's process, and so the job.
+        at_server: a fetch that fails counts as a refusal too, and a message that cannot be decoded is dropped. FLARE
+            would end the server's process, and so the job.
     """
+    if at_server:
+        cell._is_server_job_cell = _no_cell  # FLARE asks it before it ends the process, and offers no other place
     fobs.register(TensorDecomposer)
     tensors, arrays = (fobs.get_dot_handler(dot) for dot in (dots.TENSOR_DOWNLOAD, dots.NUMPY_DOWNLOAD))
     tensors.download = partial(_fetched, most=most, at_server=at_server)  # FLARE offers no other place for a limit
     if arrays is not None:
         arrays.download = _no_arrays
+
+
+def _no_cell(_info: object) -> bool:
+    return False
 
 
 class _TooMuch(Exception):
