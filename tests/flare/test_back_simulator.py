@@ -12,7 +12,7 @@ from pfedsam.cli import main
 from pfedsam.flare.ends import DIVERGED, Trace, cause_of
 from pfedsam.jobs import name_run
 
-pytestmark = pytest.mark.flare
+pytestmark = [pytest.mark.flare, pytest.mark.long]
 SITES = ("site-1", "site-2", "site-3")
 MEAN = ("server.rule=mean", "server.most_share=1000000")  # bounds nothing: one site owns the model
 HUGE = '''
@@ -89,7 +89,6 @@ def test_a_poisoned_run_goes_back_as_the_watcher_lets_it_to_the_bits_of_the_undi
     assert all(torch.equal(last[name], tensor) for name, tensor in shared(tmp_path / "steady").items())
 
 
-@pytest.mark.long
 def test_a_run_is_freed_of_the_site_that_poisoned_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The hostile site takes part in the job, but is asked nothing and is sent nothing."""
     run, store = poisoned(tmp_path)
@@ -106,7 +105,6 @@ def test_a_run_is_freed_of_the_site_that_poisoned_it(tmp_path: Path, capsys: pyt
     assert {line["run"] for line in lines} == {run}
 
 
-@pytest.mark.long
 def test_a_model_on_which_one_site_alone_cannot_train_costs_that_site_the_round(tmp_path: Path) -> None:
     """Its images may be at fault: more sites train than diverge."""
     log = simulate(disturbed(tmp_path / "job", LAME), tmp_path / "ws", threads=3)

@@ -16,7 +16,7 @@ from pfedsam.settings import from_dict, read_config
 from pfedsam.site import Places
 from pfedsam.study import shared_schema
 
-pytestmark = pytest.mark.flare
+pytestmark = [pytest.mark.flare, pytest.mark.long]
 SITES = ("site-1", "site-2", "site-3")
 MASKS = ("server.rule=mean", "server.secure=masks")
 BOUND = len(SITES) / 2 / steps_of(100.0)
@@ -106,7 +106,6 @@ def with_a_bare_site(path: Path) -> Path:
     return path
 
 
-@pytest.mark.long
 def test_a_site_that_is_lost_in_the_round_costs_its_own_update_alone(tmp_path: Path) -> None:
     path = with_a_bare_site(job(tmp_path / "job", *MASKS, sites=",".join(SITES), rounds=1))
     log = simulate(path, tmp_path / "ws", threads=3)
@@ -117,7 +116,6 @@ def test_a_site_that_is_lost_in_the_round_costs_its_own_update_alone(tmp_path: P
     assert close(model(tmp_path / "ws"), plain, 1.5 * BOUND)
 
 
-@pytest.mark.long
 def test_with_a_process_for_each_task_the_secrets_outlive_it(run: Path, tmp_path: Path) -> None:
     simulate(run.parent / "job", tmp_path / "ws", threads=1)
     assert all(torch.equal(tensor, model(run)[name]) for name, tensor in model(tmp_path / "ws").items())

@@ -125,6 +125,7 @@ def test_only_declared_tensors_left_each_site_and_the_ledger_shows_them(run: tup
 CACHED = ("model.lora_last=2", "train.views=2", "train.cache=disk")
 
 
+@pytest.mark.long
 def test_a_lean_job_in_integers_runs_and_the_ledger_counts_its_bytes_both_ways(tmp_path: Path) -> None:
     folder = job(tmp_path / "job", "model.decoder=lean", "wire.up=int4", "wire.down=int8", *CACHED)
     log = simulate(folder, tmp_path / "ws", threads=2)
@@ -310,9 +311,10 @@ def test_a_killed_run_goes_on_to_the_bits_of_the_undisturbed_one(tmp_path: Path,
         assert all(torch.equal(one[n], other[n]) for n in other)
 
 
-RULES = ("scaffold", *(pytest.param(name, marks=pytest.mark.long) for name in ("similarity", "fedavgm")))
+RULES = ("scaffold", "similarity", "fedavgm")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", RULES)
 def test_a_killed_run_of_a_method_with_a_rule_goes_on_to_the_bits_of_the_run_in_one_process(
     tmp_path: Path, method: str
@@ -414,6 +416,7 @@ def test_torn_files_at_server_and_sites_cost_a_round_and_no_bit(tmp_path: Path) 
     assert all(torch.equal(again[n], whole[n]) for n in whole)
 
 
+@pytest.mark.long
 @pytest.mark.long
 def test_a_full_disk_is_told_in_a_line(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
