@@ -126,13 +126,26 @@ def test_no_link_and_no_copy_of_the_package_lies_in_jobs() -> None:
         assert path.suffix != ".py"
 
 
+def test_a_job_brings_the_methods_that_its_own_needs_and_all_if_it_begins_with_another_run_s_model(
+    tmp_path: Path,
+) -> None:
+    for name, more in (("own", []), ("begins", ["--begin", "demo/latest"])):
+        assert main(["render", str(MAIN), str(tmp_path / name), "--set", "method=fedrep", *more]) == 0
+    found = [
+        {path.stem for path in (tmp_path / name / "app/custom/pfedsam/methods").glob("*.py")} - {"__init__", "base"}
+        for name in ("own", "begins")
+    ]
+    assert found == [{"fedrep", "fedper", "fedavg"}, methods.OURS]
+
+
 def test_a_rendered_job_brings_its_code_and_its_changes(tmp_path: Path) -> None:
     out = tmp_path / "job"
     change = ["--set", "train.lr=0.5", "--set", "study=other", "--rounds", "3"]
     assert main(["render", str(MAIN), str(out), *change]) == 0
     assert (out / "app/custom/pfedsam/site.py").is_file()
     assert not (out / "app/custom/pfedsam/prepare").exists()
-    assert (out / "app/custom/pfedsam/assets/demo_sam.safetensors").is_file()
+    assert {path.stem for path in (out / "app/custom/pfedsam/methods").glob("*.py")} == {"__init__", "base", "pfedsam"}
+    assert {path.suffix for path in (out / "app/custom/pfedsam/assets").iterdir()} == {".safetensors", ".json"}
     assert sum(p.stat().st_size for p in out.rglob("*") if p.is_file()) < 4_150_000  # POC deploys at most 4 MiB
     job = read_job(out)
     assert (job.config.train.lr, job.config.study, job.rounds) == (0.5, "other", 3)

@@ -15,7 +15,7 @@ from nvflare.job_config.api import FedJob
 from nvflare.recipe.spec import Recipe
 
 import pfedsam
-from pfedsam.config import Config
+from pfedsam import methods
 from pfedsam.data.folder import new_folder
 from pfedsam.errors import UserFault
 from pfedsam.exchange.roster import STEPS
@@ -36,6 +36,7 @@ from pfedsam.names import job_name
 from pfedsam.settings import check_sites
 
 TASKS = ("train", "validate", "submit_model")
+FOR_PEOPLE = ("*.html", "*.md", "bundle*", "jobs", "poc")  # of the assets
 OF_A_PERSON = ("cli", "doctor", "export", "predict", "prepare", "report")  # rooms of verbs that no job calls
 
 
@@ -88,7 +89,7 @@ class PFedSAMRecipe(Recipe):  # type: ignore[misc]
         settings.write_text(json.dumps(self.job.settings, indent=2) + "\n")
         self._job.add_file_to_server(str(settings), app_folder_type="config")
         if self._code:
-            copy_code(self._files / "pfedsam", self.job.config)
+            copy_code(self._files / "pfedsam", self.job)
             self._job.add_file_to_server(str(self._files / "pfedsam"), dest_dir="pfedsam")
 
     @property
@@ -169,12 +170,17 @@ def _check_unedited(job: Path) -> None:
         )
 
 
-def copy_code(target: Path, config: Config) -> None:
+def copy_code(target: Path, job: Job) -> None:
     """Copy the parts of the package that a job needs to `target`: FLARE's http takes at most 4 MiB.
 
-    The demo backbone's weights are copied only if they are used. FLARE allows no links in a job.
+    The demo backbone's weights are copied only if they are used, and of the methods only the job's, unless it begins
+    with the model of a run of any method. FLARE allows no links in a job.
     """
-    leave = ["__pycache__"] if config.model.backbone == "demo" else ["__pycache__", "*.safetensors"]
+    config = job.config
+    leave = ["__pycache__", *FOR_PEOPLE, *([] if config.model.backbone == "demo" else ["*.safetensors"])]
     shutil.copytree(Path(pfedsam.__file__).parent, target, ignore=shutil.ignore_patterns(*leave))
     for room in OF_A_PERSON:
         shutil.rmtree(target / room)
+    if not job.begin:
+        for name in methods.OURS - methods.needed(config.method):
+            (target / f"methods/{name}.py").unlink()

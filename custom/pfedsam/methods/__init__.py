@@ -3,11 +3,13 @@
 The entry point is in the group `pfedsam.methods` and names a `Method`: `NAME = "package.module:METHOD"`.
 """
 
+import ast
 import importlib
 import pkgutil
 import sys
 from functools import lru_cache
 from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from pathlib import Path
 
 import torch
 
@@ -48,6 +50,21 @@ def get(name: str) -> Method:
         )
     method: Method = importlib.import_module(f"pfedsam.methods.{name}").METHOD
     return method
+
+
+def needed(name: str) -> set[str]:
+    """The modules of this folder that run for a method: its own, and all that these import. Another's may use any."""
+    if name not in OURS:
+        return {*OURS, "base"}
+    found, left = {"base"}, [name]
+    while left:
+        found.add(one := left.pop())
+        tree = ast.parse((Path(__file__).parent / f"{one}.py").read_text())
+        imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        named = [alias.name for node in imports if node.module == __name__ for alias in node.names]
+        inside = [str(node.module).removeprefix(f"{__name__}.") for node in imports]
+        left += (OURS & {*named, *inside}) - found
+    return found
 
 
 def base_in_bf16(method: Method, device: torch.device, config: Config) -> bool:
