@@ -190,6 +190,7 @@ SUITES = {
         Row("fedavgm", "FedAvgM", ("method=fedavgm",)),
         Row("scaffold", "SCAFFOLD", ("method=scaffold",)),
         Row("similarity", "a model a site, weighted by similarity", ("method=similarity",)),
+        Row("fedsca", "FedSCA", ("method=fedsca",)),
         *(Row(rule, f"FedAvg, server.rule {rule}", ("method=fedavg", f"server.rule={rule}")) for rule in ROBUST),
     ],
     "modes": [
