@@ -95,6 +95,20 @@ def note_received(model: Branches, _config: Config, _here: Here) -> None:
     model.received = {name: p.detach().clone() for name, p in live if p.requires_grad}
 
 
+@torch.no_grad()
+def keep_trained(model: Branches) -> None:
+    """Make the personal branch a copy of the trained global one. It is private: the site predicts with it."""
+    own = dict(model["personal"].named_parameters())
+    for name, p in model["global"].named_parameters():
+        if p.requires_grad:
+            own[name].copy_(p)
+
+
+def shared_alone(_done: int, _steps: int) -> frozenset[Part]:
+    """A `phase` in which every step trains only the shared part."""
+    return frozenset({Part.SHARED})
+
+
 def distance(branch: Segmenter, received: dict[str, Tensor]) -> Tensor:
     """|w - w_t|^2 over a branch's trained parameters, a scalar. `received` is w_t (Li et al. 2020, FedProx)."""
     live = dict(branch.named_parameters())
