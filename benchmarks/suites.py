@@ -193,6 +193,7 @@ SUITES = {
         Row("fedsca", "FedSCA", ("method=fedsca",)),
         Row("fca", "FCA, binary", ("method=fca",)),
         Row("fca_soft", "FCA, soft", ("method=fca", "method.split=soft")),
+        Row("fedala", "FedALA", ("method=fedala",)),
         *(Row(rule, f"FedAvg, server.rule {rule}", ("method=fedavg", f"server.rule={rule}")) for rule in ROBUST),
     ],
     "modes": [
