@@ -194,6 +194,7 @@ SUITES = {
         Row("fca", "FCA, binary", ("method=fca",)),
         Row("fca_soft", "FCA, soft", ("method=fca", "method.split=soft")),
         Row("fedala", "FedALA", ("method=fedala",)),
+        Row("apple", "APPLE on LoRA cores", ("method=apple",)),
         *(Row(rule, f"FedAvg, server.rule {rule}", ("method=fedavg", f"server.rule={rule}")) for rule in ROBUST),
     ],
     "modes": [

@@ -8,7 +8,7 @@ individual unit does not leave its site, and counts as not moved in the mean.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -18,7 +18,7 @@ from pfedsam.bounds import number
 from pfedsam.config import Config
 from pfedsam.files import Tensors, below, under
 from pfedsam.methods import ditto, fedavg
-from pfedsam.methods.base import Here, Method, Told, keep_trained, note_received, shared_alone
+from pfedsam.methods.base import Here, Told, keep_trained, note_received, shared_alone
 from pfedsam.model.partition import Kind, kinds
 from pfedsam.model.segmenter import Branches, Segmenter
 from pfedsam.train.loop import RoundReport
@@ -94,15 +94,6 @@ def tell(model: Branches, _config: Config, _here: Here, _report: RoundReport) ->
     return Told(memory=under(MOVE, moves) | under(BEFORE, {name: before[name] for name in units}))
 
 
-METHOD = Method(
-    ditto.branches,
-    ditto.declare,
-    fedavg.losses,
-    merge,
-    personal="personal",
-    global_="global",
-    phase=shared_alone,
-    sends=sends,
-    tell=tell,
-    settings=Settings,
+METHOD = replace(
+    ditto.METHOD, loss=fedavg.losses, merge=merge, sends=sends, tell=tell, phase=shared_alone, settings=Settings
 )

@@ -7,7 +7,7 @@ shared tensor instead of the upper layers alone, images without augmentation, an
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from pfedsam.config import Config
 from pfedsam.data.dataset import Batch, Dataset, View
 from pfedsam.files import Tensors, below, seed_of, under
 from pfedsam.methods import ditto, fedavg
-from pfedsam.methods.base import Here, Method, Told, keep_trained, shared_alone
+from pfedsam.methods.base import Here, Told, keep_trained, shared_alone
 from pfedsam.model.segmenter import Branches
 from pfedsam.train.loop import RoundReport
 from pfedsam.train.step import descend
@@ -89,15 +89,6 @@ def tell(model: Branches, _config: Config, _here: Here, _report: RoundReport) ->
     return Told(memory=dict(model.received))
 
 
-METHOD = Method(
-    ditto.branches,
-    ditto.declare,
-    fedavg.losses,
-    merge,
-    personal="personal",
-    global_="global",
-    phase=shared_alone,
-    tell=tell,
-    looks=True,
-    settings=Settings,
+METHOD = replace(
+    ditto.METHOD, loss=fedavg.losses, merge=merge, tell=tell, looks=True, phase=shared_alone, settings=Settings
 )

@@ -12,7 +12,7 @@ from itertools import combinations
 
 from pfedsam.bounds import number
 from pfedsam.config import Config
-from pfedsam.exchange.server import Contribution, ServerState, weighted
+from pfedsam.exchange.server import Contribution, ServerState, mean_model, trained, weighted
 from pfedsam.files import Tensors
 from pfedsam.methods import fedavg
 
@@ -44,15 +44,11 @@ def mixed(
         weights_of: gives each site's weight in one site's model, from the cosines of all pairs of updates.
     """
     moves = {site: one.update for site, one in contributions.items()}
-
-    def trained(site: str) -> Tensors:
-        return {name: tensor + moves[site][name] for name, tensor in state.model_of(site).items()}
-
-    total = sum(one.samples for one in contributions.values())
     cosines = {frozenset(pair): cosine(*(moves[site] for site in pair)) for pair in combinations(moves, 2)}
-    models = {site: weighted(weights_of(site, cosines), trained) for site in moves}
-    shared = weighted({site: one.samples / total for site, one in contributions.items()}, trained)
-    return replace(state, shared=shared, models={**state.models, **models})
+    models = {
+        site: weighted(weights_of(site, cosines), lambda other: trained(state, contributions, other)) for site in moves
+    }
+    return replace(state, shared=mean_model(state, contributions), models={**state.models, **models})
 
 
 def weights(site: str, cosines: Cosines, settings: Settings) -> dict[str, float]:
