@@ -190,6 +190,11 @@ SUITES = {
         Row("fedavgm", "FedAvgM", ("method=fedavgm",)),
         Row("scaffold", "SCAFFOLD", ("method=scaffold",)),
         Row("similarity", "a model a site, weighted by similarity", ("method=similarity",)),
+        Row("fedsca", "FedSCA", ("method=fedsca",)),
+        Row("fca", "FCA, binary", ("method=fca",)),
+        Row("fca_soft", "FCA, soft", ("method=fca", "method.split=soft")),
+        Row("fedala", "FedALA", ("method=fedala",)),
+        Row("apple", "APPLE on LoRA cores", ("method=apple",)),
         *(Row(rule, f"FedAvg, server.rule {rule}", ("method=fedavg", f"server.rule={rule}")) for rule in ROBUST),
     ],
     "modes": [

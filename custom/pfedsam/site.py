@@ -19,7 +19,7 @@ from pfedsam.exchange.schema import EXTRA, Stamp, extras_of, shared_of
 from pfedsam.exchange.store import Moment, SiteStore
 from pfedsam.files import Tensors, at_rest, below, digest, seed_of, under, unprefixed
 from pfedsam.hidden import Paid, pay
-from pfedsam.methods.base import Here, nothing_told
+from pfedsam.methods.base import Dice, Here, nothing_told
 from pfedsam.model.lora import adapted
 from pfedsam.model.partition import Part, tensors_of, wire_name
 from pfedsam.model.prepared import prepared
@@ -138,7 +138,7 @@ class Site:
         self._owed = below(OWED, own)
         self._put_private(stored, facts)
         dice = self._dice if facts else None
-        self._here = Here(dice, self.data["train"], extras_of(arrived), below(MEMORY, own))
+        self._here = self._use(dice, arrived, own)
         self.method.merge(self.model, self.config, self._here)
         return facts
 
@@ -188,6 +188,7 @@ class Site:
         """What goes up after a round. What stays is stored first, unless the round was stopped."""
         now = self.shared()
         difference = {name: now[name] - tensor for name, tensor in self._received.items()}
+        difference = self.method.sends(self.model, self.config, difference)
         if paid:  # no noise hides the losses
             report, difference = replace(report, losses={}), paid.leaving(difference)
         wire, owed = with_feedback(difference, self._owed, self.config.wire.up)
@@ -227,7 +228,7 @@ class Site:
         stored, facts = self.store.load(at, trained=trained) or ({}, {})
         self._load_shared(shared_of(arrived))
         self._put_private(self._first, {})
-        here = Here(None, self.data["train"], extras_of(arrived), below(MEMORY, stored))
+        here = self._use(None, arrived, stored)
         self.method.merge(self.model, self.config, here)  # what follows the shared part where nothing is stored
         self._run = at.run if at else None
         if trained and (self._first or self.method.tell is not nothing_told):
@@ -279,6 +280,11 @@ class Site:
         facts = self._validation("personal").experts
         with without_experts(branch):
             return {**facts, "dice_without": self.summary(split, "personal")["dice"]}
+
+    def _use(self, dice: Dice | None, arrived: Tensors, stored: Tensors) -> Here:
+        """What the method may use in a round, with the memory in what is stored."""
+        memory, data = below(MEMORY, stored), self.data["train"]
+        return Here(dice, data, extras_of(arrived), memory, self.name, self.budget.noise)
 
     def _dice(self, role: str) -> float:
         dice = self.validated(role)["dice"]

@@ -57,7 +57,7 @@ def _check_privacy(config: Config) -> None:
     unit, method = config.privacy.unit, methods.get(config.method)
     if unit == "none":
         return
-    if method.up is not no_extras or method.augment is not as_it_is:
+    if method.up is not no_extras or method.augment is not as_it_is or method.looks:
         raise UserFault(
             expected="a method that sends only its update, with privacy.unit patient or site",
             came=f"{config.method}, which also sends or uses values of the images without noise",

@@ -6,7 +6,7 @@ import torch
 from pfedsam.exchange import server
 from pfedsam.exchange.schema import EXTRA, Spec
 from pfedsam.exchange.server import Contribution, ServerState, mean, unflat, weighted
-from pfedsam.files import Tensors
+from pfedsam.files import Tensors, pack, unpack
 from pfedsam.settings import from_dict
 
 SHAPES = {"w": (7, 5), "b": (3,)}
@@ -78,3 +78,11 @@ def test_extras_travel_exactly_in_every_number_format() -> None:
     up = server.contribution({**wire, "w": torch.zeros(2 + 18, dtype=torch.uint8)}, 2, {}, config=config, up=kinds)
     assert torch.equal(up.extras["c"], begun.memory["c"])
     assert up.update.keys() == {"w"}
+
+
+def test_a_state_whose_tensors_are_one_in_memory_can_be_a_checkpoint() -> None:
+    one = torch.ones(2)
+    state = ServerState({"w": one}, {"core": one}, {"a": {"w": one}, "b": {"w": one}})
+    again = unflat(unpack(pack(state.flat(), {}))[0])
+    assert again.models.keys() == {"a", "b"}
+    assert torch.equal(again.model_of("b")["w"], again.memory["core"])

@@ -194,6 +194,18 @@ class Budget:
                 self._write(after)
         return Noise(hmac.digest(bytes.fromhex(after.secret), ident.encode(), "sha256")), total
 
+    def noise(self, purpose: str) -> Noise:
+        """The site's own random numbers for a purpose, the same each time. Nothing is paid.
+
+        Raises:
+            UserFault: the file is damaged.
+        """
+        with self._locked():
+            spent = self.spent() or Spent(secrets.token_hex(32))
+            if not self.path.exists():
+                self._write(spent)
+        return Noise(hmac.digest(bytes.fromhex(spent.secret), f"noise/{purpose}".encode(), "sha256"))
+
     def _write(self, spent: Spent) -> None:
         steps = Counter[tuple[float, float]]()
         for one in spent.mechanisms:

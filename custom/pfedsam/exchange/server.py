@@ -58,11 +58,11 @@ class ServerState:
         return self.models.get(site, self.shared)
 
     def flat(self) -> Tensors:
-        """All tensors under different names, as a checkpoint's file holds them."""
-        found = self.shared | under(MEMORY, self.memory)
+        """All tensors under different names, as a checkpoint's file holds them. No two have one memory."""
+        found = under(MEMORY, self.memory)
         for site, model in self.models.items():
             found |= under(f"{MODEL}{site}/", model)
-        return found
+        return self.shared | {name: tensor.clone() for name, tensor in found.items()}
 
 
 Given = Mapping[str, Contribution]  # by site
@@ -125,6 +125,20 @@ def mean_update(contributions: Mapping[str, Contribution]) -> Tensors:
     total = sum(one.samples for one in contributions.values())
     shares = {site: one.samples / total for site, one in contributions.items()}
     return weighted(shares, lambda site: contributions[site].update)
+
+
+def trained(state: ServerState, contributions: Mapping[str, Contribution], site: str) -> Tensors:
+    """A site's model after the round: what it was sent plus its update, if it sent one."""
+    sent = state.model_of(site)
+    moves = contributions[site].update if site in contributions else {}
+    return {name: tensor + moves[name] if moves else tensor for name, tensor in sent.items()}
+
+
+def mean_model(state: ServerState, contributions: Mapping[str, Contribution]) -> Tensors:
+    """The sample-weighted mean of the models of all sites that sent an update, whatever each was sent."""
+    total = sum(one.samples for one in contributions.values())
+    shares = {site: one.samples / total for site, one in contributions.items()}
+    return weighted(shares, lambda site: trained(state, contributions, site))
 
 
 def weighted(weights: Mapping[str, float], tensors_of: Callable[[str], Tensors]) -> Tensors:

@@ -12,6 +12,7 @@ from torch import Tensor
 from pfedsam.config import Config
 from pfedsam.data.dataset import Augment, Dataset
 from pfedsam.errors import UserFault
+from pfedsam.exchange.privacy import Noise
 from pfedsam.exchange.schema import Schema
 from pfedsam.exchange.server import Rule, mean
 from pfedsam.files import Tensors
@@ -43,12 +44,16 @@ class Here:
         data: the site's training split. It never leaves the site.
         extras: what the server's rule sent beside the shared tensors, by declared name.
         memory: what `tell` left in the site's last round of this run. Empty in the first.
+        name: the site's name.
+        noise: gives for a purpose random numbers that nobody outside the site can guess, each time the same.
     """
 
     dice: Dice | None = None
     data: Dataset | None = None
     extras: Tensors = field(default_factory=dict)
     memory: Tensors = field(default_factory=dict)
+    name: str = ""
+    noise: Callable[[str], Noise] | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,11 @@ def nothing_told(_model: Branches, _config: Config, _here: Here, _report: RoundR
     return Told()
 
 
+def all_of_it(_model: Branches, _config: Config, update: Tensors) -> Tensors:
+    """The whole update."""
+    return update
+
+
 def as_it_is(augment: Augmented, _config: Config, _here: Here) -> Augmented:
     """The job's augmentation, unchanged."""
     return augment
@@ -83,6 +93,20 @@ def note_received(model: Branches, _config: Config, _here: Here) -> None:
     """A `merge` that copies the global branch's trained parameters, as the server sent them, to `model.received`."""
     live = model["global"].named_parameters()
     model.received = {name: p.detach().clone() for name, p in live if p.requires_grad}
+
+
+@torch.no_grad()
+def keep_trained(model: Branches) -> None:
+    """Make the personal branch a copy of the trained global one. It is private: the site predicts with it."""
+    own = dict(model["personal"].named_parameters())
+    for name, p in model["global"].named_parameters():
+        if p.requires_grad:
+            own[name].copy_(p)
+
+
+def shared_alone(_done: int, _steps: int) -> frozenset[Part]:
+    """A `phase` in which every step trains only the shared part."""
+    return frozenset({Part.SHARED})
 
 
 def distance(branch: Segmenter, received: dict[str, Tensor]) -> Tensor:
@@ -112,6 +136,8 @@ class Method:
         up: what goes up beside the update, by name, from the shared tensors' schema: shape, dtype, bound.
         down: what goes down beside the shared tensors: these names of the rule's memory. They begin at zero.
         tell: called after training. It gives what goes up and what the site remembers. A site that lost that stops.
+        sends: what of its update a site sends, from the difference to what it received. It keeps names and shapes.
+        looks: whether `merge` learns from the site's images, whose patients no noise would hide there.
         gradient: called in each step between the gradient and the optimisers. It may change gradients in place.
         augment: makes the round's augmentation from the job's (None: off). It cannot be used with `train.cache`.
         settings: the frozen dataclass of its own settings, read from "method" in a job. No field may be called name.
@@ -131,6 +157,8 @@ class Method:
     up: Extras = no_extras
     down: Extras = no_extras
     tell: Callable[[Branches, Config, Here, RoundReport], Told] = nothing_told
+    sends: Callable[[Branches, Config, Tensors], Tensors] = all_of_it
+    looks: bool = False
     gradient: Gradient = untouched
     augment: Callable[[Augmented, Config, Here], Augmented] = as_it_is
     settings: type = NoSettings

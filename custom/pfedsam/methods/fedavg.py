@@ -24,7 +24,8 @@ def declare(_: Config) -> Declaration:
 
 def losses(model: Branches, batch: Batch, config: Config) -> Losses:
     """The supervised loss of the global branch, a scalar by name."""
-    return {"global": segmentation_loss(model(batch.image, stemmed=batch.stemmed)["global"], batch, config.train)}
+    logits = model(batch.image, ("global",), stemmed=batch.stemmed)["global"]
+    return {"global": segmentation_loss(logits, batch, config.train)}
 
 
 def merge(_model: Branches, _config: Config, _here: Here) -> None:

@@ -24,7 +24,8 @@ from pfedsam.model.partition import Declaration, Kind, Part, kinds
 from pfedsam.model.segmenter import Branches, Segmenter
 from pfedsam.train.step import Losses
 
-PARTS = {Kind.LORA_A: Part.PRIVATE, Kind.DECODER_LORA_B: Part.PRIVATE, Kind.DECODER: Part.FROZEN}  # others: shared
+PARTS = {Kind.LORA_A: Part.PRIVATE, Kind.DECODER_LORA_B: Part.PRIVATE}  # others: shared
+PARTS |= {Kind.DECODER: Part.FROZEN, Kind.DECODER_WIDENING: Part.FROZEN}
 DECAY = 0.9  # of the drift's moving average, a step
 SHORT = 1e-3  # a move by less of its adapter has no direction: weight decay and rounding make such moves
 

@@ -6,15 +6,17 @@ at one pretrained model are all alike. There is no proximal term. A site that ne
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
 
 from pfedsam.bounds import number
 from pfedsam.config import Config
-from pfedsam.exchange.server import Contribution, ServerState, weighted
+from pfedsam.exchange.server import Contribution, ServerState, mean_model, trained, weighted
 from pfedsam.files import Tensors
 from pfedsam.methods import fedavg
+
+Cosines = Mapping[frozenset[str], float]  # of two sites' updates, by the pair of sites
 
 
 @dataclass(frozen=True)
@@ -27,19 +29,29 @@ class Settings:
 
 def rule(state: ServerState, contributions: Mapping[str, Contribution], config: Config) -> ServerState:
     """A new model for each site that sent an update. The other sites keep theirs."""
+    settings = config.own(Settings)
+    return mixed(state, contributions, lambda site, cosines: weights(site, cosines, settings))
+
+
+def mixed(
+    state: ServerState,
+    contributions: Mapping[str, Contribution],
+    weights_of: Callable[[str, Cosines], Mapping[str, float]],
+) -> ServerState:
+    """The state with a model for each site that sent an update: a weighted sum of all sites' trained models.
+
+    Args:
+        weights_of: gives each site's weight in one site's model, from the cosines of all pairs of updates.
+    """
     moves = {site: one.update for site, one in contributions.items()}
-
-    def trained(site: str) -> Tensors:
-        return {name: tensor + moves[site][name] for name, tensor in state.model_of(site).items()}
-
-    total, settings = sum(one.samples for one in contributions.values()), config.own(Settings)
     cosines = {frozenset(pair): cosine(*(moves[site] for site in pair)) for pair in combinations(moves, 2)}
-    models = {site: weighted(weights(site, cosines, settings), trained) for site in moves}
-    shared = weighted({site: one.samples / total for site, one in contributions.items()}, trained)
-    return replace(state, shared=shared, models={**state.models, **models})
+    models = {
+        site: weighted(weights_of(site, cosines), lambda other: trained(state, contributions, other)) for site in moves
+    }
+    return replace(state, shared=mean_model(state, contributions), models={**state.models, **models})
 
 
-def weights(site: str, cosines: Mapping[frozenset[str], float], settings: Settings) -> dict[str, float]:
+def weights(site: str, cosines: Cosines, settings: Settings) -> dict[str, float]:
     """The weight of each site in this site's model, from the cosines of all pairs of sites. Weights add up to 1."""
     of_mine = {pair - {site}: value for pair, value in cosines.items() if site in pair}
     alike = {other: math.exp(settings.sharpness * value) for (other,), value in of_mine.items()}

@@ -51,6 +51,10 @@ class PromptFreeDecoder(nn.Module):
         self.head = ClassHead(masks, outputs) if outputs > 1 else None
         self.position = position
 
+    def widening(self) -> tuple[nn.Module, ...]:
+        """What makes masks of the transformer's output: the upscaling's deconvolutions and the hyper-networks."""
+        return self.upscaling, self.hypernetworks
+
     def last(self) -> tuple[nn.Module, ...]:
         """The few parameters that the lean mode trains: tokens and the last norms, 1 920 values at width 256.
 

@@ -25,10 +25,13 @@ class LoRA(nn.Module):
         d_out: width of the output (3 d for a fused qkv).
         rank: r, width of the bottleneck.
         alpha: numerator of the scale.
+
+    A method may mark it `early`, as one of the encoder's first, which gives its factors kinds of their own.
     """
 
     def __init__(self, d_in: int, d_out: int, *, rank: int, alpha: float) -> None:
         super().__init__()
+        self.early = False
         self.a = nn.Linear(d_in, rank, bias=False)
         self.b = nn.Linear(rank, d_out, bias=False)
         self.mix: nn.Module | None = None

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pfedsam.config import DecoderMode
 from pfedsam.errors import UserFault
 from pfedsam.model.adapters import TokenAdapter
+from pfedsam.model.aside import Aside
 from pfedsam.model.decoder import ClassHead, PromptFreeDecoder
 from pfedsam.model.lora import Adapted, LoRA
 from pfedsam.model.moe import LocalMoE
@@ -26,15 +27,19 @@ class Kind(StrEnum):
 
     LORA_A = "lora_a"
     LORA_B = "lora_b"
+    EARLY_LORA_A = "early_lora_a"
+    EARLY_LORA_B = "early_lora_b"
     DECODER_LORA_A = "decoder_lora_a"
     DECODER_LORA_B = "decoder_lora_b"
     ADAPTER = "adapter"
     EXPERT = "expert"
     DECODER = "decoder"
+    DECODER_WIDENING = "decoder_widening"
     DECODER_LAST = "decoder_last"
     HEAD = "head"
     BASE = "base"
     NORM = "norm"
+    ASIDE = "aside"
 
 
 class Part(StrEnum):
@@ -52,12 +57,13 @@ OWNERS: dict[type[nn.Module], Kind] = {
     LocalMoE: Kind.EXPERT,
     ClassHead: Kind.HEAD,
     PromptFreeDecoder: Kind.DECODER,
+    Aside: Kind.ASIDE,
 }
 PRETRAINED = frozenset({Kind.BASE, Kind.NORM})  # frozen unless a method says that it trains them
-DECODER = frozenset({Kind.DECODER, Kind.DECODER_LAST})
+DECODER = frozenset({Kind.DECODER, Kind.DECODER_WIDENING, Kind.DECODER_LAST})
 FROZEN: dict[DecoderMode, frozenset[Kind]] = {
     "full": PRETRAINED,
-    "lean": PRETRAINED | {Kind.DECODER},
+    "lean": PRETRAINED | (DECODER - {Kind.DECODER_LAST}),
     "frozen": PRETRAINED | DECODER,
 }
 
@@ -76,8 +82,9 @@ class Partition:
 def kinds(model: nn.Module) -> dict[str, Kind]:
     """The kind of every parameter, by name: that of its innermost owner."""
     decoders = [m for m in model.modules() if isinstance(m, PromptFreeDecoder)]
-    last = {id(module): Kind.DECODER_LAST for decoder in decoders for module in decoder.last()}
-    return dict(_walk(model, "", Kind.BASE, last))
+    named = {id(module): Kind.DECODER_WIDENING for decoder in decoders for module in decoder.widening()}
+    named |= {id(module): Kind.DECODER_LAST for decoder in decoders for module in decoder.last()}
+    return dict(_walk(model, "", Kind.BASE, named))
 
 
 def partition(
@@ -133,12 +140,12 @@ def tensors_of(model: Branches, part: Partition, which: Part) -> dict[str, Tenso
     return {name: tensors[name] for name in part.names(which)}
 
 
-def _walk(module: nn.Module, prefix: str, kind: Kind, last: dict[int, Kind]) -> Iterator[tuple[str, Kind]]:
+def _walk(module: nn.Module, prefix: str, kind: Kind, named: dict[int, Kind]) -> Iterator[tuple[str, Kind]]:
     kind = OWNERS.get(type(module), kind)
     for name, _ in module.named_parameters(recurse=False):
         yield prefix + name, kind
     for name, child in module.named_children():
-        yield from _walk(child, f"{prefix}{name}.", last.get(id(child)) or _below(module, child, kind), last)
+        yield from _walk(child, f"{prefix}{name}.", named.get(id(child)) or _below(module, child, kind), named)
 
 
 def _below(module: nn.Module, child: nn.Module, kind: Kind) -> Kind:
@@ -149,5 +156,7 @@ def _below(module: nn.Module, child: nn.Module, kind: Kind) -> Kind:
 
 
 def _factor(lora: LoRA, child: nn.Module, kind: Kind) -> Kind:
-    a, b = (Kind.DECODER_LORA_A, Kind.DECODER_LORA_B) if kind in DECODER else (Kind.LORA_A, Kind.LORA_B)
+    a, b = (Kind.EARLY_LORA_A, Kind.EARLY_LORA_B) if lora.early else (Kind.LORA_A, Kind.LORA_B)
+    if kind in DECODER:
+        a, b = Kind.DECODER_LORA_A, Kind.DECODER_LORA_B
     return a if child is lora.a else b if child is lora.b else kind

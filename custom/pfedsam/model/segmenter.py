@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pfedsam.files import tensors_digest
+from pfedsam.model.aside import Aside
 from pfedsam.model.decoder import PromptFreeDecoder
 from pfedsam.model.encoder import Encoder
 from pfedsam.model.lora import loras, side_by_side
@@ -51,6 +52,7 @@ class Branches(nn.Module):
     def __init__(self, **branches: Segmenter) -> None:
         super().__init__()
         self.branch = nn.ModuleDict(branches)
+        self.aside: Aside | None = None  # what a method trains at the site beside the branches
         self.received: dict[str, Tensor] = {}  # as `merge` leaves it, for methods that stay near what they got
         self._one_base = len({_base(branch.encoder) for branch in branches.values()}) == 1
 
@@ -74,6 +76,13 @@ class Branches(nn.Module):
             only: the branches to run. None: all.
             stemmed: `image` is what `stem` returned.
         """
+        found = self.embeddings(image, only, stemmed=stemmed)
+        return {name: self[name].decode(embedding) for name, embedding in found.items()}
+
+    def embeddings(
+        self, image: Tensor, only: tuple[str, ...] | None = None, *, stemmed: bool = False
+    ) -> dict[str, Tensor]:
+        """The encoder's embedding of each branch, by name, (B, C, S/p, S/p). The arguments are those of `forward`."""
         names = self.names() if only is None else only
         encoders = [self[name].encoder for name in names]
         found = (
@@ -81,7 +90,7 @@ class Branches(nn.Module):
             if self._one_base
             else [encoder(image) for encoder in encoders]
         )
-        return {name: self[name].decode(embedding) for name, embedding in zip(names, found, strict=True)}
+        return dict(zip(names, found, strict=True))
 
     @torch.no_grad()
     def stem(self, image: Tensor) -> Tensor:

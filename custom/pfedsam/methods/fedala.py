@@ -1,0 +1,94 @@
+"""FedALA (Zhang et al. 2023): each site learns, value by value, how far it follows the server's model.
+
+A round begins at theta = theta_k + (theta_g - theta_k) * W with W in [0, 1], which the site trains on its own images:
+W <- clip(W - eta * gradient * (theta_g - theta_k)). Then it trains and sends as in FedAvg. W stays at the site from
+round to round. A release that we know of makes W new in each round, against its own text. Our choices: W for every
+shared tensor instead of the upper layers alone, images without augmentation, and a bound on the passes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from pfedsam.bounds import number
+from pfedsam.config import Config
+from pfedsam.data.dataset import Batch, Dataset, View
+from pfedsam.files import Tensors, below, seed_of, under
+from pfedsam.methods import ditto, fedavg
+from pfedsam.methods.base import Here, Told, keep_trained, shared_alone
+from pfedsam.model.segmenter import Branches
+from pfedsam.train.loop import RoundReport
+from pfedsam.train.step import descend
+
+WEIGHT, ROUNDS = "weight/", "rounds"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """FedALA's own settings. All are our choice: the paper's body was not at hand."""
+
+    rate: float = number(1.0, above=0, most=1_000_000)  # eta of W
+    share: float = number(0.8, above=0, most=1)  # of the site's images, drawn anew in each round
+    first: int = number(5, least=1, most=1000)  # passes in the first round with W; one in each later round
+
+
+def merge(model: Branches, config: Config, here: Here) -> None:
+    """Begin between the site's own model and the received one. In its first round a site takes the received one."""
+    live = {name: p for name, p in model["global"].named_parameters() if p.requires_grad}
+    known, rounds = below(WEIGHT, here.memory), int(here.memory.get(ROUNDS, torch.zeros(())))
+    weights = {name: known[name].to(p.device) if known else torch.ones_like(p) for name, p in live.items()}
+    if here.dice is not None and here.data is not None and known:
+        received = {name: p.detach().clone() for name, p in live.items()}
+        mine = dict(model["personal"].named_parameters())
+        ways = {name: received[name] - mine[name].detach() for name in live}
+        generator = torch.Generator().manual_seed(seed_of(f"{config.seed}/{here.name}/{rounds}"))
+        model.eval()
+        for batch in drawn(here.data, config, generator, passes=config.own(Settings).first if rounds == 1 else 1):
+            place(live, mine, ways, weights)
+            learn(model, batch, config, ways=ways, weights=weights)
+        place(live, mine, ways, weights)
+    model.received = under(WEIGHT, weights) | {ROUNDS: torch.tensor(rounds + 1)}
+
+
+def drawn(data: Dataset, config: Config, generator: torch.Generator, passes: int) -> Iterator[Batch]:
+    """The batches of some passes over a share of the site's images."""
+    count, size = max(1, round(config.own(Settings).share * len(data))), config.train.batch_size
+    chosen = torch.randperm(len(data), generator=generator)[:count]
+    for _ in range(passes):
+        order = chosen[torch.randperm(count, generator=generator)].tolist()
+        yield from (data.batch([View(i) for i in order[at : at + size]]) for at in range(0, count, size))
+
+
+@torch.no_grad()
+def place(live: dict[str, torch.nn.Parameter], mine: dict[str, torch.nn.Parameter], ways: Tensors, w: Tensors) -> None:
+    """theta = theta_k + (theta_g - theta_k) * W, in place."""
+    for name, p in live.items():
+        p.copy_(mine[name] + ways[name] * w[name])
+
+
+def learn(model: Branches, batch: Batch, config: Config, *, ways: Tensors, weights: Tensors) -> None:
+    """One step of W, in place. `ways` is theta_g - theta_k."""
+    model.zero_grad(set_to_none=True)
+    descend(model, batch, [], fedavg.losses, config)
+    for name, p in model["global"].named_parameters():
+        if name in weights and p.grad is not None:
+            weights[name].copy_(stepped(weights[name], p.grad * ways[name], config.own(Settings).rate))
+    model.zero_grad(set_to_none=True)
+
+
+def stepped(weight: Tensor, slope: Tensor, rate: float) -> Tensor:
+    """W after a step down the slope, within [0, 1]."""
+    return (weight - rate * slope).clamp(0, 1)
+
+
+def tell(model: Branches, _config: Config, _here: Here, _report: RoundReport) -> Told:
+    """The site remembers W. Its personal branch is what it trained."""
+    keep_trained(model)
+    return Told(memory=dict(model.received))
+
+
+METHOD = replace(
+    ditto.METHOD, loss=fedavg.losses, merge=merge, tell=tell, looks=True, phase=shared_alone, settings=Settings
+)

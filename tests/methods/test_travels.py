@@ -1,0 +1,112 @@
+"""Methods whose novelty is what travels: what leaves, what stays, and what the server makes of it."""
+
+import math
+
+import pytest
+import torch
+
+from conftest import tiny
+from pfedsam import methods
+from pfedsam.exchange.server import Contribution, ServerState
+from pfedsam.exchange.store import Moment
+from pfedsam.methods import fca
+from pfedsam.study import initial_shared, private_schema, shared_schema
+
+
+def moved_by(*values: float, samples: float = 1) -> Contribution:
+    return Contribution(samples, lambda: {"w": torch.tensor(values)})
+
+
+@pytest.mark.parametrize(("early", "blocks"), [(0.25, 1), (0.5, 2), (0.6, 3), (1.0, 4)])
+def test_fedsca_sends_the_first_blocks_lora_alone(early: float, blocks: int) -> None:
+    config = tiny(method="fedsca", own={"early": early}, model={"backbone": "vit_b", "lora_last": 4})
+    units = sorted({int(name.split(".")[2]) for name in shared_schema(config)})
+    plain = shared_schema(tiny(method="fedavg", model={"backbone": "vit_b", "lora_last": 4}))
+    adapted = sorted({int(name.split(".")[2]) for name in plain if name.startswith("encoder.")})
+    assert units == adapted[:blocks]
+    assert len(shared_schema(config)) == 2 * blocks
+    stays = {name.split(".", 2)[2] for name in private_schema(config)}
+    assert stays == plain.keys() - shared_schema(config).keys()
+
+
+def test_fedsca_weighs_sites_by_samples_and_similarity() -> None:
+    each = {"a": moved_by(1.0, 0.0, samples=3), "b": moved_by(2.0, 0.0), "c": moved_by(0.0, 4.0)}
+    state = ServerState({"w": torch.zeros(2)})
+    config = tiny(method="fedsca", own={"temperature": 0.5})
+    after = methods.get("fedsca").rule(state, each, config)
+    far = math.exp(-1 / 0.5)
+    assert after.model_of("a")["w"].tolist() == pytest.approx([(3 * 1 + 2) / (4 + far), 4 * far / (4 + far)])
+    assert after.model_of("c")["w"].tolist() == pytest.approx([(3 + 2) * far / (4 * far + 1), 4 / (4 * far + 1)])
+    mean = methods.get("fedsca").rule(state, each, tiny(method="fedsca", own={"temperature": 1000.0}))
+    assert mean.model_of("c")["w"].tolist() == pytest.approx(mean.shared["w"].tolist(), abs=2e-3)
+
+
+def test_fca_s_score_is_the_cosine_of_the_two_moves_in_a_unit() -> None:
+    own = {"a": torch.tensor([[1.0, 0.0], [2.0, 2.0]]), "b": torch.tensor([[0.0, 1.0]])}
+    mean = {"a": torch.tensor([[3.0, 0.0], [-1.0, -1.0]]), "b": torch.tensor([[0.0, -0.5]])}
+    (found,) = fca.scores(iter([("a", "b")]), own, mean)
+    assert found.tolist() == pytest.approx([1.0, -1.0], abs=1e-5)
+    (still,) = fca.scores(iter([("a", "b")]), own, {name: torch.zeros_like(one) for name, one in mean.items()})
+    assert still.tolist() == [0.0, 0.0]
+
+
+def test_fca_s_binary_split_takes_the_units_that_agree_most_and_its_soft_one_a_sigmoid() -> None:
+    score = torch.tensor([[0.9, -0.5], [0.1, 0.8]])
+    binary = fca.common_shares(score, fca.Settings(common=0.5))
+    assert binary.tolist() == [[1, 0], [0, 1]]
+    assert fca.common_shares(score, fca.Settings(common=0.0)).sum() == 0
+    soft = fca.common_shares(score, fca.Settings("soft", sharpness=2.0))
+    assert soft[0, 0].item() == pytest.approx(1 / (1 + math.exp(-1.8)))
+
+
+def two_rounds_of_fca(open_site, split: str):
+    """A site that has trained a round, received a model that moved the other way in some units, and trained again."""
+    config = tiny(method="fca", own={"split": split, "common": 0.5}, model={"lora_rank": 4})
+    site = open_site(config)
+    shared = initial_shared(config)[0]
+    site.receive(shared, Moment("run", 0))
+    first = site.train(0, 2).wire
+    arrived = {}
+    for name, tensor in shared.items():
+        sign = torch.tensor([1.0, 1.0, -1.0, -1.0])
+        way = sign[:, None] if ".lora.a." in name else sign[None, :] if ".lora.b." in name else 1.0
+        arrived[name] = tensor + way * first[name] / 2
+    own = {name: shared[name] + first[name] for name in shared}
+    site.receive(arrived, Moment("run", 1), trained=True)
+    return site, arrived, own
+
+
+def test_fca_keeps_its_individual_units_and_sends_nothing_of_them(open_site) -> None:
+    site, arrived, own = two_rounds_of_fca(open_site, "binary")
+    began = site.shared()
+    wire = site.train(1, 2).wire
+    trained = {name: tensor for name, tensor in site.shared().items() if ".lora." in name}
+    for name in trained:
+        rows = [one if ".lora.a." in name else one.T for one in (began[name], arrived[name], own[name], wire[name])]
+        begins, came, kept, sent = rows
+        assert torch.equal(begins[:2], came[:2])
+        assert torch.allclose(begins[2:], kept[2:], atol=1e-7)
+        assert not sent[2:].any()
+        assert sent[:2].any()
+        assert not torch.equal(trained[name], own[name])  # it trains them all the same
+    private = {name.split(".", 2)[2]: tensor for name, tensor in site.private().items()}
+    assert all(torch.equal(private[name], tensor) for name, tensor in site.shared().items())
+
+
+def test_fca_s_soft_split_moves_each_unit_its_share_of_the_way(open_site) -> None:
+    site, arrived, own = two_rounds_of_fca(open_site, "soft")
+    m = torch.sigmoid(torch.tensor([1.0, 1.0, -1.0, -1.0]))  # of cosines of 1 and -1
+    for name, tensor in site.shared().items():
+        if ".lora." in name:
+            share = m[:, None] if ".lora.a." in name else m[None, :]
+            assert torch.allclose(tensor, share * arrived[name] + (1 - share) * own[name], atol=1e-4)
+        else:
+            assert torch.equal(tensor, arrived[name])
+
+
+def test_fca_s_final_test_scores_the_server_s_model_as_it_came(open_site) -> None:
+    site, arrived, _ = two_rounds_of_fca(open_site, "binary")
+    site.train(1, 2)
+    site.recall(arrived, Moment("run", 10), trained=True)
+    assert all(torch.equal(tensor, arrived[name]) for name, tensor in site.shared().items())
+    assert any(not torch.equal(t, arrived[n.split(".", 2)[2]]) for n, t in site.private().items())
