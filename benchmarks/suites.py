@@ -192,6 +192,14 @@ SUITES = {
         Row("similarity", "a model a site, weighted by similarity", ("method=similarity",)),
         *(Row(rule, f"FedAvg, server.rule {rule}", ("method=fedavg", f"server.rule={rule}")) for rule in ROBUST),
     ],
+    "crossmodal": [  # for tasks in which each site has a stain or scanner of its own, such as nuclei and mixed
+        *(NAMED[name] for name in ("fedavg", "local", "pfedsam")),
+        Row("gin", "GIN", ("method=gin",)),
+        Row("gin_convolution", "one random convolution", ("method=gin", "method.form=convolution")),
+        Row("gin_amplitude", "the spectrum's amplitudes changed", ("method=gin", "method.form=amplitude")),
+        Row("gin_intensity", "mean and deviation changed", ("method=gin", "method.form=intensity")),
+        Row("cpss", "CPSS", ("method=cpss",)),
+    ],
     "modes": [
         Row("pfedsam", "default: float32"),
         Row("int8", "int8 both ways", INT8),

@@ -90,7 +90,8 @@ class Site:
         parts, self.base = prepared(
             config.model, places.weights, places.prepared, bf16=methods.base_in_bf16(self.method, device, config)
         )
-        torch.manual_seed(seed_of(f"{config.seed}/{name}"))
+        self.seed = seed_of(f"{config.seed}/{name}")
+        torch.manual_seed(self.seed)
         self.model = self.method.model(parts, config)
         self.part = self.method.partition(self.model, config)
         self.model.to(device)
@@ -138,7 +139,7 @@ class Site:
         self._owed = below(OWED, own)
         self._put_private(stored, facts)
         dice = self._dice if facts else None
-        self._here = Here(dice, self.data["train"], extras_of(arrived), below(MEMORY, own))
+        self._here = Here(dice, self.data["train"], extras_of(arrived), below(MEMORY, own), self.seed)
         self.method.merge(self.model, self.config, self._here)
         return facts
 
@@ -155,7 +156,7 @@ class Site:
         Raises:
             UserFault: the privacy budget does not suffice, or the training diverged. Nothing of the round is kept.
         """
-        when = (seed_of(f"{self.config.seed}/{self.name}"), round_, rounds)
+        when = (self.seed, round_, rounds)
         known = digest(self._received), digest(self.private() | under(OWED, self._owed))
         paid = pay(self.budget, self.config, self.data["train"], (self._run, *when, self.base, *known))
         report = train_round(
@@ -227,7 +228,7 @@ class Site:
         stored, facts = self.store.load(at, trained=trained) or ({}, {})
         self._load_shared(shared_of(arrived))
         self._put_private(self._first, {})
-        here = Here(None, self.data["train"], extras_of(arrived), below(MEMORY, stored))
+        here = Here(None, self.data["train"], extras_of(arrived), below(MEMORY, stored), self.seed)
         self.method.merge(self.model, self.config, here)  # what follows the shared part where nothing is stored
         self._run = at.run if at else None
         if trained and (self._first or self.method.tell is not nothing_told):
@@ -253,10 +254,7 @@ class Site:
         return summary(self.scores(split, (role,))[role])
 
     def validated(self, role: str) -> dict[str, Any]:
-        """The mean scores of a role on the validation split. A branch that has not changed is not scored again.
-
-        So the personal branch that a site stored after a round is not scored once more when the next one begins.
-        """
+        """The mean scores of a role on the validation split. A branch that has not changed is not scored again."""
         return dict(self._validation(role).scores)
 
     def _validation(self, role: str) -> Validation:

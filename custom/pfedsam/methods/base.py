@@ -43,12 +43,14 @@ class Here:
         data: the site's training split. It never leaves the site.
         extras: what the server's rule sent beside the shared tensors, by declared name.
         memory: what `tell` left in the site's last round of this run. Empty in the first.
+        seed: the site's own, for the method's draws. The same in every round and process.
     """
 
     dice: Dice | None = None
     data: Dataset | None = None
     extras: Tensors = field(default_factory=dict)
     memory: Tensors = field(default_factory=dict)
+    seed: int = 0
 
 
 @dataclass(frozen=True)
