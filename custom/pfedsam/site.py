@@ -95,7 +95,7 @@ class Site:
         self.model = self.method.model(parts, config)
         self.part = self.method.partition(self.model, config)
         self.model.to(device)
-        self.data: dict[str, Dataset] = open_site(places.data, name, config)
+        self.data: dict[str, Dataset] = open_site(places.data, name, config, unlabelled=self.method.unlabelled)
         require_fresh_views(self.method, config)
         front = prefix(self.model, config, (places.scratch or places.store / "scratch") / name / self.base[:16])
         self._source = front.batch if front else Dataset.batch

@@ -116,6 +116,7 @@ class Method:
         tell: called after training. It gives what goes up and what the site remembers. A site that lost that stops.
         gradient: called in each step between the gradient and the optimisers. It may change gradients in place.
         augment: makes the round's augmentation from the job's (None: off). It cannot be used with `train.cache`.
+        unlabelled: whether it learns from images without labels. Otherwise they are left out and do not count.
         settings: the frozen dataclass of its own settings, read from "method" in a job. No field may be called name.
     """
 
@@ -135,6 +136,7 @@ class Method:
     tell: Callable[[Branches, Config, Here, RoundReport], Told] = nothing_told
     gradient: Gradient = untouched
     augment: Callable[[Augmented, Config, Here], Augmented] = as_it_is
+    unlabelled: bool = False
     settings: type = NoSettings
 
     def model(self, parts: Backbone, config: Config) -> Branches:
