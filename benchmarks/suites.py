@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from itertools import cycle
 
 
 @dataclass(frozen=True)
@@ -316,11 +317,27 @@ def begun(sizes: Sizes, _: dict[str, Row]) -> list[Row]:
     ]
 
 
+def changed(row: Row, case: str, *changes: str) -> Row:
+    """The row with more changes, under a name of their case."""
+    return replace(row, name=f"{case}_{row.name}", changes=(*row.changes, *changes))
+
+
+def weak(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
+    """Rows in which each site has one kind of weak labels, beside FedAvg with whole masks."""
+    kinds = dict(zip(sizes, cycle(("scribble", "point", "box", "block")), strict=False))
+    rows = [*(named[name] for name in IN_SHORT), Row("fedicra", "FedICRA", ("method=fedicra",))]
+    return [
+        replace(named["fedavg"], name="whole_fedavg", label="FedAvg, whole masks"),
+        *(changed(row, "weak", f"data.weaken={json.dumps(kinds)}") for row in rows),
+    ]
+
+
 BY_SITES: dict[str, Callable[[Sizes, dict[str, Row]], list[Row]]] = {
     "late": late,
     "unequal": unequal,
     "partial": partial,
     "scarce": scarce,
+    "weak": weak,
     "weights": begun,
 }
 NAMES = (*SUITES, *BY_SITES)

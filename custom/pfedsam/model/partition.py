@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pfedsam.config import DecoderMode
 from pfedsam.errors import UserFault
 from pfedsam.model.adapters import TokenAdapter
+from pfedsam.model.channel_gate import ChannelGate
 from pfedsam.model.decoder import ClassHead, PromptFreeDecoder
 from pfedsam.model.lora import Adapted, LoRA
 from pfedsam.model.moe import LocalMoE
@@ -35,6 +36,7 @@ class Kind(StrEnum):
     HEAD = "head"
     BASE = "base"
     NORM = "norm"
+    GATE = "gate"
 
 
 class Part(StrEnum):
@@ -49,6 +51,7 @@ Declaration = Callable[[str, Kind], Part]
 OWNERS: dict[type[nn.Module], Kind] = {
     nn.BatchNorm2d: Kind.NORM,
     TokenAdapter: Kind.ADAPTER,
+    ChannelGate: Kind.GATE,
     LocalMoE: Kind.EXPERT,
     ClassHead: Kind.HEAD,
     PromptFreeDecoder: Kind.DECODER,
