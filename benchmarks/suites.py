@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from itertools import cycle
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,14 @@ SUITES = {
         Row("apple", "APPLE on LoRA cores", ("method=apple",)),
         *(Row(rule, f"FedAvg, server.rule {rule}", ("method=fedavg", f"server.rule={rule}")) for rule in ROBUST),
     ],
+    "crossmodal": [  # for tasks in which each site has a stain or scanner of its own, such as nuclei and mixed
+        *(NAMED[name] for name in ("fedavg", "local", "pfedsam")),
+        Row("gin", "GIN", ("method=gin",)),
+        Row("gin_convolution", "one random convolution", ("method=gin", "method.form=convolution")),
+        Row("gin_amplitude", "the spectrum's amplitudes changed", ("method=gin", "method.form=amplitude")),
+        Row("gin_intensity", "mean and deviation changed", ("method=gin", "method.form=intensity")),
+        Row("cpss", "CPSS", ("method=cpss",)),
+    ],
     "modes": [
         Row("pfedsam", "default: float32"),
         Row("int8", "int8 both ways", INT8),
@@ -313,11 +322,27 @@ def begun(sizes: Sizes, _: dict[str, Row]) -> list[Row]:
     ]
 
 
+def changed(row: Row, case: str, *changes: str) -> Row:
+    """The row with more changes, under a name of their case."""
+    return replace(row, name=f"{case}_{row.name}", changes=(*row.changes, *changes))
+
+
+def weak(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
+    """Rows in which each site has one kind of weak labels, beside FedAvg with whole masks."""
+    kinds = dict(zip(sizes, cycle(("scribble", "point", "box", "block")), strict=False))
+    rows = [*(named[name] for name in IN_SHORT), Row("fedicra", "FedICRA", ("method=fedicra",))]
+    return [
+        replace(named["fedavg"], name="whole_fedavg", label="FedAvg, whole masks"),
+        *(changed(row, "weak", f"data.weaken={json.dumps(kinds)}") for row in rows),
+    ]
+
+
 BY_SITES: dict[str, Callable[[Sizes, dict[str, Row]], list[Row]]] = {
     "late": late,
     "unequal": unequal,
     "partial": partial,
     "scarce": scarce,
+    "weak": weak,
     "weights": begun,
 }
 NAMES = (*SUITES, *BY_SITES)

@@ -33,8 +33,10 @@ def trained(site: Site, shared: dict[str, torch.Tensor], round_: int = 0):
 
 
 ALL_SHARED = {"fedavg", "fedavgm", "fedprox", "ffa_lora", "fedms_sam", "fedmsa", "scaffold", "similarity"}
+ALL_SHARED |= {"gin", "cpss"}
 KEEPS = {"pfedsam", "newcomer", "local", "fedper", "fedrep", "fedbn", "ditto", "fedsa_lora", "iat"}
 KEEPS |= {"fedsca", "fca", "fedala", "apple"}
+KEEPS |= {"fedicra"}
 
 
 @pytest.mark.parametrize("method", methods.names())

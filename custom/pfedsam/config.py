@@ -15,6 +15,7 @@ DecoderMode = Literal["full", "lean", "frozen"]
 Target = Literal["qkv", "linear"]
 Scale = Literal["uint8", "percentile"]
 Plane = Literal["axial", "coronal", "sagittal", "stored"]
+Weak = Literal["scribble", "point", "box", "block"]
 Flips = Literal["both", "horizontal", "vertical", "none"]
 Precision = Literal["auto", "fp32", "bf16"]
 Number = Literal["fp32", "bf16", "int8", "int4"]
@@ -150,6 +151,8 @@ class DataConfig:
     joined: dict[str, list[str]] = field(default_factory=dict)  # site: the names that it has in a datalist of many
     limit: dict[str, int] = number(dict, least=1, most=1_000_000_000)  # site: training rows, drawn by the seed
     unannotated: dict[str, list[int]] = number(dict, least=1, most=255)  # site: classes its masks leave out, from 1
+    weaken: dict[str, Weak] = field(default_factory=dict)  # site: weak labels that training makes of its whole masks
+    unlabelled: dict[str, float] = number(dict, least=0, most=1)  # site: share of training rows without mask, by seed
     train: int = number(48, least=1, most=1_000_000)  # synthetic only: images per split
     val: int = number(8, least=0, most=1_000_000)  # synthetic only
     test: int = number(16, least=0, most=1_000_000)  # synthetic only
@@ -232,7 +235,7 @@ def text_digest(text: str) -> str:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """The settings as plain JSON values; without `model.weights`, `privacy` and masks where there are none.
+    """The settings as plain JSON values; without `model.weights`, `privacy`, masks, weak labels if there are none.
 
     Thus jobs without them keep the digest that they had before these could be set.
     """
@@ -243,6 +246,7 @@ def to_dict(config: Config) -> dict[str, Any]:
         values["server"] = {name: value for name, value in values["server"].items() if name not in UNMASKED}
     if config.model.weights is None:
         del values["model"]["weights"]
+    values["data"] = {name: value for name, value in values["data"].items() if value or name not in WHOLE}
     own = values.pop("method_settings")
     return values | {"method": {"name": config.method, **own}}
 
@@ -260,3 +264,5 @@ SECTIONS = ("method", *(f.name for f in fields(Config) if is_dataclass(f.type)))
 UNMASKED = {name: value for name, value in asdict(ServerConfig()).items() if name in ("secure", "norm")}
 ABSENT = {"model.weights": None, **{f"privacy.{name}": value for name, value in asdict(PrivacyConfig()).items()}}
 ABSENT |= {f"server.{name}": value for name, value in UNMASKED.items()}
+WHOLE = ("weaken", "unlabelled")  # of `data`: empty where all masks are whole
+ABSENT |= {f"data.{name}": {} for name in WHOLE}

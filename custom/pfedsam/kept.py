@@ -25,7 +25,7 @@ def tested_site(site: Site, scores: dict[str, list[CaseScore]], trained: dict[st
         trained=trained,
         shared=site.shared(),
         private=site.private(),
-        files=[(os.path.relpath(s.image, data.root), os.path.relpath(s.mask, data.root)) for s in firsts],
+        files=[(os.path.relpath(s.image, data.root), os.path.relpath(s.mask, data.root)) for s in firsts if s.mask],
         patients=[s.group for s in firsts],
         scores=scores,
         gallery=_gallery(site, data, dice_by_case(scores["personal"], len(firsts))),

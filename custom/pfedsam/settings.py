@@ -59,6 +59,8 @@ def check_sites(config: Config, sites: Collection[str], rounds: int) -> None:
         "data.joined": config.data.joined,
         "data.limit": config.data.limit,
         "data.unannotated": config.data.unannotated,
+        "data.weaken": config.data.weaken,
+        "data.unlabelled": config.data.unlabelled,
     }
     for where, of_sites in named.items():
         if unknown := sorted(set(of_sites) - set(sites)):

@@ -90,11 +90,12 @@ class Site:
         parts, self.base = prepared(
             config.model, places.weights, places.prepared, bf16=methods.base_in_bf16(self.method, device, config)
         )
-        torch.manual_seed(seed_of(f"{config.seed}/{name}"))
+        self.seed = seed_of(f"{config.seed}/{name}")
+        torch.manual_seed(self.seed)
         self.model = self.method.model(parts, config)
         self.part = self.method.partition(self.model, config)
         self.model.to(device)
-        self.data: dict[str, Dataset] = open_site(places.data, name, config)
+        self.data: dict[str, Dataset] = open_site(places.data, name, config, unlabelled=self.method.unlabelled)
         require_fresh_views(self.method, config)
         front = prefix(self.model, config, (places.scratch or places.store / "scratch") / name / self.base[:16])
         self._source = front.batch if front else Dataset.batch
@@ -155,7 +156,7 @@ class Site:
         Raises:
             UserFault: the privacy budget does not suffice, or the training diverged. Nothing of the round is kept.
         """
-        when = (seed_of(f"{self.config.seed}/{self.name}"), round_, rounds)
+        when = (self.seed, round_, rounds)
         known = digest(self._received), digest(self.private() | under(OWED, self._owed))
         paid = pay(self.budget, self.config, self.data["train"], (self._run, *when, self.base, *known))
         report = train_round(
@@ -254,10 +255,7 @@ class Site:
         return summary(self.scores(split, (role,))[role])
 
     def validated(self, role: str) -> dict[str, Any]:
-        """The mean scores of a role on the validation split. A branch that has not changed is not scored again.
-
-        So the personal branch that a site stored after a round is not scored once more when the next one begins.
-        """
+        """The mean scores of a role on the validation split. A branch that has not changed is not scored again."""
         return dict(self._validation(role).scores)
 
     def _validation(self, role: str) -> Validation:
@@ -284,7 +282,7 @@ class Site:
     def _use(self, dice: Dice | None, arrived: Tensors, stored: Tensors) -> Here:
         """What the method may use in a round, with the memory in what is stored."""
         memory, data = below(MEMORY, stored), self.data["train"]
-        return Here(dice, data, extras_of(arrived), memory, self.name, self.budget.noise)
+        return Here(dice, data, extras_of(arrived), memory, self.name, self.budget.noise, self.seed)
 
     def _dice(self, role: str) -> float:
         dice = self.validated(role)["dice"]

@@ -1,8 +1,9 @@
 """A site's datalist: the mask, split and patient of each image.
 
 It is CSV with a header, or JSON (a list of objects), with the columns `image`, `mask`, `split`, `group`. Paths are
-relative to the file. An optional column `site` lets one file serve several sites. The case of column names does
-not matter, nor do blanks around column names, split, group and site.
+relative to the file. An optional column `site` lets one file serve several sites. In the training split, a row may
+have no mask, and an optional column `weak` names a weak mask, which training reads instead. The case of column names
+does not matter, nor do blanks around column names, split, group and site.
 """
 
 import csv
@@ -21,17 +22,29 @@ NAMES = ("datalist.csv", "datalist.json", "manifest.csv")
 SHOWN = 4  # sites that a message names, at most
 SPLITS = ("train", "val", "test")
 COLUMNS = ("image", "mask", "split", "group")
+PATHS = ("image", "mask", "weak")
 WORDS = ("split", "group", "site")  # columns of words; the others hold paths, in which blanks count
 
 
 @dataclass(frozen=True)
 class Row:
-    """One image or volume: paths relative to the datalist, split, and group (patient)."""
+    """One image or volume: paths relative to the datalist, split, and group (patient).
+
+    Attributes:
+        mask: empty for a training image without labels.
+        weak: a mask in which only some pixels have a label. Empty: there is none.
+    """
 
     image: str
     mask: str
     split: str
     group: str
+    weak: str = ""
+
+    @property
+    def learned(self) -> str:
+        """The mask that the row's split is read with: in training the weak one, if there is one. Empty: none."""
+        return (self.split == "train" and self.weak) or self.mask
 
 
 def find(root: Path, site: str) -> Path:
@@ -83,8 +96,10 @@ def sites(path: Path) -> list[str]:
 
 def write_csv(path: Path, rows: Iterable[Row]) -> Path:
     """Write `rows` as a datalist; returns `path`."""
+    rows = list(rows)
+    columns = [*COLUMNS, *(["weak"] if any(row.weak for row in rows) else [])]
     with path.open("w", newline="", encoding="utf-8") as file:
-        write_cells(file, ["image", "mask", "split", "group"], map(asdict, rows), {"image", "mask"})
+        write_cells(file, columns, ({name: asdict(row)[name] for name in columns} for row in rows), {*PATHS})
     return path
 
 
@@ -130,7 +145,8 @@ def _of_sites(path: Path, records: list[dict[str, Any]], sites: tuple[str, ...])
 
 
 def _row(path: Path, number: int, record: dict[str, Any]) -> Row:
-    missing = [key for key in COLUMNS if not record.get(key)]
+    needed = [key for key in COLUMNS if key != "mask" or record.get("split") != "train"]
+    missing = [key for key in needed if not record.get(key)]
     if missing:
         raise UserFault(
             expected=f"columns image, mask, split, group in row {number} of {path}",
@@ -143,7 +159,7 @@ def _row(path: Path, number: int, record: dict[str, Any]) -> Row:
             came=record["split"],
             do="write one of these three",
         )
-    row = Row(*(str(record[key]) for key in COLUMNS))
+    row = Row(*(str(record.get(key) or "") for key in (*COLUMNS, "weak")))
     if not encodable("".join(astuple(row))):
         raise UserFault(
             expected=f"texts in row {number} of {path}",
@@ -174,8 +190,9 @@ def _is_file(path: Path) -> bool:
 
 
 def _check_files(path: Path, rows: list[Row]) -> None:
-    for what in ("image", "mask"):
-        absent = [getattr(r, what) for r in rows if not _is_file(path.parent / getattr(r, what))]
+    for what in PATHS:
+        named = [name for row in rows if (name := getattr(row, what))]
+        absent = [name for name in named if not _is_file(path.parent / name)]
         if absent:
             raise UserFault(
                 expected=f"each {what} of {path} to exist",

@@ -1,5 +1,6 @@
 """A site's slices as tensors of the model's size, read on demand."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -11,13 +12,17 @@ import torch
 from torch import Tensor
 
 from pfedsam import log
-from pfedsam.config import Config
+from pfedsam.config import Config, Weak
 from pfedsam.data import datalist, reader
 from pfedsam.data.classes import check_class_names
 from pfedsam.data.datalist import Row
 from pfedsam.data.geometry import across, check_formats, strayed
-from pfedsam.data.square import Normalise, fit, fit_labels, shown, shrink
+from pfedsam.data.square import Normalise, fit, fit_labels, scaled, shown, shrink
+from pfedsam.data.taken import taken
+from pfedsam.data.values import IGNORED
+from pfedsam.data.weak import weakened
 from pfedsam.errors import UserFault
+from pfedsam.files import seed_of
 
 PLAIN = -1  # the number of a view without augmentation
 
@@ -35,15 +40,19 @@ Augment = Callable[[Tensor, Tensor, View], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Slice:
-    """One 2-D slice: its files, its index in them, the headers' facts, and its patient."""
+    """One 2-D slice: its files, its index in them, the headers' facts, and its patient.
+
+    `mask` is None for a training image without labels. If `weak`, only some of the mask's pixels have a label.
+    """
 
     image: Path
-    mask: Path
+    mask: Path | None
     index: int
     shape: tuple[int, int]
     spacing: tuple[float, float, float]
     group: str = ""
     unit: Literal["mm", "px"] = "px"  # of the spacing: pixels if the file states no position in the patient
+    weak: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,7 @@ class Dataset:
         config: sizes, classes and intensity scale.
         split: the split's name.
         unannotated: classes that the masks do not label.
+        weaken: the kind of weak labels that are made of whole masks. None: labels as they are.
 
     Raises:
         UserFault: a mask's format, size, slice count or position differs from its image's.
@@ -87,15 +97,18 @@ class Dataset:
         *,
         split: str,
         unannotated: Sequence[int] = (),
+        weaken: Weak | None = None,
     ) -> None:
         self.root = root
         self.config = config
         self.split = split
         known = [c for c in range(config.model.num_classes) if c + 1 not in unannotated]
         self.annotated = known if unannotated else None
-        self.ignores = config.data.ignore is not None
         self.normalise = Normalise(config.model.pixels)
         self.slices = [s for row in rows for s in _slices(root, row, config.data.plane)]
+        self.weaken = weaken
+        self.sparse = weaken is not None or any(s.weak for s in self.slices)
+        self.ignores = config.data.ignore is not None or self.sparse or any(s.mask is None for s in self.slices)
         self._range = cache(reader.intensity_range)
 
     def __len__(self) -> int:
@@ -103,8 +116,7 @@ class Dataset:
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
         """The image (3, S, S) in 0..1 before normalisation, and the mask (S, S) of class numbers."""
-        size = self.config.model.image_size
-        return fit(self.picture(i), size), fit_labels(self.labels(i), size)
+        return fit(self.picture(i), self.config.model.image_size), self._target(i)
 
     def picture(self, i: int) -> Tensor:
         """The slice at its own size, (3, H, W), scaled to 0..1."""
@@ -116,8 +128,15 @@ class Dataset:
     def labels(self, i: int) -> Tensor:
         """The mask at its own size, (H, W) of class numbers, with `IGNORED` for unlabelled pixels."""
         s, data = self.slices[i], self.config.data
-        mask = reader.read_mask(s.mask, s.index, self.config.model.num_classes, data.ignore, plane=data.plane)
+        if s.mask is None:
+            return torch.full(s.shape, IGNORED, dtype=torch.uint8)
+        ignore = IGNORED if s.weak and data.ignore is None else data.ignore
+        mask = reader.read_mask(s.mask, s.index, self.config.model.num_classes, ignore, plane=data.plane)
         return torch.from_numpy(mask)
+
+    def labelled(self) -> list[int]:
+        """The slices that have a label."""
+        return [i for i, s in enumerate(self.slices) if s.mask is not None]
 
     def order(self, generator: torch.Generator) -> Iterator[list[int]]:
         """One epoch's batches of slices, drawn from `generator`. The last short batch is kept."""
@@ -128,16 +147,16 @@ class Dataset:
     def batch(self, views: list[View], augment: Augment | None = None) -> Batch:
         """The views, read, augmented if they have a number, and normalised."""
         images, masks = zip(*(self._view(view, augment) for view in views), strict=True)
-        label = shrink(torch.stack(masks), label_size(self.config))
+        label = shrink(torch.stack(masks), label_size(self.config), sparse=self.sparse)
         return Batch(self.normalise(torch.stack(images)), label, annotated=self.annotated, ignores=self.ignores)
 
     def label(self, view: View, augment: Augment | None = None) -> Tensor:
         """The view's label as in `batch`, (L, L) of class numbers. The image is not read."""
         size = self.config.model.image_size
-        mask = fit_labels(self.labels(view.slice), size)
+        mask = self._target(view.slice)
         if augment is not None and view.number != PLAIN:
             mask = augment(torch.zeros(3, size, size), mask, view)[1]  # the draw depends only on the view
-        return shrink(mask[None], label_size(self.config))[0]
+        return shrink(mask[None], label_size(self.config), sparse=self.sparse)[0]
 
     def identity(self, i: int) -> str:
         """Identifies slice `i` of this image file: another file, or a changed one, has another identity."""
@@ -147,9 +166,19 @@ class Dataset:
 
     def fingerprint(self) -> str:
         """Identifies the split's files as they are now: their paths, sizes and times of change."""
-        files = dict.fromkeys(path for s in self.slices for path in (s.image, s.mask))
+        files = dict.fromkeys(path for s in self.slices for path in (s.image, s.mask) if path)
         states = ((path.absolute(), path.stat()) for path in files)
         return "\n".join(f"{path} {state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}" for path, state in states)
+
+    def _target(self, i: int) -> Tensor:
+        """What a slice is trained towards, (S, S) of class numbers, with `IGNORED` for unlabelled pixels."""
+        labels, size = self.labels(i), self.config.model.image_size
+        mask, s = fit_labels(labels, size, sparse=self.sparse), self.slices[i]
+        if self.weaken is not None and s.mask is not None:
+            rows, columns = scaled(labels.shape, size)  # what is padded stays background
+            seed = seed_of(f"{self.config.seed}/{os.path.relpath(s.image, self.root)}/{s.index}/{self.weaken}")
+            mask[:rows, :columns] = weakened(mask[:rows, :columns], self.weaken, seed)
+        return mask
 
     def _view(self, view: View, augment: Augment | None) -> tuple[Tensor, Tensor]:
         pair = self[view.slice]
@@ -161,19 +190,26 @@ class Dataset:
         yield from (list(range(start, end)) for start, end in pairwise([*starts, len(self)]))
 
 
-def open_site(folder: Path, site: str, config: Config) -> dict[str, Dataset]:
+def open_site(folder: Path, site: str, config: Config, *, unlabelled: bool = False) -> dict[str, Dataset]:
     """The three splits of a site with its data in `folder`.
 
+    Args:
+        unlabelled: whether the method learns from images without labels. Otherwise they are left out.
+
     Raises:
-        UserFault: the datalist, one of its files, or the meaning of the masks' numbers does not fit the job.
+        UserFault: the datalist, one of its files, or the meaning of the masks' numbers does not fit the job. Or no
+            image is left to train on.
     """
     path = datalist.find(folder, site)
     check_class_names(path.parent, config)
     splits = datalist.read(path, *config.data.rows_of(site))
-    splits["train"] = limited(splits["train"], config, site)
-    lacks = config.data.unannotated.get(site, [])
+    splits["train"] = taken(splits["train"], config, site, unlabelled=unlabelled)
+    lacks, kind = config.data.unannotated.get(site, []), config.data.weaken.get(site)
     found = {
-        split: Dataset(path.parent, rows, config, split=split, unannotated=lacks) for split, rows in splits.items()
+        split: Dataset(
+            path.parent, rows, config, split=split, unannotated=lacks, weaken=kind if split == "train" else None
+        )
+        for split, rows in splits.items()
     }
     _tell_coarse(site, found, config.data.plane)
     return found
@@ -193,22 +229,22 @@ def _tell_coarse(site: str, splits: dict[str, Dataset], plane: str) -> None:
         )
 
 
-def limited(rows: list[Row], config: Config, site: str) -> list[Row]:
-    """At most `data.limit` of a site's rows in their order, drawn by the job's seed."""
-    if len(rows) <= config.data.limit.get(site, len(rows)):
-        return rows
-    drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(config.seed))
-    return [rows[i] for i in sorted(drawn[: config.data.limit[site]].tolist())]
-
-
 def label_size(config: Config) -> int:
     """The side of the labels in the loss: the input's, at most 256 (FedFMS uses 256 at 1024 px)."""
     return min(config.model.image_size, 256)
 
 
 def _slices(root: Path, row: Row, plane: str) -> list[Slice]:
-    image, mask = root / row.image, root / row.mask
-    head, other = reader.header(image, plane), reader.header(mask, plane)
+    image, mask = root / row.image, root / row.learned if row.learned else None
+    head = reader.header(image, plane)
+    if mask is not None:
+        _check_mask(image, head, mask, plane)
+    weak = row.learned != row.mask
+    return [Slice(image, mask, i, head.shape, head.spacing, row.group, head.unit, weak) for i in range(head.slices)]
+
+
+def _check_mask(image: Path, head: reader.Header, mask: Path, plane: str) -> None:
+    other = reader.header(mask, plane)
     check_formats(image, mask, (head.affine, other.affine))
     if (head.shape, head.slices) != (other.shape, other.slices):
         raise UserFault(
@@ -222,4 +258,3 @@ def _slices(root: Path, row: Row, plane: str) -> list[Slice]:
             came=far,
             do="run pfedsam prepare: it brings the mask to its image's position, or says why it can't",
         )
-    return [Slice(image, mask, i, head.shape, head.spacing, row.group, head.unit) for i in range(head.slices)]

@@ -6,7 +6,9 @@ from torch import Tensor, nn
 
 from pfedsam.config import Pixels
 from pfedsam.data import reader
+from pfedsam.data.values import IGNORED
 
+FAINT = 0.1  # the weight of an unlabelled pixel beside a labelled one, where labels are sparse; our choice
 THRESHOLD = 0.5  # on probabilities, never on logits
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # segment_anything build_sam.py, RGB of 0..255
 
@@ -37,10 +39,10 @@ def fit(image: Tensor, size: int) -> Tensor:
     return F.pad(image, (0, size - width, 0, size - height))
 
 
-def fit_labels(labels: Tensor, size: int) -> Tensor:
-    """`fit` for (H, W) of class numbers. They go where `fit` puts the image's pixels."""
+def fit_labels(labels: Tensor, size: int, *, sparse: bool = False) -> Tensor:
+    """`fit` for (H, W) of class numbers. They go where `fit` puts the image's pixels. For `sparse` see `shrink`."""
     height, width = scaled(labels.shape, size)
-    return F.pad(_relabelled(labels[None], (height, width))[0], (0, size - width, 0, size - height))
+    return F.pad(_relabelled(labels[None], (height, width), sparse)[0], (0, size - width, 0, size - height))
 
 
 def unfit(maps: Tensor, shape: tuple[int, int], size: int) -> Tensor:
@@ -56,17 +58,24 @@ def scaled(shape: tuple[int, ...] | torch.Size, size: int) -> tuple[int, int]:
     return max(1, round(shape[0] * factor)), max(1, round(shape[1] * factor))
 
 
-def shrink(masks: Tensor, size: int) -> Tensor:
-    """(B, S, S) class numbers at side `size`."""
-    return _relabelled(masks, (size, size))
+def shrink(masks: Tensor, size: int, *, sparse: bool = False) -> Tensor:
+    """(B, S, S) class numbers at side `size`.
+
+    Args:
+        sparse: most pixels have no label. A thin line then keeps its class, although most around it has none.
+    """
+    return _relabelled(masks, (size, size), sparse)
 
 
-def _relabelled(masks: Tensor, shape: tuple[int, int]) -> Tensor:
+def _relabelled(masks: Tensor, shape: tuple[int, int], sparse: bool) -> Tensor:
     """(B, H, W) class numbers at another size. Each pixel gets the class with the largest weight in it."""
     if tuple(masks.shape[-2:]) == shape:
         return masks.long()
     numbers: Tensor = torch.unique(masks.long())
-    return numbers[_smooth((masks[:, None] == numbers.view(-1, 1, 1)).float(), shape).argmax(1)]
+    weights = _smooth((masks[:, None] == numbers.view(-1, 1, 1)).float(), shape)
+    if sparse:
+        weights[:, numbers == IGNORED] *= FAINT
+    return numbers[weights.argmax(1)]
 
 
 def _smooth(maps: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -46,6 +46,7 @@ class Here:
         memory: what `tell` left in the site's last round of this run. Empty in the first.
         name: the site's name.
         noise: gives for a purpose random numbers that nobody outside the site can guess, each time the same.
+        seed: the site's own, for the method's draws. The same in every round and process.
     """
 
     dice: Dice | None = None
@@ -54,6 +55,7 @@ class Here:
     memory: Tensors = field(default_factory=dict)
     name: str = ""
     noise: Callable[[str], Noise] | None = None
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,7 @@ class Method:
         looks: whether `merge` learns from the site's images, whose patients no noise would hide there.
         gradient: called in each step between the gradient and the optimisers. It may change gradients in place.
         augment: makes the round's augmentation from the job's (None: off). It cannot be used with `train.cache`.
+        unlabelled: whether it learns from images without labels. Otherwise they are left out and do not count.
         settings: the frozen dataclass of its own settings, read from "method" in a job. No field may be called name.
     """
 
@@ -161,6 +164,7 @@ class Method:
     looks: bool = False
     gradient: Gradient = untouched
     augment: Callable[[Augmented, Config, Here], Augmented] = as_it_is
+    unlabelled: bool = False
     settings: type = NoSettings
 
     def model(self, parts: Backbone, config: Config) -> Branches:

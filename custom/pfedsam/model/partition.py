@@ -16,6 +16,7 @@ from pfedsam.config import DecoderMode
 from pfedsam.errors import UserFault
 from pfedsam.model.adapters import TokenAdapter
 from pfedsam.model.aside import Aside
+from pfedsam.model.channel_gate import ChannelGate
 from pfedsam.model.decoder import ClassHead, PromptFreeDecoder
 from pfedsam.model.lora import Adapted, LoRA
 from pfedsam.model.moe import LocalMoE
@@ -40,6 +41,7 @@ class Kind(StrEnum):
     BASE = "base"
     NORM = "norm"
     ASIDE = "aside"
+    GATE = "gate"
 
 
 class Part(StrEnum):
@@ -54,6 +56,7 @@ Declaration = Callable[[str, Kind], Part]
 OWNERS: dict[type[nn.Module], Kind] = {
     nn.BatchNorm2d: Kind.NORM,
     TokenAdapter: Kind.ADAPTER,
+    ChannelGate: Kind.GATE,
     LocalMoE: Kind.EXPERT,
     ClassHead: Kind.HEAD,
     PromptFreeDecoder: Kind.DECODER,

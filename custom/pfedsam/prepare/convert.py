@@ -15,7 +15,7 @@ from pfedsam.data.dicom import read_in_order
 from pfedsam.data.geometry import Volume, check_cut, check_formats, oriented, placeless, strayed
 from pfedsam.data.nifti import PIXELS
 from pfedsam.data.picture import SIDEWAYS, lossy, turn
-from pfedsam.data.values import require_finite
+from pfedsam.data.values import IGNORED, require_finite
 from pfedsam.data.volume import kind_of, read_volume
 from pfedsam.errors import UserFault
 from pfedsam.prepare.dicomseg import is_segmentation, read_segmentation
@@ -86,6 +86,17 @@ def read_pair(case: Case, plan: Plan) -> Pair:
     return Pair(image, mask.values, plan.rule.ignore is not None, _is_turned_alone(case, image), covered)
 
 
+def read_weak(case: Case, plan: Plan) -> Pair | None:
+    """A case's image and weak labels: class numbers, and for unlabelled pixels 255 or the value of `--ignore`.
+
+    None: it has no weak mask. It raises as `read_pair` does.
+    """
+    if case.weak is None:
+        return None
+    rule = replace(plan.rule, white=False, ignore=IGNORED if plan.rule.ignore is None else plan.rule.ignore)
+    return read_pair(replace(case, masks=(case.weak,)), replace(plan, rule=rule))
+
+
 def _is_turned_alone(case: Case, image: Volume) -> bool:
     turns = [turn(path) if kind_of(path) == "picture" else 1 for path in (case.image[0], *case.masks)]
     height, width = image.values.shape[:2]
@@ -98,14 +109,23 @@ def write_pair(pair: Pair, folder: Path, name: str, *, plane: str) -> tuple[str,
     Args:
         plane: of the pair. Training in this plane can then read slices directly.
     """
+    image = f"images/{name}.{_end(pair)}"
+    _write(folder / image, pair.image, plane)
+    return image, write_mask(pair, folder, name, plane=plane)
+
+
+def write_mask(pair: Pair, folder: Path, name: str, *, plane: str) -> str:
+    """Write the labels alone, as `write_pair` does. Their relative path."""
+    mask = f"masks/{name}.{_end(pair)}"
+    _write(folder / mask, replace(pair.image, values=pair.labels), plane)
+    return mask
+
+
+def _end(pair: Pair) -> str:
+    """The ending of both files: a picture stays one if PNG can hold it."""
     flat = pair.image.affine is None and pair.image.values.shape[2] == 1
     kinds = (np.uint8,) if pair.image.values.ndim == 4 else (np.uint8, np.uint16)
-    flat = flat and pair.image.values.dtype in kinds and pair.image.spacing == (1, 1, 1)
-    end = "png" if flat else "nii"
-    image, mask = f"images/{name}.{end}", f"masks/{name}.{end}"
-    _write(folder / image, pair.image, plane)
-    _write(folder / mask, replace(pair.image, values=pair.labels), plane)
-    return image, mask
+    return "png" if flat and pair.image.values.dtype in kinds and pair.image.spacing == (1, 1, 1) else "nii"
 
 
 def _labels(case: Case, source: Volume, files: Sequence[Path], plan: Plan) -> tuple[Volume, dict[tuple[int, int], int]]:

@@ -19,6 +19,8 @@ from pfedsam.prepare.series import matched, stacked, told
 from pfedsam.prepare.walk import File, files_below
 from pfedsam.prepare.words import role
 
+NO_MASK = ("the datalist names no mask", "draw one; or leave it to training, which takes rows without a mask")
+
 
 def discover(
     folders: Sequence[Path],
@@ -160,7 +162,7 @@ def _from_datalist(path: Path, folders: int, site: str | None) -> Discovered:
             came="other folders too",
             do="prepare each separately",
         )
-    sites = datalist.sites(path)
+    folder, sites = path.parent, datalist.sites(path)
     if sites and site not in sites:
         raise UserFault(
             expected=f"--site, because {path.name} serves several sites: {', '.join(sites)}",
@@ -168,8 +170,16 @@ def _from_datalist(path: Path, folders: int, site: str | None) -> Discovered:
             do="name one of them",
         )
     splits = datalist.read(path, *([site] if site else []))
-    rows = [row for rows in splits.values() for row in rows]
-    cases = [Case(r.image, (path.parent / r.image,), (path.parent / r.mask,), r.group, r.split) for r in rows]
+    every = [row for rows in splits.values() for row in rows]
+    rows = [row for row in every if row.mask]
+    bare = [Dropped(row.image, *NO_MASK) for row in every if not row.mask]
+    cases = [
+        Case(
+            r.image, (folder / r.image,), (folder / r.mask,), r.group, r.split, weak=folder / r.weak if r.weak else None
+        )
+        for r in rows
+    ]
     note = f"Cases, patients and splits are taken from {path.name}."
     segments = number_labels(map(_labels_in, sorted({case.mask for case in cases})))
-    return Discovered(2 * len(rows), sorted(cases, key=lambda case: case.name), [], [note], segments)
+    files = len(every) + len(rows) + sum(case.weak is not None for case in cases)
+    return Discovered(files, sorted(cases, key=lambda case: case.name), bare, [note], segments)

@@ -17,6 +17,7 @@ class Case:
         patient: identifies the patient, in clear text. It is written only to `names.csv`.
         split: of an existing datalist; None: to be drawn.
         structures: what each mask shows, if each mask shows one structure.
+        weak: a datalist's weak mask beside the whole one.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Case:
     patient: str = ""
     split: str | None = None
     structures: tuple[str, ...] = ()
+    weak: Path | None = None
 
     @property
     def mask(self) -> Path:

@@ -30,6 +30,7 @@ class Prepared:
     image: str
     mask: str
     facts: Measurements
+    weak: str = ""
 
 
 def write_down(
@@ -41,9 +42,8 @@ def write_down(
 ) -> None:
     salt = secrets.token_bytes(32)
     groups = {patient: pseudonym(patient, salt) for patient in splits}
-    write_csv(
-        folder / "datalist.csv", [Row(d.image, d.mask, splits[d.case.patient], groups[d.case.patient]) for d in done]
-    )
+    rows = [Row(d.image, d.mask, splits[d.case.patient], groups[d.case.patient], d.weak) for d in done]
+    write_csv(folder / "datalist.csv", rows)
     _private(folder / MARK).write_text(salt.hex() + "\n")
     with _private(folder / "names.csv").open("w", newline="", encoding="utf-8") as file:
         write_cells(file, NAMES, (_named(d, groups) for d in done), set())

@@ -15,7 +15,7 @@ from pfedsam.data.volume import kind_of
 from pfedsam.errors import UserFault
 from pfedsam.prepare import measurements
 from pfedsam.prepare.classes import class_names, numbered
-from pfedsam.prepare.convert import Plan, mask_values, read_pair, write_pair
+from pfedsam.prepare.convert import Plan, mask_values, read_pair, read_weak, write_mask, write_pair
 from pfedsam.prepare.discover import discover, telling
 from pfedsam.prepare.found import Case, Discovered, Dropped, Reason, reason
 from pfedsam.prepare.labels import Values, understood
@@ -165,14 +165,15 @@ def _converted(
     for i, case in enumerate(watch(cases, "cases")):
         try:
             with readable(case.image[0]):
-                pair = read_pair(case, plan)
+                pair, weak = read_pair(case, plan), read_weak(case, plan)
                 facts = measured(pair)
         except UserFault as fault:
             dropped.append(Dropped(case.name, *reason(fault)))
             continue
         name = f"case-{len(done) + 1:04d}"
         image, mask = write_pair(pair, folder, name, plane=plan.plane) if folder else ("", "")
-        done.append(Prepared(case, name, image, mask, facts))
+        sparse = write_mask(weak, folder, f"{name}-weak", plane=plan.plane) if folder and weak else ""
+        done.append(Prepared(case, name, image, mask, facts, sparse))
         if i in shown and folder:
             pictures.append((f"{name}: {case.name}", thumbnail(pair)))
     return done, dropped, pictures

@@ -1,0 +1,46 @@
+"""Which rows of its training split a site takes, by the job's settings and what its method learns from."""
+
+from dataclasses import replace
+
+import torch
+
+from pfedsam.config import Config
+from pfedsam.data.datalist import Row
+from pfedsam.errors import UserFault
+from pfedsam.files import seed_of
+
+
+def taken(rows: list[Row], config: Config, site: str, *, unlabelled: bool) -> list[Row]:
+    """The training rows that a site takes.
+
+    Args:
+        unlabelled: whether the method learns from images without labels. Otherwise they are left out.
+
+    Raises:
+        UserFault: none is left.
+    """
+    some = unmasked(limited(rows, config, site), config, site)
+    found = [row for row in some if unlabelled or row.learned]
+    if not found:
+        raise UserFault(
+            expected=f"a training image with a mask at {site} for {config.method}",
+            came=f"{len(rows)} without",
+            do="choose a method that learns from images alone, such as fedsemidg, or label some",
+        )
+    return found
+
+
+def limited(rows: list[Row], config: Config, site: str) -> list[Row]:
+    """At most `data.limit` of a site's rows in their order, drawn by the job's seed."""
+    if len(rows) <= config.data.limit.get(site, len(rows)):
+        return rows
+    drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(config.seed))
+    return [rows[i] for i in sorted(drawn[: config.data.limit[site]].tolist())]
+
+
+def unmasked(rows: list[Row], config: Config, site: str) -> list[Row]:
+    """The rows, of which `data.unlabelled` takes a share of the masks away, drawn by the job's seed."""
+    count = round(config.data.unlabelled.get(site, 0.0) * len(rows))
+    generator = torch.Generator().manual_seed(seed_of(f"{config.seed}/{site}/unlabelled"))
+    drawn = set(torch.randperm(len(rows), generator=generator)[:count].tolist())
+    return [replace(row, mask="", weak="") if i in drawn else row for i, row in enumerate(rows)]

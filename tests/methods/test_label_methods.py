@@ -1,0 +1,123 @@
+"""What makes each method of weak, few or missing labels that method and no other."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from conftest import tiny
+from pfedsam.config import Config
+from pfedsam.data.dataset import PLAIN, View
+from pfedsam.exchange.store import LAST, Moment
+from pfedsam.files import below
+from pfedsam.model.channel_gate import ChannelGate
+from pfedsam.model.partition import Kind, kinds
+from pfedsam.site import Site
+from pfedsam.study import initial_shared, shared_schema
+from pfedsam.train import ala
+
+
+def test_a_step_of_w_goes_down_the_slope_along_the_way_and_stays_within_0_and_1() -> None:
+    weight = {"w": torch.tensor([0.5, 0.9, 0.1, 1.0])}
+    ala.turn(weight, {"w": torch.tensor([2.0, -1.0, 4.0, 0.0])}, {"w": torch.tensor([0.1, 3.0, 1.0, 9.0])}, 0.5)
+    assert weight["w"].tolist() == pytest.approx([0.4, 1.0, 0.0, 1.0])
+
+
+def test_w_is_trained_until_the_mix_fits_the_site_or_all_batches_are_used() -> None:
+    """The site's loss wants 0.25 at the first value, a quarter of the way, and what came at the second."""
+    wanted, own, received = torch.tensor([0.25, 5.0]), torch.zeros(2), torch.tensor([1.0, 3.0])
+    found = {}
+    for count, spread in ((400, 0.0), (400, 1e-3), (2, 0.0)):
+        live, weight, taken = {"w": received.clone().requires_grad_()}, {"w": torch.ones(2)}, []
+
+        def loss(live: dict = live, taken: list = taken) -> torch.Tensor:
+            taken.append(1)
+            return (live["w"] - wanted).square().sum()
+
+        ala.train_weight(live, {"w": own}, weight, [loss] * count, rate=0.05, spread=spread)
+        found[count, spread] = len(taken), weight["w"]
+        assert torch.equal(live["w"], weight["w"] * received)
+    assert found[400, 0.0][0] == 400
+    assert found[400, 0.0][1].tolist() == pytest.approx([0.25, 1.0], abs=1e-4)
+    assert ala.LAST < found[400, 1e-3][0] < 400
+    assert found[2, 0.0][0] == 2
+
+
+def weak(**own: float) -> Config:
+    train = {"max_steps": 1, "batch_size": 2}
+    return tiny(method="fedicra", data={"weaken": {"site-1": "scribble"}}, train=train, own={"ala_first": 2, **own})
+
+
+def rounds(site: Site, count: int) -> list[dict[str, torch.Tensor]]:
+    """What the server sends in `count` rounds, each a bit elsewhere; the site trains in all but the last."""
+    shared, sent = initial_shared(site.config)[0], []
+    for round_ in range(count):
+        sent.append({name: tensor + 0.01 * round_ for name, tensor in shared.items()})
+        site.receive(sent[-1], Moment("run", round_), trained=round_ > 0)
+        if round_ < count - 1:
+            site.train(round_, count)
+    return sent
+
+
+def w_of(site: Site) -> dict[str, torch.Tensor]:
+    return below("memory/weight/", site.store.load()[0])
+
+
+def test_a_site_mixes_the_decoder_alone_and_goes_on_with_the_w_of_its_last_round(open_site) -> None:
+    """The released successor makes W anew in each round. A repeated round and a test leave the kept W as it was."""
+    site = open_site(weak(ala_steps=0))
+    *_, came = rounds(site, 3)
+    weight, own = w_of(site), below("memory/own/", site.store.load()[0])
+    assert any((one != 1).any() for one in weight.values())
+    mixed = site.shared()
+    for name, tensor in mixed.items():
+        expected = own[name] + (came[name] - own[name]) * weight[name] if name in weight else came[name]
+        assert torch.allclose(tensor, expected, atol=1e-6), name
+    assert {name for name in came if not name.startswith("encoder.")} == weight.keys()
+    again = open_site(site.config)
+    again.receive(came, Moment("run", 2), trained=True)
+    assert all(torch.equal(again.shared()[name], tensor) for name, tensor in mixed.items())
+
+
+def test_a_round_trains_w_on_and_a_test_does_not(open_site) -> None:
+    site = open_site(weak(ala_steps=2, ala_rate=100.0))
+    *_, came = rounds(site, 3)
+    weight = w_of(site)
+    assert any(not torch.equal(site.model.received["weight/" + name], one) for name, one in weight.items())
+    site.recall(came, Moment("run", LAST), trained=True)
+    assert all(torch.equal(site.model.received["weight/" + name], one) for name, one in weight.items())
+
+
+def test_a_channel_gate_begins_at_one_and_weighs_channels_by_mean_and_maximum() -> None:
+    gate, maps = ChannelGate(32), torch.randn(2, 32, 3, 3)
+    assert torch.equal(gate(maps), maps)
+    torch.nn.init.normal_(gate.up.weight)
+
+    def scores(pooled: torch.Tensor) -> torch.Tensor:
+        narrow = torch.relu((pooled + gate.site) @ gate.down.weight.T + gate.down.bias)
+        return narrow @ gate.up.weight.T + gate.up.bias
+
+    factor = 0.5 + torch.sigmoid(scores(maps.mean((2, 3))) + scores(maps.flatten(2).max(2).values))
+    assert torch.allclose(gate(maps), maps * factor[:, :, None, None], atol=1e-6)
+
+
+def test_the_gate_is_the_site_s_own_and_an_unknown_site_s_model_has_none(open_site) -> None:
+    site = open_site(weak())
+    assert {kinds(site.model)[name] for name in site.private()} == {Kind.GATE}
+    assert shared_schema(site.config) == shared_schema(tiny(method="fedavg"))
+    image = site.data["test"].batch([View(0, PLAIN)]).image
+    with torch.no_grad():
+        before = site.model(image, ("global",))["global"]
+        for name, p in site.model["personal"].encoder.units[-1].named_parameters():
+            p.add_(1.0 if name.startswith("up") else 0.0)
+        assert torch.equal(site.model(image, ("global",))["global"], before)
+        assert not torch.allclose(site.model(image, ("personal",))["personal"], before, atol=1e-2)
+
+
+def test_fedicra_s_crf_falls_on_pixels_without_a_label_alone(open_site) -> None:
+    site = open_site(weak())
+    batch = site.data["train"].batch([View(0, PLAIN), View(1, PLAIN)])
+    found = site.method.loss(site.model, batch, site.config)
+    whole = site.method.loss(site.model, replace(batch, label=batch.label.clamp_max(1)), site.config)
+    assert found["crf"] > 0
+    assert whole["crf"] == 0
