@@ -92,7 +92,6 @@ def through_flare(folder: Path) -> Run:
         given = {AppConstants.DATA_CLIENT: name, AppConstants.VALIDATION_RESULT: result}
         tell(writer, server, AppEventType.VALIDATION_RESULT_RECEIVED, **given)
     tell(writer, server, EventType.ABOUT_TO_END_RUN)
-    exchange("submit_model", site, server)
     results = read_json(folder / "server/job/results.json")
     book, headers = ledger(site, CONFIG), task["__headers__"]
     lines = [line for line in book.lines() if line["run"] != "earlier"]
@@ -140,9 +139,7 @@ def tell(writer: ResultsWriter, fl_ctx: FLContext, event: str, **facts: Any) -> 
 def exchange(name: str, site: FLContext, server: FLContext) -> tuple[Shareable, Shareable]:
     """A task as the server sends it, and the answer as it leaves the site."""
     site.set_prop("__task_name__", name, private=True, sticky=False)
-    task = Shareable()
-    if name != "submit_model":
-        task = OnlyDeclaredEnters().process(model_task(name, print, timeout=0, fl_ctx=server).data, site)
+    task = OnlyDeclaredEnters().process(model_task(name, print, timeout=0, fl_ctx=server).data, site)
     return task, SitePolicy(64, 1, 1).process(PFedSAMExecutor().execute(name, task, site, Signal()), site)
 
 

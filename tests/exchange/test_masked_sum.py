@@ -19,6 +19,7 @@ from pfedsam.exchange.roster import (
     Keys,
     keys_of,
     keys_tensors,
+    least_open,
     new_attempt,
     roster_of,
     roster_tensors,
@@ -136,6 +137,25 @@ def test_a_site_opens_no_sum_of_fewer_sites_than_hide_it(tmp_path: Path) -> None
     assert sites["site-0"].open(found.attempt, asked, ["site-0", "site-1", "site-2", "site-3"])
 
 
+def test_a_name_that_is_told_twice_counts_once(tmp_path: Path) -> None:
+    """Else a server could make each site believe that enough are there, and have all masks of one update opened."""
+    sites = members(tmp_path)
+    found = dealt(sites)
+    masked(sites, found)
+    asked = found.question("open")
+    with pytest.raises(UserFault, match="at least 3 updates in the sum; came 2"):
+        sites["site-0"].open(found.attempt, asked, ["site-0", "site-3", "site-3", "site-3"])
+
+
+@pytest.mark.parametrize(("count", "hide"), [(3, 1), (3, 3), (5, 4), (6, 4), (7, 5), (10, 1), (10, 8), (12, 9)])
+def test_whatever_a_server_tells_enough_sites_to_hide_each_are_in_what_it_opens(count: int, hide: int) -> None:
+    """It needs the shares of `threshold` sites for each that it takes out, and each site lets it take out so many."""
+    least = least_open(count, hide)
+    assert max(hide, threshold(count)) <= least <= count
+    shares = count * (count - least)
+    assert count - shares // threshold(count) >= hide
+
+
 def test_a_site_gives_out_one_secret_of_each_and_answers_once(tmp_path: Path) -> None:
     sites = members(tmp_path)
     found = dealt(sites)
@@ -237,6 +257,17 @@ def test_a_share_of_another_roster_does_not_open(tmp_path: Path) -> None:
     sites["site-1"].mask("run/0/x", updates(["site-1"])["site-1"])
     with pytest.raises(UserFault, match="a share that site-0 sealed for site-1; came another"):
         sites["site-1"].open("run/0/x", found.question("open"), list(sites))
+
+
+def test_a_key_of_another_site_is_refused(tmp_path: Path) -> None:
+    """Two sites with one key would have masks that cancel each other."""
+    sites = members(tmp_path)
+    found = MaskedSum("run/0/x", SERVER)
+    for name, site in sites.items():
+        found.take("keys", name, site.keys("run/0/x", 10))
+    copied = {**found.roster, "site-2": replace(found.roster["site-2"], agree=found.roster["site-1"].agree)}
+    with pytest.raises(UserFault, match="keys that no two sites have in common"):
+        sites["site-0"].deal("run/0/x", roster_tensors(copied))
 
 
 def test_a_key_of_low_order_is_refused_in_words(tmp_path: Path) -> None:

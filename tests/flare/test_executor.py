@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from nvflare.apis.dxo import DXO, DataKind, from_shareable
+from nvflare.apis.filter import ContentBlockedException
 from nvflare.apis.fl_constant import FLContextKey, ReservedKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
@@ -55,15 +56,14 @@ def message(round_: int = 0, **stamp: str) -> Shareable:
     return task
 
 
-def test_a_trained_model_can_be_submitted_by_a_new_process_and_holds_no_expert(fl_ctx: FLContext) -> None:
-    early = PFedSAMExecutor().execute("submit_model", Shareable(), fl_ctx, Signal())
-    assert early.get_return_code() == ReturnCode.EXECUTION_EXCEPTION
-    update = from_shareable(PFedSAMExecutor().execute("train", message(), fl_ctx, Signal()))
+def test_a_site_submits_no_model_outside_the_rounds_and_its_fence_lets_none_out(fl_ctx: FLContext) -> None:
+    """A whole model would leave without the noise, the floors and the masks that an update has."""
+    assert PFedSAMExecutor().execute("train", message(), fl_ctx, Signal()).get_return_code() == ReturnCode.OK
     reply = PFedSAMExecutor().execute("submit_model", Shareable(), fl_ctx, Signal())
-    model = from_shareable(OnlySharedLeaves().process(reply, fl_ctx))
-    start = from_shareable(message()).data
-    assert sorted(model.data) == sorted(start)
-    assert all(torch.allclose(model.data[n] - start[n], update.data[n], atol=1e-6) for n in start)
+    assert reply.get_return_code() == ReturnCode.TASK_UNKNOWN
+    for fence in (OnlySharedLeaves(), SitePolicy(64, 1, 1)):
+        with pytest.raises(ContentBlockedException, match=r"an update or metrics to leave, came .*WEIGHTS"):
+            fence.process(message(), fl_ctx)
 
 
 def test_a_server_with_another_base_is_answered_with_an_error_and_nothing_is_trained(
@@ -96,7 +96,7 @@ def test_a_private_tensor_put_into_a_message_is_blocked_at_the_site(fl_ctx: FLCo
 
 
 def test_anything_but_tensors_and_metrics_is_blocked(fl_ctx: FLContext) -> None:
-    with pytest.raises(Exception, match="tensors or metrics"):
+    with pytest.raises(Exception, match="an update or metrics"):
         OnlySharedLeaves().process(DXO(DataKind.APP_DEFINED, data={"x": 1}).to_shareable(), fl_ctx)
     with pytest.raises(Exception, match="DXO"):
         OnlySharedLeaves().process(Shareable({"images": b"..."}), fl_ctx)
@@ -173,7 +173,7 @@ def test_the_fence_stops_what_is_not_declared(fl_ctx: FLContext) -> None:
     from_shareable(reply).data["an.expert"] = torch.ones(3)
     with pytest.raises(Exception, match="not declared"):
         SitePolicy().process(reply, fl_ctx)
-    with pytest.raises(Exception, match="tensors or metrics"):
+    with pytest.raises(Exception, match="an update or metrics"):
         SitePolicy().process(DXO(DataKind.APP_DEFINED, data={"images": b"..."}).to_shareable(), fl_ctx)
     refusal = make_reply(ReturnCode.EXECUTION_EXCEPTION)
     refusal["images"] = b"..."

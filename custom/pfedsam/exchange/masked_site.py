@@ -33,6 +33,7 @@ from pfedsam.exchange.roster import (
     Keys,
     Roster,
     keys_tensors,
+    least_open,
     require_enough,
     roster_digest,
     roster_of,
@@ -158,10 +159,11 @@ class MaskedSite:
             UserFault: too few came, this site is said to be lost, or a share is not for this site and roster.
         """
         secret = self._at("masked", attempt)
-        names, sealed = sorted(secret.roster), tensors["sealed"]
-        require_enough(len(there), least=max(self._least, threshold(len(names))), what="updates in the sum")
-        if not set(there) <= set(names) or self.site not in there or len(sealed) != len(names):
-            raise UserFault(expected=f"a sum with {self.site} of {', '.join(names)}", came=", ".join(there), do=AGAIN)
+        names, sealed, there = sorted(secret.roster), tensors["sealed"], set(there)  # a name counts once
+        require_enough(len(there), least=least_open(len(names), self._least), what="updates in the sum")
+        if not there <= set(names) or self.site not in there or len(sealed) != len(names):
+            came = ", ".join(sorted(there))
+            raise UserFault(expected=f"a sum with {self.site} of {', '.join(names)}", came=came, do=AGAIN)
         column = sealed[:, names.index(self.site)]
         self._write(replace(secret, stage="opened", agree=b"", seal=b"", own=b""))
         rows = [_unsealed(secret, self.site, name, to_bytes(row)) for name, row in zip(names, column, strict=True)]
@@ -179,6 +181,8 @@ class MaskedSite:
             if fault := self._identity.fault(site, text, keys.signature, keys.certificate):
                 do = "tell the federation's administrator: the server may have put keys of its own in their place"
                 raise UserFault(expected=f"keys that {site} has signed", came=fault, do=do)
+        if len({key for keys in roster.values() for key in (keys.agree, keys.seal)}) < 2 * len(roster):
+            raise UserFault(expected="keys that no two sites have in common", came="the same key twice", do=AGAIN)
 
     def _at(self, stage: str, attempt: str) -> Secret:
         """The secret of an attempt at a stage. A step that was done, or another attempt's, is refused."""

@@ -67,6 +67,18 @@ def threshold(count: int) -> int:
     return count // 2 + 1
 
 
+def least_open(count: int, hide: int) -> int:
+    """The fewest updates of a sum that one of `count` sites opens, so that `hide` sites at least are in it.
+
+    A server may tell each site of other losses. It opens the masks of a lost one with the shares of `threshold` sites,
+    so it can take as many out of the sum as all that it tells have room for.
+    """
+    least = max(threshold(count), hide)
+    while count * (count - least) // threshold(count) > count - hide:
+        least += 1
+    return least
+
+
 def weights(roster: Roster, most_share: float) -> dict[str, float]:
     """Each site's weight in the sum, as `bounded.fair` bounds it. They add up to 1."""
     known = {site: Contribution(keys.samples, dict) for site, keys in sorted(roster.items())}

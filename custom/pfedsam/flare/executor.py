@@ -1,4 +1,4 @@
-"""A site's FLARE tasks: train, validate, submit_model. It translates, calls `Site`, and translates back."""
+"""A site's FLARE tasks: train, validate, the steps of a masked sum. It translates, calls `Site`, translates back."""
 
 import json
 import os
@@ -21,11 +21,10 @@ from nvflare.app_common.app_constant import AppConstants
 from pfedsam import log
 from pfedsam.bounds import parse_count
 from pfedsam.errors import ClassesDiffer, Diverged, UserFault
-from pfedsam.exchange.codec import encode
 from pfedsam.exchange.masked_site import MaskedSite
 from pfedsam.exchange.roster import STEPS
 from pfedsam.exchange.schema import REPORT, STAMP
-from pfedsam.files import Tensors, pack, unpack, write_atomic
+from pfedsam.files import Tensors
 from pfedsam.flare.context import (
     BACK,
     CLASSES_DIFFER,
@@ -53,7 +52,6 @@ from pfedsam.site import Site
 from pfedsam.train.loop import Progress
 
 CODES = {ClassesDiffer: CLASSES_DIFFER, Diverged: DIVERGED}
-LAST = "trained.safetensors"  # the shared part as this site last trained it, in its run folder
 LINE_EVERY, LINE_EVERY_SIMULATED = 5.0, 60.0  # seconds between progress lines; the simulator shows all sites' on one
 
 
@@ -79,7 +77,6 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
         serve: dict[str, Callable[[Site, Shareable, FLContext, Signal], Shareable]] = {
             AppConstants.TASK_TRAIN: self._train,
             AppConstants.TASK_VALIDATION: self._validate,
-            AppConstants.TASK_SUBMIT_MODEL: self._submit_model,
             **dict.fromkeys(STEPS, partial(self._step, task_name)),
         }
         if task_name not in serve:
@@ -108,7 +105,6 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
         update, report = serve_round(site, wire, turn, progress=progress, stop=lambda: bool(stop.triggered))
         if update.report.stopped:
             return make_reply(ReturnCode.TASK_ABORTED)
-        write_atomic(run_dir(fl_ctx) / LAST, pack(site.shared(), {"round": str(turn.round)}))
         meta = {
             MetaKey.NUM_STEPS_CURRENT_ROUND: update.samples,
             MetaKey.INITIAL_METRICS: selected_by(report),
@@ -136,14 +132,6 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
         metrics = serve_test(site, *_asked(shareable, fl_ctx), folder)
         log.info("[%s] tested; its own files: %s", site.name, folder)
         return DXO(DataKind.METRICS, data=metrics).to_shareable()
-
-    def _submit_model(self, site: Site, _: Shareable, fl_ctx: FLContext, __: Signal) -> Shareable:
-        """The shared part as this site last trained it, for FLARE's cross-site evaluation. Never experts."""
-        path = run_dir(fl_ctx) / LAST
-        if not path.exists():
-            raise UserFault(expected="a model trained in this job", came="none yet", do="run the task train first")
-        wire = encode(unpack(path.read_bytes())[0], site.config.wire.down)
-        return DXO(DataKind.WEIGHTS, data=wire, meta={STAMP: asdict(site.stamp(-1))}).to_shareable()
 
 
 class _Progress:

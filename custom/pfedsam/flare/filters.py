@@ -21,7 +21,7 @@ from pfedsam.files import Tensors
 from pfedsam.flare.context import REASON, RUN, job_config, ledger, selected_by, stamp_of
 from pfedsam.flare.steps import facts_of, is_step, masked, step_dxo, step_of, step_verdict
 from pfedsam.record.said import report_fault
-from pfedsam.study import down_schema, sent_schema, shared_schema
+from pfedsam.study import down_schema, sent_schema
 
 NOTED = "pfedsam_noted"  # in FLARE's context: the message that is already in the ledger
 
@@ -195,14 +195,9 @@ def sealed(shareable: Shareable, config: Config) -> DXO:
     if is_step(dxo, config):
         demand(step_verdict(dxo, stamp, up=True))
         return step_dxo(step_of(dxo), dxo.data, stamp)
-    if dxo.data_kind not in (DataKind.WEIGHTS, DataKind.WEIGHT_DIFF):
-        raise ContentBlockedException(f"expected tensors or metrics to leave, came {dxo.data_kind}")
-    if dxo.data_kind == DataKind.WEIGHT_DIFF:
-        demand(_judge_tensors(dxo, stamp, config))
-    elif masked(config):
-        raise ContentBlockedException("expected a masked update to leave, came a model")
-    else:
-        demand(judge_message(dxo.data, stamp, schema=shared_schema(config), expected=stamp, number=config.wire.down))
+    if dxo.data_kind != DataKind.WEIGHT_DIFF:
+        raise ContentBlockedException(f"expected an update or metrics to leave, came {dxo.data_kind}")
+    demand(_judge_tensors(dxo, stamp, config))
     return DXO(dxo.data_kind, data=dict(dxo.data), meta=_plain(dxo.get_meta_props()))
 
 

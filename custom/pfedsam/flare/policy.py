@@ -55,7 +55,7 @@ class SitePolicy(OnlySharedLeaves):
             raise
 
     def _allow(self, dxo: DXO, config: Config) -> None:
-        if self.masked and not masked(config) and dxo.data_kind in (DataKind.WEIGHTS, DataKind.WEIGHT_DIFF):
+        if self.masked and not masked(config) and dxo.data_kind == DataKind.WEIGHT_DIFF:
             raise ContentBlockedException("expected a job with server.secure masks, came one with plain updates")
         tensors, facts = parts(dxo)
         size = payload_bytes(tensors) + len(json.dumps(facts))

@@ -35,7 +35,7 @@ from pfedsam.layout import CLIENT, SERVER, SETTINGS
 from pfedsam.names import job_name
 from pfedsam.settings import check_sites
 
-TASKS = ("train", "validate", "submit_model")
+TASKS = ("train", "validate")
 FOR_PEOPLE = ("*.html", "*.md", "bundle*", "jobs", "poc")  # of the assets
 OF_A_PERSON = ("cli", "doctor", "export", "predict", "prepare", "report")  # rooms of verbs that no job calls
 
