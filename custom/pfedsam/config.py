@@ -130,8 +130,8 @@ class PrivacyConfig:
 
     unit: Unit = "none"  # what is hidden: that a patient is in the training data (DP-SGD), or a site's whole data
     epsilon: float = number(8.0, above=0, most=1_000_000)  # a site's budget; it trains no round that would exceed it
-    delta: float = number(1e-5, above=0, most=0.1)  # the chance that epsilon does not hold; below 1 / patients
-    noise: float = number(1.0, above=0, most=10_000)  # standard deviation of the noise, in parts of clip
+    delta: float = number(1e-5, above=0, most=1e-3)  # the chance that epsilon does not hold; below 1 / patients
+    noise: float = number(1.0, least=0.01, most=10_000)  # standard deviation of the noise, in parts of clip
     clip: float = number(1.0, above=0, most=1_000_000)  # most norm of a patient's gradient, or of a site's update
     accountant: Literal["rdp", "prv"] = "rdp"  # Renyi's, or the tighter numerical one
     sites: int = number(1, least=1, most=1000)  # honest sites whose noise adds up in a masked sum; 1: each has it all

@@ -1,7 +1,8 @@
 """How a site's round hides its patients or its data: paid from its budget, with noise that only the site knows."""
 
 import hashlib
-from collections.abc import Iterable
+import secrets
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -52,10 +53,11 @@ class Paid:
 def pay(budget: Budget, config: Config, data: Dataset, told: Iterable[object]) -> Paid | None:
     """Pay a round at a site with that training split. None: the job has no privacy.
 
-    The noise depends on all that the update depends on. Two updates with one noise would show their difference.
+    The noise depends on all that the update depends on. Two updates with one noise would show their difference. Spread
+    noise is new each time, and is paid each time: a sum may be repeated without a site.
 
     Args:
-        told: the round, and what the site knew before it: settings, base, received and private part.
+        told: the round, and what the site knew before it: settings, base, and every tensor that it received or kept.
 
     Raises:
         UserFault: the budget does not suffice, or its file is damaged.
@@ -63,7 +65,28 @@ def pay(budget: Budget, config: Config, data: Dataset, told: Iterable[object]) -
     if config.privacy.unit == "none":
         return None
     machine = (__version__, torch.__version__, torch.cuda.is_available(), torch.get_num_threads())
-    text = "\n".join(map(str, (*told, *machine, config.digest(), data.fingerprint())))
-    spends = mechanism_of(config, len(patients_of(data)), steps_of(len(data), config.train))
+    patients = patients_of(data)
+    rows = [(str(one.image), one.index, str(one.mask)) for one in data.slices]
+    once = secrets.token_hex(16) if config.privacy.sites > 1 else ""
+    text = "\n".join(map(str, (*told, *machine, config.digest(), data.fingerprint(), rows, patients, once)))
+    spends = mechanism_of(config, len(patients), steps_of(len(data), config.train))
     noise, epsilon = budget.pay(hashlib.sha256(text.encode()).hexdigest(), spends, config.privacy)
     return Paid(noise, epsilon, config)
+
+
+def facts_of(config: Config) -> dict[str, str]:
+    """What a stored private part says of its privacy: what the run that trained it hides."""
+    return {} if config.privacy.unit == "none" else {"privacy": config.privacy.unit}
+
+
+def require_hidden(facts: Mapping[str, str], config: Config) -> None:
+    """Raise UserFault if a round that hides patients would begin with a private part that knows them.
+
+    The distillation would carry them into the update, and no noise would hide them.
+    """
+    if facts and config.privacy.unit == "patient" and facts.get("privacy") != "patient":
+        raise UserFault(
+            expected="a private part from a run with privacy.unit patient",
+            came=f"one of run {facts.get('run')}, which hides no patients",
+            do="leave begin_private out, or name a run that hides patients",
+        )

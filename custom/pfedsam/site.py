@@ -18,7 +18,7 @@ from pfedsam.exchange.privacy import Budget
 from pfedsam.exchange.schema import EXTRA, Stamp, extras_of, shared_of
 from pfedsam.exchange.store import Moment, SiteStore
 from pfedsam.files import Tensors, at_rest, below, digest, seed_of, under, unprefixed
-from pfedsam.hidden import Paid, pay
+from pfedsam.hidden import Paid, facts_of, pay, require_hidden
 from pfedsam.methods.base import Dice, Here, nothing_told
 from pfedsam.model.lora import adapted
 from pfedsam.model.partition import Part, tensors_of, wire_name
@@ -100,7 +100,7 @@ class Site:
         front = prefix(self.model, config, (places.scratch or places.store / "scratch") / name / self.base[:16])
         self._source = front.batch if front else Dataset.batch
         self.store = SiteStore(places.store, config.study, name).claim()
-        self.budget = Budget(places.store, name)
+        self.budget = Budget(places.store, name if config.data.source == "site" else f"{name}.synthetic")
         self.scoring_seconds = 0.0  # spent on scoring since the round began
         self.validations: dict[str, Validation] = {}  # by branch
         self._first = {name: tensor.clone() for name, tensor in self.private().items()}  # until something is stored
@@ -135,6 +135,7 @@ class Site:
         stored, facts = self.store.load(at, begin=self.config.begin_private, trained=trained) or (self._first, {})
         if trained and (self._first or self.method.tell is not nothing_told):
             require_kept(facts, at, self.store.folder)
+        require_hidden(facts, self.config)
         own = stored if facts.get("run") in (at.line if at else (None,)) else {}
         self._owed = below(OWED, own)
         self._put_private(stored, facts)
@@ -157,8 +158,9 @@ class Site:
             UserFault: the privacy budget does not suffice, or the training diverged. Nothing of the round is kept.
         """
         when = (self.seed, round_, rounds)
-        known = digest(self._received), digest(self.private() | under(OWED, self._owed))
-        paid = pay(self.budget, self.config, self.data["train"], (self._run, *when, self.base, *known))
+        came, kept = self._received | under(EXTRA, self._here.extras), self._kept()
+        told = self._run, *when, self.base, digest(came), digest(kept)
+        paid = pay(self.budget, self.config, self.data["train"], told)
         report = train_round(
             self.model,
             self.part,
@@ -208,10 +210,10 @@ class Site:
 
     def save_private(self, round_: int) -> None:
         """Store the private part, the rounding error for the next update, and the method's memory."""
-        private = self.private() | under(OWED, self._owed) | under(MEMORY, self._here.memory)
-        if private or self.method.tell is not nothing_told:
-            facts = {"round": str(round_), "base": self.base, "config": self.config.digest()}
-            self.store.save(private, facts, Moment(self._run, round_) if self._run else None)
+        kept = self._kept()
+        if kept or self.method.tell is not nothing_told:
+            facts = {"round": str(round_), "base": self.base, "config": self.config.digest()} | facts_of(self.config)
+            self.store.save(kept, facts, Moment(self._run, round_) if self._run else None)
 
     def recall(self, arrived: Tensors, at: Moment | None = None, *, trained: bool = False) -> dict[str, str]:
         """Load the model for prediction: the server's tensors and the private part as last trained (before `at`).
@@ -278,6 +280,10 @@ class Site:
         facts = self._validation("personal").experts
         with without_experts(branch):
             return {**facts, "dice_without": self.summary(split, "personal")["dice"]}
+
+    def _kept(self) -> Tensors:
+        """All that the site stores for its next round."""
+        return self.private() | under(OWED, self._owed) | under(MEMORY, self._here.memory)
 
     def _use(self, dice: Dice | None, arrived: Tensors, stored: Tensors) -> Here:
         """What the method may use in a round, with the memory in what is stored."""

@@ -54,6 +54,14 @@ def test_a_model_that_is_no_next_one_is_refused_and_the_last_stays_the_measure(t
     accept(store, HARMFUL[kind](model()), Moment("another", 1))  # nothing is known of that run yet
 
 
+def test_noise_that_is_longer_than_the_model_is_no_sign_of_a_lie(tmp_path: Path) -> None:
+    """As with privacy.unit site: the site's own update is then as long, so it knows."""
+    store = SiteStore(tmp_path, "study", "site")
+    accept(store, model(), Moment("run", 0))
+    note_moved(store, {name: tensor - model()[name] for name, tensor in moved(5, seed=2).items()}, "run")
+    accept(store, moved(4), Moment("run", 1))
+
+
 def test_what_rounds_of_training_move_is_accepted_and_missed_rounds_count(tmp_path: Path) -> None:
     store = SiteStore(tmp_path, "study", "site")
     accept(store, model(), Moment("run", 0))

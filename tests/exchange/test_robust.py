@@ -127,6 +127,20 @@ def test_no_honest_site_is_left_out_because_of_many_or_few_images() -> None:
     assert left_out(ServerState(sent()), contributions, config("clipped")) == {}
 
 
+def test_half_of_the_sites_are_never_left_out_and_the_round_has_a_model() -> None:
+    """Three updates, each far too long in another kind: nobody knows which is honest."""
+    far = [honest(n) | {name: 1e3 * honest(n)[name]} for n, name in enumerate((A, B, REST))]
+    assert left_out(ServerState(sent()), given(*far), config("clipped")) == {}
+    assert after("clipped", given(*far)).keys() == sent().keys()
+
+
+def test_one_liar_with_half_of_the_weight_is_not_the_geometric_median() -> None:
+    good = [honest(0), honest(1)]
+    lie = {name: -tensor for name, tensor in honest(2).items()}
+    found = after("geometric", given(*good, lie, samples=(10, 10, 10_000_000)))
+    assert apart(found, {name: tensor + good[0][name] for name, tensor in sent().items()}) < 0.75
+
+
 def test_of_two_sites_none_is_left_out() -> None:
     contributions = given(honest(0), HARM["sign flip x100"](honest(1)))
     assert left_out(ServerState(sent()), contributions, config("clipped")) == {}

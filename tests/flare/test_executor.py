@@ -8,11 +8,12 @@ import pytest
 import torch
 from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.apis.filter import ContentBlockedException
-from nvflare.apis.fl_constant import FLContextKey, ReservedKey, ReturnCode
+from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReservedKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 from nvflare.apis.workspace import Workspace
+from nvflare.private.privacy_manager import Scope
 
 from pfedsam.errors import UserFault
 from pfedsam.exchange.schema import REPORT, STAMP
@@ -146,12 +147,25 @@ def test_the_fence_lets_a_legal_update_out_up_to_its_size(fl_ctx: FLContext) -> 
 
 def test_a_site_that_asks_for_privacy_sends_nothing_in_a_job_without_it(fl_ctx: FLContext) -> None:
     reply = PFedSAMExecutor().execute("train", message(), fl_ctx, Signal())
-    with pytest.raises(Exception, match=r"privacy\.epsilon of at most 8, came unit none"):
+    with pytest.raises(Exception, match=r"privacy\.epsilon of at most 8 and .*, came unit none"):
         SitePolicy(8, 1, 1, most_epsilon=8).process(reply, fl_ctx)
     fence = SitePolicy(most_epsilon=8)
-    with pytest.raises(Exception, match="came unit patient and epsilon 9"):
+    with pytest.raises(Exception, match="came unit patient, epsilon 9"):
         fence.require_privacy(from_dict({"model": {"experts": 0}, "privacy": {"unit": "patient", "epsilon": 9.0}}))
     fence.require_privacy(from_dict({"model": {"experts": 0}, "privacy": {"unit": "patient", "epsilon": 8.0}}))
+
+
+def test_the_fence_is_asked_before_a_round_trains_and_pays(fl_ctx: FLContext, caplog: pytest.LogCaptureFixture) -> None:
+    scope = Scope()
+    scope.task_result_filters[FilterKey.OUT].append(SitePolicy(64, 1, 1, most_epsilon=8))
+    fl_ctx.set_prop(FLContextKey.SCOPE_OBJECT, scope, private=True, sticky=False)
+    reply = PFedSAMExecutor().execute("train", message(), fl_ctx, Signal())
+    assert reply.get_return_code() == ReturnCode.EXECUTION_EXCEPTION
+    assert "privacy.epsilon of at most 8 and privacy.delta of at most 1e-05, came unit none" in caplog.text
+    assert "round 1" not in caplog.text
+    large = from_dict({"model": {"experts": 0}, "privacy": {"unit": "patient", "epsilon": 8.0, "delta": 1e-4}})
+    with pytest.raises(ContentBlockedException, match=r"and delta 0\.0001"):
+        SitePolicy(most_epsilon=8).require_privacy(large)
 
 
 @pytest.mark.parametrize(("images", "steps", "leaves"), [(1, 1, True), (3, 1, False), (1, 2, False)])

@@ -87,6 +87,18 @@ def test_scaffold_s_c_is_the_mean_of_the_sites_own(open_site) -> None:
         assert torch.allclose(state.memory[name], (own[0][name] + own[1][name]) / 2, atol=1e-7)
 
 
+def test_no_site_s_control_variate_leads_the_others() -> None:
+    """It is bounded by the values' declared bound alone, 1e6, and the server keeps it."""
+    state, config = ServerState({"w": torch.zeros(2)}, {"w": torch.zeros(2)}), tiny(method="scaffold")
+    told = {"a": (1.0, 0.0), "b": (0.0, 2.0), "c": (-1e6, 1e6)}
+    after = scaffold.rule(
+        state, {site: moved_by(0.0, 0.0, extras={"w": torch.tensor(c)}) for site, c in told.items()}, config
+    )
+    assert after.memory["own/c/w"].norm().item() == pytest.approx(2.0)
+    assert after.memory["own/a/w"].tolist() == [1.0, 0.0]
+    assert after.memory["w"].norm().item() < 2.0
+
+
 def test_a_site_s_control_variate_is_the_mean_of_its_gradients(open_site) -> None:
     config = tiny(method="scaffold")
     site, seen = open_site(config), []

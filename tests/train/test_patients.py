@@ -1,5 +1,6 @@
 """DP-SGD at a site: what a step's gradient is made of, what leaves, and what a kill or a new job cannot change."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from conftest import tiny
 from pfedsam.config import Config
 from pfedsam.errors import UserFault
 from pfedsam.exchange.privacy import Budget, Noise
+from pfedsam.exchange.schema import EXTRA
 from pfedsam.exchange.server import begin_state, message
 from pfedsam.exchange.store import Moment
+from pfedsam.hidden import pay
 from pfedsam.model.partition import Part, tensors_of
 from pfedsam.service import Turn, serve_round
 from pfedsam.settings import from_dict
@@ -51,8 +54,15 @@ def test_patients_are_in_a_step_with_one_slice_each_and_by_chance(hospital: Path
     assert float(of_both.mean()) == pytest.approx(0.5, abs=0.03)
 
 
+class Silent(Noise):
+    """No noise, so that a step's gradient is its patients'."""
+
+    def normal(self, like: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(like)
+
+
 def test_the_gradient_is_the_sum_of_clipped_patients_over_their_expected_number(open_site) -> None:
-    config = hides(privacy={"noise": 1e-12, "clip": 0.05}, train={"batch_size": 6})
+    config = hides(privacy={"clip": 0.05}, train={"batch_size": 6})
     site = open_site(config)
     site.receive(initial_shared(config)[0])
     parts = {which: tensors_of(site.model, site.part, which) for which in (Part.SHARED, Part.PRIVATE)}
@@ -69,7 +79,7 @@ def test_the_gradient_is_the_sum_of_clipped_patients_over_their_expected_number(
         assert size > 0.05
         for total, part in zip(wanted, own, strict=True):
             total += part * (0.05 / size)
-    Hidden(Noise(bytes(32)), config).steps(site.model, site.method.loss, data, site.method.gradient)(batch, still)
+    Hidden(Silent(bytes(32)), config).steps(site.model, site.method.loss, data, site.method.gradient)(batch, still)
     for weight, total in zip(every, wanted, strict=True):
         assert torch.allclose(weight.grad, total / 6, atol=1e-7)
     assert float(torch.cat([weight.grad.flatten() for weight in every]).norm()) <= 0.05 * 1.0001
@@ -112,6 +122,78 @@ def test_a_round_on_another_model_is_paid_anew_with_other_noise(hospital: Path, 
     assert abs(float(torch.corrcoef(torch.stack([one, other]))[0, 1])) < 0.02
 
 
+def test_whatever_else_the_server_sends_changes_the_noise_too(hospital: Path, tmp_path: Path) -> None:
+    """APPLE's other cores come down beside the shared tensors, and the update depends on them."""
+    config = tiny(method="apple", privacy={"unit": "site", "epsilon": 1000.0}, own={"sites": 3})
+    site, state = Site("site-1", config, Places(hospital, tmp_path)), initial_shared(config)[0]
+    down = down_schema(config)
+    for value in (0.0, 1e-3):
+        wire = message(begin_state(state, down), "site-1", config, down)
+        extras = {name for name in wire if name.startswith(EXTRA) and wire[name].is_floating_point()}
+        site.receive({n: t + value if n in extras else t for n, t in wire.items()}, Moment("run", 0))
+        site.train(0, 2)
+    assert len(site.budget.spent().rounds) == 2
+
+
+def test_other_patients_of_the_same_files_are_paid_anew(hospital: Path, tmp_path: Path) -> None:
+    site = Site("site-1", hides(), Places(hospital, tmp_path))
+    data = site.data["train"]
+    for together in (2, 3):
+        for i, one in enumerate(data.slices):
+            data.slices[i] = replace(one, group=f"patient {i // together}")
+        pay(site.budget, site.config, data, ("run", 0))
+    assert len(site.budget.spent().rounds) == 2
+
+
+def test_noise_that_several_sites_spread_is_new_each_time_and_paid_each_time(hospital: Path, tmp_path: Path) -> None:
+    """Else a server could repeat a sum without a site, and subtract the two."""
+    server = {"secure": "masks", "most_share": 1.0, "rule": "mean"}
+    config = hides("site", privacy={"sites": 3}, server=server)
+    site = Site("site-1", config, Places(hospital, tmp_path))
+    like = torch.zeros(5)
+    first, again = (pay(site.budget, config, site.data["train"], ("run", 0)) for _ in range(2))
+    assert not torch.equal(first.noise.normal(like), again.noise.normal(like))
+    assert again.epsilon > first.epsilon
+
+
+def test_a_round_that_hides_patients_begins_with_no_private_part_that_knows_them(
+    hospital: Path, tmp_path: Path
+) -> None:
+    plain = tiny(model={"experts": 0, "experts_rank": 2})
+    round_of(Site("site-1", plain, Places(hospital, tmp_path)), run="plain")
+    named = hides(begin_private="plain")
+    with pytest.raises(UserFault, match=r"privacy.unit patient; came one of run plain, which hides no patients"):
+        round_of(Site("site-1", named, Places(hospital, tmp_path)))
+    round_of(Site("site-1", hides(), Places(hospital, tmp_path)), run="hidden")
+    round_of(Site("site-1", hides(begin_private="hidden"), Places(hospital, tmp_path)), run="next")
+
+
+def test_a_patient_whose_gradient_is_not_finite_counts_for_nothing_and_cannot_be_seen(open_site) -> None:
+    config = hides(privacy={"noise": 1e-2, "clip": 0.05}, train={"batch_size": 6})
+    site = open_site(config)
+    site.receive(initial_shared(config)[0])
+    data = site.data["train"]
+    still = {Part.SHARED: torch.optim.SGD(tensors_of(site.model, site.part, Part.SHARED).values(), lr=1e-30)}
+    batch = data.batch(next(Hidden(Noise(bytes(32)), config).views(data, 0, 1)))
+    calls = iter(range(99))
+
+    def overflows(model, one, job):
+        return {
+            name: term * (math.inf if next(calls) == 0 else 1)
+            for name, term in site.method.loss(model, one, job).items()
+        }
+
+    Hidden(Noise(bytes(32)), config).steps(site.model, overflows, data, site.method.gradient)(batch, still)
+    assert all(bool(weight.grad.isfinite().all()) for weight in weights_of(still.values()))
+
+
+def test_a_synthetic_job_spends_nothing_of_the_patients_budget(hospital: Path, tmp_path: Path) -> None:
+    site = Site("site-1", hides(data={"source": "synthetic"}), Places(hospital, tmp_path))
+    round_of(site)
+    assert Budget(tmp_path, "site-1").spent() is None
+    assert site.budget.spent() is not None
+
+
 def test_a_spent_budget_stops_the_training_in_every_study(hospital: Path, tmp_path: Path) -> None:
     config = hides(privacy={"epsilon": 16.0, "noise": 0.7})
     for round_ in (0, 1):
@@ -147,6 +229,8 @@ def test_without_privacy_nothing_is_paid(open_site, tmp_path: Path) -> None:
     [
         ({"method": "scaffold"}, "a method that sends only its update"),
         ({"model": {"experts": 4}}, "model.experts 0 with privacy.unit patient"),
+        ({"method": "iat"}, "a method whose loss keeps nothing from one image to the next"),
+        ({"privacy": {"unit": "site", "accountant": "prv", "noise": 0.05}}, "privacy.noise of 0.3 or more with"),
     ],
 )
 def test_what_would_leave_without_noise_is_refused(changes: dict[str, object], expected: str) -> None:

@@ -50,8 +50,9 @@ def require_near(arrived: Tensors, last: Tensors, rounds: int, own: dict[str, fl
     for kind, names in _kinds(last):
         apart = norm(arrived[name].double() - last[name].double() for name in names)
         size = _length(last, names)
-        bound = max(NORMS[kind] * size, UPDATES * own.get(kind, 0.0)) * max(rounds, 1)
-        bound = min(bound, FURTHEST[kind] * size) if size else bound
+        moved = own.get(kind, 0.0)
+        bound = max(NORMS[kind] * size, UPDATES * moved) * max(rounds, 1)
+        bound = min(bound, max(FURTHEST[kind] * size, moved)) if size else bound  # noise may be longer than the model
         if apart > bound:
             raise Diverged(
                 expected=f"a model near the last one: {kind} no further than {bound:.3g} away",

@@ -38,18 +38,20 @@ def krum(state: ServerState, given: Given, config: Config) -> ServerState:
 
 
 def geometric(state: ServerState, given: Given, config: Config) -> ServerState:
-    """The geometric median of the sites' changes by Weiszfeld's steps (Pillutla et al. 2019, RFA)."""
+    """The geometric median of the sites' changes by Weiszfeld's steps (Pillutla et al. 2019, RFA).
+
+    Every site counts alike, our choice: a site with half of the samples would be the median.
+    """
     _require(given, 2 * config.server.hostile + 1, config)
     changes = _changes(state, given)
     inner = _gram(changes)
-    samples = torch.tensor([float(given[site].samples) for site in changes], dtype=torch.float64)
     usual = float(inner.diag().median())
-    weights = samples * (inner.diag() <= usual)  # begins with the shorter half, else one of 1e37 takes long to leave
+    weights = (inner.diag() <= usual).double()  # begins with the shorter half, else one of 1e37 takes long to leave
     weights = weights / weights.sum()
     least = max(1e-6 * math.sqrt(usual), 1e-30)  # a site at the median itself has no distance
     for _ in range(100):
         apart = (inner.diag() - 2 * inner @ weights + weights @ inner @ weights).clamp_min(0).sqrt()
-        weights = samples / apart.clamp_min(least)
+        weights = 1 / apart.clamp_min(least)
         weights = weights / weights.sum()
     return _of_products(state, changes, dict(zip(changes, weights.tolist(), strict=True)))
 

@@ -12,6 +12,7 @@ import torch
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
 from nvflare.apis.event_type import EventType
 from nvflare.apis.executor import Executor
+from nvflare.apis.filter import ContentBlockedException
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
@@ -41,6 +42,7 @@ from pfedsam.flare.context import (
 )
 from pfedsam.flare.gate import federated
 from pfedsam.flare.identity import identity_of
+from pfedsam.flare.policy import ask_fences
 from pfedsam.flare.process import set_up
 from pfedsam.flare.steps import facts_of, masked, step_dxo
 from pfedsam.layout import OWN
@@ -83,7 +85,7 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
             return make_reply(ReturnCode.TASK_UNKNOWN)
         try:
             return serve[task_name](self._open(fl_ctx), shareable, fl_ctx, abort_signal)
-        except UserFault as fault:
+        except (UserFault, ContentBlockedException) as fault:
             log.error("[%s] %s", fl_ctx.get_identity_name(), fault)
             return make_reply(CODES.get(type(fault), ReturnCode.EXECUTION_EXCEPTION))
 
@@ -100,6 +102,7 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
         member, attempt = _member(site, fl_ctx), str(facts_of(shareable).get("attempt", ""))
         if masked(site.config):
             member.ready(attempt)  # else the training would be in vain
+        ask_fences(fl_ctx, site.config, len(site.data["train"]))
         every = LINE_EVERY_SIMULATED if simulated(fl_ctx) else LINE_EVERY
         progress = _Progress(site.name, turn, _started(run_dir(fl_ctx), turn.round), every)
         update, report = serve_round(site, wire, turn, progress=progress, stop=lambda: bool(stop.triggered))

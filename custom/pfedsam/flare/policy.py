@@ -5,6 +5,7 @@ import math
 
 from nvflare.apis.dxo import DXO, DataKind, MetaKey
 from nvflare.apis.filter import ContentBlockedException
+from nvflare.apis.fl_constant import FilterKey, FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 
@@ -30,6 +31,7 @@ class SitePolicy(OnlySharedLeaves):
             step on one image, the update's signs are those of one patient's gradient. The defaults are our choice.
         most_epsilon: the largest privacy budget (`privacy.epsilon`) of a job whose update may leave. None: jobs
             without differential privacy are welcome too.
+        most_delta: the largest `privacy.delta` of such a job, if `most_epsilon` is set.
         masked: whether only masked updates may leave, so that no job can have this site's update in plain.
     """
 
@@ -40,9 +42,10 @@ class SitePolicy(OnlySharedLeaves):
         least_steps: int = 4,
         most_epsilon: float | None = None,
         masked: bool = False,
+        most_delta: float = 1e-5,
     ) -> None:
         super().__init__()
-        self.most_epsilon = most_epsilon
+        self.most_epsilon, self.most_delta = most_epsilon, most_delta
         self.max_megabytes = max_megabytes
         self.least_images, self.least_steps, self.masked = least_images, least_steps, masked
 
@@ -55,17 +58,21 @@ class SitePolicy(OnlySharedLeaves):
             raise
 
     def _allow(self, dxo: DXO, config: Config) -> None:
-        if self.masked and not masked(config) and dxo.data_kind == DataKind.WEIGHT_DIFF:
-            raise ContentBlockedException("expected a job with server.secure masks, came one with plain updates")
+        if dxo.data_kind == DataKind.WEIGHT_DIFF:
+            self.require(config, dxo.get_meta_prop(MetaKey.NUM_STEPS_CURRENT_ROUND))
         tensors, facts = parts(dxo)
         size = payload_bytes(tensors) + len(json.dumps(facts))
         if size > self.max_megabytes * 1e6:
             raise ContentBlockedException(
                 f"expected at most {self.max_megabytes:g} MB to leave at once, came {size / 1e6:.1f} MB"
             )
-        if dxo.data_kind == DataKind.WEIGHT_DIFF:
-            self._enough(dxo.get_meta_prop(MetaKey.NUM_STEPS_CURRENT_ROUND), config)
-            self.require_privacy(config)
+
+    def require(self, config: Config, images: int) -> None:
+        """Raise if no update of a round of the job on so many images may leave."""
+        if self.masked and not masked(config):
+            raise ContentBlockedException("expected a job with server.secure masks, came one with plain updates")
+        self._enough(images, config)
+        self.require_privacy(config)
 
     def _enough(self, images: int, config: Config) -> None:
         steps = steps_of(images, config.train)
@@ -78,8 +85,20 @@ class SitePolicy(OnlySharedLeaves):
     def require_privacy(self, config: Config) -> None:
         """Raise if the job has less differential privacy than the administrator asks for."""
         asked = math.inf if config.privacy.unit == "none" else config.privacy.epsilon
-        if self.most_epsilon is not None and asked > self.most_epsilon:
+        if self.most_epsilon is not None and (asked > self.most_epsilon or config.privacy.delta > self.most_delta):
             raise ContentBlockedException(
-                f"expected a job with privacy.unit patient or site, and privacy.epsilon of at most"
-                f" {self.most_epsilon:g}, came unit {config.privacy.unit} and epsilon {asked:g}"
+                "expected a job with privacy.unit patient or site,"
+                f" privacy.epsilon of at most {self.most_epsilon:g} and privacy.delta of at most {self.most_delta:g},"
+                f" came unit {config.privacy.unit}, epsilon {asked:g} and delta {config.privacy.delta:g}"
             )
+
+
+def ask_fences(fl_ctx: FLContext, config: Config, images: int) -> None:
+    """Raise ContentBlockedException if a fence of the hospital would not let the round's update out.
+
+    It is asked before the round trains, because a round that hides patients is paid before that.
+    """
+    scope = fl_ctx.get_prop(FLContextKey.SCOPE_OBJECT)
+    for fence in scope.task_result_filters[FilterKey.OUT] if scope else []:
+        if isinstance(fence, SitePolicy):
+            fence.require(config, images)

@@ -140,6 +140,7 @@ class Method:
         tell: called after training. It gives what goes up and what the site remembers. A site that lost that stops.
         sends: what of its update a site sends, from the difference to what it received. It keeps names and shapes.
         looks: whether `merge` learns from the site's images, whose patients no noise would hide there.
+        couples: whether its loss keeps something from one image to the next. It then goes with no DP-SGD.
         gradient: called in each step between the gradient and the optimisers. It may change gradients in place.
         augment: makes the round's augmentation from the job's (None: off). It cannot be used with `train.cache`.
         unlabelled: whether it learns from images without labels. Otherwise they are left out and do not count.
@@ -162,6 +163,7 @@ class Method:
     tell: Callable[[Branches, Config, Here, RoundReport], Told] = nothing_told
     sends: Callable[[Branches, Config, Tensors], Tensors] = all_of_it
     looks: bool = False
+    couples: bool = False
     gradient: Gradient = untouched
     augment: Callable[[Augmented, Config, Here], Augmented] = as_it_is
     unlabelled: bool = False

@@ -88,4 +88,12 @@ def overlap(move_b: Tensor, a: Tensor, b: Tensor, move_a: Tensor) -> Tensor:
     return inner.square() / ((one + short) * (other + short)).clamp_min(1e-30)
 
 
-METHOD = replace(fedavg.METHOD, declare=declare, loss=losses, merge=note_received, adapt=adapters, settings=Settings)
+METHOD = replace(
+    fedavg.METHOD,
+    declare=declare,
+    loss=losses,
+    merge=note_received,
+    adapt=adapters,
+    couples=True,  # by the drift
+    settings=Settings,
+)

@@ -3,18 +3,22 @@
 Option II sets c_i to c_i - c + (x - y_i) / (K lr). With SGD this is the mean of the gradients that the site computed.
 We take that mean itself, so that it also holds with AdamW. A site sends c_i instead of its change, and the server
 keeps each site's. This is our choice: a change that arrived too late would leave c wrong for good. c is the mean over
-the sites that have trained. Updates are weighted by samples, as in all methods here.
+the sites that have trained. From three sites on, no c_i is longer than their median (our choice). Updates are weighted
+by samples, as in all methods here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
+from statistics import median
 
 import torch
 
 from pfedsam.config import Config
+from pfedsam.exchange.bounded import MAJORITY
+from pfedsam.exchange.change import norm
 from pfedsam.exchange.schema import Schema
 from pfedsam.exchange.server import Contribution, ServerState, mean, weighted
-from pfedsam.files import below, under
+from pfedsam.files import Tensors, below, under
 from pfedsam.methods import fedavg
 from pfedsam.methods.base import Here, Told
 from pfedsam.model.segmenter import Branches
@@ -59,8 +63,19 @@ def rule(state: ServerState, contributions: Mapping[str, Contribution], config: 
     for site, one in contributions.items():
         known |= under(f"{OWN}{site}/", one.extras)
     sites = {key.split("/")[1] for key in known}
+    known = bounded(known, sites)
     control = weighted(dict.fromkeys(sites, 1 / len(sites)), lambda site: below(f"{OWN}{site}/", known))
     return replace(mean(state, contributions, config), memory=control | known)
+
+
+def bounded(known: Tensors, sites: Collection[str]) -> Tensors:
+    """The sites' c_i, none longer than their median: else one site's could lead all others. From three sites on."""
+    if len(sites) < MAJORITY:
+        return known
+    lengths = {site: norm(below(f"{OWN}{site}/", known).values()) for site in sites}
+    most = median(lengths.values())
+    short = {site: min(1.0, most / length) if length else 1.0 for site, length in lengths.items()}
+    return {key: tensor * short[key.split("/")[1]] for key, tensor in known.items()}
 
 
 METHOD = replace(fedavg.METHOD, merge=merge, gradient=gradient, tell=tell, rule=rule, up=controls, down=controls)

@@ -4,6 +4,7 @@ Shared and private parameters get one clipped, noised gradient. If the private p
 distillation would carry single patients into the shared part.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -84,9 +85,10 @@ class HiddenSteps:
             told = descend(self.model, one, optimisers.values(), self.loss_of, config)
             losses = {name: losses.get(name, 0.0) + value / count for name, value in told.items()}
             own = [weight.grad for weight in every if weight.grad is not None]  # all have one
-            short = (config.privacy.clip / torch.stack([g.double().norm() for g in own]).norm()).clamp(max=1).item()
-            for total, part in zip(sums, own, strict=True):
-                total.add_(part, alpha=short)
+            size = float(torch.stack([gradient.double().norm() for gradient in own]).norm())
+            if math.isfinite(size):  # else the failed step would say that this patient was in it
+                for total, part in zip(sums, own, strict=True):
+                    total.add_(part, alpha=min(1.0, config.privacy.clip / size) if size else 1.0)
         deviation = config.privacy.noise * config.privacy.clip
         for weight, total in zip(every, sums, strict=True):
             weight.grad = total.add_(self.hidden.noise.normal(total), alpha=deviation).div_(self.expected)
