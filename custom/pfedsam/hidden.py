@@ -66,9 +66,10 @@ def pay(budget: Budget, config: Config, data: Dataset, told: Iterable[object]) -
         return None
     machine = (__version__, torch.__version__, torch.cuda.is_available(), torch.get_num_threads())
     patients = patients_of(data)
-    rows = [(str(one.image), one.index, str(one.mask)) for one in data.slices]
+    files = data.fingerprint() if config.data.source == "site" else ""  # what each job draws follows from its settings
+    rows = [(one.image.name, one.index) for one in data.slices]
     once = secrets.token_hex(16) if config.privacy.sites > 1 else ""
-    text = "\n".join(map(str, (*told, *machine, config.digest(), data.fingerprint(), rows, patients, once)))
+    text = "\n".join(map(str, (*told, *machine, config.digest(), files, rows, patients, once)))
     spends = mechanism_of(config, len(patients), steps_of(len(data), config.train))
     noise, epsilon = budget.pay(hashlib.sha256(text.encode()).hexdigest(), spends, config.privacy)
     return Paid(noise, epsilon, config)
