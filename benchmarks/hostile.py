@@ -113,7 +113,8 @@ def main() -> None:
             scores = [[run[attack.name][place] for run in found[rule] if attack.name in run] for rule in options.rules]
             rows.append([attack.name + title, *(st.fmean(of) if of else "-" for of in scores)])
     columns = {"attack": "", **dict.fromkeys(options.rules, ".3f")}
-    title = f"One hostile site of five: Dice of the other four, {options.seeds} seed{'s' * (options.seeds > 1)}"
+    under = f", under {', '.join(options.rules)}" if set(options.rules) != set(RULES) else ""
+    title = f"One hostile site of five{under}: Dice of the other four, {options.seeds} seed{'s' * (options.seeds > 1)}"
     publish(title, Table(columns, rows), keep=options.keep)
 
 
