@@ -181,7 +181,7 @@ def repeated_alike(federation: Federation, study: str) -> bool:
         sent = {
             (line["round"], line["sha256"]) for line in lines if line["direction"] == "out" and line["task"] == "train"
         }
-        paid = Budget(folder.parents[1], folder.name).spent()
+        paid = Budget(folder.parents[1], f"{folder.name}.synthetic").spent()  # of drawn images
         studies = [other for other in folder.parents[1].iterdir() if (other / folder.name / "ledger.jsonl").exists()]
         if len(sent) != ROUNDS or paid is None or len(paid.rounds) != ROUNDS * len(studies):
             return False
