@@ -195,6 +195,10 @@ SUITES = {
         Row("fca_soft", "FCA, soft", ("method=fca", "method.split=soft")),
         Row("fedala", "FedALA", ("method=fedala",)),
         Row("apple", "APPLE on LoRA cores", ("method=apple",)),
+        Row("fedadam", "FedAdam", ("method=fedadam",)),
+        Row("fednova", "FedNova", ("method=fednova",)),
+        Row("feddyn", "FedDyn", ("method=feddyn",)),
+        Row("moon", "MOON", ("method=moon",)),
         *(Row(rule, f"FedAvg, server.rule {rule}", ("method=fedavg", f"server.rule={rule}")) for rule in ROBUST),
     ],
     "modes": [
