@@ -199,6 +199,8 @@ SUITES = {
         Row("fednova", "FedNova", ("method=fednova",)),
         Row("feddyn", "FedDyn", ("method=feddyn",)),
         Row("moon", "MOON", ("method=moon",)),
+        Row("clustered", "clustered, two groups", ("method=clustered",)),
+        Row("spp_fgc", "groups by noised sketches", ("method=spp_fgc",)),
         *(Row(rule, f"FedAvg, server.rule {rule}", ("method=fedavg", f"server.rule={rule}")) for rule in ROBUST),
     ],
     "modes": [
