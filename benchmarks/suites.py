@@ -201,6 +201,7 @@ SUITES = {
         Row("moon", "MOON", ("method=moon",)),
         Row("clustered", "clustered, two groups", ("method=clustered",)),
         Row("spp_fgc", "groups by noised sketches", ("method=spp_fgc",)),
+        Row("drflm", "DRFLM", ("method=drflm",)),
         *(Row(rule, f"FedAvg, server.rule {rule}", ("method=fedavg", f"server.rule={rule}")) for rule in ROBUST),
     ],
     "modes": [

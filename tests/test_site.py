@@ -35,7 +35,7 @@ def trained(site: Site, shared: dict[str, torch.Tensor], round_: int = 0):
 ALL_SHARED = {"fedavg", "fedavgm", "fedprox", "ffa_lora", "fedms_sam", "fedmsa", "scaffold", "similarity"}
 KEEPS = {"pfedsam", "newcomer", "local", "fedper", "fedrep", "fedbn", "ditto", "fedsa_lora", "iat"}
 KEEPS |= {"fedsca", "fca", "fedala", "apple"}
-ALL_SHARED |= {"fedadam", "fednova", "feddyn", "moon", "clustered", "spp_fgc"}
+ALL_SHARED |= {"fedadam", "fednova", "feddyn", "moon", "clustered", "spp_fgc", "drflm"}
 
 
 @pytest.mark.parametrize("method", methods.names())

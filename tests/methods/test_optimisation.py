@@ -1,6 +1,7 @@
 """Methods that change the server's step or the site's loss: right values by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from pfedsam.exchange.schema import extras_of
 from pfedsam.exchange.server import Contribution, ServerState
 from pfedsam.exchange.store import Moment
 from pfedsam.files import Tensors
-from pfedsam.methods import feddyn, moon
+from pfedsam.methods import drflm, fedavg, feddyn, moon
 from pfedsam.study import initial_shared, private_schema
 
 
@@ -157,3 +158,53 @@ def test_fednova_does_not_go_with_privacy_and_the_others_say_why_not_with_masks(
             tiny(method=method, server={"rule": "mean", "secure": "masks"})
         with pytest.raises(UserFault, match="whose server has a rule of its own"):
             tiny(method=method, server={"rule": "median"})
+
+
+def lost(value: float) -> dict[str, Tensors]:
+    return {"extras": {"loss": torch.tensor([value])}}
+
+
+def test_drflm_s_weights_follow_the_losses_from_round_to_round_and_stay_when_a_site_is_away() -> None:
+    rule, config = methods.get("drflm").rule, tiny(method="drflm", own={"eta": 2.0})
+    each = {"a": moved_by(0.0, samples=3, **lost(0.5)), "b": moved_by(1.0, **lost(1.0))}
+    once = rule(start(0.0), each, config)
+    odds = 1 / 3 * math.exp(2 * 0.5)  # of b against a
+    assert once.shared["w"].item() == pytest.approx(odds / (1 + odds))
+    twice = rule(once, each, config)
+    again = odds * math.exp(2 * 0.5)
+    assert (twice.shared["w"] - once.shared["w"]).item() == pytest.approx(again / (1 + again))
+    away = rule(twice, {"a": moved_by(1.0, **lost(7.0))}, config)
+    assert away.memory["lambda/b"].item() == pytest.approx(again / (1 + again))
+    still = rule(start(0.0), each, tiny(method="drflm", own={"eta": 0.0}))
+    assert still.shared["w"].item() == pytest.approx(0.25)
+
+
+def test_a_site_in_drflm_that_claims_a_huge_loss_gets_no_more_than_the_largest_share() -> None:
+    rule, config = methods.get("drflm").rule, tiny(method="drflm", own={"eta": 10.0})
+    each = {name: moved_by(0.0, **lost(0.5)) for name in "abc"} | {"z": moved_by(1.0, **lost(1e9))}
+    assert rule(start(0.0), each, config).shared["w"].item() == pytest.approx(1.5 / 4)
+
+
+def test_a_site_in_drflm_tells_its_mean_loss(open_site) -> None:
+    site = open_site(tiny(method="drflm"))
+    site.receive(initial_shared(site.config)[0])
+    update = site.train(0, 1)
+    assert extras_of(update.wire)["loss"].item() == pytest.approx(update.report.losses["global"])
+
+
+def test_drflm_mixes_images_and_masks_alike(open_site) -> None:
+    config = tiny(method="drflm", own={"mix": 0.5})
+    site = open_site(config)
+    batch = site.data["train"].batch([View(0), View(1), View(2)])
+    torch.manual_seed(4)
+    found = drflm.losses(site.model, batch, config)["global"].item()
+    torch.manual_seed(4)
+    share = 1 - 0.5 * torch.rand(()).item()
+    assert 0.5 < share < 0.95
+    order = [2, 0, 1]
+    images = torch.stack([share * batch.image[i] + (1 - share) * batch.image[j] for i, j in enumerate(order)])
+    whole = [replace(batch, image=images, label=label) for label in (batch.label, batch.label[order])]
+    parts = [fedavg.losses(site.model, one, config)["global"].item() for one in whole]
+    assert found == pytest.approx(share * parts[0] + (1 - share) * parts[1], rel=1e-5)
+    plain = drflm.losses(site.model, batch, tiny(method="drflm", own={"mix": 0.0}))["global"].item()
+    assert plain == fedavg.losses(site.model, batch, config)["global"].item()
