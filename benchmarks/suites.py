@@ -202,6 +202,9 @@ SUITES = {
         Row("clustered", "clustered, two groups", ("method=clustered",)),
         Row("spp_fgc", "groups by noised sketches", ("method=spp_fgc",)),
         Row("drflm", "DRFLM", ("method=drflm",)),
+        Row("dual_lora", "dual LoRA", ("method=dual_lora",)),
+        Row("flap_sam", "FLAP-SAM", ("method=flap_sam",)),
+        Row("fedda", "FedDA", ("method=fedda",)),
         *(Row(rule, f"FedAvg, server.rule {rule}", ("method=fedavg", f"server.rule={rule}")) for rule in ROBUST),
     ],
     "modes": [

@@ -34,8 +34,8 @@ def trained(site: Site, shared: dict[str, torch.Tensor], round_: int = 0):
 
 ALL_SHARED = {"fedavg", "fedavgm", "fedprox", "ffa_lora", "fedms_sam", "fedmsa", "scaffold", "similarity"}
 KEEPS = {"pfedsam", "newcomer", "local", "fedper", "fedrep", "fedbn", "ditto", "fedsa_lora", "iat"}
-KEEPS |= {"fedsca", "fca", "fedala", "apple"}
-ALL_SHARED |= {"fedadam", "fednova", "feddyn", "moon", "clustered", "spp_fgc", "drflm"}
+KEEPS |= {"fedsca", "fca", "fedala", "apple", "dual_lora", "fedda"}
+ALL_SHARED |= {"fedadam", "fednova", "feddyn", "moon", "clustered", "spp_fgc", "drflm", "flap_sam"}
 
 
 @pytest.mark.parametrize("method", methods.names())
