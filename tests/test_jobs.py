@@ -126,12 +126,20 @@ def test_no_link_and_no_copy_of_the_package_lies_in_jobs() -> None:
         assert path.suffix != ".py"
 
 
+def test_a_job_brings_its_method_and_those_that_it_is_built_from() -> None:
+    assert methods.needed("fedrep") == {"fedrep", "fedper", "fedavg"}
+    assert methods.needed("spp_fgc") == {"spp_fgc", "clustered", "similarity", "fedavg"}
+    assert methods.needed("local") == {"local", "fedavg"}  # from pfedsam.methods.fedavg import merge
+    assert methods.needed("of another distribution") == methods.OURS
+
+
 def test_a_rendered_job_brings_its_code_and_its_changes(tmp_path: Path) -> None:
     out = tmp_path / "job"
     change = ["--set", "train.lr=0.5", "--set", "study=other", "--rounds", "3"]
     assert main(["render", str(MAIN), str(out), *change]) == 0
     assert (out / "app/custom/pfedsam/site.py").is_file()
     assert not (out / "app/custom/pfedsam/prepare").exists()
+    assert {p.stem for p in (out / "app/custom/pfedsam/methods").glob("*.py")} == {"__init__", "base", "pfedsam"}
     assert (out / "app/custom/pfedsam/assets/demo_sam.safetensors").is_file()
     assert sum(p.stat().st_size for p in out.rglob("*") if p.is_file()) < 4_150_000  # POC deploys at most 4 MiB
     job = read_job(out)

@@ -15,6 +15,7 @@ from nvflare.job_config.api import FedJob
 from nvflare.recipe.spec import Recipe
 
 import pfedsam
+from pfedsam import methods
 from pfedsam.config import Config
 from pfedsam.data.folder import new_folder
 from pfedsam.errors import UserFault
@@ -172,9 +173,11 @@ def _check_unedited(job: Path) -> None:
 def copy_code(target: Path, config: Config) -> None:
     """Copy the parts of the package that a job needs to `target`: FLARE's http takes at most 4 MiB.
 
-    The demo backbone's weights are copied only if they are used. FLARE allows no links in a job.
+    The demo backbone's weights and a method's file are copied only if they are used. FLARE allows no links in a job.
     """
     leave = ["__pycache__"] if config.model.backbone == "demo" else ["__pycache__", "*.safetensors"]
     shutil.copytree(Path(pfedsam.__file__).parent, target, ignore=shutil.ignore_patterns(*leave))
     for room in OF_A_PERSON:
         shutil.rmtree(target / room)
+    for name in methods.OURS - methods.needed(config.method):
+        (target / "methods" / f"{name}.py").unlink()

@@ -3,11 +3,13 @@
 The entry point is in the group `pfedsam.methods` and names a `Method`: `NAME = "package.module:METHOD"`.
 """
 
+import ast
 import importlib
 import pkgutil
 import sys
 from functools import lru_cache
 from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from pathlib import Path
 
 import torch
 
@@ -48,6 +50,26 @@ def get(name: str) -> Method:
         )
     method: Method = importlib.import_module(f"pfedsam.methods.{name}").METHOD
     return method
+
+
+def needed(name: str) -> frozenset[str]:
+    """Our methods whose files a job with that method needs: its own, and those that it is built from.
+
+    All of them if the method is another distribution's.
+    """
+    found, left = set[str](), {name} if name in OURS else set(OURS)
+    while left:
+        one = left.pop()
+        found.add(one)
+        left |= _built_from(Path(__path__[0]) / f"{one}.py") - found
+    return frozenset(found)
+
+
+def _built_from(file: Path) -> set[str]:
+    """Our methods that a method's file imports."""
+    nodes = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)]
+    names = {alias.name for node in nodes if node.module == GROUP for alias in node.names}
+    return (names | {(node.module or "").removeprefix(f"{GROUP}.") for node in nodes}) & OURS
 
 
 def base_in_bf16(method: Method, device: torch.device, config: Config) -> bool:
