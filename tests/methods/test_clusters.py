@@ -81,7 +81,7 @@ def opened(open_site, noise: float, name: str = "site-1"):
 
 def test_a_sketch_is_the_mean_over_patients_plus_noise_of_what_one_patient_changes(open_site) -> None:
     site = opened(open_site, 0.0)
-    features, data = spp_fgc.pretrained_features(site.model, site.data["train"]), site.data["train"]
+    features, data = spp_fgc.pretrained_features(site.model, site.data["train"], site.config), site.data["train"]
     assert torch.allclose(features.norm(dim=1), torch.ones(6))
     patients = patients_of(data)
     mean = torch.stack([features[one].mean(0) for one in patients]).mean(0)
@@ -111,8 +111,17 @@ def test_looking_at_the_features_leaves_the_adapters_as_they_came(open_site) -> 
     with torch.no_grad():
         for one in loras(site.model):
             one.b.weight.fill_(0.25)
-    spp_fgc.pretrained_features(site.model, site.data["train"])
+    spp_fgc.pretrained_features(site.model, site.data["train"], site.config)
     assert all(bool((one.b.weight == 0.25).all()) for one in loras(site.model))
+
+
+def test_a_sketch_of_a_base_in_bf16_is_the_one_in_float32_up_to_rounding(open_site) -> None:
+    found = []
+    for precision in ("fp32", "bf16"):
+        site = open_site(tiny(method="spp_fgc", own={"noise": 0.0}, train={"precision": precision}))
+        site.receive(initial_shared(site.config)[0])
+        found.append(site.model.received["sketch"])
+    assert torch.allclose(*found, atol=0.02)
 
 
 def test_sketches_do_not_go_with_privacy_which_would_not_count_their_noise() -> None:

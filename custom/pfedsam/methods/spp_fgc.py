@@ -28,6 +28,7 @@ from pfedsam.model.lora import loras
 from pfedsam.model.segmenter import Branches
 from pfedsam.train.loop import RoundReport
 from pfedsam.train.patients import patients_of
+from pfedsam.train.precision import autocast
 
 SKETCH, OF_SITE = "sketch", "sketch/"
 BOUND = 1e3  # of a sketch's values: without noise they are at most 1
@@ -55,7 +56,7 @@ def merge(model: Branches, config: Config, here: Here) -> None:
 
 def sketch(model: Branches, config: Config, data: Dataset, here: Here) -> Tensor:
     """(size,): the noised mean of the patients' features, projected. What a server sends has no influence on it."""
-    own, patients, features = config.own(Settings), patients_of(data), pretrained_features(model, data)
+    own, patients, features = config.own(Settings), patients_of(data), pretrained_features(model, data, config)
     mean = torch.stack([features[slices].mean(0) for slices in patients]).mean(0)
     purpose = f"spp_fgc/{own.noise}/{digest({SKETCH: mean})}"  # one mean has one noise, and two never have the same
     noise = here.noise(purpose).normal(mean) if here.noise else torch.zeros_like(mean)
@@ -63,7 +64,7 @@ def sketch(model: Branches, config: Config, data: Dataset, here: Here) -> Tensor
 
 
 @torch.no_grad()
-def pretrained_features(model: Branches, data: Dataset) -> Tensor:
+def pretrained_features(model: Branches, data: Dataset, config: Config) -> Tensor:
     """(images, C): each image's embedding by the encoder without its adapters, averaged over places, of length 1."""
     lead, kept = [one.b.weight for one in loras(model["global"].encoder)], []
     held, device = [weight.clone() for weight in lead], next(model.parameters()).device
@@ -71,8 +72,9 @@ def pretrained_features(model: Branches, data: Dataset) -> Tensor:
     for weight in lead:
         weight.zero_()
     for i in range(len(data)):
-        found = model.embeddings(data.batch([View(i)]).image.to(device), ("global",))["global"].mean(dim=(2, 3))
-        kept.append(torch.nn.functional.normalize(found, dim=1).cpu())
+        with autocast(device, config.train.precision):
+            found = model.embeddings(data.batch([View(i)]).image.to(device), ("global",))["global"]
+        kept.append(torch.nn.functional.normalize(found.float().mean(dim=(2, 3)), dim=1).cpu())
     for weight, before in zip(lead, held, strict=True):
         weight.copy_(before)
     return torch.cat(kept)
