@@ -27,13 +27,13 @@ def start(*values: float) -> ServerState:
 
 
 def test_fedadam_takes_adam_s_steps_on_the_mean_update() -> None:
-    config = tiny(method="fedadam", own={"rate": 0.1, "beta1": 0.5, "beta2": 0.75, "tau": 0.01})
-    rule, m, v, w = methods.get("fedadam").rule, 0.0, 0.01**2, 5.0
+    config = tiny(method="fedadam", own={"rate": 0.1, "beta1": 0.5, "beta2": 0.75, "tau": 2.0})
+    rule, m, v, w = methods.get("fedadam").rule, 0.0, 2.0**2, 5.0
     state = start(5.0)
     for update in (2.0, -1.0):
         state = rule(state, {"a": moved_by(update - 1), "b": moved_by(update + 1)}, config)
         m, v = 0.5 * m + 0.5 * update, 0.75 * v + 0.25 * update**2
-        w += 0.1 * m / (math.sqrt(v) + 0.01)
+        w += 0.1 * m / (math.sqrt(v) + 2.0)
         assert state.shared["w"].item() == pytest.approx(w)
 
 

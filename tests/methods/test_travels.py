@@ -8,12 +8,13 @@ import torch
 from conftest import tiny
 from pfedsam import methods
 from pfedsam.data.dataset import View
+from pfedsam.exchange.codec import decode
 from pfedsam.exchange.schema import size_of
-from pfedsam.exchange.server import Contribution, ServerState
+from pfedsam.exchange.server import Contribution, ServerState, begin_state, message
 from pfedsam.exchange.store import Moment
 from pfedsam.methods import dual_lora, fca
 from pfedsam.model.lora import adapted
-from pfedsam.study import initial_shared, private_schema, shared_schema
+from pfedsam.study import down_schema, initial_shared, private_schema, shared_schema
 
 
 def moved_by(*values: float, samples: float = 1) -> Contribution:
@@ -92,6 +93,7 @@ def test_fca_keeps_its_individual_units_and_sends_nothing_of_them(open_site) -> 
         assert not sent[2:].any()
         assert sent[:2].any()
         assert not torch.equal(trained[name], own[name])  # it trains them all the same
+        assert torch.equal(site._here.memory["move/" + name], trained[name] - began[name])
     private = {name.split(".", 2)[2]: tensor for name, tensor in site.private().items()}
     assert all(torch.equal(private[name], tensor) for name, tensor in site.shared().items())
 
@@ -174,3 +176,12 @@ def test_flap_sam_s_message_at_vit_b_leaves_the_decoder_s_transformer_out() -> N
     left = {name: spec for name, spec in whole.items() if name not in part}
     assert all(name.startswith("decoder.transformer.") for name in left)
     assert size_of(part) < size_of(whole) / 4
+
+
+@pytest.mark.parametrize("method", ["fca", "fedala", "apple"])
+def test_a_site_that_has_not_trained_predicts_with_the_server_s_model(open_site, method: str) -> None:
+    site, down = open_site(tiny(method=method)), down_schema(tiny(method=method))
+    moved = {name: tensor + 0.01 for name, tensor in initial_shared(site.config)[0].items()}
+    site.recall(decode(message(begin_state(moved, down), site.name, site.config, down), down, "fp32"))
+    private = {name.split(".", 2)[2]: t for name, t in site.private().items() if name.startswith("branch.")}
+    assert all(torch.equal(private[name], tensor) for name, tensor in moved.items())

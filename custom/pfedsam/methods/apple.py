@@ -63,6 +63,8 @@ def relation(model: Branches) -> nn.Parameter:
 @torch.no_grad()
 def merge(model: Branches, config: Config, here: Here) -> None:
     """Take the other sites' cores. p of a core that is new begins at its site's share of all samples."""
+    if here.dice is None:  # a site that has not trained predicts with the server's model
+        keep_trained(model)
     if not here.extras:
         return
     p, own = relation(model), config.own(Settings)
