@@ -138,6 +138,13 @@ def test_a_job_brings_the_methods_that_its_own_needs_and_all_if_it_begins_with_a
     assert found == [{"fedrep", "fedper", "fedavg"}, methods.OURS]
 
 
+def test_a_job_brings_its_method_and_those_that_it_is_built_from() -> None:
+    assert methods.needed("fedrep") == {"fedrep", "fedper", "fedavg"}
+    assert methods.needed("spp_fgc") == {"spp_fgc", "clustered", "similarity", "fedavg"}
+    assert methods.needed("local") == {"local", "fedavg"}  # from pfedsam.methods.fedavg import merge
+    assert methods.needed("of another distribution") == methods.OURS
+
+
 def test_a_rendered_job_brings_its_code_and_its_changes(tmp_path: Path) -> None:
     out = tmp_path / "job"
     change = ["--set", "train.lr=0.5", "--set", "study=other", "--rounds", "3"]

@@ -23,7 +23,7 @@ from pfedsam.site import Places
 MASKS = {"rule": "mean", "secure": "masks"}
 SITES = ("site-1", "site-2", "site-3")
 OWN_RULES = {"scaffold", "fedavgm", "similarity"}  # or extras
-OWN_RULES |= {"fedsca", "apple"}
+OWN_RULES |= {"fedsca", "apple", "fedadam", "fednova", "feddyn", "clustered", "spp_fgc", "drflm"}
 
 
 @pytest.mark.parametrize("rule", ["clipped", "product", "trimmed", "median", "krum", "geometric"])

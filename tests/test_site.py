@@ -35,8 +35,9 @@ def trained(site: Site, shared: dict[str, torch.Tensor], round_: int = 0):
 ALL_SHARED = {"fedavg", "fedavgm", "fedprox", "ffa_lora", "fedms_sam", "fedmsa", "scaffold", "similarity"}
 ALL_SHARED |= {"gin", "cpss"}
 KEEPS = {"pfedsam", "newcomer", "local", "fedper", "fedrep", "fedbn", "ditto", "fedsa_lora", "iat"}
-KEEPS |= {"fedsca", "fca", "fedala", "apple"}
 KEEPS |= {"fedicra"}
+KEEPS |= {"fedsca", "fca", "fedala", "apple", "dual_lora", "fedda"}
+ALL_SHARED |= {"fedadam", "fednova", "feddyn", "moon", "clustered", "spp_fgc", "drflm", "flap_sam"}
 
 
 @pytest.mark.parametrize("method", methods.names())

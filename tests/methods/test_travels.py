@@ -7,10 +7,14 @@ import torch
 
 from conftest import tiny
 from pfedsam import methods
-from pfedsam.exchange.server import Contribution, ServerState
+from pfedsam.data.dataset import View
+from pfedsam.exchange.codec import decode
+from pfedsam.exchange.schema import size_of
+from pfedsam.exchange.server import Contribution, ServerState, begin_state, message
 from pfedsam.exchange.store import Moment
-from pfedsam.methods import fca
-from pfedsam.study import initial_shared, private_schema, shared_schema
+from pfedsam.methods import dual_lora, fca
+from pfedsam.model.lora import adapted
+from pfedsam.study import down_schema, initial_shared, private_schema, shared_schema
 
 
 def moved_by(*values: float, samples: float = 1) -> Contribution:
@@ -89,6 +93,7 @@ def test_fca_keeps_its_individual_units_and_sends_nothing_of_them(open_site) -> 
         assert not sent[2:].any()
         assert sent[:2].any()
         assert not torch.equal(trained[name], own[name])  # it trains them all the same
+        assert torch.equal(site._here.memory["move/" + name], trained[name] - began[name])
     private = {name.split(".", 2)[2]: tensor for name, tensor in site.private().items()}
     assert all(torch.equal(private[name], tensor) for name, tensor in site.shared().items())
 
@@ -110,3 +115,73 @@ def test_fca_s_final_test_scores_the_server_s_model_as_it_came(open_site) -> Non
     site.recall(arrived, Moment("run", 10), trained=True)
     assert all(torch.equal(tensor, arrived[name]) for name, tensor in site.shared().items())
     assert any(not torch.equal(t, arrived[n.split(".", 2)[2]]) for n, t in site.private().items())
+
+
+def test_both_lora_of_dual_lora_add_up_and_the_global_branch_has_one(open_site) -> None:
+    site = open_site(tiny(method="dual_lora", own={"local_rank": 3}))
+    personal, plain = (adapted(site.model[name])[0] for name in ("personal", "global"))
+    with torch.no_grad():
+        for part in (personal.lora, personal.own):
+            torch.nn.init.normal_(part.b.weight)
+    x = torch.randn(1, 2, 2, personal.base.in_features)
+    shared = personal.base(x) + x @ personal.lora.a.weight.T @ personal.lora.b.weight.T
+    local = x @ personal.own.a.weight.T @ personal.own.b.weight.T
+    assert personal.own.a.weight.shape[0] == 3
+    assert torch.allclose(personal(x), shared + local, atol=1e-4)
+    assert torch.allclose(plain(x), shared, atol=1e-4)
+
+
+def test_dual_lora_trains_both_by_one_loss_and_sends_the_global_one(open_site) -> None:
+    config = tiny(method="dual_lora")
+    assert shared_schema(config) == shared_schema(tiny(method="fedavg"))
+    assert all(".own." in name for name in private_schema(config))
+    site = open_site(config)
+    batch = site.data["train"].batch([View(0), View(1)])
+    found = dual_lora.losses(site.model, batch, config)
+    assert list(found) == ["personal"]
+    found["personal"].backward()
+    place = adapted(site.model["personal"])[0]
+    assert all(bool(part.b.weight.grad.any()) for part in (place.lora, place.own))
+    site.receive(initial_shared(config)[0])
+    before = {name: tensor.clone() for name, tensor in site.private().items()}
+    wire = site.train(0, 2).wire
+    assert any(tensor.any() for name, tensor in wire.items() if ".lora.b." in name)
+    assert any(not torch.equal(site.private()[name], tensor) for name, tensor in before.items())
+
+
+def test_flap_sam_shares_of_the_decoder_what_makes_masks_and_trains_nothing_else_of_it(open_site) -> None:
+    config = tiny(method="flap_sam", model={"num_classes": 2})
+    decoder = {name.removeprefix("decoder.") for name in shared_schema(config) if name.startswith("decoder.")}
+    tops = {name.split(".")[0] for name in decoder}
+    assert tops == {"upscaling", "hypernetworks", "iou_token", "mask_tokens", "transformer", "head"}
+    assert {name for name in decoder if name.startswith("transformer")} == {
+        "transformer.norm_final_attn.weight",
+        "transformer.norm_final_attn.bias",
+    }
+    whole = shared_schema(tiny(method="fedavg", model={"num_classes": 2}))
+    for part in ("decoder.upscaling.", "decoder.hypernetworks.", "encoder."):
+        assert {n for n in whole if n.startswith(part)} == {n for n in shared_schema(config) if n.startswith(part)}
+    site = open_site(config)
+    frozen = {n: p.clone() for n, p in site.model["global"].decoder.named_parameters() if n not in decoder}
+    site.receive(initial_shared(config)[0])
+    wire = site.train(0, 2).wire
+    assert all(wire["decoder." + name].any() for name in decoder if "upscaling.0" in name or "hypernetworks.0" in name)
+    live = dict(site.model["global"].decoder.named_parameters())
+    assert all(torch.equal(live[name], tensor) for name, tensor in frozen.items())
+
+
+def test_flap_sam_s_message_at_vit_b_leaves_the_decoder_s_transformer_out() -> None:
+    model = {"backbone": "vit_b", "image_size": 256}
+    whole, part = (shared_schema(tiny(method=name, model=model)) for name in ("fedavg", "flap_sam"))
+    left = {name: spec for name, spec in whole.items() if name not in part}
+    assert all(name.startswith("decoder.transformer.") for name in left)
+    assert size_of(part) < size_of(whole) / 4
+
+
+@pytest.mark.parametrize("method", ["fca", "fedala", "apple"])
+def test_a_site_that_has_not_trained_predicts_with_the_server_s_model(open_site, method: str) -> None:
+    site, down = open_site(tiny(method=method)), down_schema(tiny(method=method))
+    moved = {name: tensor + 0.01 for name, tensor in initial_shared(site.config)[0].items()}
+    site.recall(decode(message(begin_state(moved, down), site.name, site.config, down), down, "fp32"))
+    private = {name.split(".", 2)[2]: t for name, t in site.private().items() if name.startswith("branch.")}
+    assert all(torch.equal(private[name], tensor) for name, tensor in moved.items())

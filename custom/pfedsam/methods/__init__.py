@@ -52,19 +52,24 @@ def get(name: str) -> Method:
     return method
 
 
-def needed(name: str) -> set[str]:
-    """The modules of this folder that run for a method: its own, and all that these import. Another's may use any."""
-    if name not in OURS:
-        return {*OURS, "base"}
-    found, left = {"base"}, [name]
+def needed(name: str) -> frozenset[str]:
+    """Our methods whose files a job with that method needs: its own, and those that it is built from.
+
+    All of them if the method is another distribution's.
+    """
+    found, left = set[str](), {name} if name in OURS else set(OURS)
     while left:
-        found.add(one := left.pop())
-        tree = ast.parse((Path(__file__).parent / f"{one}.py").read_text())
-        imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-        named = [alias.name for node in imports if node.module == __name__ for alias in node.names]
-        inside = [str(node.module).removeprefix(f"{__name__}.") for node in imports]
-        left += (OURS & {*named, *inside}) - found
-    return found
+        one = left.pop()
+        found.add(one)
+        left |= _built_from(Path(__path__[0]) / f"{one}.py") - found
+    return frozenset(found)
+
+
+def _built_from(file: Path) -> set[str]:
+    """Our methods that a method's file imports."""
+    nodes = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)]
+    names = {alias.name for node in nodes if node.module == GROUP for alias in node.names}
+    return (names | {(node.module or "").removeprefix(f"{GROUP}.") for node in nodes}) & OURS
 
 
 def base_in_bf16(method: Method, device: torch.device, config: Config) -> bool:

@@ -63,6 +63,8 @@ def relation(model: Branches) -> nn.Parameter:
 @torch.no_grad()
 def merge(model: Branches, config: Config, here: Here) -> None:
     """Take the other sites' cores. p of a core that is new begins at its site's share of all samples."""
+    if here.dice is None:  # a site that has not trained predicts with the server's model
+        keep_trained(model)
     if not here.extras:
         return
     p, own = relation(model), config.own(Settings)
@@ -81,8 +83,8 @@ def merge(model: Branches, config: Config, here: Here) -> None:
 def mixed(model: Branches) -> dict[str, Tensor]:
     """sum_j p_j core_j by name, with the site's own core as it is now. A site without a slot is its own core."""
     p, mine, live = relation(model)[0], model.received["mine"], dict(model["global"].named_parameters())
-    own = (p * mine).sum() + 1 - mine.sum()
-    return {n: own * live[n] + torch.tensordot(p, c, dims=1) for n, c in below(CORE, model.received).items()}
+    own = (p * mine).sum() + 1 - mine.sum()  # sums of products, not a matrix product: autocast would round it
+    return {n: own * live[n] + (p.view(-1, 1, 1) * c).sum(0) for n, c in below(CORE, model.received).items()}
 
 
 def losses(model: Branches, batch: Batch, config: Config) -> Losses:

@@ -42,7 +42,9 @@ def merge(model: Branches, config: Config, here: Here) -> None:
     arrived, own = model.received, dict(model["personal"].named_parameters())
     before = {name: tensor.to(arrived[name].device) for name, tensor in below(BEFORE, here.memory).items()}
     model.received = under(BEFORE, arrived)
-    if here.dice is None or not before:  # the final test scores the server's model as it came
+    if here.dice is None:  # a site that has not trained predicts with the server's model
+        keep_trained(model)
+    if here.dice is None or not before:
         return
     moves = {name: tensor.to(arrived[name].device) for name, tensor in below(MOVE, here.memory).items()}
     means = {name: arrived[name] - before[name] for name in moves}

@@ -36,6 +36,8 @@ class Settings:
 
 def merge(model: Branches, config: Config, here: Here) -> None:
     """Begin between the site's own model and the received one. In its first round a site takes the received one."""
+    if here.dice is None:  # a site that has not trained predicts with the server's model
+        keep_trained(model)
     live = {name: p for name, p in model["global"].named_parameters() if p.requires_grad}
     known, rounds = below(WEIGHT, here.memory), int(here.memory.get(ROUNDS, torch.zeros(())))
     weights = {name: known[name].to(p.device) if known else torch.ones_like(p) for name, p in live.items()}
