@@ -332,12 +332,44 @@ def weak(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
     ]
 
 
+def unlabelled(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
+    """Rows in which each site labels a fifth of its images, beside FedAvg with all masks."""
+    whole = replace(named["fedavg"], name="whole_fedavg", label="FedAvg, all masks")
+    return [whole, *partly("unlabelled", {site: max(1, size // 5) for site, size in sizes.items()}, sizes, named)]
+
+
+def few_labels(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
+    """Rows in which each site labels five of its images."""
+    return partly("few", {site: min(5, size) for site, size in sizes.items()}, sizes, named)
+
+
+def partly(case: str, counts: Sizes, sizes: Sizes, named: dict[str, Row]) -> list[Row]:
+    """Rows in which each site has so many labelled images. The first is what the others are compared with.
+
+    Methods that leave out the others see about as many images in a round. As in `late`, that is our choice.
+    """
+    shares = {site: round(1 - counts[site] / size, 6) for site, size in sizes.items()}
+    change, size = f"data.unlabelled={json.dumps(shares)}", min(sizes, key=lambda site: sizes[site])
+    again = f"train.epochs={max(1, sizes[size] // counts[size])}"
+    rows = [named[name] for name in ("fedavg", "local", "pfedsam")]
+    whole = Row("fedsemidg", "FedSemiDG", ("method=fedsemidg",), beside=f"{case}_fedavg")
+    return [
+        *(
+            replace(changed(row, case, change, again), beside=f"{case}_fedavg" if row is not rows[0] else "")
+            for row in rows
+        ),
+        changed(whole, case, change),
+    ]
+
+
 BY_SITES: dict[str, Callable[[Sizes, dict[str, Row]], list[Row]]] = {
     "late": late,
     "unequal": unequal,
     "partial": partial,
     "scarce": scarce,
     "weak": weak,
+    "unlabelled": unlabelled,
+    "few": few_labels,
     "weights": begun,
 }
 NAMES = (*SUITES, *BY_SITES)

@@ -153,9 +153,8 @@ class Dataset:
     def label(self, view: View, augment: Augment | None = None) -> Tensor:
         """The view's label as in `batch`, (L, L) of class numbers. The image is not read."""
         size = self.config.model.image_size
-        mask = self._target(view.slice)
-        if augment is not None and view.number != PLAIN:
-            mask = augment(torch.zeros(3, size, size), mask, view)[1]  # the draw depends only on the view
+        blank = torch.zeros(3, size, size)  # the draw depends only on the view
+        mask = self._seen(blank, self._target(view.slice), view, augment)[1]
         return shrink(mask[None], label_size(self.config), sparse=self.sparse)[0]
 
     def identity(self, i: int) -> str:
@@ -172,17 +171,26 @@ class Dataset:
 
     def _target(self, i: int) -> Tensor:
         """What a slice is trained towards, (S, S) of class numbers, with `IGNORED` for unlabelled pixels."""
-        labels, size = self.labels(i), self.config.model.image_size
-        mask, s = fit_labels(labels, size, sparse=self.sparse), self.slices[i]
-        if self.weaken is not None and s.mask is not None:
+        s, size = self.slices[i], self.config.model.image_size
+        if s.mask is None:
+            return torch.full((size, size), IGNORED)
+        labels = self.labels(i)
+        mask = fit_labels(labels, size, sparse=self.sparse)
+        if self.weaken is not None:
             rows, columns = scaled(labels.shape, size)  # what is padded stays background
             seed = seed_of(f"{self.config.seed}/{os.path.relpath(s.image, self.root)}/{s.index}/{self.weaken}")
             mask[:rows, :columns] = weakened(mask[:rows, :columns], self.weaken, seed)
         return mask
 
     def _view(self, view: View, augment: Augment | None) -> tuple[Tensor, Tensor]:
-        pair = self[view.slice]
-        return pair if augment is None or view.number == PLAIN else augment(*pair, view)
+        return self._seen(*self[view.slice], view, augment)
+
+    def _seen(self, image: Tensor, mask: Tensor, view: View, augment: Augment | None) -> tuple[Tensor, Tensor]:
+        """The pair as the view shows it. An image without labels has none in what a shift brings in either."""
+        if augment is None or view.number == PLAIN:
+            return image, mask
+        image, moved = augment(image, mask, view)
+        return image, mask if self.slices[view.slice].mask is None else moved
 
     def cases(self) -> Iterator[list[int]]:
         """The indices of each case: one slice for pictures, all slices of a volume. Another mask starts a new case."""

@@ -81,6 +81,11 @@ def as_it_is(augment: Augmented, _config: Config, _here: Here) -> Augmented:
     return augment
 
 
+def uncached(augment: Augmented, _config: Config, _here: Here) -> Augmented:
+    """The job's augmentation, for a method whose steps need the image: not being `as_it_is`, it forbids a cache."""
+    return augment
+
+
 def note_received(model: Branches, _config: Config, _here: Here) -> None:
     """A `merge` that copies the global branch's trained parameters, as the server sent them, to `model.received`."""
     live = model["global"].named_parameters()

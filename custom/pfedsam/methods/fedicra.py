@@ -19,7 +19,7 @@ from pfedsam.config import Config
 from pfedsam.data.dataset import Batch, View
 from pfedsam.data.square import Normalise
 from pfedsam.files import Tensors, below, seed_of, under
-from pfedsam.methods.base import Augmented, Here, Method, Told
+from pfedsam.methods.base import Here, Method, Told, uncached
 from pfedsam.model.channel_gate import ChannelGate
 from pfedsam.model.partition import DECODER, Declaration, Kind, Part, kinds
 from pfedsam.model.segmenter import Branches, Segmenter, twin
@@ -107,14 +107,9 @@ def tell(model: Branches, _config: Config, _here: Here, _report: RoundReport) ->
     return Told({}, under(OWN, {name: p.detach().clone() for name, p in mixed(model).items()}) | model.received)
 
 
-def augment(usual: Augmented, _config: Config, _here: Here) -> Augmented:
-    """The job's augmentation. That the method has one of its own forbids `train.cache`: the CRF needs the image."""
-    return usual
-
-
 METHOD = replace(
     Method(branches, declare, losses, merge, personal="personal", global_="global"),
     tell=tell,
-    augment=augment,
+    augment=uncached,
     settings=Settings,
 )
