@@ -200,6 +200,7 @@ SUITES = {
         Row("gin_amplitude", "the spectrum's amplitudes changed", ("method=gin", "method.form=amplitude")),
         Row("gin_intensity", "mean and deviation changed", ("method=gin", "method.form=intensity")),
         Row("cpss", "CPSS", ("method=cpss",)),
+        Row("feddg", "FedDG-ELCFS", ("method=feddg",)),
     ],
     "modes": [
         Row("pfedsam", "default: float32"),
@@ -362,6 +363,26 @@ def partly(case: str, counts: Sizes, sizes: Sizes, named: dict[str, Row]) -> lis
     ]
 
 
+def unseen(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
+    """Rows that leave each site out of the training once and test it, beside what it learns alone.
+
+    At that site only the global branch counts: its personal branch was never trained.
+    """
+    rows = [
+        named["fedavg"],
+        named["pfedsam"],
+        *(row for row in SUITES["crossmodal"] if row.name in ("gin", "cpss", "feddg")),
+    ]
+    rows.append(Row("fedsemidg", "FedSemiDG", ("method=fedsemidg",)))
+    found = []
+    for out in sizes:
+        without = f'every={{"{out}": 0}}'
+        beside = [replace(row, beside=f"unseen_{out}_fedavg" if row is not rows[0] else "") for row in rows]
+        found += [changed(row, f"unseen_{out}", without) for row in beside]
+        found.append(replace(named["local"], name=f"unseen_{out}_local", sites=(out,), beside=f"unseen_{out}_fedavg"))
+    return found
+
+
 BY_SITES: dict[str, Callable[[Sizes, dict[str, Row]], list[Row]]] = {
     "late": late,
     "unequal": unequal,
@@ -370,6 +391,7 @@ BY_SITES: dict[str, Callable[[Sizes, dict[str, Row]], list[Row]]] = {
     "weak": weak,
     "unlabelled": unlabelled,
     "few": few_labels,
+    "unseen": unseen,
     "weights": begun,
 }
 NAMES = (*SUITES, *BY_SITES)

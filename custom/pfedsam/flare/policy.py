@@ -8,7 +8,7 @@ from nvflare.apis.filter import ContentBlockedException
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 
-from pfedsam import log
+from pfedsam import log, methods
 from pfedsam.config import Config
 from pfedsam.exchange.ledger import payload_bytes
 from pfedsam.flare.filters import OnlySharedLeaves, parts
@@ -31,6 +31,7 @@ class SitePolicy(OnlySharedLeaves):
         most_epsilon: the largest privacy budget (`privacy.epsilon`) of a job whose update may leave. None: jobs
             without differential privacy are welcome too.
         masked: whether only masked updates may leave, so that no job can have this site's update in plain.
+        derived: whether values that a method makes of images themselves may leave (`Method.derived`), to all sites.
     """
 
     def __init__(
@@ -40,11 +41,13 @@ class SitePolicy(OnlySharedLeaves):
         least_steps: int = 4,
         most_epsilon: float | None = None,
         masked: bool = False,
+        derived: bool = False,
     ) -> None:
         super().__init__()
         self.most_epsilon = most_epsilon
         self.max_megabytes = max_megabytes
         self.least_images, self.least_steps, self.masked = least_images, least_steps, masked
+        self.derived = derived
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         """A message of the checked parts. If it may not leave, it raises and logs the reason at the site."""
@@ -66,6 +69,7 @@ class SitePolicy(OnlySharedLeaves):
         if dxo.data_kind == DataKind.WEIGHT_DIFF:
             self._enough(dxo.get_meta_prop(MetaKey.NUM_STEPS_CURRENT_ROUND), config)
             self.require_privacy(config)
+            self.require_model_only(config)
 
     def _enough(self, images: int, config: Config) -> None:
         steps = steps_of(images, config.train)
@@ -82,4 +86,12 @@ class SitePolicy(OnlySharedLeaves):
             raise ContentBlockedException(
                 f"expected a job with privacy.unit patient or site, and privacy.epsilon of at most"
                 f" {self.most_epsilon:g}, came unit {config.privacy.unit} and epsilon {asked:g}"
+            )
+
+    def require_model_only(self, config: Config) -> None:
+        """Raise if the job's method sends values that are made of images, and the administrator does not permit it."""
+        if (made := methods.get(config.method).derived) and not self.derived:
+            raise ContentBlockedException(
+                f"expected a method that sends nothing made of images, came {config.method} with"
+                f" {', '.join(sorted(made))}: set derived true in the fence to permit it"
             )

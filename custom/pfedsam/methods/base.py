@@ -122,6 +122,7 @@ class Method:
         gradient: called in each step between the gradient and the optimisers. It may change gradients in place.
         augment: makes the round's augmentation from the job's (None: off). It cannot be used with `train.cache`.
         unlabelled: whether it learns from images without labels. Otherwise they are left out and do not count.
+        derived: names of `up` whose values are made of images themselves. A hospital must permit such a method.
         settings: the frozen dataclass of its own settings, read from "method" in a job. No field may be called name.
     """
 
@@ -142,6 +143,7 @@ class Method:
     gradient: Gradient = untouched
     augment: Callable[[Augmented, Config, Here], Augmented] = as_it_is
     unlabelled: bool = False
+    derived: frozenset[str] = frozenset()
     settings: type = NoSettings
 
     def model(self, parts: Backbone, config: Config) -> Branches:
