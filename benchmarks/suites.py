@@ -340,8 +340,13 @@ def unlabelled(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
 
 
 def few_labels(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
-    """Rows in which each site labels five of its images."""
-    return partly("few", {site: min(5, size) for site, size in sizes.items()}, sizes, named)
+    """Rows in which each site labels five of its images, and FedAvg begun with what FURL trained without labels."""
+    found = partly("few", {site: min(5, size) for site, size in sizes.items()}, sizes, named)
+    fedavg, furl = found[0], Row("few_furl", "FURL, without labels", ("method=furl",), beside="")
+    after = replace(
+        fedavg, name="few_after_furl", label="FedAvg begun with FURL's", begins=furl.name, beside=fedavg.name
+    )
+    return [*found, furl, after]
 
 
 def partly(case: str, counts: Sizes, sizes: Sizes, named: dict[str, Row]) -> list[Row]:

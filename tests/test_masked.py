@@ -42,7 +42,7 @@ def test_methods_go_with_masks_if_their_server_takes_a_mean_of_nothing_but_updat
     if found.rule is mean and found.up is no_extras:
         assert tiny(method=method, server=MASKS).server.secure == "masks"
     else:
-        assert method in ("scaffold", "fedavgm", "similarity", "fedsemidg", "feddg")
+        assert method in ("scaffold", "fedavgm", "similarity", "fedsemidg", "feddg", "furl")
         with pytest.raises(UserFault, match=f"with server.secure masks; came {method}"):
             tiny(method=method, server=MASKS)
 

@@ -228,7 +228,7 @@ def test_an_episode_s_gradient_is_that_of_the_stepped_model_on_the_foreign_image
     config = feddg_config(inner_rate=0.5, boundary_weight=0.0)
     site = open_site(config)
     batch = site.data["train"].batch([View(0), View(1)])
-    site.model.received = {feddg.BANK: spectra(config, 0.2)}
+    site.method.merge(site.model, config, Here(extras={feddg.BANK: spectra(config, 0.2)}))
     monkeypatch.setattr(feddg, "foreign", lambda image, _bank: image.flip(-1))
     stepped = copy.deepcopy(site.model)
 
@@ -282,5 +282,5 @@ def test_spectra_leave_a_hospital_only_if_its_fence_permits_what_is_made_of_imag
     SitePolicy(derived=True).require_model_only(tiny(method="feddg"))
     for name in methods.names():
         method = methods.get(name)
-        assert method.derived <= {"spectra"}, name
+        assert method.derived <= {"spectra", "entries"}, name
         assert not method.derived or method.up is not no_extras

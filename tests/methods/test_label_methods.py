@@ -5,15 +5,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from conftest import tiny
 from pfedsam.config import Config
 from pfedsam.data.dataset import PLAIN, Batch, View
 from pfedsam.data.values import IGNORED
+from pfedsam.exchange.schema import EXTRA
 from pfedsam.exchange.server import Contribution, ServerState
 from pfedsam.exchange.store import LAST, Moment
 from pfedsam.files import below
-from pfedsam.methods import fedsemidg
+from pfedsam.methods import fedsemidg, furl
 from pfedsam.model.channel_gate import ChannelGate
 from pfedsam.model.partition import Kind, kinds
 from pfedsam.site import Site
@@ -231,3 +233,45 @@ def test_a_site_without_any_label_has_no_gap_and_trusts_no_pseudo_label_in_its_f
     assert [found["global"] for found in losses] == [0, 0]
     assert losses[0]["pseudo"] == 0 < losses[1]["pseudo"]
     assert any(tensor.any() for tensor in update.wire.values())
+
+
+def test_a_view_s_representation_is_told_from_the_others_of_the_batch_and_of_the_dictionary() -> None:
+    one, other, more = (F.normalize(torch.randn(3, 5), dim=1) for _ in range(3))
+    terms = []
+    for i in range(3):
+        own = math.exp(one[i] @ other[i] / 0.5)
+        every = sum(math.exp(one[i] @ vector / 0.5) for vector in (*other, *more))
+        terms.append(-math.log(own / every))
+    assert furl.contrast(one, other, more, 0.5).item() == pytest.approx(sum(terms) / 3, rel=1e-5)
+    assert furl.contrast(one, other, more[:0], 0.5) < furl.contrast(one, other, more, 0.5)
+
+
+def pretraining(open_site) -> tuple[Config, Site]:
+    config = tiny(method="furl", own={"entries": 2, "dictionary": 3}, train={"max_steps": 2, "lr": 1e-2})
+    return config, open_site(config)
+
+
+def test_furl_trains_the_adapters_without_a_label_and_leaves_the_decoder(open_site) -> None:
+    config, site = pretraining(open_site)
+    sent, empty = initial_shared(config)[0], furl.down({}, config)[furl.BANK].zeros()
+    site.receive(sent | {EXTRA + furl.BANK: empty}, Moment("run", 0))
+    batch = site.data["train"].batch([View(0), View(1)])
+    torch.manual_seed(0)
+    losses = site.method.loss(site.model, batch, config)
+    torch.manual_seed(0)
+    blind = site.method.loss(site.model, replace(batch, label=torch.full_like(batch.label, IGNORED)), config)
+    assert losses == blind
+    assert losses["align"].item() == pytest.approx(0, abs=1e-5)  # at the start the adapters add nothing
+    update = site.train(0, 2)
+    moved = {name: float(tensor.abs().max()) for name, tensor in update.wire.items() if not name.startswith(EXTRA)}
+    assert max(size for name, size in moved.items() if name.startswith("decoder.")) < 1e-5
+    assert max(size for name, size in moved.items() if name.startswith("encoder.")) > 1e-4
+    assert site.method.loss(site.model, batch, config)["align"] > 1e-5
+    own = update.wire[EXTRA + furl.ENTRIES]
+    assert torch.allclose(own.norm(dim=1), torch.ones(2), atol=1e-5)
+    site.receive(sent | {EXTRA + furl.BANK: torch.cat([own, -own[:1]])}, Moment("run", 1), trained=True)
+    assert torch.equal(site.model.received[furl.BANK], -own[:1])
+
+
+def test_another_method_can_begin_with_the_model_that_furl_trained() -> None:
+    assert shared_schema(tiny(method="furl")) == shared_schema(tiny(method="fedavg"))

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -139,8 +139,18 @@ class Dataset:
         return [i for i, s in enumerate(self.slices) if s.mask is not None]
 
     def order(self, generator: torch.Generator) -> Iterator[list[int]]:
-        """One epoch's batches of slices, drawn from `generator`. The last short batch is kept."""
-        drawn = torch.randperm(len(self), generator=generator).tolist()
+        """One epoch's batches of slices, drawn from `generator`. The last short batch is kept.
+
+        If some slices have no label, every other one has a label, and an epoch is as long as ever: our choice, so that
+        few labels count in each batch.
+        """
+        known = self.labelled()
+        others = sorted(set(range(len(self))) - set(known)) if len(known) < len(self) else []
+        if known and others:
+            pairs = zip(in_turn(known, generator), in_turn(others, generator), strict=False)
+            drawn = list(islice(chain.from_iterable(pairs), len(self)))
+        else:
+            drawn = torch.randperm(len(self), generator=generator).tolist()
         size = self.config.train.batch_size
         yield from (drawn[start : start + size] for start in range(0, len(drawn), size))
 
@@ -235,6 +245,12 @@ def _tell_coarse(site: str, splits: dict[str, Dataset], plane: str) -> None:
             len(volumes),
             plane,
         )
+
+
+def in_turn(slices: list[int], generator: torch.Generator) -> Iterator[int]:
+    """The slices again and again, each time in a new order."""
+    while True:
+        yield from (slices[i] for i in torch.randperm(len(slices), generator=generator).tolist())
 
 
 def label_size(config: Config) -> int:

@@ -86,6 +86,12 @@ def uncached(augment: Augmented, _config: Config, _here: Here) -> Augmented:
     return augment
 
 
+def of_others(bank: Tensor, own: Tensor | None) -> Tensor:
+    """The rows of a bank (`exchange.server.bank`) that are filled, and are none of the site's own rows."""
+    mine = [] if own is None else list(own)
+    return bank[[i for i, row in enumerate(bank) if row.any() and not any(torch.equal(row, one) for one in mine)]]
+
+
 def note_received(model: Branches, _config: Config, _here: Here) -> None:
     """A `merge` that copies the global branch's trained parameters, as the server sent them, to `model.received`."""
     live = model["global"].named_parameters()

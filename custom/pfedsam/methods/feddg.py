@@ -18,17 +18,17 @@ from pfedsam.data.dataset import Batch
 from pfedsam.data.spectrum import foreign, low
 from pfedsam.data.square import Normalise
 from pfedsam.exchange.schema import Schema, Spec
-from pfedsam.exchange.server import Contribution, ServerState, mean
+from pfedsam.exchange.server import Contribution, ServerState, bank, mean
 from pfedsam.files import below, under
 from pfedsam.methods import fedavg
-from pfedsam.methods.base import Here, Told, uncached
+from pfedsam.methods.base import Here, Told, of_others, uncached
 from pfedsam.model.segmenter import Branches
 from pfedsam.train.boundary import contrast, pooled, regions
 from pfedsam.train.loop import RoundReport
 from pfedsam.train.losses import segmentation_loss
 from pfedsam.train.step import Losses
 
-SPECTRA, BANK, OWN = "spectra", "bank", "own/"
+SPECTRA, BANK, OWN, MEAN, STD = "spectra", "bank", "own/", "mean", "std"
 
 
 @dataclass(frozen=True)
@@ -66,16 +66,16 @@ def down(_shared: Schema, config: Config) -> Schema:
 
 def losses(model: Branches, batch: Batch, config: Config) -> Losses:
     """The supervised loss, and the episode's. Scalars by name. Without spectra of others only the first."""
-    own, student, bank = config.own(Settings), model["global"], model.received[BANK]
+    own, student, others = config.own(Settings), model["global"], model.received[BANK]
     embedding = student.encoder(batch.image)
     plain = segmentation_loss(student.decode(embedding), batch, config.train)
-    if not len(bank):
+    if not len(others):
         return {"global": plain}
     live = {name: p for name, p in student.named_parameters() if p.requires_grad}
     slopes = torch.autograd.grad(plain, list(live.values()), retain_graph=True)
     ahead = {name: p - own.inner_rate * slope for (name, p), slope in zip(live.items(), slopes, strict=True)}
-    normalise = Normalise(config.model.pixels).to(bank.device)
-    image = normalise(foreign(batch.image * normalise.std + normalise.mean, bank))
+    centre, spread = model.received[MEAN], model.received[STD]
+    image = (foreign(batch.image * spread + centre, others) - centre) / spread
     changed = functional_call(student.encoder, below("encoder.", ahead), (image,))
     logits = functional_call(student.decoder, below("decoder.", ahead), (changed,))
     areas = regions(batch.label, embedding.shape[-1])
@@ -87,11 +87,12 @@ def losses(model: Branches, batch: Batch, config: Config) -> Losses:
     }
 
 
-def merge(model: Branches, _config: Config, here: Here) -> None:
-    """Keep the bank's spectra that are there, and not this site's own."""
-    bank, own = here.extras.get(BANK, torch.zeros(0, 3, 3, 2)), here.memory.get(SPECTRA, torch.zeros(0, 3, 3, 2))
-    others = [i for i, one in enumerate(bank) if one.any() and not any(torch.equal(one, mine) for mine in own)]
-    model.received = {BANK: bank[others].to(next(model.parameters()).device)}
+def merge(model: Branches, config: Config, here: Here) -> None:
+    """Keep the bank's spectra that are there, and not this site's own; and how images were normalised."""
+    others = of_others(here.extras.get(BANK, torch.zeros(0)), here.memory.get(SPECTRA))
+    normalise, device = Normalise(config.model.pixels), next(model.parameters()).device
+    kept = {BANK: others, MEAN: normalise.mean, STD: normalise.std}
+    model.received = {name: tensor.to(device) for name, tensor in kept.items()}
 
 
 def tell(_model: Branches, config: Config, here: Here, _report: RoundReport) -> Told:
@@ -106,10 +107,7 @@ def tell(_model: Branches, config: Config, here: Here, _report: RoundReport) -> 
 def rule(state: ServerState, contributions: Mapping[str, Contribution], config: Config) -> ServerState:
     """FedAvg's model. The bank takes the sites' spectra in turn: the first of each, then the second of each."""
     own = below(OWN, state.memory) | {site: one.extras[SPECTRA] for site, one in contributions.items()}
-    bank = torch.zeros_like(state.memory[BANK])
-    every = torch.stack([own[site] for site in sorted(own)], 1).flatten(0, 1)[: len(bank)]
-    bank[: len(every)] = every
-    return replace(mean(state, contributions, config), memory={BANK: bank} | under(OWN, own))
+    return replace(mean(state, contributions, config), memory={BANK: bank(own, state.memory[BANK])} | under(OWN, own))
 
 
 LOCAL = replace(fedavg.METHOD, loss=losses, merge=merge, tell=tell, augment=uncached, settings=Settings)

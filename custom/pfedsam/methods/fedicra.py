@@ -17,7 +17,7 @@ from torch import Tensor
 from pfedsam.bounds import number
 from pfedsam.config import Config
 from pfedsam.data.dataset import Batch, View
-from pfedsam.data.square import Normalise
+from pfedsam.data.square import spread
 from pfedsam.files import Tensors, below, seed_of, under
 from pfedsam.methods.base import Here, Method, Told, uncached
 from pfedsam.model.channel_gate import ChannelGate
@@ -59,7 +59,7 @@ def declare(_: Config) -> Declaration:
 def losses(model: Branches, batch: Batch, config: Config) -> Losses:
     """The loss on labelled pixels, and the CRF term on those without a label. Scalars by name."""
     logits, known = model(batch.image, ("personal",))["personal"], labelled(batch)
-    colour = batch.image * Normalise(config.model.pixels).to(batch.image.device).std
+    colour = batch.image * spread(config.model.pixels)
     term = gated_crf(logits, colour, None if known is None else 1 - known, exclusive=config.model.exclusive)
     return {"personal": segmentation_loss(logits, batch, config.train), "crf": config.own(Settings).crf_weight * term}
 
