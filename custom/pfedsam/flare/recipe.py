@@ -37,6 +37,7 @@ from pfedsam.settings import check_sites
 
 TASKS = ("train", "validate", "submit_model")
 OF_A_PERSON = ("cli", "doctor", "export", "predict", "prepare", "report")  # rooms of verbs that no job calls
+TEMPLATES = ("*.html", "*.md", "bundle*.json", "bundle*.conf")  # of what these verbs write
 
 
 class PFedSAMRecipe(Recipe):  # type: ignore[misc]
@@ -172,9 +173,9 @@ def _check_unedited(job: Path) -> None:
 def copy_code(target: Path, config: Config) -> None:
     """Copy the parts of the package that a job needs to `target`: FLARE's http takes at most 4 MiB.
 
-    The demo backbone's weights are copied only if they are used. FLARE allows no links in a job.
+    The demo backbone's weights are copied only if they are used, and templates of pages never. FLARE allows no links.
     """
-    leave = ["__pycache__"] if config.model.backbone == "demo" else ["__pycache__", "*.safetensors"]
+    leave = ["__pycache__", *TEMPLATES, *([] if config.model.backbone == "demo" else ["*.safetensors"])]
     shutil.copytree(Path(pfedsam.__file__).parent, target, ignore=shutil.ignore_patterns(*leave))
     for room in OF_A_PERSON:
         shutil.rmtree(target / room)
