@@ -1,6 +1,7 @@
 """The executor's tasks, called as FLARE calls them, on a real workspace."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 from nvflare.apis.workspace import Workspace
 
+from pfedsam import methods
 from pfedsam.errors import UserFault
 from pfedsam.exchange.schema import REPORT, STAMP
 from pfedsam.files import digest
@@ -152,6 +154,17 @@ def test_a_site_that_asks_for_privacy_sends_nothing_in_a_job_without_it(fl_ctx: 
     with pytest.raises(Exception, match="came unit patient and epsilon 9"):
         fence.require_privacy(from_dict({"model": {"experts": 0}, "privacy": {"unit": "patient", "epsilon": 9.0}}))
     fence.require_privacy(from_dict({"model": {"experts": 0}, "privacy": {"unit": "patient", "epsilon": 8.0}}))
+
+
+def test_what_a_method_makes_of_images_leaves_only_if_the_fence_permits_it(
+    fl_ctx: FLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reply = PFedSAMExecutor().execute("train", message(), fl_ctx, Signal())
+    made = replace(methods.get("pfedsam"), derived=frozenset({"spectra"}))
+    monkeypatch.setattr(methods, "get", lambda _: made)
+    with pytest.raises(Exception, match="nothing made of images, came pfedsam with spectra"):
+        SitePolicy(8, 1, 1).process(reply, fl_ctx)
+    assert from_shareable(SitePolicy(8, 1, 1, derived=True).process(reply, fl_ctx)).data
 
 
 @pytest.mark.parametrize(("images", "steps", "leaves"), [(1, 1, True), (3, 1, False), (1, 2, False)])

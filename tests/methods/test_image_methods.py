@@ -148,6 +148,18 @@ def test_styles_swap_in_training_alone_and_a_repeated_round_swaps_alike(open_sit
         assert (one - unlike).norm() > 0.1 * one.norm()
 
 
+def test_styles_swap_before_positions_are_added(open_site) -> None:
+    site = open_site(tiny(method="cpss"))
+    entry, picture = site.model["global"].encoder.units[0], torch.rand(2, 3, 64, 64, generator=drawn())
+    far = 100 * torch.randn(entry.position.shape, generator=drawn())
+    site.model.train()
+    torch.manual_seed(0)
+    before = site.model.stem(picture)
+    entry.position.data += far
+    torch.manual_seed(0)
+    assert torch.allclose(site.model.stem(picture) - far, before, atol=1e-3)
+
+
 def test_no_cache_keeps_one_swap() -> None:
     with pytest.raises(UserFault, match=r"train\.cache none with cpss"):
         require_fresh_views(
