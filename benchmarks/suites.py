@@ -215,6 +215,7 @@ SUITES = {
         Row("gin_amplitude", "the spectrum's amplitudes changed", ("method=gin", "method.form=amplitude")),
         Row("gin_intensity", "mean and deviation changed", ("method=gin", "method.form=intensity")),
         Row("cpss", "CPSS", ("method=cpss",)),
+        Row("feddg", "FedDG-ELCFS", ("method=feddg",)),
     ],
     "modes": [
         Row("pfedsam", "default: float32"),
@@ -347,12 +348,70 @@ def weak(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
     ]
 
 
+def unlabelled(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
+    """Rows in which each site labels a fifth of its images, beside FedAvg with all masks."""
+    whole = replace(named["fedavg"], name="whole_fedavg", label="FedAvg, all masks")
+    return [whole, *partly("unlabelled", {site: max(1, size // 5) for site, size in sizes.items()}, sizes, named)]
+
+
+def few_labels(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
+    """Rows in which each site labels five of its images, and FedAvg begun with what FURL trained without labels."""
+    found = partly("few", {site: min(5, size) for site, size in sizes.items()}, sizes, named)
+    fedavg, furl = found[0], Row("few_furl", "FURL, without labels", ("method=furl",), beside="")
+    after = replace(
+        fedavg, name="few_after_furl", label="FedAvg begun with FURL's", begins=furl.name, beside=fedavg.name
+    )
+    return [*found, furl, after]
+
+
+def partly(case: str, counts: Sizes, sizes: Sizes, named: dict[str, Row]) -> list[Row]:
+    """Rows in which each site has so many labelled images. The first is what the others are compared with.
+
+    Methods that leave out the others see about as many images in a round. As in `late`, that is our choice.
+    """
+    shares = {site: round(1 - counts[site] / size, 6) for site, size in sizes.items()}
+    change, size = f"data.unlabelled={json.dumps(shares)}", min(sizes, key=lambda site: sizes[site])
+    again = f"train.epochs={max(1, sizes[size] // counts[size])}"
+    rows = [named[name] for name in ("fedavg", "local", "pfedsam")]
+    whole = Row("fedsemidg", "FedSemiDG", ("method=fedsemidg",), beside=f"{case}_fedavg")
+    return [
+        *(
+            replace(changed(row, case, change, again), beside=f"{case}_fedavg" if row is not rows[0] else "")
+            for row in rows
+        ),
+        changed(whole, case, change),
+    ]
+
+
+def unseen(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
+    """Rows that leave each site out of the training once and test it, beside what it learns alone.
+
+    At that site only the global branch counts: its personal branch was never trained.
+    """
+    rows = [
+        named["fedavg"],
+        named["pfedsam"],
+        *(row for row in SUITES["crossmodal"] if row.name in ("gin", "cpss", "feddg")),
+    ]
+    rows.append(Row("fedsemidg", "FedSemiDG", ("method=fedsemidg",)))
+    found = []
+    for out in sizes:
+        without = f'every={{"{out}": 0}}'
+        beside = [replace(row, beside=f"unseen_{out}_fedavg" if row is not rows[0] else "") for row in rows]
+        found += [changed(row, f"unseen_{out}", without) for row in beside]
+        found.append(replace(named["local"], name=f"unseen_{out}_local", sites=(out,), beside=f"unseen_{out}_fedavg"))
+    return found
+
+
 BY_SITES: dict[str, Callable[[Sizes, dict[str, Row]], list[Row]]] = {
     "late": late,
     "unequal": unequal,
     "partial": partial,
     "scarce": scarce,
     "weak": weak,
+    "unlabelled": unlabelled,
+    "few": few_labels,
+    "unseen": unseen,
     "weights": begun,
 }
 NAMES = (*SUITES, *BY_SITES)

@@ -313,7 +313,10 @@ def test_rows_of_a_suite_have_names_of_their_own_and_settings_that_are_known(sui
     task = "fundus" if suite == "partial" else "brain_mri"
     for row in rows:
         job = read_job(ROOT / "jobs" / f"{task}.json", row.changes)
-        assert suite in ("late", "scarce") or job.config.train.epochs * (row.rounds or job.rounds) == 15  # one budget
+        assert (
+            suite in ("late", "scarce", "unlabelled", "few")
+            or job.config.train.epochs * (row.rounds or job.rounds) == 15
+        )  # one budget
 
 
 def test_a_site_that_joins_late_was_not_there_before_and_waits_for_the_run_that_it_starts_from(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from pfedsam.site import Places
 MASKS = {"rule": "mean", "secure": "masks"}
 SITES = ("site-1", "site-2", "site-3")
 OWN_RULES = {"scaffold", "fedavgm", "similarity"}  # or extras
+OWN_RULES |= {"fedsemidg", "feddg", "furl"}
 OWN_RULES |= {"fedsca", "apple", "fedadam", "fednova", "feddyn", "clustered", "spp_fgc", "drflm"}
 
 

@@ -33,7 +33,7 @@ def trained(site: Site, shared: dict[str, torch.Tensor], round_: int = 0):
 
 
 ALL_SHARED = {"fedavg", "fedavgm", "fedprox", "ffa_lora", "fedms_sam", "fedmsa", "scaffold", "similarity"}
-ALL_SHARED |= {"gin", "cpss"}
+ALL_SHARED |= {"gin", "cpss", "fedsemidg", "feddg", "furl"}
 KEEPS = {"pfedsam", "newcomer", "local", "fedper", "fedrep", "fedbn", "ditto", "fedsa_lora", "iat"}
 KEEPS |= {"fedicra"}
 KEEPS |= {"fedsca", "fca", "fedala", "apple", "dual_lora", "fedda"}

@@ -176,6 +176,22 @@ def test_a_method_of_unlabelled_images_gets_them_without_a_label(tmp_path: Path)
     assert (batch.label[1] != IGNORED).all()
 
 
+def test_every_other_image_of_a_batch_has_a_label_where_some_have_none(tmp_path: Path) -> None:
+    config = plain(data={"unlabelled": {"site-1": 0.75}})
+    write_site(tmp_path / "data", "site-1", {"train": 12, "val": 1, "test": 1}, seed=0)
+    data = open_site(tmp_path / "data", "site-1", config, unlabelled=True)["train"]
+    known, draw = set(data.labelled()), torch.Generator().manual_seed(0)
+    assert len(known) == 3
+    epochs = [list(data.order(draw)) for _ in range(2)]
+    for batches in epochs:
+        assert [len(batch) for batch in batches] == [4, 4, 4]
+        assert all(len(known & set(batch)) == 2 for batch in batches)
+        slices = [i for batch in batches for i in batch]
+        assert [slices.count(i) for i in sorted(known)] == [2, 2, 2]
+        assert len(set(slices) - known) == 6
+    assert epochs[0] != epochs[1]
+
+
 def test_a_share_of_the_masks_goes_by_seed_at_its_site_alone() -> None:
     rows = [Row(f"{i}.png", f"{i}_m.png", "train", str(i)) for i in range(20)]
     config = tiny(data={"unlabelled": {"site-1": 0.6}})

@@ -1,6 +1,7 @@
 """The executor's tasks, called as FLARE calls them, on a real workspace."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from nvflare.apis.signal import Signal
 from nvflare.apis.workspace import Workspace
 from nvflare.private.privacy_manager import Scope
 
+from pfedsam import methods
 from pfedsam.errors import UserFault
 from pfedsam.exchange.schema import REPORT, STAMP
 from pfedsam.files import digest
@@ -166,6 +168,17 @@ def test_the_fence_is_asked_before_a_round_trains_and_pays(fl_ctx: FLContext, ca
     large = from_dict({"model": {"experts": 0}, "privacy": {"unit": "patient", "epsilon": 8.0, "delta": 1e-4}})
     with pytest.raises(ContentBlockedException, match=r"and delta 0\.0001"):
         SitePolicy(most_epsilon=8).require_privacy(large)
+
+
+def test_what_a_method_makes_of_images_leaves_only_if_the_fence_permits_it(
+    fl_ctx: FLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reply = PFedSAMExecutor().execute("train", message(), fl_ctx, Signal())
+    made = replace(methods.get("pfedsam"), derived=frozenset({"spectra"}))
+    monkeypatch.setattr(methods, "get", lambda _: made)
+    with pytest.raises(Exception, match="nothing made of images, came pfedsam with spectra"):
+        SitePolicy(8, 1, 1).process(reply, fl_ctx)
+    assert from_shareable(SitePolicy(8, 1, 1, derived=True).process(reply, fl_ctx)).data
 
 
 @pytest.mark.parametrize(("images", "steps", "leaves"), [(1, 1, True), (3, 1, False), (1, 2, False)])

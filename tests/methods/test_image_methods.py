@@ -1,18 +1,30 @@
 """What makes each method that changes images or features that method and no other."""
 
-import subprocess
-import sys
+import copy
+import math
 
 import pytest
 import torch
 import torch.nn.functional as F
+from nvflare.apis.filter import ContentBlockedException
 
 from conftest import tiny
+from pfedsam import methods
+from pfedsam.config import Config
 from pfedsam.data.dataset import View
+from pfedsam.data.spectrum import low, restyled
 from pfedsam.errors import UserFault
-from pfedsam.methods import cpss, gin
-from pfedsam.methods.base import Here
+from pfedsam.exchange.schema import EXTRA
+from pfedsam.exchange.server import Contribution, ServerState
+from pfedsam.exchange.store import Moment
+from pfedsam.flare.policy import SitePolicy
+from pfedsam.methods import cpss, feddg, gin
+from pfedsam.methods.base import Here, no_extras
+from pfedsam.model.segmenter import Branches
 from pfedsam.site_faults import require_fresh_views
+from pfedsam.study import initial_shared
+from pfedsam.train.boundary import contrast, regions
+from pfedsam.train.losses import segmentation_loss
 
 SEED = 3
 
@@ -61,6 +73,7 @@ def test_a_view_is_restyled_alike_each_time_and_its_mask_is_not(form: str) -> No
     apply, other = (gin.augment(same, config, Here(seed=seed)) for seed in (SEED, SEED + 1))
     one, kept = apply(image(), mask, View(2, 5))
     assert kept is mask
+    torch.rand(9)  # whatever else was drawn
     assert torch.equal(one, apply(image(), mask, View(2, 5))[0])
     assert 0 <= one.min() < one.max() <= 1
     for elsewhere in (
@@ -69,22 +82,6 @@ def test_a_view_is_restyled_alike_each_time_and_its_mask_is_not(form: str) -> No
         other(image(), mask, View(2, 5)),
     ):
         assert not torch.equal(one, elsewhere[0])
-
-
-def test_another_process_restyles_a_view_to_the_same_bits() -> None:
-    code = (
-        "import torch; torch.set_num_threads(1); torch.rand(9);"
-        "from conftest import tiny; from pfedsam.methods import gin; from pfedsam.methods.base import Here;"
-        "from pfedsam.data.dataset import View; from pfedsam.files import digest;"
-        "image = torch.rand(3, 24, 20, generator=torch.Generator().manual_seed(1));"
-        "apply = gin.augment(lambda image, mask, view: (image, mask), tiny(method='gin'), Here(seed=3));"
-        "print(digest({'it': apply(image, image, View(2, 5))[0]}))"
-    )
-    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd="tests")
-    from pfedsam.files import digest
-
-    apply = gin.augment(same, tiny(method="gin"), Here(seed=SEED))
-    assert told.stdout.strip() == digest({"it": apply(image(), image(), View(2, 5))[0]})
 
 
 def test_the_amplitude_keeps_phases_and_the_intensity_keeps_the_picture_up_to_scale() -> None:
@@ -151,8 +148,151 @@ def test_styles_swap_in_training_alone_and_a_repeated_round_swaps_alike(open_sit
         assert (one - unlike).norm() > 0.1 * one.norm()
 
 
+def test_styles_swap_before_positions_are_added(open_site) -> None:
+    site = open_site(tiny(method="cpss"))
+    entry, picture = site.model["global"].encoder.units[0], torch.rand(2, 3, 64, 64, generator=drawn())
+    far = 100 * torch.randn(entry.position.shape, generator=drawn())
+    site.model.train()
+    torch.manual_seed(0)
+    before = site.model.stem(picture)
+    entry.position.data += far
+    torch.manual_seed(0)
+    assert torch.allclose(site.model.stem(picture) - far, before, atol=1e-3)
+
+
 def test_no_cache_keeps_one_swap() -> None:
     with pytest.raises(UserFault, match=r"train\.cache none with cpss"):
         require_fresh_views(
             cpss.METHOD, tiny(method="cpss", model={"lora_last": 1}, train={"cache": "memory", "views": 1})
         )
+
+
+def slow_amplitude(image: torch.Tensor, down: int, right: int) -> torch.Tensor:
+    """|mean of x exp(-2 pi i (down r + right c) / S)| of each channel."""
+    side = image.shape[-1]
+    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    angle = 2 * math.pi * (down * rows + right * columns) / side
+    return torch.hypot((image * angle.cos()).mean((1, 2)), (image * angle.sin()).mean((1, 2)))
+
+
+def test_a_spectrum_is_the_amplitudes_of_the_lowest_frequencies_and_holds_no_phase() -> None:
+    picture = torch.rand(3, 12, 12, generator=drawn())
+    found = low(picture, 2)
+    for row in range(5):
+        for column in range(3):
+            assert torch.allclose(found[:, row, column], slow_amplitude(picture, row - 2, column), atol=1e-5)
+    assert torch.allclose(low(picture.roll((3, 5), (1, 2)), 2), found, atol=1e-5)
+
+
+def test_a_restyled_image_has_the_other_s_low_amplitudes_and_its_own_everything_else() -> None:
+    one, other = (0.4 + 0.2 * torch.rand(1, 3, 12, 12, generator=drawn(seed)) for seed in (1, 2))
+    share = torch.tensor([0.25]).view(1, 1, 1, 1)
+    found = restyled(one, low(other, 2), share)
+    assert torch.allclose(low(found, 2), 0.75 * low(one, 2) + 0.25 * low(other, 2), atol=1e-5)
+    before, after = torch.fft.fft2(one), torch.fft.fft2(found)
+    assert torch.allclose(before[..., 3:10, :], after[..., 3:10, :], atol=1e-4)
+    assert torch.allclose((after * before.conj()).angle(), torch.zeros(()), atol=1e-3)
+    assert torch.allclose(restyled(one, low(other, 2), 0 * share), one, atol=1e-6)
+
+
+def spectra(config: Config, *values: float) -> torch.Tensor:
+    shape = feddg.up({}, config)[feddg.SPECTRA].shape[1:]
+    return torch.stack([torch.full(shape, value) for value in values])
+
+
+def test_the_bank_takes_the_sites_spectra_in_turn_and_keeps_those_of_sites_that_sit_out() -> None:
+    config = tiny(method="feddg", own={"spectra": 2, "bank": 3})
+    state = ServerState({"w": torch.zeros(1)}, {feddg.BANK: spectra(config, 0.0, 0.0, 0.0)})
+
+    def sent(*values: float) -> Contribution:
+        return Contribution(1, lambda: {"w": torch.ones(1)}, {feddg.SPECTRA: spectra(config, *values)})
+
+    state = feddg.rule(state, {"b": sent(0.3, 0.4)}, config)
+    assert state.memory[feddg.BANK][:, 0, 0, 0].tolist() == pytest.approx([0.3, 0.4, 0])
+    state = feddg.rule(state, {"a": sent(0.1, 0.2)}, config)
+    assert state.memory[feddg.BANK][:, 0, 0, 0].tolist() == pytest.approx([0.1, 0.3, 0.2])
+    assert state.shared["w"].item() == 2
+
+
+def feddg_config(**own: float) -> Config:
+    return tiny(method="feddg", own={"spectra": 2, "bank": 4, **own}, train={"max_steps": 1, "batch_size": 2})
+
+
+def test_a_site_uses_the_others_spectra_alone_and_sends_the_same_of_its_own_in_each_round(open_site) -> None:
+    config = feddg_config()
+    site, sent = open_site(config), initial_shared(config)[0]
+    empty = feddg.down({}, config)[feddg.BANK].zeros()
+    site.receive(sent | {EXTRA + feddg.BANK: empty}, Moment("run", 0))
+    assert len(site.model.received[feddg.BANK]) == 0
+    update = site.train(0, 2)
+    assert update.report.losses.keys() == {"global"}
+    own = update.wire[EXTRA + feddg.SPECTRA]
+    assert all(any(torch.allclose(one, low(site.data["train"][i][0], 1)) for i in range(6)) for one in own)
+    bank = torch.cat([own[:1], 0.5 * own[:1], empty[:1], own[1:]])
+    site.receive(sent | {EXTRA + feddg.BANK: bank}, Moment("run", 1), trained=True)
+    assert torch.equal(site.model.received[feddg.BANK], 0.5 * own[:1])
+    again = site.train(1, 2)
+    assert torch.equal(again.wire[EXTRA + feddg.SPECTRA], own)
+    assert again.report.losses.keys() == {"global", "episode", "boundary"}
+
+
+def test_an_episode_s_gradient_is_that_of_the_stepped_model_on_the_foreign_image(open_site, monkeypatch) -> None:
+    config = feddg_config(inner_rate=0.5, boundary_weight=0.0)
+    site = open_site(config)
+    batch = site.data["train"].batch([View(0), View(1)])
+    site.method.merge(site.model, config, Here(extras={feddg.BANK: spectra(config, 0.2)}))
+    monkeypatch.setattr(feddg, "foreign", lambda image, _bank: image.flip(-1))
+    stepped = copy.deepcopy(site.model)
+
+    def slopes(model: Branches, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        segmentation_loss(model(image)["global"], batch, config.train).backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    plain = slopes(stepped, batch.image)
+    with torch.no_grad():
+        for name, p in stepped.named_parameters():
+            if name in plain:
+                p -= 0.5 * plain[name]
+    episode = slopes(stepped, batch.image.flip(-1))
+    found = site.method.loss(site.model, batch, config)
+    sum(found.values()).backward()
+    for name, p in site.model.named_parameters():
+        if name in plain:
+            assert torch.allclose(p.grad, plain[name] + episode[name], atol=1e-4), name
+
+
+def test_boundaries_are_one_pixel_inside_and_their_surroundings_five_outside() -> None:
+    label = torch.zeros(1, 20, 20, dtype=torch.long)
+    label[0, 6:12, 6:12], label[0, 13] = 1, 255
+    edge, ring = (area[0, 0] for area in regions(label, 20))
+    assert (edge.sum(), ring[0].sum(), ring[1].sum()) == (36 - 16, 0, 16)
+    assert edge[6, 6:12].all()
+    assert not edge[7:11, 7:11].any()
+    assert not ring[13].any()
+    assert regions(label, 5)[0].mean() == pytest.approx(edge.mean().item())
+
+
+def test_the_boundary_loss_pulls_vectors_of_one_kind_together_and_leaves_out_missing_ones() -> None:
+    first, second = (F.normalize(torch.randn(4, 6, generator=drawn(seed)), dim=1) for seed in (1, 2))
+    first[1], second[0] = 0, 0
+    terms = []
+    for own, other in ((first, second), (second, first)):
+        others = [v for v in other if v.any()]
+        for i in range(4):
+            for j in range(4):
+                if i != j and own[i].any() and own[j].any():
+                    pair = math.exp(own[i] @ own[j] / 0.5)
+                    terms.append(-math.log(pair / (pair + sum(math.exp(own[i] @ v / 0.5) for v in others))))
+    assert contrast(first, second, 0.5).item() == pytest.approx(sum(terms) / len(terms), rel=1e-5)
+    assert contrast(torch.zeros(2, 6), torch.zeros(2, 6), 0.5) == 0
+
+
+def test_spectra_leave_a_hospital_only_if_its_fence_permits_what_is_made_of_images() -> None:
+    with pytest.raises(ContentBlockedException, match="came feddg with spectra: set derived true in the fence"):
+        SitePolicy().require_model_only(tiny(method="feddg"))
+    SitePolicy(derived=True).require_model_only(tiny(method="feddg"))
+    for name in methods.names():
+        method = methods.get(name)
+        assert method.derived <= {"spectra", "entries"}, name
+        assert not method.derived or method.up is not no_extras

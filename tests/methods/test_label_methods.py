@@ -1,20 +1,28 @@
 """What makes each method of weak, few or missing labels that method and no other."""
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from conftest import tiny
 from pfedsam.config import Config
-from pfedsam.data.dataset import PLAIN, View
+from pfedsam.data.dataset import PLAIN, Batch, View
+from pfedsam.data.values import IGNORED
+from pfedsam.exchange.schema import EXTRA
+from pfedsam.exchange.server import Contribution, ServerState
 from pfedsam.exchange.store import LAST, Moment
 from pfedsam.files import below
+from pfedsam.methods import fedsemidg, furl
 from pfedsam.model.channel_gate import ChannelGate
 from pfedsam.model.partition import Kind, kinds
 from pfedsam.site import Site
 from pfedsam.study import initial_shared, shared_schema
 from pfedsam.train import ala
+from pfedsam.train.losses import segmentation_loss
+from pfedsam.train.pseudo import agreed, pseudo_loss
 
 
 def test_a_step_of_w_goes_down_the_slope_along_the_way_and_stays_within_0_and_1() -> None:
@@ -121,3 +129,149 @@ def test_fedicra_s_crf_falls_on_pixels_without_a_label_alone(open_site) -> None:
     whole = site.method.loss(site.model, replace(batch, label=batch.label.clamp_max(1)), site.config)
     assert found["crf"] > 0
     assert whole["crf"] == 0
+
+
+def given(site: str, samples: int, gap: float, update: float) -> Contribution:
+    extras = {fedsemidg.GAP: torch.tensor([gap])}
+    return Contribution(samples, lambda: {"w": torch.tensor([update])}, extras)
+
+
+def test_weights_follow_the_gaps_from_round_to_round() -> None:
+    """From 0.75 and 0.25: + 0.2 (1, -0.5), then + 0.2 (-1, 4); each time they add up to 1 again."""
+    config = tiny(method="fedsemidg", own={"step": 0.2}, server={"rule": "mean"})
+    state = ServerState({"w": torch.zeros(1)})
+    state = fedsemidg.rule(state, {"a": given("a", 6, 1.0, 1.0), "b": given("b", 2, -0.5, 0.0)}, config)
+    a = 0.95 / 1.1
+    assert state.shared["w"].item() == pytest.approx(a)
+    state = fedsemidg.rule(state, {"a": given("a", 6, -1.0, 1.0), "b": given("b", 2, 4.0, 0.0)}, config)
+    again = (a - 0.2) / (a - 0.2 + 1 - a + 0.8)
+    assert state.shared["w"].item() == pytest.approx(a + again)
+    assert state.memory["weight/a"].item() == pytest.approx(again)
+
+
+def test_a_gap_gives_no_site_more_weight_than_the_job_allows() -> None:
+    config = tiny(method="fedsemidg", own={"step": 1.0}, server={"most_share": 1.5})
+    some = {site: given(site, 4, 0.0, 0.0) for site in ("b", "c")}
+    state = fedsemidg.rule(ServerState({"w": torch.zeros(1)}), {"a": given("a", 4, 10.0, 1.0), **some}, config)
+    assert state.shared["w"].item() == pytest.approx(0.5)
+
+
+def test_a_pixel_has_a_pseudo_label_where_both_teachers_are_sure_and_agree() -> None:
+    one, other = torch.tensor([4.0, 4.0, 4.0, -4.0, 0.5]), torch.tensor([5.0, -5.0, 0.1, -4.0, 0.5])
+    target, known = agreed(one.view(1, 1, 1, 5), other.view(1, 1, 1, 5), 0.8, exclusive=False)
+    assert known.flatten().tolist() == [1, 0, 0, 1, 0]
+    assert target.flatten()[known.flatten() == 1].tolist() == [1, 0]
+    three = torch.tensor([[4.0, 0, 0], [0, 4.0, 0], [0, 1.0, 0], [0, 0, 4.0]]).T.view(1, 3, 1, 4)
+    others = torch.tensor([[4.0, 0, 0], [0, 0, 4.0], [0, 4.0, 0], [0, 0, 4.0]]).T.view(1, 3, 1, 4)
+    target, known = agreed(three, others, 0.8, exclusive=True)
+    assert known.flatten().tolist() == [1, 0, 0, 1]
+    assert target.flatten()[[0, 3]].tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_pseudo_labels_teach_unlabelled_pixels_alone(exclusive: bool) -> None:
+    label = torch.tensor([[[1, IGNORED], [IGNORED, 0]]])
+    logits = torch.zeros(1, 2, 2, 2, requires_grad=True)
+    target = torch.ones(1, 1 if exclusive else 2, 2, 2, dtype=torch.long if exclusive else torch.float)
+    known = torch.ones_like(target, dtype=torch.float)
+    known[..., 1, 0] = 0
+    loss = pseudo_loss(logits, target, known, Batch(torch.zeros(1), label, ignores=True), exclusive=exclusive)
+    assert loss.item() == pytest.approx(math.log(2))
+    loss.backward()
+    assert logits.grad.abs().sum(1)[0].bool().tolist() == [[False, True], [False, False]]
+    none = pseudo_loss(logits, target, known, Batch(torch.zeros(1), label.clamp_max(1)), exclusive=exclusive)
+    assert none == 0
+
+
+def semi(**data: object) -> Config:
+    train = {"max_steps": 3, "batch_size": 2}
+    return tiny(method="fedsemidg", own={"decay": 0.5}, data={"unlabelled": {"site-1": 0.5}, **data}, train=train)
+
+
+def test_a_site_s_gap_is_the_received_model_s_loss_less_its_own_and_its_average_goes_on(open_site) -> None:
+    config = semi()
+    site, path = open_site(config), []
+    spied = lambda model, config: (path.append(site.shared()), fedsemidg.gradient(model, config))  # noqa: E731
+    site.method = replace(site.method, gradient=spied)
+    sent = initial_shared(config)[0]
+    site.receive(sent, Moment("run", 0))
+    update = site.train(0, 2)
+    assert update.samples == len(site.data["train"]) == 6
+    labelled = site.data["train"].labelled()
+    assert len(labelled) == 3
+
+    def loss() -> float:
+        batch = site.data["train"].batch([View(i) for i in labelled])
+        with torch.no_grad():
+            return segmentation_loss(site.model(batch.image)["global"], batch, replace(config.train, dice_weight=0.0))
+
+    dataset = site.data["train"]
+    dataset.config = replace(config, train=replace(config.train, dice_weight=0.0))
+    found, own = fedsemidg.gap_of(site.model, config, site._here).item(), loss()
+    average = below("memory/average/", site.store.load()[0])
+    for name, kept in average.items():
+        expected = sent[name]
+        for step in path:
+            expected = 0.5 * expected + 0.5 * step[name]
+        assert torch.allclose(kept, expected, atol=1e-6), name
+    site.receive(sent, Moment("run", 1), trained=True)
+    assert found == pytest.approx((loss() - own).item(), abs=1e-5)
+    assert site.model.received["trust"].item() == 0.25
+    again = below("average/", site.model.received)
+    assert all(torch.equal(again[name], kept) for name, kept in average.items())
+
+
+def test_a_site_without_any_label_has_no_gap_and_trusts_no_pseudo_label_in_its_first_round(open_site) -> None:
+    site = open_site(semi(unlabelled={"site-1": 1.0}))
+    sent = initial_shared(site.config)[0]
+    losses = []
+    for round_ in range(2):
+        site.receive(sent, Moment("run", round_), trained=round_ > 0)
+        update = site.train(round_, 2)
+        losses.append(update.report.losses)
+        assert update.wire["extra/gap"].item() == 0
+    assert [found["global"] for found in losses] == [0, 0]
+    assert losses[0]["pseudo"] == 0 < losses[1]["pseudo"]
+    assert any(tensor.any() for tensor in update.wire.values())
+
+
+def test_a_view_s_representation_is_told_from_the_others_of_the_batch_and_of_the_dictionary() -> None:
+    one, other, more = (F.normalize(torch.randn(3, 5), dim=1) for _ in range(3))
+    terms = []
+    for i in range(3):
+        own = math.exp(one[i] @ other[i] / 0.5)
+        every = sum(math.exp(one[i] @ vector / 0.5) for vector in (*other, *more))
+        terms.append(-math.log(own / every))
+    assert furl.contrast(one, other, more, 0.5).item() == pytest.approx(sum(terms) / 3, rel=1e-5)
+    assert furl.contrast(one, other, more[:0], 0.5) < furl.contrast(one, other, more, 0.5)
+
+
+def pretraining(open_site) -> tuple[Config, Site]:
+    config = tiny(method="furl", own={"entries": 2, "dictionary": 3}, train={"max_steps": 2, "lr": 1e-2})
+    return config, open_site(config)
+
+
+def test_furl_trains_the_adapters_without_a_label_and_leaves_the_decoder(open_site) -> None:
+    config, site = pretraining(open_site)
+    sent, empty = initial_shared(config)[0], furl.down({}, config)[furl.BANK].zeros()
+    site.receive(sent | {EXTRA + furl.BANK: empty}, Moment("run", 0))
+    batch = site.data["train"].batch([View(0), View(1)])
+    torch.manual_seed(0)
+    losses = site.method.loss(site.model, batch, config)
+    torch.manual_seed(0)
+    blind = site.method.loss(site.model, replace(batch, label=torch.full_like(batch.label, IGNORED)), config)
+    assert losses == blind
+    assert losses["align"].item() == pytest.approx(0, abs=1e-5)  # at the start the adapters add nothing
+    update = site.train(0, 2)
+    moved = {name: float(tensor.abs().max()) for name, tensor in update.wire.items() if not name.startswith(EXTRA)}
+    assert max(size for name, size in moved.items() if name.startswith("decoder.")) < 1e-5
+    assert max(size for name, size in moved.items() if name.startswith("encoder.")) > 1e-4
+    assert site.method.loss(site.model, batch, config)["align"] > 1e-5
+    own = update.wire[EXTRA + furl.ENTRIES]
+    assert torch.allclose(own.norm(dim=1), torch.ones(2), atol=1e-5)
+    site.receive(sent | {EXTRA + furl.BANK: torch.cat([own, -own[:1]])}, Moment("run", 1), trained=True)
+    assert torch.equal(site.model.received[furl.BANK], -own[:1])
+
+
+def test_another_method_can_begin_with_the_model_that_furl_trained() -> None:
+    assert shared_schema(tiny(method="furl")) == shared_schema(tiny(method="fedavg"))

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -139,8 +139,18 @@ class Dataset:
         return [i for i, s in enumerate(self.slices) if s.mask is not None]
 
     def order(self, generator: torch.Generator) -> Iterator[list[int]]:
-        """One epoch's batches of slices, drawn from `generator`. The last short batch is kept."""
-        drawn = torch.randperm(len(self), generator=generator).tolist()
+        """One epoch's batches of slices, drawn from `generator`. The last short batch is kept.
+
+        If some slices have no label, every other one has a label, and an epoch is as long as ever: our choice, so that
+        few labels count in each batch.
+        """
+        known = self.labelled()
+        others = sorted(set(range(len(self))) - set(known)) if len(known) < len(self) else []
+        if known and others:
+            pairs = zip(in_turn(known, generator), in_turn(others, generator), strict=False)
+            drawn = list(islice(chain.from_iterable(pairs), len(self)))
+        else:
+            drawn = torch.randperm(len(self), generator=generator).tolist()
         size = self.config.train.batch_size
         yield from (drawn[start : start + size] for start in range(0, len(drawn), size))
 
@@ -153,9 +163,8 @@ class Dataset:
     def label(self, view: View, augment: Augment | None = None) -> Tensor:
         """The view's label as in `batch`, (L, L) of class numbers. The image is not read."""
         size = self.config.model.image_size
-        mask = self._target(view.slice)
-        if augment is not None and view.number != PLAIN:
-            mask = augment(torch.zeros(3, size, size), mask, view)[1]  # the draw depends only on the view
+        blank = torch.zeros(3, size, size)  # the draw depends only on the view
+        mask = self._seen(blank, self._target(view.slice), view, augment)[1]
         return shrink(mask[None], label_size(self.config), sparse=self.sparse)[0]
 
     def identity(self, i: int) -> str:
@@ -172,17 +181,26 @@ class Dataset:
 
     def _target(self, i: int) -> Tensor:
         """What a slice is trained towards, (S, S) of class numbers, with `IGNORED` for unlabelled pixels."""
-        labels, size = self.labels(i), self.config.model.image_size
-        mask, s = fit_labels(labels, size, sparse=self.sparse), self.slices[i]
-        if self.weaken is not None and s.mask is not None:
+        s, size = self.slices[i], self.config.model.image_size
+        if s.mask is None:
+            return torch.full((size, size), IGNORED)
+        labels = self.labels(i)
+        mask = fit_labels(labels, size, sparse=self.sparse)
+        if self.weaken is not None:
             rows, columns = scaled(labels.shape, size)  # what is padded stays background
             seed = seed_of(f"{self.config.seed}/{os.path.relpath(s.image, self.root)}/{s.index}/{self.weaken}")
             mask[:rows, :columns] = weakened(mask[:rows, :columns], self.weaken, seed)
         return mask
 
     def _view(self, view: View, augment: Augment | None) -> tuple[Tensor, Tensor]:
-        pair = self[view.slice]
-        return pair if augment is None or view.number == PLAIN else augment(*pair, view)
+        return self._seen(*self[view.slice], view, augment)
+
+    def _seen(self, image: Tensor, mask: Tensor, view: View, augment: Augment | None) -> tuple[Tensor, Tensor]:
+        """The pair as the view shows it. An image without labels has none in what a shift brings in either."""
+        if augment is None or view.number == PLAIN:
+            return image, mask
+        image, moved = augment(image, mask, view)
+        return image, mask if self.slices[view.slice].mask is None else moved
 
     def cases(self) -> Iterator[list[int]]:
         """The indices of each case: one slice for pictures, all slices of a volume. Another mask starts a new case."""
@@ -227,6 +245,12 @@ def _tell_coarse(site: str, splits: dict[str, Dataset], plane: str) -> None:
             len(volumes),
             plane,
         )
+
+
+def in_turn(slices: list[int], generator: torch.Generator) -> Iterator[int]:
+    """The slices again and again, each time in a new order."""
+    while True:
+        yield from (slices[i] for i in torch.randperm(len(slices), generator=generator).tolist())
 
 
 def label_size(config: Config) -> int:

@@ -141,6 +141,20 @@ def mean_model(state: ServerState, contributions: Mapping[str, Contribution]) ->
     return weighted(shares, lambda site: trained(state, contributions, site))
 
 
+def bank(of_sites: Tensors, slots: Tensor) -> Tensor:
+    """A tensor like `slots` whose rows are the sites' rows in turn: the first of each site, then the second of each.
+
+    Sites come in the order of their names. What does not fit is left out, and what nothing fills is zero.
+
+    Args:
+        of_sites: by site, all with the same number of rows.
+    """
+    found = torch.zeros_like(slots)
+    rows = torch.stack([of_sites[site] for site in sorted(of_sites)], 1).flatten(0, 1)[: len(slots)]
+    found[: len(rows)] = rows
+    return found
+
+
 def weighted(weights: Mapping[str, float], tensors_of: Callable[[str], Tensors]) -> Tensors:
     """The weighted sum of the sites' tensors. It is bit-equal in whatever order the sites answered.
 

@@ -38,6 +38,7 @@ class HospitalKit(Builder):  # type: ignore[misc]
         at_server: more classes that a job may name at the server only, such as FLARE's receiver for MLflow. A
             receiver sends what sites report to the address that the job names.
         masked: whether sites let only masked updates leave.
+        derived: whether sites let values leave that a method makes of images, such as FedDG's spectra.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class HospitalKit(Builder):  # type: ignore[misc]
         at_server: Sequence[str] = (),
         most_epsilon: float | None = None,
         masked: bool = False,
+        derived: bool = False,
     ) -> None:
         super().__init__()
         self.byoc, self.storage, self.at_server = byoc, storage, at_server
@@ -59,6 +61,7 @@ class HospitalKit(Builder):  # type: ignore[misc]
             "least_steps": least_steps,
             "most_epsilon": most_epsilon,
             "masked": masked,
+            "derived": derived,
         }
 
     def build(self, project: Project, ctx: ProvisionContext) -> None:

@@ -9,7 +9,7 @@ from nvflare.apis.fl_constant import FilterKey, FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 
-from pfedsam import log
+from pfedsam import log, methods
 from pfedsam.config import Config
 from pfedsam.exchange.ledger import payload_bytes
 from pfedsam.flare.filters import OnlySharedLeaves, parts
@@ -33,6 +33,7 @@ class SitePolicy(OnlySharedLeaves):
             without differential privacy are welcome too.
         most_delta: the largest `privacy.delta` of such a job, if `most_epsilon` is set.
         masked: whether only masked updates may leave, so that no job can have this site's update in plain.
+        derived: whether values that a method makes of images themselves may leave (`Method.derived`), to all sites.
     """
 
     def __init__(
@@ -43,11 +44,13 @@ class SitePolicy(OnlySharedLeaves):
         most_epsilon: float | None = None,
         masked: bool = False,
         most_delta: float = 1e-5,
+        derived: bool = False,
     ) -> None:
         super().__init__()
         self.most_epsilon, self.most_delta = most_epsilon, most_delta
         self.max_megabytes = max_megabytes
         self.least_images, self.least_steps, self.masked = least_images, least_steps, masked
+        self.derived = derived
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         """A message of the checked parts. If it may not leave, it raises and logs the reason at the site."""
@@ -73,6 +76,7 @@ class SitePolicy(OnlySharedLeaves):
             raise ContentBlockedException("expected a job with server.secure masks, came one with plain updates")
         self._enough(images, config)
         self.require_privacy(config)
+        self.require_model_only(config)
 
     def _enough(self, images: int, config: Config) -> None:
         steps = steps_of(images, config.train)
@@ -90,6 +94,14 @@ class SitePolicy(OnlySharedLeaves):
                 "expected a job with privacy.unit patient or site,"
                 f" privacy.epsilon of at most {self.most_epsilon:g} and privacy.delta of at most {self.most_delta:g},"
                 f" came unit {config.privacy.unit}, epsilon {asked:g} and delta {config.privacy.delta:g}"
+            )
+
+    def require_model_only(self, config: Config) -> None:
+        """Raise if the job's method sends values that are made of images, and the administrator does not permit it."""
+        if (made := methods.get(config.method).derived) and not self.derived:
+            raise ContentBlockedException(
+                f"expected a method that sends nothing made of images, came {config.method} with"
+                f" {', '.join(sorted(made))}: set derived true in the fence to permit it"
             )
 
 

@@ -91,6 +91,17 @@ def as_it_is(augment: Augmented, _config: Config, _here: Here) -> Augmented:
     return augment
 
 
+def uncached(augment: Augmented, _config: Config, _here: Here) -> Augmented:
+    """The job's augmentation, for a method whose steps need the image: not being `as_it_is`, it forbids a cache."""
+    return augment
+
+
+def of_others(bank: Tensor, own: Tensor | None) -> Tensor:
+    """The rows of a bank (`exchange.server.bank`) that are filled, and are none of the site's own rows."""
+    mine = [] if own is None else list(own)
+    return bank[[i for i, row in enumerate(bank) if row.any() and not any(torch.equal(row, one) for one in mine)]]
+
+
 def note_received(model: Branches, _config: Config, _here: Here) -> None:
     """A `merge` that copies the global branch's trained parameters, as the server sent them, to `model.received`."""
     live = model["global"].named_parameters()
@@ -144,6 +155,7 @@ class Method:
         gradient: called in each step between the gradient and the optimisers. It may change gradients in place.
         augment: makes the round's augmentation from the job's (None: off). It cannot be used with `train.cache`.
         unlabelled: whether it learns from images without labels. Otherwise they are left out and do not count.
+        derived: names of `up` whose values are made of images themselves. A hospital must permit such a method.
         settings: the frozen dataclass of its own settings, read from "method" in a job. No field may be called name.
     """
 
@@ -167,6 +179,7 @@ class Method:
     gradient: Gradient = untouched
     augment: Callable[[Augmented, Config, Here], Augmented] = as_it_is
     unlabelled: bool = False
+    derived: frozenset[str] = frozenset()
     settings: type = NoSettings
 
     def model(self, parts: Backbone, config: Config) -> Branches:

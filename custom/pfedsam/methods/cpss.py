@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pfedsam.bounds import number
 from pfedsam.config import Config
 from pfedsam.methods import fedavg
-from pfedsam.methods.base import Augmented, Here
+from pfedsam.methods.base import uncached
 from pfedsam.model import build
 from pfedsam.model.segmenter import Segmenter
 from pfedsam.model.vit import PatchAndPosition
@@ -77,9 +77,4 @@ def swapped(maps: Tensor, patches: int, partner: Tensor, swaps: Tensor) -> Tenso
     return whole.reshape(maps.shape)
 
 
-def augment(usual: Augmented, _config: Config, _here: Here) -> Augmented:
-    """The job's augmentation. That the method has one of its own forbids `train.cache`, which would keep one swap."""
-    return usual
-
-
-METHOD = replace(fedavg.METHOD, adapt=adapters, augment=augment, settings=Settings)
+METHOD = replace(fedavg.METHOD, adapt=adapters, augment=uncached, settings=Settings)

@@ -17,9 +17,9 @@ from torch import Tensor
 from pfedsam.bounds import number
 from pfedsam.config import Config
 from pfedsam.data.dataset import Batch, View
-from pfedsam.data.square import Normalise
+from pfedsam.data.square import spread
 from pfedsam.files import Tensors, below, seed_of, under
-from pfedsam.methods.base import Augmented, Here, Method, Told
+from pfedsam.methods.base import Here, Method, Told, uncached
 from pfedsam.model.channel_gate import ChannelGate
 from pfedsam.model.partition import DECODER, Declaration, Kind, Part, kinds
 from pfedsam.model.segmenter import Branches, Segmenter, twin
@@ -59,7 +59,7 @@ def declare(_: Config) -> Declaration:
 def losses(model: Branches, batch: Batch, config: Config) -> Losses:
     """The loss on labelled pixels, and the CRF term on those without a label. Scalars by name."""
     logits, known = model(batch.image, ("personal",))["personal"], labelled(batch)
-    colour = batch.image * Normalise(config.model.pixels).to(batch.image.device).std
+    colour = batch.image * spread(config.model.pixels)
     term = gated_crf(logits, colour, None if known is None else 1 - known, exclusive=config.model.exclusive)
     return {"personal": segmentation_loss(logits, batch, config.train), "crf": config.own(Settings).crf_weight * term}
 
@@ -107,14 +107,9 @@ def tell(model: Branches, _config: Config, _here: Here, _report: RoundReport) ->
     return Told({}, under(OWN, {name: p.detach().clone() for name, p in mixed(model).items()}) | model.received)
 
 
-def augment(usual: Augmented, _config: Config, _here: Here) -> Augmented:
-    """The job's augmentation. That the method has one of its own forbids `train.cache`: the CRF needs the image."""
-    return usual
-
-
 METHOD = replace(
     Method(branches, declare, losses, merge, personal="personal", global_="global"),
     tell=tell,
-    augment=augment,
+    augment=uncached,
     settings=Settings,
 )

@@ -104,4 +104,13 @@ def distance(one: Tensor, other: Tensor) -> float:
     return round(float((one.double() - other.double()).norm()), 6)
 
 
-METHOD = replace(fedavg.METHOD, merge=merge, up=up, tell=tell, rule=rule, looks=True, settings=Settings)
+METHOD = replace(
+    fedavg.METHOD,
+    merge=merge,
+    up=up,
+    tell=tell,
+    rule=rule,
+    looks=True,
+    derived=frozenset({SKETCH}),
+    settings=Settings,
+)
