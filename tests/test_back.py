@@ -58,9 +58,20 @@ def last(folder: Path, run: str) -> dict[str, torch.Tensor]:
     return load_file(folder / f"store/pfedsam/server/{run}/round.000003.safetensors")
 
 
-LONG = [
-    pytest.param({"method": name}, marks=pytest.mark.long, id=name) for name in ("scaffold", "fedavgm", "similarity")
-]
+REMEMBER = (
+    "scaffold",
+    "fedavgm",
+    "similarity",
+    "apple",
+    "clustered",
+    "drflm",
+    "fca",
+    "fedala",
+    "fedda",
+    "feddyn",
+    "moon",
+)
+LONG = [pytest.param({"method": name}, marks=pytest.mark.long, id=name) for name in REMEMBER]
 
 
 @pytest.mark.parametrize("changes", [pytest.param({"wire": LOSSY}, id="pfedsam in integers"), *LONG])

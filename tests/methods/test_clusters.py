@@ -68,8 +68,9 @@ def test_hospitals_are_grouped_by_their_first_sketches_whatever_their_updates_ar
     once = rule(ServerState({"w": torch.zeros(1)}), first, config)
     assert clustered.groups_in(once) == {"a": 0, "b": 1, "c": 0}
     assert [once.model_of(site)["w"].item() for site in "abc"] == [-1.0, 1.0, -1.0]
-    twice = rule(once, {"b": sketched(0.1, 1.0), "d": sketched(0.85, 3.0)}, config)
-    assert clustered.groups_in(twice) == {"a": 0, "b": 1, "c": 0, "d": 1}  # b's second sketch is not looked at
+    second = {"a": sketched(0.8, 0.0), "b": sketched(0.1, 1.0), "d": sketched(0.85, 3.0)}  # a and b tell others now
+    twice = rule(once, second, config)
+    assert clustered.groups_in(twice) == {"a": 0, "b": 1, "c": 0, "d": 1}  # which are not looked at
     assert twice.model_of("b")["w"].item() == pytest.approx((2 + (3 - 1 / 3)) / 2)
 
 
