@@ -26,12 +26,6 @@ def opened(open_site, rounds: int, *, own: dict | None = None) -> tuple[Site, di
     return site, shared, fedala.below(fedala.WEIGHT, site.model.received)
 
 
-def test_a_step_of_w_goes_down_its_slope_and_stays_within_0_and_1() -> None:
-    weight = torch.tensor([0.5, 0.5, 0.9, 0.1])
-    found = fedala.stepped(weight, torch.tensor([0.2, -0.2, -1.0, 1.0]), rate=1.0)
-    assert torch.allclose(found, torch.tensor([0.3, 0.7, 1.0, 0.0]))
-
-
 def test_w_is_learned_on_the_site_s_images_by_the_gradient_at_the_mix(open_site) -> None:
     """One pass of one batch, against the update written out on a site that learned nothing."""
     one = {"first": 1, "rate": 1e4, "share": 1.0}

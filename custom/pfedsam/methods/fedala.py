@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from pfedsam.bounds import number
 from pfedsam.config import Config
@@ -19,6 +18,7 @@ from pfedsam.files import Tensors, below, seed_of, under
 from pfedsam.methods import ditto, fedavg
 from pfedsam.methods.base import Here, Told, keep_trained, shared_alone
 from pfedsam.model.segmenter import Branches
+from pfedsam.train.ala import put, turn
 from pfedsam.train.loop import RoundReport
 from pfedsam.train.step import descend
 
@@ -48,9 +48,9 @@ def merge(model: Branches, config: Config, here: Here) -> None:
         generator = torch.Generator().manual_seed(seed_of(f"{config.seed}/{here.name}/{rounds}"))
         model.eval()
         for batch in drawn(here.data, config, generator, passes=config.own(Settings).first if rounds == 1 else 1):
-            place(live, mine, ways, weights)
+            put(live, mine, ways, weights)
             learn(model, batch, config, ways=ways, weights=weights)
-        place(live, mine, ways, weights)
+        put(live, mine, ways, weights)
     model.received = under(WEIGHT, weights) | {ROUNDS: torch.tensor(rounds + 1)}
 
 
@@ -63,26 +63,13 @@ def drawn(data: Dataset, config: Config, generator: torch.Generator, passes: int
         yield from (data.batch([View(i) for i in order[at : at + size]]) for at in range(0, count, size))
 
 
-@torch.no_grad()
-def place(live: dict[str, torch.nn.Parameter], mine: dict[str, torch.nn.Parameter], ways: Tensors, w: Tensors) -> None:
-    """theta = theta_k + (theta_g - theta_k) * W, in place."""
-    for name, p in live.items():
-        p.copy_(mine[name] + ways[name] * w[name])
-
-
 def learn(model: Branches, batch: Batch, config: Config, *, ways: Tensors, weights: Tensors) -> None:
     """One step of W, in place. `ways` is theta_g - theta_k."""
     model.zero_grad(set_to_none=True)
     descend(model, batch, [], fedavg.losses, config)
-    for name, p in model["global"].named_parameters():
-        if name in weights and p.grad is not None:
-            weights[name].copy_(stepped(weights[name], p.grad * ways[name], config.own(Settings).rate))
+    slopes = {n: p.grad for n, p in model["global"].named_parameters() if n in weights and p.grad is not None}
+    turn({name: weights[name] for name in slopes}, ways, slopes, config.own(Settings).rate)
     model.zero_grad(set_to_none=True)
-
-
-def stepped(weight: Tensor, slope: Tensor, rate: float) -> Tensor:
-    """W after a step down the slope, within [0, 1]."""
-    return (weight - rate * slope).clamp(0, 1)
 
 
 def tell(model: Branches, _config: Config, _here: Here, _report: RoundReport) -> Told:
