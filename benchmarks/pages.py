@@ -37,6 +37,7 @@ KINDS = (  # in the order of the systems page: how their titles begin
     "One hostile site",
     "Privacy",
     "Leak",
+    "Methods side by side",
     "The demonstration job",
 )
 LEADING = ("pfedsam", "fedavg", "fedper", "ditto", "fedmsa", "fedms_sam", "local", "pooled")
