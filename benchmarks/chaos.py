@@ -43,6 +43,7 @@ TINY = ["train.max_steps=6", "train.epochs=3", "data.train=8", "data.val=2", "da
 JOB, PARENT = ("worker_process", "runner_process"), ("client_train", "server_train")
 WHAT = {"job": JOB, "parent": PARENT, "both": JOB + PARENT}
 HIDDEN = ["privacy.unit=patient", "privacy.noise=4", "privacy.epsilon=1000000", "model.experts=0"]
+HIDES = "Each run has noise of its own. Bit-equal means: a repeated round sent the same bytes, and was paid once."
 PATIENCE = Patience(poll=1.0, sites=60.0, outside=10.0, lost=8.0, attempts=30, rejoins=30)
 Tensors = dict[str, torch.Tensor]
 Disturb = Callable[[str, threading.Event], None]  # disturbs a study until the event says that its run is over
@@ -291,12 +292,13 @@ def main() -> int:
             )
             for lane, share in enumerate(shares)
         ]
+    for task in tasks:
+        task.result()  # raises what its federation raised
     table, told = totals(rows)
     print()
     how = f", rule {options.rule}" * (options.rule != "clipped") + ", patients hidden" * options.privacy
-    publish(f"Random kills of a federation's processes{how}", table, notes=[told], keep=options.keep)
-    for task in tasks:
-        task.result()
+    notes = [told, *([HIDES] if options.privacy else [])]
+    publish(f"Random kills of a federation's processes{how}", table, notes=notes, keep=options.keep)
     return 0 if all(row.equal and not row.lost for row in rows) else 1
 
 

@@ -24,8 +24,7 @@ from pfedsam.doctor.trial import peak
 from pfedsam.federation import Plan, federate
 from pfedsam.flare.recipe import render
 from pfedsam.jobs import read_job
-from pfedsam.layout import simulated_results
-from pfedsam.site import Places
+from pfedsam.layout import Places, simulated_results
 
 ROWS = {
     "demo at 128 px": (),

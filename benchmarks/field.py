@@ -23,7 +23,7 @@ from pfedsam import methods
 from pfedsam.federation import Plan, federate
 from pfedsam.files import write_json
 from pfedsam.jobs import read_job
-from pfedsam.site import Places
+from pfedsam.layout import Places
 
 ROUNDS, IMAGES = 6, 16
 SMALL = ("model.image_size=128", *PLAIN)

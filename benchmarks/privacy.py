@@ -20,7 +20,7 @@ from sweep import ROOT, data_of, sizes
 from pfedsam.config import Config
 from pfedsam.federation import Plan, federate
 from pfedsam.jobs import read_job
-from pfedsam.site import Places
+from pfedsam.layout import Places
 from pfedsam.study import shared_schema
 
 ROUNDS = 5

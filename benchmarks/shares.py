@@ -20,8 +20,9 @@ from pfedsam.data.dataset import Dataset
 from pfedsam.exchange.aggregate import apply
 from pfedsam.exchange.server import begin_state, contribution, message
 from pfedsam.jobs import read_job
+from pfedsam.layout import Places
 from pfedsam.service import Turn, serve_round
-from pfedsam.site import Places, Site
+from pfedsam.site import Site
 from pfedsam.study import down_schema, up_schema
 from pfedsam.train.step import Steps
 

@@ -21,7 +21,8 @@ from pathlib import Path
 import pfedsam.flare.executor
 from pfedsam.data.synthetic import write_site
 from pfedsam.settings import from_dict
-from pfedsam.site import Places, Site
+from pfedsam.layout import Places
+from pfedsam.site import Site
 folder, backbone, size = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 if not (folder / "datalist.csv").exists():
     write_site(folder, "site-1", {"train": 4, "val": 1, "test": 1}, 0)

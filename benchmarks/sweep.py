@@ -26,8 +26,8 @@ from pfedsam.data.datalist import raw_rows
 from pfedsam.errors import UserFault
 from pfedsam.federation import OTHER, Plan, federate
 from pfedsam.jobs import read_job
+from pfedsam.layout import Places
 from pfedsam.report.gather import read_results
-from pfedsam.site import Places
 from pfedsam.study import same_settings
 
 ROOT = Path(__file__).parent.parent

@@ -13,9 +13,10 @@ from pfedsam.data.synthetic import write_site
 from pfedsam.exchange.server import begin_state, message
 from pfedsam.inference.facts import ModelFacts, Origin, roles_of
 from pfedsam.inference.model_file import write_model
+from pfedsam.layout import Places
 from pfedsam.model import build
 from pfedsam.settings import from_dict
-from pfedsam.site import Places, Site
+from pfedsam.site import Site
 from pfedsam.study import down_schema, initial_shared
 
 ROOT = Path(__file__).parent.parent

@@ -15,9 +15,9 @@ from pfedsam.exchange.server import ServerState, message
 from pfedsam.exchange.store import Moment
 from pfedsam.federation import RUN, Plan, federate
 from pfedsam.files import Tensors
+from pfedsam.layout import Places
 from pfedsam.record.back import came_from, go_back, left_out, line_in
 from pfedsam.service import Turn, serve_round
-from pfedsam.site import Places
 from pfedsam.study import down_schema, initial_shared
 
 LOSSY = {"up": "int4", "down": "int8"}

@@ -13,11 +13,11 @@ from pfedsam import methods
 from pfedsam.errors import UserFault
 from pfedsam.federation import Plan, federate
 from pfedsam.files import digest, facts_of
+from pfedsam.layout import Places
 from pfedsam.record.measures import METRICS
 from pfedsam.record.table import final_table
 from pfedsam.report.gather import gather
 from pfedsam.report.words import site_rows, summary
-from pfedsam.site import Places
 
 
 def plan(hospital: Path, folder: Path, method: str = "pfedsam") -> Plan:

@@ -15,11 +15,12 @@ from pfedsam.errors import UserFault
 from pfedsam.exchange.guard import Accepted, judge_message
 from pfedsam.exchange.server import begin_state, message
 from pfedsam.exchange.store import LAST, Moment
+from pfedsam.layout import Places
 from pfedsam.methods.base import Here
 from pfedsam.model.partition import Kind, Part, kinds, tensors_of
 from pfedsam.model.segmenter import Branches
 from pfedsam.service import Turn, serve_round, serve_test
-from pfedsam.site import Places, Site
+from pfedsam.site import Site
 from pfedsam.study import down_schema, initial_shared, up_schema
 from pfedsam.train.evaluate import evaluate
 from pfedsam.train.loop import Source

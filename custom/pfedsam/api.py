@@ -22,12 +22,12 @@ from pfedsam.federation import Plan, federate, torch_as_it_was
 from pfedsam.inference.facts import ModelFacts
 from pfedsam.inference.predictor import Predictor, first_model
 from pfedsam.jobs import FACTS, Job, make_job, read_job
+from pfedsam.layout import Places
 from pfedsam.predict.given import Image, PathLike, opened
 from pfedsam.predict.masks import segment, usual_way
 from pfedsam.quiet import quietly
 from pfedsam.record.table import final_table
 from pfedsam.settings import from_record
-from pfedsam.site import Places
 
 Mask = NDArray[np.uint8]
 Maps = NDArray[np.float32]

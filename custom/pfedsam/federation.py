@@ -22,13 +22,13 @@ from pfedsam.exchange.masked_round import MaskedRound
 from pfedsam.exchange.roster import new_attempt
 from pfedsam.exchange.server import Contribution, begin_state, contribution, messages
 from pfedsam.files import write_json
-from pfedsam.layout import MODELS, RESULTS
+from pfedsam.layout import MODELS, RESULTS, Places
 from pfedsam.record.back import came_from, left_out
 from pfedsam.record.cards import write_part
 from pfedsam.record.results import finish, joined, private_begun, sites_of, start, versions
 from pfedsam.service import Turn, serve_round, serve_test
 from pfedsam.settings import check_sites
-from pfedsam.site import Places, Site
+from pfedsam.site import Site
 from pfedsam.study import down_schema, first_tensors, initial_shared, same_settings, up_schema
 
 RUN = "run"

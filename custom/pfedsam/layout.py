@@ -1,8 +1,9 @@
-"""Paths: of the package's own assets, and FLARE's in a job folder, a kit, a run folder, a simulator's workspace.
+"""Paths: of the package's own assets, a site's folders, and FLARE's in a job, a kit, a run and a simulator's workspace.
 
 It does not import FLARE.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 ASSETS = Path(__file__).parent / "assets"  # what ships beside the code
@@ -40,3 +41,27 @@ def site_of(own: Path, run: Path) -> str:
 def simulated_results(workspace: Path) -> Path:
     """The results.json of a run in a simulator's workspace."""
     return workspace / "server" / SIMULATED / RESULTS
+
+
+@dataclass(frozen=True)
+class Places:
+    """A site's folders. The site sets them, never the job.
+
+    Attributes:
+        data: the folder of the datalist, or the folder above it if its name is the site's.
+        weights: the folder of pretrained weight files. None reads PFEDSAM_WEIGHTS.
+        store: the folder of the site store.
+        cache: the folder of prepared base models, which sites on one machine may share. None: in the store.
+        scratch: a folder for the time of the job, for what can be computed again. None: in the store.
+    """
+
+    data: Path
+    store: Path
+    weights: Path | None = None
+    cache: Path | None = None
+    scratch: Path | None = None
+
+    @property
+    def prepared(self) -> Path:
+        """The folder of prepared base models."""
+        return self.cache or self.store / "prepared"

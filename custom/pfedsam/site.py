@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from pfedsam.exchange.schema import EXTRA, Stamp, extras_of, shared_of
 from pfedsam.exchange.store import Moment, SiteStore
 from pfedsam.files import Tensors, at_rest, below, digest, seed_of, under, unprefixed
 from pfedsam.hidden import Paid, facts_of, pay, require_hidden
+from pfedsam.layout import Places
 from pfedsam.methods.base import Dice, Here, nothing_told
 from pfedsam.model.lora import adapted
 from pfedsam.model.partition import Part, tensors_of, wire_name
@@ -50,30 +50,6 @@ class Update:
     samples: int
     report: RoundReport
     epsilon: float | None = None
-
-
-@dataclass(frozen=True)
-class Places:
-    """A site's folders. The site sets them, never the job.
-
-    Attributes:
-        data: the folder of the datalist, or the folder above it if its name is the site's.
-        weights: the folder of pretrained weight files. None reads PFEDSAM_WEIGHTS.
-        store: the folder of the site store.
-        cache: the folder of prepared base models, which sites on one machine may share. None: in the store.
-        scratch: a folder for the time of the job, for what can be computed again. None: in the store.
-    """
-
-    data: Path
-    store: Path
-    weights: Path | None = None
-    cache: Path | None = None
-    scratch: Path | None = None
-
-    @property
-    def prepared(self) -> Path:
-        """The folder of prepared base models."""
-        return self.cache or self.store / "prepared"
 
 
 class Site:

@@ -34,8 +34,9 @@ from pfedsam.files import not_finite
 from pfedsam.flare.context import RUN, TRAINED
 from pfedsam.flare.executor import _asked
 from pfedsam.flare.filters import OnlyDeclaredEnters
+from pfedsam.layout import Places
 from pfedsam.service import taken
-from pfedsam.site import Places, Site
+from pfedsam.site import Site
 from pfedsam.study import initial_shared
 
 SEEDS, MANY = 2, 25  # messages of a family in the fast tests, and in all

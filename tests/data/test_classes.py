@@ -6,7 +6,8 @@ import pytest
 from conftest import tiny
 from pfedsam.data.classes import check_class_names
 from pfedsam.errors import UserFault
-from pfedsam.site import Places, Site
+from pfedsam.layout import Places
+from pfedsam.site import Site
 
 LIVER = {"1": "Liver", "2": "Tumour"}
 TURNED = {"1": "Tumour", "2": "Liver"}

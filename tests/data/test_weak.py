@@ -20,8 +20,9 @@ from pfedsam.data.taken import taken
 from pfedsam.data.values import IGNORED
 from pfedsam.data.weak import KINDS, weakened
 from pfedsam.errors import UserFault
+from pfedsam.layout import Places
 from pfedsam.prepare.site import Wish, prepare
-from pfedsam.site import Places, Site
+from pfedsam.site import Site
 from pfedsam.study import initial_shared
 from pfedsam.train.evaluate import reference
 

@@ -26,9 +26,9 @@ from pfedsam.flare.filters import OnlyDeclaredEnters
 from pfedsam.flare.policy import SitePolicy
 from pfedsam.flare.results import ResultsWriter
 from pfedsam.flare.sends import model_task
+from pfedsam.layout import Places
 from pfedsam.record.scores import CaseScore, summary
 from pfedsam.settings import from_dict
-from pfedsam.site import Places
 from pfedsam.study import down_schema, initial_shared
 
 SETTINGS = {

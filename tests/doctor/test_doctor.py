@@ -22,8 +22,8 @@ from pfedsam.errors import UserFault
 from pfedsam.exchange.privacy import Budget, Mechanism
 from pfedsam.federation import Plan, federate
 from pfedsam.flare.recipe import render
+from pfedsam.layout import Places
 from pfedsam.settings import from_dict
-from pfedsam.site import Places
 from pfedsam.study import shared_schema
 
 SLICES = {"train": 9, "val": 4, "test": 5}

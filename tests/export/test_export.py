@@ -17,7 +17,8 @@ from pfedsam.federation import Plan, federate
 from pfedsam.files import facts_of, pack, unpack
 from pfedsam.inference.facts import read_facts
 from pfedsam.inference.predictor import load_model
-from pfedsam.site import Places, Site
+from pfedsam.layout import Places
+from pfedsam.site import Site
 
 
 def lay(hospital: Path, folder: Path, **changes: object) -> Path:

@@ -21,7 +21,8 @@ from pfedsam.export.verify import verify
 from pfedsam.inference.facts import read_facts
 from pfedsam.inference.model_file import read_tensors, write_model
 from pfedsam.inference.predictor import load_model
-from pfedsam.site import Places, Site
+from pfedsam.layout import Places
+from pfedsam.site import Site
 from pfedsam.train.losses import segmentation_loss
 
 pytestmark = pytest.mark.filterwarnings("ignore:parsing config_file")  # MONAI warns of any configuration that it runs

@@ -13,8 +13,8 @@ from pfedsam.export.verify import verify
 from pfedsam.federation import Plan, federate
 from pfedsam.files import pack
 from pfedsam.inference import facts as headers
+from pfedsam.layout import Places
 from pfedsam.record.results import start
-from pfedsam.site import Places
 from pfedsam.study import initial_shared
 
 CHECKS = ["format", "tensors", "header", "settings", "round", "names and shapes", "base"]

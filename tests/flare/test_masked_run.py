@@ -12,8 +12,8 @@ from test_simulator import job, ledger, results, simulate
 from pfedsam.exchange.masks import steps_of
 from pfedsam.federation import Plan, federate
 from pfedsam.files import Tensors
+from pfedsam.layout import Places
 from pfedsam.settings import from_dict, read_config
-from pfedsam.site import Places
 from pfedsam.study import shared_schema
 
 pytestmark = [pytest.mark.flare, pytest.mark.long]

@@ -19,8 +19,8 @@ from pfedsam import methods
 from pfedsam.exchange.codec import wire_schema
 from pfedsam.federation import Plan, federate
 from pfedsam.flare.recipe import render
+from pfedsam.layout import Places
 from pfedsam.settings import read_config
-from pfedsam.site import Places
 from pfedsam.study import shared_schema
 
 pytestmark = pytest.mark.flare

@@ -16,9 +16,10 @@ from pfedsam.exchange.schema import EXTRA, Spec, extras_of, shared_of
 from pfedsam.exchange.server import Contribution, ServerState, begin_state, contribution, message
 from pfedsam.exchange.store import LAST, Moment
 from pfedsam.files import Tensors
+from pfedsam.layout import Places
 from pfedsam.methods import fedavg, scaffold, similarity
 from pfedsam.methods.base import Here, Told
-from pfedsam.site import Places, Site
+from pfedsam.site import Site
 from pfedsam.site_faults import require_declared
 from pfedsam.study import down_schema, initial_shared, shared_schema, up_schema
 

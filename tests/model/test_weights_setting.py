@@ -16,9 +16,9 @@ from pfedsam.federation import Plan, federate
 from pfedsam.inference.facts import read_facts
 from pfedsam.inference.predictor import load_model
 from pfedsam.jobs import read_job
+from pfedsam.layout import Places
 from pfedsam.model import weights
 from pfedsam.settings import from_dict, from_record
-from pfedsam.site import Places
 from pfedsam.study import same_settings
 
 SHA = "ab" * 32

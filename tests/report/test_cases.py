@@ -10,11 +10,12 @@ import pytest
 from conftest import tiny
 from pfedsam.data.synthetic import write_site
 from pfedsam.exchange.codec import encode
+from pfedsam.layout import Places
 from pfedsam.record.cases import ROLES, Cases, read_cases
 from pfedsam.record.scores import CaseScore, summary
 from pfedsam.report.bootstrap import interval, mean_of
 from pfedsam.service import Turn, serve_test
-from pfedsam.site import Places, Site
+from pfedsam.site import Site
 
 
 def row(cls: int, dice: float | None, **other: object) -> dict[str, object]:

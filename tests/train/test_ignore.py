@@ -12,7 +12,8 @@ from pfedsam.config import Config
 from pfedsam.data.dataset import PLAIN, View
 from pfedsam.data.square import fit_labels, shrink
 from pfedsam.data.synthetic import write_site
-from pfedsam.site import Places, Site
+from pfedsam.layout import Places
+from pfedsam.site import Site
 from pfedsam.study import initial_shared
 from pfedsam.train.evaluate import reference
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from conftest import tiny
 from pfedsam.data.synthetic import write_site
 from pfedsam.federation import Plan, federate
-from pfedsam.site import Places
+from pfedsam.layout import Places
 
 NEAR = 0.1
 SITES = ("site-1", "site-2")

@@ -6,8 +6,9 @@ import pytest
 
 from conftest import tiny
 from pfedsam.data.dataset import PLAIN, View
+from pfedsam.layout import Places
 from pfedsam.model.partition import DECODER, Part, kinds
-from pfedsam.site import Places, Site
+from pfedsam.site import Site
 from pfedsam.study import initial_shared
 from pfedsam.train.loop import ahead, make_optimisers, views_of
 

@@ -15,10 +15,11 @@ from pfedsam.exchange.schema import EXTRA
 from pfedsam.exchange.server import begin_state, message
 from pfedsam.exchange.store import Moment
 from pfedsam.hidden import pay
+from pfedsam.layout import Places
 from pfedsam.model.partition import Part, tensors_of
 from pfedsam.service import Turn, serve_round
 from pfedsam.settings import from_dict
-from pfedsam.site import Places, Site
+from pfedsam.site import Site
 from pfedsam.study import down_schema, initial_shared
 from pfedsam.train.patients import Hidden, patients_of
 from pfedsam.train.step import descend, weights_of

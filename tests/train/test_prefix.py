@@ -13,8 +13,9 @@ from pfedsam.config import to_dict
 from pfedsam.data.augment import augmentation
 from pfedsam.data.dataset import PLAIN, Batch, View
 from pfedsam.errors import UserFault
+from pfedsam.layout import Places
 from pfedsam.settings import from_dict
-from pfedsam.site import Places, Site
+from pfedsam.site import Site
 from pfedsam.study import initial_shared
 from pfedsam.train.precision import autocast
 from pfedsam.train.prefix import Bounded, Disk, prefix

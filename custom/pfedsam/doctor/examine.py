@@ -25,7 +25,7 @@ from pfedsam.doctor.checks import Finding
 from pfedsam.doctor.needs import Bytes, Disk, Memory, Seconds, Setting
 from pfedsam.doctor.trial import Trial, begin, tried
 from pfedsam.errors import UserFault
-from pfedsam.site import Places
+from pfedsam.layout import Places
 
 DRAWN = {"train": 16, "val": 4, "test": 4}  # synthetic images of a trial; the estimate scales to the real number
 

@@ -24,8 +24,9 @@ from pfedsam.exchange.codec import wire_schema
 from pfedsam.exchange.ledger import payload_bytes
 from pfedsam.exchange.server import begin_state, contribution, message
 from pfedsam.files import Tensors
+from pfedsam.layout import Places
 from pfedsam.service import Turn, serve_round, serve_test
-from pfedsam.site import Places, Site
+from pfedsam.site import Site
 from pfedsam.study import down_schema, up_schema
 from pfedsam.train.patients import patients_of
 from pfedsam.train.prefix import prefix

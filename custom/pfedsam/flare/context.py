@@ -16,9 +16,8 @@ from pfedsam.errors import UserFault
 from pfedsam.exchange.checkpoint import KEEP, LEAST, Checkpoints
 from pfedsam.exchange.ledger import LEDGER, Ledger
 from pfedsam.exchange.schema import STAMP, Stamp
-from pfedsam.layout import SETTINGS, SIMULATED
+from pfedsam.layout import SETTINGS, SIMULATED, Places
 from pfedsam.settings import read_config
-from pfedsam.site import Places
 
 REJECTED = "pfedsam_rejected"
 REASON = "pfedsam_reason"  # in the server's context: why the guard refused the update at hand
