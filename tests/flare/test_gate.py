@@ -2,15 +2,18 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from nvflare.apis.fl_constant import ReservedTopic, ServerCommandNames
+from nvflare.fuel.f3.cellnet.core_cell import CoreCell
 from nvflare.fuel.f3.cellnet.defs import CellChannel, MessageHeaderKey
 from nvflare.fuel.f3.message import Message
 from nvflare.fuel.f3.streaming.stream_const import STREAM_ACK_TOPIC, STREAM_CHANNEL, STREAM_DATA_TOPIC, StreamHeaderKey
 from test_simulator import job, results, simulate
 
 from conftest import ROOT
+from pfedsam.flare.executor import PFedSAMExecutor
 from pfedsam.flare.gate import Request, Watch, allowed, refuse
 
 AUX, COMMAND = CellChannel.AUX_COMMUNICATION, CellChannel.SERVER_COMMAND
@@ -113,6 +116,18 @@ def test_a_stream_within_the_limit_an_acknowledgement_and_the_process_s_own_go_t
     assert refuse(part(0, **{MessageHeaderKey.TOPIC: STREAM_ACK_TOPIC}), watch) is None
     assert refuse(part(0, **{MessageHeaderKey.ORIGIN: "server"}), watch) is None
     assert refuse(part(0), Watch("server")) is None, "FLARE's long-lived process also takes a job's results"
+
+
+def test_the_gate_of_a_job_s_process_is_closed_while_its_parts_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hostile site began a second too early in one run of many, and ended another site's run."""
+    closed: list[tuple[str, str]] = []
+    cells = {
+        name: SimpleNamespace(add_incoming_request_filter=lambda *of, name=name: closed.append((name, of[-1].home)))
+        for name in ("server", "server.job", "site-1", "site-1.job")
+    }
+    monkeypatch.setattr(CoreCell, "ALL_CELLS", cells)
+    PFedSAMExecutor()
+    assert closed == [("server.job", "server"), ("site-1.job", "site-1")]
 
 
 @pytest.mark.flare

@@ -431,6 +431,7 @@ def test_a_full_disk_is_told_in_a_line(tmp_path: Path) -> None:
     assert "Traceback" not in log
 
 
+@pytest.mark.long
 def test_continuing_a_run_with_other_settings_is_refused(run: tuple[Path, str], tmp_path: Path) -> None:
     store = {"PFEDSAM_STORE": str(tmp_path / "store")}
     simulate(job(tmp_path / "job", rounds=1), tmp_path / "ws", threads=2, **store)

@@ -40,7 +40,7 @@ from pfedsam.flare.context import (
     simulated,
     stamp_of,
 )
-from pfedsam.flare.gate import federated
+from pfedsam.flare.gate import close_early, federated
 from pfedsam.flare.identity import identity_of
 from pfedsam.flare.policy import ask_fences
 from pfedsam.flare.process import set_up
@@ -66,6 +66,7 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
+        close_early()
         quiet()
         self._site: Site | None = None
 

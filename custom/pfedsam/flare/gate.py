@@ -95,6 +95,17 @@ def close(fl_ctx: FLContext, most: int | None = None) -> None:
         cell.add_incoming_request_filter("*", "*", refuse, Watch(home, most))
 
 
+def close_early() -> None:
+    """Put the gate before a job's process while its parts are made, before FLARE tells them of the job.
+
+    A process of a job is named SITE.JOB, or server.JOB. Others get their gate when they know their names.
+    """
+    for name, cell in list(CoreCell.ALL_CELLS.items()):
+        home, _, job = name.partition(".")
+        if job and "." not in job:
+            cell.add_incoming_request_filter("*", "*", refuse, Watch(home))
+
+
 def federated(fl_ctx: FLContext) -> bool:
     """Whether the event at hand came from another process. Ours never do."""
     return bool(fl_ctx.get_prop(FLContextKey.EVENT_SCOPE) == EventScope.FEDERATION)

@@ -18,7 +18,7 @@ from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
 from pfedsam.exchange.server import ServerState, begin_state
 from pfedsam.files import Tensors, not_finite
 from pfedsam.flare.context import cache, checkpoints, job_config, model_meta, run_dir, simulated, store, weights
-from pfedsam.flare.gate import federated
+from pfedsam.flare.gate import close_early, federated
 from pfedsam.flare.process import set_up
 from pfedsam.layout import MODELS
 from pfedsam.record.back import go_back, left_out
@@ -43,6 +43,7 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
 
     def __init__(self, run: str = "", continues: bool = False, begin: str = "", back: str = "") -> None:
         super().__init__()
+        close_early()
         self.run, self.continues, self.begin, self.back = run, continues, begin, back
         self.base = ""
         self.state = ServerState({})
