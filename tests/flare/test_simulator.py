@@ -195,6 +195,7 @@ def test_no_file_name_of_a_site_reaches_the_server(run: tuple[Path, str]) -> Non
         assert not path.is_file() or b"synthetic_train_000" not in path.read_bytes(), path
 
 
+@pytest.mark.long
 def test_fewer_threads_than_sites_give_the_same_bits(run: tuple[Path, str], tmp_path: Path) -> None:
     """With one thread every task is a new process: all that lasts must come from the disk."""
     simulate(run[0].parent / "job", tmp_path / "ws", threads=1)
@@ -338,6 +339,7 @@ def test_a_killed_run_of_a_method_with_a_rule_goes_on_to_the_bits_of_the_run_in_
     assert all(torch.equal(states[0][name], tensor) for name, tensor in states[1].items())
 
 
+@pytest.mark.long
 def test_a_second_run_of_a_job_in_the_same_store_begins_anew(tmp_path: Path) -> None:
     store = {"PFEDSAM_STORE": str(tmp_path / "store")}
     folder = job(tmp_path / "job", sites="site-1", rounds=1)
@@ -458,6 +460,7 @@ def test_continuing_a_run_for_more_rounds_under_a_schedule_is_told(tmp_path: Pat
     assert [entry["round"] for entry in found["rounds"]] == [0, 1]
 
 
+@pytest.mark.long
 def test_local_training_shares_nothing(tmp_path: Path) -> None:
     simulate(job(tmp_path / "job", "method=local"), tmp_path / "ws", threads=2)
     found = results(tmp_path / "ws")
