@@ -32,6 +32,7 @@ OWN = {  # what a method needs beside its name
     "fedms_sam": ("train.lr=3e-4",),
     "fedbn": ("train.lr_private=3e-4",),
     "ditto": ("method.lam=0.1",),
+    "fedadam": ("method.rate=1e-2",),
 }
 FIRST = ("pfedsam", "local", "fedavg")
 CELLS = ("dice", "worst", "validation", "mb", "seconds")

@@ -19,7 +19,7 @@ FIRST, SECOND = "first/", "second/"  # moments, in the state's memory
 class Settings:
     """FedAdam's own settings. All are our choice: the paper tunes the rate and tau."""
 
-    rate: float = number(1e-3, above=0, most=10)  # the longest usual step of a value in a round
+    rate: float = number(1e-2, above=0, most=10)  # the longest usual step of a value in a round; 1e-3 learned nothing
     beta1: float = number(0.9, least=0, below=1)  # how much of the past mean stays
     beta2: float = number(0.99, least=0, below=1)  # how much of the past square stays
     tau: float = number(1e-3, above=0, most=10)  # below about this size of an update, a step shrinks with it
