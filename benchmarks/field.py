@@ -56,6 +56,7 @@ def main() -> None:
     notes = [
         f"Test Dice of the branch that predicts at its own site, the mean over {len(sizes(options.task))} sites, seed"
         f" {options.seed}. One seed: differences below two points mean nothing.",
+        "pfedsam is the form of the task's job: one model with or without a plain private adapter (reading R2).",
         "All methods have FedAvg's rates and the plain mean; training alone has its own, lower rate.",
     ]
     publish(title, Table(columns, rows), notes=notes, keep=options.keep)
