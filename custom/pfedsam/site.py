@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -134,9 +135,8 @@ class Site:
             UserFault: the privacy budget does not suffice, or the training diverged. Nothing of the round is kept.
         """
         when = (self.seed, round_, rounds)
-        came, kept = self._received | under(EXTRA, self._here.extras), self._kept()
-        told = self._run, *when, self.base, digest(came), digest(kept)
-        paid = pay(self.budget, self.config, self.data["train"], told)
+        known = (digest(part()) for part in (self._arrived, self._kept))  # made only if a round is paid
+        paid = pay(self.budget, self.config, self.data["train"], chain((self._run, *when, self.base), known))
         report = train_round(
             self.model,
             self.part,
@@ -256,6 +256,10 @@ class Site:
         facts = self._validation("personal").experts
         with without_experts(branch):
             return {**facts, "dice_without": self.summary(split, "personal")["dice"]}
+
+    def _arrived(self) -> Tensors:
+        """All that the server sent for this round."""
+        return self._received | under(EXTRA, self._here.extras)
 
     def _kept(self) -> Tensors:
         """All that the site stores for its next round."""

@@ -50,10 +50,8 @@ def point(whole: Labels, rng: Rng) -> Labels:
 
 def box(whole: Labels, _rng: Rng) -> Labels:
     """Around each object a box: background outside of all, the object's class in the middle third of each side."""
-    out, found = (
-        np.zeros_like(whole),
-        [(n, ndimage.find_objects(region.astype(int))[0]) for n, region in objects(whole)],
-    )
+    out = np.zeros_like(whole)
+    found = [(n, ndimage.find_objects(region.astype(int))[0]) for n, region in objects(whole)]
     for _, place in found:
         out[place] = IGNORED
     for number, place in found:

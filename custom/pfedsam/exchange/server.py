@@ -15,6 +15,7 @@ from pfedsam.exchange.schema import EXTRA, Schema, extras_of, shared_of
 from pfedsam.files import Tensors, below, under, unprefixed
 
 MEMORY, MODEL = "memory/", "model/"  # before a name in a checkpoint; no parameter's name holds a slash
+OWN = "own/"  # before a site's name, in a memory that keeps what the site last sent
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,12 @@ def mean_model(state: ServerState, contributions: Mapping[str, Contribution]) ->
     total = sum(one.samples for one in contributions.values())
     shares = {site: one.samples / total for site, one in contributions.items()}
     return weighted(shares, lambda site: trained(state, contributions, site))
+
+
+def banked(state: ServerState, contributions: Mapping[str, Contribution], extra: str, name: str) -> Tensors:
+    """The rule's memory with what each site last sent under `extra`, and under `name` the bank of all, to be sent."""
+    own = below(OWN, state.memory) | {site: one.extras[extra] for site, one in contributions.items()}
+    return {name: bank(own, state.memory[name])} | under(OWN, own)
 
 
 def bank(of_sites: Tensors, slots: Tensor) -> Tensor:

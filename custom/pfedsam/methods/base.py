@@ -109,12 +109,17 @@ def note_received(model: Branches, _config: Config, _here: Here) -> None:
 
 
 @torch.no_grad()
-def keep_trained(model: Branches) -> None:
-    """Make the personal branch a copy of the trained global one. It is private: the site predicts with it."""
-    own = dict(model["personal"].named_parameters())
+def copy_trained(model: Branches, branch: str) -> None:
+    """Make another branch a copy of the global one, in all that is trained."""
+    target = dict(model[branch].named_parameters())
     for name, p in model["global"].named_parameters():
         if p.requires_grad:
-            own[name].copy_(p)
+            target[name].copy_(p)
+
+
+def keep_trained(model: Branches) -> None:
+    """Make the personal branch a copy of the trained global one. It is private: the site predicts with it."""
+    copy_trained(model, "personal")
 
 
 def shared_alone(_done: int, _steps: int) -> frozenset[Part]:

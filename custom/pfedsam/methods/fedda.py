@@ -17,7 +17,7 @@ from pfedsam.bounds import number
 from pfedsam.config import Config
 from pfedsam.data.dataset import Batch
 from pfedsam.methods import fedavg
-from pfedsam.methods.base import Here
+from pfedsam.methods.base import Here, copy_trained
 from pfedsam.model.aside import Aside
 from pfedsam.model.partition import Declaration, Kind, Part
 from pfedsam.model.segmenter import Branches, Segmenter, twin
@@ -48,13 +48,9 @@ def declare(_: Config) -> Declaration:
     return lambda branch, kind: Part.PRIVATE if kind is Kind.ASIDE else parts[branch]
 
 
-@torch.no_grad()
 def merge(model: Branches, _config: Config, _here: Here) -> None:
     """Copy the received model to the branch beside the global one."""
-    beside = dict(model["received"].named_parameters())
-    for name, p in model["global"].named_parameters():
-        if p.requires_grad:
-            beside[name].copy_(p)
+    copy_trained(model, "received")
 
 
 def losses(model: Branches, batch: Batch, config: Config) -> Losses:

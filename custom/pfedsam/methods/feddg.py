@@ -18,8 +18,8 @@ from pfedsam.data.dataset import Batch
 from pfedsam.data.spectrum import foreign, low
 from pfedsam.data.square import Normalise
 from pfedsam.exchange.schema import Schema, Spec
-from pfedsam.exchange.server import Contribution, ServerState, bank, mean
-from pfedsam.files import below, under
+from pfedsam.exchange.server import Contribution, ServerState, banked, mean
+from pfedsam.files import below
 from pfedsam.methods import fedavg
 from pfedsam.methods.base import Here, Told, of_others, uncached
 from pfedsam.model.segmenter import Branches
@@ -28,7 +28,7 @@ from pfedsam.train.loop import RoundReport
 from pfedsam.train.losses import segmentation_loss
 from pfedsam.train.step import Losses
 
-SPECTRA, BANK, OWN, MEAN, STD = "spectra", "bank", "own/", "mean", "std"
+SPECTRA, BANK, MEAN, STD = "spectra", "bank", "mean", "std"
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,7 @@ def tell(_model: Branches, config: Config, here: Here, _report: RoundReport) -> 
 
 def rule(state: ServerState, contributions: Mapping[str, Contribution], config: Config) -> ServerState:
     """FedAvg's model. The bank takes the sites' spectra in turn: the first of each, then the second of each."""
-    own = below(OWN, state.memory) | {site: one.extras[SPECTRA] for site, one in contributions.items()}
-    return replace(mean(state, contributions, config), memory={BANK: bank(own, state.memory[BANK])} | under(OWN, own))
+    return replace(mean(state, contributions, config), memory=banked(state, contributions, SPECTRA, BANK))
 
 
 LOCAL = replace(fedavg.METHOD, loss=losses, merge=merge, tell=tell, augment=uncached, settings=Settings)

@@ -49,11 +49,8 @@ def losses(model: Branches, batch: Batch, config: Config) -> Losses:
 @torch.no_grad()
 def tell(model: Branches, config: Config, _here: Here, _report: RoundReport) -> Told:
     """The site remembers g_k - alpha (w_k - w_t) and sends nothing beside its update."""
-    live, alpha, began = (
-        dict(model["global"].named_parameters()),
-        config.own(Settings).alpha,
-        below(BEGAN, model.received),
-    )
+    live, alpha = dict(model["global"].named_parameters()), config.own(Settings).alpha
+    began = below(BEGAN, model.received)
     return Told(memory={n: g - alpha * (live[n] - began[n]) for n, g in below(SLOPE, model.received).items()})
 
 

@@ -19,7 +19,7 @@ from pfedsam.config import Config
 from pfedsam.data.dataset import Batch
 from pfedsam.exchange.bounded import fair
 from pfedsam.exchange.schema import Schema, Spec
-from pfedsam.exchange.server import Contribution, ServerState, mean_update, moved
+from pfedsam.exchange.server import Contribution, ServerState, mean
 from pfedsam.files import below, under
 from pfedsam.methods import fedavg
 from pfedsam.methods.base import Here, Told, uncached
@@ -113,7 +113,7 @@ def rule(state: ServerState, contributions: Mapping[str, Contribution], config: 
     shares = {site: weight / whole if whole else 1 / len(new) for site, weight in new.items()}
     weighed = {site: replace(one, samples=shares[site]) for site, one in contributions.items()}
     memory = state.memory | {WEIGHT + site: torch.tensor([share]).double() for site, share in shares.items()}
-    return replace(moved(state, mean_update(fair(weighed, config.server.most_share))), memory=memory)
+    return replace(mean(state, fair(weighed, config.server.most_share), config), memory=memory)
 
 
 LOCAL = replace(fedavg.METHOD, loss=losses, merge=merge, gradient=gradient, augment=uncached, unlabelled=True)

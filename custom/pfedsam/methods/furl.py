@@ -16,21 +16,19 @@ from torch.func import functional_call
 
 from pfedsam.bounds import number
 from pfedsam.config import Config
-from pfedsam.data.dataset import Batch, View
+from pfedsam.data.dataset import Batch
 from pfedsam.exchange.schema import Schema, Spec
-from pfedsam.exchange.server import Contribution, ServerState, bank, mean
-from pfedsam.files import Tensors, below, under
+from pfedsam.exchange.server import Contribution, ServerState, banked, mean
 from pfedsam.methods import fedavg
 from pfedsam.methods.base import Here, Told, of_others, uncached
 from pfedsam.model.backbones import VITS
-from pfedsam.model.partition import Kind, kinds
-from pfedsam.model.segmenter import Branches, Segmenter
+from pfedsam.model.segmenter import Branches
 from pfedsam.train.loop import RoundReport
-from pfedsam.train.precision import autocast
 from pfedsam.train.pseudo import perturbed
+from pfedsam.train.representation import representations, represented, without_adapters
 from pfedsam.train.step import Losses
 
-ENTRIES, BANK, OWN = "entries", "dictionary", "own/"
+ENTRIES, BANK = "entries", "dictionary"
 
 
 @dataclass(frozen=True)
@@ -48,21 +46,10 @@ def losses(model: Branches, batch: Batch, config: Config) -> Losses:
     own, encoder = config.own(Settings), model["global"].encoder
     one, other = represented(encoder(batch.image)), represented(encoder(perturbed(batch.image)))
     with torch.no_grad():
-        base = represented(functional_call(encoder, without_adapters(model["global"]), (batch.image,)))
+        base = represented(functional_call(encoder, without_adapters(encoder), (batch.image,)))
     both = (contrast(*pair, model.received[BANK], own.temperature) for pair in ((one, other), (other, one)))
     near = own.align_weight * (1 - (one * base).sum(1)).mean()
     return {"contrast": torch.stack(list(both)).mean(), "align": near}
-
-
-def represented(embedding: Tensor) -> Tensor:
-    """The representation (B, C) of images with that embedding (B, C, h, w): its mean, of length 1."""
-    return F.normalize(embedding.float().mean((2, 3)), dim=1)
-
-
-def without_adapters(branch: Segmenter) -> Tensors:
-    """The encoder's parameters with which its adapters add nothing: B is zero."""
-    kind = kinds(branch.encoder)
-    return {name: torch.zeros_like(p) for name, p in branch.encoder.named_parameters() if kind[name] is Kind.LORA_B}
 
 
 def contrast(one: Tensor, other: Tensor, dictionary: Tensor, temperature: float) -> Tensor:
@@ -96,25 +83,30 @@ def merge(model: Branches, config: Config, here: Here) -> None:
     model.received = {BANK: others.to(next(model.parameters()).device)}
 
 
-@torch.no_grad()
 def tell(model: Branches, config: Config, here: Here, _report: RoundReport) -> Told:
     """The representations of the images that the site's seed draws, the same images in each round."""
     assert here.data is not None
     draw, device = torch.Generator().manual_seed(here.seed), next(model.parameters()).device
     drawn = torch.randint(len(here.data), (config.own(Settings).entries,), generator=draw).tolist()
-    images = (here.data.batch([View(i)]).image.to(device) for i in drawn)
-    with autocast(device, config.train.precision):
-        entries = torch.cat([represented(model["global"].encoder(image)) for image in images])
+    entries = representations(model["global"].encoder, here.data, drawn, config=config, device=device)
     return Told({ENTRIES: entries}, {ENTRIES: entries})
 
 
 def rule(state: ServerState, contributions: Mapping[str, Contribution], config: Config) -> ServerState:
     """FedAvg's model, and the dictionary of the sites' last representations."""
-    own = below(OWN, state.memory) | {site: one.extras[ENTRIES] for site, one in contributions.items()}
-    return replace(mean(state, contributions, config), memory={BANK: bank(own, state.memory[BANK])} | under(OWN, own))
+    return replace(mean(state, contributions, config), memory=banked(state, contributions, ENTRIES, BANK))
 
 
-LOCAL = replace(
-    fedavg.METHOD, loss=losses, merge=merge, tell=tell, augment=uncached, unlabelled=True, settings=Settings
+METHOD = replace(
+    fedavg.METHOD,
+    loss=losses,
+    merge=merge,
+    tell=tell,
+    augment=uncached,
+    unlabelled=True,
+    rule=rule,
+    up=up,
+    down=down,
+    derived=frozenset({ENTRIES}),
+    settings=Settings,
 )
-METHOD = replace(LOCAL, rule=rule, up=up, down=down, derived=frozenset({ENTRIES}))

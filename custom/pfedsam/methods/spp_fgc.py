@@ -10,25 +10,26 @@ their sketches, and then averages in each group (`clustered`). The noise hides t
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
 
 from pfedsam.bounds import number
 from pfedsam.config import Config
-from pfedsam.data.dataset import Dataset, View
+from pfedsam.data.dataset import Dataset
 from pfedsam.exchange.schema import Schema, Spec
 from pfedsam.exchange.server import Contribution, ServerState
 from pfedsam.files import below, digest, under
 from pfedsam.methods import fedavg
 from pfedsam.methods.base import Here, Told
 from pfedsam.methods.clustered import grouped, groups_in, joined
-from pfedsam.model.lora import loras
 from pfedsam.model.segmenter import Branches
 from pfedsam.train.loop import RoundReport
 from pfedsam.train.patients import patients_of
-from pfedsam.train.precision import autocast
+from pfedsam.train.representation import representations, without_adapters
 
 SKETCH, OF_SITE = "sketch", "sketch/"
 BOUND = 1e3  # of a sketch's values: without noise they are at most 1
@@ -63,21 +64,12 @@ def sketch(model: Branches, config: Config, data: Dataset, here: Here) -> Tensor
     return projection(len(mean), own.size, config.seed) @ (mean + own.noise * 2 / len(patients) * noise)
 
 
-@torch.no_grad()
 def pretrained_features(model: Branches, data: Dataset, config: Config) -> Tensor:
-    """(images, C): each image's embedding by the encoder without its adapters, averaged over places, of length 1."""
-    lead, kept = [one.b.weight for one in loras(model["global"].encoder)], []
-    held, device = [weight.clone() for weight in lead], next(model.parameters()).device
+    """(images, C): each image's representation by the encoder without its adapters, on the CPU."""
+    encoder, device = model["global"].encoder, next(model.parameters()).device
     model.eval()
-    for weight in lead:
-        weight.zero_()
-    for i in range(len(data)):
-        with autocast(device, config.train.precision):
-            found = model.embeddings(data.batch([View(i)]).image.to(device), ("global",))["global"]
-        kept.append(torch.nn.functional.normalize(found.float().mean(dim=(2, 3)), dim=1).cpu())
-    for weight, before in zip(lead, held, strict=True):
-        weight.copy_(before)
-    return torch.cat(kept)
+    encode = partial(functional_call, encoder, without_adapters(encoder))
+    return representations(encode, data, range(len(data)), config=config, device=device).cpu()
 
 
 def projection(wide: int, narrow: int, seed: int) -> Tensor:
