@@ -128,12 +128,16 @@ def parsed(text: str | bytes) -> Any:
     """The value of a JSON text.
 
     Raises:
-        ValueError: it is none, or one so deep that Python cannot read it.
+        ValueError: it is none, or one so deep that Python cannot read it, or it holds what no file can hold.
     """
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        whole = encodable(json.dumps(value, ensure_ascii=False))
     except RecursionError:
         raise ValueError("JSON with too many brackets inside each other") from None
+    if not whole:
+        raise ValueError("half of a character (a lone surrogate)")
+    return value
 
 
 def encodable(text: str) -> bool:

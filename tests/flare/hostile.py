@@ -13,11 +13,13 @@ from nvflare.apis.fl_constant import EventScope, FedEventHeader, FLContextKey, R
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.app_common.app_event_type import AppEventType
 from nvflare.fuel.f3.cellnet.utils import new_cell_message
+from nvflare.fuel.f3.message import Message
 
 from pfedsam.flare.context import run_dir
 from pfedsam.flare.executor import PFedSAMExecutor
 
 HOSTILE = "site-3"
+LARGE = 70_000_000  # bytes of a message that no process takes
 OF_JOBS = ("handle_dead_job", "update_run_status", "app_command", "reset_errors", "aux_send")
 EVENTS = [value for kind in (EventType, AppEventType) for name, value in vars(kind).items() if name.isupper()]
 
@@ -56,6 +58,8 @@ class Hostile(PFedSAMExecutor):
                 for target in targets:
                     message = new_cell_message({"job_id": job}, Shareable({"client_name": others[0]}))
                     cell.core_cell.fire_and_forget(channel, topic, target, message, optional=True)
+        for target in servers:
+            cell.send_blob("server_command", "submit_update", target, Message({}, bytes(LARGE)))
         time.sleep(3)
         return {"events": len(EVENTS), "others": others}
 

@@ -8,6 +8,8 @@ import pydicom
 import pytest
 import torch
 from data.dicoms import change, enhanced, write_series
+from fuzz.files import odd_image
+from fuzz.stores import model_file
 from PIL import Image
 
 from conftest import tiny
@@ -21,7 +23,7 @@ from pfedsam.exchange.guard import Rejected, facts_fault, judge_message
 from pfedsam.exchange.schema import Stamp
 from pfedsam.exchange.server import ServerState
 from pfedsam.exchange.store import Moment, SiteStore, round_of
-from pfedsam.files import facts_of, parsed, read_json
+from pfedsam.files import SETTINGS, facts_of, parsed, read_json
 from pfedsam.predict.scans import Scan, find_scans
 from pfedsam.prepare.site import Wish, prepare
 from pfedsam.settings import from_dict
@@ -118,6 +120,15 @@ def test_a_half_of_a_character_is_no_name_of_a_class_or_of_a_file(tmp_path: Path
     (tmp_path / "datalist.json").write_text(json.dumps(rows))
     with pytest.raises(UserFault, match="half of a character"):
         datalist.read(tmp_path / "datalist.json")
+
+
+def test_a_half_of_a_character_in_a_header_is_a_damaged_header(tmp_path: Path) -> None:
+    """A careful forger's: with a seal and a checksum that fit."""
+    model_file({SETTINGS: "\ud800"}, tmp_path)
+
+
+def test_the_image_of_a_mask_may_be_empty(tmp_path: Path) -> None:
+    odd_image(("a.bmp", b""), tmp_path)
 
 
 def test_a_cell_longer_than_any_file_s_name_is_a_missing_file(tmp_path: Path) -> None:

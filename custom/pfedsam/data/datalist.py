@@ -10,13 +10,13 @@ import csv
 import os
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pfedsam.data.cells import write_cells
 from pfedsam.errors import UserFault
-from pfedsam.files import encodable, parsed
+from pfedsam.files import parsed
 
 NAMES = ("datalist.csv", "datalist.json", "manifest.csv")
 SHOWN = 4  # sites that a message names, at most
@@ -159,14 +159,7 @@ def _row(path: Path, number: int, record: dict[str, Any]) -> Row:
             came=record["split"],
             do="write one of these three",
         )
-    row = Row(*(str(record.get(key) or "") for key in (*COLUMNS, "weak")))
-    if not encodable("".join(astuple(row))):
-        raise UserFault(
-            expected=f"texts in row {number} of {path}",
-            came="half of a character (a lone surrogate)",
-            do="write it anew",
-        )
-    return row
+    return Row(*(str(record.get(key) or "") for key in (*COLUMNS, "weak")))
 
 
 def _check_splits(path: Path, rows: list[Row]) -> None:

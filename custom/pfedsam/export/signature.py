@@ -30,7 +30,7 @@ from pfedsam.certificates import (
     root_of,
 )
 from pfedsam.errors import UserFault
-from pfedsam.files import write_json
+from pfedsam.files import parsed, write_json
 from pfedsam.layout import PARTY_CERTIFICATES, ROOT_CERTIFICATE
 
 ENDING = ".sig"
@@ -134,13 +134,13 @@ def _read(path: Path) -> _Parts:
     try:
         if path.stat().st_size > LONGEST:
             raise ValueError
-        found = json.loads(path.read_text())
+        found = parsed(path.read_bytes())
         own = x509.load_pem_x509_certificate(found["certificates"][0].encode())
-        said = json.loads(found["statement"])
+        said = parsed(found["statement"])
         mark = base64.b64decode(found["signature"], validate=True)
         if found["format"] != KIND or found["version"] != 1 or not isinstance(said, dict):
             raise ValueError
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         do = "ask the file's owner for it again"
         raise UserFault(expected=f"a signature of pfedsam at {path}", came="something else", do=do) from None
     return _Parts(own, found["statement"], said, mark)

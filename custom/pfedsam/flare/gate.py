@@ -51,6 +51,7 @@ FROM_A_PERSON = {  # what the server takes from a person
 AUX_FROM_SERVER = frozenset({ReservedTopic.END_RUN})  # of FLARE's auxiliary messages, what a site takes
 TOLD_MOST = 100  # kinds of refused requests that are logged
 CUT_MOST = 1000  # refused streams that are remembered
+LONG_LIVED = 64_000_000  # bytes of a message to a long-lived process, such as a job's files. Our choice: ours have 4 MB
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def close(fl_ctx: FLContext, most: int | None = None) -> None:
     FLARE's simulator has several of its cells in one process.
 
     Args:
-        most: the bytes of the largest message that another party may send to a job's process; None: any.
+        most: the bytes of the largest message that another party may send to this process; None: any.
     """
     private_files()
     job = str(fl_ctx.get_job_id() or "")
@@ -117,7 +118,7 @@ class Gate(FLComponent):  # type: ignore[misc]
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Close the gate when the process begins."""
         if event_type == EventType.SYSTEM_BOOTSTRAP and not federated(fl_ctx):
-            close(fl_ctx)
+            close(fl_ctx, LONG_LIVED)
 
 
 @dataclass
@@ -187,8 +188,8 @@ def too_large(begins: Message, most: int) -> str:
 
 
 def too_much(came: str, most: int) -> str:
-    """Why a message is too large for a job, in words."""
-    return f"expected a message of at most {most / 1e6:.1f} MB, as the job's settings need, came {came}"
+    """Why a message is too large, in words."""
+    return f"expected a message of at most {most / 1e6:.1f} MB, came {came}"
 
 
 def _tell(request: Request, large: str, told: set[Request]) -> None:
