@@ -1,8 +1,8 @@
 """Random kills of a federation's processes: what is lost, what is repeated, and is the model the same bit for bit?
 
-    python benchmarks/chaos.py --kills 6 [--each 3] [--lanes 1] [--seed 0] [--rule RULE] [--privacy] [--keep]
+    python benchmarks/chaos.py --kills 6 [--each 3] [--lanes 1] [--rule RULE] [--sites 2] [--privacy] [--keep]
 
-Each run is a short job on two provisioned hospitals with a few kills -9 at random moments. The watcher alone brings
+Each run is a short job on provisioned hospitals with a few kills -9 at random moments. The watcher alone brings
 the run to its end. Its shared and private tensors are then compared with those of an undisturbed run. With --privacy
 each run has noise of its own. Then a round that was trained again must have sent the same bytes, and each site must
 have paid for each round once.
@@ -38,7 +38,7 @@ from pfedsam.exchange.privacy import Budget  # noqa: E402
 from pfedsam.flare.presence import Patience  # noqa: E402
 
 ROUNDS = 4
-SITES = 2  # of the three hospitals: the kills matter, not the number of sites
+SITES = 2  # of the three hospitals, if the rule needs no more: the kills matter, not the number of sites
 TINY = ["train.max_steps=6", "train.epochs=3", "data.train=8", "data.val=2", "data.test=2", "model.image_size=64"]
 JOB, PARENT = ("worker_process", "runner_process"), ("client_train", "server_train")
 WHAT = {"job": JOB, "parent": PARENT, "both": JOB + PARENT}
@@ -89,8 +89,11 @@ def run_once(
 class Killer:
     """Kills one party's processes at random moments of a run, a few times."""
 
-    def __init__(self, federation: Federation, chance: random.Random, *, times: int, within: float) -> None:
+    def __init__(
+        self, federation: Federation, chance: random.Random, *, times: int, within: float, sites: int = SITES
+    ) -> None:
         self.federation, self._chance, self._times, self._within = federation, chance, times, within
+        self.parties = federation.parties[: 1 + sites]
         self.kills: list[str] = []
         self.moments: list[str] = []
 
@@ -99,15 +102,11 @@ class Killer:
         for _ in range(self._times):
             self._once(study, over)
             time.sleep(8)
-            self.federation.start(*self.federation.parties[: 1 + SITES], wait=90)
+            self.federation.start(*self.parties, wait=90)
 
     def _once(self, study: str, over: threading.Event) -> None:
         who = self._chance.choice(["server", "site"])
-        party = (
-            self.federation.parties[0]
-            if who == "server"
-            else self._chance.choice(self.federation.parties[1 : 1 + SITES])
-        )
+        party = self.parties[0] if who == "server" else self._chance.choice(self.parties[1:])
         what, writing = self._chance.choice(list(WHAT)), self._chance.random() < 0.25
         delay = self._chance.uniform(0, self._within)
         until(lambda: over.is_set() or bool(self._targets(party, "job")), 60)
@@ -132,8 +131,9 @@ def being_written(federation: Federation, study: str) -> bool:
 
 
 def stores(federation: Federation, study: str) -> list[Path]:
-    """The study's folder at the server and at each site that takes part."""
-    return [federation.kit(party) / "pfedsam_store" / study for party in federation.parties[: 1 + SITES]]
+    """The study's folder at the server and at each site that takes part. Only the server's may not be there yet."""
+    server, *sites = [federation.kit(party) / "pfedsam_store" / study for party in federation.parties]
+    return [server, *(site for site in sites if site.exists())]
 
 
 def until(so: Callable[[], bool], longest: float, every: float = 0.2) -> None:
@@ -196,17 +196,18 @@ def campaign(
     within: float,
     tell: Callable[[Row], None],
     changes: Sequence[str] = (),
+    sites: int = SITES,
 ) -> list[Row]:
     """One federation, one undisturbed run, then runs with `each` kills until there were `kills`."""
     home = Path(tempfile.mkdtemp(prefix="chaos-"))
     federation, rows = Federation(home / "federation"), list[Row]()
     federation.prepare("provisioned", byoc=False)
     try:
-        federation.start(*federation.parties[: 1 + SITES])
-        run_once(federation, "steady", changes=changes)
+        federation.start(*federation.parties[: 1 + sites])
+        run_once(federation, "steady", sites=sites, changes=changes)
         steady = trained(federation, "steady")
         while (had := sum(len(row.kills) for row in rows)) < kills:
-            killer = Killer(federation, chance, times=min(each, kills - had), within=within)
+            killer = Killer(federation, chance, times=min(each, kills - had), within=within, sites=sites)
             rows.append(disturbed(federation, f"kill-{len(rows)}", killer, steady, changes))
             tell(rows[-1])
     finally:
@@ -219,7 +220,7 @@ def disturbed(
     federation: Federation, study: str, killer: Killer, steady: dict[str, Tensors], changes: Sequence[str] = ()
 ) -> Row:
     """A run with kills, compared with the undisturbed one."""
-    ends, seconds = run_once(federation, study, killer, changes=changes)
+    ends, seconds = run_once(federation, study, killer, len(killer.parties) - 1, changes)
     hidden = any(change.startswith("privacy.") for change in changes)
     counts = times_trained(federation, study)
     return Row(
@@ -265,6 +266,7 @@ def main() -> int:
     parser.add_argument("--within", type=float, default=20, help="most seconds from a job's start to its kill")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rule", default="clipped", choices=get_args(Rule), help="the server's")
+    parser.add_argument("--sites", type=int, default=SITES, choices=(2, 3), help="that take part")
     parser.add_argument("--privacy", action="store_true", help="hide the patients")
     options = keepable(parser).parse_args()
     logging.basicConfig(handlers=[logging.NullHandler()])
@@ -289,6 +291,7 @@ def main() -> int:
                 options.within,
                 tell,
                 changes,
+                options.sites,
             )
             for lane, share in enumerate(shares)
         ]
@@ -297,7 +300,11 @@ def main() -> int:
     table, told = totals(rows)
     print()
     how = f", rule {options.rule}" * (options.rule != "clipped") + ", patients hidden" * options.privacy
-    notes = [told, *([HIDES] if options.privacy else [])]
+    notes = [
+        told,
+        *([HIDES] if options.privacy else []),
+        *([f"{options.sites} sites."] if options.sites > SITES else []),
+    ]
     publish(f"Random kills of a federation's processes{how}", table, notes=notes, keep=options.keep)
     return 0 if all(row.equal and not row.lost for row in rows) else 1
 
