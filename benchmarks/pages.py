@@ -38,6 +38,7 @@ KINDS = (  # in the order of the systems page: how their titles begin
     "Privacy",
     "Leak",
     "Methods side by side",
+    "Suite",
     "The demonstration job",
 )
 LEADING = ("pfedsam", "fedavg", "fedper", "ditto", "fedmsa", "fedms_sam", "local", "pooled")

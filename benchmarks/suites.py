@@ -341,7 +341,8 @@ def changed(row: Row, case: str, *changes: str) -> Row:
 def weak(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
     """Rows in which each site has one kind of weak labels, beside FedAvg with whole masks."""
     kinds = dict(zip(sizes, cycle(("scribble", "point", "box", "block")), strict=False))
-    rows = [*(named[name] for name in IN_SHORT), Row("fedicra", "FedICRA", ("method=fedicra",))]
+    others = [Row("fedicra", "FedICRA", ("method=fedicra",)), Row("iscos", "ISCOS", ("method=iscos",))]
+    rows = [*(named[name] for name in IN_SHORT), *others]
     return [
         replace(named["fedavg"], name="whole_fedavg", label="FedAvg, whole masks"),
         *(changed(row, "weak", f"data.weaken={json.dumps(kinds)}") for row in rows),
@@ -373,20 +374,22 @@ def partly(case: str, counts: Sizes, sizes: Sizes, named: dict[str, Row]) -> lis
     change, size = f"data.unlabelled={json.dumps(shares)}", min(sizes, key=lambda site: sizes[site])
     again = f"train.epochs={max(1, sizes[size] // counts[size])}"
     rows = [named[name] for name in ("fedavg", "local", "pfedsam")]
-    whole = Row("fedsemidg", "FedSemiDG", ("method=fedsemidg",), beside=f"{case}_fedavg")
+    learns = {"fedsemidg": "FedSemiDG", "iscos": "ISCOS"}
+    of_all = [Row(name, label, (f"method={name}",), beside=f"{case}_fedavg") for name, label in learns.items()]
     return [
         *(
             replace(changed(row, case, change, again), beside=f"{case}_fedavg" if row is not rows[0] else "")
             for row in rows
         ),
-        changed(whole, case, change),
+        *(changed(row, case, change) for row in of_all),
     ]
 
 
 def unseen(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
     """Rows that leave each site out of the training once and test it, beside what it learns alone.
 
-    At that site only the global branch counts: its personal branch was never trained.
+    At that site only the global branch counts: its personal branch was never trained. FedAvg's model also adapts to the
+    site's images without their labels.
     """
     rows = [
         named["fedavg"],
@@ -399,7 +402,10 @@ def unseen(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
         without = f'every={{"{out}": 0}}'
         beside = [replace(row, beside=f"unseen_{out}_fedavg" if row is not rows[0] else "") for row in rows]
         found += [changed(row, f"unseen_{out}", without) for row in beside]
-        found.append(replace(named["local"], name=f"unseen_{out}_local", sites=(out,), beside=f"unseen_{out}_fedavg"))
+        fedavg = f"unseen_{out}_fedavg"
+        found.append(replace(named["local"], name=f"unseen_{out}_local", sites=(out,), beside=fedavg))
+        bare = ("method=cpss_adapt", f'data.unlabelled={{"{out}": 1}}')
+        found.append(Row(f"unseen_{out}_adapt", "FedAvg, adapted there (CPSS)", bare, (out,), fedavg, fedavg))
     return found
 
 

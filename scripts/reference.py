@@ -114,7 +114,9 @@ def own_settings() -> Iterator[str]:
 
 def table_of(kind: Any, above: str, fields: Iterable["dataclasses.Field[Any]"]) -> str:
     """A row a field of a dataclass: name, type, default, bounds, meaning."""
-    hints, told = get_type_hints(kind), meanings(kind)
+    hints, told = get_type_hints(kind), dict[str, str]()
+    for one in filter(dataclasses.is_dataclass, reversed(kind.__mro__)):
+        told |= meanings(one)
     rows = [
         (f"`{above}{f.name}`", spell(hints[f.name]), default_of(f), within(f.metadata.get(KEY)), told.get(f.name, ""))
         for f in fields

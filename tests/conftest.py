@@ -20,6 +20,10 @@ from pfedsam.site import Site
 from pfedsam.study import down_schema, initial_shared
 
 ROOT = Path(__file__).parent.parent
+NEEDS: dict[str, dict[str, object]] = {  # what of the model a method needs and the demo backbone lacks
+    "fedbn": {"backbone": "tiny_vit", "pretrained": False},
+    "iscos": {"pretrained": False},
+}
 TINY = ("train.max_steps=2", "train.epochs=1", "data.train=4", "data.val=2", "data.test=2", "model.image_size=64")
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from conftest import tiny
+from conftest import NEEDS, tiny
 from pfedsam import methods
 from pfedsam.errors import UserFault
 from pfedsam.federation import Plan, federate
@@ -90,8 +90,7 @@ def test_sites_that_keep_their_front_on_disk_keep_it_apart(hospital: Path, tmp_p
 
 @pytest.mark.parametrize("method", [name for name in methods.names() if not methods.get(name).joins])
 def test_every_method_runs_its_rounds_and_its_branches_are_tested(hospital: Path, tmp_path: Path, method: str) -> None:
-    norms = {"backbone": "tiny_vit", "pretrained": False} if method == "fedbn" else {}
-    config = tiny(method=method, model=norms)
+    config = tiny(method=method, model=NEEDS.get(method, {}))
     places = Places(hospital, tmp_path / "sites")
     found = federate(Plan(config, dict.fromkeys(("site-1", "site-2"), places), 2, tmp_path))
     assert [entry["round"] for entry in found["rounds"]] == [0, 1]

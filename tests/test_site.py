@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import tiny
+from conftest import NEEDS, tiny
 from pfedsam import methods
 from pfedsam.data.dataset import PLAIN, Dataset, View
 from pfedsam.errors import UserFault
@@ -34,17 +34,16 @@ def trained(site: Site, shared: dict[str, torch.Tensor], round_: int = 0):
 
 
 ALL_SHARED = {"fedavg", "fedavgm", "fedprox", "ffa_lora", "fedms_sam", "fedmsa", "scaffold", "similarity"}
-ALL_SHARED |= {"gin", "cpss", "fedsemidg", "feddg", "furl"}
+ALL_SHARED |= {"gin", "cpss", "fedsemidg", "feddg", "furl", "iscos"}
 KEEPS = {"pfedsam", "newcomer", "local", "fedper", "fedrep", "fedbn", "ditto", "fedsa_lora", "iat"}
-KEEPS |= {"fedicra"}
+KEEPS |= {"fedicra", "cpss_adapt"}
 KEEPS |= {"fedsca", "fca", "fedala", "apple", "dual_lora", "fedda"}
 ALL_SHARED |= {"fedadam", "fednova", "feddyn", "moon", "clustered", "spp_fgc", "drflm", "flap_sam"}
 
 
 @pytest.mark.parametrize("method", methods.names())
 def test_an_update_is_legal_and_moves_what_it_trains(open_site, method: str) -> None:
-    norms = {"backbone": "tiny_vit", "pretrained": False} if method == "fedbn" else {}
-    config = tiny(method=method, model=norms)
+    config = tiny(method=method, model=NEEDS.get(method, {}))
     shared, base = initial_shared(config)
     site = open_site(config)
     update = trained(site, shared)
@@ -53,7 +52,7 @@ def test_an_update_is_legal_and_moves_what_it_trains(open_site, method: str) -> 
     assert judge_message(update.wire, stamp, schema=up_schema(config), expected=stamp) == Accepted()
     assert update.samples == 6
     moved = {bool(t.any()) for n, t in update.wire.items() if n.endswith("lora.b.weight")}
-    assert moved <= {method != "newcomer"}
+    assert moved <= {not methods.get(method).joins}
     private = site.private()
     assert private.keys() == set(site.part.names(Part.PRIVATE))
     assert not private or method not in ALL_SHARED

@@ -26,7 +26,14 @@ from pfedsam.model.partition import Part, tensors_of, wire_name
 from pfedsam.model.prepared import prepared
 from pfedsam.model.watch import has_experts, watching, without_experts
 from pfedsam.record.scores import CaseScore, Validation, summary
-from pfedsam.site_faults import require_declared, require_finite_weights, require_fit, require_fresh_views, require_kept
+from pfedsam.site_faults import (
+    require_declared,
+    require_finite_weights,
+    require_fit,
+    require_fresh_views,
+    require_kept,
+    require_prompts,
+)
 from pfedsam.study import up_schema
 from pfedsam.train.evaluate import evaluate
 from pfedsam.train.loop import Progress, RoundReport, train_round
@@ -70,6 +77,7 @@ class Site:
         self.seed = seed_of(f"{config.seed}/{name}")
         torch.manual_seed(self.seed)
         self.model = self.method.model(parts, config)
+        require_prompts(self.method, self.model, config)
         self.part = self.method.partition(self.model, config)
         self.model.to(device)
         self.data: dict[str, Dataset] = open_site(places.data, name, config, unlabelled=self.method.unlabelled)

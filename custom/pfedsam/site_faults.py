@@ -12,6 +12,7 @@ from pfedsam.exchange.schema import EXTRA, Schema
 from pfedsam.exchange.store import Moment
 from pfedsam.files import Tensors, not_finite
 from pfedsam.methods.base import Method, as_it_is
+from pfedsam.model.segmenter import Branches
 
 
 def require_fit(stored: Tensors, model: Tensors, facts: dict[str, str], *, base: str, folder: Path) -> None:
@@ -85,6 +86,16 @@ def require_declared(extras: Tensors, schema: Schema, private: Tensors, *, metho
             expected=f"tell of method {method} to send only what the method declares in up",
             came=fault,
             do="correct the method's file, or ask its authors",
+        )
+
+
+def require_prompts(method: Method, model: Branches, config: Config) -> None:
+    """Raise UserFault if SAM should label the site's images and its weights have no prompt encoder."""
+    if method.prompts and model.prompts is None:
+        raise UserFault(
+            expected=f"a SAM with its prompt encoder for {config.method}",
+            came=f"{config.model.backbone} from a file without one",
+            do="take another backbone, such as tiny_vit or vit_b, with the weights as published",
         )
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from conftest import ROOT, TINY
+from conftest import NEEDS, ROOT, TINY
 from pfedsam import methods
 from pfedsam.exchange.codec import wire_schema
 from pfedsam.federation import Plan, federate
@@ -351,14 +351,17 @@ def test_a_second_run_of_a_job_in_the_same_store_begins_anew(tmp_path: Path) -> 
 
 
 ALONE = {"pooled": ["method=fedavg", "data.pool=true"]} | {r: [f"reading={r}"] for r in ("R1", "R2", "post")}
-METHODS = {name: [f"method={name}"] for name in methods.names() if name not in ("pfedsam", "newcomer")}
-NORMS = ["model.backbone=tiny_vit", "model.pretrained=false"]  # FedBN's point, which the demo backbone lacks
+METHODS = {name: [f"method={name}"] for name in methods.names() if name != "pfedsam" and not methods.get(name).joins}
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", METHODS | ALONE)
 def test_each_method_runs_as_a_setting_of_the_main_job(tmp_path: Path, name: str) -> None:
-    changes = [*(METHODS | ALONE)[name], *TINY, *(NORMS if name == "fedbn" else [])]
+    changes = [
+        *(METHODS | ALONE)[name],
+        *TINY,
+        *(f"model.{key}={json.dumps(of)}" for key, of in NEEDS.get(name, {}).items()),
+    ]
     sites = ["pooled"] if name == "pooled" else ["site-1", "site-2"]
     render(ROOT / "jobs/pfedsam", tmp_path / "job", changes=changes, rounds=2, sites=sites)
     log = simulate(tmp_path / "job", tmp_path / "ws", threads=len(sites))

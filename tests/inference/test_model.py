@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from conftest import after_a_round, model_facts, save_model, tiny
+from conftest import NEEDS, after_a_round, model_facts, save_model, tiny
 from pfedsam import methods
 from pfedsam.data.square import probabilities
 from pfedsam.errors import UserFault
@@ -17,8 +17,6 @@ from pfedsam.inference.model_file import write_model
 from pfedsam.inference.predictor import load_model
 from pfedsam.site import Site
 from pfedsam.train.evaluate import evaluate, find_masks
-
-NORMS = {"fedbn": {"backbone": "tiny_vit", "pretrained": False}}
 
 
 def same_as_the_final_test(site: Site, path: Path) -> None:
@@ -36,7 +34,7 @@ def same_as_the_final_test(site: Site, path: Path) -> None:
 
 @pytest.mark.parametrize("method", methods.names())
 def test_a_loaded_model_predicts_what_its_site_s_final_test_does(open_site, tmp_path: Path, method: str) -> None:
-    site = after_a_round(open_site, tiny(method=method, model=NORMS.get(method, {})))
+    site = after_a_round(open_site, tiny(method=method, model=NEEDS.get(method, {})))
     same_as_the_final_test(site, save_model(site, tmp_path / "model.safetensors"))
 
 

@@ -11,11 +11,12 @@ from conftest import tiny
 from pfedsam.config import Config
 from pfedsam.data.dataset import PLAIN, Batch, View
 from pfedsam.data.values import IGNORED
+from pfedsam.errors import UserFault
 from pfedsam.exchange.schema import EXTRA
 from pfedsam.exchange.server import Contribution, ServerState
 from pfedsam.exchange.store import LAST, Moment
 from pfedsam.files import below
-from pfedsam.methods import fedsemidg, furl
+from pfedsam.methods import cpss_adapt, fedsemidg, furl, iscos
 from pfedsam.model.channel_gate import ChannelGate
 from pfedsam.model.partition import Kind, kinds
 from pfedsam.site import Site
@@ -275,3 +276,104 @@ def test_furl_trains_the_adapters_without_a_label_and_leaves_the_decoder(open_si
 
 def test_another_method_can_begin_with_the_model_that_furl_trained() -> None:
     assert shared_schema(tiny(method="furl")) == shared_schema(tiny(method="fedavg"))
+
+
+def prompted(**own: float) -> Config:
+    return tiny(method="iscos", model={"pretrained": False}, data={"unlabelled": {"site-1": 0.5}}, own=own)
+
+
+def sam_says(monkeypatch: pytest.MonkeyPatch, logits: torch.Tensor) -> None:
+    monkeypatch.setattr(iscos, "answer", lambda *_: logits)
+
+
+def test_sam_labels_pixels_without_a_label_where_it_is_sure_and_meets_the_coarse_mask(open_site, monkeypatch) -> None:
+    """Of two images SAM agrees with the coarse mask on the first alone; and of that it is unsure of one row."""
+    site = open_site(prompted())
+    site.receive(initial_shared(site.config)[0])
+    batch = site.data["train"].batch([View(0, PLAIN), View(1, PLAIN)])
+    coarse = torch.full((2, 1, 64, 64), -5.0)
+    coarse[:, :, :20] = 5.0
+    monkeypatch.setattr(iscos, "taught", lambda *_: coarse)
+    sam = coarse.clone()
+    sam[0, :, 20:24], sam[0, :, 30] = 5.0, 0.1
+    sam[1] = -sam[1]
+    sam_says(monkeypatch, sam)
+    target, known = iscos.labels(site.model, batch, site.config)
+    assert torch.equal(target[0], (sam[0] > 0).float())
+    assert known[0].mean() == 63 / 64
+    assert known[0, 0, 30].sum() == known[1].sum() == 0
+
+
+def test_of_several_classes_sam_s_surest_counts_and_one_that_is_not_there_is_no_class(open_site, monkeypatch) -> None:
+    model = {"pretrained": False, "exclusive": True, "num_classes": 2}
+    site = open_site(tiny(method="iscos", model=model, train={"loss": "ce"}))
+    site.receive(initial_shared(site.config)[0])
+    batch = site.data["train"].batch([View(0, PLAIN)])
+    coarse = torch.full((1, 3, 64, 64), -5.0)
+    coarse[:, 0], coarse[:, 1, :20] = 0.0, 5.0
+    monkeypatch.setattr(iscos, "taught", lambda *_: coarse)
+    sam_says(monkeypatch, torch.where(coarse[:, 1:2] > 0, 5.0, -5.0))
+    target, known = iscos.labels(site.model, batch, site.config)
+    assert target[0, 0, :20].eq(1).all()
+    assert target[0, 0, 20:].eq(0).all()
+    assert known.all()
+
+
+def test_an_untrained_site_asks_sam_nothing_and_a_trained_one_does(open_site) -> None:
+    site = open_site(prompted())
+    pseudo = []
+    for round_ in range(2):
+        site.receive(initial_shared(site.config)[0], Moment("run", round_), trained=round_ > 0)
+        assert site.model.received["turn"] == round_
+        pseudo.append(site.train(round_, 2).report.losses["pseudo"])
+    assert pseudo[0] == 0
+    assert not any(p.requires_grad for p in site.model["sam"].parameters())
+
+
+def test_a_sam_without_a_prompt_encoder_is_refused(open_site) -> None:
+    with pytest.raises(UserFault, match="a SAM with its prompt encoder for iscos; came demo"):
+        open_site(tiny(method="iscos"))
+
+
+def adapting(open_site, **own: float) -> Site:
+    """A site that adapts a model to images without labels, after its first round."""
+    config = tiny(method="cpss_adapt", data={"unlabelled": {"site-1": 1.0}}, own={"sure": 0.5, **own})
+    site = open_site(config)
+    site.receive(initial_shared(config)[0], Moment("run", 0))
+    return site
+
+
+def test_a_model_adapts_to_images_without_labels_and_nothing_of_it_leaves(open_site) -> None:
+    site = adapting(open_site)
+    before = {name: tensor.clone() for name, tensor in site.private().items()}
+    update = site.train(0, 2)
+    assert not any(tensor.any() for tensor in update.wire.values())
+    assert update.report.losses["pseudo"] > 0
+    assert update.report.losses["personal"] == 0
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in site.private().items())
+
+
+def test_its_teacher_sees_no_swapped_style_and_learns_from_the_student_slowly(open_site, monkeypatch) -> None:
+    swapped, taught = [], []
+    monkeypatch.setattr(cpss_adapt.cpss, "swapped", lambda maps, *_: swapped.append(1) or maps)
+    honest = cpss_adapt.taught
+
+    def watched(*given):
+        before = len(swapped)
+        found = honest(*given)
+        taught.append(len(swapped) - before)
+        return found
+
+    monkeypatch.setattr(cpss_adapt, "taught", watched)
+    site = adapting(open_site, decay=0.75)
+    start = {name: tensor.clone() for name, tensor in below("average/", site.model.received).items()}
+    site.train(0, 2)
+    assert taught
+    assert not any(taught)
+    assert swapped
+    live = dict(site.model["personal"].named_parameters())
+    average = below("average/", site.store.load()[0] and below("memory/", site.store.load()[0]))
+    steps = len(taught)
+    moved = [name for name in start if not torch.equal(average[name], start[name])]
+    assert moved
+    assert all((average[name] - start[name]).norm() < (live[name] - start[name]).norm() * steps for name in moved)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from conftest import tiny
+from conftest import NEEDS, tiny
 from pfedsam import methods
 from pfedsam.config import Config
 from pfedsam.data.dataset import Batch, View
@@ -105,8 +105,7 @@ def test_on_a_cpu_a_step_is_taken_as_it_stands(open_site: Open) -> None:
 def trained(open_site: Open, method: str, record: bool) -> tuple[Site, dict[str, float]]:
     """Two rounds with rates that rise and fall, a short batch at each epoch's end, and without noise; the losses."""
     train = {"record": record, "batch_size": 4, "epochs": 4, "max_steps": None, "warmup": 2, "schedule": "cosine"}
-    norms = {"backbone": "tiny_vit", "pretrained": False} if method == "fedbn" else {}
-    config = tiny(study=f"record-{record}", method=method, train=train, model=norms)
+    config = tiny(study=f"record-{record}", method=method, train=train, model=NEEDS.get(method, {}))
     site = open_site(config)
     site.receive(initial_shared(config)[0])
     return site, [site.train(round_, 3).report.losses for round_ in range(2)][-1]

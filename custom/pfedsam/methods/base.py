@@ -160,6 +160,7 @@ class Method:
         gradient: called in each step between the gradient and the optimisers. It may change gradients in place.
         augment: makes the round's augmentation from the job's (None: off). It cannot be used with `train.cache`.
         unlabelled: whether it learns from images without labels. Otherwise they are left out and do not count.
+        prompts: whether it has SAM label the site's images. Its model then holds SAM's prompt encoder.
         derived: names of `up` whose values are made of images themselves. A hospital must permit such a method.
         settings: the frozen dataclass of its own settings, read from "method" in a job. No field may be called name.
     """
@@ -184,12 +185,15 @@ class Method:
     gradient: Gradient = untouched
     augment: Callable[[Augmented, Config, Here], Augmented] = as_it_is
     unlabelled: bool = False
+    prompts: bool = False
     derived: frozenset[str] = frozenset()
     settings: type = NoSettings
 
     def model(self, parts: Backbone, config: Config) -> Branches:
         """The branches on a backbone. The job's seed draws what is not pretrained, torch's generator the experts."""
-        return self.build(segmenter(config, parts, self.adapt), config)
+        model = self.build(segmenter(config, parts, self.adapt), config)
+        model.prompts = parts.prompts if self.prompts else None
+        return model
 
     def partition(self, model: Branches, config: Config) -> Partition:
         """Which parameter of `model` is shared, private or frozen under `config`.

@@ -26,7 +26,7 @@ from pfedsam.methods.base import Here, Told, uncached
 from pfedsam.model.segmenter import Branches
 from pfedsam.train.loop import RoundReport
 from pfedsam.train.losses import segmentation_loss
-from pfedsam.train.pseudo import agreed, mean_loss, perturbed, pseudo_loss, taught
+from pfedsam.train.pseudo import agreed, average_of, mean_loss, move, perturbed, pseudo_loss, taught
 from pfedsam.train.step import Losses
 
 SENT, AVERAGE, TRUST, WEIGHT, GAP = "sent/", "average/", "trust", "weight/", "gap"
@@ -60,22 +60,16 @@ def losses(model: Branches, batch: Batch, config: Config) -> Losses:
     }
 
 
-@torch.no_grad()
 def merge(model: Branches, _config: Config, here: Here) -> None:
     """Keep the received model, and the moving average as the site left it. Without one it begins at the received."""
-    live = {name: p for name, p in model["global"].named_parameters() if p.requires_grad}
-    kept = below(AVERAGE, here.memory)
-    average = {name: kept.get(name, p.detach()).clone().to(p.device) for name, p in live.items()}
-    model.received = under(SENT, {name: p.detach().clone() for name, p in live.items()}) | under(AVERAGE, average)
+    average = average_of(model["global"], below(AVERAGE, here.memory))
+    model.received = under(SENT, average_of(model["global"], {})) | under(AVERAGE, average)
     model.received[TRUST] = here.memory.get(TRUST, torch.zeros(())).to(next(model.parameters()).device)
 
 
-@torch.no_grad()
 def gradient(model: Branches, config: Config) -> None:
     """Move the average towards the site's model, in place."""
-    live = dict(model["global"].named_parameters())
-    for name, average in below(AVERAGE, model.received).items():
-        average.lerp_(live[name], 1 - config.own(Settings).decay)
+    move(below(AVERAGE, model.received), model["global"], config.own(Settings).decay)
 
 
 def tell(model: Branches, config: Config, here: Here, _report: RoundReport) -> Told:

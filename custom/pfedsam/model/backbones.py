@@ -7,7 +7,7 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, TwoWayTransformer
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
 from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom
 from torch import Tensor, nn
 
@@ -20,11 +20,12 @@ from pfedsam.model.vit import PatchAndPosition, ViTBlock
 
 @dataclass(frozen=True)
 class Backbone:
-    """What a builder returns: parts with weights."""
+    """What a builder returns: parts with weights. `prompts` is None if the weights have no prompt encoder."""
 
     encoder: Encoder
     decoder: MaskDecoder
     position: PositionEmbeddingRandom
+    prompts: PromptEncoder | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class ViTShape:
         )
 
 
+PROMPTS = "prompt_encoder."
 # A small SAM for demonstration; pretrained by scripts/pretrain_demo.py
 DEMO = ViTShape(width=128, depth=6, heads=4, every=3, patch=8, window=8, channels=128, mlp=512)
 
@@ -68,7 +70,7 @@ def vit(size: int, state: Tensors | None, shape: ViTShape) -> Backbone:
     encoder = shape.encoder(size)
     if state is not None:
         fill(encoder, fit_positions(below(ENCODER, state), encoder), ENCODER)
-    return with_sam_decoder(vit_encoder(encoder), state, mlp=shape.mlp)
+    return with_sam_decoder(vit_encoder(encoder), state, size=size, mlp=shape.mlp)
 
 
 def vit_encoder(encoder: ImageEncoderViT) -> Encoder:
@@ -83,7 +85,7 @@ def tiny_vit(size: int, state: Tensors | None, *, patch: int) -> Backbone:
     from pfedsam.model.tinyvit import build_tiny_vit
 
     trunk = None if state is None else below(ENCODER, state)
-    return with_sam_decoder(build_tiny_vit(trunk, patch=patch), state, mlp=2048)
+    return with_sam_decoder(build_tiny_vit(trunk, patch=patch), state, size=size, mlp=2048)
 
 
 VITS = {
@@ -144,8 +146,8 @@ def _fit(value: Tensor, shape: torch.Size) -> Tensor:
     return F.interpolate(value.T[None], size=shape[0], mode="linear")[0].T
 
 
-def with_sam_decoder(encoder: Encoder, state: Tensors | None, *, mlp: int) -> Backbone:
-    """An encoder followed by SAM's decoder and position code."""
+def with_sam_decoder(encoder: Encoder, state: Tensors | None, *, size: int, mlp: int) -> Backbone:
+    """An encoder followed by SAM's decoder and position code, and SAM's prompt encoder if `state` has it."""
     width = encoder.channels
     transformer = TwoWayTransformer(depth=2, embedding_dim=width, num_heads=8, mlp_dim=mlp)
     decoder = MaskDecoder(
@@ -153,6 +155,18 @@ def with_sam_decoder(encoder: Encoder, state: Tensors | None, *, mlp: int) -> Ba
     )
     position = PositionEmbeddingRandom(width // 2)
     if state is not None:
-        for part, above in ((decoder, "mask_decoder."), (position, "prompt_encoder.pe_layer.")):
+        for part, above in ((decoder, "mask_decoder."), (position, f"{PROMPTS}pe_layer.")):
             fill(part, below(above, state), above)
-    return Backbone(encoder, decoder, position)
+    return Backbone(encoder, decoder, position, _prompts(position, state, width, size))
+
+
+def _prompts(position: PositionEmbeddingRandom, state: Tensors | None, width: int, size: int) -> PromptEncoder | None:
+    """SAM's prompt encoder for images of `size` pixels. It is only used with masks, so its own grid is of no use."""
+    if state is not None and not below(PROMPTS + "mask_downscaling.", state):
+        return None
+    prompts = PromptEncoder(width, image_embedding_size=(1, 1), input_image_size=(size, size), mask_in_chans=16)
+    if state is None:
+        prompts.pe_layer.load_state_dict(position.state_dict())
+    else:
+        fill(prompts, below(PROMPTS, state), PROMPTS)
+    return prompts.requires_grad_(False)

@@ -65,12 +65,22 @@ class PromptFreeDecoder(nn.Module):
 
     def forward(self, embedding: Tensor) -> Tensor:
         """Logits (B, outputs, 4H, 4W) from an embedding (B, C, H, W)."""
+        masks = self.masks(embedding)
+        return masks if self.head is None else cast(Tensor, self.head(masks))
+
+    def masks(self, embedding: Tensor, prompts: Tensor | None = None) -> Tensor:
+        """SAM's mask channels (B, masks, 4H, 4W) from an embedding (B, C, H, W).
+
+        Args:
+            prompts: more tokens, (B, N, C), such as SAM's prompt encoder makes of points and boxes. None: no more.
+        """
         batch, _, height, width = embedding.shape
         tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight]).expand(batch, -1, -1)
+        if prompts is not None:
+            tokens = torch.cat([tokens, prompts], 1)
         code = self.position((height, width)).expand(batch, -1, -1, -1)
         read, image = self.transformer(embedding, code, tokens)
         image = image.transpose(1, 2).reshape(embedding.shape)
-        upscaled, tokens = self.upscaling(image), read[:, 1:]
+        upscaled, tokens = self.upscaling(image), read[:, 1 : 1 + len(self.hypernetworks)]
         weights = torch.stack([net(tokens[:, i]) for i, net in enumerate(self.hypernetworks)], dim=1)
-        masks = torch.einsum("bmc,bchw->bmhw", weights, upscaled)
-        return masks if self.head is None else cast(Tensor, self.head(masks))
+        return torch.einsum("bmc,bchw->bmhw", weights, upscaled)

@@ -6,21 +6,24 @@ folder share the file's memory pages.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from segment_anything.modeling import PromptEncoder
 from torch import Tensor, nn
 
 from pfedsam import log
 from pfedsam.config import ModelConfig
-from pfedsam.files import below, parsed, write_atomic, write_json
+from pfedsam.files import below, parsed, under, write_atomic, write_json
 from pfedsam.model import weights
-from pfedsam.model.backbones import BUILDERS, Backbone
+from pfedsam.model.backbones import BUILDERS, PROMPTS, Backbone
 from pfedsam.model.build import backbone, base_digest
 
-LAYOUT = 1  # raised when the content of a prepared file changes its meaning
+LAYOUT = 2  # raised when the content of a prepared file changes its meaning
 MATRICES = (nn.Linear, nn.Conv2d)  # autocast rounds their parameters for each use
 
 
@@ -59,7 +62,8 @@ def write_base(path: Path, parts: Backbone, *, bf16: bool) -> None:
     base = base_digest(parts)
     if bf16:
         round_matrices(parts.encoder)
-    write_atomic(path, save(state_of(parts)))
+    prompts = {} if parts.prompts is None else parts.prompts.state_dict()
+    write_atomic(path, save(state_of(parts) | under(PROMPTS, prompts)))
     write_json(path.with_suffix(".json"), {"base": base, "sha256": weights.sha256(path)})
 
 
@@ -85,7 +89,7 @@ def round_matrices(module: nn.Module) -> None:
 
 
 def state_of(parts: Backbone) -> dict[str, Tensor]:
-    """All tensors of a backbone's parts, in the form that `assemble` takes."""
+    """All tensors that a branch has of a backbone's parts, in the form that `assemble` takes."""
     return {f"{name}.{k}": v.contiguous() for name, module in _modules(parts) for k, v in module.state_dict().items()}
 
 
@@ -96,6 +100,10 @@ def assemble(config: ModelConfig, state: dict[str, Tensor]) -> Backbone:
     for name, module in _modules(parts):
         own = below(f"{name}.", state)
         module.load_state_dict(own if name == "encoder" else {k: v.clone() for k, v in own.items()}, assign=True)
+    if own := below(PROMPTS, state):
+        cast(PromptEncoder, parts.prompts).load_state_dict({k: v.clone() for k, v in own.items()}, assign=True)
+    else:
+        parts = replace(parts, prompts=None)
     for module in parts.encoder.modules():
         if hasattr(module, "init_non_persistent_buffers"):
             _draw_buffers(module)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
+from segment_anything.modeling import PromptEncoder
 from torch import Tensor, nn
 
 from pfedsam.files import tensors_digest
@@ -53,6 +54,7 @@ class Branches(nn.Module):
         super().__init__()
         self.branch = nn.ModuleDict(branches)
         self.aside: Aside | None = None  # what a method trains at the site beside the branches
+        self.prompts: PromptEncoder | None = None  # SAM's, frozen, for a method that has SAM label
         self.received: dict[str, Tensor] = {}  # as `merge` leaves it, for methods that stay near what they got
         self._one_base = len({_base(branch.encoder) for branch in branches.values()}) == 1
 

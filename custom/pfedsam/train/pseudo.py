@@ -17,6 +17,21 @@ from pfedsam.train.precision import autocast
 
 
 @torch.no_grad()
+def average_of(student: Segmenter, kept: Tensors) -> Tensors:
+    """The moving average of a student's trained parameters, as it was kept; where nothing was, the student's own."""
+    live = {name: p for name, p in student.named_parameters() if p.requires_grad}
+    return {name: kept.get(name, p.detach()).clone().to(p.device) for name, p in live.items()}
+
+
+@torch.no_grad()
+def move(average: Tensors, student: Segmenter, decay: float) -> None:
+    """Move the average a little, by 1 - `decay`, towards the student, in place."""
+    live = dict(student.named_parameters())
+    for name, tensor in average.items():
+        tensor.lerp_(live[name], 1 - decay)
+
+
+@torch.no_grad()
 def taught(student: Segmenter, parameters: Tensors, batch: Batch) -> Tensor:
     """A teacher's logits (B, outputs, L, L): the student's structure with other trained parameters. No gradient."""
     logits: Tensor = functional_call(student, parameters, (batch.image,))
