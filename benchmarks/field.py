@@ -1,4 +1,4 @@
-"""Rows side by side, small: benchmarks/field.py [--suite NAME] [--task NAME] [--seed N] [--rows NAME ...] [--keep].
+"""Rows side by side, small: benchmarks/field.py [--suite NAME] [--task NAME] [--seeds N ...] [--rows NAME ...].
 
 Small means MobileSAM at 128 pixels, sixteen training images a site and six rounds, in one process. Without a suite the
 rows are all methods, at the rates of FedAvg. It shows that each does what it says, and which are worth a search of
@@ -11,6 +11,7 @@ import os
 import statistics as st
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ import torch
 from machine import Table, keepable, publish
 from suites import NAMES, Row, few, rows_of
 from sweep import ONE_RATE, PLAIN, ROOT, data_of, sizes
+from tables import Found, Home, difference, differences, read, read_homes, spread
 
 from pfedsam import methods
 from pfedsam.federation import Plan, federate
 from pfedsam.files import write_json
 from pfedsam.jobs import read_job
 from pfedsam.layout import Places
+from pfedsam.report.bootstrap import chance, holm
 
 ROUNDS, IMAGES = 6, 16
 SMALL = ("model.image_size=128", *PLAIN)
@@ -35,17 +38,10 @@ OWN = {  # what a method needs beside its name
     "fedadam": ("method.rate=1e-2",),
 }
 FIRST = ("pfedsam", "local", "fedavg")
-NOT = ("newcomer", "furl", "cpss_adapt")  # which begin from another run, or end in one
-COLUMNS = {
-    "row": "",
-    "own site": ".3f",
-    "worst": ".3f",
-    "global": ".3f",
-    "validation": ".3f",
-    "MB up": ".2f",
-    "seconds": ".0f",
-}
+NOT = ("newcomer", "furl", "cpss_adapt", "iscos")  # which want other labels, begin from another run, or end in one
+MEANS = {"worst": ".3f", "global": ".3f", "validation": ".3f", "MB up": ".2f", "seconds": ".0f"}
 UNSEEN, AT = "unseen", "at "
+Cells = dict[str, float]  # of one run, by column
 
 
 def main() -> None:
@@ -53,30 +49,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--suite", choices=NAMES, help="its rows instead of all methods")
     parser.add_argument("--task", default="nuclei_he")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--rows", nargs="+", help="only these")
     parser.add_argument("--out", type=Path, default=Path("runs/field"), help="holds what is done; it resumes")
     options = keepable(parser).parse_args()
     torch.set_num_threads(1)
     rows = rows_of(options.suite, options.task, small(options.task)) if options.suite else of_methods()
     rows = [row for row in rows if not options.rows or row.name in options.rows]
-    out = options.out / options.task / str(options.seed)
-    found = {row: line(row, options.task, options.seed, out) for row in rows}
+    out, seeds = options.out / options.task, options.seeds
+    found = {row: [line(row, options.task, seed, out / str(seed)) for seed in seeds] for row in rows}
     what = f"Suite {options.suite}" if options.suite else "Methods side by side"
     title = f"{what} on {options.task}: {IMAGES} images a site, 128 px, {ROUNDS} rounds"
-    table = unseen(found) if options.suite == UNSEEN else as_table(found)
-    publish(title, table, notes=notes(options.suite, options.task, options.seed), keep=options.keep)
+    table = unseen(found) if options.suite == UNSEEN else as_table(found, differing(rows, options.task, seeds, out))
+    publish(title, table, notes=notes(options.suite, options.task, seeds), keep=options.keep)
 
 
-def notes(suite: str | None, task: str, seed: int) -> list[str]:
+def notes(suite: str | None, task: str, seeds: list[int]) -> list[str]:
     """What a reader has to know of the table."""
     own = "own site: test Dice of the branch that predicts at its own site. global: of the one for unknown sites."
     out = "Test Dice at the site that was left out: of the global branch, or of what the site made of it or alone."
+    pairs = "The difference is paired by patient and seed. p is of its bootstrap, corrected by Holm for all rows."
+    one = "One seed: differences below two points mean nothing."
     return [
-        f"{out if suite == UNSEEN else own} Of {len(sizes(task))} sites, seed {seed}. One seed: differences below two"
-        " points mean nothing.",
-        "pFedSAM is the form of the task's job: one model with or without a plain private adapter (reading R2).",
-        "All methods have FedAvg's rates and the plain mean; training alone has its own, lower rate.",
+        f"{out if suite == UNSEEN else own} {len(sizes(task))} sites, seed {', '.join(map(str, seeds))}.",
+        *([one] if len(seeds) == 1 else []),
+        *([pairs] if suite != UNSEEN else []),
+        "pFedSAM is the form of the task's job. All methods have FedAvg's rates and the plain mean; training alone has"
+        " its own, lower rate.",
     ]
 
 
@@ -91,19 +90,53 @@ def of_methods() -> list[Row]:
     return [Row(name, name, (f"method={name}", *OWN.get(name, ())) if name != "pfedsam" else ()) for name in names]
 
 
-def as_table(found: dict[Row, dict[str, float]]) -> Table:
+def differing(rows: list[Row], task: str, seeds: list[int], out: Path) -> dict[Row, tuple[str, str]]:
+    """By row, the difference to the first one with its interval, and its p value. Nothing of the first."""
+    homes, first = read_homes(data_of(task)), rows[0]
+    runs = {row: {seed: at(out / str(seed) / row.name) for seed in seeds} for row in rows}
+    gaps = {row: differences(runs[row], runs[first], "personal", homes) for row in rows[1:]}
+    corrected = dict(zip(gaps, holm([chance(of) for of in gaps.values()]), strict=True))
+    return {row: (less(runs[row], runs[first], homes), f"{p:.3f}") for row, p in corrected.items()}
+
+
+def less(these: dict[int, Found], those: dict[int, Found], homes: dict[str, Home]) -> str:
+    """The difference of two rows' runs at the sites' own branches, with its interval."""
+    return difference(these, those, "personal", homes)
+
+
+def at(folder: Path) -> Found:
+    """An ended run."""
+    return read(folder, json.loads((folder / "results.json").read_text()))
+
+
+def as_table(found: dict[Row, list[Cells]], differ: dict[Row, tuple[str, str]]) -> Table:
     """A line a row. Of methods the best comes first."""
     labelled = any(row.label != row.name for row in found)
-    ranked = sorted(found.items(), key=lambda item: 0.0 if labelled else -item[1]["own site"])
-    return Table(COLUMNS, [[row.label, *(one[cell] for cell in [*COLUMNS][1:])] for row, one in ranked])
+    ranked = sorted(found, key=lambda row: 0.0 if labelled else -mean(found[row], "own site"))
+    lines: list[list[str | float]] = [
+        [
+            row.label,
+            spread([one["own site"] for one in found[row]]),
+            *(mean(found[row], cell) for cell in MEANS),
+            *differ.get(row, ("", "")),
+        ]
+        for row in ranked
+    ]
+    first = next(iter(found)).label
+    return Table({"row": "", "own site": "", **MEANS, f"less {first}": "", "p": ""}, lines)
 
 
-def unseen(found: dict[Row, dict[str, float]]) -> Table:
+def mean(runs: Sequence[Cells], cell: str) -> float:
+    """A cell's mean over seeds."""
+    return st.fmean(one[cell] for one in runs)
+
+
+def unseen(found: dict[Row, list[Cells]]) -> Table:
     """A line a method, a column for each site that was left out, and their mean."""
-    scores: dict[str, dict[str, float]] = {}
-    for row, one in found.items():
-        site = next(cell for cell in one if row.name.startswith(cell.replace(AT, f"{UNSEEN}_")))
-        scores.setdefault(row.label, {})[site.removeprefix(AT)] = one["own site" if row.sites else site]
+    scores: dict[str, Cells] = {}
+    for row, runs in found.items():
+        site = next(cell for cell in runs[0] if row.name.startswith(cell.replace(AT, f"{UNSEEN}_")))
+        scores.setdefault(row.label, {})[site.removeprefix(AT)] = mean(runs, "own site" if row.sites else site)
     outs = sorted({out for of in scores.values() for out in of})
     lines: list[list[str | float]] = [
         [label, *(of[out] for out in outs), st.fmean(of.values())] for label, of in scores.items()
@@ -111,18 +144,18 @@ def unseen(found: dict[Row, dict[str, float]]) -> Table:
     return Table({"row": "", **dict.fromkeys([*outs, "mean"], ".3f")}, lines)
 
 
-def line(row: Row, task: str, seed: int, out: Path) -> dict[str, float]:
+def line(row: Row, task: str, seed: int, out: Path) -> Cells:
     """A row's cells, from its run or from what is there."""
     path = out / f"{row.name}.json"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, run(row, task, seed, out))
-    held: dict[str, float] = json.loads(path.read_text())
+    held: Cells = json.loads(path.read_text())
     print(row.name, held, flush=True)
     return held
 
 
-def run(row: Row, task: str, seed: int, out: Path) -> dict[str, float]:
+def run(row: Row, task: str, seed: int, out: Path) -> Cells:
     """Train and test one row. Its run stays beside its cells, as others may begin from it."""
     named = small(task)
     own = any(change.startswith("method=") for change in row.changes)

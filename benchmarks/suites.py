@@ -186,6 +186,15 @@ SUITES = {
         Row("own_r3", "the same of rank 8, reading R3", own(8, 0, "method.reading=R3")),
         Row("shared", "4 convolutions in the shared bottleneck", (*EARLIER, "method.reading=R2", "model.experts=4")),
     ],
+    "leading": [  # pFedSAM's forms beside those that come near it, for a table of several seeds
+        Row("own", "pFedSAM, plain private rank 8", own(8, 0)),
+        Row("heads", "pFedSAM, 4 private adapters of rank 4, 2 chosen", own(4, 4)),
+        Row("own_r3", "pFedSAM, plain private rank 8, reading R3", own(8, 0, "method.reading=R3")),
+        Row("own_alone", "pFedSAM, plain private rank 8, no distillation", own(8, 0, "method.distill=none")),
+        *(NAMED[name] for name in ("fedavg", "local", "fedper", "ditto")),
+        Row("dual_lora", "dual LoRA", ("method=dual_lora",)),
+        Row("fedsca", "FedSCA", ("method=fedsca",)),
+    ],
     "rules": [  # at the rates of FedAvg, whose local step they share
         Row("fedavg", "FedAvg of LoRA and decoder", ("method=fedavg",)),
         Row("fedavgm", "FedAvgM", ("method=fedavgm",)),

@@ -343,12 +343,19 @@ def difference(these: dict[int, Found], those: dict[int, Found], role: str, home
 
     Paired by case and class: a class that one row's site does not annotate is left out.
     """
-    pairs = [(these[seed].scores[role], those[seed].scores[role]) for seed in these.keys() & those.keys()]
-    runs = [gaps for one, other in pairs if (gaps := by_home(less(one, other, "dice"), homes))]
+    runs = differences(these, those, role, homes)
     if not runs:
         return ""
     low, high = interval(runs)
     return f"{st.mean(map(mean_of, runs)):+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+def differences(
+    these: dict[int, Found], those: dict[int, Found], role: str, homes: dict[str, Home]
+) -> list[dict[str, Classes]]:
+    """The paired differences in Dice by site, class and patient, of each seed that both have."""
+    pairs = [(these[seed].scores[role], those[seed].scores[role]) for seed in sorted(these.keys() & those.keys())]
+    return [gaps for one, other in pairs if (gaps := by_home(less(one, other, "dice"), homes))]
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pfedsam.exchange.codec import encode
 from pfedsam.layout import Places
 from pfedsam.record.cases import ROLES, Cases, read_cases
 from pfedsam.record.scores import CaseScore, summary
-from pfedsam.report.bootstrap import interval, mean_of
+from pfedsam.report.bootstrap import chance, holm, interval, mean_of
 from pfedsam.service import Turn, serve_test
 from pfedsam.site import Site
 
@@ -75,3 +75,18 @@ def test_cases_of_one_name_in_two_folders_are_two_cases(tmp_path: Path) -> None:
     dice = mean_of({"site-1": cases.of_patients("personal", "dice")})
     assert dice == pytest.approx(tested["personal"]["dice"])
     assert st.mean(r["dice"] for r in cases.scores["personal"].values()) == pytest.approx(dice)
+
+
+def test_p_values_are_corrected_for_their_number_and_stay_in_order() -> None:
+    """By hand: 0.01 x 3, 0.02 x 2, 0.04 x 1 is less than the one before; never above 1."""
+    assert holm([0.04, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
+    assert holm([0.8, 0.6]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_a_difference_that_no_draw_turns_round_is_the_least_likely() -> None:
+    sites = {"north": [{f"p{i}": [0.1 + 0.01 * i] for i in range(6)}]}
+    mixed = {"north": [{f"p{i}": [0.1 * (-1) ** i] for i in range(6)}]}
+    assert chance([sites]) == pytest.approx(2 / 5001)
+    assert chance([mixed]) > 0.5
+    assert chance([{"north": [{"p": [0.0]}]}]) == 1.0

@@ -29,15 +29,34 @@ def interval(runs: Sequence[dict[str, Classes]], seed: int = 0) -> tuple[float, 
     Args:
         runs: one per seed, with the same sites.
     """
+    low, high = np.percentile(means(runs, seed), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def chance(runs: Sequence[dict[str, Classes]], seed: int = 0) -> float:
+    """The two-sided p value of a mean difference, from the same draws: twice the share on the rarer side of zero."""
+    drawn = means(runs, seed)
+    rarer = min((drawn <= 0).sum(), (drawn >= 0).sum())
+    return min(1.0, 2 * (float(rarer) + 1) / (DRAWS + 1))
+
+
+def holm(chances: Sequence[float]) -> list[float]:
+    """p values corrected for their number (Holm 1979): the smallest times n, the next times n - 1, never less."""
+    found, least = [0.0] * len(chances), 0.0
+    for done, i in enumerate(sorted(range(len(chances)), key=lambda i: chances[i])):
+        found[i] = least = max(least, min(1.0, chances[i] * (len(chances) - done)))
+    return found
+
+
+def means(runs: Sequence[dict[str, Classes]], seed: int = 0) -> Any:
+    """The mean of each draw, (DRAWS,). The arguments are those of `interval`, which says how it draws."""
     rng = np.random.default_rng(seed)
-    means = np.zeros((len(runs), DRAWS))
+    found = np.zeros((len(runs), DRAWS))
     for site in runs[0]:
         patients = list(dict.fromkeys(patient for run in runs for groups in run[site] for patient in groups))
         picks = _picks(rng, len(patients))
-        means += [np.nanmean([_drawn(groups, patients, picks) for groups in run[site]], 0) for run in runs]
-    drawn = np.take_along_axis(means.T / len(runs[0]), _picks(rng, len(runs)), 1).mean(1)
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return float(low), float(high)
+        found += [np.nanmean([_drawn(groups, patients, picks) for groups in run[site]], 0) for run in runs]
+    return np.take_along_axis(found.T / len(runs[0]), _picks(rng, len(runs)), 1).mean(1)
 
 
 def _picks(rng: np.random.Generator, count: int) -> npt.NDArray[np.int64]:
