@@ -36,6 +36,7 @@ OWN = {  # what a method needs beside its name
     "fedbn": ("train.lr_private=3e-4",),
     "ditto": ("method.lam=0.1",),
     "fedadam": ("method.rate=1e-2",),
+    "dsfedmed": ("train.lr=3e-3",),
 }
 FIRST = ("pfedsam", "local", "fedavg")
 NOT = ("newcomer", "furl", "cpss_adapt", "iscos")  # which want other labels, begin from another run, or end in one

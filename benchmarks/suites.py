@@ -214,6 +214,7 @@ SUITES = {
         Row("drflm", "DRFLM", ("method=drflm",)),
         Row("dual_lora", "dual LoRA", ("method=dual_lora",)),
         Row("flap_sam", "FLAP-SAM", ("method=flap_sam",)),
+        Row("dsfedmed", "DSFedMed's U-Net", ("method=dsfedmed", "train.lr=3e-3")),  # from scratch; SAM at local's rate
         Row("fedda", "FedDA", ("method=fedda",)),
         *(Row(rule, f"FedAvg, server.rule {rule}", ("method=fedavg", f"server.rule={rule}")) for rule in ROBUST),
     ],

@@ -36,7 +36,7 @@ def trained(site: Site, shared: dict[str, torch.Tensor], round_: int = 0):
 ALL_SHARED = {"fedavg", "fedavgm", "fedprox", "ffa_lora", "fedms_sam", "fedmsa", "scaffold", "similarity"}
 ALL_SHARED |= {"gin", "cpss", "fedsemidg", "feddg", "furl", "iscos"}
 KEEPS = {"pfedsam", "newcomer", "local", "fedper", "fedrep", "fedbn", "ditto", "fedsa_lora", "iat"}
-KEEPS |= {"fedicra", "cpss_adapt"}
+KEEPS |= {"fedicra", "cpss_adapt", "dsfedmed"}
 KEEPS |= {"fedsca", "fca", "fedala", "apple", "dual_lora", "fedda"}
 ALL_SHARED |= {"fedadam", "fednova", "feddyn", "moon", "clustered", "spp_fgc", "drflm", "flap_sam"}
 

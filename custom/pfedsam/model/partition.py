@@ -18,6 +18,7 @@ from pfedsam.model.adapters import TokenAdapter
 from pfedsam.model.aside import Aside
 from pfedsam.model.channel_gate import ChannelGate
 from pfedsam.model.decoder import ClassHead, PromptFreeDecoder
+from pfedsam.model.light import LightNet
 from pfedsam.model.lora import Adapted, LoRA
 from pfedsam.model.moe import LocalMoE
 from pfedsam.model.segmenter import Branches
@@ -42,6 +43,7 @@ class Kind(StrEnum):
     NORM = "norm"
     ASIDE = "aside"
     GATE = "gate"
+    LIGHT = "light"
 
 
 class Part(StrEnum):
@@ -61,6 +63,7 @@ OWNERS: dict[type[nn.Module], Kind] = {
     ClassHead: Kind.HEAD,
     PromptFreeDecoder: Kind.DECODER,
     Aside: Kind.ASIDE,
+    LightNet: Kind.LIGHT,
 }
 PRETRAINED = frozenset({Kind.BASE, Kind.NORM})  # frozen unless a method says that it trains them
 DECODER = frozenset({Kind.DECODER, Kind.DECODER_WIDENING, Kind.DECODER_LAST})

@@ -1,12 +1,14 @@
 """SAM's answer to prompts: a box, points and a coarse mask, for one object in each image."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from segment_anything.modeling import PromptEncoder
 from torch import Tensor
 
+from pfedsam.model.decoder import PromptFreeDecoder
 from pfedsam.model.segmenter import Segmenter
 
 
@@ -37,7 +39,7 @@ def answer(branch: Segmenter, prompts: PromptEncoder, embedding: Tensor, prompt:
     size = [4 * side for side in embedding.shape[-2:]]
     mask = F.interpolate(prompt.mask, size=size, mode="bilinear", align_corners=False)
     tokens, dense = prompts((prompt.points, prompt.signs), prompt.box, mask)
-    return branch.decoder.masks(embedding + dense, tokens)[:, :1]
+    return cast(PromptFreeDecoder, branch.decoder).masks(embedding + dense, tokens)[:, :1]
 
 
 def prompt_of(coarse: Tensor, size: int) -> tuple[Prompt, Tensor]:

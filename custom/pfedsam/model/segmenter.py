@@ -10,15 +10,14 @@ from torch import Tensor, nn
 
 from pfedsam.files import tensors_digest
 from pfedsam.model.aside import Aside
-from pfedsam.model.decoder import PromptFreeDecoder
 from pfedsam.model.encoder import Encoder
 from pfedsam.model.lora import loras, side_by_side
 
 
 class Segmenter(nn.Module):
-    """Logits (B, outputs, 4S/p, 4S/p) from normalised images (B, 3, S, S)."""
+    """Logits (B, outputs, 4S/p, 4S/p) from normalised images (B, 3, S, S). A light model's are (B, outputs, S, S)."""
 
-    def __init__(self, encoder: Encoder, decoder: PromptFreeDecoder) -> None:
+    def __init__(self, encoder: Encoder, decoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
