@@ -378,7 +378,8 @@ def few_labels(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
 def partly(case: str, counts: Sizes, sizes: Sizes, named: dict[str, Row]) -> list[Row]:
     """Rows in which each site has so many labelled images. The first is what the others are compared with.
 
-    Methods that leave out the others see about as many images in a round. As in `late`, that is our choice.
+    All methods see about as many images with labels in a round, our choice. Methods that leave out the others take a
+    whole epoch's number of them. Of the images of the others half have labels, so these take two epochs.
     """
     shares = {site: round(1 - counts[site] / size, 6) for site, size in sizes.items()}
     change, size = f"data.unlabelled={json.dumps(shares)}", min(sizes, key=lambda site: sizes[site])
@@ -391,7 +392,7 @@ def partly(case: str, counts: Sizes, sizes: Sizes, named: dict[str, Row]) -> lis
             replace(changed(row, case, change, again), beside=f"{case}_fedavg" if row is not rows[0] else "")
             for row in rows
         ),
-        *(changed(row, case, change) for row in of_all),
+        *(changed(row, case, change, "train.epochs=2") for row in of_all),
     ]
 
 
