@@ -61,12 +61,13 @@ sbom: .venv/ready .venv-tools/ready  ## sbom.json: what is installed in .venv, w
 licences: .venv/ready  ## licences.md: every package that pfedsam runs on, with version and licence
 	$(BIN)/python scripts/licences.py licences.md
 
-release: .venv/ready  ## the wheel in DIST, and SHA256SUMS signed with the SSH key KEY
+release: .venv/ready  ## the wheel and constraints.txt in DIST, and SHA256SUMS signed with the SSH key KEY
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir $(DIST) .
+	cp constraints.txt $(DIST)
 	$(MAKE) sign-release
 
-sign-release:  ## SHA256SUMS of the wheels in DIST, and its signature by the SSH key KEY
-	cd $(DIST) && sha256sum *.whl > SHA256SUMS && rm -f SHA256SUMS.sig
+sign-release:  ## SHA256SUMS of the wheels and constraints.txt in DIST, and its signature by the SSH key KEY
+	cd $(DIST) && sha256sum *.whl constraints.txt > SHA256SUMS && rm -f SHA256SUMS.sig
 	ssh-keygen -q -Y sign -f $(KEY) -n pfedsam-release $(DIST)/SHA256SUMS
 
 check-release:  ## whether the wheels in DIST are those that WHO signed, by the file SIGNERS of public keys

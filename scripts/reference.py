@@ -118,10 +118,22 @@ def table_of(kind: Any, above: str, fields: Iterable["dataclasses.Field[Any]"]) 
     for one in filter(dataclasses.is_dataclass, reversed(kind.__mro__)):
         told |= meanings(one)
     rows = [
-        (f"`{above}{f.name}`", spell(hints[f.name]), default_of(f), within(f.metadata.get(KEY)), told.get(f.name, ""))
+        (
+            f"`{above}{f.name}`",
+            spell(hints[f.name]),
+            default_of(f),
+            within(f.metadata.get(KEY)),
+            as_json(told.get(f.name, "")),
+        )
         for f in fields
     ]
     return table(("name", "type", "default", "bounds", "meaning, and why"), rows)
+
+
+def as_json(meaning: str) -> str:
+    """A meaning with JSON's words for Python's, as a job's file wants them."""
+    words = {"None": "`null`", "True": "`true`", "False": "`false`"}
+    return re.sub(r"\b(None|True|False)\b", lambda found: words[found[0]], meaning)
 
 
 def default_of(field: "dataclasses.Field[Any]") -> str:

@@ -32,7 +32,8 @@ class Job:
         min_sites: the number of valid updates that a round needs.
         grace: seconds for the other sites after `min_sites` have answered.
         timeout: the most seconds for a round, and for the final test. 0: no limit.
-        sites: the sites that take part. Empty: all sites that connect.
+        sites: the sites that take part, for `simulate` and `doctor`. `render` does not read them: without `--sites` the
+            job is for all sites that connect.
         run: the run's name. If earlier jobs of this run finished rounds, the job continues after the last.
         continues: refuse to begin a run of that name. "latest" is then the run that wrote last.
         begin: "STUDY/RUN", a finished run whose shared tensors the new run starts from.

@@ -99,12 +99,14 @@ def through_flare(folder: Path) -> Run:
 
 
 def alone(hospital: Path, folder: Path) -> list[dict[str, Any]]:
-    """The records of a run in one process, and of a newcomer's that begins with it, as they are on the disk."""
+    """The records of a run in one process, of a newcomer's that begins with it, and of one with privacy, on the disk."""
     places = {name: Places(hospital, folder / "sites") for name in ("site-1", "site-2")}
     federate(Plan(tiny(), places, 2, folder / "first"))
     joins = tiny(study="joins", method="newcomer", every={"site-1": 0})
     federate(Plan(joins, places, 1, folder / "second", begin=folder / "first"))
-    return [read_json(folder / name / "results.json") for name in ("first", "second")]
+    noise = {"unit": "site", "noise": 1.0, "epsilon": 1000}
+    federate(Plan(tiny(study="hidden", method="fedavg", privacy=noise), places, 1, folder / "third"))
+    return [read_json(folder / name / "results.json") for name in ("first", "second", "third")]
 
 
 def context(folder: Path, name: str) -> FLContext:

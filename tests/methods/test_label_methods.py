@@ -23,7 +23,7 @@ from pfedsam.site import Site
 from pfedsam.study import initial_shared, shared_schema
 from pfedsam.train import ala
 from pfedsam.train.losses import segmentation_loss
-from pfedsam.train.pseudo import agreed, pseudo_loss
+from pfedsam.train.pseudo import agreed, move, pseudo_loss
 
 
 def test_a_step_of_w_goes_down_the_slope_along_the_way_and_stays_within_0_and_1() -> None:
@@ -377,3 +377,21 @@ def test_its_teacher_sees_no_swapped_style_and_learns_from_the_student_slowly(op
     moved = [name for name in start if not torch.equal(average[name], start[name])]
     assert moved
     assert all((average[name] - start[name]).norm() < (live[name] - start[name]).norm() * steps for name in moved)
+
+
+def test_an_average_leaves_an_untrained_start_behind_and_then_moves_slowly() -> None:
+    """After n steps it is the mean of the n models, until a step of 1 - decay is the longer one."""
+    student, steps = torch.nn.Linear(1, 1, bias=False), torch.zeros(())
+    average = {"weight": torch.full((1, 1), 100.0)}
+    seen = []
+    for value in (2.0, 4.0, 6.0):
+        seen.append(value)
+        torch.nn.init.constant_(student.weight, value)
+        move(average, student, 0.9, steps)
+        assert average["weight"].item() == pytest.approx(sum(seen) / len(seen))
+    steps.fill_(999)
+    torch.nn.init.constant_(student.weight, 14.0)
+    move(average, student, 0.9, steps)
+    assert average["weight"].item() == pytest.approx(0.9 * 4.0 + 0.1 * 14.0)
+    move(average, student, 0.5)
+    assert average["weight"].item() == pytest.approx(9.5)

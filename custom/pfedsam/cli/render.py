@@ -35,6 +35,21 @@ def serve(options: argparse.Namespace) -> None:
         continues=bool(options.continues) or None,
         begin=options.begin or None,
     )
-    code = "without code" if options.no_code else "with pfedsam's code"
-    console.show(f"wrote {options.out}, {code}. On this machine: nvflare simulator {options.out} -w WORKSPACE")
-    console.show(f"In a deployment: pfedsam watch {options.out} --kit KIT")
+    for line in told(options):
+        console.show(line)
+
+
+def told(options: argparse.Namespace) -> list[str]:
+    """What was written, for whom, and what can be done with it."""
+    from pfedsam.jobs import read_job
+
+    named = ", ".join(read_job(options.job, []).sites)
+    whom = options.sites or "all sites that connect"
+    left = f" The job's own sites, {named}, are for simulate and doctor: name yours with --sites." if named else ""
+    here = [] if options.no_code else [f"On this machine: nvflare simulator {options.out} -w WORKSPACE"]
+    return [
+        f"wrote {options.out}, {'without code' if options.no_code else 'with the code of pfedsam'}, for {whom}."
+        + left * (not options.sites),
+        *here,
+        f"In a deployment: pfedsam watch {options.out} --kit KIT",
+    ]

@@ -29,7 +29,7 @@ from pfedsam.train.losses import segmentation_loss
 from pfedsam.train.pseudo import agreed, average_of, mean_loss, move, perturbed, pseudo_loss, taught
 from pfedsam.train.step import Losses
 
-SENT, AVERAGE, TRUST, WEIGHT, GAP = "sent/", "average/", "trust", "weight/", "gap"
+SENT, AVERAGE, TRUST, STEPS, WEIGHT, GAP = "sent/", "average/", "trust", "steps", "weight/", "gap"
 MOST = 10.0  # of a gap's size
 JUDGED = 64  # slices that a gap is measured on, at most
 
@@ -64,18 +64,19 @@ def merge(model: Branches, _config: Config, here: Here) -> None:
     """Keep the received model, and the moving average as the site left it. Without one it begins at the received."""
     average = average_of(model["global"], below(AVERAGE, here.memory))
     model.received = under(SENT, average_of(model["global"], {})) | under(AVERAGE, average)
-    model.received[TRUST] = here.memory.get(TRUST, torch.zeros(())).to(next(model.parameters()).device)
+    for name in (TRUST, STEPS):
+        model.received[name] = here.memory.get(name, torch.zeros(())).clone().to(next(model.parameters()).device)
 
 
 def gradient(model: Branches, config: Config) -> None:
     """Move the average towards the site's model, in place."""
-    move(below(AVERAGE, model.received), model["global"], config.own(Settings).decay)
+    move(below(AVERAGE, model.received), model["global"], config.own(Settings).decay, model.received[STEPS])
 
 
 def tell(model: Branches, config: Config, here: Here, _report: RoundReport) -> Told:
     """The gap goes up. The moving average stays."""
     trust = (model.received[TRUST] + config.own(Settings).trust).clamp(max=1)
-    kept = under(AVERAGE, below(AVERAGE, model.received)) | {TRUST: trust}
+    kept = under(AVERAGE, below(AVERAGE, model.received)) | {TRUST: trust, STEPS: model.received[STEPS]}
     return Told({GAP: gap_of(model, config, here).clamp(-MOST, MOST)}, kept)
 
 

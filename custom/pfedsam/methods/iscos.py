@@ -28,7 +28,8 @@ from pfedsam.train.losses import resize, segmentation_loss
 from pfedsam.train.pseudo import average_of, move, pseudo_loss, taught
 from pfedsam.train.step import Losses
 
-AVERAGE, TURN = "average/", "turn"
+AVERAGE, TURN, STEPS = "average/", "turn", "steps"
+SHARP = 10.0  # of the mask that prompts SAM: it was trained on masks of logits as large as this
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def labels(model: Branches, batch: Batch, config: Config) -> tuple[Tensor, Tenso
 
 def asked(model: Branches, embedding: Tensor, coarse: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """SAM's logits (B, 1, L, L) for one object, from its coarse logits (B, L, L), and whether there was one, (B,)."""
-    prompt, present = prompt_of(coarse, size)
+    prompt, present = prompt_of(SHARP * (coarse / 2).tanh(), size)
     return resize(answer(model["sam"], cast(PromptEncoder, model.prompts), embedding, prompt), len(coarse[0])), present
 
 
@@ -98,13 +99,14 @@ def overlap(one: Tensor, other: Tensor) -> Tensor:
 
 def merge(model: Branches, _config: Config, here: Here) -> None:
     """Begin the moving average at what the site kept, or else at the received model, and count the site's rounds."""
-    turn = here.memory.get(TURN, torch.zeros(())).to(next(model.parameters()).device)
-    model.received = under(AVERAGE, average_of(model["global"], below(AVERAGE, here.memory))) | {TURN: turn}
+    device = next(model.parameters()).device
+    counts = {name: here.memory.get(name, torch.zeros(())).clone().to(device) for name in (TURN, STEPS)}
+    model.received = under(AVERAGE, average_of(model["global"], below(AVERAGE, here.memory))) | counts
 
 
 def gradient(model: Branches, config: Config) -> None:
     """Move the average towards the site's model, in place."""
-    move(below(AVERAGE, model.received), model["global"], config.own(Settings).decay)
+    move(below(AVERAGE, model.received), model["global"], config.own(Settings).decay, model.received[STEPS])
 
 
 def tell(model: Branches, _config: Config, _here: Here, _report: RoundReport) -> Told:

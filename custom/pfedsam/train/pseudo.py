@@ -24,11 +24,19 @@ def average_of(student: Segmenter, kept: Tensors) -> Tensors:
 
 
 @torch.no_grad()
-def move(average: Tensors, student: Segmenter, decay: float) -> None:
-    """Move the average a little, by 1 - `decay`, towards the student, in place."""
-    live = dict(student.named_parameters())
+def move(average: Tensors, student: Segmenter, decay: float, steps: Tensor | None = None) -> None:
+    """Move the average a little, by 1 - `decay`, towards the student, in place.
+
+    Args:
+        steps: how often it was moved, a scalar that is counted up. After n steps it then moves by 1 / n or more, so
+            that it soon leaves an untrained start behind (Tarvainen and Valpola 2017, Mean Teacher). None: it began at
+            a trained model.
+    """
+    live, share = dict(student.named_parameters()), torch.tensor(1 - decay)
+    if steps is not None:
+        share = (1 / steps.add_(1)).clamp_min(1 - decay)
     for name, tensor in average.items():
-        tensor.lerp_(live[name], 1 - decay)
+        tensor.lerp_(live[name], share.to(tensor))
 
 
 @torch.no_grad()
