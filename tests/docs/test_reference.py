@@ -115,11 +115,12 @@ def test_a_field_that_the_page_gives_to_one_runner_is_in_its_records_alone(
     known = listed("results.md", "results.json")
     through, within = ({n for one in found for n, _ in fields(one, known)} for found in ([run.results], apart[1]))
     told = {row[0].strip("`"): row[3].split(":")[0] for row in rows(section("results.md", "results.json"))}
-    assert {name for name, mark in told.items() if mark == "one process"} == within - through - BEGUN
+    assert {name for name, mark in told.items() if mark == "one process"} == within - through - BEGUN - HIDDEN
     assert {name for name, mark in told.items() if mark == "FLARE"} == through - within - EARLIER
 
 
 EARLIER = {f"begun_with.private.SITE.{name}" for name in ("run", "round")}  # of a study with an earlier run
+HIDDEN = {"rounds[].sites.SITE.epsilon"}  # of a job with privacy
 BEGUN = {f"begun_with.{name}" for name in ("run", "rounds", "sha256")}  # of a run that begins with another's model
 
 
