@@ -59,7 +59,8 @@ def main() -> None:
     rows = [row for row in rows if not options.rows or row.name in options.rows]
     out, seeds = options.out / options.task, options.seeds
     found = {row: [line(row, options.task, seed, out / str(seed)) for seed in seeds] for row in rows}
-    what = f"Suite {options.suite}" if options.suite else "Methods side by side"
+    some = f", {len(rows)} of them" if options.rows else ""
+    what = f"Suite {options.suite}" if options.suite else f"Methods side by side{some}"
     title = f"{what} on {options.task}: {IMAGES} images a site, 128 px, {ROUNDS} rounds"
     table = unseen(found) if options.suite == UNSEEN else as_table(found, differing(rows, options.task, seeds, out))
     publish(title, table, notes=notes(options.suite, options.task, seeds), keep=options.keep)

@@ -128,16 +128,26 @@ def parsed(text: str | bytes) -> Any:
     """The value of a JSON text.
 
     Raises:
-        ValueError: it is none, or one so deep that Python cannot read it, or it holds what no file can hold.
+        ValueError: it is none, or one so deep that Python cannot read it, or it holds what no file can hold, or an
+            object has a key twice.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_object)
         whole = encodable(json.dumps(value, ensure_ascii=False))
     except RecursionError:
         raise ValueError("JSON with too many brackets inside each other") from None
     if not whole:
         raise ValueError("half of a character (a lone surrogate)")
     return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Python would take the last one of two equal keys."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)} twice in one object")
+    return found
 
 
 def encodable(text: str) -> bool:

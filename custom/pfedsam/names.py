@@ -4,6 +4,7 @@ import contextlib
 import logging
 import re
 import shutil
+import unicodedata
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,11 @@ from pfedsam.errors import UserFault
 LONGEST = 64  # most characters of a site's name, as in a certificate
 RUN_NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}"  # of a run, a study, or another file or folder that is named
 RESERVED = frozenset({"server", "client", "all"})  # what FLARE itself calls the server, every site, everybody
+
+
+def spelling(name: str) -> str:
+    """A name in one spelling, so that two that a person takes for one are equal: composed letters, no capitals."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def plain(text: str) -> str:

@@ -171,3 +171,57 @@ def test_one_image_in_two_splits_is_refused(tmp_path: Path, again: str) -> None:
 def test_two_masks_of_one_image_in_one_split_are_two_rows(tmp_path: Path) -> None:
     path = site(tmp_path, [*GOOD, Row("test.png", "second_m.png", "test", "patient test")])
     assert [row.mask for row in datalist.read(path)["test"]] == ["test_m.png", "second_m.png"]
+
+
+@pytest.mark.parametrize(
+    "head", ["image,mask,mask,split,group", "image,mask,split,group,Group", "image,image,mask,split,group"]
+)
+def test_a_column_that_stands_twice_is_named_even_with_the_same_name(tmp_path: Path, head: str) -> None:
+    names = head.split(",")
+    (tmp_path / "datalist.csv").write_text(head + "\n" + ",".join("a" for _ in names) + "\n")
+    with pytest.raises(UserFault, match=r"one column (mask|group|image) .*came 2"):
+        datalist.raw_rows(tmp_path / "datalist.csv")
+
+
+def test_a_key_that_stands_twice_in_json_is_named(tmp_path: Path) -> None:
+    (tmp_path / "datalist.json").write_text(
+        '[{"image": "a", "mask": "b", "mask": "c", "split": "train", "group": "p"}]'
+    )
+    with pytest.raises(UserFault, match="mask twice in one object"):
+        datalist.raw_rows(tmp_path / "datalist.json")
+
+
+@pytest.mark.parametrize(("sign", "said"), [(";", "came ;"), ("\t", "came tabs")])
+def test_a_table_without_commas_is_told_so(tmp_path: Path, sign: str, said: str) -> None:
+    (tmp_path / "datalist.csv").write_text("image,mask,split,group\na,b,train,p\n".replace(",", sign))
+    with pytest.raises(UserFault, match=f"commas between the columns .*{said}"):
+        datalist.raw_rows(tmp_path / "datalist.csv")
+
+
+def two_images(folder: Path, rows: list[str]) -> Path:
+    """A datalist of these rows; its files are there."""
+    for name in ("a.png", "b.png", "m.png"):
+        (folder / name).write_bytes(b"")
+    (folder / "datalist.csv").write_text("\n".join(["image,mask,split,group", *rows]) + "\n")
+    return folder / "datalist.csv"
+
+
+@pytest.mark.parametrize(("one", "other"), [("Meier", "meier"), ("Müller", "Mu\u0308ller"), ("P1 ", "P1")])
+def test_a_patient_in_two_spellings_is_one_patient(tmp_path: Path, one: str, other: str) -> None:
+    path = two_images(tmp_path, [f"a.png,m.png,train,{one}", f"b.png,m.png,test,{other}"])
+    with pytest.raises(UserFault, match=r"each group .* in one split"):
+        datalist.read(path)
+
+
+def test_an_image_under_two_names_is_one_image(tmp_path: Path) -> None:
+    (tmp_path / "c.png").symlink_to(tmp_path / "a.png")
+    for other in ("c.png", str(tmp_path / "a.png"), "./a.png"):
+        path = two_images(tmp_path, ["a.png,m.png,train,p1", f"{other},m.png,test,p2"])
+        with pytest.raises(UserFault, match=r"each image .* in one split"):
+            datalist.read(path)
+
+
+def test_a_case_that_is_listed_twice_would_count_twice(tmp_path: Path) -> None:
+    path = two_images(tmp_path, ["a.png,m.png,test,p1", "b.png,m.png,train,p2", "./a.png,m.png,test,p1"])
+    with pytest.raises(UserFault, match="each case once"):
+        datalist.read(path)

@@ -99,7 +99,7 @@ def through_flare(folder: Path) -> Run:
 
 
 def alone(hospital: Path, folder: Path) -> list[dict[str, Any]]:
-    """The records of a run in one process, of a newcomer's that begins with it, and of one with privacy, on the disk."""
+    """The records of a run in one process, of a newcomer that begins with it, and of a run with privacy."""
     places = {name: Places(hospital, folder / "sites") for name in ("site-1", "site-2")}
     federate(Plan(tiny(), places, 2, folder / "first"))
     joins = tiny(study="joins", method="newcomer", every={"site-1": 0})

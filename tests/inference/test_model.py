@@ -1,5 +1,6 @@
 """A model file predicts what its site's final test predicted, and says clearly when it cannot."""
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,12 +10,13 @@ from safetensors.torch import load_file, save_file
 
 from conftest import NEEDS, after_a_round, model_facts, save_model, tiny
 from pfedsam import methods
-from pfedsam.data.square import probabilities
+from pfedsam.data.square import Normalise, probabilities
 from pfedsam.errors import UserFault
 from pfedsam.inference import facts as headers
 from pfedsam.inference.facts import read_facts
 from pfedsam.inference.model_file import write_model
-from pfedsam.inference.predictor import load_model
+from pfedsam.inference.predictor import first_model, load_model
+from pfedsam.layout import ASSETS
 from pfedsam.site import Site
 from pfedsam.train.evaluate import evaluate, find_masks
 
@@ -181,3 +183,14 @@ def test_tensors_of_other_settings_are_not_written(open_site, tmp_path: Path) ->
     with pytest.raises(UserFault, match="the private part"):
         write_model(tmp_path / "other.safetensors", other, site.shared(), site.private())
     assert not (tmp_path / "other.safetensors").exists()
+
+
+@pytest.mark.parametrize("pixels", ["", ":unit"])
+def test_the_first_model_sees_pixels_as_its_sites_do(tmp_path: Path, pixels: str) -> None:
+    """Of weights that were trained on 0 to 1 it saw them with SAM's mean and deviation."""
+    data = (ASSETS / "demo_sam.safetensors").read_bytes()
+    (tmp_path / "own.safetensors").write_bytes(data)
+    config = tiny(model={"weights": f"own.safetensors:{hashlib.sha256(data).hexdigest()}{pixels}"})
+    image, normalised = torch.rand(1, 3, 64, 64), Normalise(config.model.pixels)
+    assert torch.equal(first_model(config, tmp_path).normalise(image), normalised(image))
+    assert (config.model.pixels == "unit") == bool(pixels)

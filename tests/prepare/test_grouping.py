@@ -172,3 +172,36 @@ def test_no_patient_of_a_wrapped_folder_sits_in_two_splits(tmp_path: Path, above
     assert report["patients"] == 6
     assert sum(split["patients"] for split in report["splits"].values()) == 6
     assert prepare([tmp_path / "in"], None, Wish(patient="each"))["patients"] == 24
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [*(f"p{p}s{i}.png" for p in range(1, 7) for i in range(5)), "p6s4 (1).png"],
+        [f"{10000 + p}_{90000 + 7 * p + i}.png" for p in range(20) for i in range(2)],
+        [f"{90000 + 7 * p + i}_{10000 + p}.png" for p in range(20) for i in range(2)],
+        [f"P{p:02d}_202001{p:02d}_12{i:02d}{p:02d}.png" for p in range(1, 9) for i in range(2)],
+        [f"A{p}S9V9_{phase}.png" for p in range(8) for phase in ("ED", "ES")],
+        [f"{eye}{p:03d}.png" for p in range(1, 21) for eye in ("OD", "OS")],
+        [f"{side}{p:03d}.png" for p in range(1, 9) for side in "LR"],
+        [f"{kind}{p:03d}.png" for p in range(1, 9) for kind in ("flair", "t2")],
+        [f"{when}_{p:03d}.png" for p in range(1, 9) for when in ("pre", "post")],
+    ],
+    ids=lambda names: names[0],
+)
+def test_a_number_that_repeats_may_be_the_patient_s_beside_one_that_never_does(names: list[str]) -> None:
+    with pytest.raises(UserFault, match="which may belong to one patient"):
+        found(names)
+
+
+@pytest.mark.parametrize(
+    "dates", [("20200101", "20200102"), ("01.01.2020", "02.01.2020"), ("2020-01-01", "2020-01-02")]
+)
+def test_folders_of_a_person_and_a_date_are_one_patient(dates: tuple[str, ...]) -> None:
+    people = ["Beck_Eva", "Kunz_Jo", "Meier_Hans", "Wolf_Ida"]
+    assert found([f"{who}_{date}/s{i}.png" for who in people for date in dates for i in SLICES]) == people
+
+
+def test_counters_that_look_like_years_and_single_numbers_are_no_dates() -> None:
+    assert len(found([f"pic_{i}.png" for i in range(1995, 2010)])) == 15
+    assert len(found([f"img{i:03d}.png" for i in range(15)])) == 15

@@ -471,3 +471,19 @@ def test_a_site_in_another_unit_is_prepared_in_millimetres(tmp_path: Path, unit:
     written = nibabel.load(next((tmp_path / "out/images").iterdir()))
     assert written.header.get_xyzt_units()[0] == "mm"
     assert nibabel.affines.voxel_sizes(written.affine) == pytest.approx((0.5, 0.5, 2))
+
+
+def test_a_name_that_is_not_utf_8_is_left_out_and_named(tmp_path: Path) -> None:
+    """As in an archive of an old Windows share. It ended the whole command, after all the work."""
+    home = tmp_path / "in"
+    for name in ("a.png", "b.png", "c.png", os.fsdecode(b"M\xfcller.png")):
+        for sub in ("images", "masks"):
+            (home / sub).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.eye(16, dtype=np.uint8)).save(home / sub / name)
+    (home / "images" / os.fsdecode(b"stra\xdfe")).mkdir()
+    report = prepare([home], tmp_path / "out", Wish(patient="each"))
+    named = {one["file"]: one["why"] for one in report["dropped"]}
+    assert named == dict.fromkeys(
+        ("images/M\\udcfcller.png", "masks/M\\udcfcller.png", "images/stra\\udcdfe"), "its name is not in UTF-8"
+    )
+    assert "M\\\\udcfcller" in (tmp_path / "out/report.json").read_text()

@@ -52,7 +52,7 @@ def test_what_the_remark_advises_turns_them_round(tmp_path: Path) -> None:
 def test_class_numbers_that_no_mask_shows_are_named_with_the_way_to_close_the_gap(tmp_path: Path) -> None:
     home = site(tmp_path / "in", lambda mask: mask * 10)
     assert "No mask shows class 1, 2, 3, 4, 5" in notes(home)
-    assert "--labels 10=1" in notes(home)
+    assert "without gaps" in notes(home)
     assert notes(home, {"10": 1}) == ""
 
 

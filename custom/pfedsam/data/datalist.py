@@ -8,8 +8,8 @@ does not matter, nor do blanks around column names, split, group and site.
 
 import csv
 import os
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from pfedsam.data.cells import write_cells
 from pfedsam.errors import UserFault
 from pfedsam.files import parsed
+from pfedsam.names import spelling
 
 NAMES = ("datalist.csv", "datalist.json", "manifest.csv")
 SHOWN = 4  # sites that a message names, at most
@@ -111,7 +112,7 @@ def raw_rows(path: Path) -> list[dict[str, Any]]:
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:  # csv distinguishes line breaks in quotes
-            records = parsed(file.read()) if path.suffix == ".json" else list(csv.DictReader(file))
+            records = parsed(file.read()) if path.suffix == ".json" else _table(path, csv.DictReader(file))
     except (OSError, ValueError, csv.Error) as error:
         raise UserFault(expected=f"a readable datalist at {path}", came=str(error), do="correct the file") from None
     if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
@@ -119,14 +120,27 @@ def raw_rows(path: Path) -> list[dict[str, Any]]:
     return [_plain(path, record) for record in records]
 
 
-def _plain(path: Path, record: dict[str, Any]) -> dict[str, Any]:
-    plain = {str(key).strip().casefold(): value for key, value in record.items()}
-    if len(plain) < len(record):
-        names = [str(key).strip().casefold() for key in record]
-        twice = next(name for name in names if names.count(name) > 1)
+def _table(path: Path, reader: "csv.DictReader[str]") -> list[dict[str, Any]]:
+    """A CSV's rows. The columns are looked at first, because a row cannot hold one name twice."""
+    names = _columns(path, list(reader.fieldnames or ()))
+    if len(names) == 1 and (other := next((sign for sign in ";\t" if sign in names[0]), None)):
+        came = "tabs" if other == "\t" else other
+        raise UserFault(expected=f"commas between the columns of {path}", came=came, do="save it as CSV with commas")
+    return list(reader)
+
+
+def _columns(path: Path, names: Sequence[object]) -> list[str]:
+    """The columns' plain names. UserFault if two are alike."""
+    plain = [str(name).strip().casefold() for name in names]
+    if twice := next((name for name in plain if plain.count(name) > 1), None):
         raise UserFault(
-            expected=f"one column {twice} in {path}", came=f"{names.count(twice)}", do="keep only the right one"
+            expected=f"one column {twice} in {path}", came=f"{plain.count(twice)}", do="keep only the right one"
         )
+    return plain
+
+
+def _plain(path: Path, record: dict[str, Any]) -> dict[str, Any]:
+    plain = dict(zip(_columns(path, list(record)), record.values(), strict=True))
     return plain | {key: "" if plain[key] is None else str(plain[key]).strip() for key in WORDS if key in plain}
 
 
@@ -163,9 +177,15 @@ def _row(path: Path, number: int, record: dict[str, Any]) -> Row:
 
 
 def _check_splits(path: Path, rows: list[Row]) -> None:
+    """A patient, in any spelling, and an image, by any path to it, belong to one split. A case is listed once."""
+    files = [os.path.realpath(path.parent / row.image) for row in rows]
+    cases = Counter((file, row.split, row.mask, row.weak, row.group) for file, row in zip(files, rows, strict=True))
+    if twice := next((image for (image, *_), count in cases.items() if count > 1), None):
+        raise UserFault(expected=f"each case once in {path}", came=f"{twice} twice", do="keep one of its rows")
+    patients = [spelling(row.group) for row in rows]
     for what, things, do in (
-        ("group", [row.group for row in rows], "put all of a patient's images into one split"),
-        ("image", [os.path.normpath(row.image) for row in rows], "keep it only in the split of its patient"),
+        ("group", patients, "put all of a patient's images into one split"),
+        ("image", files, "keep it only in the split of its patient"),
     ):
         homes: dict[str, set[str]] = defaultdict(set)
         for thing, row in zip(things, rows, strict=True):

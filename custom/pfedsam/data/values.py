@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pfedsam.errors import UserFault
 
 IGNORED = 255  # in a mask from `prepare` or `read_mask`: a pixel that nobody labelled
+MOST_CLASSES = IGNORED - 1
 BYTES = 2**31  # most bytes that the voxels of one volume take in memory, at 4 each or more
 CLOSE = 1e-3  # a format's slope may move a class this far from a whole number
 

@@ -147,7 +147,8 @@ def first_model(config: Config, weights: Path | None = None, cache: Path | None 
     facts = ModelFacts(config, config.digest(), Origin(base), roles)
     method = methods.get(config.method)
     parts = _base(facts, {}, (weights, cache), bf16=methods.base_in_bf16(method, where, config))
-    return Predictor(facts, _assembled(method, parts, config, shared, {}).to(where), Normalise(), where)
+    model = _assembled(method, parts, config, shared, {}).to(where)
+    return Predictor(facts, model, Normalise(config.model.pixels), where)
 
 
 def _usable(device: torch.device | str) -> torch.device:

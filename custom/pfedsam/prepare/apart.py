@@ -3,41 +3,59 @@
 import re
 from collections.abc import Sequence
 
-from pfedsam.prepare.words import CLASSES, PLACES, SEPARATOR, TIMES, plain
+from pfedsam.names import spelling
+from pfedsam.prepare.words import CLASSES, MODALITIES, PLACES, SEPARATOR, SIDES, TIMES
 
 RUN = re.compile(r"\d+|[^\W\d_]+")
 HASH = 5  # a part of a name with this number of runs of letters and digits is random
 TIME, KIND = re.compile(TIMES), re.compile(rf"{CLASSES}|{PLACES}")
+VIEW = re.compile(rf"{SIDES}|{MODALITIES}|pre|post")  # of one patient: OD001 and OS001, flair001 and t2001
+GLUED_VIEW = re.compile(rf"(?:{VIEW.pattern})(?=\d)")
+SEVERAL = 3  # numbers that repeat beside one that never does, and may then be the patients' own
 
 
 def may_be_one(keys: Sequence[str]) -> list[str]:
-    """Keys that share their first number. None if a single number differs in all keys, or if the keys are random.
+    """Keys that share a number, or a random part. None if no number repeats, so that each key may be a patient.
+
+    A number that all keys have and that never repeats may be the patient's or an accession's. If another one repeats
+    beside it, and has several values, that one may be the patient's.
 
     Args:
         keys: the candidates for patients.
     """
-    every = sorted({plain(key): key for key in keys}.values())
-    if sum(_is_random(key) for key in every) * 2 > len(every):
-        return []
-    numbers = [_numbers(plain(key)) for key in every]
+    every = sorted({spelling(key): key for key in keys}.values())
+    random = [_random(spelling(key)) for key in every]
+    if sum(map(bool, random)) * 2 > len(every):
+        return _sharing(every, random)
+    numbers = [_numbers(spelling(key)) for key in every]
     places = [[n[i] for n in numbers if len(n) > i] for i in range(max(map(len, numbers), default=0))]
-    if not places or any(len(set(at)) == len(at) for at in places):
-        return []
-    shared = next(one for one in places[0] if places[0].count(one) > 1)
-    return [key for key, n in zip(every, numbers, strict=True) if n[:1] == [shared]]
+    own = any(len(set(at)) == len(at) == len(every) for at in places)
+    repeats = (i for i, at in enumerate(places) if (SEVERAL if own else 1) <= len(set(at)) < len(at))
+    place = next(repeats, None)
+    return [] if place is None else _sharing(every, [n[place : place + 1] for n in numbers])
 
 
-def _is_random(key: str) -> bool:
-    return any(len(RUN.findall(part)) >= HASH for part in SEPARATOR.split(key))
+def _sharing(keys: Sequence[str], marks: Sequence[Sequence[object]]) -> list[str]:
+    """The keys of the first mark that several have. An empty mark is none."""
+    shared = next((one for one in marks if one and list(marks).count(one) > 1), None)
+    return [] if shared is None else [key for key, mark in zip(keys, marks, strict=True) if mark == shared]
+
+
+def _random(key: str) -> list[str]:
+    """The parts of a name that look drawn at random."""
+    return [part for part in SEPARATOR.split(key) if len(RUN.findall(part)) >= HASH]
 
 
 def _numbers(key: str) -> list[tuple[str, str]]:
-    """The numbers in a name, each with the letters before it. The number of a class or a date is not a patient."""
+    """The numbers in a name, each with the letters before it. The number of a class or a date is not a patient.
+
+    A side or a sequence before a number does not count: `OD001` and `OS001` have the same one.
+    """
     found, before = list[tuple[str, str]](), ""
     for part in SEPARATOR.split(key):
-        for run in [] if TIME.fullmatch(part) else RUN.findall(part):
+        for run in [] if TIME.fullmatch(part) else RUN.findall(GLUED_VIEW.sub("", part, count=1)):
             if run.isdigit() and not KIND.fullmatch(before):
-                found.append((before, run))
+                found.append(("" if VIEW.fullmatch(before) else before, run))
                 before = ""
             else:
                 before += run

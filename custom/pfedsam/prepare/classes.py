@@ -27,9 +27,9 @@ def numbered(
     wished = wished or {}
     known = {label.casefold() for label in found}
     by_name = {label.casefold(): number for label, number in wished.items() if label.casefold() in known}
-    by_value = {int(v): number for v, number in wished.items() if v.isdigit() and v.casefold() not in by_name}
+    by_value = {int(v): number for v, number in wished.items() if v.isdecimal() and v.casefold() not in by_name}
     by_value |= {REST: wished["*"]} if "*" in wished else {}
-    if strange := [key for key in wished if key.casefold() not in by_name and not key.isdigit() and key != "*"]:
+    if strange := [key for key in wished if key.casefold() not in by_name and not key.isdecimal() and key != "*"]:
         raise UserFault(
             expected="mask values or these structures in --labels: " + (", ".join(found) or "none found"),
             came=strange[0],

@@ -5,9 +5,10 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from pfedsam.names import spelling
 from pfedsam.prepare.found import Dropped
 from pfedsam.prepare.pairing import Candidate, Claim, Claimed, role_of
-from pfedsam.prepare.words import COPIES, LONG_READERS, MASK, READERS, Words, plain, words
+from pfedsam.prepare.words import COPIES, LONG_READERS, MASK, READERS, Words, words
 
 READER = re.compile(LONG_READERS)
 NO_STRUCTURE = re.compile(rf"{READERS}|{COPIES}|\d+|.")
@@ -85,7 +86,7 @@ def _known(
         and not (claim.by == "folder" and any(map(str.isdigit, "".join(name))))
     )
     known = {name for name, images in count.items() if images > 1}
-    said = {words(plain(name)): name for name in wanted}
+    said = {words(spelling(name)): name for name in wanted}
     every = {name for names in extras.values() for name in names}
     return {name: said.get(name, "_".join(name)) for name in sorted((known | said.keys()) & every)}
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from pfedsam.errors import UserFault
+from pfedsam.names import spelling
 from pfedsam.prepare.apart import KIND, may_be_one
 from pfedsam.prepare.words import (
     CLASSES,
+    DATE,
     GENERIC,
     IMAGE_WORDS,
     MASK_WORDS,
@@ -18,7 +20,6 @@ from pfedsam.prepare.words import (
     SIDES,
     SPLITS,
     TIMES,
-    plain,
     some_of,
     words,
 )
@@ -38,6 +39,7 @@ BARE_SLICE = re.compile(r"(?:\D*[ _.-])?(?:slice|sl|frame|tile)[ _-]?\d+", re.IG
 VIEW = re.compile(rf"(?P<rest>.*\d.*?)[ _.-]+(?:{SIDES}|{TIMES}|{MODALITIES}|{IMAGE_WORDS})", re.IGNORECASE)
 SIDE = re.compile(r"(?P<rest>.+?)[ _.-]+(?:left|right|od|os|ou)", re.IGNORECASE)
 FIRST = re.compile(rf"(?:left|right|od|os|ou|{MODALITIES})[ _.-]+(?P<rest>.*\d.*)", re.IGNORECASE)
+DAY_AFTER = re.compile(rf"(?P<rest>.*[^\W\d_].*?)[ _.-]+(?:{DATE})")  # Meier_Hans_20200101
 DATED = re.compile(rf"(?:{TIMES})[ _.-]+(?P<rest>.*[^\W\d_].*)", re.IGNORECASE)
 EYE = re.compile(r"(?P<rest>.*\d)[lr]", re.IGNORECASE)
 COUNTER = re.compile(r"(?P<rest>.*?)[ _.-]*\(?\d+\)?")
@@ -73,7 +75,7 @@ def grouped(names: Sequence[PurePath], among: int | None = None) -> Grouping:
             raise
         found = Grouping([None] * len(rest), "The patients of the other files are unknown.")
     first: dict[str, str] = {}  # `P1` and `p1` are one patient
-    keys = [None if key is None else first.setdefault(plain(key), key) for key in found.keys]
+    keys = [None if key is None else first.setdefault(spelling(key), key) for key in found.keys]
     if len(rest) == len(names):
         return Grouping(keys, found.words)
     others = iter(keys)
@@ -136,7 +138,7 @@ def _has_number(name: str) -> bool:
 
 
 def _is_patient(name: str) -> bool:
-    return NUMBERED.fullmatch(plain(name)) is not None
+    return NUMBERED.fullmatch(spelling(name)) is not None
 
 
 def _may_be_surnames(within: Mapping[str, set[str]]) -> bool:
@@ -200,7 +202,7 @@ def _levels(names: Sequence[PurePath], sorts: re.Pattern[str] | None) -> list[li
 
 def _fits(folder: str, pattern: re.Pattern[str]) -> bool:
     """Whether a folder's name, or each word of it, fits the pattern."""
-    name = plain(folder)
+    name = spelling(folder)
     parts = words(name)
     return pattern.fullmatch(name) is not None or (
         any(pattern.fullmatch(part) for part in parts)
@@ -219,6 +221,8 @@ def _cores(stems: Sequence[str]) -> list[str]:
 
 
 def _core(stem: str) -> str:
+    dated = DAY_AFTER.fullmatch(stem)
+    stem = stem if dated is None or _fits(dated["rest"], ROLES) else dated["rest"]
     while m := VIEW.fullmatch(stem) or SIDE.fullmatch(stem) or FIRST.fullmatch(stem):
         stem = m["rest"]
     dated = DATED.fullmatch(stem)
@@ -235,7 +239,7 @@ def _unsliced(core: str) -> str:
     if (found := SLICE.fullmatch(core)) is None:
         return core
     rest = found["rest"]
-    classy = _fits(rest, SORTS) or KIND.fullmatch(words(plain(rest))[-1])
+    classy = _fits(rest, SORTS) or KIND.fullmatch(words(spelling(rest))[-1])
     return core if classy and not found["word"] else _core(rest)
 
 
@@ -276,5 +280,5 @@ def _said(rule: str, names: Sequence[PurePath], keys: Sequence[str | None]) -> s
 
 def _stem(name: PurePath) -> str:
     """The file name without its ending. `.nii.gz` counts as one ending."""
-    end = plain(name.name).find(".nii")
+    end = spelling(name.name).find(".nii")
     return name.name[:end] if end >= 0 else name.stem

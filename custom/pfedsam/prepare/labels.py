@@ -76,7 +76,7 @@ def parse_table(text: str) -> dict[str, int]:
     table = {}
     for part in text.split(","):
         left, sign, right = part.rpartition("=")
-        if not sign or not left.strip() or not right.strip().isdigit() or int(right) > 255:
+        if not sign or not left.strip() or not right.strip().isdecimal() or int(right) > 255:
             raise UserFault(expected="--labels VALUE=CLASS,VALUE=CLASS", came=part, do="write it like 255=1,2=1")
         table[left.strip()] = int(right)
     return table

@@ -197,10 +197,9 @@ def _absent(facts: Sequence[Measurements]) -> list[str]:
     absent = [number for number in range(1, max(shown, default=0)) if number not in shown and number not in covered]
     if not absent:
         return []
-    table = ",".join(f"{number}={i}" for i, number in enumerate(shown[:8], 1))
     return [
         f"No mask shows class {', '.join(map(str, absent[:5]))}, but some show class {shown[-1]}."
-        f" If the numbers should start at 1 without gaps, use --labels, such as --labels {table}."
+        " If the numbers should start at 1 without gaps, give the masks' values such numbers with --labels."
     ]
 
 

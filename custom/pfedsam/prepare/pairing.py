@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from pfedsam.names import spelling
 from pfedsam.prepare.found import Dropped
 from pfedsam.prepare.words import (
     IMAGE,
@@ -18,7 +19,6 @@ from pfedsam.prepare.words import (
     WEAK,
     Words,
     place,
-    plain,
     role,
     without,
     words,
@@ -119,7 +119,7 @@ def candidate(
         parts: the folders that contain the files, outermost first.
         mask: as the user said; None: the nearest folder that names a role decides, else the name.
     """
-    return Candidate(name, files, tuple(plain(part) for part in parts), plain(stem), mask)
+    return Candidate(name, files, tuple(spelling(part) for part in parts), spelling(stem), mask)
 
 
 def claimed(candidates: Iterable[Candidate]) -> Claimed:

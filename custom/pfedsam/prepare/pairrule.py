@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
+from pfedsam.names import spelling
 from pfedsam.prepare.found import Dropped
 from pfedsam.prepare.pairing import Candidate, Claim, Claimed
-from pfedsam.prepare.words import pattern_of, plain, words
+from pfedsam.prepare.words import pattern_of, words
 
 
 def pairs_by_pattern(candidates: Sequence[Candidate], image: str, mask: str) -> Claimed:
@@ -29,7 +30,7 @@ def pairs_by_pattern(candidates: Sequence[Candidate], image: str, mask: str) -> 
     for one, hit in masks:
         fits = images.get(hit[1], [])
         if len(fits) == 1:
-            extra = words(plain(hit[2])) if patterns[1].groups > 1 and hit[2] and not hit[2].isdigit() else ()
+            extra = words(spelling(hit[2])) if patterns[1].groups > 1 and hit[2] and not hit[2].isdigit() else ()
             answer.masks[fits[0]].append(Claim(one, extra, by="user"))
             used.add(hit[1])
         else:

@@ -11,6 +11,7 @@ import numpy as np
 from pfedsam.data.datalist import SPLITS
 from pfedsam.data.folder import check_free, new_folder
 from pfedsam.data.readable import disguised, readable
+from pfedsam.data.values import MOST_CLASSES
 from pfedsam.data.volume import kind_of
 from pfedsam.errors import UserFault
 from pfedsam.prepare import measurements
@@ -64,7 +65,7 @@ class Wish:
     @property
     def structures(self) -> list[str]:
         """The structures that the options name, in their order."""
-        return [*(key for key in self.table or {} if not key.isdigit() and key != "*"), *self.names]
+        return [*(key for key in self.table or {} if not key.isdecimal() and key != "*"), *self.names]
 
 
 def prepare(
@@ -91,6 +92,8 @@ def _prepared(found: Discovered, folder: Path | None, wish: Wish, watch: Watch) 
     cases, dropped, patients_by = told_apart(found.cases, wish.patient)
     segments, table = numbered(found.segments, wish.table, wish.names)
     cases, unread, values = _surveyed(cases, watch, colours=wish.table is None)
+    if not 1 <= (wish.classes or 1) <= MOST_CLASSES:
+        raise UserFault(expected=f"1 to {MOST_CLASSES} classes", came=str(wish.classes), do="correct --classes")
     classes = wish.classes or len(wish.names) or None
     rule = understood(values, table, classes, ignore=wish.ignore, structures=segments)
     done, failed, pictures = _converted(cases, folder, Plan(wish.plane, rule, segments, bool(wish.structures)), watch)

@@ -9,8 +9,10 @@ from pfedsam.data.nifti import NIFTI
 from pfedsam.data.picture import PICTURES
 from pfedsam.data.readable import hindrance
 from pfedsam.data.volume import Kind, kind_of, stem_of
+from pfedsam.files import encodable
 from pfedsam.prepare.found import Dropped, Reason
 
+FOREIGN = ("its name is not in UTF-8", "rename it: old shares and archives have names in other codes")
 MARK = "names.salt"  # a file in every folder that prepare has written
 
 
@@ -44,19 +46,26 @@ def files_below(root: Path) -> Iterator[File | Dropped]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for path in [Path(folder, name) for name in folders]:
             if why := _odd(path):
-                yield Dropped(str(path.relative_to(root)), *why)
-        folders[:] = [name for name in folders if not Path(folder, name, MARK).is_file()]
+                yield Dropped(_shown(path, root), *why)
+        folders[:] = [name for name in folders if encodable(name) and not Path(folder, name, MARK).is_file()]
         for path in [Path(folder, name) for name in sorted(files) if not name.startswith(".")]:
             if path.name.upper() != "DICOMDIR":
                 kind = _kind(path)
-                yield File(path, root, kind) if isinstance(kind, str) else Dropped(str(path.relative_to(root)), *kind)
+                yield File(path, root, kind) if isinstance(kind, str) else Dropped(_shown(path, root), *kind)
     for error in refused:
         where = os.path.relpath(error.filename, root)
         yield Dropped(where, f"the folder can't be read ({error.strerror})", "give yourself permission to read it")
 
 
+def _shown(path: Path, root: Path) -> str:
+    """A path below the root as a text that a report can hold, whatever bytes its name has."""
+    return str(path.relative_to(root)).encode(errors="backslashreplace").decode()
+
+
 def _kind(path: Path) -> Kind | Reason:
     """A file's kind, or the reason why it cannot be read."""
+    if not encodable(path.name):
+        return FOREIGN
     if hindered := hindrance(path):
         return hindered
     if path.stat().st_size == 0:
@@ -69,6 +78,8 @@ def _kind(path: Path) -> Kind | Reason:
 
 def _odd(folder: Path) -> Reason | None:
     """Why a folder is skipped, or is not what its name says."""
+    if not encodable(folder.name):
+        return FOREIGN
     if (folder / MARK).is_file():
         why = "a folder that pfedsam prepare wrote: its cases would count a second time, as other patients"
         return why, "nothing; or give only that folder"

@@ -1,11 +1,11 @@
 """The words in folder and file names that show what they contain: mask, image, modality, split, class, date."""
 
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from pfedsam.errors import UserFault
+from pfedsam.names import spelling
 
 MASK_WORDS = (
     r"masks?|msks?|segs?|segm|dseg|segmentations?|labels?|lbls?|labelmaps?|labels?t[rs]|gts?|ground[ _-]?truth"
@@ -22,7 +22,12 @@ COPIES = r"copy|kopie|old|new|final|draft|corrected|reviewed|backup|bak|auto|pre
 WEAK = rf"rois?|contours?|lesions?|tumou?rs?|{LONG_READERS}"  # a mask only beside an image of the same name
 SPLITS = r"train|training|val|valid|validation|test|testing"
 SIDES = r"left|right|l|r|od|os|ou|lt|rt"
+DATE = (  # a whole one
+    r"(?:19|20)\d\d[-_.]?(?:0[1-9]|1[0-2])[-_.]?(?:0[1-9]|[12]\d|3[01])"
+    r"|(?:0[1-9]|[12]\d|3[01])[-_.](?:0[1-9]|1[0-2])[-_.](?:19|20)\d\d"
+)
 TIMES = (
+    rf"{DATE}|"
     r"(?:19|20)\d\d(?:[-_.]?(?:0[1-9]|1[0-2])(?:[-_.]?(?:0[1-9]|[12]\d|3[01]))?)?"
     r"|(?:ses|session|visit|time|timepoint|tp|baseline|followup|follow-up|day|week|month|year)[-_ ]?\d*"
 )
@@ -51,11 +56,6 @@ MASK, IMAGE, MODALITY, SPLIT = (re.compile(w) for w in (MASK_WORDS, IMAGE_WORDS,
 Words = tuple[str, ...]
 
 
-def plain(name: str) -> str:
-    """A name in one spelling: composed letters, no capitals."""
-    return unicodedata.normalize("NFC", name).casefold()
-
-
 @lru_cache(maxsize=100_000)
 def words(stem: str) -> Words:
     """The parts of a plain name between its separators. `mask1` has two parts."""
@@ -79,7 +79,7 @@ def role(folder: str) -> bool | None:
 
     `train_masks` contains masks; `dataset_with_gt` may contain both.
     """
-    name = plain(folder)
+    name = spelling(folder)
     if MASK.fullmatch(name) or IMAGE.fullmatch(name):
         return MASK.fullmatch(name) is not None
     found = COMPOUND.fullmatch(name)
@@ -91,7 +91,7 @@ def role(folder: str) -> bool | None:
 def place(folders: Iterable[str]) -> Words:
     """The folders without those that say mask or image. `train_masks` becomes `train`."""
     kept = []
-    for name in map(plain, folders):
+    for name in map(spelling, folders):
         if role(name) is None:
             kept.append(name)
         elif not MASK.fullmatch(name) and not IMAGE.fullmatch(name) and (found := COMPOUND.fullmatch(name)):
