@@ -131,6 +131,14 @@ def test_the_image_of_a_mask_may_be_empty(tmp_path: Path) -> None:
     odd_image(("a.bmp", b""), tmp_path)
 
 
+def test_a_dicom_file_of_fewer_frames_than_one_is_named(tmp_path: Path) -> None:
+    (file, *_) = write_series(tmp_path / "scans", np.zeros((16, 16, 2), np.uint16))
+    change(file, NumberOfFrames=-1)
+    assert "-1 frames by its header" in str(unusable(file, dicom_header(file)))
+    found = list(find_scans(tmp_path / "scans"))
+    assert [isinstance(one, UserFault) for one in found] == [True, False]
+
+
 def test_a_cell_longer_than_any_file_s_name_is_a_missing_file(tmp_path: Path) -> None:
     long = "x" * 100_000
     (tmp_path / "datalist.csv").write_text(f"image,mask,split,group\n{long},{long},train,p1\n")

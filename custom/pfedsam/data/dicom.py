@@ -90,6 +90,8 @@ def unread(head: Any) -> tuple[str, str] | None:
 def _unread(head: Any) -> tuple[str, str] | None:
     if str(head.get("SOPClassUID", "")) == WHOLE_SLIDE or "TotalPixelMatrixColumns" in head:
         return "a whole-slide image, which cannot be read here", "cut it into tiles (PNG) first"
+    if frames(head) < 1:
+        return f"{frames(head)} frames by its header", "export it again from the archive (PACS), or leave it out"
     if frames(head) > 1 and not placed(head):
         clip = f"a clip of {frames(head)} frames without geometry, which cannot be read here"
         return clip, "save its frames as pictures (PNG)"
