@@ -11,6 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import psutil
 import torch
 from fuzz.everything import TARGETS
 from fuzz.harness import Target, explore, peak
@@ -26,6 +27,7 @@ def main() -> int:
     options.add_argument("--only", default="", help="targets with this in their name")
     chosen = options.parse_args()
     torch.set_num_threads(1)
+    process = psutil.Process()
     targets = [target for target in TARGETS if chosen.only in target.name]
     examples, failures, grown = dict.fromkeys(targets, 0), dict[Target, str](), dict.fromkeys(targets, 0.0)
     while time.process_time() < 60 * chosen.minutes and len(failures) < len(targets):
@@ -34,6 +36,7 @@ def main() -> int:
                 before = peak()
                 examples[target] += explored(target, failures)
                 grown[target] += peak() - before
+                print(f"{target.name}: {process.memory_info().rss / 1e6:.0f} MB held", file=sys.stderr, flush=True)
     for target in targets:
         end = "FAILED" if target in failures else "ok"
         print(f"{target.name:24} {examples[target]:8} examples  {grown[target]:6.0f} MB more  {end}")

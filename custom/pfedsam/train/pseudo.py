@@ -32,11 +32,10 @@ def move(average: Tensors, student: Segmenter, decay: float, steps: Tensor | Non
             that it soon leaves an untrained start behind (Tarvainen and Valpola 2017, Mean Teacher). None: it began at
             a trained model.
     """
-    live, share = dict(student.named_parameters()), torch.tensor(1 - decay)
-    if steps is not None:
-        share = (1 / steps.add_(1)).clamp_min(1 - decay)
+    live = dict(student.named_parameters())
+    share = 1 - decay if steps is None else (1 / steps.add_(1)).clamp_min(1 - decay)
     for name, tensor in average.items():
-        tensor.lerp_(live[name], share.to(tensor))
+        tensor.lerp_(live[name], share)
 
 
 @torch.no_grad()
