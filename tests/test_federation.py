@@ -156,6 +156,18 @@ def test_a_newcomer_trains_its_experts_on_a_model_that_stays_as_it_came(hospital
     assert found["begun_with"]["private"] == {"site-2": {}}
 
 
+def test_a_site_without_a_label_adapts_the_federation_s_model_and_sends_nothing(hospital: Path, tmp_path: Path) -> None:
+    federate(Plan(tiny(method="fedavg"), {"site-1": Places(hospital, tmp_path / "sites")}, 1, tmp_path / "first"))
+    joins = {"site-2": Places(hospital, tmp_path / "sites")}
+    config = tiny(study="joins", method="cpss_adapt", data={"unlabelled": {"site-2": 1}}, own={"sure": 0.5})
+    found = federate(Plan(config, joins, 2, tmp_path / "second", begin=tmp_path / "first"))
+    before, after = (load_file(max((tmp_path / name).rglob("round.*.safetensors"))) for name in ("first", "second"))
+    assert all(torch.equal(before[name], tensor) for name, tensor in after.items())
+    one, two = (load_file(path) for path in sorted((tmp_path / "sites/joins/site-2").glob("private.*.safetensors")))
+    assert any(not torch.equal(one[name], tensor) for name, tensor in two.items())
+    assert found["final"]["sites"]["site-2"]["personal"]["scored"] == 3
+
+
 def test_a_newcomer_to_no_federation_is_told_so(hospital: Path, tmp_path: Path) -> None:
     places = {"site-1": Places(hospital, tmp_path / "sites")}
     with pytest.raises(UserFault, match=r"a trained model for newcomer to begin with.*--begin"):

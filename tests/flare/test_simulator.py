@@ -383,10 +383,11 @@ def test_a_site_trains_in_its_own_rounds_alone_and_one_that_never_trains_is_test
 
 
 @pytest.mark.long
-def test_a_newcomer_begins_with_the_model_of_a_finished_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", [name for name in methods.names() if methods.get(name).joins])
+def test_a_newcomer_begins_with_the_model_of_a_finished_run(tmp_path: Path, method: str) -> None:
     store = {"PFEDSAM_STORE": str(tmp_path / "store")}
     simulate(job(tmp_path / "job"), tmp_path / "ws", threads=2, **store)
-    changes = [*TINY, "method=newcomer", "study=late"]
+    changes = [*TINY, f"method={method}", "study=late"]
     late = tmp_path / "late"
     render(ROOT / "jobs/pfedsam", late, changes=changes, rounds=1, begin="demo/latest", sites=["site-5"])
     log = simulate(late, tmp_path / "late_ws", threads=1, **store)
