@@ -37,6 +37,14 @@ def test_a_run_is_forgotten_and_the_others_and_the_ledger_stay(store: SiteStore)
     assert store.load(Moment("second", 1))[1]["run"] == "second"
 
 
+def test_a_run_is_forgotten_and_one_whose_name_ends_with_its_own_keeps_its_notes(store: SiteStore) -> None:
+    for run in ("v1.2", "2"):
+        store.remember("before", run, {"dice": 0.5})
+    assert forget(store, "--run", "2", "--yes") == 0
+    assert store.remembered("before", "v1.2") == {"dice": 0.5}
+    assert store.remembered("before", "2") is None
+
+
 def test_a_study_is_forgotten_and_its_ledger_stays(store: SiteStore, capsys: pytest.CaptureFixture[str]) -> None:
     assert forget(store, "--yes") == 0
     assert names(store) == {"ledger.jsonl"}

@@ -135,7 +135,8 @@ class SiteStore:
     def files_of(self, run: str) -> list[Path]:
         """The files of a run: its generations, the last model that it was sent, and its notes."""
         generations = [path for path in self._files() if _label(path)[0] == run]
-        notes = sorted(self.folder.glob(f"*.{one_name(run, 'run')}.json"))
+        ending = f"{one_name(run, 'run')}.json"  # a note's own name has no dot, but a run's may have some
+        notes = sorted(path for path in self.folder.glob("*.json") if path.name.partition(".")[2] == ending)
         return [*generations, *(path for path in [self._accepted(run), *notes] if path.exists())]
 
     def keep_accepted(self, tensors: Tensors, at: Moment) -> None:
