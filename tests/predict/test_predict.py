@@ -1,9 +1,12 @@
 """Masks come in the format, size and place of what was given, and are those of the final test."""
 
+import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import highdicom
 import nibabel
@@ -16,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom.uid import DigitalXRayImageStorageForPresentation
 
+from pfedsam.cli import main
 from pfedsam.data.dicom import read_series
 from pfedsam.data.volume import read_nifti
 from pfedsam.errors import UserFault
@@ -256,6 +260,39 @@ def test_a_faulty_file_is_named_and_the_others_come_out(
     assert all(name in faults for name in ("holes.nii.gz", "cut.nii.gz", "empty.png", "odd.dcm", "link.png"))
     assert len(done) == 6
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["good.nii.gz"]
+
+
+def test_what_may_be_an_image_and_cannot_be_read_is_named(
+    trained_model: Path, volume: NDArray[np.float32], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, elsewhere = tmp_path / "in", tmp_path / "elsewhere"
+    nifti(folder / "good.nii.gz", volume)
+    (folder / "IM0001").write_bytes(write_series(elsewhere, volume.astype(np.uint16))[0].read_bytes()[132:])
+    (folder / "ward-7").symlink_to(elsewhere)
+    (folder / "closed").mkdir()
+    for name in ("b.webp", "c.gif"):
+        Image.fromarray(volume[..., 0].astype(np.uint8)).save(folder / name)
+    (folder / "d.mha").write_text("ObjectType = Image")
+    for name in ("notes.txt", "list.csv", "report.pdf"):
+        (folder / name).write_text("%PDF")
+    monkeypatch.setattr(os, "scandir", closed_to(os.scandir, folder / "closed"))
+    faults = [one for one in find_scans(folder) if isinstance(one, UserFault)]
+    told = ["links are not followed", "its preamble", "closed", "3 files of other kinds"]
+    assert [any(words in str(fault) for fault in faults) for words in told] == [True] * 4
+    assert len(faults) == 4
+    monkeypatch.undo()
+    assert main(["predict", str(folder), str(tmp_path / "out"), "--model", str(trained_model)]) == 1
+
+
+def closed_to(list_folder: Callable[[Any], Any], closed: Path) -> Callable[[Any], Any]:
+    """`os.scandir` for a user who may not read one folder. A test's own user may be root, who may read all."""
+
+    def scandir(path: Any) -> Any:
+        if Path(path) == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return list_folder(path)
+
+    return scandir
 
 
 def test_a_series_with_a_file_of_several_frames_is_named_and_the_others_come_out(

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pfedsam.data.dicom import dicom_header, in_order, placed, shared_uids, unusable, volumes
+from pfedsam.data.dicom import dicom_header, in_order, lacks_preamble, placed, shared_uids, unusable, volumes
 from pfedsam.data.headers import frames, slices_of
 from pfedsam.data.nifti import NIFTI
 from pfedsam.data.picture import PICTURES
-from pfedsam.data.readable import hindrance
+from pfedsam.data.readable import LINKED, closed, hindrance, may_be_image
 from pfedsam.data.slices import scattered
 from pfedsam.data.volume import Kind, kind_of, stem_of
 from pfedsam.errors import UserFault
@@ -40,7 +40,8 @@ class Scan:
 def find_scans(source: Path, out: Path | None = None) -> Iterator[Scan | UserFault]:
     """The scans in file or folder `source`, sorted by path. Each unusable one is returned as a fault.
 
-    Hidden files, hidden folders and everything below `out` are skipped. Links to folders are not followed.
+    Hidden files, hidden folders and everything below `out` are skipped. So are texts and documents. What else cannot be
+    read, and may be an image, is a fault: a folder, a link to a folder, and files of other kinds together.
 
     Raises:
         UserFault: `source` does not exist or contains no image, or `out` is `source`.
@@ -52,28 +53,40 @@ def find_scans(source: Path, out: Path | None = None) -> Iterator[Scan | UserFau
             expected="a separate output folder", came=f"{out}, which contains the images", do="name another"
         )
     found: Scan | UserFault | None = None
-    for folder, files in _folders(source, out):
-        for found in _in_folder(folder, files, source):
+    others: list[Path] = []
+    for one in _folders(source, out):
+        for found in [one] if isinstance(one, UserFault) else _in_folder(*one, source, others):
             yield found
-    if found is None:
-        raise UserFault(
-            expected=f"images in {source} ({', '.join((*PICTURES, *NIFTI))} or DICOM)",
-            came="none",
-            do="correct the path, or convert the files",
+    if found is None or others:
+        fault = UserFault(
+            expected=f"images in {source} of a kind that can be read ({', '.join((*PICTURES, *NIFTI))} or DICOM)",
+            came=f"{len(others)} files of other kinds, such as {others[0]}" if others else "none",
+            do="convert them, or leave them out if they are no images" if others else "correct the path",
         )
+        if found is None:
+            raise fault
+        yield fault
 
 
-def _folders(source: Path, out: Path | None) -> Iterator[tuple[Path, list[Path]]]:
+def _folders(source: Path, out: Path | None) -> Iterator[tuple[Path, list[Path]] | UserFault]:
+    """Each folder with its files, and the fault of each that cannot be searched."""
     if source.is_file():
         yield source.parent, [source]
         return
     own = out.resolve() if out else None
-    for top, below, names in os.walk(source):
+    refused: list[OSError] = []
+    for top, below, names in os.walk(source, onerror=refused.append):
         below[:] = sorted(n for n in below if not n.startswith(".") and Path(top, n).resolve() != own)
+        for link in (Path(top, name) for name in below if Path(top, name).is_symlink()):
+            yield UserFault(expected=f"a folder at {link}", came=LINKED[0], do=LINKED[1])
         yield Path(top), [Path(top) / name for name in sorted(names) if not name.startswith(".")]
+    for error in refused:
+        came, do = closed(error)
+        yield UserFault(expected=f"a folder that can be read at {error.filename}", came=came, do=do)
 
 
-def _in_folder(folder: Path, files: list[Path], source: Path) -> Iterator[Scan | UserFault]:
+def _in_folder(folder: Path, files: list[Path], source: Path, others: list[Path]) -> Iterator[Scan | UserFault]:
+    """The scans among the files of a folder. Files of other kinds that may be images are added to `others`."""
     root = source if source.is_dir() else source.parent
     dicom = []
     for file in files:
@@ -83,6 +96,14 @@ def _in_folder(folder: Path, files: list[Path], source: Path) -> Iterator[Scan |
             dicom.append(file)
         elif kind:
             yield Scan(kind, (file,), file.relative_to(root).with_name(stem_of(file)))
+        elif lacks_preamble(file):
+            yield UserFault(
+                expected=f"DICOM with its preamble in {file}",
+                came="the data without the 128 bytes and DICM before it",
+                do="export it again from the archive (PACS), or convert it with dcmconv of DCMTK",
+            )
+        elif may_be_image(file):
+            others.append(file)
     if source.is_file():
         yield from _series(dicom, Path(), stem_of(source))
     else:
