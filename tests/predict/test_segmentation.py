@@ -203,6 +203,16 @@ def test_two_series_that_share_instance_uids_are_both_refused_and_a_copy_is_not(
     assert [bool(d.files) for d in done] == [False, False, True, True]
 
 
+def test_a_series_in_two_folders_is_named_and_gets_no_two_half_masks(tmp_path: Path, model: Predictor) -> None:
+    (tmp_path / "in/second").mkdir(parents=True)
+    for file in sorted(write_series(tmp_path / "in/first", IMAGE))[3:]:
+        file.rename(tmp_path / "in/second" / file.name)
+    way = Way("global", scale="percentile")
+    done = list(predict(model, find_scans(tmp_path / "in"), tmp_path / "out", way, Classes(["x"])))
+    assert [f"in {tmp_path}/in/first and {tmp_path}/in/second" in str(d.fault) for d in done] == [True, True]
+    assert not (tmp_path / "out").exists()
+
+
 def test_files_without_a_series_or_instance_uid_are_named_one_by_one(tmp_path: Path) -> None:
     write_series(tmp_path / "a", IMAGE, tags={"SeriesInstanceUID": ""})
     write_series(tmp_path / "b", IMAGE, tags={"SOPInstanceUID": ""})

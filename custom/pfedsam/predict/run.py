@@ -10,7 +10,7 @@ from pfedsam.errors import UserFault
 from pfedsam.inference.predictor import Predictor
 from pfedsam.predict.given import read_scan
 from pfedsam.predict.masks import Way, segment
-from pfedsam.predict.scans import Scan, twins
+from pfedsam.predict.scans import Scan, parts, twins
 from pfedsam.predict.segmentation import Classes, check_series
 from pfedsam.predict.written import existing, files_of, target, write
 
@@ -45,7 +45,7 @@ def predict(
     """
     every = list(scans)
     known = [scan for scan in every if isinstance(scan, Scan)]
-    faults = twins(known) | _rivals(known, out)
+    faults = twins(known) | parts(known) | _rivals(known, out)
     for scan in every:
         if isinstance(scan, UserFault):
             yield Done(None, fault=scan)
