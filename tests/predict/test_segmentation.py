@@ -175,6 +175,13 @@ def test_a_code_of_another_form_is_refused(text: str) -> None:
         code_of(text)
 
 
+@pytest.mark.parametrize("name", ["a\\b", "x" * 65, " ", "", "a\nb"])
+def test_a_class_name_that_dicom_cannot_hold_is_refused_before_the_inference(tmp_path: Path, name: str) -> None:
+    write_series(tmp_path / "s", IMAGE)
+    with pytest.raises(UserFault, match="a class name of 1 to 64"):
+        check_series(only(tmp_path / "s"), Classes([name]))
+
+
 def test_a_meaning_may_hold_a_colon() -> None:
     assert code_of("SCT: 10200004 : Liver: left").meaning == "Liver: left"
 
