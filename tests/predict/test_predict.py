@@ -324,6 +324,26 @@ def test_files_whose_masks_would_be_one_file_are_refused_and_named_before_anythi
     assert not (tmp_path / "out/a.png").exists()
 
 
+def test_probabilities_that_would_be_another_image_s_mask_are_refused(
+    model: Predictor, volume: NDArray[np.float32], tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "a.prob-1.png"):
+        Image.fromarray(volume[..., 0].astype(np.uint8)).save(tmp_path / "in" / name)
+    way = Way("personal", scale="percentile", probabilities=True)
+    assert all("a.prob-1.png" in str(done.fault) for done in run(model, tmp_path / "in", tmp_path / "out", way))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("stem", ["超音波検査画像右乳" * 8, "1.2.840." + "113619." * 30])
+def test_a_name_as_long_as_a_disk_takes_gets_a_mask(
+    model: Predictor, volume: NDArray[np.float32], tmp_path: Path, stem: str
+) -> None:
+    nifti(tmp_path / f"in/{stem}.nii.gz", volume)
+    (done,) = run(model, tmp_path / "in", tmp_path / "out")
+    assert [file.name for file in done.files] == [f"{stem}.nii.gz"]
+
+
 def mixed(folder: Path, sources: dict[str, list[Path]]) -> None:
     """The files of several series in one folder."""
     folder.mkdir(exist_ok=True)

@@ -137,7 +137,7 @@ def _replace(path: Path, save: Save) -> Path:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with beside(path, "".join(path.suffixes)) as new:
+        with beside(path, ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix) as new:
             new.touch(file_mode())
             save(str(new))
             os.replace(new, path)
