@@ -2,14 +2,19 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save
 
 from pfedsam.exchange.store import SiteStore
-from pfedsam.files import digest, pack, unpack
+from pfedsam.files import append_line, digest, pack, unpack, write_atomic
+from pfedsam.predict.written import _replace
 
 TENSORS = {
     "b": torch.tensor([1.0, -2.0], dtype=torch.bfloat16),
@@ -22,6 +27,23 @@ def older(tensors: dict[str, torch.Tensor]) -> bytes:
     """A file as version 0.1 wrote it: its checksum is of the bytes that the library would write."""
     said = hashlib.sha256(save(dict(sorted(tensors.items())))).hexdigest()
     return save(dict(sorted(tensors.items())), metadata={"round": "1", "payload_sha256": said})
+
+
+@pytest.mark.parametrize(("umask", "mode"), [("077", 0o600), ("027", 0o640)])
+def test_a_file_is_the_user_s_alone_also_in_a_process_with_a_wider_umask(
+    tmp_path: Path, umask: str, mode: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A notebook that calls the Python API has the system's umask."""
+    monkeypatch.setenv("PFEDSAM_UMASK", umask)
+    own = os.umask(0o022)
+    try:
+        write_atomic(tmp_path / "model.safetensors", b"x")
+        append_line(tmp_path / "ledger.jsonl", "x")
+        _replace(tmp_path / "mask.nii.gz", nibabel.Nifti1Image(np.ones((2, 2, 2)), np.eye(4)).to_filename)
+        _replace(tmp_path / "mask.png", Image.new("L", (2, 2)).save)
+    finally:
+        os.umask(own)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {mode}
 
 
 def test_a_digest_is_of_names_dtypes_shapes_and_bytes_in_an_order_of_our_own() -> None:

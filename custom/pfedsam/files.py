@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pfedsam.errors import UserFault
 from pfedsam.names import beside
+from pfedsam.umask import file_mode
 
 Tensors = dict[str, Tensor]
 T = TypeVar("T")
@@ -90,10 +91,15 @@ def _ends_whole(path: Path) -> bool:
 
 
 def _write_synced(path: Path, data: bytes, mode: str = "wb") -> None:
-    with path.open(mode) as file:
+    with open(path, mode, opener=_opened) as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _opened(path: str, flags: int) -> int:
+    """An opener whose new files have the mode that PFEDSAM_UMASK allows: a caller's own process may have any umask."""
+    return os.open(path, flags, file_mode())
 
 
 def _sync_folder(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import re
 import shutil
 import unicodedata
@@ -111,7 +112,8 @@ def beside(path: Path, ending: str = "") -> Iterator[Path]:
     Args:
         ending: the end of the name, for a library that reads it.
     """
-    place = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex}.tmp{ending}")
+    short = os.fsencode(path.name)[:100].decode(errors="ignore")  # a disk counts bytes, not characters
+    place = path.with_name(f".{short}.{uuid.uuid4().hex}.tmp{ending}")
     try:
         yield place
     finally:

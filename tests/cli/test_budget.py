@@ -23,6 +23,14 @@ def test_the_budget_verb_says_what_is_spent(tmp_path: Path, capsys: pytest.Captu
     assert "epsilon 7.33 at delta 1e-05, in 3 rounds" in out
 
 
+@pytest.mark.parametrize("delta", ["0", "1", "2", "-1", "inf", "nan"])
+def test_a_delta_that_is_no_small_probability_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], delta: str
+) -> None:
+    assert main(["budget", "--site", "hospital-a", "--store", str(tmp_path), f"--delta={delta}"]) == 2
+    assert "--delta between 0 and 1" in capsys.readouterr().err
+
+
 def test_a_damaged_budget_is_told_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "budget").mkdir()
     (tmp_path / "budget/hospital-a.json").write_text("{")

@@ -22,6 +22,31 @@ def test_a_reader_that_has_enough_is_no_fault(tmp_path: Path) -> None:
     assert (tmp_path / "out/datalist.csv").is_file()
 
 
+def test_what_the_system_refuses_is_one_line_with_the_file_and_no_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    (tmp_path / "liver/b").mkdir(parents=True)
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert main(["forget", "liver", "--site", "b", "--store", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"pfedsam: expected to read or write {tmp_path}/liver/b; came Permission denied")
+    assert told.count("\n") == 1
+
+
+def test_a_model_that_may_not_be_read_is_not_called_damaged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "image.png").write_bytes(b"x")
+    (tmp_path / "m.safetensors").write_bytes(b"x")
+    monkeypatch.setattr("os.access", lambda path, mode: not str(path).endswith("m.safetensors"))
+    places = [str(tmp_path / name) for name in ("image.png", "out")]
+    assert main(["predict", *places, "--model", str(tmp_path / "m.safetensors")]) == 2
+    assert "no permission" in capsys.readouterr().err
+
+
 HEAVY = "torch monai matplotlib nvflare highdicom numpy scipy nibabel pydicom PIL jinja2"
 
 

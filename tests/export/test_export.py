@@ -74,6 +74,32 @@ def test_a_card_that_somebody_filled_in_is_not_written_over(
     assert main([*command, "--overwrite"]) == 0
 
 
+@pytest.mark.parametrize(
+    ("out", "more", "told"),
+    [
+        ("model.md", [], "whose card"),
+        ("m.safetensors", ["--onnx", "m.safetensors"], "twice"),
+        ("m.safetensors", ["--onnx", "x/../m.md"], "twice"),
+        ("m.safetensors", ["--onnx", "m.safetensors.sig"], "twice"),
+        ("m.safetensors", ["--bundle", "m.safetensors"], "in the folder of --bundle"),
+        ("m.safetensors", ["--bundle", "b", "--onnx", "b/m.onnx"], "in the folder of --bundle"),
+    ],
+)
+def test_files_of_which_one_would_replace_another_are_refused_before_anything_is_written(
+    workspace: Path,
+    tmp_path: Path,
+    out: str,
+    more: list[str],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", str(workspace), "--out", out, *more, "--overwrite"]) == 2
+    assert told in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_without_a_site_it_is_the_global_branch(workspace: Path) -> None:
     source = gather(Place(workspace))
     assert source.private is None

@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 import torch
 
+import pfedsam
 from conftest import after_a_round, save_model, tiny
 from pfedsam.errors import UserFault
 from pfedsam.export.merge import merged, plain
@@ -72,6 +73,8 @@ def test_the_graph_with_experts_computes_what_torch_does_at_any_batch_and_says_h
     notes = {entry.key: entry.value for entry in graph.metadata_props}
     assert notes["normalisation"] == "inside the graph"
     assert notes["model_sha256"] == model.facts.sha256
+    assert b"site-packages" not in (data := (tmp_path / "model.onnx").read_bytes())
+    assert str(Path(pfedsam.__file__).parent).encode() not in data
     assert graph.graph.input[0].type.tensor_type.shape.dim[0].dim_param
     assert {o.version for o in graph.opset_import if not o.domain} == {OPSET}
 

@@ -1,9 +1,12 @@
 """Masks come in the format, size and place of what was given, and are those of the final test."""
 
+import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import highdicom
 import nibabel
@@ -16,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom.uid import DigitalXRayImageStorageForPresentation
 
+from pfedsam.cli import main
 from pfedsam.data.dicom import read_series
 from pfedsam.data.volume import read_nifti
 from pfedsam.errors import UserFault
@@ -258,6 +262,39 @@ def test_a_faulty_file_is_named_and_the_others_come_out(
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["good.nii.gz"]
 
 
+def test_what_may_be_an_image_and_cannot_be_read_is_named(
+    trained_model: Path, volume: NDArray[np.float32], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, elsewhere = tmp_path / "in", tmp_path / "elsewhere"
+    nifti(folder / "good.nii.gz", volume)
+    (folder / "IM0001").write_bytes(write_series(elsewhere, volume.astype(np.uint16))[0].read_bytes()[132:])
+    (folder / "ward-7").symlink_to(elsewhere)
+    (folder / "closed").mkdir()
+    for name in ("b.webp", "c.gif"):
+        Image.fromarray(volume[..., 0].astype(np.uint8)).save(folder / name)
+    (folder / "d.mha").write_text("ObjectType = Image")
+    for name in ("notes.txt", "list.csv", "report.pdf"):
+        (folder / name).write_text("%PDF")
+    monkeypatch.setattr(os, "scandir", closed_to(os.scandir, folder / "closed"))
+    faults = [one for one in find_scans(folder) if isinstance(one, UserFault)]
+    told = ["links are not followed", "its preamble", "closed", "3 files of other kinds"]
+    assert [any(words in str(fault) for fault in faults) for words in told] == [True] * 4
+    assert len(faults) == 4
+    monkeypatch.undo()
+    assert main(["predict", str(folder), str(tmp_path / "out"), "--model", str(trained_model)]) == 1
+
+
+def closed_to(list_folder: Callable[[Any], Any], closed: Path) -> Callable[[Any], Any]:
+    """`os.scandir` for a user who may not read one folder. A test's own user may be root, who may read all."""
+
+    def scandir(path: Any) -> Any:
+        if Path(path) == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return list_folder(path)
+
+    return scandir
+
+
 def test_a_series_with_a_file_of_several_frames_is_named_and_the_others_come_out(
     model: Predictor, volume: NDArray[np.float32], tmp_path: Path
 ) -> None:
@@ -285,6 +322,26 @@ def test_files_whose_masks_would_be_one_file_are_refused_and_named_before_anythi
         "c.tif",
     ]
     assert not (tmp_path / "out/a.png").exists()
+
+
+def test_probabilities_that_would_be_another_image_s_mask_are_refused(
+    model: Predictor, volume: NDArray[np.float32], tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "a.prob-1.png"):
+        Image.fromarray(volume[..., 0].astype(np.uint8)).save(tmp_path / "in" / name)
+    way = Way("personal", scale="percentile", probabilities=True)
+    assert all("a.prob-1.png" in str(done.fault) for done in run(model, tmp_path / "in", tmp_path / "out", way))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("stem", ["超音波検査画像右乳" * 8, "1.2.840." + "113619." * 30])
+def test_a_name_as_long_as_a_disk_takes_gets_a_mask(
+    model: Predictor, volume: NDArray[np.float32], tmp_path: Path, stem: str
+) -> None:
+    nifti(tmp_path / f"in/{stem}.nii.gz", volume)
+    (done,) = run(model, tmp_path / "in", tmp_path / "out")
+    assert [file.name for file in done.files] == [f"{stem}.nii.gz"]
 
 
 def mixed(folder: Path, sources: dict[str, list[Path]]) -> None:

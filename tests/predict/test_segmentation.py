@@ -175,6 +175,13 @@ def test_a_code_of_another_form_is_refused(text: str) -> None:
         code_of(text)
 
 
+@pytest.mark.parametrize("name", ["a\\b", "x" * 65, " ", "", "a\nb"])
+def test_a_class_name_that_dicom_cannot_hold_is_refused_before_the_inference(tmp_path: Path, name: str) -> None:
+    write_series(tmp_path / "s", IMAGE)
+    with pytest.raises(UserFault, match="a class name of 1 to 64"):
+        check_series(only(tmp_path / "s"), Classes([name]))
+
+
 def test_a_meaning_may_hold_a_colon() -> None:
     assert code_of("SCT: 10200004 : Liver: left").meaning == "Liver: left"
 
@@ -201,6 +208,16 @@ def test_two_series_that_share_instance_uids_are_both_refused_and_a_copy_is_not(
     )
     assert ["1.2.3.1 in 2 different files" in str(d.fault) for d in done] == [True, True, False, False]
     assert [bool(d.files) for d in done] == [False, False, True, True]
+
+
+def test_a_series_in_two_folders_is_named_and_gets_no_two_half_masks(tmp_path: Path, model: Predictor) -> None:
+    (tmp_path / "in/second").mkdir(parents=True)
+    for file in sorted(write_series(tmp_path / "in/first", IMAGE))[3:]:
+        file.rename(tmp_path / "in/second" / file.name)
+    way = Way("global", scale="percentile")
+    done = list(predict(model, find_scans(tmp_path / "in"), tmp_path / "out", way, Classes(["x"])))
+    assert [f"in {tmp_path}/in/first and {tmp_path}/in/second" in str(d.fault) for d in done] == [True, True]
+    assert not (tmp_path / "out").exists()
 
 
 def test_files_without_a_series_or_instance_uid_are_named_one_by_one(tmp_path: Path) -> None:

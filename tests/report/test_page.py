@@ -330,6 +330,16 @@ def test_a_damaged_record_is_told_in_a_line(tmp_path: Path, text: str, capsys: p
     assert not (tmp_path / "page.html").exists()
 
 
+def test_a_page_replaces_a_page_and_no_other_file(tmp_path: Path, results: dict[str, Any]) -> None:
+    run = written(tmp_path / "run", results)
+    record = run / "results.json"
+    before = record.read_bytes()
+    assert main(["report", str(run), "--out", str(record)]) == 2
+    assert record.read_bytes() == before
+    for _ in range(2):
+        assert main(["report", str(run), "--out", str(tmp_path / "page.html")]) == 0
+
+
 def test_a_folder_of_several_runs_is_refused(tmp_path: Path, results: dict[str, Any]) -> None:
     written(tmp_path / "runs/a", results)
     written(tmp_path / "runs/b", results)

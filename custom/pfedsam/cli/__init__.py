@@ -33,8 +33,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's own last flush
         return 1
     except UserFault as fault:
-        show(f"pfedsam: {fault}", error=True)
-        return 2
+        return _refused(fault)
+    except OSError as error:  # a library's, or of a place that no module has named
+        return _refused(_of_the_system(error))
+
+
+def _refused(fault: UserFault) -> int:
+    show(f"pfedsam: {fault}", error=True)
+    return 2
+
+
+def _of_the_system(error: OSError) -> UserFault:
+    """What the operating system refused, as a fault that names the file or folder."""
+    return UserFault(
+        expected=f"to read or write {error.filename or 'a file'}",
+        came=error.strerror or str(error) or type(error).__name__,
+        do="correct its path or its permissions, or free space on its disk",
+    )
 
 
 def parser() -> argparse.ArgumentParser:

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from pfedsam.cli.console import show
+from pfedsam.errors import UserFault
 from pfedsam.names import site_name
 
 HELP = "say what a site's jobs have spent of its privacy budget"
@@ -22,6 +23,10 @@ def serve(options: argparse.Namespace) -> int:
     from pfedsam.config import PrivacyConfig
     from pfedsam.exchange.privacy import Budget, epsilon
 
+    if not 0 < options.delta < 1:
+        raise UserFault(
+            expected="--delta between 0 and 1", came=f"{options.delta:g}", do="give a small one, such as 1e-5"
+        )
     budget = Budget(options.store, site_name(options.site))
     spent = budget.spent()
     if spent is None:

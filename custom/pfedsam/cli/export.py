@@ -68,12 +68,30 @@ def serve(options: argparse.Namespace) -> None:
 
 def _check_free(options: argparse.Namespace) -> None:
     """Refuse to replace existing files, before anything is written: a card may have been filled in."""
-    files = [options.out, options.out.with_suffix(".md"), options.onnx]
+    from pfedsam.export.single import card_beside
+
+    files = [options.out, card_beside(options.out), options.onnx]
+    _check_apart([path for path in files if path], options.bundle)
     taken = [path for path in files if path and path.exists() and not options.overwrite]
     taken += [options.bundle] * bool(options.bundle and options.bundle.exists())
     if taken:
         do = "name another, or remove it" + ", or add --overwrite" * (taken[0] != options.bundle)
         raise UserFault(expected=f"no {taken[0]} yet", came="an existing one", do=do)
+
+
+def _check_apart(files: list[Path], bundle: Path | None) -> None:
+    """Refuse files of which one would replace another or its signature, or would lie in the bundle's folder."""
+    from pfedsam.export.signature import beside
+
+    places = [place.resolve() for path in files for place in (path, beside(path))]
+    twice = next((place for place in places if places.count(place) > 1), None)
+    folder = bundle.resolve() if bundle else None
+    if inside := twice or next((place for place in places if folder and place.is_relative_to(folder)), None):
+        raise UserFault(
+            expected="different names for the model, its card, --onnx and --bundle",
+            came=f"{inside} {'twice' if twice else 'in the folder of --bundle'}",
+            do="give each its own",
+        )
 
 
 def _check_bundle(folder: Path, branches: tuple[str, ...], branch: str) -> None:

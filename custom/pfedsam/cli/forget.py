@@ -10,6 +10,12 @@ from pfedsam.names import one_name, site_name
 
 HELP = "delete what a site has of a study, or of one of its runs, from its store"
 EXAMPLE = "pfedsam forget liver --site hospital-a --store /srv/pfedsam_store --yes"
+STAYS = (
+    "Not deleted by this verb: the ledger, the privacy budget, backups, and the run folders of this site's jobs, which"
+    " keep its model (private.safetensors), the scores of its cases (cases.json) and pictures of patients"
+    " (pictures.safetensors). Delete those yourself."
+)
+RUNNING = "A job that is still running writes its run anew: stop it first."
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,16 +39,33 @@ def serve(options: argparse.Namespace) -> int:
     if not found:
         raise UserFault(expected=f"files of run {options.run} in {folder}", came="none", do="correct the run's name")
     for path in found:
-        show(f"{'deleted' if options.yes else 'would delete'} {path}")
         if options.yes:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    if not options.yes:
-        show("Nothing is deleted yet: add --yes. Copies in backups are yours to delete.")
+            _delete(path)
+        show(f"{'deleted' if options.yes else 'would delete'} {path}")
+    show(" ".join([*["Nothing is deleted yet: add --yes."] * (not options.yes), *[RUNNING] * bool(options.run), STAYS]))
     return 0
 
 
 def everything(folder: Path) -> list[Path]:
-    """All in a site's folder of a study, but the ledger."""
+    """All in a site's folder of a study, but the ledger. A job's claim is first: without it the job saves no more."""
+    from pfedsam.exchange.claim import OWNER
     from pfedsam.exchange.ledger import LEDGER
 
-    return [path for path in sorted(folder.iterdir()) if path.name != LEDGER]
+    found = sorted(folder.iterdir(), key=lambda path: (path.name != OWNER, path))
+    return [path for path in found if path.name != LEDGER]
+
+
+def _delete(path: Path) -> None:
+    """Delete a file, a folder, or a link. What a link leads to stays.
+
+    Raises:
+        UserFault: the disk forbids it.
+    """
+    try:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    except OSError as error:
+        raise UserFault(
+            expected=f"to delete {path}",
+            came=error.strerror or str(error),
+            do="give yourself permission to write in its folder, then run the same command again",
+        ) from None

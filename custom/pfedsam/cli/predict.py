@@ -92,5 +92,5 @@ def _summary(done: list[dict[str, Any]], out: Path, branch: str) -> str:
     parts = [f"{len(written)} masks of the {branch} branch written to {out}"]
     parts += [f"{nothing} of them are empty"] * bool(nothing)
     parts += [f"{kept} existed already (--overwrite writes them again)"] * bool(kept)
-    parts += [f"{faults} files failed; see the messages above"] * bool(faults)
+    parts += [f"{faults} faults; see the messages above"] * bool(faults)
     return "; ".join(parts)

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from pfedsam.cli import console
+from pfedsam.errors import UserFault
 
 HELP = "write a run's report as one HTML file that opens without a network"
 EXAMPLE = "pfedsam report runs/pfedsam --out report.html"
@@ -25,10 +26,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def serve(options: argparse.Namespace) -> None:
-    """Write the page and print its summary."""
+    """Write the page and print its summary. A page may be replaced, but no other file, such as the run's record."""
     from pfedsam.report.gather import gather
     from pfedsam.report.page import write_report
 
+    if options.out.exists() and options.out.suffix.lower() not in (".html", ".htm"):
+        do = "name a file that ends with .html"
+        raise UserFault(expected=f"a page or no file at {options.out}", came="another file", do=do)
     said = write_report(gather(options.run), options.out, pictures=not options.no_cases)
     if options.json:
         return console.say(said)

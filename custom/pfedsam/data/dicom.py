@@ -71,6 +71,13 @@ def dicom_header(path: Path) -> Any | None:
         return None
 
 
+def lacks_preamble(path: Path) -> bool:
+    """Whether a file begins with the data of DICOM, in group 2 or 8, without the 128 bytes and the mark before it."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    return start[:2] in (b"\x02\0", b"\x08\0") and start[3:] == b"\0"
+
+
 def _deflated(path: Path) -> bool:
     """Whether all of a file is packed (deflate). Its header alone could fill the memory, and hardly any device writes
     it."""

@@ -57,6 +57,24 @@ def hindrance(path: Path) -> tuple[str, str] | None:
     return None
 
 
+LINKED = ("a link to a folder; links are not followed", "give the folder itself")
+DOCUMENTS = (".pdf", ".doc", ".docx", ".xls", ".xlsx", ".ppt", ".pptx", ".odt", ".ods", ".db", ".safetensors", ".onnx")
+HEADERS = (".mha", ".mhd", ".nrrd", ".nhdr")  # images that begin with, or are, a text
+
+
+def closed(error: OSError) -> tuple[str, str]:
+    """Why a folder cannot be listed, and what to do."""
+    return f"the folder can't be read ({error.strerror})", "give yourself permission to read it"
+
+
+def may_be_image(path: Path) -> bool:
+    """Whether a file of a kind that cannot be read here may be an image: neither a text nor a common document."""
+    if (ending := path.suffix.lower()) in (*DOCUMENTS, *HEADERS):
+        return ending in HEADERS
+    with path.open("rb") as file:
+        return min(file.read(START), default=ord("\t")) < ord("\t")
+
+
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
     """Turn any error while `path` is read into one `UserFault` that names the file and the remedy."""

@@ -6,16 +6,18 @@ from pathlib import Path
 from pfedsam.errors import UserFault
 from pfedsam.files import write_atomic
 
+OWNER = "owner"  # the file of a claim, in the claimed folder
+
 
 class Claim:
     """A claim on a folder. FLARE may leave a dead job's process running, which must not overwrite a later job's work.
 
     Args:
-        folder: the claimed folder. The claim is a file `owner` in it.
+        folder: the claimed folder. The claim is a file in it. Who takes that file away ends the claim.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._path, self._mine = folder / "owner", ""
+        self._path, self._mine = folder / OWNER, ""
 
     def take(self) -> None:
         """Make this process the owner."""
@@ -23,14 +25,27 @@ class Claim:
         write_atomic(self._path, self._mine.encode())
 
     def demand_mine(self) -> None:
-        """Do nothing if no other process has claimed the folder after this one.
+        """Do nothing if this process has claimed nothing, or if its claim is the last one and is still there.
 
         Raises:
-            UserFault: another process has.
+            UserFault: another process has claimed the folder since, or `pfedsam forget` has emptied it.
         """
-        if self._mine and self._path.exists() and self._path.read_bytes() != self._mine.encode():
+        found = self._found() if self._mine else b""
+        if found is None:
+            raise UserFault(
+                expected=f"this job's file {OWNER} in {self._path.parent}",
+                came="none: the folder was emptied while the job ran, as by pfedsam forget",
+                do="stop the job. A new one begins without what was deleted",
+            )
+        if found != self._mine.encode():
             raise UserFault(
                 expected=f"one job at a time in {self._path.parent}",
                 came="a later job that has taken it over",
                 do="nothing if a crash left this job behind. Otherwise run the jobs of a study one after the other",
             )
+
+    def _found(self) -> bytes | None:
+        try:
+            return self._path.read_bytes()
+        except FileNotFoundError:
+            return None

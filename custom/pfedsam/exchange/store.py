@@ -135,11 +135,17 @@ class SiteStore:
     def files_of(self, run: str) -> list[Path]:
         """The files of a run: its generations, the last model that it was sent, and its notes."""
         generations = [path for path in self._files() if _label(path)[0] == run]
-        notes = sorted(self.folder.glob(f"*.{one_name(run, 'run')}.json"))
+        ending = f"{one_name(run, 'run')}.json"  # a note's own name has no dot, but a run's may have some
+        notes = sorted(path for path in self.folder.glob("*.json") if path.name.partition(".")[2] == ending)
         return [*generations, *(path for path in [self._accepted(run), *notes] if path.exists())]
 
     def keep_accepted(self, tensors: Tensors, at: Moment) -> None:
-        """Keep the model that this site was sent in a round of a run, instead of the one before."""
+        """Keep the model that this site was sent in a round of a run, instead of the one before.
+
+        Raises:
+            UserFault: as for `save`, also from `remember`.
+        """
+        self._claim.demand_mine()
         write_atomic(self._accepted(at.run), pack(tensors, {"round": str(at.round)}))
 
     def accepted(self, run: str) -> tuple[Tensors, int] | None:
@@ -156,6 +162,7 @@ class SiteStore:
 
     def remember(self, name: str, run: str, value: Any) -> None:
         """Keep a small fact of a run beside the tensors."""
+        self._claim.demand_mine()
         write_json(self._note(name, run), value)
 
     def remembered(self, name: str, run: str) -> Any:

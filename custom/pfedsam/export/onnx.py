@@ -102,6 +102,7 @@ def _bytes(program: Any) -> bytes:
     import onnx
 
     proto = program.model_proto
+    _strip(proto)
     if proto.ByteSize() > LARGE:
         raise UserFault(
             expected="a graph of less than 2 GB, as ONNX holds in one file",
@@ -110,6 +111,16 @@ def _bytes(program: Any) -> bytes:
         )
     onnx.checker.check_model(proto)
     return bytes(proto.SerializeToString())
+
+
+def _strip(proto: Any) -> None:
+    """Take the exporter's remarks out of a model's parts: they name this machine's folders. The model's own stay."""
+    whole = proto.graph
+    nodes = [*whole.node, *(node for function in proto.functions for node in function.node)]
+    values = [*whole.value_info, *(value for function in proto.functions for value in function.value_info)]
+    for part in (whole, *nodes, *values, *whole.input, *whole.output, *whole.initializer, *proto.functions):
+        del part.metadata_props[:]
+        part.doc_string = ""
 
 
 def _deviation(data: bytes, model: Predictor, image: torch.Tensor, branch: str) -> float:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from pfedsam.errors import UserFault
 from pfedsam.export.card import card
 from pfedsam.export.source import RunModel
 from pfedsam.files import write_atomic
@@ -11,8 +12,19 @@ from pfedsam.model.backbones import Backbone
 
 
 def card_beside(out: Path) -> Path:
-    """Where the card of the model file at `out` lies."""
-    return out.with_suffix(".md")
+    """Where the card of the model file at `out` lies.
+
+    Raises:
+        UserFault: there lies the model itself.
+    """
+    card = out.with_suffix(".md")
+    if card == out:
+        raise UserFault(
+            expected="a model file whose card, which ends with .md, has another name",
+            came=str(out),
+            do="name it .safetensors",
+        )
+    return card
 
 
 def write_single(source: RunModel, out: Path, folder: Path, *, base: Backbone | None = None) -> str:
@@ -25,7 +37,8 @@ def write_single(source: RunModel, out: Path, folder: Path, *, base: Backbone | 
     Raises:
         UserFault: the parts do not fit the settings, or the disk forbids writing.
     """
+    place = card_beside(out)
     write_model(out, source.facts, source.shared, source.private, base=base)
     text = card(source, read_facts(out), out, folder)
-    write_atomic(card_beside(out), text.encode())
+    write_atomic(place, text.encode())
     return text

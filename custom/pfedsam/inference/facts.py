@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pfedsam import methods
 from pfedsam.config import Config
+from pfedsam.data.readable import hindrance
 from pfedsam.errors import UserFault
 from pfedsam.files import PAYLOAD, SETTINGS, facts_of, parsed
 from pfedsam.record import results
@@ -110,6 +111,8 @@ def read_facts(path: Path) -> ModelFacts:
             this version does not know its settings.
     """
     lines = facts_of(path)
+    if path.is_file() and (hindered := hindrance(path)):
+        raise UserFault(expected=f"{NOT_ONE} at {path}", came=hindered[0], do=hindered[1])
     if not path.is_file() or lines.get("format") != FORMAT or not {SEAL, PAYLOAD} <= lines.keys():
         came = "another kind of file, or a file with a damaged header" if path.is_file() else "no such file"
         raise UserFault(expected=f"{NOT_ONE} at {path}", came=came, do="name the file that pfedsam export wrote")

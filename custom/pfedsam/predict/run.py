@@ -10,7 +10,7 @@ from pfedsam.errors import UserFault
 from pfedsam.inference.predictor import Predictor
 from pfedsam.predict.given import read_scan
 from pfedsam.predict.masks import Way, segment
-from pfedsam.predict.scans import Scan, twins
+from pfedsam.predict.scans import Scan, parts, twins
 from pfedsam.predict.segmentation import Classes, check_series
 from pfedsam.predict.written import existing, files_of, target, write
 
@@ -45,7 +45,7 @@ def predict(
     """
     every = list(scans)
     known = [scan for scan in every if isinstance(scan, Scan)]
-    faults = twins(known) | _rivals(known, out)
+    faults = twins(known) | parts(known) | _rivals(known, out, len(classes.names), way)
     for scan in every:
         if isinstance(scan, UserFault):
             yield Done(None, fault=scan)
@@ -58,14 +58,15 @@ def predict(
             yield Done(scan, fault=_named(fault, scan))
 
 
-def _rivals(scans: list[Scan], out: Path) -> dict[Path, UserFault]:
-    """By a scan's first file, the fault of scans that would get the same mask file."""
+def _rivals(scans: list[Scan], out: Path, classes: int, way: Way) -> dict[Path, UserFault]:
+    """By a scan's first file, the fault of scans of which two would write the same file."""
     rivals: dict[Path, list[Path]] = defaultdict(list)
     for scan in scans:
-        rivals[target(out, scan)].append(scan.files[0])
+        for path in files_of(out, scan, classes, probabilities=way.probabilities):
+            rivals[path].append(scan.files[0])
     return {
         file: UserFault(
-            expected=f"one image whose mask is {mask}",
+            expected=f"one image that is predicted into {mask}",
             came=" and ".join(map(str, files)),
             do="rename them, or predict each separately into its own folder",
         )

@@ -75,6 +75,21 @@ def code_of(text: str) -> CodedConcept:
     return CodedConcept(value, scheme, meaning)
 
 
+def label_of(name: str) -> str:
+    """A class's name as the label of a DICOM segment.
+
+    Raises:
+        UserFault: DICOM cannot hold it.
+    """
+    if not name.strip() or len(name) > 64 or "\\" in name or not name.isprintable():
+        raise UserFault(
+            expected="a class name of 1 to 64 printable characters without a backslash, as DICOM demands",
+            came=repr(name),
+            do="give other names (--names), or convert the series to NIfTI",
+        )
+    return name
+
+
 def check_series(scan: Scan, classes: Classes) -> None:
     """Refuse a series to which a segmentation cannot refer, before anything is computed.
 
@@ -178,7 +193,7 @@ def _nameless(error: Exception, source: Any) -> str:
 def _segment(number: int, name: str, code: str | None) -> Any:
     how = highdicom.AlgorithmIdentificationSequence("pfedsam", LEARNED, pfedsam.__version__)
     kind = code_of(code) if code else TISSUE
-    return highdicom.seg.SegmentDescription(number, name, TISSUE, kind, "AUTOMATIC", how)
+    return highdicom.seg.SegmentDescription(number, label_of(name), TISSUE, kind, "AUTOMATIC", how)
 
 
 def _sources(scan: Scan, classes: Classes) -> list[Any]:

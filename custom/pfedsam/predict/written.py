@@ -19,6 +19,7 @@ from pfedsam.predict.anonymous import is_anonymous
 from pfedsam.predict.masks import Prediction
 from pfedsam.predict.scans import Scan
 from pfedsam.predict.segmentation import Classes, segmentation
+from pfedsam.umask import file_mode
 
 COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")  # Okabe-Ito
 PALETTE = [  # always 256 entries: with fewer, Pillow writes too few bits per pixel; the background is black
@@ -136,7 +137,8 @@ def _replace(path: Path, save: Save) -> Path:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with beside(path, "".join(path.suffixes)) as new:
+        with beside(path, ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix) as new:
+            new.touch(file_mode())
             save(str(new))
             os.replace(new, path)
     except OSError as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pfedsam.data.nifti import NIFTI
 from pfedsam.data.picture import PICTURES
-from pfedsam.data.readable import hindrance
+from pfedsam.data.readable import LINKED, closed, hindrance
 from pfedsam.data.volume import Kind, kind_of, stem_of
 from pfedsam.files import encodable
 from pfedsam.prepare.found import Dropped, Reason
@@ -54,7 +54,7 @@ def files_below(root: Path) -> Iterator[File | Dropped]:
                 yield File(path, root, kind) if isinstance(kind, str) else Dropped(_shown(path, root), *kind)
     for error in refused:
         where = os.path.relpath(error.filename, root)
-        yield Dropped(where, f"the folder can't be read ({error.strerror})", "give yourself permission to read it")
+        yield Dropped(where, *closed(error))
 
 
 def _shown(path: Path, root: Path) -> str:
@@ -84,7 +84,7 @@ def _odd(folder: Path) -> Reason | None:
         why = "a folder that pfedsam prepare wrote: its cases would count a second time, as other patients"
         return why, "nothing; or give only that folder"
     if folder.is_symlink():
-        return "a link to a folder; links are not followed", "give the folder itself"
+        return LINKED
     if folder.name.lower().endswith((*NIFTI, *PICTURES)):
         return "a folder with a name like a file", "rename it; the files in it are still read"
     return None
