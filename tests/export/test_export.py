@@ -12,6 +12,7 @@ from conftest import tiny
 from pfedsam.cli import main
 from pfedsam.errors import UserFault
 from pfedsam.exchange.store import LAST, Moment
+from pfedsam.export.single import card_beside
 from pfedsam.export.source import Place, gather
 from pfedsam.federation import Plan, federate
 from pfedsam.files import facts_of, pack, unpack
@@ -77,7 +78,7 @@ def test_a_card_that_somebody_filled_in_is_not_written_over(
 @pytest.mark.parametrize(
     ("out", "more", "told"),
     [
-        ("model.md", [], "whose card"),
+        ("model.md", [], "the name of a model file"),
         ("m.safetensors", ["--onnx", "m.safetensors"], "twice"),
         ("m.safetensors", ["--onnx", "x/../m.md"], "twice"),
         ("m.safetensors", ["--onnx", "m.safetensors.sig"], "twice"),
@@ -254,3 +255,11 @@ def test_export_signs_with_a_kit_and_takes_an_outdated_signature_away(workspace:
     assert main([*command, "--overwrite"]) == 0
     assert not out.with_name("model.safetensors.sig").exists()
     assert main(["verify", str(out), "--by", str(kit)]) == 1
+
+
+@pytest.mark.parametrize("out", [".", "..", "folder"])
+def test_a_folder_is_no_name_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserFault, match="the name of a model file"):
+        card_beside(Path(out))

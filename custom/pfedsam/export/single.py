@@ -15,12 +15,12 @@ def card_beside(out: Path) -> Path:
     """Where the card of the model file at `out` lies.
 
     Raises:
-        UserFault: there lies the model itself.
+        UserFault: there lies the model itself, or `out` is a folder.
     """
-    card = out.with_suffix(".md")
-    if card == out:
+    card = out.with_suffix(".md") if out.name else out
+    if card == out or out.is_dir():
         raise UserFault(
-            expected="a model file whose card, which ends with .md, has another name",
+            expected="the name of a model file, which does not end with .md, as its card does",
             came=str(out),
             do="name it .safetensors",
         )
