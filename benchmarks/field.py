@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from machine import Table, keepable, publish
 from suites import NAMES, Row, few, rows_of
-from sweep import ONE_RATE, PLAIN, ROOT, data_of, sizes
+from sweep import ONE_RATE, PLAIN, ROOT, data_of, joined, sizes
 from tables import Found, Home, difference, differences, read, read_homes, spread
 
 from pfedsam import methods
@@ -159,16 +159,16 @@ def line(row: Row, task: str, seed: int, out: Path) -> Cells:
 
 def run(row: Row, task: str, seed: int, out: Path) -> Cells:
     """Train and test one row. Its run stays beside its cells, as others may begin from it."""
-    named = small(task)
+    named = {site: size for site, size in small(task).items() if site in (row.sites or sizes(task))}
     own = any(change.startswith("method=") for change in row.changes)
     limit = few(named, IMAGES, IMAGES)
-    changes = [*SMALL, *limit, *([ONE_RATE] if own else []), *row.changes, f"seed={seed}"]
+    changes = [*SMALL, *joined(task, row), *limit, *([ONE_RATE] if own else []), *row.changes, f"seed={seed}"]
     config = read_job(ROOT / "jobs" / f"{task}.json", changes).config
     folder, began = out / row.name, time.monotonic()
     cache = Path(tempfile.gettempdir()) / "pfedsam_prepared"
     here = Places(data_of(task), folder / "store", Path(os.environ["PFEDSAM_WEIGHTS"]), cache=cache)
     folder.mkdir(parents=True, exist_ok=True)
-    places = dict.fromkeys(sorted(row.sites or named), here)
+    places = dict.fromkeys(sorted(named), here)
     record = federate(Plan(config, places, ROUNDS, folder, out / row.begins if row.begins else None))
     tested: dict[str, dict[str, Any]] = record["final"]["sites"]
     dice = {branch: [one[branch]["dice"] or 0.0 for one in tested.values()] for branch in ("personal", "global")}

@@ -7,6 +7,7 @@ OUT/TASK/ROW/SEED/results.json, like a job through FLARE. `tables.py` makes the 
 """
 
 import argparse
+import json
 import os
 import sys
 import time
@@ -141,9 +142,16 @@ def settings(run: Run, rounds: int | None) -> tuple[Config, int]:
     parts.
     """
     other = any(change.startswith("method=") and change != "method=newcomer" for change in run.row.changes)
-    first = [*PLAIN, ONE_RATE] if other else PLAIN
+    first = [*PLAIN, *([ONE_RATE] if other else []), *joined(run.task, run.row)]
     job = read_job(ROOT / "jobs" / f"{run.task}.json", [*first, *run.row.changes, f"seed={run.seed}"])
     return job.config, rounds or run.row.rounds or job.rounds
+
+
+def joined(task: str, row: Row) -> list[str]:
+    """The setting for the sites that a row takes of those that the task's job joins of several."""
+    known = read_job(ROOT / "jobs" / f"{task}.json", []).config.data.joined
+    kept = {site: list(parts) for site, parts in known.items() if not row.sites or site in row.sites}
+    return [f"data.joined={json.dumps(kept)}"] if len(kept) < len(known) else []
 
 
 def arguments() -> argparse.Namespace:

@@ -32,6 +32,7 @@ def test_a_signed_release_is_checked_and_a_forged_one_is_refused(tmp_path: Path)
     dist.mkdir()
     wheel = dist / "pfedsam-1-py3-none-any.whl"
     wheel.write_bytes(b"a wheel")
+    (dist / "constraints.txt").write_text("torch==2\n")
     ours, others = key(tmp_path / "ours", who), key(tmp_path / "others", who)
     trusted = {"DIST": dist, "SIGNERS": ours.with_suffix(".signers"), "WHO": who}
     assert make("check-release", **trusted) != 0, "not signed"
@@ -39,6 +40,9 @@ def test_a_signed_release_is_checked_and_a_forged_one_is_refused(tmp_path: Path)
     assert make("check-release", **trusted) == 0
     assert make("check-release", **trusted | {"WHO": "somebody@else"}) != 0
     assert make("check-release", **trusted | {"SIGNERS": others.with_suffix(".signers")}) != 0
+    (dist / "constraints.txt").write_text("torch==1\n")
+    assert make("check-release", **trusted) != 0
+    (dist / "constraints.txt").write_text("torch==2\n")
     wheel.write_bytes(b"another wheel")
     assert make("check-release", **trusted) != 0
     assert make("sign-release", DIST=dist, KEY=others) == 0

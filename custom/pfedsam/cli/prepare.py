@@ -7,7 +7,6 @@ from typing import Any
 
 from pfedsam.cli.console import say, show, tracked
 from pfedsam.data.planes import CHOICES
-from pfedsam.data.values import MOST_CLASSES
 
 HELP = "turn a folder of NIfTI, DICOM or picture files into a datalist, with a report in words"
 EXAMPLE = "pfedsam prepare /data/ward-7 /data/pfedsam --site hospital-a"
@@ -35,9 +34,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", metavar="VALUE=CLASS,...", help="the class of each mask value or structure name")
     parser.add_argument("--ignore", type=int, metavar="VALUE", help="the mask value of pixels that nobody labelled")
     parser.add_argument("--names", metavar="NAME,...", help="the classes' names in the order of their numbers")
-    parser.add_argument(
-        "--classes", type=int, metavar="N", help=f"the number of classes without the background, at most {MOST_CLASSES}"
-    )
+    parser.add_argument("--classes", type=int, metavar="N", help="the number of classes, without the background")
     parser.add_argument("--split", metavar="SHARES", help="shares of train, val and test; default: 0.7,0.1,0.2")
     parser.add_argument("--seed", type=int, default=0, help="the seed of the splits; another seed gives other splits")
     parser.add_argument(
