@@ -350,7 +350,7 @@ def test_a_second_run_of_a_job_in_the_same_store_begins_anew(tmp_path: Path) -> 
     assert all((run / "round.000001.safetensors").exists() for run in runs)
 
 
-ALONE = {"pooled": ["method=fedavg", "data.pool=true"]} | {r: [f"reading={r}"] for r in ("R1", "R2", "post")}
+ALONE = {"pooled": ["method=fedavg", "data.pool=true"]} | {r: [f"method.reading={r}"] for r in ("R1", "R2", "post")}
 METHODS = {name: [f"method={name}"] for name in methods.names() if name != "pfedsam" and not methods.get(name).joins}
 
 
