@@ -202,6 +202,11 @@ def test_folders_of_a_person_and_a_date_are_one_patient(dates: tuple[str, ...]) 
     assert found([f"{who}_{date}/s{i}.png" for who in people for date in dates for i in SLICES]) == people
 
 
+def test_letters_before_a_number_are_no_sequence_that_they_end_with() -> None:
+    """Two sites' patients, pt101 and pt201: no t1 and t2 of one p01."""
+    assert len(found([f"pt{site}{p:02d}.png" for site in (1, 2) for p in range(1, 10)])) == 18
+
+
 def test_counters_that_look_like_years_and_single_numbers_are_no_dates() -> None:
     assert len(found([f"pic_{i}.png" for i in range(1995, 2010)])) == 15
     assert len(found([f"img{i:03d}.png" for i in range(15)])) == 15

@@ -1,6 +1,7 @@
 """Whether names with several numbers identify patients. `P1S2`, `slide1_0_256`, `101a`, `p1_flip` may not."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from pfedsam.names import spelling
@@ -10,7 +11,7 @@ RUN = re.compile(r"\d+|[^\W\d_]+")
 HASH = 5  # a part of a name with this number of runs of letters and digits is random
 TIME, KIND = re.compile(TIMES), re.compile(rf"{CLASSES}|{PLACES}")
 VIEW = re.compile(rf"{SIDES}|{MODALITIES}|pre|post")  # of one patient: OD001 and OS001, flair001 and t2001
-GLUED_VIEW = re.compile(rf"(?:{VIEW.pattern})(?=\d)")
+GLUED_VIEW = re.compile(rf"^(?:{VIEW.pattern})(?=\d)")
 SEVERAL = 3  # numbers that repeat beside one that never does, and may then be the patients' own
 
 
@@ -32,18 +33,18 @@ def may_be_one(keys: Sequence[str]) -> list[str]:
     own = any(len(set(at)) == len(at) == len(every) for at in places)
     repeats = (i for i, at in enumerate(places) if (SEVERAL if own else 1) <= len(set(at)) < len(at))
     place = next(repeats, None)
-    return [] if place is None else _sharing(every, [n[place : place + 1] for n in numbers])
+    return [] if place is None else _sharing(every, [tuple(n[place : place + 1]) for n in numbers])
 
 
-def _sharing(keys: Sequence[str], marks: Sequence[Sequence[object]]) -> list[str]:
+def _sharing(keys: Sequence[str], marks: Sequence[tuple[object, ...]]) -> list[str]:
     """The keys of the first mark that several have. An empty mark is none."""
-    shared = next((one for one in marks if one and list(marks).count(one) > 1), None)
+    shared = next((one for one, count in Counter(marks).items() if one and count > 1), None)
     return [] if shared is None else [key for key, mark in zip(keys, marks, strict=True) if mark == shared]
 
 
-def _random(key: str) -> list[str]:
+def _random(key: str) -> tuple[str, ...]:
     """The parts of a name that look drawn at random."""
-    return [part for part in SEPARATOR.split(key) if len(RUN.findall(part)) >= HASH]
+    return tuple(part for part in SEPARATOR.split(key) if len(RUN.findall(part)) >= HASH)
 
 
 def _numbers(key: str) -> list[tuple[str, str]]:
@@ -53,7 +54,7 @@ def _numbers(key: str) -> list[tuple[str, str]]:
     """
     found, before = list[tuple[str, str]](), ""
     for part in SEPARATOR.split(key):
-        for run in [] if TIME.fullmatch(part) else RUN.findall(GLUED_VIEW.sub("", part, count=1)):
+        for run in [] if TIME.fullmatch(part) else RUN.findall(GLUED_VIEW.sub("", part)):
             if run.isdigit() and not KIND.fullmatch(before):
                 found.append(("" if VIEW.fullmatch(before) else before, run))
                 before = ""
