@@ -7,35 +7,31 @@ their own. It is no leaderboard. It needs PFEDSAM_DATA_ROOT and PFEDSAM_WEIGHTS.
 
 import argparse
 import json
-import os
 import statistics as st
-import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from machine import Table, keepable, publish
 from suites import NAMES, Row, few, rows_of
-from sweep import ONE_RATE, PLAIN, ROOT, data_of, joined, sizes
-from tables import Found, Home, difference, differences, read, read_homes, spread
+from sweep import Run, data_of, places, settings, sites, sizes
+from tables import Found, differences, in_words, read, read_homes, spread
 
 from pfedsam import methods
 from pfedsam.federation import Plan, federate
 from pfedsam.files import write_json
-from pfedsam.jobs import read_job
-from pfedsam.layout import Places
 from pfedsam.report.bootstrap import chance, holm
 
 ROUNDS, IMAGES = 6, 16
-SMALL = ("model.image_size=128", *PLAIN)
+SMALL = "model.image_size=128"
 OWN = {  # what a method needs beside its name
     "local": ("train.lr=3e-3",),
     "fedms_sam": ("train.lr=3e-4",),
     "fedbn": ("train.lr_private=3e-4",),
     "ditto": ("method.lam=0.1",),
-    "fedadam": ("method.rate=1e-2",),
     "dsfedmed": ("train.lr=3e-3",),
 }
 FIRST = ("pfedsam", "local", "fedavg")
@@ -57,13 +53,13 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = rows_of(options.suite, options.task, small(options.task)) if options.suite else of_methods()
     rows = [row for row in rows if not options.rows or row.name in options.rows]
-    out, seeds = options.out / options.task, options.seeds
-    found = {row: [line(row, options.task, seed, out / str(seed)) for seed in seeds] for row in rows}
+    runs = {row: [Run(options.task, row, seed) for seed in options.seeds] for row in rows}
+    found = {row: [line(run, options.out) for run in of_row] for row, of_row in runs.items()}
     some = f", {len(rows)} of them" if options.rows else ""
     what = f"Suite {options.suite}" if options.suite else f"Methods side by side{some}"
     title = f"{what} on {options.task}: {IMAGES} images a site, 128 px, {ROUNDS} rounds"
-    table = unseen(found) if options.suite == UNSEEN else as_table(found, differing(rows, options.task, seeds, out))
-    publish(title, table, notes=notes(options.suite, options.task, seeds), keep=options.keep)
+    table = unseen(found) if options.suite == UNSEEN else as_table(found, differing(runs, options.out))
+    publish(title, table, notes=notes(options.suite, options.task, options.seeds), keep=options.keep)
 
 
 def notes(suite: str | None, task: str, seeds: list[int]) -> list[str]:
@@ -92,23 +88,19 @@ def of_methods() -> list[Row]:
     return [Row(name, name, (f"method={name}", *OWN.get(name, ())) if name != "pfedsam" else ()) for name in names]
 
 
-def differing(rows: list[Row], task: str, seeds: list[int], out: Path) -> dict[Row, tuple[str, str]]:
-    """By row, the difference to the first one with its interval, and its p value. Nothing of the first."""
-    homes, first = read_homes(data_of(task)), rows[0]
-    runs = {row: {seed: at(out / str(seed) / row.name) for seed in seeds} for row in rows}
-    gaps = {row: differences(runs[row], runs[first], "personal", homes) for row in rows[1:]}
-    corrected = dict(zip(gaps, holm([chance(of) for of in gaps.values()]), strict=True))
-    return {row: (less(runs[row], runs[first], homes), f"{p:.3f}") for row, p in corrected.items()}
+def differing(runs: dict[Row, list[Run]], out: Path) -> dict[Row, tuple[str, str]]:
+    """By row, the difference to the first one at the sites' own branches with its interval, and its p value."""
+    task = next(iter(runs.values()))[0].task
+    homes = read_homes(data_of(task))
+    first, *others = ({run.seed: ended(run, out) for run in of_row} for of_row in runs.values())
+    gaps = [differences(one, first, "personal", homes) for one in others]
+    corrected = holm([chance(of) for of in gaps])
+    return {row: (in_words(of), f"{p:.3f}") for row, of, p in zip([*runs][1:], gaps, corrected, strict=True)}
 
 
-def less(these: dict[int, Found], those: dict[int, Found], homes: dict[str, Home]) -> str:
-    """The difference of two rows' runs at the sites' own branches, with its interval."""
-    return difference(these, those, "personal", homes)
-
-
-def at(folder: Path) -> Found:
+def ended(run: Run, out: Path) -> Found:
     """An ended run."""
-    return read(folder, json.loads((folder / "results.json").read_text()))
+    return read(run.folder(out), json.loads((run.folder(out) / "results.json").read_text()))
 
 
 def as_table(found: dict[Row, list[Cells]], differ: dict[Row, tuple[str, str]]) -> Table:
@@ -146,30 +138,24 @@ def unseen(found: dict[Row, list[Cells]]) -> Table:
     return Table({"row": "", **dict.fromkeys([*outs, "mean"], ".3f")}, lines)
 
 
-def line(row: Row, task: str, seed: int, out: Path) -> Cells:
-    """A row's cells, from its run or from what is there."""
-    path = out / f"{row.name}.json"
+def line(run: Run, out: Path) -> Cells:
+    """A run's cells. It is trained and tested if it is not there yet, and stays beside them: others begin from it."""
+    path = run.folder(out) / "cells.json"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, run(row, task, seed, out))
+        run.folder(out).mkdir(parents=True, exist_ok=True)
+        write_json(path, cells(run, out))
     held: Cells = json.loads(path.read_text())
-    print(row.name, held, flush=True)
+    print(run.row.name, held, flush=True)
     return held
 
 
-def run(row: Row, task: str, seed: int, out: Path) -> Cells:
-    """Train and test one row. Its run stays beside its cells, as others may begin from it."""
-    named = {site: size for site, size in small(task).items() if site in (row.sites or sizes(task))}
-    own = any(change.startswith("method=") for change in row.changes)
-    limit = few(named, IMAGES, IMAGES)
-    changes = [*SMALL, *joined(task, row), *limit, *([ONE_RATE] if own else []), *row.changes, f"seed={seed}"]
-    config = read_job(ROOT / "jobs" / f"{task}.json", changes).config
-    folder, began = out / row.name, time.monotonic()
-    cache = Path(tempfile.gettempdir()) / "pfedsam_prepared"
-    here = Places(data_of(task), folder / "store", Path(os.environ["PFEDSAM_WEIGHTS"]), cache=cache)
-    folder.mkdir(parents=True, exist_ok=True)
-    places = dict.fromkeys(sorted(named), here)
-    record = federate(Plan(config, places, ROUNDS, folder, out / row.begins if row.begins else None))
+def cells(run: Run, out: Path) -> Cells:
+    """Train and test one row, small."""
+    named = {site: size for site, size in small(run.task).items() if site in (run.row.sites or sizes(run.task))}
+    row = replace(run.row, changes=(SMALL, *few(named, IMAGES, IMAGES), *run.row.changes))
+    config, rounds = settings(replace(run, row=row), ROUNDS)
+    here, began = dict.fromkeys(sites(run, config), places(run, out)), time.monotonic()
+    record = federate(Plan(config, here, rounds, run.folder(out), run.begins(out)))
     tested: dict[str, dict[str, Any]] = record["final"]["sites"]
     dice = {branch: [one[branch]["dice"] or 0.0 for one in tested.values()] for branch in ("personal", "global")}
     sent = [one["bytes_sent"] for one in record["rounds"][-1]["sites"].values()]

@@ -343,7 +343,11 @@ def difference(these: dict[int, Found], those: dict[int, Found], role: str, home
 
     Paired by case and class: a class that one row's site does not annotate is left out.
     """
-    runs = differences(these, those, role, homes)
+    return in_words(differences(these, those, role, homes))
+
+
+def in_words(runs: list[dict[str, Classes]]) -> str:
+    """The mean of paired differences, with its 95 % interval. Empty if there are none."""
     if not runs:
         return ""
     low, high = interval(runs)

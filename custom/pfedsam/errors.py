@@ -25,6 +25,11 @@ class UserFault(ValueError):
         return partial(type(self), expected=self.expected, came=self.came, do=self.do), ()
 
 
+def reason(error: OSError) -> str:
+    """Why the system refused, in short."""
+    return error.strerror or str(error) or type(error).__name__
+
+
 def _cut(text: str) -> str:
     """A text that a terminal and a log can hold: a file's cell or a message may be of any length."""
     return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"

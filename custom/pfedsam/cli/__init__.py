@@ -12,7 +12,7 @@ from importlib import import_module
 
 from pfedsam import __version__
 from pfedsam.cli.console import show
-from pfedsam.errors import UserFault
+from pfedsam.errors import UserFault, reason
 from pfedsam.quiet import quiet
 from pfedsam.umask import private_files
 
@@ -47,7 +47,7 @@ def _of_the_system(error: OSError) -> UserFault:
     """What the operating system refused, as a fault that names the file or folder."""
     return UserFault(
         expected=f"to read or write {error.filename or 'a file'}",
-        came=error.strerror or str(error) or type(error).__name__,
+        came=reason(error),
         do="correct its path or its permissions, or free space on its disk",
     )
 

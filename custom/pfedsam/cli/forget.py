@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from pfedsam.cli.console import show
-from pfedsam.errors import UserFault
+from pfedsam.errors import UserFault, reason
 from pfedsam.names import one_name, site_name
 
 HELP = "delete what a site has of a study, or of one of its runs, from its store"
@@ -66,6 +66,6 @@ def _delete(path: Path) -> None:
     except OSError as error:
         raise UserFault(
             expected=f"to delete {path}",
-            came=error.strerror or str(error),
+            came=reason(error),
             do="give yourself permission to write in its folder, then run the same command again",
         ) from None

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pfedsam.errors import UserFault
+from pfedsam.errors import UserFault, reason
 from pfedsam.names import beside
 
 
@@ -43,13 +43,13 @@ def new_folder(out: Path) -> Iterator[Path]:
     except OSError as error:
         raise UserFault(
             expected=f"to write {out}",
-            came=_reason(error),
+            came=_first_reason(error),
             do="free space, correct the folder's permissions, or name another",
         ) from None
 
 
-def _reason(error: OSError) -> str:
+def _first_reason(error: OSError) -> str:
     """The short reason; for several files that could not be copied, that of the first."""
     if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
         return str(error.args[0][0][-1])
-    return error.strerror or str(error)
+    return reason(error)

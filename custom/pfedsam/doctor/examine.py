@@ -24,7 +24,7 @@ from pfedsam.doctor import checks, memory, needs
 from pfedsam.doctor.checks import Finding
 from pfedsam.doctor.needs import Bytes, Disk, Memory, Seconds, Setting
 from pfedsam.doctor.trial import Trial, begin, tried
-from pfedsam.errors import UserFault
+from pfedsam.errors import UserFault, reason
 from pfedsam.layout import Places
 
 DRAWN = {"train": 16, "val": 4, "test": 4}  # synthetic images of a trial; the estimate scales to the real number
@@ -154,7 +154,7 @@ def _try(config: Config, here: Here, setting: Setting, told: Callable[[str], Non
     except OSError as error:
         raise UserFault(
             expected=f"room for a small run in {tempfile.tempdir or os.environ.get('TMPDIR', 'a temporary folder')}",
-            came=error.strerror or str(error),
+            came=reason(error),
             do="free space there, or set TMPDIR to another folder",
         ) from None
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pfedsam.data.dicom import dicom_header
-from pfedsam.errors import UserFault
+from pfedsam.errors import UserFault, reason
 from pfedsam.names import beside
 from pfedsam.predict.anonymous import is_anonymous
 from pfedsam.predict.masks import Prediction
@@ -144,7 +144,7 @@ def _replace(path: Path, save: Save) -> Path:
     except OSError as error:
         raise UserFault(
             expected=f"to write {path}",
-            came=error.strerror or str(error),
+            came=reason(error),
             do="free space, or correct the folder's permissions",
         ) from None
     return path

@@ -86,14 +86,14 @@ def prepare(
 
 
 def _prepared(found: Discovered, folder: Path | None, wish: Wish, watch: Watch) -> dict[str, Any]:
+    if not 1 <= (wish.classes or 1) <= MOST_CLASSES:
+        raise UserFault(expected=f"1 to {MOST_CLASSES} classes", came=str(wish.classes), do="correct --classes")
     if folder is not None:
         (folder / "images").mkdir()
         (folder / "masks").mkdir()
     cases, dropped, patients_by = told_apart(found.cases, wish.patient)
     segments, table = numbered(found.segments, wish.table, wish.names)
     cases, unread, values = _surveyed(cases, watch, colours=wish.table is None)
-    if not 1 <= (wish.classes or 1) <= MOST_CLASSES:
-        raise UserFault(expected=f"1 to {MOST_CLASSES} classes", came=str(wish.classes), do="correct --classes")
     classes = wish.classes or len(wish.names) or None
     rule = understood(values, table, classes, ignore=wish.ignore, structures=segments)
     done, failed, pictures = _converted(cases, folder, Plan(wish.plane, rule, segments, bool(wish.structures)), watch)
