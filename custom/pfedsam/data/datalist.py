@@ -78,8 +78,8 @@ def read(path: Path, *sites: str) -> dict[str, list[Row]]:
             site, or a group or an image is in two splits. Each message names the file and the row.
     """
     rows = [_row(path, number, record) for number, record in _of_sites(path, raw_rows(path), sites)]
-    _check_splits(path, rows)
     _check_files(path, rows)
+    _check_splits(path, rows)
     splits = {split: [row for row in rows if row.split == split] for split in SPLITS}
     for split, found in splits.items():
         if not found:
@@ -177,7 +177,10 @@ def _row(path: Path, number: int, record: dict[str, Any]) -> Row:
 
 
 def _check_splits(path: Path, rows: list[Row]) -> None:
-    """A patient, in any spelling, and an image, by any path to it, belong to one split. A case is listed once."""
+    """A patient, in any spelling, and an image, by any path to it, belong to one split. A case is listed once.
+
+    All files are there: a name that no file can have, such as one with a zero byte, has no real path.
+    """
     files = [os.path.realpath(path.parent / row.image) for row in rows]
     cases = Counter((file, row.split, row.mask, row.weak, row.group) for file, row in zip(files, rows, strict=True))
     if twice := next((image for (image, *_), count in cases.items() if count > 1), None):
