@@ -277,11 +277,15 @@ def test_a_mask_is_its_stored_numbers_whatever_a_tiff_shows_as_white(
     assert np.array_equal(read_volume(path, labels=True).values[..., 0], labels)
 
 
-@pytest.mark.parametrize(("kind", "bits"), [(np.uint8, 1), (np.uint8, 8), (np.uint16, 16)])
-def test_an_image_whose_zero_is_white_is_read_with_bright_as_high(tmp_path: Path, kind: type, bits: int) -> None:
+@pytest.mark.parametrize(
+    ("kind", "bits", "white", "step"), [(np.uint8, 1, 255, 255), (np.uint8, 8, 255, 1), (np.uint16, 16, 65535, 1)]
+)
+def test_an_image_whose_zero_is_white_is_read_with_bright_as_high(
+    tmp_path: Path, kind: type, bits: int, white: int, step: int
+) -> None:
     values = np.array([[0, 1], [1, 0]], kind)
     shown = reader.read_image(tiff(tmp_path / "x.tif", values, bits=bits, tags={262: 0}))[..., 0]
-    assert np.array_equal(shown, 2**bits - 1 - values.astype(int))
+    assert np.array_equal(shown, white - step * values.astype(int))
 
 
 def test_a_16_bit_mask_whose_zero_is_white_keeps_its_numbers(tmp_path: Path) -> None:
@@ -385,3 +389,23 @@ def test_a_changed_byte_far_into_a_compressed_volume_is_found(tmp_path: Path) ->
     path.write_bytes(raw)
     with pytest.raises(UserFault, match="damaged"):
         reader.read_image(path, 8)
+
+
+@pytest.mark.parametrize("ending", ["png", "tif", "bmp"])
+def test_a_picture_of_one_bit_is_black_and_white_as_an_image_and_numbers_as_a_mask(tmp_path: Path, ending: str) -> None:
+    drawn = np.array([[True, False], [False, True]])
+    path = tmp_path / f"a.{ending}"
+    Image.fromarray(drawn).save(path)
+    assert np.array_equal(reader.read_image(path)[..., 0], drawn * 255)
+    assert np.array_equal(reader.read_mask(path, 0, 1), drawn)
+
+
+def test_fractions_of_0_to_1_are_refused_where_8_bits_are_expected_and_dark_slices_are_not(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).random((8, 8, 5)).astype(np.float32)
+    for name, volume in (("unit", values), ("bright", values * (1, 1, 1, 1, 255)), ("dark", np.rint(values))):
+        nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / f"{name}.nii.gz")
+    with pytest.raises(UserFault, match="0 to 255 in .*unit.nii.gz.*fractions of 0 to 1.*multiply by 255"):
+        reader.ends_of_file(tmp_path / "unit.nii.gz", "uint8")
+    assert reader.ends_of_file(tmp_path / "bright.nii.gz", "uint8") == reader.EIGHT_BIT
+    assert reader.ends_of_file(tmp_path / "dark.nii.gz", "uint8") == reader.EIGHT_BIT
+    assert reader.ends_of_file(tmp_path / "unit.nii.gz", "percentile")[1] <= 1

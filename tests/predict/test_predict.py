@@ -502,3 +502,11 @@ def test_values_beyond_eight_bits_are_told_where_training_took_eight(
 def test_a_folder_without_images_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserFault, match="images in"):
         list(find_scans(tmp_path))
+
+
+def test_a_file_of_0_to_1_is_no_black_image_and_gets_no_empty_mask(
+    model: Predictor, volume: NDArray[np.float32], tmp_path: Path
+) -> None:
+    nifti(tmp_path / "in" / "unit.nii.gz", volume / 255)
+    (done,) = run(model, tmp_path / "in", tmp_path / "out", Way("personal", scale="uint8"))
+    assert "fractions of 0 to 1" in str(done.fault)

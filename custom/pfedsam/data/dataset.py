@@ -109,7 +109,7 @@ class Dataset:
         self.weaken = weaken
         self.sparse = weaken is not None or any(s.weak for s in self.slices)
         self.ignores = config.data.ignore is not None or self.sparse or any(s.mask is None for s in self.slices)
-        self._range = cache(reader.intensity_range)
+        self._ends = cache(reader.ends_of_file)
 
     def __len__(self) -> int:
         return len(self.slices)
@@ -120,10 +120,10 @@ class Dataset:
 
     def picture(self, i: int) -> Tensor:
         """The slice at its own size, (3, H, W), scaled to 0..1."""
-        s = self.slices[i]
-        plane = self.config.data.plane
-        ends = reader.EIGHT_BIT if self.config.data.scale == "uint8" else self._range(s.image, plane)
-        return shown(reader.read_image(s.image, s.index, plane), ends, str(s.image))
+        s, scale, plane = self.slices[i], self.config.data.scale, self.config.data.plane
+        pixels = reader.read_image(s.image, s.index, plane)
+        bright = scale == "uint8" and pixels.max() > reader.UNIT  # then its file needs no judging
+        return shown(pixels, reader.EIGHT_BIT if bright else self._ends(s.image, scale, plane), str(s.image))
 
     def labels(self, i: int) -> Tensor:
         """The mask at its own size, (H, W) of class numbers, with `IGNORED` for unlabelled pixels."""

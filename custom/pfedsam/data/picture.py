@@ -202,7 +202,8 @@ def _channels(path: Path, image: Image.Image, labels: bool) -> NDArray[Any]:
     if image.mode in ("P", "PA"):
         _check_palette(path, image, values if values.ndim == 2 else values[..., 0])
     if values.ndim == 2:
-        return values.astype(np.uint8) if values.dtype == bool else values
+        one = 1 if labels else 255  # of a picture with one bit: a class, or white
+        return values.astype(np.uint8) * one if values.dtype == bool else values
     return opaque(values, path, labels=labels) if values.shape[-1] in (2, 4) else values
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pfedsam.config import Scale
 from pfedsam.data import nifti, picture
 from pfedsam.data.geometry import Affine, check_cut, laid, spacing_of
 from pfedsam.data.planes import STORED
@@ -24,6 +25,7 @@ from pfedsam.errors import UserFault
 
 Pixels = NDArray[np.float32]
 EIGHT_BIT = (0.0, 255.0)
+UNIT = 1.0  # an image of 8 bits whose brightest value is no higher is black to the eye
 READ = (*picture.PICTURES, *nifti.NIFTI)
 
 
@@ -103,9 +105,31 @@ def read_mask(
     return np.asarray(np.where(unlabelled, IGNORED, numbers), dtype=np.uint8)
 
 
-def intensity_range(path: Path, plane: str = STORED) -> tuple[float, float]:
-    """The `levels` of a whole file, from slices of `plane`."""
-    return levels(read_image(path, i, plane) for i in spread(header(path, plane).slices))
+def ends_of_file(path: Path, scale: Scale, plane: str = STORED) -> tuple[float, float]:
+    """The `ends_of` a whole file, from slices of `plane`."""
+    return ends_of((read_image(path, i, plane) for i in judged(header(path, plane).slices, scale)), scale, str(path))
+
+
+def ends_of(pictures: Iterable[Pixels], scale: Scale, name: str) -> tuple[float, float]:
+    """The values of an image's pictures (H, W, 3) that become 0 and 1.
+
+    Raises:
+        UserFault: the scale is that of 8 bits, and all values are fractions of 0 to 1. They would be nearly black.
+    """
+    if scale == "percentile":
+        return levels(pictures)
+    brightest, fractions = 0.0, False
+    for picture in pictures:
+        brightest, fractions = float(picture.max()), fractions or bool((picture != np.rint(picture)).any())
+        if brightest > UNIT or picture.min() < 0:
+            return EIGHT_BIT
+    if fractions:
+        raise UserFault(
+            expected=f"values of 0 to 255 in {name}, for data.scale uint8",
+            came="fractions of 0 to 1",
+            do="multiply by 255, or set data.scale to percentile (pfedsam predict: --scale percentile)",
+        )
+    return EIGHT_BIT
 
 
 def unit(pixels: Pixels, ends: tuple[float, float], name: str) -> Pixels:
@@ -130,9 +154,9 @@ def levels(pictures: Iterable[Pixels]) -> tuple[float, float]:
     return float(low), float(max(high, low + 1e-6))
 
 
-def spread(count: int) -> range:
-    """About 60 evenly spread slices of `count`, or all if fewer: the input of `levels`."""
-    return range(0, count, max(1, count // 32))
+def judged(count: int, scale: Scale) -> range:
+    """The slices of `count` that `ends_of` needs: about 60 evenly spread ones, or all until one is bright."""
+    return range(0, count, max(1, count // 32) if scale == "percentile" else 1)
 
 
 @contextmanager

@@ -64,7 +64,7 @@ class Picture:
 
     def __call__(self, path: str) -> MetaTensor:
         """The picture in the file at `path`."""
-        ends = reader.EIGHT_BIT if self.scale == "uint8" else reader.intensity_range(Path(path))
+        ends = reader.ends_of_file(Path(path), self.scale)
         return MetaTensor(shown(reader.read_image(Path(path)), ends, path), meta={"filename_or_obj": path})
 
 

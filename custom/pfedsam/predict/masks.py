@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pfedsam.config import Scale
 from pfedsam.data.geometry import Volume, check_cut, oriented, restored
-from pfedsam.data.reader import EIGHT_BIT, levels, rgb, spread
+from pfedsam.data.reader import ends_of, judged, rgb
 from pfedsam.data.square import decide, label_map, probabilities, shown
 from pfedsam.data.values import require_finite
 from pfedsam.errors import UserFault
@@ -102,7 +102,7 @@ def segment(model: Predictor, volume: Volume, way: Way) -> Prediction:
 def _logits(model: Predictor, volume: Volume, way: Way) -> Iterator[Tensor]:
     """Logits of each slice at its own size, (outputs, H, W)."""
     count = volume.values.shape[2]
-    ends = EIGHT_BIT if way.scale == "uint8" else levels(_picture(volume, i) for i in spread(count))
+    ends = ends_of((_picture(volume, i) for i in judged(count, way.scale)), way.scale, "the image")
     for start in range(0, count, way.batch):
         pictures = [shown(_picture(volume, i), ends, "the image") for i in range(count)[start : start + way.batch]]
         yield from model.logits_at_size(torch.stack(pictures), way.branch)
