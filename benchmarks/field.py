@@ -38,6 +38,14 @@ FIRST = ("pfedsam", "local", "fedavg")
 NOT = ("newcomer", "furl", "cpss_adapt", "iscos")  # which want other labels, begin from another run, or end in one
 MEANS = {"worst": ".3f", "global": ".3f", "validation": ".3f", "MB up": ".2f", "seconds": ".0f"}
 UNSEEN, AT = "unseen", "at "
+RATES = (
+    "pFedSAM is the form of the task's job, whose private part has a rate of 3e-3. All other methods have FedAvg's"
+    " rates, 1e-2 also for LoRA that stays at a site, and the plain mean. Training alone has 3e-3."
+)
+LEADING_RATES = (
+    "What stays at the site has the rate 3e-3 in all rows, and training alone too. Else all rows have FedAvg's rates,"
+    " and the plain mean."
+)
 Cells = dict[str, float]  # of one run, by column
 
 
@@ -72,8 +80,7 @@ def notes(suite: str | None, task: str, seeds: list[int]) -> list[str]:
         f"{out if suite == UNSEEN else own} {len(sizes(task))} sites, seed {', '.join(map(str, seeds))}.",
         *([one] if len(seeds) == 1 else []),
         *([pairs] if suite != UNSEEN else []),
-        "pFedSAM is the form of the task's job. All methods have FedAvg's rates and the plain mean; training alone has"
-        " its own, lower rate.",
+        LEADING_RATES if suite == "leading" else RATES,
     ]
 
 

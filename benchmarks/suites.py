@@ -74,6 +74,7 @@ EARLIER = (  # the L-MoE of earlier versions: convolutions in the qkv's shared b
     "train.lr_private=null",
 )
 IN_MLP = ("model.experts_in=mlp",)
+OWN_RATE = "train.lr_private=3e-3"  # pFedSAM's rate of what stays at the site
 ROBUST = ("clipped", "product", "trimmed", "median", "geometric")  # krum wants five sites
 INT8 = ("wire.up=int8", "wire.down=int8")
 INT4 = ("wire.up=int4", "wire.down=int8")
@@ -191,9 +192,12 @@ SUITES = {
         Row("heads", "pFedSAM, 4 private adapters of rank 4, 2 chosen", own(4, 4)),
         Row("own_r3", "pFedSAM, plain private rank 8, reading R3", own(8, 0, "method.reading=R3")),
         Row("own_alone", "pFedSAM, plain private rank 8, no distillation", own(8, 0, "method.distill=none")),
-        *(NAMED[name] for name in ("fedavg", "local", "fedper", "ditto")),
-        Row("dual_lora", "dual LoRA", ("method=dual_lora",)),
-        Row("fedsca", "FedSCA", ("method=fedsca",)),
+        NAMED["fedavg"],
+        NAMED["local"],
+        Row("fedper_own", "FedPer", ("method=fedper", OWN_RATE)),
+        Row("ditto_own", "Ditto", ("method=ditto", "method.lam=0.1", OWN_RATE)),
+        Row("dual_lora_own", "dual LoRA, local rank 8", ("method=dual_lora", "method.local_rank=8", OWN_RATE)),
+        Row("fedsca_own", "FedSCA", ("method=fedsca", OWN_RATE)),
     ],
     "rules": [  # at the rates of FedAvg, whose local step they share
         Row("fedavg", "FedAvg of LoRA and decoder", ("method=fedavg",)),
@@ -362,7 +366,8 @@ def weak(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
 def unlabelled(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
     """Rows in which each site labels a fifth of its images, beside FedAvg with all masks."""
     whole = replace(named["fedavg"], name="whole_fedavg", label="FedAvg, all masks")
-    return [whole, *partly("unlabelled", {site: max(1, size // 5) for site, size in sizes.items()}, sizes, named)]
+    fifth = {site: max(1, size // 5) for site, size in sizes.items()}
+    return [changed_alike(whole, sizes, sizes), *partly("unlabelled", fifth, sizes, named)]
 
 
 def few_labels(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
@@ -378,22 +383,36 @@ def few_labels(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
 def partly(case: str, counts: Sizes, sizes: Sizes, named: dict[str, Row]) -> list[Row]:
     """Rows in which each site has so many labelled images. The first is what the others are compared with.
 
-    All methods see about as many images with labels in a round, our choice. Methods that leave out the others take a
-    whole epoch's number of them. Of the images of the others half have labels, so these take two epochs.
+    In all rows a step sees one image with a label, and a round has the same number of steps (`changed_alike`).
     """
     shares = {site: round(1 - counts[site] / size, 6) for site, size in sizes.items()}
-    change, size = f"data.unlabelled={json.dumps(shares)}", min(sizes, key=lambda site: sizes[site])
-    again = f"train.epochs={max(1, sizes[size] // counts[size])}"
+    change = f"data.unlabelled={json.dumps(shares)}"
     rows = [named[name] for name in ("fedavg", "local", "pfedsam")]
     learns = {"fedsemidg": "FedSemiDG", "iscos": "ISCOS"}
     of_all = [Row(name, label, (f"method={name}",), beside=f"{case}_fedavg") for name, label in learns.items()]
+    alike = [changed_alike(changed(row, case, change), counts, sizes) for row in rows]
     return [
-        *(
-            replace(changed(row, case, change, again), beside=f"{case}_fedavg" if row is not rows[0] else "")
-            for row in rows
-        ),
-        *(changed(row, case, change, "train.epochs=2") for row in of_all),
+        *(replace(row, beside=f"{case}_fedavg" if row is not alike[0] else "") for row in alike),
+        *(changed(row, case, change, "train.epochs=2", f"train.max_steps={steps_of(sizes)}") for row in of_all),
     ]
+
+
+def changed_alike(row: Row, counts: Sizes, sizes: Sizes) -> Row:
+    """The row, so that it steps as often as methods that also learn from images without a label, one image a step.
+
+    A batch of these has two images, one of them with a label. Two epochs are as many steps as the site has images. The
+    smallest site's number holds for all sites, our choice.
+    """
+    steps = steps_of(sizes)
+    epochs = -(-steps // min(counts.values()))
+    return replace(
+        row, changes=(*row.changes, "train.batch_size=1", f"train.epochs={epochs}", f"train.max_steps={steps}")
+    )
+
+
+def steps_of(sizes: Sizes) -> int:
+    """The steps of a round of the rows in `partly`."""
+    return 2 * -(-min(sizes.values()) // 2)
 
 
 def unseen(sizes: Sizes, named: dict[str, Row]) -> list[Row]:

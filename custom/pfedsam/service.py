@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from pfedsam import log
+from pfedsam.exchange.accept import judge
 from pfedsam.exchange.codec import decode
 from pfedsam.exchange.ledger import payload_bytes
+from pfedsam.exchange.schema import shared_of
 from pfedsam.exchange.store import LAST, Moment, round_of
 from pfedsam.files import Tensors
 from pfedsam.kept import tested_site
@@ -115,10 +117,13 @@ def serve_test(site: Site, wire: Tensors, turn: Turn, folder: Path) -> dict[str,
     Only the test split has distances. The site's own files stay in `folder`.
 
     Raises:
-        UserFault: the server has another base, or the site's private part of the run is lost.
+        UserFault: the round is none of the run, the server has another base or a model that cannot be that of the
+            run, or the site's private part of the run is lost.
     """
+    require_turn(turn.round, turn.rounds)
     require_base(turn.base, site.base)
     arrived, run = decode(wire, down_schema(site.config), site.config.wire.down), turn.run
+    judge(site.store, shared_of(arrived), turn.at)
     stored = site.recall(arrived, replace(turn.at, round=LAST), trained=turn.trained)
     scores = site.scores("test")
     trained = {"run": run, **{k: v for k, v in stored.items() if k == "round"}}

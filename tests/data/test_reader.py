@@ -404,7 +404,7 @@ def test_fractions_of_0_to_1_are_refused_where_8_bits_are_expected_and_dark_slic
     values = np.random.default_rng(0).random((8, 8, 5)).astype(np.float32)
     for name, volume in (("unit", values), ("bright", values * (1, 1, 1, 1, 255)), ("dark", np.rint(values))):
         nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / f"{name}.nii.gz")
-    with pytest.raises(UserFault, match="0 to 255 in .*unit.nii.gz.*fractions of 0 to 1.*multiply by 255"):
+    with pytest.raises(UserFault, match=r"0 to 255 in .*unit.nii.gz.*fractions of 0 to 1.*multiply by 255"):
         reader.ends_of_file(tmp_path / "unit.nii.gz", "uint8")
     assert reader.ends_of_file(tmp_path / "bright.nii.gz", "uint8") == reader.EIGHT_BIT
     assert reader.ends_of_file(tmp_path / "dark.nii.gz", "uint8") == reader.EIGHT_BIT

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pfedsam.errors import UserFault
-from pfedsam.exchange.accept import accept, note_moved
+from pfedsam.errors import Diverged, UserFault
+from pfedsam.exchange.accept import accept, judge, note_moved
 from pfedsam.exchange.store import Moment, SiteStore
 from pfedsam.files import Tensors
 
@@ -52,6 +52,37 @@ def test_a_model_that_is_no_next_one_is_refused_and_the_last_stays_the_measure(t
             accept(store, HARMFUL[kind](model()), Moment("run", 1))
     accept(store, moved(0.4), Moment("run", 1))
     accept(store, HARMFUL[kind](model()), Moment("another", 1))  # nothing is known of that run yet
+
+
+def of_lora(end: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Tensors], Tensors]:
+    return lambda tensors: {n: change(t) if f"lora.{end}" in n else t for n, t in tensors.items()}
+
+
+@pytest.mark.parametrize("end", ["a", "b", ""])
+@pytest.mark.parametrize("rounds", [1, 2, 1000])
+@pytest.mark.parametrize("kind", ["zeros", "signs turned round", "noise of the same length"])
+def test_a_lora_that_does_not_go_on_is_refused_after_any_number_of_rounds(
+    tmp_path: Path, kind: str, end: str, rounds: int
+) -> None:
+    """The message itself states the number of rounds."""
+    draw = torch.Generator().manual_seed(2)
+    large = {"x.lora.a.weight": torch.randn(4, 9000, generator=draw), "head": torch.randn(50, generator=draw)}
+    last = {**large, "x.lora.b.weight": 0.3 * torch.randn(9000, 4, generator=draw)}
+    noise = torch.randn(4, 9000, generator=draw)
+    change = {
+        "zeros": torch.zeros_like,
+        "signs turned round": torch.neg,
+        "noise of the same length": lambda t: noise.reshape(t.shape) * t.norm() / noise.norm(),
+    }[kind]
+    store = SiteStore(tmp_path, "study", "site")
+    accept(store, last, Moment("run", 0))
+    with pytest.raises(Diverged, match="a model near the last one: LoRA"):
+        judge(store, of_lora(end, change)(last), Moment("run", rounds))
+    judge(
+        store,
+        of_lora(end, lambda t: t + 1.2 * noise.reshape(t.shape) * t.norm() / noise.norm())(last),
+        Moment("run", 1),
+    )
 
 
 def test_noise_that_is_longer_than_the_model_is_no_sign_of_a_lie(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from pfedsam.exchange.server import ServerState
 from pfedsam.flare.aggregator import SharedAggregator
 from pfedsam.flare.context import DIVERGED, REASON, REJECTED, selected_by
 from pfedsam.flare.filters import UpdateGuard
+from pfedsam.flare.persistor import SharedPersistor
 from pfedsam.flare.rounds import Rounds
 from pfedsam.flare.sends import SitesOwnModel, model_task
 from pfedsam.settings import from_dict
@@ -192,6 +193,18 @@ def answer(controller: Rounds, site: str, result: Shareable, fl_ctx: FLContext) 
 def late(controller: Rounds, site: str, result: Shareable, fl_ctx: FLContext) -> None:
     """As FLARE hands in a result whose task is gone."""
     controller.process_result_of_unknown_task(Client(site, ""), AppConstants.TASK_TRAIN, "", result, fl_ctx)
+
+
+@pytest.mark.parametrize(("round_", "stated"), [(0, None), (3, "2")])
+def test_the_best_model_states_the_round_that_made_it(fl_ctx: FLContext, round_: int, stated: str | None) -> None:
+    """Sites score the model that a round begins with. The first one was made by no round."""
+    persistor = SharedPersistor()
+    persistor.state = ServerState({"w": torch.zeros(1)})
+    fl_ctx.set_prop(AppConstants.CURRENT_ROUND, round_, private=True, sticky=False)
+    fl_ctx.set_prop(AppConstants.VALIDATION_RESULT, 0.5, private=True, sticky=False)
+    persistor._note_best(fl_ctx)
+    assert persistor._candidate
+    assert persistor._candidate[1].get("round") == stated
 
 
 def test_an_update_is_booked_under_the_name_of_the_certificate(fl_ctx: FLContext) -> None:

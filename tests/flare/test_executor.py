@@ -195,6 +195,49 @@ def test_an_update_of_too_few_images_or_steps_does_not_leave_whatever_the_job_sa
     assert not ledger(fl_ctx, from_dict(SETTINGS)).path.exists()
 
 
+def test_the_images_of_a_round_are_those_that_its_steps_see(fl_ctx: FLContext) -> None:
+    job = from_dict({**SETTINGS, "model": {"experts": 0}, "train": {"max_steps": 4, "batch_size": 1}})
+    SitePolicy(least_images=4).require(job, 1000)
+    with pytest.raises(ContentBlockedException, match="at least 5 training images and 4 steps, came 4 and 4"):
+        SitePolicy(least_images=5).require(job, 1000)
+
+
+def test_images_without_a_label_do_not_raise_an_update_over_the_floor(
+    fl_ctx: FLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {**SETTINGS, "method": "fedsemidg", "model": {"image_size": 64, "experts": 0, "experts_rank": 0}}
+    config["data"] = {**SETTINGS["data"], "train": 4, "unlabelled": {"site-1": 0.75}}
+    path = Path(fl_ctx.get_workspace().get_app_config_dir("job")) / "pfedsam.json"
+    path.write_text(json.dumps(config))
+    asked: list[int] = []
+    monkeypatch.setattr("pfedsam.flare.executor.ask_fences", lambda _ctx, _config, images: asked.append(images))
+    shared, base = initial_shared(from_dict(config))
+    task = DXO(DataKind.WEIGHTS, data=shared, meta={STAMP: {"config": from_dict(config).digest(), "base": base}})
+    PFedSAMExecutor().execute("train", task.to_shareable(), fl_ctx, Signal())
+    assert asked == [1]
+
+
+def test_all_tasks_of_a_job_are_of_one_run(fl_ctx: FLContext, caplog: pytest.LogCaptureFixture) -> None:
+    task = message()
+    task.set_header(RUN, "first")
+    assert PFedSAMExecutor().execute("train", task, fl_ctx, Signal()).get_return_code() == ReturnCode.OK
+    task.set_header(RUN, "other")
+    for name in ("train", "validate"):
+        assert PFedSAMExecutor().execute(name, task, fl_ctx, Signal()).get_return_code() != ReturnCode.OK
+    assert caplog.text.count("expected run first in all tasks of the job; came other") == 2
+
+
+@pytest.mark.parametrize(("name", "value"), [(RUN, "r" * 200), (RUN, "../x"), ("current_round", "1" * 200)])
+def test_what_a_message_says_of_itself_is_checked_before_the_ledger_has_it(
+    fl_ctx: FLContext, name: str, value: str
+) -> None:
+    task = message()
+    task.set_header(name, value)
+    with pytest.raises(ContentBlockedException):
+        OnlyDeclaredEnters().process(task, fl_ctx)
+    assert not ledger(fl_ctx, from_dict(SETTINGS)).path.exists()
+
+
 def test_the_fence_stops_what_is_not_declared(fl_ctx: FLContext) -> None:
     reply = PFedSAMExecutor().execute("train", message(), fl_ctx, Signal())
     from_shareable(reply).data["an.expert"] = torch.ones(3)

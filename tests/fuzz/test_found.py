@@ -210,5 +210,5 @@ def test_a_packed_dicom_file_is_not_unpacked(tmp_path: Path) -> None:
 
 def test_a_name_that_no_file_can_have_is_refused_in_a_list(tmp_path: Path) -> None:
     (tmp_path / "datalist.csv").write_text("image,mask,split,group\na\0.png,a.png,train,a\n")
-    with pytest.raises(UserFault, match="each image of .* to exist; came 1 missing"):
+    with pytest.raises(UserFault, match=r"each image of .* to exist; came 1 missing"):
         datalist.read(tmp_path / "datalist.csv", "site")

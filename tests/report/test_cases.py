@@ -90,3 +90,7 @@ def test_a_difference_that_no_draw_turns_round_is_the_least_likely() -> None:
     assert chance([sites]) == pytest.approx(2 / 5001)
     assert chance([mixed]) > 0.5
     assert chance([{"north": [{"p": [0.0]}]}]) == 1.0
+
+
+def test_of_one_patient_a_site_nothing_is_known_however_large_the_gain() -> None:
+    assert chance([{"north": [{"p": [0.2]}], "south": [{"q": [0.1]}]}]) == 1.0

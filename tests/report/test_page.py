@@ -268,6 +268,28 @@ def test_intervals_come_from_case_scores_and_say_where_personalisation_helped(
     assert "SMITH" not in text
 
 
+def test_branches_that_score_the_same_are_one_model_only_where_nothing_is_private(
+    tmp_path: Path, results: dict[str, Any]
+) -> None:
+    for roles in results["final"]["sites"].values():
+        roles["personal"] = dict(roles["global"])
+    same = written(tmp_path / "one", results)
+    told = write_report(gather(same), tmp_path / "page.html")
+    assert set(told["personal_against_global"].values()) == {"one model: both branches are the same"}
+    results["rounds"][1]["sites"]["north"]["private"] = {"run": "r", "round": 0}
+    told = write_report(gather(written(tmp_path / "two", results)), tmp_path / "page.html")
+    assert told["personal_against_global"]["north"] == "both branches score the same"
+
+
+def test_few_cases_are_told_though_many_classes_make_many_scores(tmp_path: Path, results: dict[str, Any]) -> None:
+    results["config"].setdefault("model", {})["num_classes"] = 7
+    for roles in results["final"]["sites"].values():
+        for role in ROLES:
+            roles[role] |= {"scored": 21}
+    told = write_report(gather(written(tmp_path / "run", results)), tmp_path / "page.html")
+    assert any("Fewer than 20 scored test cases at north (3), south (3)" in line for line in told["doubts"])
+
+
 def test_where_patients_are_not_known_no_verdict_is_given(tmp_path: Path, results: dict[str, Any]) -> None:
     run = written(tmp_path / "run", results)
     with_cases(run, "north", 0.1)

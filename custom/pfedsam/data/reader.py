@@ -118,11 +118,11 @@ def ends_of(pictures: Iterable[Pixels], scale: Scale, name: str) -> tuple[float,
     """
     if scale == "percentile":
         return levels(pictures)
-    brightest, fractions = 0.0, False
-    for picture in pictures:
-        brightest, fractions = float(picture.max()), fractions or bool((picture != np.rint(picture)).any())
-        if brightest > UNIT or picture.min() < 0:
+    fractions = False
+    for pixels in pictures:
+        if pixels.max() > UNIT or pixels.min() < 0:
             return EIGHT_BIT
+        fractions = fractions or bool((pixels != np.rint(pixels)).any())
     if fractions:
         raise UserFault(
             expected=f"values of 0 to 255 in {name}, for data.scale uint8",

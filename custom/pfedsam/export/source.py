@@ -185,7 +185,8 @@ def _origin(known: dict[str, str], own: dict[str, str], results: dict[str, Any])
     run = known.get("run") or own.get("run") or str(results.get("run", ""))
     of_run = (results.get("run") or run) == run
     last = str(results["rounds"][-1]["round"]) if of_run and results.get("rounds") else None
-    shared_round = known.get("round", last)  # what a site tested names none: it is the run's last
+    silent = None if "val_dice" in known else last  # what a site tested is the run's last; the best may be its first
+    shared_round = known.get("round", silent)
     numbers = (int(text) if text else None for text in (shared_round, own.get("round")))
     tested = of_run and shared_round == last and "val_dice" not in known
     return Origin(base, own.get("site", ""), run, *numbers), tested

@@ -25,7 +25,7 @@ from pfedsam.errors import ClassesDiffer, Diverged, UserFault
 from pfedsam.exchange.masked_site import MaskedSite
 from pfedsam.exchange.roster import STEPS
 from pfedsam.exchange.schema import REPORT, STAMP
-from pfedsam.files import Tensors
+from pfedsam.files import Tensors, parsed, write_json
 from pfedsam.flare.context import (
     BACK,
     CLASSES_DIFFER,
@@ -103,7 +103,8 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
         member, attempt = _member(site, fl_ctx), str(facts_of(shareable).get("attempt", ""))
         if masked(site.config):
             member.ready(attempt)  # else the training would be in vain
-        ask_fences(fl_ctx, site.config, len(site.data["train"]))
+        train = site.data["train"]
+        ask_fences(fl_ctx, site.config, len(train.labelled()) or len(train))  # one with a label among others shows most
         every = LINE_EVERY_SIMULATED if simulated(fl_ctx) else LINE_EVERY
         progress = _Progress(site.name, turn, _started(run_dir(fl_ctx), turn.round), every)
         update, report = serve_round(site, wire, turn, progress=progress, stop=lambda: bool(stop.triggered))
@@ -175,8 +176,27 @@ def _asked(shareable: Shareable, fl_ctx: FLContext) -> tuple[Tensors, Turn]:
     sites = shareable.get_header(TRAINED)
     trained = isinstance(sites, list) and str(fl_ctx.get_identity_name()) in sites
     lost = setting(fl_ctx, "fresh") == run
-    back = line_in(shareable.get_header(BACK))
-    return dxo.data, Turn(run, stamp_of(dxo, round_).base, round_, rounds, trained and not lost, back)
+    back, base = line_in(shareable.get_header(BACK)), stamp_of(dxo, round_).base
+    turn = Turn(run, base, round_, rounds, trained and not lost, back)
+    _require_one_run(run_dir(fl_ctx), turn)
+    return dxo.data, turn
+
+
+def _require_one_run(folder: Path, turn: Turn) -> None:
+    """Check that all tasks of a job are of one run. Under a new name a server could send any model at any time.
+
+    Raises:
+        UserFault: the job's first task was of another run.
+    """
+    path, line = folder / "run.json", list(turn.at.line)
+    if not path.exists():
+        write_json(path, line)
+    if (first := parsed(path.read_bytes())) != line:
+        raise UserFault(
+            expected=f"run {first[0]} in all tasks of the job",
+            came=turn.run if turn.run != first[0] else "another line of runs that it went back from",
+            do="ask the server's administrator. Nothing was trained",
+        )
 
 
 def _model_in(shareable: Shareable) -> DXO:

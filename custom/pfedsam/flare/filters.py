@@ -11,7 +11,7 @@ from nvflare.apis.shareable import ReservedHeaderKey, Shareable, make_reply
 from nvflare.app_common.app_constant import AppConstants
 
 from pfedsam import log
-from pfedsam.config import Config
+from pfedsam.config import MOST_ROUNDS, Config
 from pfedsam.errors import UserFault
 from pfedsam.exchange.guard import Accepted, Rejected, Verdict, facts_fault, judge_message, judge_samples
 from pfedsam.exchange.masks import unmasked_fault
@@ -20,6 +20,7 @@ from pfedsam.exchange.schema import REPORT, Stamp
 from pfedsam.files import Tensors
 from pfedsam.flare.context import REASON, RUN, job_config, ledger, selected_by, stamp_of
 from pfedsam.flare.steps import facts_of, is_step, masked, step_dxo, step_of, step_verdict
+from pfedsam.names import one_name
 from pfedsam.record.said import report_fault
 from pfedsam.study import down_schema, sent_schema
 
@@ -79,12 +80,14 @@ class OnlyDeclaredEnters(Filter):  # type: ignore[misc]
         if dxo.data_kind != DataKind.WEIGHTS and not is_step(dxo, config):
             raise ContentBlockedException(f"expected the server's model, came {str(dxo.data_kind)[:40]}")
         round_ = shareable.get_header(AppConstants.CURRENT_ROUND, -1)
+        if type(round_) is not int or not -1 <= round_ <= MOST_ROUNDS:
+            raise ContentBlockedException(f"expected a round of at most {MOST_ROUNDS}, came {ascii(round_)[:40]}")
         demand(_entering(dxo, stamp_of(dxo, round_), config))
-        task, run = str(fl_ctx.get_prop("__task_name__") or "task"), str(shareable.get_header(RUN) or "")
+        task, run = str(fl_ctx.get_prop("__task_name__") or "task"), shareable.get_header(RUN)
         try:
-            told = facts_of(shareable)
+            told, run = facts_of(shareable), one_name(str(run), "run") if run else ""
             ledger(fl_ctx, config).note("in", dxo.data, task=task, round_=round_, facts=told, run=run)
-        except ValueError as fault:  # of the facts, or of the ledger
+        except (ValueError, UserFault) as fault:  # of the facts, the name, or the ledger
             log.error("[%s] the received message is not used: %s", fl_ctx.get_identity_name(), fault)
             raise ContentBlockedException(str(fault)) from None
         return shareable

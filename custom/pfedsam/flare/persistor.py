@@ -148,7 +148,8 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
         if self.state.models:
             return
         dice = float(fl_ctx.get_prop(AppConstants.VALIDATION_RESULT))
-        facts = {"round": str(fl_ctx.get_prop(AppConstants.CURRENT_ROUND)), "val_dice": repr(dice)}
+        round_ = int(fl_ctx.get_prop(AppConstants.CURRENT_ROUND)) - 1  # that made the model; none made the first
+        facts = {"val_dice": repr(dice), **({"round": str(round_)} if round_ >= 0 else {})}
         self._candidate = (self.state.shared, facts) if dice > self._best else None
 
     def _save_best(self, fl_ctx: FLContext) -> None:

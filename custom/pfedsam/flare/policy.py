@@ -29,6 +29,8 @@ class SitePolicy(OnlySharedLeaves):
         max_megabytes: the largest message, tensors and facts together, in MB.
         least_images, least_steps: the fewest training images and steps of a round whose update may leave. After one
             step on one image, the update's signs are those of one patient's gradient. The defaults are our choice.
+            Counted are the images that the round's steps see. Before training, those without a label do not count
+            beside others with one: all that an update shows may come from these.
         most_epsilon: the largest privacy budget (`privacy.epsilon`) of a job whose update may leave. None: jobs
             without differential privacy are welcome too.
         most_delta: the largest `privacy.delta` of such a job, if `most_epsilon` is set.
@@ -71,7 +73,7 @@ class SitePolicy(OnlySharedLeaves):
             )
 
     def require(self, config: Config, images: int) -> None:
-        """Raise if no update of a round of the job on so many images may leave."""
+        """Raise if no update of a round of the job may leave. `images`: that it could learn from, if it took all."""
         if self.masked and not masked(config):
             raise ContentBlockedException("expected a job with server.secure masks, came one with plain updates")
         self._enough(images, config)
@@ -80,10 +82,11 @@ class SitePolicy(OnlySharedLeaves):
 
     def _enough(self, images: int, config: Config) -> None:
         steps = steps_of(images, config.train)
-        if images < self.least_images or steps < self.least_steps:
+        seen = min(images, steps * config.train.batch_size)  # train.max_steps may end the round before all were seen
+        if seen < self.least_images or steps < self.least_steps:
             raise ContentBlockedException(
                 f"expected an update of at least {self.least_images} training images and {self.least_steps} steps,"
-                f" came {images} and {steps}: fewer could show a patient's image"
+                f" came {seen} and {steps}: fewer could show a patient's image"
             )
 
     def require_privacy(self, config: Config) -> None:

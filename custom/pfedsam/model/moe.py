@@ -74,6 +74,11 @@ class Standard(nn.Module):
         self.variance.copy_((1 - part) * (self.variance + part * shift**2) + part * (x - centre).square().mean(0))
 
 
+def statistics(model: nn.Module) -> set[int]:
+    """The ids of the parameters that training follows without an optimiser: those of each `Standard`."""
+    return {id(p) for module in model.modules() if isinstance(module, Standard) for p in module.parameters()}
+
+
 class Gate(nn.Module):
     """Scores M experts from the image's pooled map.
 

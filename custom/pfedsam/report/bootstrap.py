@@ -34,8 +34,13 @@ def interval(runs: Sequence[dict[str, Classes]], seed: int = 0) -> tuple[float, 
 
 
 def chance(runs: Sequence[dict[str, Classes]], seed: int = 0) -> float:
-    """The two-sided p value of a mean difference, from the same draws: twice the share on the rarer side of zero."""
+    """The two-sided p value of a mean difference, from the same draws: twice the share on the rarer side of zero.
+
+    It is 1 if all draws are equal, as with one patient a site: the spread is unknown then, and not zero.
+    """
     drawn = means(runs, seed)
+    if drawn.min() == drawn.max():
+        return 1.0
     rarer = min((drawn <= 0).sum(), (drawn >= 0).sum())
     return min(1.0, 2 * (float(rarer) + 1) / (DRAWS + 1))
 

@@ -1,5 +1,6 @@
 """A run in plain sentences and rows: what it gained, where, and what to doubt."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
@@ -27,7 +28,7 @@ class SiteRow:
     Attributes:
         means: by role and metric, as in results.json.
         spans: by role and metric, the 95 % interval, if case scores were found.
-        cases: scored cases and classes; patients: the number drawn for the interval, None if unknown.
+        cases: scored cases, of the class that has most; patients: the number drawn for the interval, None if unknown.
         gap: Dice of the personal minus the global model; gap_span is its interval.
         helped: what the gap says about personalisation.
     """
@@ -46,11 +47,22 @@ class SiteRow:
 def site_rows(material: Material) -> list[SiteRow]:
     """One row for every site that the final test scored, by name."""
     tested = material.results["final"]["sites"]
-    return [site_row(name, tested[name], material.cases.get(name)) for name in sorted(tested)]
+    rounds = material.results["rounds"]
+    kept = {name for entry in rounds for name, report in entry["sites"].items() if report.get("private")}
+    classes = material.results["config"].get("model", {}).get("num_classes", 1)
+    return [
+        site_row(name, tested[name], material.cases.get(name), keeps=name in kept, classes=classes)
+        for name in sorted(tested)
+    ]
 
 
-def site_row(name: str, roles: dict[str, Any], cases: Cases | None) -> SiteRow:
-    """One site's row, with intervals if its case scores are given."""
+def site_row(name: str, roles: dict[str, Any], cases: Cases | None, *, keeps: bool, classes: int) -> SiteRow:
+    """One site's row, with intervals if its case scores are given.
+
+    Args:
+        keeps: whether the site has a private part, so that its two branches are not one model.
+        classes: number of classes, to count cases where only scores of cases and classes are known.
+    """
     means = {role: roles.get(role) or {} for role in ROLES}
     of_gap = cases.gaps("dice") if cases else []
     span, count = spread(of_gap), patients(of_gap)
@@ -60,7 +72,7 @@ def site_row(name: str, roles: dict[str, Any], cases: Cases | None) -> SiteRow:
         name=name,
         means=means,
         spans=spans(cases) if cases else {},
-        cases=int(means["personal"].get("scored") or 0),
+        cases=_cases(cases, int(means["personal"].get("scored") or 0), classes),
         empty=int(means["personal"].get("empty") or 0),
         patients=count if cases and cases.groups else None,
         gap=gap,
@@ -69,9 +81,15 @@ def site_row(name: str, roles: dict[str, Any], cases: Cases | None) -> SiteRow:
             gap,
             span if cases and cases.groups else None,
             alike=means["personal"] == means["global"],
+            keeps=keeps,
             few=count < FEW_PATIENTS,
         ),
     )
+
+
+def _cases(cases: Cases | None, scored: int, classes: int) -> int:
+    """The number of cases with a score: counted if they are at hand, else at least so many."""
+    return len({case for case, _ in cases.scores["personal"]}) if cases else math.ceil(scored / classes)
 
 
 def class_rows(material: Material) -> list[dict[str, Any]]:
@@ -110,12 +128,12 @@ def patients(classes: Classes) -> int:
     return len({patient for groups in classes for patient in groups})
 
 
-def helped(gap: float | None, span: Interval | None, *, alike: bool, few: bool = False) -> str:
+def helped(gap: float | None, span: Interval | None, *, alike: bool, keeps: bool, few: bool = False) -> str:
     """What the difference between personal and global branch says. `few`: there are too few patients."""
     if gap is None:
         return "not scored"
     if alike:
-        return "one model: both branches are the same"
+        return "both branches score the same" if keeps else "one model: both branches are the same"
     if span is None:
         return f"{'higher' if gap > 0 else 'lower'}; the uncertainty is unknown here"
     if few:

@@ -14,6 +14,7 @@ from torch import Tensor
 from pfedsam.config import Config, TrainConfig
 from pfedsam.data.augment import augmentation
 from pfedsam.data.dataset import PLAIN, Augment, Batch, Dataset, View
+from pfedsam.model.moe import statistics
 from pfedsam.model.partition import DECODER, Part, Partition, kinds, tensors_of
 from pfedsam.model.segmenter import Branches
 from pfedsam.train.patients import Hidden
@@ -183,8 +184,9 @@ def make_optimisers(model: Branches, part: Partition, config: TrainConfig) -> Op
 
 
 def _groups(model: Branches, part: Partition, which: Part, lr: float, lr_decoder: float | None) -> list[dict[str, Any]]:
-    """One part's parameters by rate: the decoder's and the others'. An empty group is left out."""
-    kind, tensors = kinds(model), tensors_of(model, part, which)
+    """One part's parameters by rate: the decoder's and the others'. An empty group is left out, and `statistics`."""
+    kind, followed = kinds(model), statistics(model)
+    tensors = {name: t for name, t in tensors_of(model, part, which).items() if id(t) not in followed}
     own = {name for name in tensors if lr_decoder is not None and kind[name] in DECODER}
     groups: list[dict[str, Any]] = [
         {"params": [t for name, t in tensors.items() if name not in own], "lr": lr},
