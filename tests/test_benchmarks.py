@@ -29,6 +29,7 @@ from pfedsam.files import write_json
 from pfedsam.jobs import read_job
 from pfedsam.record.cases import read_cases
 from pfedsam.record.scores import summary
+from pfedsam.train.loop import steps_of
 
 
 def test_our_step_takes_the_same_steps_as_sam_as_published() -> None:
@@ -348,6 +349,19 @@ def test_where_images_are_scarce_each_site_has_eight_and_no_row_sees_more_of_the
         found = read_job(ROOT / "jobs/brain_mri.json", row.changes)
         assert found.config.data.limit == dict.fromkeys(SIZES, 8)
         assert (found.config.train.epochs, found.rounds) == (8 * job.config.train.epochs, job.rounds)
+
+
+@pytest.mark.parametrize("suite", ["few", "unlabelled"])
+def test_with_few_labels_every_row_steps_as_often_and_sees_one_label_a_step(suite: str) -> None:
+    """Else methods that leave images without labels out would be trained less."""
+    rows = [row for row in rows_of(suite, "brain_mri", SIZES) if row.name != "few_furl"]
+    trains = {row.name: read_job(ROOT / "jobs/brain_mri.json", row.changes).config.train for row in rows}
+    for site, size in SIZES.items():
+        labelled = min(5, size) if suite == "few" else max(1, size // 5)
+        seen = {name: size if "whole" in name or train.batch_size == 2 else labelled for name, train in trains.items()}
+        assert len({steps_of(seen[name], train) for name, train in trains.items()}) == 1, site
+    assert {train.batch_size for name, train in trains.items() if "iscos" in name or "semidg" in name} == {2}
+    assert {train.batch_size for name, train in trains.items() if "fedavg" in name or "local" in name} == {1}
 
 
 def test_a_table_is_about_the_sites_that_took_part(tmp_path: Path) -> None:

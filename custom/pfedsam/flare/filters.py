@@ -81,7 +81,7 @@ class OnlyDeclaredEnters(Filter):  # type: ignore[misc]
             raise ContentBlockedException(f"expected the server's model, came {str(dxo.data_kind)[:40]}")
         round_ = shareable.get_header(AppConstants.CURRENT_ROUND, -1)
         if type(round_) is not int or not -1 <= round_ <= MOST_ROUNDS:
-            raise ContentBlockedException(f"expected a round of at most {MOST_ROUNDS}, came {ascii(round_)[:40]}")
+            raise ContentBlockedException(f"expected a round within a run, came {ascii(round_)[:40]}")
         demand(_entering(dxo, stamp_of(dxo, round_), config))
         task, run = str(fl_ctx.get_prop("__task_name__") or "task"), shareable.get_header(RUN)
         try:
