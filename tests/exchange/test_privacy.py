@@ -28,6 +28,13 @@ def test_the_numerical_epsilon_is_opacus_s_known_value() -> None:
     assert epsilon([Mechanism(1.5, 0.04, 2249)], PRV) == pytest.approx(6.777395712150674, abs=1e-6)
 
 
+@pytest.mark.parametrize("before", [Mechanism(0.05, 1.0, 1000), Mechanism(1.0, 0.05, 100_000)])
+def test_where_the_numerical_epsilon_needs_too_much_memory_renyi_s_stands_for_it(before: Mechanism) -> None:
+    """Low noise of an earlier job, or a great many steps: 877 and 4 GB."""
+    spent = [before, ROUND]
+    assert epsilon(spent, PRV) == epsilon(spent, AT) < math.inf
+
+
 def test_one_gaussian_release_is_no_better_than_the_exact_bound() -> None:
     """Of Balle and Wang 2018: at epsilon e, delta is Phi(1/2s - e s) - exp(e) Phi(-1/2s - e s)."""
 

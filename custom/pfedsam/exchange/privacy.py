@@ -27,6 +27,7 @@ from pfedsam.files import Tensors, read_json, write_json
 
 BUDGET = "budget"  # a site store's folder of budgets, beside its studies
 PIECE = 1 << 16  # normal numbers that are drawn at once
+MOST_POINTS = 5e6  # of `prv`; our choice: they take about 1 GB
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,9 @@ class Mechanism:
 def epsilon(spent: Iterable[Mechanism], privacy: PrivacyConfig) -> float:
     """The epsilon at `privacy.delta` of all these mechanisms together. Nothing spent is 0.
 
-    `rdp` is Renyi accounting with its conversion, `prv` the upper end of the numerical bound (Gopi et al. 2021).
+    `rdp` is Renyi accounting with its conversion, `prv` the upper end of the numerical bound (Gopi et al. 2021). Both
+    are upper bounds. `rdp` also takes the place of `prv` where that needs more than `MOST_POINTS`: the noise of an
+    earlier job may have been low.
     """
     steps = Counter[tuple[float, float]]()
     for one in spent:
@@ -55,13 +58,29 @@ def epsilon(spent: Iterable[Mechanism], privacy: PrivacyConfig) -> float:
     history = [(noise, rate, count) for (noise, rate), count in sorted(steps.items()) if count]
     if not history:
         return 0.0
+    by_rdp = _accounted("rdp", history, privacy.delta)
+    if (
+        privacy.accountant == "rdp"
+        or _points(by_rdp, sum(count for _, _, count in history), privacy.delta) > MOST_POINTS
+    ):
+        return by_rdp
+    return _accounted("prv", history, privacy.delta)
+
+
+def _accounted(accountant: str, history: list[tuple[float, float, int]], delta: float) -> float:
     from opacus.accountants import create_accountant  # takes seconds, and only jobs with privacy need it
 
-    accountant = create_accountant(privacy.accountant)
-    accountant.history = history
+    found = create_accountant(accountant)
+    found.history = history
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # on orders of Renyi's divergence that are not the best, and log(0)
-        return float(accountant.get_epsilon(privacy.delta))
+        return float(found.get_epsilon(delta))
+
+
+def _points(by_rdp: float, steps: int, delta: float) -> float:
+    """About how many points Opacus's `prv` computes with: from -epsilon to epsilon, in the mesh of Gopi et al. 2021."""
+    mesh = 0.01 / math.sqrt(steps * math.log(12_000 / delta) / 2)  # 0.01 and delta / 1000 are Opacus's errors
+    return 2 * by_rdp / mesh
 
 
 class Noise:
