@@ -134,7 +134,8 @@ def _round(plan: Plan, sites: dict[str, Site], point: Checkpoint, round_: int) -
         wire = hidden.masked(name, update.wire) if hidden else update.wire
         given[name] = contribution(wire, update.samples, losses, config=config, up=up_schema(config))
     given = hidden.opened(given, up_schema(config)) if hidden else given
-    state = apply(methods.get(config.method).rule, point.state, given, config=config, down=down_schema(config))
+    rule, down, part_of = methods.get(config.method).rule, down_schema(config), sites.keys() - gone
+    state = apply(rule, point.state, given, config=config, down=down, sites=part_of)
     seconds = time.monotonic() - began
     done = {"round": round_, "seconds": seconds, "sites": reports, "rejected": far(point.state, given, config)}
     past = point.results

@@ -1,4 +1,6 @@
 import itertools
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,17 @@ def test_the_newest_pair_comes_back_whole(tmp_path: Path) -> None:
     found = filled(tmp_path).load("run")
     assert (found.done, found.results, found.config, found.base) == (3, point(3).results, "config", "base")
     assert torch.equal(found.state.shared["a"], point(3).state.shared["a"])
+
+
+def test_what_bounds_remember_comes_back_and_an_older_version_s_checkpoint_has_none(tmp_path: Path) -> None:
+    bounds, checkpoints = {"sites": 3, "usual": {"product": 0.1}}, Checkpoints(tmp_path, "study")
+    checkpoints.save(replace(point(1), state=ServerState({"a": torch.ones(4)}, **bounds)))
+    state = checkpoints.load("run").state
+    assert {"sites": state.sites, "usual": state.usual} == bounds
+    (path,) = checkpoints.folder.rglob("*.json")
+    path.write_text(json.dumps({key: one for key, one in json.loads(path.read_text()).items() if key != "bounds"}))
+    old = checkpoints.load("run").state
+    assert (old.sites, old.usual) == (0, {})
 
 
 def test_as_many_checkpoints_are_kept_as_the_server_says_and_others_leave_nothing(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from pfedsam.config import Config, ServerConfig
 from pfedsam.errors import UserFault
-from pfedsam.exchange.aggregate import apply
-from pfedsam.exchange.bounded import clipped, fair, left_out
+from pfedsam.exchange.aggregate import apply, far
+from pfedsam.exchange.bounded import clipped, fair, shares, sizes_of
 from pfedsam.exchange.change import Layer
 from pfedsam.exchange.robust import RULES
 from pfedsam.exchange.schema import schema_of
@@ -50,6 +50,12 @@ def given(*updates: Update, samples: tuple[int, ...] = ()) -> dict[str, Contribu
 
 def config(rule: str, **more: float) -> Config:
     return replace(from_dict({"method": "fedavg"}), server=replace(ServerConfig(), rule=rule, **more))
+
+
+def round_of(state: ServerState, contributions: dict[str, Contribution], rule: str, *, of: int = 0) -> ServerState:
+    """The state after a round in a run of `of` sites."""
+    names = [f"site-{n}" for n in range(of)]
+    return apply(mean, state, contributions, config=config(rule), down=schema_of(sent()), sites=names)
 
 
 def after(rule: str, contributions: dict[str, Contribution], **more: float) -> Update:
@@ -112,7 +118,7 @@ def test_a_scaled_update_is_left_out_by_default_and_the_round_is_that_of_the_hon
     torch.manual_seed(0)
     good = [honest(seed) for seed in range(4)]
     contributions = given(*good, HARM[harm](honest(9)))
-    (site,) = (found := left_out(ServerState(sent()), contributions, config("clipped")))
+    (site,) = (found := far(ServerState(sent()), contributions, config("clipped")))
     assert site == "site-4"
     assert "times as long as their median" in found[site]
     alone = after("clipped", given(*good))
@@ -124,14 +130,14 @@ def test_no_honest_site_is_left_out_because_of_many_or_few_images() -> None:
     large = {name: 8 * tensor for name, tensor in honest(9).items()}
     small = {name: 0.9 * tensor for name, tensor in honest(8).items()}
     contributions = given(*(honest(seed) for seed in range(3)), large, small, samples=(40, 40, 40, 400, 4))
-    assert left_out(ServerState(sent()), contributions, config("clipped")) == {}
+    assert far(ServerState(sent()), contributions, config("clipped")) == {}
 
 
 def test_half_of_the_sites_are_never_left_out_and_the_round_has_a_model() -> None:
     """Three updates, each far too long in another kind: nobody knows which is honest."""
-    far = [honest(n) | {name: 1e3 * honest(n)[name]} for n, name in enumerate((A, B, REST))]
-    assert left_out(ServerState(sent()), given(*far), config("clipped")) == {}
-    assert after("clipped", given(*far)).keys() == sent().keys()
+    long = [honest(n) | {name: 1e3 * honest(n)[name]} for n, name in enumerate((A, B, REST))]
+    assert far(ServerState(sent()), given(*long), config("clipped")) == {}
+    assert after("clipped", given(*long)).keys() == sent().keys()
 
 
 def test_one_liar_with_half_of_the_weight_is_not_the_geometric_median() -> None:
@@ -143,7 +149,7 @@ def test_one_liar_with_half_of_the_weight_is_not_the_geometric_median() -> None:
 
 def test_of_two_sites_none_is_left_out() -> None:
     contributions = given(honest(0), HARM["sign flip x100"](honest(1)))
-    assert left_out(ServerState(sent()), contributions, config("clipped")) == {}
+    assert far(ServerState(sent()), contributions, config("clipped")) == {}
 
 
 @pytest.mark.parametrize("harm", SCALED)
@@ -225,6 +231,63 @@ def test_no_site_has_more_than_its_share_of_three_or_more(
 def test_two_sites_are_not_clipped_and_equal_ones_are_left_as_they_are() -> None:
     state = ServerState(sent())
     two = given(honest(1), HARM["sign flip x100"](honest(2)))
-    assert clipped(state, two) is two
+    assert clipped(state, two, sizes_of(state, two)) is two
     five = given(*[honest(3)] * 5)
-    assert all(torch.equal(one.update[REST], honest(3)[REST]) for one in clipped(state, five).values())
+    assert all(
+        torch.equal(one.update[REST], honest(3)[REST]) for one in clipped(state, five, sizes_of(state, five)).values()
+    )
+
+
+def test_sites_without_any_weight_share_what_a_capped_one_leaves() -> None:
+    assert shares({"a": 1.0, "b": 0.0, "c": 0.0}, most=1.5) == pytest.approx({"a": 0.5, "b": 0.25, "c": 0.25})
+    assert shares({"a": 0.0, "b": 0.0}, most=1.5) == {"a": 0.5, "b": 0.5}
+
+
+def moved(state: ServerState) -> float:
+    """How far a model is from the one that was sent, in units of an honest update."""
+    return apart(state.shared, sent())
+
+
+LIE, MANY = HARM["sign flip x100"](honest(9)), 10_000_000
+
+
+def test_one_of_two_answers_in_a_run_of_three_owns_nothing() -> None:
+    """The first round has no earlier lengths: the shorter of two counts. A later one has those of its last round."""
+    two = given(honest(0), LIE, samples=(10, MANY))
+    first = round_of(ServerState(sent()), two, "clipped", of=3)
+    assert moved(first) < 1
+    whole = round_of(ServerState(sent()), given(*map(honest, range(3))), "clipped", of=3)
+    long = {name: 5 * tensor for name, tensor in honest(0).items()}
+    later = ServerState(sent(), sites=whole.sites, usual=whole.usual)
+    both = given(long, LIE, samples=(10, MANY))
+    assert moved(round_of(later, both, "clipped")) < 1
+    assert moved(round_of(later, both, "mean")) > 10  # no lengths are bounded there
+    assert round_of(later, both, "clipped").usual == whole.usual
+
+
+def test_one_of_two_that_are_left_after_another_was_left_out_has_half_of_the_weight() -> None:
+    far_one = {name: 4 * tensor for name, tensor in honest(1).items()}
+    flip = HARM["sign flip x1"](honest(0))
+    three = given(honest(0), far_one, flip, samples=(10, 10, MANY))
+    assert set(far(ServerState(sent()), three, config("clipped"))) == {"site-1"}
+    assert moved(round_of(ServerState(sent()), three, "clipped")) < 0.1  # the flip takes back the honest step
+
+
+def test_no_number_of_samples_explains_an_update_a_hundred_times_as_long() -> None:
+    contributions = given(*map(honest, range(4)), LIE, samples=(10, 10, 10, 10, MANY))
+    assert set(far(ServerState(sent()), contributions, config("clipped"))) == {"site-4"}
+
+
+def test_two_sites_of_a_run_of_two_weigh_by_their_samples() -> None:
+    two = given(honest(0), honest(1), samples=(30, 10))
+    kept = round_of(ServerState(sent()), two, "clipped", of=2)
+    plain = round_of(ServerState(sent()), two, "mean", of=2)
+    assert all(torch.equal(kept.shared[name], plain.shared[name]) for name in sent())
+    assert (kept.sites, kept.usual) == (2, {})
+
+
+def test_a_site_that_never_trains_does_not_make_a_run_of_three() -> None:
+    never = replace(config("clipped"), every={"site-2": 0})
+    names = ["site-0", "site-1", "site-2"]
+    two = given(honest(0), honest(1))
+    assert apply(mean, ServerState(sent()), two, config=never, down=schema_of(sent()), sites=names).sites == 2

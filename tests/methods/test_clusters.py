@@ -58,6 +58,13 @@ def test_sites_are_split_in_the_chosen_round_and_then_average_in_their_groups() 
     assert later.model_of("c")["w"].tolist() == twice.model_of("c")["w"].tolist()
 
 
+def test_a_site_owns_no_group_by_its_samples_in_a_run_of_three() -> None:
+    rule, config = methods.get("clustered").rule, tiny(method="clustered", server={"most_share": 1.5})
+    each = {"a": moved_by(1.0, 0.0), "b": moved_by(5.0, 0.0, samples=2), "c": moved_by(0.0, 1.0)}
+    after = rule(ServerState({"w": torch.zeros(2)}, sites=3), each, config)
+    assert after.model_of("a")["w"].tolist() == [3.0, 0.0]
+
+
 def sketched(value: float, *moves: float) -> Contribution:
     return moved_by(*moves, extras={"sketch": torch.full((16,), value)})
 

@@ -98,6 +98,9 @@ def test_no_site_s_control_variate_leads_the_others() -> None:
     assert after.memory["own/c/w"].norm().item() == pytest.approx(2.0)
     assert after.memory["own/a/w"].tolist() == [1.0, 0.0]
     assert after.memory["w"].norm().item() < 2.0
+    two = {site: moved_by(0.0, 0.0, extras={"w": torch.tensor(told[site])}) for site in "bc"}
+    after = scaffold.rule(replace(state, sites=3), two, config)
+    assert after.memory["own/c/w"].norm().item() == pytest.approx(2.0)  # no further than the shorter of two
 
 
 def test_a_site_s_control_variate_is_the_mean_of_its_gradients(open_site) -> None:
@@ -242,7 +245,7 @@ def test_a_rule_that_forgets_what_sites_are_sent_is_told_so() -> None:
     config, down = tiny(method="scaffold"), {"w": Spec((1,), torch.float32), EXTRA + "c": Spec((1,), torch.float32)}
     state = begin_state({"w": torch.zeros(1)}, down)
     kept = apply(lambda state, _given, _config: state, state, {}, config=config, down=down)
-    assert kept is state
+    assert kept == state
     for forgets in (replace(state, memory={}), replace(state, models={"a": {"w": torch.zeros(2)}})):
         with pytest.raises(UserFault, match="rule of method scaffold to keep the shape"):
             apply(lambda _state, _given, _config, after=forgets: after, state, {}, config=config, down=down)

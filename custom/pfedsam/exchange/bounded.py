@@ -1,6 +1,7 @@
 """Bounds on each site's contribution, whatever the rule makes of them: its weight and its length."""
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from statistics import median
 
@@ -11,52 +12,99 @@ from pfedsam.files import Tensors
 
 MAJORITY = 3  # sites from which on one of them can be outvoted
 FAR = 3.0  # times the round's median, from which on an update is left out
+MORE = 10.0  # times the steps of the median site that a site's samples may explain; our choice
 KINDS = ("product", "a", "b", "rest")  # of `Change.sizes`
+Sizes = Mapping[str, Mapping[str, float]]  # lengths by site and kind
 
 
-def fair(given: Given, most: float) -> Given:
-    """The contributions, none with a weight of more than `most` equal shares. From three sites on.
-
-    A weight above that becomes that. The others keep their proportions. Two sites cannot outvote each other.
+def fair(given: Given, most: float, sites: int = 0) -> Given:
+    """The contributions, none with a weight of more than `most` equal shares. In a run of three sites or more.
 
     Args:
         most: in parts of 1 / n, at least 1.
+        sites: of the run, if it has more than answered.
     """
-    bound = most / len(given) if given else 1.0
-    if len(given) < MAJORITY or bound >= 1:
-        return given
-    samples = {site: float(one.samples) for site, one in given.items()}
-    capped: set[str] = set()
+    samples = _capped({site: one.samples for site, one in given.items()}, most, sites)
+    return {site: replace(one, samples=samples[site]) for site, one in given.items()}
+
+
+def shares(weights: Mapping[str, float], *, most: float, sites: int = 0, least: float = 0.0) -> dict[str, float]:
+    """The sites' weights scaled to a sum of 1, bounded as in `fair`.
+
+    Args:
+        least: a weight's least, in equal shares. 0: none.
+    """
+    floor = least * sum(weights.values()) / max(len(weights), 1)
+    capped = _capped({site: max(weight, floor) for site, weight in weights.items()}, most, sites)
+    whole = sum(capped.values())
+    return {site: weight / whole for site, weight in sorted(capped.items())}
+
+
+def _capped(weights: Mapping[str, float], most: float, sites: int) -> dict[str, float]:
+    """The weights, none above `most` equal shares of their sum.
+
+    A weight above that becomes that. The others keep their proportions, and share alike if they weigh nothing. Two
+    sites cannot outvote each other. But if two answer in a run of more, shares are those of three.
+    """
+    bound = max(most / max(len(weights), MAJORITY), 1 / max(len(weights), 1))
+    free = max(len(weights), sites) < MAJORITY or bound >= 1
+    rest, left = dict(weights), 1.0
     while True:  # each turn caps at least one site more
-        free = sum(n for site, n in samples.items() if site not in capped)
-        left = 1 - bound * len(capped)
-        over = {s for s, n in samples.items() if s not in capped and free and n / free * left > bound * (1 + 1e-9)}
+        rest = rest if any(rest.values()) else dict.fromkeys(rest, 1.0)
+        whole = sum(rest.values())
+        over = {site for site, n in rest.items() if not free and n / whole * left > bound * (1 + 1e-9)}
         if not over:
-            break
-        capped |= over
-    each = free / left * bound if left > 0 and free else 1.0
-    return {site: replace(one, samples=each if site in capped else one.samples) for site, one in given.items()}
+            return {site: rest.get(site, whole / left * bound) for site in weights}
+        rest = {site: n for site, n in rest.items() if site not in over}
+        left = 1 - bound * (len(weights) - len(rest))
 
 
-def left_out(state: ServerState, given: Given, config: Config) -> dict[str, str]:
+def sizes_of(state: ServerState, given: Given) -> Sizes:
+    """The lengths of the updates by site and kind, as `Change.sizes` measures them."""
+    return {site: change_of(state.model_of(site), one.update).sizes() for site, one in given.items()}
+
+
+def noted(state: ServerState, sizes: Sizes, sites: int) -> ServerState:
+    """The state that knows how many sites the run has, and how long an update is if enough answered to tell.
+
+    Args:
+        sizes: of all that answered, those too that are left out. Empty: lengths are not bounded.
+        sites: that the run is known to have.
+    """
+    return replace(state, sites=sites, usual=_medians(sizes) if len(sizes) >= MAJORITY else state.usual)
+
+
+def left_out(sizes: Sizes, given: Given, config: Config) -> dict[str, str]:
     """The sites whose update is no honest one's, with the reason: it is `FAR` times as long as the round's median.
 
     Both the norm itself and the norm for each step that its samples allow must be that long, because a site with many
-    more images may move further, and one with few images moves further in each step. From three sites on. Our choice:
-    honest updates of three federations of hospitals were at most 1.5 times as long as the median.
+    more images may move further, and one with few images moves further in each step. No samples allow more than `MORE`
+    times the median's steps. From three answers on. Our choice: honest updates of three federations of hospitals were
+    at most 1.5 times as long as the median.
     """
-    if len(given) < MAJORITY:
+    if len(sizes) < MAJORITY:
         return {}
-    sizes = {site: change_of(state.model_of(site), one.update).sizes() for site, one in given.items()}
     works = {site: _work(one.samples, config) for site, one in given.items()}
+    most = MORE * median(works.values())
+    works = {site: min(work, most) for site, work in works.items()}
     found: dict[str, str] = {}
-    for kind in KINDS:
-        usual = median(size[kind] for size in sizes.values())
+    for kind, usual in _medians(sizes).items():
         a_step = median(sizes[site][kind] / works[site] for site in given)
-        for site, size in sizes.items():
-            if size[kind] > FAR * usual and size[kind] / works[site] > FAR * a_step:
-                found.setdefault(site, _too_long(size[kind] / usual if usual else math.inf))
+        for site in given:
+            size = sizes[site][kind]
+            if size > FAR * usual and size / works[site] > FAR * a_step:
+                found.setdefault(site, _too_long(size / usual if usual else math.inf))
     return found if 2 * len(found) < len(given) else {}  # nobody knows who of so many is honest; all are cut
+
+
+def _medians(sizes: Sizes) -> dict[str, float]:
+    return {kind: middle(size[kind] for size in sizes.values()) for kind in KINDS}
+
+
+def middle(lengths: Iterable[float]) -> float:
+    """The median. Of two the shorter: nobody knows who of two is honest, and a short update does no harm."""
+    known = sorted(lengths)
+    return median(known) if len(known) >= MAJORITY else known[0]
 
 
 def _too_long(times: float) -> str:
@@ -70,20 +118,27 @@ def _work(samples: float, config: Config) -> float:
     return max(1.0, min(samples, most))
 
 
-def clipped(state: ServerState, given: Given) -> Given:
-    """The contributions, none with an update longer than the round's median. From three sites on.
+def clipped(state: ServerState, given: Given, sizes: Sizes) -> Given:
+    """The contributions, none with an update longer than the round's median. In a run of three sites or more.
+
+    If fewer than three are left in a round, the lengths of the last round count in which three answered. Without one
+    the shorter of two counts.
 
     LoRA's update is scaled as a whole by the least of three ratios: of the product's norm and of both factors' norms
     to their medians. The rest has a ratio of its own. The bound is our choice; norm bounding is of Sun et al. 2019.
+
+    Args:
+        state: as `noted` gives it.
+        sizes: of these contributions at least.
     """
-    if len(given) < MAJORITY:
+    if max(len(given), state.sites) < MAJORITY or not given:
         return given
-    sizes = {site: change_of(state.model_of(site), one.update).sizes() for site, one in given.items()}
-    bounds = {kind: median(size[kind] for size in sizes.values()) for kind in KINDS}
+    bounds = state.usual if len(given) < MAJORITY else {}
+    bounds = bounds or _medians({site: sizes[site] for site in given})
     return {site: _shortened(one, sizes[site], bounds) for site, one in given.items()}
 
 
-def _shortened(one: Contribution, size: dict[str, float], bounds: dict[str, float]) -> Contribution:
+def _shortened(one: Contribution, size: Mapping[str, float], bounds: Mapping[str, float]) -> Contribution:
     ratio = {kind: bounds[kind] / size[kind] if size[kind] > bounds[kind] else 1.0 for kind in size}
     lora = min(ratio["product"], ratio["a"], ratio["b"])
     if lora == ratio["rest"] == 1.0:

@@ -1,6 +1,6 @@
 """The server's checkpoints of a run: a safetensors file and a JSON file after each round. Old ones are thinned."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,8 @@ class Checkpoints:
         facts = {"run": point.run, "done": str(point.done), "config": point.config, "base": point.base}
         tensors = point.state.flat()
         write_atomic(path.with_suffix(".safetensors"), pack(tensors, facts))
-        known = {**facts, "done": point.done, "sha256": digest(tensors), "results": point.results}
+        bounds = {"sites": point.state.sites, "usual": dict(point.state.usual)}
+        known = {**facts, "done": point.done, "sha256": digest(tensors), "bounds": bounds, "results": point.results}
         write_json(path, known)
         rounds = self.rounds(point.run)
         for old in set(rounds) - set(thinned(rounds, self.keep)):
@@ -168,4 +169,5 @@ def _read(path: Path) -> Checkpoint:
     fields = {key: known[key] for key in KINDS}
     if wrong := next((key for key, kind in KINDS.items() if type(known[key]) is not kind), None):
         raise ValueError(f"its {wrong} is of another kind")
-    return Checkpoint(**fields, state=unflat(tensors))
+    bounds: dict[str, Any] = {"sites": 0, "usual": {}} | dict(known.get("bounds", {}))  # an older version wrote none
+    return Checkpoint(**fields, state=replace(unflat(tensors), **bounds))

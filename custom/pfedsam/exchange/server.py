@@ -23,7 +23,7 @@ class Contribution:
     """What one site sent in a round.
 
     Attributes:
-        samples: the number of its training slices, its weight in a mean. `robust.fair` may lower it.
+        samples: the number of its training slices, its weight in a mean. `bounded.fair` may lower it.
         opened: decodes the update. It is called only when needed, so that many updates can be held encoded.
         extras: what the method declares beside the shared tensors, by declared name.
         losses: the site's mean training losses, by name.
@@ -48,11 +48,15 @@ class ServerState:
         shared: the shared tensors, by wire name.
         memory: what the rule remembers from round to round, by its own names.
         models: for a rule that makes a model for each site: the shared tensors that the site is sent, by site.
+        sites: the most sites that the run has had. An older version's checkpoint does not say: 0.
+        usual: how long updates were by kind (`bounded.KINDS`), in the last round in which three sites or more answered.
     """
 
     shared: Tensors
     memory: Tensors = field(default_factory=dict)
     models: Mapping[str, Tensors] = field(default_factory=dict)
+    sites: int = 0
+    usual: Mapping[str, float] = field(default_factory=dict)
 
     def model_of(self, site: str) -> Tensors:
         """The shared tensors that a site is sent: its own model if it has one, else everybody's."""

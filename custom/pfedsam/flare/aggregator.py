@@ -28,6 +28,7 @@ class SharedAggregator(Aggregator):  # type: ignore[misc]
         super().__init__()
         self.given: dict[str, Contribution] = {}
         self.hidden: MaskedSum | None = None  # the round's, if updates are masked
+        self.sites: list[str] = []  # that could send one
 
     def accept(self, shareable: Shareable, fl_ctx: FLContext) -> bool:
         """Whether the update counts. Only one update counts for each site and round."""
@@ -70,7 +71,7 @@ class SharedAggregator(Aggregator):  # type: ignore[misc]
         rule, down = methods.get(config.method).rule, down_schema(config)
         try:
             given = {"sum": self.hidden.contribution(self.given, up_schema(config))} if self.hidden else self.given
-            persistor.state = apply(rule, persistor.state, given, config=config, down=down)
+            persistor.state = apply(rule, persistor.state, given, config=config, down=down, sites=self.sites)
         except UserFault as fault:
             log.error("[server] %s", fault)
             self.system_panic(str(fault), fl_ctx)

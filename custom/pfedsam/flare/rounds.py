@@ -100,6 +100,7 @@ class Rounds(Controller):  # type: ignore[misc]
         config, clients = job_config(fl_ctx), fl_ctx.get_engine().get_clients()
         here = [client.name for client in clients if client.name not in self.persistor.left_out]
         sites = [name for name in here if config.trains(name, round_)]
+        self.aggregator.sites = here
         self._asked, self._least = len(sites), self._quorum(len(sites), len(clients))
         if not sites:
             self.system_panic(f"round {round_}: no connected site trains in it. Change the setting every", fl_ctx)

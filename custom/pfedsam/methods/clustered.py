@@ -14,6 +14,7 @@ import torch
 
 from pfedsam.bounds import number
 from pfedsam.config import Config
+from pfedsam.exchange.bounded import fair
 from pfedsam.exchange.server import Contribution, ServerState, mean, mean_model
 from pfedsam.files import Tensors, below, under
 from pfedsam.methods import fedavg
@@ -39,7 +40,8 @@ def rule(state: ServerState, contributions: Mapping[str, Contribution], config: 
         return replace(mean(state, contributions, config), memory=memory)
     moves = {site: one.update for site, one in sorted(contributions.items())}
     alike = {frozenset(pair): cosine(*(moves[site] for site in pair)) for pair in combinations(moves, 2)}
-    return grouped(state, contributions, joined(groups_in(state), moves, alike, own.groups), memory)
+    groups = joined(groups_in(state), moves, alike, own.groups)
+    return grouped(state, contributions, groups, memory, most=config.server.most_share)
 
 
 def groups_in(state: ServerState) -> Groups:
@@ -74,13 +76,19 @@ def split(sites: Iterable[str], alike: Cosines, count: int) -> list[frozenset[st
     return groups
 
 
-def grouped(state: ServerState, given: Mapping[str, Contribution], groups: Groups, memory: Tensors) -> ServerState:
-    """The state after a mean in each group. All members get it, those that were away too. `memory` is kept as well."""
+def grouped(
+    state: ServerState, given: Mapping[str, Contribution], groups: Groups, memory: Tensors, *, most: float
+) -> ServerState:
+    """The state after a mean in each group. All members get it, those that were away too. `memory` is kept as well.
+
+    Args:
+        most: a site's most weight in its group, in equal shares there. In a run of three sites or more.
+    """
     models = dict(state.models)
     for group in sorted(set(groups.values())):
         members = {site for site, number in groups.items() if number == group}
         if sent := {site: one for site, one in given.items() if site in members}:
-            models |= dict.fromkeys(members, mean_model(state, sent))
+            models |= dict.fromkeys(members, mean_model(state, fair(sent, most, state.sites)))
     kept = memory | under(GROUP, {site: torch.tensor([number]) for site, number in groups.items()})
     return replace(state, shared=mean_model(state, given), models=models, memory=kept)
 

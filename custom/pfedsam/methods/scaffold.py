@@ -9,12 +9,11 @@ by samples, as in all methods here.
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from statistics import median
 
 import torch
 
 from pfedsam.config import Config
-from pfedsam.exchange.bounded import MAJORITY
+from pfedsam.exchange.bounded import MAJORITY, middle
 from pfedsam.exchange.change import norm
 from pfedsam.exchange.schema import Schema
 from pfedsam.exchange.server import Contribution, ServerState, mean, weighted
@@ -63,17 +62,15 @@ def rule(state: ServerState, contributions: Mapping[str, Contribution], config: 
     for site, one in contributions.items():
         known |= under(f"{OWN}{site}/", one.extras)
     sites = {key.split("/")[1] for key in known}
-    known = bounded(known, sites)
+    known = bounded(known, sites) if max(len(sites), state.sites) >= MAJORITY else known
     control = weighted(dict.fromkeys(sites, 1 / len(sites)), lambda site: below(f"{OWN}{site}/", known))
     return replace(mean(state, contributions, config), memory=control | known)
 
 
 def bounded(known: Tensors, sites: Collection[str]) -> Tensors:
-    """The sites' c_i, none longer than their median: else one site's could lead all others. From three sites on."""
-    if len(sites) < MAJORITY:
-        return known
+    """The sites' c_i, none longer than their median: else one site's could lead all others."""
     lengths = {site: norm(below(f"{OWN}{site}/", known).values()) for site in sites}
-    most = median(lengths.values())
+    most = middle(lengths.values())
     short = {site: min(1.0, most / length) if length else 1.0 for site, length in lengths.items()}
     return {key: tensor * short[key.split("/")[1]] for key, tensor in known.items()}
 

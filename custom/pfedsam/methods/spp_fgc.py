@@ -88,7 +88,7 @@ def rule(state: ServerState, contributions: Mapping[str, Contribution], config: 
     every = {site: one.extras[SKETCH] for site, one in contributions.items()} | known
     alike = {frozenset(pair): -distance(*(every[site] for site in pair)) for pair in combinations(sorted(every), 2)}
     groups = joined(groups_in(state), contributions, alike, config.own(Settings).groups)
-    return grouped(state, contributions, groups, under(OF_SITE, every))
+    return grouped(state, contributions, groups, under(OF_SITE, every), most=config.server.most_share)
 
 
 def distance(one: Tensor, other: Tensor) -> float:
