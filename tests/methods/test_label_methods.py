@@ -155,6 +155,7 @@ def test_a_gap_gives_no_site_more_weight_than_the_job_allows() -> None:
     some = {site: given(site, 4, 0.0, 0.0) for site in ("b", "c")}
     state = fedsemidg.rule(ServerState({"w": torch.zeros(1)}), {"a": given("a", 4, 10.0, 1.0), **some}, config)
     assert state.shared["w"].item() == pytest.approx(0.5)
+    assert state.memory["weight/b"].item() == pytest.approx(0.25)  # so it soon falls to the others' level again
 
 
 def test_a_pixel_has_a_pseudo_label_where_both_teachers_are_sure_and_agree() -> None:

@@ -10,7 +10,8 @@ from conftest import tiny
 from pfedsam import methods
 from pfedsam.data.dataset import View
 from pfedsam.errors import UserFault
-from pfedsam.exchange.schema import extras_of
+from pfedsam.exchange.aggregate import apply
+from pfedsam.exchange.schema import extras_of, schema_of
 from pfedsam.exchange.server import Contribution, ServerState
 from pfedsam.exchange.store import Moment
 from pfedsam.files import Tensors
@@ -43,25 +44,39 @@ def test_fedadam_s_step_in_a_value_does_not_depend_on_the_update_s_size() -> Non
     assert step[0].item() == pytest.approx(step[1].item(), rel=1e-4)
 
 
+WHOLE = {"max_steps": None, "batch_size": 4}
+
+
 def steps(count: float) -> dict[str, Tensors]:
     return {"extras": {"steps": torch.tensor([count])}}
 
 
 def test_fednova_s_mean_update_does_not_follow_the_site_that_takes_most_steps() -> None:
-    rule, config = methods.get("fednova").rule, tiny(method="fednova")
-    each = {"a": moved_by(1.0, 0.0, **steps(1)), "b": moved_by(0.0, 9.0, **steps(9))}
+    rule, config = methods.get("fednova").rule, tiny(method="fednova", train=WHOLE)
+    each = {"a": moved_by(1.0, 0.0, samples=36, **steps(1)), "b": moved_by(0.0, 9.0, samples=36, **steps(9))}
     assert rule(start(0.0, 0.0), each, config).shared["w"].tolist() == pytest.approx([2.5, 2.5])
-    alike = {"a": moved_by(1.0, samples=3, **steps(4)), "b": moved_by(5.0, **steps(4))}
+    alike = {"a": moved_by(1.0, samples=48, **steps(4)), "b": moved_by(5.0, samples=16, **steps(4))}
     assert rule(start(0.0), alike, config).shared["w"].item() == pytest.approx(2.0)  # FedAvg's
 
 
 def test_no_site_gains_in_fednova_by_claiming_few_steps() -> None:
-    rule, config = methods.get("fednova").rule, tiny(method="fednova", server={"most_share": 1.5})
-    honest = {name: moved_by(0.0, **steps(100)) for name in "abc"}
+    rule, config = methods.get("fednova").rule, tiny(method="fednova", server={"most_share": 1.5}, train=WHOLE)
+    honest = {name: moved_by(0.0, samples=400, **steps(100)) for name in "abc"}
     for few in (0.0, -5.0, 1.0):
-        found = rule(start(0.0), {**honest, "z": moved_by(1.0, **steps(few))}, config).shared["w"].item()
+        liar = moved_by(1.0, samples=400, **steps(few))
+        found = rule(start(0.0), {**honest, "z": liar}, config).shared["w"].item()
         weights = [0.25 * 75.25 / 100] * 3
         assert found == pytest.approx(sum(weights) * 0.375 / 0.625)
+
+
+def test_no_site_in_fednova_moves_the_model_further_by_claiming_many_steps_and_samples() -> None:
+    config = tiny(method="fednova", server={"rule": "clipped", "most_share": 1.5}, train=WHOLE)
+    down = schema_of({"w": torch.zeros(1)})
+    honest = {name: moved_by(1.0, samples=40, **steps(10)) for name in "abcd"}
+    for samples in (40, 10_000_000):
+        liar = moved_by(1.0, samples=samples, **steps(1e7))
+        after = apply(methods.get("fednova").rule, start(0.0), {**honest, "z": liar}, config=config, down=down)
+        assert after.shared["w"].item() < 1.3  # with five honest sites it is 1
 
 
 def test_a_site_in_fednova_tells_the_steps_that_it_took(open_site) -> None:
@@ -183,6 +198,29 @@ def test_a_site_in_drflm_that_claims_a_huge_loss_gets_no_more_than_the_largest_s
     rule, config = methods.get("drflm").rule, tiny(method="drflm", own={"eta": 10.0})
     each = {name: moved_by(0.0, **lost(0.5)) for name in "abc"} | {"z": moved_by(1.0, **lost(1e9))}
     assert rule(start(0.0), each, config).shared["w"].item() == pytest.approx(1.5 / 4)
+
+
+def test_a_site_in_drflm_that_always_claims_the_largest_loss_owns_no_round_of_a_long_run() -> None:
+    rule, config = methods.get("drflm").rule, tiny(method="drflm", server={"most_share": 1.5})
+    each = {name: moved_by(0.0, **lost(0.5)) for name in "abc"} | {"z": moved_by(1.0, **lost(10.0))}
+    state, moves = start(0.0), []
+    for _ in range(30):
+        after = rule(state, each, config)
+        moves.append((after.shared["w"] - state.shared["w"]).item())
+        state = after
+    assert moves == pytest.approx([1.5 / 4] * 30, abs=1e-5)
+    assert min(float(weight) for weight in state.memory.values()) > 0.2
+    alone = {name: each[name] for name in "az"}
+    last = rule(replace(state, sites=4), alone, config).shared["w"] - state.shared["w"]
+    assert last.item() == pytest.approx(0.5)  # two answers of a run of four
+
+
+def test_a_lambda_in_drflm_never_falls_so_low_that_it_cannot_rise() -> None:
+    rule, config = methods.get("drflm").rule, tiny(method="drflm", own={"eta": 10.0})
+    low, state = {"a": moved_by(0.0, **lost(0.0)), "b": moved_by(0.0, **lost(10.0))}, start(0.0)
+    for _ in range(5):
+        state = rule(state, low, config)
+    assert state.memory["lambda/a"].item() == pytest.approx(0.005, rel=0.01)
 
 
 def test_a_site_in_drflm_tells_its_mean_loss(open_site) -> None:

@@ -4,8 +4,8 @@ The server solves min over w, max over lambda of sum_k lambda_k f_k(w): lambda_k
 a sum of 1. Sites minimise their loss on mixed images, x = l x_i + (1 - l) x_j. Built from a description, without the
 paper's equations. Our choices: lambda begins at n_k / n and weighs the mean of all sites instead of drawing some; the
 loss on a mixed image is l times that of mask i and 1 - l times that of mask j; j is the batch's next image; l is
-uniform in 1 - `mix` to 1; no site weighs more than `server.most_share` equal shares, so that a site gains little by
-claiming a high loss.
+uniform in 1 - `mix` to 1; no lambda is above `server.most_share` equal shares or below a hundredth of one. So a site
+gains little by claiming a high loss, however many rounds it does.
 """
 
 import math
@@ -18,7 +18,7 @@ from torch import Tensor
 from pfedsam.bounds import number
 from pfedsam.config import Config
 from pfedsam.data.dataset import Batch
-from pfedsam.exchange.bounded import fair
+from pfedsam.exchange.bounded import fair, shares
 from pfedsam.exchange.schema import Schema, Spec
 from pfedsam.exchange.server import Contribution, ServerState, mean
 from pfedsam.files import below, under
@@ -31,6 +31,7 @@ from pfedsam.train.step import Losses
 
 LOSS, LAMBDA = "loss", "lambda/"
 BOUND = 10.0  # of a mean loss: a working one is smaller
+LEAST = 0.01  # of an equal share: a site's least lambda, from which it can rise again
 
 
 @dataclass(frozen=True)
@@ -70,21 +71,27 @@ def mixed(image: Tensor, share: Tensor) -> Tensor:
 
 def rule(state: ServerState, contributions: Mapping[str, Contribution], config: Config) -> ServerState:
     """The model moved by the mean weighted by lambda. The state's memory keeps lambda."""
-    weights = followed(below(LAMBDA, state.memory), contributions, config.own(Settings).eta)
+    most = config.server.most_share
+    weights = followed(below(LAMBDA, state.memory), contributions, config.own(Settings).eta, most)
     given = {site: replace(one, samples=weights[site]) for site, one in contributions.items()}
-    after = mean(state, fair(given, config.server.most_share), config)
+    after = mean(state, fair(given, most, state.sites), config)
     return replace(after, memory=under(LAMBDA, {site: torch.tensor([w]) for site, w in weights.items()}))
 
 
-def followed(past: Mapping[str, Tensor], given: Mapping[str, Contribution], eta: float) -> dict[str, float]:
-    """Each known site's lambda after a round. Losses count from their mean, so a site that was away keeps its place."""
+def followed(
+    past: Mapping[str, Tensor], given: Mapping[str, Contribution], eta: float, most: float
+) -> dict[str, float]:
+    """Each known site's lambda after a round. Losses count from their mean, so a site that was away keeps its place.
+
+    Args:
+        most: a lambda's most, in equal shares.
+    """
     told = {site: float(one.extras[LOSS].clamp(0, BOUND)) for site, one in given.items()}
     total, usual = sum(one.samples for one in given.values()), sum(told.values()) / len(told)
     found = {site: float(weight) for site, weight in past.items()}
     for site, one in given.items():
         found[site] = found.get(site, one.samples / total) * math.exp(eta * (told[site] - usual))
-    whole = sum(found.values())
-    return {site: weight / whole for site, weight in sorted(found.items())}
+    return shares(found, most=most, least=LEAST)
 
 
 METHOD = replace(fedavg.METHOD, loss=losses, up=up, tell=tell, rule=rule, settings=Settings)

@@ -17,7 +17,7 @@ from torch import Tensor
 from pfedsam.bounds import number
 from pfedsam.config import Config
 from pfedsam.data.dataset import Batch
-from pfedsam.exchange.bounded import fair
+from pfedsam.exchange.bounded import shares
 from pfedsam.exchange.schema import Schema, Spec
 from pfedsam.exchange.server import Contribution, ServerState, mean
 from pfedsam.files import below, under
@@ -98,17 +98,16 @@ def gap_schema(_shared: Schema, _config: Config) -> Schema:
 def rule(state: ServerState, contributions: Mapping[str, Contribution], config: Config) -> ServerState:
     """The model moved by the updates' mean, with weights that follow the gaps. They begin as the samples' shares.
 
-    No site weighs more than `server.most_share` allows.
+    No site weighs more than `server.most_share` allows, and the memory keeps no higher weight.
     """
     total = sum(one.samples for one in contributions.values())
     own, known = config.own(Settings), below(WEIGHT, state.memory)
     old = {site: float(known.get(site, one.samples / total)) for site, one in contributions.items()}
     new = {site: max(0.0, old[site] + own.step * float(one.extras[GAP])) for site, one in contributions.items()}
-    whole = sum(new.values())
-    shares = {site: weight / whole if whole else 1 / len(new) for site, weight in new.items()}
-    weighed = {site: replace(one, samples=shares[site]) for site, one in contributions.items()}
-    memory = state.memory | {WEIGHT + site: torch.tensor([share]).double() for site, share in shares.items()}
-    return replace(mean(state, fair(weighed, config.server.most_share), config), memory=memory)
+    kept = shares(new, most=config.server.most_share, sites=state.sites)
+    weighed = {site: replace(one, samples=kept[site]) for site, one in contributions.items()}
+    memory = state.memory | {WEIGHT + site: torch.tensor([share]).double() for site, share in kept.items()}
+    return replace(mean(state, weighed, config), memory=memory)
 
 
 LOCAL = replace(fedavg.METHOD, loss=losses, merge=merge, gradient=gradient, augment=uncached, unlabelled=True)

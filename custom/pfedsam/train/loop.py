@@ -150,7 +150,7 @@ def rise(done: int, rising: int) -> float:
     return min(1.0, (done + 1) / max(rising, 1))
 
 
-def steps_of(slices: int, config: TrainConfig) -> int:
+def steps_of(slices: float, config: TrainConfig) -> int:
     """The number of a round's steps at a site with that many training slices."""
     full = config.epochs * math.ceil(slices / config.batch_size)
     return full if config.max_steps is None else min(full, config.max_steps)
