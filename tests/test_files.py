@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
+from pfedsam.errors import UserFault
 from pfedsam.exchange.store import SiteStore
-from pfedsam.files import append_line, digest, pack, unpack, write_atomic
+from pfedsam.files import append_line, digest, pack, parsed, unpack, write_atomic, write_json
 from pfedsam.predict.written import _replace
 
 TENSORS = {
@@ -44,6 +45,19 @@ def test_a_file_is_the_user_s_alone_also_in_a_process_with_a_wider_umask(
     finally:
         os.umask(own)
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {mode}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{float("nan"): 1, "a": 1}, {float("nan"): 1, float("inf") - float("inf"): 1}, {"a": "\ud800"}, {"a": {1}}],
+)
+def test_json_that_cannot_be_read_again_is_not_written(tmp_path: Path, value: object) -> None:
+    """A checkpoint with such content would be lost at the next start."""
+    path = tmp_path / "round.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(UserFault, match="values for .*round.json that JSON can hold"):
+        write_json(path, value)
+    assert parsed(path.read_bytes()) == {"a": 1}
 
 
 def test_a_digest_is_of_names_dtypes_shapes_and_bytes_in_an_order_of_our_own() -> None:

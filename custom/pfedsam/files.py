@@ -111,8 +111,18 @@ def _sync_folder(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON, atomically."""
-    write_atomic(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+    """Write `value` as JSON, atomically. `parsed` can read it again.
+
+    Raises:
+        UserFault: as for `write_atomic`, or `value` holds what cannot be read again. The old content is untouched.
+    """
+    try:
+        text = json.dumps(value, indent=2, sort_keys=True)
+        parsed(text)
+    except (TypeError, ValueError, RecursionError) as fault:
+        do = "report it as a fault of pfedsam. What was there before is untouched"
+        raise UserFault(expected=f"values for {path} that JSON can hold", came=str(fault), do=do) from None
+    write_atomic(path, (text + "\n").encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -27,6 +27,11 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
+def one_line(text: str) -> str:
+    """`text` of somebody else for a message, on one line: also its line breaks and tabs become escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def shown(record: logging.LogRecord) -> bool:
     """A filter of log lines: each is shown, and a name in it cannot rewrite a terminal."""
     record.msg, record.args = plain(record.getMessage()), None

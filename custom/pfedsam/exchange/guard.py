@@ -12,7 +12,8 @@ from torch import Tensor
 from pfedsam.config import Number
 from pfedsam.exchange.codec import decode, scales_fault, wire_schema
 from pfedsam.exchange.schema import Schema, Spec, Stamp
-from pfedsam.files import not_finite
+from pfedsam.files import encodable, not_finite
+from pfedsam.names import one_line
 
 
 @dataclass(frozen=True)
@@ -66,21 +67,29 @@ def judge_samples(samples: Any, most: int = 10_000_000) -> Verdict:
 def facts_fault(facts: Any) -> str | None:
     """Why facts beside the tensors may not be sent. None if they are few, and only numbers and short texts."""
     try:
-        size = len(json.dumps(facts))
-        longest = max((len(text) for text in _texts(facts)), default=0)
+        size, texts = len(json.dumps(facts)), list(_texts(facts))
     except (TypeError, ValueError, RecursionError) as fault:
-        return f"expected numbers and texts beside the tensors, came others: {fault}"
+        return f"expected numbers and texts beside the tensors, came others: {one_line(str(fault))[:TEXT]}"
     if size > FACTS:
         return f"expected at most {FACTS} characters beside the tensors, came {size}"
+    longest = max((len(text) for text in texts), default=0)
     return f"expected texts of at most {TEXT} characters, came one of {longest}" if longest > TEXT else None
 
 
 def _texts(facts: Any) -> Iterator[str]:
+    """All texts in facts, the names of values too. ValueError if a name is no text, or a text cannot be in a file.
+
+    JSON would write a name that is none as a text, so that two names could become one.
+    """
     if isinstance(facts, str):
+        if not encodable(facts):
+            raise ValueError("half of a character (a lone surrogate)")
         yield facts
     elif isinstance(facts, dict):
         for key, value in facts.items():
-            yield str(key)
+            if not isinstance(key, str):
+                raise ValueError(f"{type(key).__name__} as the name of a value")
+            yield from _texts(key)
             yield from _texts(value)
     elif isinstance(facts, list | tuple):
         for value in facts:

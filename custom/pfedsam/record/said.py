@@ -80,7 +80,7 @@ def _by_unit(_: str, value: Any, *, of: str) -> str | None:
 def _losses(_: str, value: Any) -> str | None:
     if not isinstance(value, dict):
         return _number("loss of all branches", None)
-    wrong = next((name for name in value if not re.fullmatch(LOSS_NAME, str(name))), None)
+    wrong = next((name for name in value if not (isinstance(name, str) and re.fullmatch(LOSS_NAME, name))), None)
     if wrong is not None or len(value) > LOSSES:
         came = f"{len(value)} of them" if wrong is None else ascii(wrong)[:40]
         return f"expected at most {LOSSES} losses with names of small letters, digits and _, came {came}"
@@ -101,8 +101,9 @@ def _share(name: str, value: Any) -> str | None:
 
 
 def _private(_: str, value: Any) -> str | None:
-    known = isinstance(value, dict) and (not value or value.keys() == {"run", "round"})
-    if known and (not value or (_whole_round(value["round"]) and re.fullmatch(RUN_NAME, str(value["run"])))):
+    told = value if isinstance(value, dict) else {"": value}
+    run, known = told.get("run"), told.keys() == {"run", "round"}
+    if not told or (known and _whole_round(told["round"]) and isinstance(run, str) and re.fullmatch(RUN_NAME, run)):
         return None
     return f"expected a run and a round as private, or nothing, came {ascii(value)[:80]}"
 
