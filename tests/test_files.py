@@ -55,7 +55,7 @@ def test_json_that_cannot_be_read_again_is_not_written(tmp_path: Path, value: ob
     """A checkpoint with such content would be lost at the next start."""
     path = tmp_path / "round.json"
     write_json(path, {"a": 1})
-    with pytest.raises(UserFault, match="values for .*round.json that JSON can hold"):
+    with pytest.raises(UserFault, match=r"values for .*round.json that JSON can hold"):
         write_json(path, value)
     assert parsed(path.read_bytes()) == {"a": 1}
 

@@ -51,6 +51,7 @@ def test_an_update_is_legal_and_moves_what_it_trains(open_site, method: str) -> 
     assert stamp.base == base
     assert judge_message(update.wire, stamp, schema=up_schema(config), expected=stamp) == Accepted()
     assert update.samples == 6
+    assert set(update.report.losses) <= methods.get(method).losses
     moved = {bool(t.any()) for n, t in update.wire.items() if n.endswith("lora.b.weight")}
     assert moved <= {not methods.get(method).joins}
     private = site.private()

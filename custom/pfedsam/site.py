@@ -32,6 +32,7 @@ from pfedsam.site_faults import (
     require_fit,
     require_fresh_views,
     require_kept,
+    require_named,
     require_prompts,
 )
 from pfedsam.study import up_schema
@@ -185,6 +186,7 @@ class Site:
         extras = under(EXTRA, at_rest(told.extras))
         for tensors in (now, difference, self.private(), extras, told.memory):
             require_finite_weights(tensors, round_)
+        require_named(report.losses, self.method, name=self.config.method)
         require_declared(extras, up_schema(self.config), self.private(), method=self.config.method)
         self._owed, self._here = owed, replace(self._here, memory=at_rest(told.memory))
         if self._run:

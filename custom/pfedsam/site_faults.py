@@ -1,5 +1,6 @@
 """The faults that stop a site's round, and what its engineer can do about them."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,16 @@ def require_declared(extras: Tensors, schema: Schema, private: Tensors, *, metho
             expected=f"tell of method {method} to send only what the method declares in up",
             came=fault,
             do="correct the method's file, or ask its authors",
+        )
+
+
+def require_named(losses: Iterable[str], method: Method, *, name: str) -> None:
+    """Raise UserFault if a method has a loss that it does not declare: the server would refuse the report."""
+    if unknown := sorted(set(losses) - method.losses):
+        raise UserFault(
+            expected=f"losses of method {name} named {', '.join(sorted(method.losses))}",
+            came=", ".join(unknown),
+            do="add the name to terms of the method's METHOD, or ask its authors. Nothing of the round was kept",
         )
 
 

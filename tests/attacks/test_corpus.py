@@ -19,6 +19,7 @@ from pfedsam.exchange.codec import encode, wire_schema
 from pfedsam.exchange.guard import Accepted, Rejected, Verdict, facts_fault, judge_message, judge_samples
 from pfedsam.exchange.schema import Schema, Spec, Stamp
 from pfedsam.record import said as rules
+from pfedsam.record.results import UNKNOWN, as_known
 
 SEEDS = 25
 NUMBERS: tuple[Number, ...] = ("fp32", "bf16", "int8", "int4")
@@ -30,6 +31,7 @@ SCHEMA: Schema = {
     "extra/control": Spec((5,), torch.float32, 10.0),
 }
 ROW = {"dice": 0.5, "iou": 0.4, "detected": 1.0, "scored": 3, "empty": 0, "false_alarms": 0}
+LOSSES = {"global", "personal", "balance"}
 REPORT: dict[str, Any] = {
     **{"losses": {"global": 0.7, "personal": 0.6}, "seconds": 2.5, "scoring_seconds": 0.5, "samples": 40},
     **{"bytes_sent": 9, "bytes_received": 9, "val": {"global": ROW, "personal": ROW}, "before": ROW},
@@ -64,7 +66,7 @@ def judged(message: Message) -> Verdict:
     """As the server judges an update: tensors, stamp, samples, report."""
     verdict = judge_message(message.tensors, message.stamp, schema=SCHEMA, expected=STAMP, number=message.number)
     verdict = judge_samples(message.samples) if isinstance(verdict, Accepted) else verdict
-    fault = rules.report_fault(message.report) if isinstance(verdict, Accepted) else None
+    fault = rules.report_fault(message.report, LOSSES) if isinstance(verdict, Accepted) else None
     if fault is None and isinstance(verdict, Accepted) and message.samples != message.report["samples"]:
         fault = "expected the samples of the report"
     return Rejected(fault) if fault else verdict
@@ -229,14 +231,15 @@ FAMILIES: dict[str, tuple[Change, str]] = {
     "a loss NaN": (said(losses__global=lambda _: math.nan), "loss global"),
     "a loss of text": (said(losses__global=text(1, 9)), "loss global"),
     "a loss without end": (said(losses__global=lambda _: 10**400), "loss global"),
-    "a loss with escape codes": (said(losses=lambda _: {"\x1b[31m": 1.0}), "names of small letters"),
-    "a loss with a formula": (said(losses=lambda _: {"=cmd()": 1.0}), "names of small letters"),
+    "a patient as a loss": (said(losses=lambda _: {"doe_john_born_1970_01_01": 0.0}), "losses named"),
+    "a loss with escape codes": (said(losses=lambda _: {"\x1b[31m": 1.0}), "losses named balance, global, personal"),
+    "a loss with a formula": (said(losses=lambda _: {"=cmd()": 1.0}), "losses named"),
     "a loss named by a number": (said(losses=lambda _: {math.nan: 1.0, "global": 1.0}), "float as the name"),
     "two losses of one name": (said(losses=lambda _: {float("nan"): 1.0, float("nan"): 1.0}), "float as the name"),
     "a loss without a name": (said(losses=lambda _: {None: 1.0}), "NoneType as the name"),
     "a number deep within": (said(before=lambda _: {**ROW, "by_unit": {"mm": {1: 0.5}}}), "int as the name"),
     "half of a character": (said(private=lambda _: {"run": "\ud800", "round": 1}), "half of a character"),
-    "a hundred losses": (said(losses=lambda _: {f"l{i}": 1.0 for i in range(100)}), "at most 16 losses"),
+    "a hundred losses": (said(losses=lambda _: {f"l{i}": 1.0 for i in range(100)}), "losses named"),
     "a Dice above one": (said(before=lambda rng: {**ROW, "dice": rng.uniform(1.01, 99)}), "dice of before"),
     "a negative Dice": (said(before=lambda rng: {**ROW, "dice": -rng.random() - 0.01}), "dice of before"),
     "a Dice NaN": (said(val=lambda _: {"global": {**ROW, "dice": math.nan}, "personal": ROW}), "dice of val global"),
@@ -293,6 +296,15 @@ def test_nor_is_one_of_an_extreme_scale(number: Number, scale: float) -> None:
     assert {name: (tuple(t.shape), t.dtype) for name, t in small.items()} == {
         name: (spec.shape, spec.dtype) for name, spec in wire_schema(SCHEMA, number).items() if name in small
     }
+
+
+def test_no_text_of_a_site_enters_the_record_as_the_name_of_a_run() -> None:
+    """An honest site may begin with a run that the server has deleted. So its report is not refused."""
+    report = {**REPORT, "private": {"run": "Doe_John-1970-01-01", "round": 2}}
+    assert rules.report_fault(report, LOSSES) is None
+    assert as_known(report, {"r-1"}) == {**REPORT, "private": {"run": UNKNOWN, "round": 2}}
+    for honest_one in (REPORT, {**REPORT, "private": {}}):
+        assert as_known(honest_one, {"r-1"}) == honest_one
 
 
 def test_a_final_test_is_held_to_its_numbers_too() -> None:

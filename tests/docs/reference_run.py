@@ -70,7 +70,7 @@ def through_flare(folder: Path) -> Run:
     past = SimpleNamespace(results={"jobs": ["job-0"], "planned": {"rounds": 1}, "rounds": [], "back": back})
     state = begin_state(shared, down_schema(CONFIG))
     parts = {
-        "persistor": SimpleNamespace(run="run", base=base, begun={}, point=past, state=state),
+        "persistor": SimpleNamespace(run="run", runs={"run"}, base=base, begun={}, point=past, state=state),
         "results": writer,
     }
     server.get_engine().get_component = parts.get

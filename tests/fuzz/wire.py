@@ -6,7 +6,7 @@ from random import Random
 from typing import Any, get_args
 
 import torch
-from attacks.test_corpus import REPORT, SCHEMA, STAMP, TESTED, honest
+from attacks.test_corpus import LOSSES, REPORT, SCHEMA, STAMP, TESTED, honest
 from fuzz.harness import Target, changed, json_like
 from hypothesis import strategies as st
 from torch import Tensor
@@ -108,7 +108,7 @@ def wire_bytes(drawn: tuple[bytes, Any], _: Path) -> None:
 
 def report(drawn: Any, folder: Path) -> None:
     """Whatever a site says is refused with a short reason, or can be written as JSON that has no NaN."""
-    for fault in (report_fault(drawn), tested_fault(drawn)):
+    for fault in (report_fault(drawn, LOSSES), tested_fault(drawn)):
         if fault is not None:
             assert len(fault) < 400
             continue

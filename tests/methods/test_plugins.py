@@ -50,6 +50,19 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     return build
 
 
+def test_a_loss_that_a_method_does_not_declare_is_told_at_the_first_site_that_trains(
+    install: Install, open_site
+) -> None:
+    """Else the server would refuse each report."""
+    renamed = HALF.replace("return {name:", 'return {f"half_{name}":')
+    install("fed-named", "named", renamed)
+    with pytest.raises(UserFault, match=r"losses of method named named global, personal; came half_global; .* terms"):
+        after_a_round(open_site, tiny(method="named"))
+    declared = renamed.replace("settings=Settings)", 'settings=Settings, terms=frozenset({"half_global"}))')
+    install("fed-declared", "declared", declared)
+    assert after_a_round(open_site, tiny(method="declared")).shared()
+
+
 def test_a_method_of_another_distribution_trains_under_its_own_settings(install: Install, open_site) -> None:
     assert "half" not in methods.names()
     install("fed-half", "half")

@@ -216,7 +216,7 @@ def test_no_training_loss_leaves_and_the_report_says_what_is_spent(open_site, un
 
     update, report = round_of(open_site(hides(unit)))
     assert report["losses"] == update.report.losses == {}
-    assert report_fault(report) is None
+    assert report_fault(report, ()) is None
 
 
 def test_without_privacy_nothing_is_paid(open_site, tmp_path: Path) -> None:

@@ -94,6 +94,10 @@ class Checkpoints:
         """
         return sorted(int(path.stem.split(".")[1]) for path in self._of(run).glob("round.*.json"))
 
+    def runs(self) -> frozenset[str]:
+        """The names of the study's runs."""
+        return frozenset(path.name for path in self.folder.glob("*") if path.is_dir())
+
     def find(self, run: str, *, trained: bool = False) -> str:
         """The name of a run that has begun. "latest" is the run that wrote last.
 

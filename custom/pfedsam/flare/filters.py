@@ -1,6 +1,7 @@
 """The filters: what may leave a site, what may enter it, and what may enter the server."""
 
 import json
+from collections.abc import Collection
 from typing import Any
 
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
@@ -10,7 +11,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable, make_reply
 from nvflare.app_common.app_constant import AppConstants
 
-from pfedsam import log
+from pfedsam import log, methods
 from pfedsam.config import MOST_ROUNDS, Config
 from pfedsam.errors import UserFault
 from pfedsam.exchange.guard import Accepted, Rejected, Verdict, facts_fault, judge_message, judge_samples
@@ -150,7 +151,7 @@ def _judge(shareable: Shareable, fl_ctx: FLContext) -> Verdict:
     verdict = _judge_tensors(dxo, _expected(config, fl_ctx), config)
     if isinstance(verdict, Accepted):
         verdict = judge_samples(dxo.get_meta_prop(MetaKey.NUM_STEPS_CURRENT_ROUND))
-    if isinstance(verdict, Accepted) and (told := _said_fault(dxo)):
+    if isinstance(verdict, Accepted) and (told := _said_fault(dxo, methods.get(config.method).losses)):
         return Rejected(told)
     return verdict
 
@@ -170,10 +171,14 @@ def _judge_tensors(dxo: DXO, expected: Stamp, config: Config) -> Verdict:
     return verdict
 
 
-def _said_fault(dxo: DXO) -> str | None:
-    """Why an update's facts cannot enter the record or choose the best model, or None if they can."""
+def _said_fault(dxo: DXO, losses: Collection[str]) -> str | None:
+    """Why an update's facts cannot enter the record or choose the best model, or None if they can.
+
+    Args:
+        losses: the names that the losses of the job's method may have.
+    """
     report, metrics = dxo.get_meta_prop(REPORT), dxo.get_meta_prop(MetaKey.INITIAL_METRICS)
-    fault = report_fault(report)
+    fault = report_fault(report, losses)
     samples = dxo.get_meta_prop(MetaKey.NUM_STEPS_CURRENT_ROUND)
     if not fault and samples != report["samples"]:
         return f"expected the {report['samples']} samples of the report as weight, came {samples}"

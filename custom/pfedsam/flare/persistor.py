@@ -21,7 +21,7 @@ from pfedsam.flare.context import cache, checkpoints, job_config, model_meta, ru
 from pfedsam.flare.gate import close_early, federated
 from pfedsam.flare.process import set_up
 from pfedsam.layout import MODELS
-from pfedsam.record.back import go_back, left_out
+from pfedsam.record.back import came_from, go_back, left_out
 from pfedsam.record.cards import write_part
 from pfedsam.record.results import start
 from pfedsam.study import down_schema, first_tensors, initial_shared, same_settings
@@ -62,6 +62,12 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
     def left_out(self) -> frozenset[str]:
         """The sites that the run goes on without, since it went back."""
         return left_out(self.point.results) if self.point else frozenset()
+
+    @property
+    def runs(self) -> frozenset[str]:
+        """The names of the study's runs, and of those that this one went back from."""
+        back = came_from(self.point.results) if self.point else ()
+        return self._checkpoints.runs() | {self.run, *(one.run for one in back)}
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Prepare the job's process, and keep the best model when FLARE's selector names one."""

@@ -18,7 +18,7 @@ from pfedsam.files import write_json
 from pfedsam.flare.context import REJECTED, job_config, run_dir
 from pfedsam.flare.curves import tell_curves
 from pfedsam.flare.gate import federated
-from pfedsam.record.results import finish, private_begun, replanned, start, versions
+from pfedsam.record.results import as_known, finish, private_begun, replanned, start, versions
 from pfedsam.record.said import tested_fault
 from pfedsam.record.table import final_table
 
@@ -74,7 +74,8 @@ class ResultsWriter(Widget):  # type: ignore[misc]
         if fl_ctx.get_prop(AppConstants.AGGREGATION_ACCEPTED):
             result = fl_ctx.get_prop(AppConstants.TRAINING_RESULT)
             site, report = result.get_peer_prop("__identity_name__", "?"), from_shareable(result).get_meta_prop(REPORT)
-            self._round["sites"][site] = report
+            known = fl_ctx.get_engine().get_component("persistor").runs | {job_config(fl_ctx).begin_private}
+            self._round["sites"][site] = as_known(report, known)
             tell_curves(site, report, int(fl_ctx.get_prop(AppConstants.CURRENT_ROUND)), fl_ctx)
 
     def _rejected(self, fl_ctx: FLContext) -> None:

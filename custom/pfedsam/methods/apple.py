@@ -116,5 +116,13 @@ def rule(state: ServerState, contributions: Mapping[str, Contribution], config: 
 
 
 METHOD = replace(
-    ditto.METHOD, build=branches, loss=losses, merge=merge, rule=rule, down=down, tell=tell, settings=Settings
+    ditto.METHOD,
+    build=branches,
+    loss=losses,
+    terms=frozenset({"pull"}),
+    merge=merge,
+    rule=rule,
+    down=down,
+    tell=tell,
+    settings=Settings,
 )

@@ -141,6 +141,7 @@ class Method:
         build: makes the branches from the global branch with its adapters.
         declare: says shared, private or frozen, by branch and kind. It may depend on the configuration.
         loss: gives the local step's losses, which are summed and minimised together.
+        terms: the names of its losses beside "global" and "personal". A site's report may have no other name.
         merge: called when a round's shared tensors and the site's private part are loaded. It combines the two and
             gets what the server's rule sent. It is also called before the final test, ahead of loading the private
             part, and with `Here()` when a model file predicts.
@@ -171,6 +172,7 @@ class Method:
     merge: Callable[[Branches, Config, Here], None]
     personal: str
     global_: str
+    terms: frozenset[str] = frozenset()
     adapt: Adapt = lora
     trains: frozenset[Kind] = frozenset()
     phase: Phase = always
@@ -188,6 +190,11 @@ class Method:
     prompts: bool = False
     derived: frozenset[str] = frozenset()
     settings: type = NoSettings
+
+    @property
+    def losses(self) -> frozenset[str]:
+        """The names that its losses may have."""
+        return self.terms | {"global", "personal"}
 
     def model(self, parts: Backbone, config: Config) -> Branches:
         """The branches on a backbone. The job's seed draws what is not pretrained, torch's generator the experts."""

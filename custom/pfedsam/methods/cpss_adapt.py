@@ -73,5 +73,13 @@ def tell(model: Branches, _config: Config, _here: Here, _report: RoundReport) ->
     return Told({}, dict(model.received))
 
 
-LOCAL = replace(ditto.METHOD, adapt=cpss.adapters, loss=losses, merge=merge, gradient=gradient, phase=newcomer.phase)
+LOCAL = replace(
+    ditto.METHOD,
+    adapt=cpss.adapters,
+    loss=losses,
+    terms=frozenset({"pseudo"}),
+    merge=merge,
+    gradient=gradient,
+    phase=newcomer.phase,
+)
 METHOD = replace(LOCAL, tell=tell, augment=uncached, unlabelled=True, joins=True, settings=Settings)

@@ -37,4 +37,13 @@ def losses(model: Branches, batch: Batch, config: Config) -> Losses:
     return found | {"prox": config.own(Settings).lam / 2 * distance(model["personal"], model.received)}
 
 
-METHOD = Method(branches, declare, losses, note_received, personal="personal", global_="global", settings=Settings)
+METHOD = Method(
+    branches,
+    declare,
+    losses,
+    note_received,
+    personal="personal",
+    global_="global",
+    terms=frozenset({"prox"}),
+    settings=Settings,
+)

@@ -73,4 +73,12 @@ def told_apart(own: Tensor, there: Tensor) -> Tensor:
     return (softplus(-own).mean() + softplus(there).mean()) / 2
 
 
-METHOD = replace(fedavg.METHOD, build=branches, declare=declare, loss=losses, merge=merge, settings=Settings)
+METHOD = replace(
+    fedavg.METHOD,
+    build=branches,
+    declare=declare,
+    loss=losses,
+    terms=frozenset({"told"}),
+    merge=merge,
+    settings=Settings,
+)

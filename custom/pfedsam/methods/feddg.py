@@ -109,5 +109,13 @@ def rule(state: ServerState, contributions: Mapping[str, Contribution], config: 
     return replace(mean(state, contributions, config), memory=banked(state, contributions, SPECTRA, BANK))
 
 
-LOCAL = replace(fedavg.METHOD, loss=losses, merge=merge, tell=tell, augment=uncached, settings=Settings)
+LOCAL = replace(
+    fedavg.METHOD,
+    loss=losses,
+    terms=frozenset({"episode", "boundary"}),
+    merge=merge,
+    tell=tell,
+    augment=uncached,
+    settings=Settings,
+)
 METHOD = replace(LOCAL, rule=rule, up=up, down=down, derived=frozenset({SPECTRA}))

@@ -64,4 +64,6 @@ def rule(state: ServerState, contributions: Mapping[str, Contribution], _config:
     return replace(after, memory=under(SUM, total) | under(SITE, sites))
 
 
-METHOD = replace(fedavg.METHOD, loss=losses, merge=merge, tell=tell, rule=rule, settings=Settings)
+METHOD = replace(
+    fedavg.METHOD, loss=losses, terms=frozenset({"prox", "slope"}), merge=merge, tell=tell, rule=rule, settings=Settings
+)

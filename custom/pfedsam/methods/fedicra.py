@@ -109,6 +109,7 @@ def tell(model: Branches, _config: Config, _here: Here, _report: RoundReport) ->
 
 METHOD = replace(
     Method(branches, declare, losses, merge, personal="personal", global_="global"),
+    terms=frozenset({"crf"}),
     tell=tell,
     augment=uncached,
     settings=Settings,

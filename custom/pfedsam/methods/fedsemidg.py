@@ -110,5 +110,13 @@ def rule(state: ServerState, contributions: Mapping[str, Contribution], config: 
     return replace(mean(state, weighed, config), memory=memory)
 
 
-LOCAL = replace(fedavg.METHOD, loss=losses, merge=merge, gradient=gradient, augment=uncached, unlabelled=True)
+LOCAL = replace(
+    fedavg.METHOD,
+    loss=losses,
+    terms=frozenset({"pseudo", "align"}),
+    merge=merge,
+    gradient=gradient,
+    augment=uncached,
+    unlabelled=True,
+)
 METHOD = replace(LOCAL, tell=tell, rule=rule, up=gap_schema, settings=Settings)

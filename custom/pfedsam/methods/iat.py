@@ -92,6 +92,7 @@ METHOD = replace(
     fedavg.METHOD,
     declare=declare,
     loss=losses,
+    terms=frozenset({"orthogonal"}),
     merge=note_received,
     adapt=adapters,
     couples=True,  # by the drift

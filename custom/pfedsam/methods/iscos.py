@@ -114,5 +114,13 @@ def tell(model: Branches, _config: Config, _here: Here, _report: RoundReport) ->
     return Told({}, model.received | {TURN: model.received[TURN] + 1})
 
 
-LOCAL = replace(fedavg.METHOD, build=branches, declare=declare, loss=losses, merge=merge, gradient=gradient)
+LOCAL = replace(
+    fedavg.METHOD,
+    build=branches,
+    declare=declare,
+    loss=losses,
+    terms=frozenset({"pseudo"}),
+    merge=merge,
+    gradient=gradient,
+)
 METHOD = replace(LOCAL, tell=tell, augment=uncached, unlabelled=True, prompts=True, settings=Settings)

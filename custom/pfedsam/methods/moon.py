@@ -76,4 +76,13 @@ def tell(model: Branches, _config: Config, _here: Here, _report: RoundReport) ->
     return Told(memory={name: p for name, p in model["global"].named_parameters() if p.requires_grad})
 
 
-METHOD = replace(fedavg.METHOD, build=branches, declare=declare, loss=losses, merge=merge, tell=tell, settings=Settings)
+METHOD = replace(
+    fedavg.METHOD,
+    build=branches,
+    declare=declare,
+    loss=losses,
+    terms=frozenset({"contrast"}),
+    merge=merge,
+    tell=tell,
+    settings=Settings,
+)

@@ -113,5 +113,13 @@ def stays(own: Settings, dice: Dice) -> bool:
 
 
 METHOD = Method(
-    branches, declare, losses, merge, personal="personal", global_="global", adapt=adapters, settings=Settings
+    branches,
+    declare,
+    losses,
+    merge,
+    personal="personal",
+    global_="global",
+    terms=frozenset({"balance"}),
+    adapt=adapters,
+    settings=Settings,
 )

@@ -2,6 +2,7 @@
 
 import hashlib
 import platform
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 import pfedsam
 from pfedsam.record.measures import DISTANCES, HIGHER_IS_BETTER, METRICS, MIXED, unit_of
 
+UNKNOWN = "a run that the server does not know"  # in the place of a run's name, which has no spaces
 ROLES = ("before", "global", "personal")
 
 
@@ -77,6 +79,20 @@ def sites_of(rounds: list[dict[str, Any]]) -> list[str]:
 def took_part(results: dict[str, Any]) -> list[str]:
     """The sites that trained. In a record without any, all sites that were tested."""
     return sites_of(results["rounds"]) or sorted(results["final"]["sites"])
+
+
+def as_known(report: dict[str, Any], runs: Collection[str]) -> dict[str, Any]:
+    """A site's report for the record. The run of its private part is named only if the server knows one of that name.
+
+    Else a site could write any text into the record. An honest site may name a run whose checkpoints are deleted, so
+    such a report is not refused.
+
+    Args:
+        runs: the names of the runs that the server knows.
+    """
+    private = report["private"]
+    unknown = private and private["run"] not in runs
+    return report | {"private": private | {"run": UNKNOWN}} if unknown else report
 
 
 def private_begun(results: dict[str, Any], reports: dict[str, Any]) -> dict[str, Any]:

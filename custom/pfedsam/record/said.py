@@ -4,7 +4,7 @@ So a report cannot carry a patient's name, a page of text or NaN into the record
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,13 +14,16 @@ from pfedsam.record.cases import ROLES
 from pfedsam.record.measures import DISTANCES, HIGHER_IS_BETTER, METRICS, MIXED, OVERLAP, UNITS
 
 Check = Callable[[str, Any], str | None]  # of a value's name and the value: why it is refused, or None
-LOSSES = 16  # most losses of a method; ours have up to three
-LOSS_NAME = r"[a-z][a-z0-9_]{0,31}"
 
 
-def report_fault(report: Any) -> str | None:
-    """Why a site's report of its round cannot enter the record, or None if it can."""
-    return facts_fault(report) or _object_fault("the report", report, ROUND, may_lack=("experts", "epsilon"))
+def report_fault(report: Any, losses: Collection[str]) -> str | None:
+    """Why a site's report of its round cannot enter the record, or None if it can.
+
+    Args:
+        losses: the names that the losses of the job's method may have.
+    """
+    checks = ROUND | {"losses": partial(_losses, known=losses)}
+    return facts_fault(report) or _object_fault("the report", report, checks, may_lack=("experts", "epsilon"))
 
 
 def tested_fault(tested: Any) -> str | None:
@@ -77,13 +80,12 @@ def _by_unit(_: str, value: Any, *, of: str) -> str | None:
     return _object_fault(f"by_unit of {of}", value, dict.fromkeys(UNITS, distances), UNITS)
 
 
-def _losses(_: str, value: Any) -> str | None:
+def _losses(_: str, value: Any, *, known: Collection[str]) -> str | None:
     if not isinstance(value, dict):
         return _number("loss of all branches", None)
-    wrong = next((name for name in value if not (isinstance(name, str) and re.fullmatch(LOSS_NAME, name))), None)
-    if wrong is not None or len(value) > LOSSES:
-        came = f"{len(value)} of them" if wrong is None else ascii(wrong)[:40]
-        return f"expected at most {LOSSES} losses with names of small letters, digits and _, came {came}"
+    wrong = [ascii(name)[:40] for name in value if name not in known]
+    if wrong:
+        return f"expected losses named {', '.join(sorted(known))}, came {wrong[0]}"
     return next(filter(None, (_number(f"loss {name}", one) for name, one in value.items())), None)
 
 
@@ -132,7 +134,6 @@ ROUND: dict[str, Check] = {
     "bytes_sent": BYTES,
     "bytes_received": BYTES,
     "scoring_seconds": SECONDS,
-    "losses": _losses,
     "seconds": SECONDS,
     "private": _private,
     "epsilon": partial(_number, least=0, most=1e12),
