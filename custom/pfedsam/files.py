@@ -39,8 +39,16 @@ def unprefixed(named: Mapping[str, T]) -> dict[str, T]:
 
 
 def not_finite(tensors: Tensors) -> str | None:
-    """The first name whose values are not all finite, or None if all are."""
-    return next((name for name in sorted(tensors) if not bool(torch.isfinite(tensors[name]).all())), None)
+    """The first name whose values are not all finite, or None if all are. Of some number formats torch cannot tell,
+    such as float8. They count as not finite."""
+    return next((name for name in sorted(tensors) if not _finite(tensors[name])), None)
+
+
+def _finite(tensor: Tensor) -> bool:
+    try:
+        return bool(torch.isfinite(tensor).all())
+    except (NotImplementedError, RuntimeError):  # none of our messages and files has such a format
+        return False
 
 
 def write_atomic(path: Path, data: bytes) -> None:

@@ -149,6 +149,9 @@ CRAFTED: dict[str, Craft] = {
     "half a base that is said": lambda lines, held: packed(
         lines | {"whole": "true"}, held | {"base/encoder.x": torch.ones(3)}
     ),
+    "a base in float8 that is said": lambda lines, held: packed(
+        lines | {"whole": "true"}, held | {"base/encoder.x": torch.ones(3).to(torch.float8_e5m2)}
+    ),
     # the file
     "nothing": lambda *_: b"",
     "seven bytes": lambda *_: b"\1\0\0\0\0\0\0",

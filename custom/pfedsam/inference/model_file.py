@@ -64,13 +64,13 @@ def read_model(path: Path) -> tuple[ModelFacts, Tensors, Tensors, Tensors]:
     facts = read_facts(path)
     shared, private, base = read_tensors(path)
     check_tensors(facts.config, shared, private or None)
-    if name := not_finite(shared | private | base):
-        raise _not_as_said(path, "finite values", f"NaN or infinite at {name}")
     roles = roles_of(facts.config, private=bool(private))
     if not facts.branches or not set(facts.branches) <= set(roles):
         raise _not_as_said(path, f"branches of {', '.join(roles) or 'none'}", ", ".join(facts.branches) or "none")
     if odd := misfits(base, base_schema(facts.config)) if facts.with_base or base else []:
         raise _not_as_said(path, f"the base {facts.config.model.backbone}", f"{len(odd)} odd tensors, e.g. {odd[0]}")
+    if name := not_finite(shared | private | base):  # of known number formats: torch cannot ask this of each
+        raise _not_as_said(path, "finite values", f"NaN or infinite at {name}")
     if facts.with_base != bool(base):
         raise _not_as_said(path, "a base only if its header says so", "a base" if base else "none")
     drawn = 0 if private else sum(prod(spec.shape) for spec in private_schema(facts.config).values())
