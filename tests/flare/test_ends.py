@@ -8,6 +8,7 @@ from pfedsam.flare.ends import ABORTED, LOST, UNDEPLOYED, UNSCHEDULED, Trace, ca
 
 DIED = "FINISHED:EXECUTION_EXCEPTION"
 AT = "2026-01-01 10:00:00,000"
+FAILED = f"{AT} - FederatedServer - INFO - Failing job 9-a due to reported failure from"
 ROUND = f"{AT} - pfedsam - INFO - round 3 done in 7 s: 2 sites, mean validation Dice (personal) 0.500"
 FULL = f"{AT} - pfedsam - ERROR - [server] expected to write 9 bytes; came No space left; to mend it: free space"
 SILENT = f"{AT} - pfedsam - ERROR - update of a not counted: no update came: EXECUTION_EXCEPTION"
@@ -39,7 +40,7 @@ FEW = f"{AT} - pfedsam - ERROR - round 0: expected valid updates of 2 sites, cam
          "unscheduled", "missing required site b", "", None),
         (Trace(UNSCHEDULED, {"schedule_history": [f"{AT[:19]}: site 'b' not in study 'x'"]}),
          "unscheduled", "not in study", "", 1),
-        (Trace(DIED, heard=("Failing job 9-a due to reported failure from b: exception",)),
+        (Trace(DIED, heard=(f"{FAILED} b: exception",)),
          "process", "site b ended (exception)", "kit of b", None),
         (Trace(DIED, log=(f"{AT} - MPM - ERROR - nvflare.x.UnsafeComponentError: bad",)), "class", "bad", "class", 1),
     ],
@@ -54,6 +55,33 @@ def test_the_reason_is_told_with_what_to_do_and_how_often_to_try(
     assert "to mend it" not in cause.what + cause.do
 
 
+@pytest.mark.parametrize(
+    ("site", "trace"),
+    [
+        ("", Trace(DIED, log=(SILENT, SILENT.replace("of a", "of b")))),  # two sites, so neither is to blame alone
+        ("a", Trace(DIED, log=(SILENT, FEW))),
+        ("b", Trace(DIED, heard=(f"{FAILED} b: unsafe component",))),
+        ("b", Trace(DIED, heard=(f"{FAILED} b: failure from c: killed",))),
+        ("b", Trace(DIED, heard=(f"{AT} - pfedsam - ERROR - refused 'due to reported failure from c: x'",
+                                 f"{FAILED} b: exception"))),
+    ],
+)  # fmt: skip
+def test_an_end_that_one_site_brought_names_that_site_and_no_other(site: str, trace: Trace) -> None:
+    cause = cause_of(trace)
+    assert cause.site == site
+    assert cause.tries != 1
+
+
+RUNNING = f"{AT} - ServerRunner - INFO - Server runner starting ..."
+FLARE_S = f"{AT} - ServerRunner - ERROR - processing error in a filter: "
+
+
+@pytest.mark.parametrize("said", [f"{AT} - pfedsam - ERROR - [server] x", "ConfigError: y", "UnsafeComponentError"])
+def test_a_site_s_text_within_a_line_is_no_reason_of_the_server(said: str) -> None:
+    trace = Trace(DIED, log=(RUNNING, SILENT, f"{FLARE_S}{said}", f"{SILENT} {said}", f"  {said}"))
+    assert cause_of(trace).kind == "sites"
+
+
 def test_the_parties_that_refused_a_job_are_those_that_answered_with_a_reason() -> None:
     told = ["server: OK", "a: OK", "b: NVFLARE_ERROR: BYOC not permitted", "c: no reply (deployment timeout)"]
     assert refusals({"job_deploy_detail": [*told, "num_ok_sites 1 < required_min_sites 2"]}) == {
@@ -64,6 +92,6 @@ def test_the_parties_that_refused_a_job_are_those_that_answered_with_a_reason() 
 
 def test_the_lines_of_a_job_s_log_are_read_wherever_it_lies_and_none_where_it_is_not(tmp_path: Path) -> None:
     (tmp_path / "workspace").mkdir()
-    (tmp_path / "workspace/log.txt").write_bytes(b"one\n\xff two\n")
-    assert log_lines(tmp_path) == ("one", "\N{REPLACEMENT CHARACTER} two")
+    (tmp_path / "workspace/log.txt").write_bytes(b"one\n\xff two\r3 \xe2\x80\xa8 4\n")
+    assert log_lines(tmp_path) == ("one", "\N{REPLACEMENT CHARACTER} two\r3 \u2028 4")
     assert log_lines(None) == log_lines(tmp_path / "nowhere") == ()

@@ -15,6 +15,7 @@ from pfedsam.flare.watch import Outcome, watch
 from pfedsam.jobs import name_run
 
 DIED = "FINISHED:EXECUTION_EXCEPTION"
+FAILED = "2026-01-01 10:00:00,000 - FederatedServer - INFO - Failing job 9-a due to reported failure from"
 REFUSED = (
     "2026-01-01 10:00:00,000 - runner_process - ERROR - FL server execution exception: ComponentNotAuthorized: "
     "component not authorized: Component 'pfedsam.flare.rounds.Rounds' at config path 'workflows.#1' "
@@ -255,7 +256,7 @@ def test_a_continued_run_is_one_that_must_exist(tmp_path: Path) -> None:
     ("plan", "jobs", "told"),
     [
         (Plan(DIED, log=REFUSED, done=0), 1, "does not allow the class pfedsam.flare.rounds.Rounds"),
-        (Plan(ABORTED, heard="due to reported failure from b: unsafe component", done=0), 1, "site b does not allow"),
+        (Plan(ABORTED, heard=f"{FAILED} b: unsafe component", done=0), 2, "site b does not allow"),
         (Plan(ABORTED, done=0), 1, "a person aborted it"),
         (Plan(UNDEPLOYED, deploy=("b: NVFLARE_ERROR: BYOC not permitted",), done=0), 1, "b: BYOC not permitted"),
         (Plan(UNDEPLOYED, deploy=("b: no reply (deployment timeout)",), done=0), 5, "b: no reply"),
@@ -263,7 +264,7 @@ def test_a_continued_run_is_one_that_must_exist(tmp_path: Path) -> None:
         (Plan(DIED, log=WEIGHTS, done=0), 1, "set PFEDSAM_WEIGHTS; then watch the job again"),
         (Plan(DIED, log="x - E - ConfigError: Error in 'y', exception: 'TypeError: nonsense'", done=0), 1, "nonsense"),
         (Plan(DIED, log=SILENT, done=0), 2, "update of a not counted"),
-        (Plan(DIED, heard="due to reported failure from b: infrastructure error", done=0), 5, "at site b ended"),
+        (Plan(DIED, heard=f"{FAILED} b: infrastructure error", done=0), 5, "at site b ended"),
         (Plan(DIED, done=0), 5, "the logs at the server give no reason"),
         (Plan(COMPLETED, done=0), 5, "was not tested"),
     ],
@@ -279,14 +280,17 @@ def test_what_cannot_become_better_is_not_submitted_again_and_every_end_has_its_
     assert caplog.text.count("why it ended: ") == jobs - 1  # from the first job on; of the last the fault tells
 
 
-ENDED_BY_B = Plan(DIED, heard="due to reported failure from b: exception", done=0, inside=("a", "b", "c"))
+ENDED_BY_B = Plan(DIED, heard=f"{FAILED} b: exception", done=0, inside=("a", "b", "c"))
+UNSAFE_AT_B = Plan(ABORTED, heard=f"{FAILED} b: unsafe component", done=0, inside=("a", "b", "c"))
+ONLY_B = Plan(DIED, log=SILENT.replace("of a", "of b"), done=0, inside=("a", "b", "c"))
 
 
+@pytest.mark.parametrize("by_b", [ENDED_BY_B, UNSAFE_AT_B, ONLY_B])
 def test_a_site_that_ends_two_jobs_in_a_row_is_left_out_until_a_round_is_done(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, by_b: Plan
 ) -> None:
     without = Plan(DIED, inside=("a", "c"), done=1)
-    server = Server(Time(), ENDED_BY_B, ENDED_BY_B, without, Plan(), sites={"a": 0.0, "b": 0.0, "c": 0.0})
+    server = Server(Time(), by_b, by_b, without, Plan(), sites={"a": 0.0, "b": 0.0, "c": 0.0})
     watched(server, tmp_path)
     everybody = server.deployed[0]
     assert server.deployed == [everybody, everybody, {"app": ["server", "a", "c"]}, everybody]

@@ -16,6 +16,7 @@ from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 
 from pfedsam import log
 from pfedsam.errors import UserFault
+from pfedsam.flare.ends import lines_of
 from pfedsam.layout import PERSON
 
 GONE: dict[str, Any] = {"status": "GONE"}  # what stands for a job that the server does not have
@@ -116,7 +117,7 @@ class Admin:
     def heard(self, job: str) -> tuple[str, ...]:
         """The lines of the server's own log that name a job. Empty if the person may not read that log."""
         try:
-            return tuple(str(self.ask("grep_target", "server", "", job, "log.txt") or "").splitlines())
+            return lines_of(str(self.ask("grep_target", "server", "", job, "log.txt") or ""))
         except UserFault:
             return ()
 

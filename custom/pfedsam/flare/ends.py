@@ -8,8 +8,16 @@ from typing import Any
 FINISHED, COMPLETED, ABORTED = "FINISHED", "FINISHED:COMPLETED", "FINISHED:ABORTED"
 UNSCHEDULED, UNDEPLOYED = "FINISHED:CAN_NOT_SCHEDULE", "FINISHED:FAILED_TO_RUN"
 LOST, REJOIN = "LOST", "REJOIN"
-OURS = " - pfedsam - ERROR - "  # how a line of ours begins, after its time
-ROUND = re.compile(r" - pfedsam - INFO - round \d+ done ")
+AT = (
+    r"\S+(?: \S+)? - "  # how a log line begins: its time. A pattern begins with it, as a site's text may be in any line
+)
+OURS = re.compile(rf"{AT}pfedsam - ERROR - (.*)")
+ROUND = re.compile(rf"{AT}pfedsam - INFO - round \d+ done ")
+RUNS = re.compile(rf"{AT}ServerRunner - INFO - ")  # the job's parts are made, and sites are heard from now on
+REPORTED = re.compile(
+    rf"{AT}FederatedServer - INFO - (?:Failing|Aborting) job \S+ due to reported failure from (\S+): (.*)"
+)  # as FLARE's FederatedServer.process_job_failure logs it; the reason is the site's own text
+REFUSED = re.compile(r"update of (\S+) not counted: ")  # as `Rounds` logs it
 REMEDY = "; to mend it: "
 DIVERGED = "diverged"  # the kind of such an end
 WHERE_DIVERGED = "sites where the training diverged"  # in the server's own words
@@ -43,7 +51,7 @@ class Cause:
         what: the reason, in words.
         do: what a person can do about it.
         tries: how many jobs in a row, without a new round, may end so before the watcher gives up. None: its patience.
-        site: the site whose report ended the job, if one did.
+        site: the site that ended the job, if one did: by its report, or as the only one whose update was refused.
     """
 
     kind: str
@@ -76,7 +84,12 @@ def cause_of(trace: Trace) -> Cause:
 def log_lines(folder: Path | None) -> tuple[str, ...]:
     """The lines of the logs in a job's downloaded results."""
     logs = sorted(folder.rglob("log.txt")) if folder else []
-    return tuple(line for path in logs for line in path.read_text(errors="replace").splitlines())
+    return tuple(line for path in logs for line in lines_of(path.read_bytes().decode(errors="replace")))
+
+
+def lines_of(text: str) -> tuple[str, ...]:
+    """The lines of a log. Only what ends a line of a file does: a site's text may hold other breaks."""
+    return tuple(text.removesuffix("\n").split("\n")) if text else ()
 
 
 def refusals(meta: dict[str, Any]) -> dict[str, str]:
@@ -109,8 +122,9 @@ def _schedule(trace: Trace) -> Cause:
 
 def _refused_class(trace: Trace) -> Cause | None:
     """A class that is not allowed. The server's log names it, but not a class that a site does not allow."""
-    named = re.findall(r"Component '([^']+)' at config path '[^']*' is not in allow_list", "\n".join(trace.log))
-    others = [line for line in trace.log if re.search(r"ComponentNotAuthorized|UnsafeComponent", line)]
+    log = _before_sites(trace)
+    named = re.findall(r"Component '([^']+)' at config path '[^']*' is not in allow_list", "\n".join(log))
+    others = [line for line in log if re.search(r"ComponentNotAuthorized|UnsafeComponent", line)]
     if named or others:
         told = f"the class {named[-1]}" if named else f"a class: {others[-1][-200:].strip()}"
         do = f"add the class to {LISTS} at the server (HospitalKit writes ours), or render the job with its code"
@@ -118,7 +132,7 @@ def _refused_class(trace: Trace) -> Cause | None:
     for site, reason in _reports(trace):
         if reason == "unsafe component":
             do = f"add the class, which the job's log.txt there names, to {LISTS} at that site"
-            return Cause("class", f"site {site} does not allow a class of this job", do, tries=1)
+            return Cause("class", f"site {site} does not allow a class of this job", do, tries=2, site=site)
     return None
 
 
@@ -127,7 +141,7 @@ def _aborted(trace: Trace) -> Cause | None:
 
 
 def _configuration(trace: Trace) -> Cause | None:
-    faults = [line for line in trace.log if "ConfigError: " in line]
+    faults = [line for line in _before_sites(trace) if "ConfigError: " in line]
     if not faults:
         return None
     told = faults[-1].rpartition("ConfigError: ")[2].rpartition("exception: ")[2].strip("' ")
@@ -161,9 +175,10 @@ def _site_faults(trace: Trace) -> Cause | None:
     told = list(dict.fromkeys(line for line in lines if not line.startswith("[server] ")))
     if not told:
         return None
-    answered = any("not counted" in line for line in told)
+    refused = {found[1] for line in told if (found := REFUSED.match(line))}
     do = "read that job's log.txt in the kits of these sites, and mend what it names"
-    return Cause("sites", "; ".join(told[-6:]), do, tries=2 if answered else None)
+    site = refused.pop() if len(refused) == 1 else ""
+    return Cause("sites", "; ".join(told[-6:]), do, tries=2 if site or refused else None, site=site)
 
 
 def _process(trace: Trace) -> Cause | None:
@@ -175,10 +190,17 @@ def _process(trace: Trace) -> Cause | None:
 
 
 def _reports(trace: Trace) -> list[tuple[str, str]]:
-    return re.findall(r"due to reported failure from (\S+): (.+)", "\n".join(trace.heard))
+    """Each site that reported the end of its process, with the reason that it gives."""
+    return [(found[1], found[2]) for line in trace.heard if (found := REPORTED.match(line))]
+
+
+def _before_sites(trace: Trace) -> tuple[str, ...]:
+    """The job's log while its parts are made. Later lines may hold a site's text, in FLARE's lines too."""
+    began = next((n for n, line in enumerate(trace.log) if RUNS.match(line)), len(trace.log))
+    return trace.log[:began]
 
 
 def _errors(trace: Trace) -> list[str]:
     """The errors that pfedsam logged since the last finished round."""
-    last = max((n for n, line in enumerate(trace.log) if ROUND.search(line)), default=-1)
-    return [line.partition(OURS)[2] for line in trace.log[last + 1 :] if OURS in line]
+    last = max((n for n, line in enumerate(trace.log) if ROUND.match(line)), default=-1)
+    return [found[1] for line in trace.log[last + 1 :] if (found := OURS.match(line))]

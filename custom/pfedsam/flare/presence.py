@@ -76,7 +76,7 @@ class Run:
     fruitless: list[Cause] = field(default_factory=list)  # why its jobs since the last new round have ended
     retests: int = 0
     bad: int = 0  # after how many rounds its model was bad when it last went back
-    ended_by: str = ""  # the site whose report ended the last job, if there was no new round in it
+    ended_by: str = ""  # the site that ended the last job, if there was no new round in it
     left_out: Counter[str] = field(default_factory=Counter)  # how often each site was left out
     out: set[str] = field(default_factory=set)  # the sites that the next job leaves out
     sites: set[str] = field(default_factory=set)
@@ -92,8 +92,10 @@ def present_sites(admin: Admin, run: Run) -> dict[str, set[str]]:
 def note_end(look: Lookout, run: Run, site: str, *, progress: bool) -> None:
     """Leave a site out of the next job if it has ended two in a row without a new round, and enough others are there.
 
+    The jobs that it ended then count no longer as tries: the next one is without it.
+
     Args:
-        site: the one whose report ended the job, or empty.
+        site: the one that ended the job, or empty.
         progress: whether the job finished a round. The sites that were left out come back then, if not too often.
     """
     others = set(present_sites(look.admin, run)) - {site}
@@ -103,6 +105,7 @@ def note_end(look: Lookout, run: Run, site: str, *, progress: bool) -> None:
         run.out.add(site)
         run.left_out[site] += 1
         run.sites.discard(site)
+        run.fruitless = []
         log.warning("site %s has ended two jobs in a row. The run goes on without it", site)
     run.ended_by = "" if progress else site
 
