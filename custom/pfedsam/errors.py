@@ -9,20 +9,28 @@ LONGEST = 4000  # most characters of a part of a message
 class UserFault(ValueError):
     """A wrong file, setting or environment. Its message has three parts.
 
+    A file's name or a foreign text in a part cannot begin a line of its own: control characters become escapes.
+
     Args:
         expected: what the program needed.
-        came: what it found instead.
+        came: what it found instead. Several lines are a tuple.
         do: what the user can do about it. If the message has several lines, this starts one.
     """
 
-    def __init__(self, *, expected: str, came: str, do: str) -> None:
-        expected, came, do = map(_cut, (expected, came, do))
+    def __init__(self, *, expected: str, came: str | tuple[str, ...], do: str) -> None:
+        came = "\n".join(map(one_line, (came,) if isinstance(came, str) else came))
+        expected, came, do = map(_cut, (one_line(expected), came, one_line(do)))
         super().__init__(f"expected {expected}; came {came}" + ("\n" if "\n" in came else "; ") + f"to mend it: {do}")
         self.expected, self.came, self.do = expected, came, do
 
     def __reduce__(self) -> tuple[Callable[[], "UserFault"], tuple[()]]:
         """What another process needs to pass the fault on unchanged."""
-        return partial(type(self), expected=self.expected, came=self.came, do=self.do), ()
+        return partial(type(self), expected=self.expected, came=tuple(self.came.split("\n")), do=self.do), ()
+
+
+def one_line(text: str) -> str:
+    """`text` of somebody else for a message, on one line: control characters and line breaks become escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def reason(error: OSError) -> str:

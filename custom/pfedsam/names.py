@@ -7,10 +7,10 @@ import re
 import shutil
 import unicodedata
 import uuid
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePath
 
-from pfedsam.errors import UserFault
+from pfedsam.errors import UserFault, one_line
 
 LONGEST = 64  # most characters of a site's name, as in a certificate
 RUN_NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}"  # of a run, a study, or another file or folder that is named
@@ -22,20 +22,45 @@ def spelling(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def plain(text: str) -> str:
-    """`text` for a terminal: control characters, as in a file's name, become escapes. Line breaks stay."""
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
-
-
-def one_line(text: str) -> str:
-    """`text` of somebody else for a message, on one line: also its line breaks and tabs become escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def shown(record: logging.LogRecord) -> bool:
-    """A filter of log lines: each is shown, and a name in it cannot rewrite a terminal."""
-    record.msg, record.args = plain(record.getMessage()), None
+    """A filter of our log lines: each is shown. A name or a reason in one can neither rewrite a terminal nor begin a
+    line of its own. Only the line breaks of the message itself stay."""
+    if isinstance(record.args, Mapping):
+        record.args = {key: _as_shown(value) for key, value in record.args.items()}
+    else:
+        record.args = tuple(map(_as_shown, record.args or ()))
+    lines = record.getMessage().split("\n")
+    record.msg, record.args = _apart("\n".join(map(one_line, lines))), None
     return True
+
+
+def aligned(record: logging.LogRecord) -> bool:
+    """A filter of everybody's log lines: each is shown, and only its first line begins at the margin.
+
+    FLARE logs texts of sites as they come. A line at the margin looks like a message of its own.
+    """
+    try:
+        first, *more = record.getMessage().split("\n")
+    except (TypeError, ValueError):  # the arguments do not fit the message; logging tells of it
+        return True
+    first = one_line(first) if first.startswith("[") else _apart(one_line(first))
+    record.msg, record.args = "\n".join([first, *map(_indented, more)]), None
+    if record.exc_info and not record.exc_text:
+        record.exc_text = "\n".join(map(_indented, logging.Formatter().formatException(record.exc_info).split("\n")))
+    return True
+
+
+def _indented(line: str) -> str:
+    return f"  {_apart(one_line(line)).removeprefix('  ')}"
+
+
+def _as_shown(value: object) -> object:
+    return one_line(str(value)) if isinstance(value, str | PurePath | BaseException) else value
+
+
+def _apart(text: str) -> str:
+    """`text` without the mark at which FLARE moves a bracket, and what is in it, to the beginning of a log line."""
+    return text.replace("]: ", "] : ")
 
 
 def site_name(text: str) -> str:

@@ -1,6 +1,7 @@
 """What reaches the terminal: no word of a library's, and no control character of a file's name."""
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ from conftest import ROOT
 from pfedsam import log
 from pfedsam.cli import main
 from pfedsam.cli.console import say
+from pfedsam.errors import UserFault
+from pfedsam.names import aligned
 
 LOUD = """
 import logging, warnings, nibabel, PIL, pydicom, highdicom
@@ -82,6 +85,55 @@ def test_every_verb_shows_a_name_without_its_control_characters(
 def test_a_log_line_shows_a_name_without_its_control_characters(caplog: pytest.LogCaptureFixture) -> None:
     log.warning("%s is damaged (%d)", EVIL, 3)
     assert caplog.messages == ["\\x1b[2J\\x9b31m\\u202egood\\udcff is damaged (3)"]
+
+
+def test_only_the_line_breaks_of_the_message_itself_begin_lines(caplog: pytest.LogCaptureFixture) -> None:
+    log.warning("two\nlines of %s: %s", "a\nb", UserFault(expected="x\ny", came=("1\r", "2"), do="z"))
+    log.warning("%(name)s", {"name": "a\u2028b"})
+    assert caplog.messages == [
+        "two\nlines of a\\nb: expected x\\ny; came 1\\r\\n2\\nto mend it: z",
+        "a\\u2028b",
+    ]
+
+
+def test_in_flare_s_lines_a_site_s_text_stays_within_its_line() -> None:
+    """FLARE also moves what is in brackets to the beginning of a line."""
+    told = "Failing job %s due to reported failure from %s: %s"
+    for text, line in (
+        ("x\n2026 y", "from b: x\n  2026 y"),
+        ("x\r\x1b[2J", "from b: x\\r\\x1b[2J"),
+        ("[a=1]: y", "from b: [a=1] : y"),
+    ):
+        record = logging.LogRecord("FederatedServer", logging.INFO, "", 0, told, ("9", "b", text), None)
+        assert aligned(record)
+        assert aligned(record)  # each of FLARE's handlers asks
+        assert record.getMessage().endswith(line)
+    try:
+        raise ValueError("x\n2026 - y")
+    except ValueError:
+        failed = logging.LogRecord("ServerRunner", logging.ERROR, "", 0, "failed", (), sys.exc_info())
+    assert aligned(failed)
+    assert all(line.startswith("  ") for line in logging.Formatter().format(failed).split("\n")[1:])
+    own = logging.LogRecord("ServerRunner", logging.INFO, "", 0, "[identity=server]: started", (), None)
+    assert aligned(own)
+    assert own.getMessage() == "[identity=server]: started"
+
+
+def test_a_line_break_in_a_file_s_name_begins_no_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/bad\nWritten to out.png").write_text("no picture")
+    assert main(["prepare", str(tmp_path / "in"), str(tmp_path / "out\nx")]) == 2
+    assert main(["predict", str(tmp_path / "in"), str(tmp_path / "out"), "--model", "a\nb"]) == 2
+    assert main(["doctor", "a\nb"]) == 2
+    told = capsys.readouterr()
+    assert "bad\\nWritten to out.png: " in told.err
+    assert [line.split()[0] for line in told.err.splitlines()] == [
+        "pfedsam:",
+        "bad\\nWritten",
+        "to",
+        "pfedsam:",
+        "pfedsam:",
+    ]
 
 
 def test_json_with_an_odd_name_can_be_read_back(capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,11 +22,13 @@ from nvflare.app_common.app_event_type import AppEventType
 from nvflare.app_common.widgets.intime_model_selector import IntimeModelSelector
 
 from pfedsam import methods
+from pfedsam.exchange.guard import Rejected
 from pfedsam.exchange.schema import REPORT, STAMP
 from pfedsam.exchange.server import ServerState
 from pfedsam.flare.aggregator import SharedAggregator
-from pfedsam.flare.context import DIVERGED, REASON, REJECTED, selected_by
-from pfedsam.flare.filters import UpdateGuard
+from pfedsam.flare.context import CLASSES_DIFFER, DIVERGED, REASON, REJECTED, selected_by
+from pfedsam.flare.evaluation import FinalEvaluation
+from pfedsam.flare.filters import UpdateGuard, judge
 from pfedsam.flare.persistor import SharedPersistor
 from pfedsam.flare.rounds import Rounds
 from pfedsam.flare.sends import SitesOwnModel, model_task
@@ -271,6 +273,43 @@ def test_the_job_stops_as_soon_as_too_few_sites_are_left_for_the_round(fl_ctx: F
     answer(controller, "b", make_reply(ReturnCode.EXECUTION_EXCEPTION), fl_ctx)
     assert EventType.FATAL_SYSTEM_ERROR in events
     assert "b: no update came" in fl_ctx.get_prop(FLContextKey.EVENT_DATA)
+
+
+@pytest.mark.parametrize(("asked", "stops"), [(2, True), (3, False)])
+def test_one_site_of_three_with_other_classes_is_left_out_and_one_of_two_stops_the_job(
+    fl_ctx: FLContext, events: list[str], asked: int, stops: bool
+) -> None:
+    """With two sites nobody knows which one is right. Of three, one that lies must not end the job of all."""
+    controller = rounds()
+    controller.round, controller._asked, controller._least = 0, asked, 1
+    answer(controller, "a", make_reply(CLASSES_DIFFER), fl_ctx)
+    assert (EventType.FATAL_SYSTEM_ERROR in events) == stops
+    answer(controller, "b", make_reply(CLASSES_DIFFER), fl_ctx)
+    assert EventType.FATAL_SYSTEM_ERROR in events
+    assert "b: its masks use other class numbers" in fl_ctx.get_prop(FLContextKey.EVENT_DATA)
+
+
+FORGED = "x\n2026-01-01 10:00:00,000 - pfedsam - ERROR - [server] expected a disk, came none"
+
+
+def test_no_text_of_a_site_begins_a_line_of_the_log_or_the_record(
+    fl_ctx: FLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The watcher obeys the lines of the server's log."""
+    message = update("a", 1.0)
+    message["DXO"]["kind"] = FORGED
+    verdict = judge(message, fl_ctx)
+    assert isinstance(verdict, Rejected)
+    assert "WEIGHT_DIFF, came 'x\\n2026" in verdict.reason
+    controller = rounds()
+    answer(controller, "a", message, fl_ctx)
+    answer(controller, "b", make_reply(f"{FORGED} [x=1]: y"), fl_ctx)
+    evaluation = FinalEvaluation(grace=1, timeout=1)
+    evaluation._received(SimpleNamespace(client=Client("c", ""), result=make_reply(FORGED)), fl_ctx)
+    assert len(caplog.messages) == 3
+    for line in caplog.messages:
+        assert "\n" not in line
+        assert "]: " not in line
 
 
 @pytest.mark.parametrize(("trained", "bad"), [("", True), ("c", True), ("bc", False)])

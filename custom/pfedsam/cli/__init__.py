@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _refused(fault: UserFault) -> int:
-    show(f"pfedsam: {fault}", error=True)
+    show(*f"pfedsam: {fault}".split("\n"), error=True)  # the line breaks are its own
     return 2
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pfedsam.names import plain
+from pfedsam.errors import one_line
 from pfedsam.shipped import presets
 
 T = TypeVar("T")
@@ -57,13 +57,13 @@ def _progress() -> Progress:
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
-def show(text: str, *, error: bool = False) -> None:
-    """Print a text for a person. A control character, as in a file's name, is shown as an escape.
+def show(*lines: str, error: bool = False) -> None:
+    """Print lines for a person. A control character or a line break in one, as in a file's name, becomes an escape.
 
     Args:
         error: on stderr instead of stdout.
     """
-    print(plain(text), file=sys.stderr if error else sys.stdout)
+    print("\n".join(map(one_line, lines)), file=sys.stderr if error else sys.stdout)
 
 
 def say(answer: dict[str, Any]) -> None:

@@ -12,8 +12,7 @@ from rich.text import Text
 
 from pfedsam.bounds import parse_count
 from pfedsam.cli import console
-from pfedsam.errors import UserFault
-from pfedsam.names import plain
+from pfedsam.errors import UserFault, one_line
 
 if TYPE_CHECKING:
     from pfedsam.doctor.checks import Finding
@@ -77,12 +76,12 @@ def serve(options: argparse.Namespace) -> int:
 def _verdict(seen: "list[Finding]") -> None:
     out, table = Console(highlight=False), Table("", "", "found", title="Checks")
     for check in seen:
-        table.add_row("ok" if check.ok else "NO", check.name, Text(plain(check.found)))
+        table.add_row("ok" if check.ok else "NO", check.name, Text(one_line(check.found)))
     out.print(table)
     for check in seen:
         if not check.ok:
             out.print(f"[bold]{check.name}[/bold]: ", end="")
-            out.print(plain(check.do), markup=False)
+            out.print(one_line(check.do), markup=False)
     failed = sum(not check.ok for check in seen)
     out.print(f"Not ready: {failed} check(s) failed." if failed else "Ready: this machine can run the job.")
 

@@ -53,7 +53,7 @@ def serve(options: argparse.Namespace) -> int:
 
     out = None if options.dry_run else options.out
     report = prepare(options.folders, out, _wish(options), tracked)
-    say(report) if options.json else show(_words(report, out))
+    say(report) if options.json else show(*_words(report, out))
     return 0
 
 
@@ -78,7 +78,7 @@ def _wish(options: argparse.Namespace) -> Any:
     )
 
 
-def _words(report: dict[str, Any], out: Path | None) -> str:
+def _words(report: dict[str, Any], out: Path | None) -> list[str]:
     """The report's main points as lines."""
     from pfedsam.prepare.page import by_reason
     from pfedsam.prepare.words import some_of
@@ -86,7 +86,7 @@ def _words(report: dict[str, Any], out: Path | None) -> str:
     volumes = report["sizes"]["slices"][-1] > 1  # pictures have no plane
     plane = f", data.plane to {report['plane']}" if volumes else ""
     names = json.dumps(report["class_names"], ensure_ascii=False)
-    lines = [
+    return [
         f"{_of(report['cases'], 'pair')} of image and mask, {_of(report['slices'], 'slice')},"
         f" {_of(report['patients'], 'patient')}.",
         report["patients_by"],
@@ -103,7 +103,6 @@ def _words(report: dict[str, Any], out: Path | None) -> str:
         ),
         f"Written to {out}: look at {out / 'report.html'} first." if out else "Nothing was written (--dry-run).",
     ]
-    return "\n".join(lines)
 
 
 def _split(one: dict[str, int]) -> str:

@@ -36,6 +36,6 @@ def serve(options: argparse.Namespace) -> None:
     said = write_report(gather(options.run), options.out, pictures=not options.no_cases)
     if options.json:
         return console.say(said)
-    console.show("\n".join(said["summary"]))
+    console.show(*said["summary"])
     where = "; keep it at the site: it shows data that may not leave" if said["stays_at_the_site"] else ""
     console.show(f"report: {options.out}{where}")

@@ -31,7 +31,7 @@ def serve(options: argparse.Namespace) -> int:
             )
     except KeyboardInterrupt:
         raise SystemExit("\nstopped; run the same command again to continue") from None
-    console.show(f"{done.table()}\nresults: {done.folder}\nas a page: pfedsam report {done.folder}")
+    console.show(*done.table().split("\n"), f"results: {done.folder}", f"as a page: pfedsam report {done.folder}")
     return 0
 
 

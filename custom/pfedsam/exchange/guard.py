@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from pfedsam.config import Number
+from pfedsam.errors import one_line
 from pfedsam.exchange.codec import decode, scales_fault, wire_schema
 from pfedsam.exchange.schema import Schema, Spec, Stamp
 from pfedsam.files import encodable, not_finite
-from pfedsam.names import one_line
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,12 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Rejected:
-    """The message is refused. `reason` says what was expected and what came."""
+    """The message is refused. `reason` says what was expected and what came, on one line, whatever came."""
 
     reason: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", one_line(self.reason))
 
 
 Verdict = Accepted | Rejected
@@ -69,7 +72,7 @@ def facts_fault(facts: Any) -> str | None:
     try:
         size, texts = len(json.dumps(facts)), list(_texts(facts))
     except (TypeError, ValueError, RecursionError) as fault:
-        return f"expected numbers and texts beside the tensors, came others: {one_line(str(fault))[:TEXT]}"
+        return f"expected numbers and texts beside the tensors, came others: {str(fault)[:TEXT]}"
     if size > FACTS:
         return f"expected at most {FACTS} characters beside the tensors, came {size}"
     longest = max((len(text) for text in texts), default=0)

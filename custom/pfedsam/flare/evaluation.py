@@ -62,7 +62,7 @@ class FinalEvaluation(Controller):  # type: ignore[misc]
     def _received(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
         result, site, client_task.result = client_task.result, client_task.client.name, None
         if result.get_return_code() != ReturnCode.OK:
-            log.error("final test of %s failed: %s", site, result.get_return_code())
+            log.error("final test of %s failed: %s", site, ascii(result.get_return_code())[:80])
             return
         fl_ctx.set_prop(AppConstants.DATA_CLIENT, site, private=True, sticky=False)
         fl_ctx.set_prop(AppConstants.VALIDATION_RESULT, result, private=True, sticky=False)

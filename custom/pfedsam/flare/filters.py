@@ -79,7 +79,7 @@ class OnlyDeclaredEnters(Filter):  # type: ignore[misc]
     def _entering(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         config, dxo = job_config(fl_ctx), _dxo(shareable)
         if dxo.data_kind != DataKind.WEIGHTS and not is_step(dxo, config):
-            raise ContentBlockedException(f"expected the server's model, came {str(dxo.data_kind)[:40]}")
+            raise ContentBlockedException(f"expected the server's model, came {_kind(dxo)}")
         round_ = shareable.get_header(AppConstants.CURRENT_ROUND, -1)
         if type(round_) is not int or not -1 <= round_ <= MOST_ROUNDS:
             raise ContentBlockedException(f"expected a round within a run, came {ascii(round_)[:40]}")
@@ -126,7 +126,7 @@ def judge_step(shareable: Shareable, fl_ctx: FLContext, step: str) -> Verdict:
     try:
         dxo, config = _dxo(shareable), job_config(fl_ctx)
         if not is_step(dxo, config) or step_of(dxo) != step:
-            return Rejected(f"expected a message of step {step}, came {str(dxo.data_kind)[:40]}")
+            return Rejected(f"expected a message of step {step}, came {_kind(dxo)}")
         return step_verdict(dxo, _expected(config, fl_ctx), up=True)
     except Exception as fault:  # as for an update
         return Rejected(f"expected a message that can be judged, came one with {type(fault).__name__}")
@@ -147,7 +147,7 @@ def _judge(shareable: Shareable, fl_ctx: FLContext) -> Verdict:
     except ContentBlockedException as fault:
         return Rejected(str(fault))
     if dxo.data_kind != DataKind.WEIGHT_DIFF:
-        return Rejected(f"expected {DataKind.WEIGHT_DIFF}, came {dxo.data_kind}")
+        return Rejected(f"expected {DataKind.WEIGHT_DIFF}, came {_kind(dxo)}")
     verdict = _judge_tensors(dxo, _expected(config, fl_ctx), config)
     if isinstance(verdict, Accepted):
         verdict = judge_samples(dxo.get_meta_prop(MetaKey.NUM_STEPS_CURRENT_ROUND))
@@ -194,6 +194,11 @@ def _dxo(shareable: Shareable) -> DXO:
         raise ContentBlockedException(f"expected a DXO, came something else: {fault}") from None
 
 
+def _kind(dxo: DXO) -> str:
+    """What a message says that it is, for a reason: it may be any text."""
+    return ascii(dxo.data_kind)[:40]
+
+
 def sealed(shareable: Shareable, config: Config) -> DXO:
     """The part of a site's result that may leave, built again: declared tensors or metrics, numbers and short texts."""
     dxo = _dxo(shareable)
@@ -204,7 +209,7 @@ def sealed(shareable: Shareable, config: Config) -> DXO:
         demand(step_verdict(dxo, stamp, up=True))
         return step_dxo(step_of(dxo), dxo.data, stamp)
     if dxo.data_kind != DataKind.WEIGHT_DIFF:
-        raise ContentBlockedException(f"expected an update or metrics to leave, came {dxo.data_kind}")
+        raise ContentBlockedException(f"expected an update or metrics to leave, came {_kind(dxo)}")
     demand(_judge_tensors(dxo, stamp, config))
     return DXO(dxo.data_kind, data=dict(dxo.data), meta=_plain(dxo.get_meta_props()))
 

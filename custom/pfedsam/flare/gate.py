@@ -5,6 +5,7 @@ member's processes. A run needs few of them: a site asks the server for tasks an
 from site to site. The gate refuses all else before FLARE acts on it, and logs each kind once.
 """
 
+import logging
 from collections import deque
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +22,7 @@ from nvflare.fuel.f3.streaming.download_service import OBJ_DOWNLOADER_CHANNEL
 from nvflare.fuel.f3.streaming.stream_const import STREAM_CHANNEL, STREAM_DATA_TOPIC, StreamDataType, StreamHeaderKey
 
 from pfedsam import log
+from pfedsam.names import aligned
 from pfedsam.umask import private_files
 
 SERVER = "server"  # the root of the name of each of the server's processes, in FLARE
@@ -84,12 +86,16 @@ def allowed(request: Request, home: str) -> bool:
 def close(fl_ctx: FLContext, most: int | None = None) -> None:
     """Put the gate before all that reaches this process, and let only its user read the files that it makes.
 
+    From then on a text of another party in FLARE's own log lines cannot look like a line of its own either.
+
     FLARE's simulator has several of its cells in one process.
 
     Args:
         most: the bytes of the largest message that another party may send to this process; None: any.
     """
     private_files()
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(aligned)
     job = str(fl_ctx.get_job_id() or "")
     for name, cell in list(CoreCell.ALL_CELLS.items()):
         home = name.removesuffix(f".{job}") if job else name

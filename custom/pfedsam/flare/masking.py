@@ -87,7 +87,7 @@ class Masking:
         if reason:
             fl_ctx.set_prop(REASON, reason, private=True, sticky=False)
         if step == "open":  # its update is in the sum, and others may open it
-            log.error("%s did not open its shares: %s", site, fl_ctx.get_prop(REASON) or code)
+            log.error("%s did not open its shares: %s", site, fl_ctx.get_prop(REASON) or ascii(code)[:80])
         else:
             self._refuse(site, code, fl_ctx)
 

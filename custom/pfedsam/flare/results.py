@@ -112,7 +112,8 @@ class ResultsWriter(Widget):  # type: ignore[misc]
             return
         self.results = finish(self.results, time.time() - self._began)
         path = self._write(fl_ctx)
-        log.info("the run is done\n%s\nresults: %s", final_table(self.results), path.parent)
+        table = final_table(self.results).replace("%", "%%")  # in the message itself, whose line breaks stay
+        log.info(f"the run is done\n{table}\nresults: %s", path.parent)
 
     def _write(self, fl_ctx: FLContext) -> Any:
         path = run_dir(fl_ctx) / "results.json"

@@ -13,7 +13,7 @@ from nvflare.fuel.utils.memory_utils import cleanup_memory
 from nvflare.widgets.info_collector import GroupInfoCollector, InfoCollector
 
 from pfedsam import log
-from pfedsam.errors import UserFault
+from pfedsam.errors import UserFault, one_line
 from pfedsam.exchange.masked_sum import MaskedSum
 from pfedsam.exchange.roster import LEAST
 from pfedsam.flare.context import CLASSES_DIFFER, DIVERGED, REASON, REJECTED, job_config
@@ -148,7 +148,7 @@ class Rounds(Controller):  # type: ignore[misc]
 
     def _stop(self, reason: str, fl_ctx: FLContext) -> bool:
         """Stop the job for a reason. False."""
-        log.error(reason)
+        log.error("%s", reason)
         self.system_panic(reason, fl_ctx)
         return False
 
@@ -216,19 +216,23 @@ class Rounds(Controller):  # type: ignore[misc]
     def _refuse(self, site: str, code: str, fl_ctx: FLContext) -> None:
         """Record the refusal. If the other sites are too few for the round, the job stops at once.
 
+        It also stops in the first round if half of the sites give class numbers another meaning: then the job's may be
+        wrong. One site of three or more is only left out, because it may lie.
+
         If the training diverged, the other sites' answers tell whether the model is bad.
         """
         reason = self._book(site, code, fl_ctx)
         self._failed[site] = code
-        at_start = code == CLASSES_DIFFER and self.round == 0  # later the site is out, and no round is lost
-        too_few = self._asked - len(self._failed) < self._least
-        if at_start or (too_few and DIVERGED not in self._failed.values()):
+        codes = list(self._failed.values())
+        at_odds = self.round == 0 and 2 * codes.count(CLASSES_DIFFER) >= self._asked  # later no round is lost
+        too_few = self._asked - len(codes) < self._least
+        if at_odds or (too_few and DIVERGED not in codes):
             self.system_panic(f"{site}: {reason}", fl_ctx)
 
     def _book(self, site: str, code: str, fl_ctx: FLContext) -> str:
         """Record in results.json, with the reason, a site that was refused or sent no update. Returns the reason."""
         told = TOLD.get(code, f"no update came: {ascii(code)[1:-1]}; the site's own log says why")
-        reason = str(fl_ctx.get_prop(REASON) or told)[:LONGEST]
+        reason = one_line(str(fl_ctx.get_prop(REASON) or told))[:LONGEST]
         log.error("update of %s not counted: %s", site, reason)
         self.fire_event_with_data(REJECTED, fl_ctx, REJECTED, {"site": site, "reason": reason})
         return reason

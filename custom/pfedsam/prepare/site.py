@@ -125,7 +125,7 @@ def _nothing(found: Discovered, left: Sequence[Dropped]) -> UserFault:
     pairs = f"none of {len(found.cases)} pairs" if found.cases else "none"
     return UserFault(
         expected="a usable pair of image and mask",
-        came=f"{pairs} in {found.files} files" + "".join(f"\n{some_of(files)}: {why}" for why, _, files in reasons),
+        came=(f"{pairs} in {found.files} files", *(f"{some_of(files)}: {why}" for why, _, files in reasons)),
         do=left[0].do if left else "name the folder that contains images and masks",
     )
 
