@@ -58,7 +58,7 @@ def test_a_loss_that_a_method_does_not_declare_is_told_at_the_first_site_that_tr
     install("fed-named", "named", renamed)
     with pytest.raises(UserFault, match=r"losses of method named named global, personal; came half_global; .* terms"):
         after_a_round(open_site, tiny(method="named"))
-    declared = renamed.replace("settings=Settings)", 'settings=Settings, terms=frozenset({"half_global"}))')
+    declared = renamed.replace("settings=Settings)", 'settings=Settings, terms=("half_global",))')
     install("fed-declared", "declared", declared)
     assert after_a_round(open_site, tiny(method="declared")).shared()
 

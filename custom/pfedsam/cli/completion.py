@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from pfedsam.cli.console import show
+
 HELP = "print a script that lets bash, zsh or tcsh complete verbs, options and files"
 EXAMPLE = "pfedsam completion bash"
 SHELLS = ("bash", "zsh", "tcsh")
@@ -20,7 +22,7 @@ def serve(options: argparse.Namespace) -> None:
     from pfedsam.cli import parser
 
     # `shell` is the name of a shell: no process is started
-    print(shtab.complete(_with_files(parser()), shell=options.shell))  # nosec B604
+    show(*shtab.complete(_with_files(parser()), shell=options.shell).split("\n"))  # nosec B604
 
 
 def _with_files(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:

@@ -115,14 +115,5 @@ def rule(state: ServerState, contributions: Mapping[str, Contribution], config: 
     return replace(state, shared=shared, models={site: shared | core for site, core in cores.items()}, memory=memory)
 
 
-METHOD = replace(
-    ditto.METHOD,
-    build=branches,
-    loss=losses,
-    terms=frozenset({"pull"}),
-    merge=merge,
-    rule=rule,
-    down=down,
-    tell=tell,
-    settings=Settings,
-)
+LOCAL = replace(ditto.METHOD, build=branches, loss=losses, terms=("pull",), merge=merge, tell=tell, settings=Settings)
+METHOD = replace(LOCAL, rule=rule, down=down)

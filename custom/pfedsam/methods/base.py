@@ -172,7 +172,7 @@ class Method:
     merge: Callable[[Branches, Config, Here], None]
     personal: str
     global_: str
-    terms: frozenset[str] = frozenset()
+    terms: tuple[str, ...] = ()
     adapt: Adapt = lora
     trains: frozenset[Kind] = frozenset()
     phase: Phase = always
@@ -194,7 +194,7 @@ class Method:
     @property
     def losses(self) -> frozenset[str]:
         """The names that its losses may have."""
-        return self.terms | {"global", "personal"}
+        return frozenset(("global", "personal", *self.terms))
 
     def model(self, parts: Backbone, config: Config) -> Branches:
         """The branches on a backbone. The job's seed draws what is not pretrained, torch's generator the experts."""

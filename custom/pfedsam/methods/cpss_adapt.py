@@ -77,7 +77,7 @@ LOCAL = replace(
     ditto.METHOD,
     adapt=cpss.adapters,
     loss=losses,
-    terms=frozenset({"pseudo"}),
+    terms=("pseudo",),
     merge=merge,
     gradient=gradient,
     phase=newcomer.phase,

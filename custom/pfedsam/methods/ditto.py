@@ -38,12 +38,5 @@ def losses(model: Branches, batch: Batch, config: Config) -> Losses:
 
 
 METHOD = Method(
-    branches,
-    declare,
-    losses,
-    note_received,
-    personal="personal",
-    global_="global",
-    terms=frozenset({"prox"}),
-    settings=Settings,
+    branches, declare, losses, note_received, personal="personal", global_="global", terms=("prox",), settings=Settings
 )

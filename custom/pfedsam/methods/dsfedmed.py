@@ -58,5 +58,5 @@ def losses(model: Branches, batch: Batch, config: Config) -> Losses:
     return found
 
 
-LOCAL = replace(fedavg.METHOD, build=branches, declare=declare, loss=losses, terms=frozenset({"sam"}), augment=uncached)
+LOCAL = replace(fedavg.METHOD, build=branches, declare=declare, loss=losses, terms=("sam",), augment=uncached)
 METHOD = replace(LOCAL, unlabelled=True, settings=Settings)

@@ -74,11 +74,5 @@ def told_apart(own: Tensor, there: Tensor) -> Tensor:
 
 
 METHOD = replace(
-    fedavg.METHOD,
-    build=branches,
-    declare=declare,
-    loss=losses,
-    terms=frozenset({"told"}),
-    merge=merge,
-    settings=Settings,
+    fedavg.METHOD, build=branches, declare=declare, loss=losses, terms=("told",), merge=merge, settings=Settings
 )

@@ -109,13 +109,5 @@ def rule(state: ServerState, contributions: Mapping[str, Contribution], config: 
     return replace(mean(state, contributions, config), memory=banked(state, contributions, SPECTRA, BANK))
 
 
-LOCAL = replace(
-    fedavg.METHOD,
-    loss=losses,
-    terms=frozenset({"episode", "boundary"}),
-    merge=merge,
-    tell=tell,
-    augment=uncached,
-    settings=Settings,
-)
-METHOD = replace(LOCAL, rule=rule, up=up, down=down, derived=frozenset({SPECTRA}))
+LOCAL = replace(fedavg.METHOD, loss=losses, terms=("episode", "boundary"), merge=merge, tell=tell, augment=uncached)
+METHOD = replace(LOCAL, rule=rule, up=up, down=down, derived=frozenset({SPECTRA}), settings=Settings)

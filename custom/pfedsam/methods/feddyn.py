@@ -65,5 +65,5 @@ def rule(state: ServerState, contributions: Mapping[str, Contribution], _config:
 
 
 METHOD = replace(
-    fedavg.METHOD, loss=losses, terms=frozenset({"prox", "slope"}), merge=merge, tell=tell, rule=rule, settings=Settings
+    fedavg.METHOD, loss=losses, terms=("prox", "slope"), merge=merge, tell=tell, rule=rule, settings=Settings
 )

@@ -109,7 +109,7 @@ def tell(model: Branches, _config: Config, _here: Here, _report: RoundReport) ->
 
 METHOD = replace(
     Method(branches, declare, losses, merge, personal="personal", global_="global"),
-    terms=frozenset({"crf"}),
+    terms=("crf",),
     tell=tell,
     augment=uncached,
     settings=Settings,

@@ -24,4 +24,4 @@ def losses(model: Branches, batch: Batch, config: Config) -> Losses:
     return fedavg.losses(model, batch, config) | {"prox": config.own(Settings).mu / 2 * pull}
 
 
-METHOD = replace(fedavg.METHOD, loss=losses, terms=frozenset({"prox"}), merge=note_received, settings=Settings)
+METHOD = replace(fedavg.METHOD, loss=losses, terms=("prox",), merge=note_received, settings=Settings)

@@ -111,12 +111,6 @@ def rule(state: ServerState, contributions: Mapping[str, Contribution], config: 
 
 
 LOCAL = replace(
-    fedavg.METHOD,
-    loss=losses,
-    terms=frozenset({"pseudo", "align"}),
-    merge=merge,
-    gradient=gradient,
-    augment=uncached,
-    unlabelled=True,
+    fedavg.METHOD, loss=losses, terms=("pseudo", "align"), merge=merge, gradient=gradient, settings=Settings
 )
-METHOD = replace(LOCAL, tell=tell, rule=rule, up=gap_schema, settings=Settings)
+METHOD = replace(LOCAL, tell=tell, rule=rule, up=gap_schema, augment=uncached, unlabelled=True)

@@ -100,7 +100,7 @@ def rule(state: ServerState, contributions: Mapping[str, Contribution], config: 
 METHOD = replace(
     fedavg.METHOD,
     loss=losses,
-    terms=frozenset({"contrast", "align"}),
+    terms=("contrast", "align"),
     merge=merge,
     tell=tell,
     augment=uncached,

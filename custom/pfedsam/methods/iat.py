@@ -92,7 +92,7 @@ METHOD = replace(
     fedavg.METHOD,
     declare=declare,
     loss=losses,
-    terms=frozenset({"orthogonal"}),
+    terms=("orthogonal",),
     merge=note_received,
     adapt=adapters,
     couples=True,  # by the drift

@@ -115,12 +115,6 @@ def tell(model: Branches, _config: Config, _here: Here, _report: RoundReport) ->
 
 
 LOCAL = replace(
-    fedavg.METHOD,
-    build=branches,
-    declare=declare,
-    loss=losses,
-    terms=frozenset({"pseudo"}),
-    merge=merge,
-    gradient=gradient,
+    fedavg.METHOD, build=branches, declare=declare, loss=losses, terms=("pseudo",), merge=merge, gradient=gradient
 )
 METHOD = replace(LOCAL, tell=tell, augment=uncached, unlabelled=True, prompts=True, settings=Settings)

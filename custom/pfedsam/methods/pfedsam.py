@@ -1,7 +1,7 @@
 """pFedSAM (arXiv 2509.15638): a shared global branch, a personal branch with private experts, and
 distillation between the two. The readings of "what is local" are in docs/method.md."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -112,14 +112,5 @@ def stays(own: Settings, dice: Dice) -> bool:
     return own.reading == "R1" or (asks and dice("global") <= dice("personal") + own.recopy_margin)
 
 
-METHOD = Method(
-    branches,
-    declare,
-    losses,
-    merge,
-    personal="personal",
-    global_="global",
-    terms=frozenset({"balance"}),
-    adapt=adapters,
-    settings=Settings,
-)
+LOCAL = Method(branches, declare, losses, merge, personal="personal", global_="global", terms=("balance",))
+METHOD = replace(LOCAL, adapt=adapters, settings=Settings)
