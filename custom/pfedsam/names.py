@@ -37,8 +37,11 @@ def shown(record: logging.LogRecord) -> bool:
 def aligned(record: logging.LogRecord) -> bool:
     """A filter of everybody's log lines: each is shown, and only its first line begins at the margin.
 
-    FLARE logs texts of sites as they come. A line at the margin looks like a message of its own.
+    FLARE logs texts of sites as they come. A line at the margin looks like a message of its own. Our own lines have
+    passed `shown`.
     """
+    if record.name == "pfedsam":
+        return True
     try:
         first, *more = record.getMessage().split("\n")
     except (TypeError, ValueError):  # the arguments do not fit the message; logging tells of it

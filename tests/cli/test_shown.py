@@ -114,6 +114,9 @@ def test_in_flare_s_lines_a_site_s_text_stays_within_its_line() -> None:
         failed = logging.LogRecord("ServerRunner", logging.ERROR, "", 0, "failed", (), sys.exc_info())
     assert aligned(failed)
     assert all(line.startswith("  ") for line in logging.Formatter().format(failed).split("\n")[1:])
+    ours = logging.LogRecord("pfedsam", logging.INFO, "", 0, "done\nresults: here", (), None)
+    assert aligned(ours)
+    assert ours.getMessage() == "done\nresults: here"
     own = logging.LogRecord("ServerRunner", logging.INFO, "", 0, "[identity=server]: started", (), None)
     assert aligned(own)
     assert own.getMessage() == "[identity=server]: started"
