@@ -18,7 +18,7 @@ from pfedsam.exchange.schema import EXTRA
 from pfedsam.exchange.server import Contribution, ServerState
 from pfedsam.exchange.store import Moment
 from pfedsam.flare.policy import SitePolicy
-from pfedsam.methods import cpss, feddg, gin
+from pfedsam.methods import cpss, drflm, feddg, gin
 from pfedsam.methods.base import Here, no_extras
 from pfedsam.model.segmenter import Branches
 from pfedsam.site_faults import require_fresh_views
@@ -158,6 +158,13 @@ def test_styles_swap_before_positions_are_added(open_site) -> None:
     entry.position.data += far
     torch.manual_seed(0)
     assert torch.allclose(site.model.stem(picture) - far, before, atol=1e-3)
+
+
+def test_images_are_mixed_before_the_frozen_front_and_not_after_it() -> None:
+    with pytest.raises(UserFault, match=r"train\.cache none with drflm"):
+        require_fresh_views(
+            drflm.METHOD, tiny(method="drflm", model={"lora_last": 1}, train={"cache": "memory", "views": 1})
+        )
 
 
 def test_no_cache_keeps_one_swap() -> None:

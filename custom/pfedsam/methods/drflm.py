@@ -23,7 +23,7 @@ from pfedsam.exchange.schema import Schema, Spec
 from pfedsam.exchange.server import Contribution, ServerState, mean
 from pfedsam.files import below, under
 from pfedsam.methods import fedavg
-from pfedsam.methods.base import Here, Told
+from pfedsam.methods.base import Here, Told, uncached
 from pfedsam.model.segmenter import Branches
 from pfedsam.train.loop import RoundReport
 from pfedsam.train.losses import segmentation_loss
@@ -94,4 +94,4 @@ def followed(
     return shares(found, most=most, least=LEAST)
 
 
-METHOD = replace(fedavg.METHOD, loss=losses, up=up, tell=tell, rule=rule, settings=Settings)
+METHOD = replace(fedavg.METHOD, loss=losses, up=up, tell=tell, augment=uncached, rule=rule, settings=Settings)
