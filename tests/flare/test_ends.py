@@ -61,6 +61,7 @@ def test_the_reason_is_told_with_what_to_do_and_how_often_to_try(
         ("", Trace(DIED, log=(SILENT, SILENT.replace("of a", "of b")))),  # two sites, so neither is to blame alone
         ("a", Trace(DIED, log=(SILENT, FEW))),
         ("b", Trace(DIED, heard=(f"{FAILED} b: unsafe component",))),
+        ("b", Trace(ABORTED, heard=(f"{FAILED} b: any text".replace("Failing", "Aborting"),))),  # no person did it
         ("b", Trace(DIED, heard=(f"{FAILED} b: failure from c: killed",))),
         ("b", Trace(DIED, heard=(f"{AT} - pfedsam - ERROR - refused 'due to reported failure from c: x'",
                                  f"{FAILED} b: exception"))),

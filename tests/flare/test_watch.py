@@ -16,6 +16,7 @@ from pfedsam.jobs import name_run
 
 DIED = "FINISHED:EXECUTION_EXCEPTION"
 FAILED = "2026-01-01 10:00:00,000 - FederatedServer - INFO - Failing job 9-a due to reported failure from"
+STOPPED = FAILED.replace("Failing", "Aborting")  # FLARE's word if a site does not allow a class
 REFUSED = (
     "2026-01-01 10:00:00,000 - runner_process - ERROR - FL server execution exception: ComponentNotAuthorized: "
     "component not authorized: Component 'pfedsam.flare.rounds.Rounds' at config path 'workflows.#1' "
@@ -256,7 +257,7 @@ def test_a_continued_run_is_one_that_must_exist(tmp_path: Path) -> None:
     ("plan", "jobs", "told"),
     [
         (Plan(DIED, log=REFUSED, done=0), 1, "does not allow the class pfedsam.flare.rounds.Rounds"),
-        (Plan(ABORTED, heard=f"{FAILED} b: unsafe component", done=0), 2, "site b does not allow"),
+        (Plan(ABORTED, heard=f"{STOPPED} b: unsafe component", done=0), 2, "site b does not allow"),
         (Plan(ABORTED, done=0), 1, "a person aborted it"),
         (Plan(UNDEPLOYED, deploy=("b: NVFLARE_ERROR: BYOC not permitted",), done=0), 1, "b: BYOC not permitted"),
         (Plan(UNDEPLOYED, deploy=("b: no reply (deployment timeout)",), done=0), 5, "b: no reply"),
@@ -281,7 +282,7 @@ def test_what_cannot_become_better_is_not_submitted_again_and_every_end_has_its_
 
 
 ENDED_BY_B = Plan(DIED, heard=f"{FAILED} b: exception", done=0, inside=("a", "b", "c"))
-UNSAFE_AT_B = Plan(ABORTED, heard=f"{FAILED} b: unsafe component", done=0, inside=("a", "b", "c"))
+UNSAFE_AT_B = Plan(ABORTED, heard=f"{STOPPED} b: unsafe component", done=0, inside=("a", "b", "c"))
 ONLY_B = Plan(DIED, log=SILENT.replace("of a", "of b"), done=0, inside=("a", "b", "c"))
 
 

@@ -15,8 +15,8 @@ OURS = re.compile(rf"{AT}pfedsam - ERROR - (.*)")
 ROUND = re.compile(rf"{AT}pfedsam - INFO - round \d+ done ")
 RUNS = re.compile(rf"{AT}ServerRunner - INFO - ")  # the job's parts are made, and sites are heard from now on
 REPORTED = re.compile(
-    rf"{AT}FederatedServer - INFO - (?:Failing|Aborting) job \S+ due to reported failure from (\S+): (.*)"
-)  # as FLARE's FederatedServer.process_job_failure logs it; the reason is the site's own text
+    rf"{AT}FederatedServer - INFO - (Failing|Aborting) job \S+ due to reported failure from (\S+): (.*)"
+)  # as FLARE's FederatedServer.process_job_failure logs it, Aborting for a class; the reason is the site's own text
 REFUSED = re.compile(r"update of (\S+) not counted: ")  # as `Rounds` logs it
 REMEDY = "; to mend it: "
 DIVERGED = "diverged"  # the kind of such an end
@@ -129,8 +129,8 @@ def _refused_class(trace: Trace) -> Cause | None:
         told = f"the class {named[-1]}" if named else f"a class: {others[-1][-200:].strip()}"
         do = f"add the class to {LISTS} at the server (HospitalKit writes ours), or render the job with its code"
         return Cause("class", f"the server does not allow {told}, in a job without code", do, tries=1)
-    for site, reason in _reports(trace):
-        if reason == "unsafe component":
+    for kind, site, _ in _reports(trace):
+        if kind == "Aborting":
             do = f"add the class, which the job's log.txt there names, to {LISTS} at that site"
             return Cause("class", f"site {site} does not allow a class of this job", do, tries=2, site=site)
     return None
@@ -183,15 +183,15 @@ def _site_faults(trace: Trace) -> Cause | None:
 
 def _process(trace: Trace) -> Cause | None:
     """A site's process that ended. The site reports the end to the server, but not the reason."""
-    for site, reason in _reports(trace):
+    for _, site, reason in _reports(trace):
         do = f"read that job's log.txt in the kit of {site}: it may refuse a class, or be out of memory"
         return Cause("process", f"the job's process at site {site} ended ({reason})", do, site=site)
     return None
 
 
-def _reports(trace: Trace) -> list[tuple[str, str]]:
-    """Each site that reported the end of its process, with the reason that it gives."""
-    return [(found[1], found[2]) for line in trace.heard if (found := REPORTED.match(line))]
+def _reports(trace: Trace) -> list[tuple[str, str, str]]:
+    """What FLARE did, the site that reported the end of its process, and the reason that it gives, for each report."""
+    return [(found[1], found[2], found[3]) for line in trace.heard if (found := REPORTED.match(line))]
 
 
 def _before_sites(trace: Trace) -> tuple[str, ...]:
