@@ -77,6 +77,7 @@ def through_flare(folder: Path) -> Run:
     tell(writer, server, "", **{AppConstants.NUM_ROUNDS: 2, AppConstants.CURRENT_ROUND: 0})
     parts["persistor"].run = "earlier"
     exchange("train", site, server)
+    (folder / "site/job/run.json").unlink()  # the earlier run had a job of its own
     parts["persistor"].run = "run"
     tell(writer, server, AppEventType.INITIAL_MODEL_LOADED)
     tell(writer, server, AppEventType.ROUND_STARTED)
