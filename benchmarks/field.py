@@ -56,16 +56,17 @@ def main() -> None:
     parser.add_argument("--task", default="nuclei_he")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--rows", nargs="+", help="only these")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="give each number another --out")
     parser.add_argument("--out", type=Path, default=Path("runs/field"), help="holds what is done; it resumes")
     options = keepable(parser).parse_args()
     torch.set_num_threads(1)
     rows = rows_of(options.suite, options.task, small(options.task)) if options.suite else of_methods()
     rows = [row for row in rows if not options.rows or row.name in options.rows]
     runs = {row: [Run(options.task, row, seed) for seed in options.seeds] for row in rows}
-    found = {row: [line(run, options.out) for run in of_row] for row, of_row in runs.items()}
+    found = {row: [line(run, options.out, options.rounds) for run in of_row] for row, of_row in runs.items()}
     some = f", {len(rows)} of them" if options.rows else ""
     what = f"Suite {options.suite}" if options.suite else f"Methods side by side{some}"
-    title = f"{what} on {options.task}: {IMAGES} images a site, 128 px, {ROUNDS} rounds"
+    title = f"{what} on {options.task}: {IMAGES} images a site, 128 px, {options.rounds} rounds"
     table = unseen(found) if options.suite == UNSEEN else as_table(found, differing(runs, options.out))
     publish(title, table, notes=notes(options.suite, options.task, options.seeds), keep=options.keep)
 
@@ -145,22 +146,22 @@ def unseen(found: dict[Row, list[Cells]]) -> Table:
     return Table({"row": "", **dict.fromkeys([*outs, "mean"], ".3f")}, lines)
 
 
-def line(run: Run, out: Path) -> Cells:
+def line(run: Run, out: Path, rounds: int) -> Cells:
     """A run's cells. It is trained and tested if it is not there yet, and stays beside them: others begin from it."""
     path = run.folder(out) / "cells.json"
     if not path.exists():
         run.folder(out).mkdir(parents=True, exist_ok=True)
-        write_json(path, cells(run, out))
+        write_json(path, cells(run, out, rounds))
     held: Cells = json.loads(path.read_text())
     print(run.row.name, held, flush=True)
     return held
 
 
-def cells(run: Run, out: Path) -> Cells:
+def cells(run: Run, out: Path, rounds: int) -> Cells:
     """Train and test one row, small."""
     named = {site: size for site, size in small(run.task).items() if site in (run.row.sites or sizes(run.task))}
     row = replace(run.row, changes=(SMALL, *few(named, IMAGES, IMAGES), *run.row.changes))
-    config, rounds = settings(replace(run, row=row), ROUNDS)
+    config, rounds = settings(replace(run, row=row), rounds)
     here, began = dict.fromkeys(sites(run, config), places(run, out)), time.monotonic()
     record = federate(Plan(config, here, rounds, run.folder(out), run.begins(out)))
     tested: dict[str, dict[str, Any]] = record["final"]["sites"]

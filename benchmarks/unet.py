@@ -1,0 +1,296 @@
+"""A U-Net of nnU-Net's size, trained from scratch: what a user would pick instead of SAM, in the small federations.
+
+    python benchmarks/unet.py --task nuclei_he [--ways local pooled fedavg fedbn] [--seeds 0] [--keep]
+
+The net is MONAI's DynUNet with the stages that nnU-Net plans for this size, deep supervision, nnU-Net's kinds of
+augmentation, and its SGD with a polynomial schedule. Images, splits and scoring are those of `field.py`, whose runs in
+--out it is compared with. These must have been trained to the end too (`field.py --rounds`): after six rounds SAM has
+seen each image six times, and the U-Net here hundreds of times. The best turn by validation is tested. It needs
+PFEDSAM_DATA_ROOT and PFEDSAM_WEIGHTS.
+"""
+
+import argparse
+import copy
+import json
+import os
+import statistics as st
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from field import IMAGES, ROUNDS, SMALL, ended, small
+from machine import Table, keepable, publish
+from monai.networks.nets import DynUNet
+from monai.transforms import (
+    Compose,
+    RandAdjustContrastd,
+    RandFlipd,
+    RandGaussianNoised,
+    RandGaussianSmoothd,
+    RandRotated,
+    RandScaleIntensityd,
+    RandSimulateLowResolutiond,
+    RandZoomd,
+)
+from suites import Row, few, rows_of
+from sweep import Run, data_of, settings
+from tables import Found, differences, in_words, read_homes, spread
+from torch import Tensor, nn
+
+from pfedsam.config import Config
+from pfedsam.data.dataset import Batch, Dataset, View, open_site
+from pfedsam.files import seed_of, write_json
+from pfedsam.model.build import outputs
+from pfedsam.model.encoder import Encoder
+from pfedsam.model.segmenter import Branches, Segmenter
+from pfedsam.record.scores import summary
+from pfedsam.report.bootstrap import chance, holm
+from pfedsam.train.evaluate import evaluate
+from pfedsam.train.losses import segmentation_loss
+from pfedsam.train.precision import autocast
+
+WAYS = {
+    "local": "U-Net, each site alone",
+    "pooled": "U-Net, one site holds all",
+    "fedavg": "U-Net, FedAvg",
+    "fedbn": "U-Net, FedBN: norms stay at the site",
+}
+FILTERS = (32, 64, 128, 256, 512, 512)  # nnU-Net's 2-D plan: at most 512 channels, down to 4 x 4 pixels
+TURNS, BATCH, RATE = 20, 4, 0.01
+BRANCH = "global"
+
+
+@dataclass
+class Learner:
+    """A net and where it learns.
+
+    Attributes:
+        branch: the net, as the harness scores it.
+        train: what it learns from: one site's images, or all sites'.
+    """
+
+    branch: Branches
+    train: list[Dataset]
+    optimiser: torch.optim.Optimizer
+    generator: torch.Generator
+
+
+def main() -> None:
+    """Train what is not there yet, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", default="nuclei_he")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--steps", type=int, default=1600, help="of each site in all; pooled, of each site's images")
+    parser.add_argument("--beside", nargs="*", default=["own", "local", "fedavg"], help="rows of the suite leading")
+    parser.add_argument("--out", type=Path, default=Path("runs/field"), help="holds what is done, field.py's runs too")
+    options = keepable(parser).parse_args()
+    torch.set_num_threads(1)
+    found = {
+        WAYS[way]: [trained(way, options.task, seed, options.steps, options.out) for seed in options.seeds]
+        for way in options.ways
+    }
+    publish(
+        f"A U-Net from scratch on {options.task}: {IMAGES} images a site, 128 px",
+        table(found, options),
+        notes=[
+            "Test Dice at the sites' own images, mean of the sites; the worst site. Differences are the SAM row less"
+            " the U-Net, paired by patient and seed, with p by its bootstrap, corrected by Holm for the whole table.",
+            f"Seeds {', '.join(map(str, options.seeds))}. U-Net: {options.steps} steps of {BATCH} images at each site, "
+            f"{sum(p.numel() for p in net(1).parameters()) / 1e6:.0f} million values.",
+        ],
+        keep=options.keep,
+    )
+
+
+def table(found: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> Table:
+    """A line for each way, with the SAM rows' differences to it."""
+    homes = read_homes(data_of(options.task))
+    rows = [row for row in rows_of("leading", options.task, small(options.task)) if row.name in options.beside]
+    runs = {row: {seed: ended(Run(options.task, row, seed), options.out) for seed in options.seeds} for row in rows}
+    gaps = {
+        (way, row): differences(of_row, as_found(tries, options.seeds), "personal", homes)
+        for way, tries in found.items()
+        for row, of_row in runs.items()
+    }
+    corrected = dict(zip(gaps, holm([chance(gap) for gap in gaps.values()]), strict=True))
+    lines: list[list[str | float]] = [
+        [
+            way,
+            spread([st.fmean(one["dice"].values()) for one in tries]),
+            st.fmean(min(one["dice"].values()) for one in tries),
+            st.fmean(one["validation"] for one in tries),
+            st.fmean(one["seconds"] for one in tries),
+            *(f"{in_words(gaps[way, row])}, p {corrected[way, row]:.3f}" for row in rows),
+        ]
+        for way, tries in found.items()
+    ]
+    columns = {"row": "", "own site": "", "worst": ".3f", "validation": ".3f", "seconds": ".0f"}
+    return Table({**columns, **{f"{row.label}, less the U-Net": "" for row in rows}}, lines)
+
+
+def as_found(tries: list[dict[str, Any]], seeds: list[int]) -> dict[int, Found]:
+    """The runs by seed, as `differences` wants them."""
+    scores = [
+        {(case, int(cls)): {"dice": dice} for case, of in one["cases"].items() for cls, dice in of.items()}
+        for one in tries
+    ]
+    return {seed: Found({"personal": of}, (0, 0), 0, [], False, {}) for seed, of in zip(seeds, scores, strict=True)}
+
+
+def trained(way: str, task: str, seed: int, steps: int, out: Path) -> dict[str, Any]:
+    """What a run found, after it ran. It resumes from no point within a run."""
+    path = out / task / f"unet_{way}" / str(seed) / f"{steps}.json"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, learnt(way, task, seed, steps))
+    held: dict[str, Any] = json.loads(path.read_text())
+    print(way, {key: held[key] for key in ("dice", "validation", "turns", "seconds")}, flush=True)
+    return held
+
+
+def learnt(way: str, task: str, seed: int, steps: int) -> dict[str, Any]:
+    """Train one way with one seed. The best turn by validation is tested, once."""
+    began, named = time.monotonic(), small(task)
+    row = Row(way, way, ("method=fedavg", SMALL, *few(named, IMAGES, IMAGES)))
+    config, _ = settings(Run(task, row, seed), ROUNDS)
+    places = data_of(task)
+    data = {site: open_site(places, site, config) for site in sorted(named)}
+    train = {site: [splits["train"]] for site, splits in data.items()}
+    if way == "pooled":
+        train, steps = {way: [one for of in train.values() for one in of]}, steps * len(data)
+    learners = {site: learner(site, of, seed, config) for site, of in train.items()}
+    at = {site: learners.get(site) or learners[way] for site in data}
+    best, kept, turns = -1.0, [copy.deepcopy(one.branch.state_dict()) for one in learners.values()], []
+    for turn in range(TURNS):
+        for one in learners.values():
+            rate(one.optimiser, turn / TURNS)
+            learn(one, steps // TURNS, config)
+        if way.startswith("fed"):
+            average(list(learners.values()), keep_norms=way == "fedbn")
+        turns.append(st.fmean(dice(at[site], splits["val"])[0] for site, splits in data.items()))
+        print(f"{way} {turn + 1}/{TURNS}: validation {turns[-1]:.3f}, {time.monotonic() - began:.0f} s", flush=True)
+        if turns[-1] > best:
+            best, kept = turns[-1], [copy.deepcopy(one.branch.state_dict()) for one in learners.values()]
+    for one, state in zip(learners.values(), kept, strict=True):
+        one.branch.load_state_dict(state)
+    tested = {site: dice(at[site], splits["test"]) for site, splits in data.items()}
+    return {
+        "dice": {site: score for site, (score, _) in tested.items()},
+        "cases": {case: of for _, cases in tested.values() for case, of in cases.items()},
+        "validation": best,
+        "turns": turns,
+        "seconds": time.monotonic() - began,
+    }
+
+
+def net(outputs: int) -> nn.Module:
+    """The U-Net. All sites begin with the same values."""
+    kernels, strides = [3] * len(FILTERS), [1, *[2] * (len(FILTERS) - 1)]
+    deep = {"deep_supervision": True, "deep_supr_num": len(FILTERS) - 3}
+    made: nn.Module = DynUNet(2, 3, outputs, kernels, strides, strides[1:], filters=list(FILTERS), **deep)
+    return made
+
+
+def learner(site: str, train: list[Dataset], seed: int, config: Config) -> Learner:
+    """A net at its start, with nnU-Net's optimiser."""
+    torch.manual_seed(seed)
+    bare = Encoder([nn.Identity()], channels=3, patch=1)
+    branch = Branches(**{BRANCH: Segmenter(bare, net(outputs(config.model)))})
+    optimiser = torch.optim.SGD(branch.parameters(), RATE, momentum=0.99, nesterov=True, weight_decay=3e-5)
+    return Learner(branch, train, optimiser, torch.Generator().manual_seed(seed_of(f"{seed}/{site}")))
+
+
+def rate(optimiser: torch.optim.Optimizer, done: float) -> None:
+    """nnU-Net's polynomial schedule."""
+    for group in optimiser.param_groups:
+        group["lr"] = RATE * (1 - done) ** 0.9
+
+
+def learn(one: Learner, steps: int, config: Config) -> None:
+    """So many steps on random images."""
+    one.branch.train()
+    device = torch.device("cpu")
+    for _ in range(steps):
+        batch = drawn(one)
+        with autocast(device, config.train.precision):
+            maps = one.branch[BRANCH](batch.image)
+        one.optimiser.zero_grad()
+        supervised(maps.float(), batch, config).backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(one.branch.parameters(), 12)
+        one.optimiser.step()
+
+
+def drawn(one: Learner) -> Batch:
+    """Random images of all that it learns from, each in a view of its own."""
+    places = [(data, i) for data in one.train for i in range(len(data))]
+    numbers = torch.randint(2**31, (2, BATCH), generator=one.generator).tolist()
+    chosen = [(*places[i % len(places)], view) for i, view in zip(*numbers, strict=True)]
+    parts = [data.batch([View(i, view)], augmented) for data, i, view in chosen]
+    images, labels = torch.cat([part.image for part in parts]), torch.cat([part.label for part in parts])
+    return Batch(images, labels, annotated=parts[0].annotated, ignores=parts[0].ignores)
+
+
+def supervised(maps: Tensor, batch: Batch, config: Config) -> Tensor:
+    """The loss of all depths, (B, depths, outputs, S, S). Each depth counts half of the one above it."""
+    losses = [segmentation_loss(maps[:, depth], batch, config.train) / 2**depth for depth in range(maps.shape[1])]
+    return torch.stack(losses).sum() / sum(2.0**-depth for depth in range(len(losses)))
+
+
+def augmented(image: Tensor, mask: Tensor, view: View) -> tuple[Tensor, Tensor]:
+    """A view with nnU-Net's kinds of change and their strengths."""
+    CHANGES.set_random_state(seed=seed_of(f"{view.slice}/{view.number}"))
+    out = CHANGES({"image": image, "mask": mask[None].float()})
+    return torch.as_tensor(out["image"]).clamp(0, 1), torch.as_tensor(out["mask"])[0].round().long()
+
+
+BOTH, MODES = ("image", "mask"), ("bilinear", "nearest")
+CHANGES = Compose(
+    [
+        RandRotated(BOTH, prob=0.2, range_x=torch.pi, mode=MODES, padding_mode="zeros"),
+        RandZoomd(BOTH, prob=0.2, min_zoom=0.7, max_zoom=1.4, mode=MODES, padding_mode="constant"),
+        RandGaussianNoised(BOTH[0], prob=0.1, std=0.1),
+        RandGaussianSmoothd(BOTH[0], prob=0.2, sigma_x=(0.5, 1.0), sigma_y=(0.5, 1.0)),
+        RandScaleIntensityd(BOTH[0], factors=0.25, prob=0.15),
+        RandAdjustContrastd(BOTH[0], prob=0.15, gamma=(0.75, 1.25)),
+        RandSimulateLowResolutiond(BOTH[0], prob=0.25, zoom_range=(0.5, 1.0), upsample_mode="bicubic"),
+        RandAdjustContrastd(BOTH[0], prob=0.3, gamma=(0.7, 1.5)),
+        RandFlipd(BOTH, prob=0.5, spatial_axis=0),
+        RandFlipd(BOTH, prob=0.5, spatial_axis=1),
+    ]
+)
+
+
+def average(learners: list[Learner], *, keep_norms: bool) -> None:
+    """FedAvg by the number of images. With `keep_norms` the norms' values stay at their sites."""
+    states = [one.branch.state_dict() for one in learners]
+    counts = [sum(map(len, one.train)) for one in learners]
+    shares = [count / sum(counts) for count in counts]
+    for name in states[0]:
+        if not (keep_norms and ".norm" in name):
+            mean = sum((share * state[name] for share, state in zip(shares, states, strict=True)), torch.zeros(()))
+            for state in states:
+                state[name].copy_(mean)
+
+
+def dice(one: Learner, data: Dataset) -> tuple[float, dict[str, dict[int, float]]]:
+    """Mean Dice of a split, and each case's by class. A case is its image's path below the data."""
+    scores = evaluate(one.branch, data, (BRANCH,))[BRANCH]
+    cases = [os.path.relpath(data.slices[case[0]].image, data.root) for case in data.cases()]
+    each = len(scores) // len(cases)
+    found: dict[str, dict[int, float]] = {}
+    for case, of_case in zip(cases, batches(scores, each), strict=True):
+        found[case] = {score.cls: score.dice for score in of_case if score.dice is not None}
+    return summary(scores)["dice"] or 0.0, {case: of for case, of in found.items() if of}
+
+
+def batches(values: list[Any], size: int) -> Iterable[list[Any]]:
+    """The values in groups of that size."""
+    return (values[start : start + size] for start in range(0, len(values), size))
+
+
+if __name__ == "__main__":
+    main()
