@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 
 from pfedsam.errors import Diverged
-from pfedsam.exchange.change import A, B, norm
+from pfedsam.exchange.change import A, B, cosine, norm
 from pfedsam.exchange.schema import schema_of
 from pfedsam.exchange.store import Moment, SiteStore
 from pfedsam.files import Tensors
@@ -79,11 +79,10 @@ def require_near(
 def _require_direction(arrived: Tensors, last: Tensors, names: set[str], ends: tuple[str, ...]) -> None:
     """Check that those ends of LoRA go on from where they were. What was zero has no direction."""
     for end in ends:
-        pairs = [(arrived[name].double().ravel(), last[name].double().ravel()) for name in names if name.endswith(end)]
-        sizes = [norm(one[i] for one in pairs) for i in (0, 1)]
-        cosine = sum(float(now @ then) for now, then in pairs) / (sizes[0] * sizes[1] or 1.0)
-        if sizes[1] and cosine < LEAST_COSINE:
-            raise _strange(f"LoRA's {end.split('.')[-2].upper()} turned by less", f"one with a cosine of {cosine:.3g}")
+        own = {name for name in names if name.endswith(end)}
+        turned = cosine(*({name: tensors[name] for name in own} for tensors in (arrived, last)))
+        if turned < LEAST_COSINE and _length(last, own):
+            raise _strange(f"LoRA's {end.split('.')[-2].upper()} turned by less", f"one with a cosine of {turned:.3g}")
 
 
 def _strange(near: str, came: str) -> Diverged:

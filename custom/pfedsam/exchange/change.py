@@ -83,3 +83,10 @@ def paired(name: str, stems: Mapping[str, object] | set[str]) -> bool:
 def norm(tensors: Iterable[Tensor]) -> float:
     """The norm of all values together."""
     return math.sqrt(sum(float(tensor.square().sum()) for tensor in tensors))
+
+
+def cosine(a: Tensors, b: Tensors) -> float:
+    """The cosine of two updates, 0 if one is zero. It is rounded, so that the number of threads has no effect."""
+    pairs = (a, b), (a, a), (b, b)
+    inner, one, other = (sum(float((x[n].double() * y[n].double()).sum()) for n in a) for x, y in pairs)
+    return round(inner / math.sqrt(one * other), 6) if one and other else 0.0

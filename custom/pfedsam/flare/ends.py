@@ -8,9 +8,8 @@ from typing import Any
 FINISHED, COMPLETED, ABORTED = "FINISHED", "FINISHED:COMPLETED", "FINISHED:ABORTED"
 UNSCHEDULED, UNDEPLOYED = "FINISHED:CAN_NOT_SCHEDULE", "FINISHED:FAILED_TO_RUN"
 LOST, REJOIN = "LOST", "REJOIN"
-AT = (
-    r"\S+(?: \S+)? - "  # how a log line begins: its time. A pattern begins with it, as a site's text may be in any line
-)
+# how a log line begins: its time. A pattern begins with it, as a site's text may be in any line
+AT = r"\S+(?: \S+)? - "
 OURS = re.compile(rf"{AT}pfedsam - ERROR - (.*)")
 ROUND = re.compile(rf"{AT}pfedsam - INFO - round \d+ done ")
 RUNS = re.compile(rf"{AT}ServerRunner - INFO - ")  # the job's parts are made, and sites are heard from now on

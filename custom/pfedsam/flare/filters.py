@@ -88,7 +88,7 @@ class OnlyDeclaredEnters(Filter):  # type: ignore[misc]
         try:
             told, run = facts_of(shareable), one_name(str(run), "run") if run else ""
             ledger(fl_ctx, config).note("in", dxo.data, task=task, round_=round_, facts=told, run=run)
-        except (ValueError, UserFault) as fault:  # of the facts, the name, or the ledger
+        except ValueError as fault:  # of the facts, the name, or the ledger
             log.error("[%s] the received message is not used: %s", fl_ctx.get_identity_name(), fault)
             raise ContentBlockedException(str(fault)) from None
         return shareable

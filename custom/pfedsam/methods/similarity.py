@@ -12,8 +12,8 @@ from itertools import combinations
 
 from pfedsam.bounds import number
 from pfedsam.config import Config
+from pfedsam.exchange.change import cosine
 from pfedsam.exchange.server import Contribution, ServerState, mean_model, trained, weighted
-from pfedsam.files import Tensors
 from pfedsam.methods import fedavg
 
 Cosines = Mapping[frozenset[str], float]  # of two sites' updates, by the pair of sites
@@ -59,13 +59,6 @@ def weights(site: str, cosines: Cosines, settings: Settings) -> dict[str, float]
     return {other: (1 - settings.own) * value / total for other, value in alike.items()} | {
         site: settings.own if alike else 1.0
     }
-
-
-def cosine(a: Tensors, b: Tensors) -> float:
-    """The cosine of two updates, 0 if one is zero. It is rounded, so that the number of threads has no effect."""
-    pairs = (a, b), (a, a), (b, b)
-    inner, one, other = (sum(float((x[n].double() * y[n].double()).sum()) for n in a) for x, y in pairs)
-    return round(inner / math.sqrt(one * other), 6) if one and other else 0.0
 
 
 METHOD = replace(fedavg.METHOD, rule=rule, settings=Settings)
