@@ -42,10 +42,12 @@ RATES = (
     "pFedSAM is the form of the task's job, whose private part has a rate of 3e-3. All other methods have FedAvg's"
     " rates, 1e-2 also for LoRA that stays at a site, and the plain mean. Training alone has 3e-3."
 )
-LEADING_RATES = (
-    "What stays at the site has the rate 3e-3 in all rows, and training alone too. Else all rows have FedAvg's rates,"
-    " and the plain mean."
-)
+OF_SUITE = {  # where this is not so
+    "leading": "What stays at the site has the rate 3e-3 in all rows, and training alone too. Else all rows have"
+    " FedAvg's rates, and the plain mean.",
+    "bounds": "Both rows have FedAvg's rates. The defaults cut each update to the round's median length, and a site's"
+    " share to one and a half equal shares.",
+}
 Cells = dict[str, float]  # of one run, by column
 
 
@@ -81,7 +83,7 @@ def notes(suite: str | None, task: str, seeds: list[int]) -> list[str]:
         f"{out if suite == UNSEEN else own} {len(sizes(task))} sites, seed {', '.join(map(str, seeds))}.",
         *([one] if len(seeds) == 1 else []),
         *([pairs] if suite != UNSEEN else []),
-        LEADING_RATES if suite == "leading" else RATES,
+        OF_SUITE.get(suite or "", RATES),
     ]
 
 

@@ -75,6 +75,7 @@ EARLIER = (  # the L-MoE of earlier versions: convolutions in the qkv's shared b
 )
 IN_MLP = ("model.experts_in=mlp",)
 OWN_RATE = "train.lr_private=3e-3"  # pFedSAM's rate of what stays at the site
+BOUNDED = ("server.rule=clipped", "server.most_share=1.5")  # the defaults, beside the plain mean of the other rows
 ROBUST = ("clipped", "product", "trimmed", "median", "geometric")  # krum wants five sites
 INT8 = ("wire.up=int8", "wire.down=int8")
 INT4 = ("wire.up=int4", "wire.down=int8")
@@ -221,6 +222,10 @@ SUITES = {
         Row("dsfedmed", "DSFedMed's U-Net", ("method=dsfedmed", "train.lr=3e-3")),  # from scratch; SAM at local's rate
         Row("fedda", "FedDA", ("method=fedda",)),
         *(Row(rule, f"FedAvg, server.rule {rule}", ("method=fedavg", f"server.rule={rule}")) for rule in ROBUST),
+    ],
+    "bounds": [  # what the server's defaults cost where all sites are honest
+        Row("fedavg", "FedAvg, plain mean", ("method=fedavg",)),
+        Row("bounded", "FedAvg, the server's defaults", ("method=fedavg", *BOUNDED)),
     ],
     "crossmodal": [  # for tasks in which each site has a stain or scanner of its own, such as nuclei and mixed
         *(NAMED[name] for name in ("fedavg", "local", "pfedsam")),
