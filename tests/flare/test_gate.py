@@ -7,14 +7,15 @@ from types import SimpleNamespace
 import pytest
 from nvflare.apis.fl_constant import ReservedTopic, ServerCommandNames
 from nvflare.fuel.f3.cellnet.core_cell import CoreCell
-from nvflare.fuel.f3.cellnet.defs import CellChannel, MessageHeaderKey
+from nvflare.fuel.f3.cellnet.defs import CellChannel, MessageHeaderKey, MessagePropKey
+from nvflare.fuel.f3.endpoint import Endpoint
 from nvflare.fuel.f3.message import Message
 from nvflare.fuel.f3.streaming.stream_const import STREAM_ACK_TOPIC, STREAM_CHANNEL, STREAM_DATA_TOPIC, StreamHeaderKey
 from test_simulator import job, results, simulate
 
 from conftest import ROOT
 from pfedsam.flare.executor import PFedSAMExecutor
-from pfedsam.flare.gate import Request, Watch, allowed, refuse
+from pfedsam.flare.gate import Request, Watch, allowed, refuse, refuse_forged
 
 AUX, COMMAND = CellChannel.AUX_COMMUNICATION, CellChannel.SERVER_COMMAND
 NEEDED = [  # who sends what to whom in a run
@@ -63,6 +64,32 @@ def test_what_a_run_needs_goes_through(origin: str, channel: str, topic: str, ho
 @pytest.mark.parametrize(("origin", "channel", "topic", "home"), HARMFUL)
 def test_what_no_run_needs_does_not(origin: str, channel: str, topic: str, home: str) -> None:
     assert not allowed(Request(origin, channel, topic), home)
+
+
+@pytest.mark.parametrize(
+    ("sender", "origin", "own"),
+    [
+        ("site-2", "site-2", True),
+        ("site-2", "site-2.1", True),  # a site's process passes on what its jobs' processes send
+        ("site-2.1", "site-2.1", True),
+        ("server.1", "server.1", True),
+        ("_admin_1", "_admin_1", True),
+        ("site-2", "server", False),
+        ("site-2.1", "server.1", False),
+        ("site-2", "site-1.1", False),
+        ("site-2", "site-22", False),
+        ("site-2", "_admin_1", False),
+        ("site-2", "", False),
+        (None, "server", False),
+    ],
+)
+def test_the_server_passes_on_nothing_in_another_s_name(
+    sender: str | None, origin: str, own: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    message = Message({MessageHeaderKey.ORIGIN: origin, MessageHeaderKey.DESTINATION: "site-1"})
+    message.set_prop(MessagePropKey.ENDPOINT, sender and Endpoint(sender))
+    assert (refuse_forged(message, Watch("server")) is None) == own
+    assert any("in another's name" in line for line in caplog.messages) != own
 
 
 def test_a_part_of_a_longer_request_is_judged_by_the_request_and_told_once(caplog: pytest.LogCaptureFixture) -> None:

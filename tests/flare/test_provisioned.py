@@ -257,6 +257,8 @@ def test_a_hostile_hospital_ends_nobody_s_run_and_forges_no_record(
         log = (hospitals.kit(party) / "log.txt").read_text()
         assert [f"{said}'{kind}'" in log for kind in kinds] == [True] * len(kinds)
     assert "expected a message of at most 64.0 MB, came 70.0 MB" in (hospitals.kit(server) / "log.txt").read_text()
+    named = "refused a request in another's name, sent by 'hospital-b"
+    assert named in (hospitals.kit(server) / "log.txt").read_text()
 
 
 def test_a_site_absent_at_the_start_joins_late_and_a_lost_one_comes_back(hospitals: Federation) -> None:

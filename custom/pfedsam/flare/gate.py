@@ -2,7 +2,8 @@
 
 Any member of a federation may send FLARE's events, its administrators' commands and its network commands to any other
 member's processes. A run needs few of them: a site asks the server for tasks and gives its results, and nothing goes
-from site to site. The gate refuses all else before FLARE acts on it, and logs each kind once.
+from site to site. The gate refuses all else before FLARE acts on it, and logs each kind once. The server's gate also
+refuses what a member sends in another's name.
 """
 
 import logging
@@ -15,7 +16,7 @@ from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_constant import EventScope, FLContextKey, ReservedTopic, ServerCommandNames
 from nvflare.apis.fl_context import FLContext
 from nvflare.fuel.f3.cellnet.core_cell import CoreCell
-from nvflare.fuel.f3.cellnet.defs import CellChannel, MessageHeaderKey, ReturnCode
+from nvflare.fuel.f3.cellnet.defs import CellChannel, MessageHeaderKey, MessagePropKey, ReturnCode
 from nvflare.fuel.f3.cellnet.utils import make_reply
 from nvflare.fuel.f3.message import Message
 from nvflare.fuel.f3.streaming.download_service import OBJ_DOWNLOADER_CHANNEL
@@ -99,7 +100,10 @@ def close(fl_ctx: FLContext, most: int | None = None) -> None:
     job = str(fl_ctx.get_job_id() or "")
     for name, cell in list(CoreCell.ALL_CELLS.items()):
         home = name.removesuffix(f".{job}") if job else name
-        cell.add_incoming_request_filter("*", "*", refuse, Watch(home, most))
+        watch = Watch(home, most)
+        cell.add_incoming_request_filter("*", "*", refuse, watch)
+        if name == SERVER:
+            cell.add_incoming_filter("*", "*", refuse_forged, watch)
 
 
 def close_early() -> None:
@@ -158,8 +162,25 @@ def refuse(message: Message, watch: Watch) -> Message | None:
     large = "" if wrong or not _measured(carrier, watch) else _large(message, origin, watch)
     if wrong is None and not large:
         return None
-    _tell(wrong or whole, large, watch.told)
-    return make_reply(ReturnCode.AUTHENTICATION_ERROR, error="refused by the gate of pfedsam")
+    return _refusal(wrong or whole, f"too large: {large}" if large else "that no run needs", watch.told)
+
+
+def refuse_forged(message: Message, watch: Watch) -> Message | None:
+    """A refusal at the server of what comes in another member's name, or None. Nothing else goes from site to site.
+
+    FLARE ties a connection's name to its certificate. It does not tie a message's to that of its connection: a token
+    that it signed for a relay, or for an earlier registration, lets its owner write any name, the server's too.
+    """
+    sender, origin = message.get_prop(MessagePropKey.ENDPOINT), str(message.get_header(MessageHeaderKey.ORIGIN, ""))
+    if sender is not None and _member(origin) == _member(sender.name):
+        return None
+    head = message.get_header
+    request = Request(origin, str(head(MessageHeaderKey.CHANNEL, "")), str(head(MessageHeaderKey.TOPIC, "")))
+    return _refusal(request, f"in another's name, sent by {ascii(getattr(sender, 'name', ''))[:60]}", watch.told)
+
+
+def _member(name: str) -> str:
+    return name.partition(".")[0]
 
 
 def _measured(carrier: Request, watch: Watch) -> bool:
@@ -198,11 +219,11 @@ def too_much(came: str, most: int) -> str:
     return f"expected a message of at most {most / 1e6:.1f} MB, came {came}"
 
 
-def _tell(request: Request, large: str, told: set[Request]) -> None:
+def _refusal(request: Request, why: str, told: set[Request]) -> Message:
     if request not in told and len(told) < TOLD_MOST:
         told.add(request)
-        kind = f"too large: {large}" if large else "that no run needs"
-        log.error("refused a request %s: %.60s on %.60s from %.60s", kind, *_shown(request))
+        log.error("refused a request %s: %.60s on %.60s from %.60s", why, *_shown(request))
+    return make_reply(ReturnCode.AUTHENTICATION_ERROR, error="refused by the gate of pfedsam")
 
 
 def _shown(request: Request) -> tuple[str, str, str]:
