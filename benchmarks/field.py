@@ -36,7 +36,7 @@ OWN = {  # what a method needs beside its name
 }
 FIRST = ("pfedsam", "local", "fedavg")
 NOT = ("newcomer", "furl", "cpss_adapt", "iscos")  # which want other labels, begin from another run, or end in one
-MEANS = {"worst": ".3f", "global": ".3f", "validation": ".3f", "MB up": ".2f", "seconds": ".0f"}
+MEANS = {"worst": ".3f", "global": ".3f", "validation": ".3f", "MB up": ".2f", "CPU s": ".0f"}
 UNSEEN, AT = "unseen", "at "
 RATES = (
     "pFedSAM is the form of the task's job, whose private part has a rate of 3e-3. All other methods have FedAvg's"
@@ -164,7 +164,7 @@ def cells(run: Run, out: Path, rounds: int) -> Cells:
     named = {site: size for site, size in small(run.task).items() if site in (run.row.sites or sizes(run.task))}
     row = replace(run.row, changes=(SMALL, *few(named, IMAGES, IMAGES), *run.row.changes))
     config, rounds = settings(replace(run, row=row), rounds)
-    here, began = dict.fromkeys(sites(run, config), places(run, out)), time.monotonic()
+    here, began = dict.fromkeys(sites(run, config), places(run, out)), time.process_time()
     record = federate(Plan(config, here, rounds, run.folder(out), run.begins(out)))
     tested: dict[str, dict[str, Any]] = record["final"]["sites"]
     dice = {branch: [one[branch]["dice"] or 0.0 for one in tested.values()] for branch in ("personal", "global")}
@@ -175,7 +175,7 @@ def cells(run: Run, out: Path, rounds: int) -> Cells:
         "global": st.fmean(dice["global"]),
         "validation": st.fmean(one["val"]["personal"]["dice"] or 0.0 for one in tested.values()),
         "MB up": st.fmean(sent) / 1e6,
-        "seconds": time.monotonic() - began,
+        "CPU s": time.process_time() - began,
         **{AT + site: score for site, score in zip(tested, dice["global"], strict=True)},
     }
 

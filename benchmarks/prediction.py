@@ -18,12 +18,12 @@ import nibabel
 import numpy as np
 import torch
 from machine import ROOT, Table, interleaved, keepable, median, publish
-from monai.networks.nets import DynUNet
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from stock import StockSAM, adapted, start_like
 from torch import Tensor
 from training_step import state_of
+from unet import net
 
 from pfedsam.config import Config
 from pfedsam.export.runtime import by_onnxruntime
@@ -102,9 +102,7 @@ def stock(model: Predictor) -> Callable[[Tensor], Tensor]:
 
 def unet() -> Callable[[Tensor], Tensor]:
     """A 2-D U-Net of nnU-Net's size, on the same images."""
-    kernels, strides = [3] * len(FILTERS), [1, *[2] * (len(FILTERS) - 1)]
-    net: Callable[[Tensor], Tensor] = DynUNet(2, 3, 2, kernels, strides, strides[1:], filters=list(FILTERS)).eval()
-    return net
+    return net(2, FILTERS, deep=False).eval()
 
 
 def volumes(models: dict[str, Predictor]) -> Table:

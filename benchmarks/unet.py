@@ -12,10 +12,9 @@ PFEDSAM_DATA_ROOT and PFEDSAM_WEIGHTS.
 import argparse
 import copy
 import json
-import os
 import statistics as st
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,14 +38,18 @@ from suites import Row, few, rows_of
 from sweep import Run, data_of, settings
 from tables import Found, differences, in_words, read_homes, spread
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import PolynomialLR
 
 from pfedsam.config import Config
 from pfedsam.data.dataset import Batch, Dataset, View, open_site
+from pfedsam.exchange.server import weighted
 from pfedsam.files import seed_of, write_json
+from pfedsam.kept import case_files
 from pfedsam.model.build import outputs
 from pfedsam.model.encoder import Encoder
 from pfedsam.model.segmenter import Branches, Segmenter
 from pfedsam.record.scores import summary
+from pfedsam.record.site_files import case_names
 from pfedsam.report.bootstrap import chance, holm
 from pfedsam.train.evaluate import evaluate
 from pfedsam.train.losses import segmentation_loss
@@ -75,6 +78,7 @@ class Learner:
     branch: Branches
     train: list[Dataset]
     optimiser: torch.optim.Optimizer
+    schedule: PolynomialLR
     generator: torch.Generator
 
 
@@ -123,12 +127,12 @@ def table(found: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -
             spread([st.fmean(one["dice"].values()) for one in tries]),
             st.fmean(min(one["dice"].values()) for one in tries),
             st.fmean(one["validation"] for one in tries),
-            st.fmean(one["seconds"] for one in tries),
+            st.fmean(one["CPU s"] for one in tries),
             *(f"{in_words(gaps[way, row])}, p {corrected[way, row]:.3f}" for row in rows),
         ]
         for way, tries in found.items()
     ]
-    columns = {"row": "", "own site": "", "worst": ".3f", "validation": ".3f", "seconds": ".0f"}
+    columns = {"row": "", "own site": "", "worst": ".3f", "validation": ".3f", "CPU s": ".0f"}
     return Table({**columns, **{f"{row.label}, less the U-Net": "" for row in rows}}, lines)
 
 
@@ -148,13 +152,13 @@ def trained(way: str, task: str, seed: int, steps: int, out: Path) -> dict[str, 
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, learnt(way, task, seed, steps))
     held: dict[str, Any] = json.loads(path.read_text())
-    print(way, {key: held[key] for key in ("dice", "validation", "turns", "seconds")}, flush=True)
+    print(way, {key: held[key] for key in ("dice", "validation", "turns", "CPU s")}, flush=True)
     return held
 
 
 def learnt(way: str, task: str, seed: int, steps: int) -> dict[str, Any]:
     """Train one way with one seed. The best turn by validation is tested, once."""
-    began, named = time.monotonic(), small(task)
+    began, named = time.process_time(), small(task)
     row = Row(way, way, ("method=fedavg", SMALL, *few(named, IMAGES, IMAGES)))
     config, _ = settings(Run(task, row, seed), ROUNDS)
     places = data_of(task)
@@ -167,12 +171,13 @@ def learnt(way: str, task: str, seed: int, steps: int) -> dict[str, Any]:
     best, kept, turns = -1.0, [copy.deepcopy(one.branch.state_dict()) for one in learners.values()], []
     for turn in range(TURNS):
         for one in learners.values():
-            rate(one.optimiser, turn / TURNS)
             learn(one, steps // TURNS, config)
+            one.schedule.step()
         if way.startswith("fed"):
             average(list(learners.values()), keep_norms=way == "fedbn")
         turns.append(st.fmean(dice(at[site], splits["val"])[0] for site, splits in data.items()))
-        print(f"{way} {turn + 1}/{TURNS}: validation {turns[-1]:.3f}, {time.monotonic() - began:.0f} s", flush=True)
+        spent = f"{time.process_time() - began:.0f} CPU s"
+        print(f"{way} {turn + 1}/{TURNS}: validation {turns[-1]:.3f}, {spent}", flush=True)
         if turns[-1] > best:
             best, kept = turns[-1], [copy.deepcopy(one.branch.state_dict()) for one in learners.values()]
     for one, state in zip(learners.values(), kept, strict=True):
@@ -183,15 +188,15 @@ def learnt(way: str, task: str, seed: int, steps: int) -> dict[str, Any]:
         "cases": {case: of for _, cases in tested.values() for case, of in cases.items()},
         "validation": best,
         "turns": turns,
-        "seconds": time.monotonic() - began,
+        "CPU s": time.process_time() - began,
     }
 
 
-def net(outputs: int) -> nn.Module:
-    """The U-Net. All sites begin with the same values."""
-    kernels, strides = [3] * len(FILTERS), [1, *[2] * (len(FILTERS) - 1)]
-    deep = {"deep_supervision": True, "deep_supr_num": len(FILTERS) - 3}
-    made: nn.Module = DynUNet(2, 3, outputs, kernels, strides, strides[1:], filters=list(FILTERS), **deep)
+def net(outputs: int, filters: Sequence[int] = FILTERS, *, deep: bool = True) -> nn.Module:
+    """The U-Net: a stage for each number of filters, each of half the size, and deep supervision of all but two."""
+    kernels, strides = [3] * len(filters), [1, *[2] * (len(filters) - 1)]
+    losses = {"deep_supervision": True, "deep_supr_num": len(filters) - 3} if deep else {}
+    made: nn.Module = DynUNet(2, 3, outputs, kernels, strides, strides[1:], filters=list(filters), **losses)
     return made
 
 
@@ -201,13 +206,8 @@ def learner(site: str, train: list[Dataset], seed: int, config: Config) -> Learn
     bare = Encoder([nn.Identity()], channels=3, patch=1)
     branch = Branches(**{BRANCH: Segmenter(bare, net(outputs(config.model)))})
     optimiser = torch.optim.SGD(branch.parameters(), RATE, momentum=0.99, nesterov=True, weight_decay=3e-5)
-    return Learner(branch, train, optimiser, torch.Generator().manual_seed(seed_of(f"{seed}/{site}")))
-
-
-def rate(optimiser: torch.optim.Optimizer, done: float) -> None:
-    """nnU-Net's polynomial schedule."""
-    for group in optimiser.param_groups:
-        group["lr"] = RATE * (1 - done) ** 0.9
+    schedule = PolynomialLR(optimiser, TURNS, 0.9)
+    return Learner(branch, train, optimiser, schedule, torch.Generator().manual_seed(seed_of(f"{seed}/{site}")))
 
 
 def learn(one: Learner, steps: int, config: Config) -> None:
@@ -266,20 +266,20 @@ CHANGES = Compose(
 
 def average(learners: list[Learner], *, keep_norms: bool) -> None:
     """FedAvg by the number of images. With `keep_norms` the norms' values stay at their sites."""
-    states = [one.branch.state_dict() for one in learners]
+    states = {str(place): one.branch.state_dict() for place, one in enumerate(learners)}
     counts = [sum(map(len, one.train)) for one in learners]
-    shares = [count / sum(counts) for count in counts]
-    for name in states[0]:
-        if not (keep_norms and ".norm" in name):
-            mean = sum((share * state[name] for share, state in zip(shares, states, strict=True)), torch.zeros(()))
-            for state in states:
-                state[name].copy_(mean)
+    shares = {place: count / sum(counts) for place, count in zip(states, counts, strict=True)}
+    mean = weighted(shares, states.__getitem__)
+    for one in learners:
+        one.branch.load_state_dict(
+            {name: tensor for name, tensor in mean.items() if not (keep_norms and ".norm" in name)}, strict=False
+        )
 
 
 def dice(one: Learner, data: Dataset) -> tuple[float, dict[str, dict[int, float]]]:
-    """Mean Dice of a split, and each case's by class. A case is its image's path below the data."""
+    """Mean Dice of a split, and each case's by class. Cases are named as in cases.json."""
     scores = evaluate(one.branch, data, (BRANCH,))[BRANCH]
-    cases = [os.path.relpath(data.slices[case[0]].image, data.root) for case in data.cases()]
+    cases = case_names(case_files(data))
     each = len(scores) // len(cases)
     found: dict[str, dict[int, float]] = {}
     for case, of_case in zip(cases, batches(scores, each), strict=True):

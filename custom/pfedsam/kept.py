@@ -25,11 +25,17 @@ def tested_site(site: Site, scores: dict[str, list[CaseScore]], trained: dict[st
         trained=trained,
         shared=site.shared(),
         private=site.private(),
-        files=[(os.path.relpath(s.image, data.root), os.path.relpath(s.mask, data.root)) for s in firsts if s.mask],
+        files=case_files(data),
         patients=[s.group for s in firsts],
         scores=scores,
         gallery=_gallery(site, data, dice_by_case(scores["personal"], len(firsts))),
     )
+
+
+def case_files(data: Dataset) -> list[tuple[str, str]]:
+    """The image and the mask of each case, as paths below the data."""
+    firsts = [data.slices[case[0]] for case in data.cases()]
+    return [(os.path.relpath(s.image, data.root), os.path.relpath(s.mask, data.root)) for s in firsts if s.mask]
 
 
 def _gallery(site: Site, data: Dataset, dice: list[float | None]) -> Gallery:

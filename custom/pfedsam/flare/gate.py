@@ -7,9 +7,7 @@ refuses what a member sends in another's name.
 """
 
 import logging
-from collections import deque
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, replace
 
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_component import FLComponent
@@ -20,9 +18,10 @@ from nvflare.fuel.f3.cellnet.defs import CellChannel, MessageHeaderKey, MessageP
 from nvflare.fuel.f3.cellnet.utils import make_reply
 from nvflare.fuel.f3.message import Message
 from nvflare.fuel.f3.streaming.download_service import OBJ_DOWNLOADER_CHANNEL
-from nvflare.fuel.f3.streaming.stream_const import STREAM_CHANNEL, STREAM_DATA_TOPIC, StreamDataType, StreamHeaderKey
+from nvflare.fuel.f3.streaming.stream_const import STREAM_CHANNEL, STREAM_DATA_TOPIC, StreamHeaderKey
 
 from pfedsam import log
+from pfedsam.flare.streams import Streams, room, too_much
 from pfedsam.names import aligned
 from pfedsam.umask import private_files
 
@@ -53,7 +52,6 @@ FROM_A_PERSON = {  # what the server takes from a person
 }
 AUX_FROM_SERVER = frozenset({ReservedTopic.END_RUN})  # of FLARE's auxiliary messages, what a site takes
 TOLD_MOST = 100  # kinds of refused requests that are logged
-CUT_MOST = 1000  # refused streams that are remembered
 LONG_LIVED = 64_000_000  # bytes of a message to a long-lived process, such as a job's files. Our choice: ours have 4 MB
 
 
@@ -100,10 +98,9 @@ def close(fl_ctx: FLContext, most: int | None = None) -> None:
     job = str(fl_ctx.get_job_id() or "")
     for name, cell in list(CoreCell.ALL_CELLS.items()):
         home = name.removesuffix(f".{job}") if job else name
-        watch = Watch(home, most)
+        watch = Watch(home, most, passes_on=name == SERVER)
+        cell.add_incoming_filter("*", "*", refuse_unread, watch)
         cell.add_incoming_request_filter("*", "*", refuse, watch)
-        if name == SERVER:
-            cell.add_incoming_filter("*", "*", refuse_forged, watch)
 
 
 def close_early() -> None:
@@ -131,21 +128,27 @@ class Gate(FLComponent):  # type: ignore[misc]
             close(fl_ctx, LONG_LIVED)
 
 
-@dataclass
 class Watch:
     """What the gate of one process knows.
 
-    Attributes:
+    Args:
         home: FLARE's name of the site whose process this is, or "server".
         most: the bytes of the largest message that another party may send; None: any.
+        passes_on: whether this process passes messages on from member to member.
+
+    Attributes:
         told: the kinds of refused requests that are in the log.
-        cut: the streams that were refused. Their later parts are refused too.
+        streams: what comes in parts from other parties; None: not bounded.
     """
 
-    home: str
-    most: int | None = None
-    told: set[Request] = field(default_factory=set)
-    cut: deque[str] = field(default_factory=partial(deque, maxlen=CUT_MOST))
+    def __init__(self, home: str, most: int | None = None, *, passes_on: bool = False) -> None:
+        self.home, self.passes_on = home, passes_on
+        self.told: set[Request] = set()
+        self.streams = Streams(most) if most else None
+
+    def own(self, origin: str) -> bool:
+        """Whether a message comes from the same party."""
+        return f"{origin}.".startswith(f"{self.home}.")
 
 
 def refuse(message: Message, watch: Watch) -> Message | None:
@@ -153,70 +156,43 @@ def refuse(message: Message, watch: Watch) -> Message | None:
 
     Only the kinds in `told` are not logged again: a hostile member must not be able to fill the disk.
     """
-    head = message.get_header
-    origin = str(head(MessageHeaderKey.ORIGIN, ""))
-    carrier = Request(origin, str(head(MessageHeaderKey.CHANNEL, "")), str(head(MessageHeaderKey.TOPIC, "")))
-    whole = Request(origin, str(head(StreamHeaderKey.CHANNEL, "")), str(head(StreamHeaderKey.TOPIC, "")))
+    head, carrier = message.get_header, request_of(message)
+    whole = replace(carrier, channel=str(head(StreamHeaderKey.CHANNEL, "")), topic=str(head(StreamHeaderKey.TOPIC, "")))
     asked = [whole, carrier] if carrier.channel == STREAM_CHANNEL and whole.channel else [carrier]
     wrong = next((one for one in asked if not allowed(one, watch.home)), None)
-    large = "" if wrong or not _measured(carrier, watch) else _large(message, origin, watch)
-    if wrong is None and not large:
-        return None
-    return _refusal(wrong or whole, f"too large: {large}" if large else "that no run needs", watch.told)
+    if wrong is not None:
+        return _refusal(wrong, "that no run needs", watch.told)
+    part = carrier.channel == STREAM_CHANNEL and carrier.topic == STREAM_DATA_TOPIC and not watch.own(carrier.origin)
+    large = watch.streams.fault(message) if part and watch.streams else ""
+    return _refusal(whole, f"too large: {large}", watch.told) if large else None
 
 
-def refuse_forged(message: Message, watch: Watch) -> Message | None:
-    """A refusal at the server of what comes in another member's name, or None. Nothing else goes from site to site.
+def refuse_unread(message: Message, watch: Watch) -> Message | None:
+    """A refusal of what may not even be read or passed on, or None.
 
-    FLARE ties a connection's name to its certificate. It does not tie a message's to that of its connection: a token
-    that it signed for a relay, or for an earlier registration, lets its owner write any name, the server's too.
+    That is a message larger than any of the job's that does not come as a stream. And at the server it is one in
+    another member's name. FLARE ties a connection's name to its certificate. It does not tie a message's to that of
+    its connection: with a token that it signed for a relay, or for an earlier registration, a member may write any
+    name, the server's too.
     """
-    sender, origin = message.get_prop(MessagePropKey.ENDPOINT), str(message.get_header(MessageHeaderKey.ORIGIN, ""))
-    if sender is not None and _member(origin) == _member(sender.name):
+    request, sender = request_of(message), getattr(message.get_prop(MessagePropKey.ENDPOINT), "name", "")
+    if watch.passes_on and _member(request.origin) != _member(sender):
+        return _refusal(request, f"in another's name, sent by {ascii(sender)[:60]}", watch.told)
+    size = len(message.payload or b"")
+    if watch.streams is None or watch.own(request.origin) or size <= room(watch.streams.most):
         return None
+    return _refusal(request, f"too large: {too_much(f'{size / 1e6:.1f} MB', watch.streams.most)}", watch.told)
+
+
+def request_of(message: Message) -> Request:
+    """Who sent a message, and for what. A text of another party may be of any kind and length."""
     head = message.get_header
-    request = Request(origin, str(head(MessageHeaderKey.CHANNEL, "")), str(head(MessageHeaderKey.TOPIC, "")))
-    return _refusal(request, f"in another's name, sent by {ascii(getattr(sender, 'name', ''))[:60]}", watch.told)
+    names = MessageHeaderKey.ORIGIN, MessageHeaderKey.CHANNEL, MessageHeaderKey.TOPIC
+    return Request(*(str(head(name, "")) for name in names))
 
 
 def _member(name: str) -> str:
     return name.partition(".")[0]
-
-
-def _measured(carrier: Request, watch: Watch) -> bool:
-    """Whether a message is a part of a stream of another party."""
-    data = carrier.channel == STREAM_CHANNEL and carrier.topic == STREAM_DATA_TOPIC
-    return data and not f"{carrier.origin}.".startswith(f"{watch.home}.")
-
-
-def _large(part: Message, origin: str, watch: Watch) -> str:
-    """Why a part of a stream is refused for its stream's size, or empty."""
-    stream = f"{origin} {part.get_header(StreamHeaderKey.STREAM_ID)}"
-    large = too_large(part, watch.most) if watch.most else ""
-    if large:
-        watch.cut.append(stream)
-    return large or ("a part of it" if stream in watch.cut else "")
-
-
-def too_large(begins: Message, most: int) -> str:
-    """Why a stream may not begin, from the header of its first part; empty if it may, or if this is a later part.
-
-    FLARE holds a stream to the size that its header states, and one that states none to nothing.
-    """
-    head = begins.get_header
-    if head(StreamHeaderKey.SEQUENCE) != 0:
-        return ""
-    size = head(StreamHeaderKey.SIZE)
-    if size == 0 and head(StreamHeaderKey.DATA_TYPE) == StreamDataType.FINAL and not begins.payload:
-        return ""
-    if isinstance(size, int) and 0 < size <= most:
-        return ""
-    return too_much(f"{size / 1e6:.1f} MB" if isinstance(size, int) and size > 0 else "one of unknown size", most)
-
-
-def too_much(came: str, most: int) -> str:
-    """Why a message is too large, in words."""
-    return f"expected a message of at most {most / 1e6:.1f} MB, came {came}"
 
 
 def _refusal(request: Request, why: str, told: set[Request]) -> Message:

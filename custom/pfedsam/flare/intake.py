@@ -1,7 +1,8 @@
 """What a job's process takes in: no message is larger than the job's settings allow. It is refused before it is read.
 
 FLARE sends a message as a stream of bytes, and lets the receiver fetch the message's tensors afterwards, in streams of
-their own. The gate refuses each stream that is too large. `limit` counts what is fetched for one message.
+their own. The gate bounds each stream, and what a member may send at a time. `limit` counts what is fetched for one
+message.
 """
 
 from functools import partial
@@ -19,7 +20,7 @@ from pfedsam.exchange.codec import wire_schema
 from pfedsam.exchange.guard import Rejected
 from pfedsam.exchange.schema import size_of
 from pfedsam.files import Tensors
-from pfedsam.flare.gate import too_much
+from pfedsam.flare.streams import too_much
 from pfedsam.study import down_schema, sent_schema
 
 FACTOR, FIXED = 1.1, 2_000_000  # on top of the declared tensors: their names, and what is said beside them. Our choice
