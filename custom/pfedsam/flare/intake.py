@@ -2,15 +2,20 @@
 
 FLARE sends a message as a stream of bytes, and lets the receiver fetch the message's tensors afterwards, in streams of
 their own. The gate bounds each stream, and what a member may send at a time. `limit` counts what is fetched for one
-message.
+message, lets nobody name another member's tensors as its own, and keeps few fetches from one member waiting.
 """
 
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 from nvflare.app_opt.pt.decomposers import TensorDecomposer
 from nvflare.app_opt.pt.tensor_downloader import download_tensors
 from nvflare.fuel.f3.cellnet import cell
+from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey
 from nvflare.fuel.utils import fobs
 from nvflare.fuel.utils.fobs import dots
 
@@ -24,7 +29,11 @@ from pfedsam.flare.streams import too_much
 from pfedsam.study import down_schema, sent_schema
 
 FACTOR, FIXED = 1.1, 2_000_000  # on top of the declared tensors: their names, and what is said beside them. Our choice
+WAITING_MOST = 4  # fetches from one member at a time. A run has one, and FLARE has 64 threads for all members
 CAME = "pfedsam_came"  # in FLARE's context of one message: the bytes of the tensors that were fetched for it
+
+_FETCHES: Counter[str] = Counter()  # that wait in this process, by member
+_LOCK = threading.Lock()
 
 
 def most_bytes(config: Config) -> int:
@@ -80,7 +89,17 @@ def _fetched(
 ) -> tuple[str, Tensors | _Refused]:
     """FLARE's error and the tensors, or a refusal."""
     context = {} if fobs_ctx is None else fobs_ctx
+    source = str(where.get("from_fqcn", ""))
+    member, sender = source.partition(".")[0], _sender(context)
+    if sender not in (None, member):
+        return _refused(source, f"expected the tensors of {ascii(sender)[:60]}, came those of another member")
+    with _waiting(member) as few:
+        if not few:
+            return _refused(source, f"expected at most {WAITING_MOST} fetches from a member at a time, came more")
+        return _fetch(context, most=most, at_server=at_server, **where)
 
+
+def _fetch(context: dict[str, Any], *, most: int, at_server: bool, **where: Any) -> tuple[str, Tensors | _Refused]:
     def counted(tensors: Tensors) -> Tensors:
         context[CAME] = context.get(CAME, 0) + sum(one.numel() * one.element_size() for one in tensors.values())
         if context[CAME] > most:
@@ -91,9 +110,30 @@ def _fetched(
     reason = too_much("more", most) if context.get(CAME, 0) > most else ""
     if not reason and error and at_server:
         reason = f"expected the tensors of an update, came none: {error}"
-    if not reason:
-        return error, tensors
-    log.error("refused a message of %.60s: %s", ascii(where.get("from_fqcn")), reason)
+    return _refused(str(where.get("from_fqcn", "")), reason) if reason else (error, tensors)
+
+
+def _sender(context: dict[str, Any]) -> str | None:
+    """The member that sent the message at hand; None if FLARE does not say."""
+    message = context.get(fobs.FOBSContextKey.MESSAGE)
+    return None if message is None else str(message.get_header(MessageHeaderKey.ORIGIN, "")).partition(".")[0]
+
+
+@contextmanager
+def _waiting(member: str) -> Iterator[bool]:
+    """Whether a fetch from a member may begin. It counts until the block ends."""
+    with _LOCK:
+        few = _FETCHES[member] < WAITING_MOST
+        _FETCHES[member] += few
+    try:
+        yield few
+    finally:
+        with _LOCK:
+            _FETCHES[member] -= few
+
+
+def _refused(source: str, reason: str) -> tuple[str, _Refused]:
+    log.error("refused a message of %.60s: %s", ascii(source), reason)
     return "", _Refused(reason)
 
 
