@@ -9,9 +9,10 @@ from torch import Tensor
 
 from pfedsam.config import Config, ServerConfig
 from pfedsam.errors import UserFault
+from pfedsam.exchange.accept import require_near
 from pfedsam.exchange.aggregate import apply, far
 from pfedsam.exchange.bounded import clipped, fair, shares, sizes_of
-from pfedsam.exchange.change import Layer
+from pfedsam.exchange.change import Layer, cosine
 from pfedsam.exchange.robust import RULES
 from pfedsam.exchange.schema import schema_of
 from pfedsam.exchange.server import Contribution, ServerState, mean
@@ -291,3 +292,18 @@ def test_a_site_that_never_trains_does_not_make_a_run_of_three() -> None:
     names = ["site-0", "site-1", "site-2"]
     two = given(honest(0), honest(1))
     assert apply(mean, ServerState(sent()), two, config=never, down=schema_of(sent()), sites=names).sites == 2
+
+
+@pytest.mark.parametrize("begun", [0.0, 0.1])
+@pytest.mark.parametrize("rule", RULES)
+def test_lora_s_ends_stay_where_they_were_so_that_sites_can_tell_the_next_model_from_another(
+    rule: str, begun: float
+) -> None:
+    """One product has many factors. With any of them, each site refused the model after the first round."""
+    state = ServerState(sent() | {B: 10 * begun * sent()[B]})
+    for number in range(3):
+        updates = [honest(10 * number + site) for site in range(5)]
+        after_it = apply(mean, state, given(*updates), config=config(rule), down=schema_of(sent())).shared
+        require_near(after_it, state.shared, 1, {}, ends=(A[1:],) if begun == number == 0 else (A[1:], B[1:]))
+        assert cosine({A: after_it[A]}, {A: state.shared[A]}) > 0.5
+        state = ServerState(after_it)

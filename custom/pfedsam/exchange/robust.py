@@ -139,10 +139,22 @@ def _at_rank(left: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     return torch.nn.functional.pad(a, (0, 0, 0, pad)), torch.nn.functional.pad(b, (0, pad))
 
 
+def _turned(a: Tensor, b: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+    """The factors of the same product and lengths whose A is the nearest to the last one (orthogonal Procrustes)."""
+    u, _, v = torch.linalg.svd(a @ last.T)
+    turn = u @ v
+    return turn.T @ a, b @ turn
+
+
 def _step_to(shared: Tensors, stem: str, a: Tensor, b: Tensor) -> Tensors:
-    """The step from a layer's factors to new ones. A product of zero keeps A: two zeros would have no gradient."""
-    if not b.any():
-        a = shared[stem + A].double()
+    """The step from a layer's factors to new ones, which are turned to where the last ones were.
+
+    One product has many factors. Those nearest to the last A keep what the sites' optimisers and private parts know of
+    its rows, and let a site tell the next model from another one. A product of zero keeps A: two zeros would have no
+    gradient.
+    """
+    last = shared[stem + A].double()
+    a, b = _turned(a, b, last) if b.any() else (last, b)
     return {
         stem + end: (new - shared[stem + end].double()).to(shared[stem + end].dtype) for end, new in ((A, a), (B, b))
     }
