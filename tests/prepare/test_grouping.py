@@ -210,3 +210,55 @@ def test_letters_before_a_number_are_no_sequence_that_they_end_with() -> None:
 def test_counters_that_look_like_years_and_single_numbers_are_no_dates() -> None:
     assert len(found([f"pic_{i}.png" for i in range(1995, 2010)])) == 15
     assert len(found([f"img{i:03d}.png" for i in range(15)])) == 15
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "slice_{s:03d}_patient_{p}",
+        "slice{s:03d}_patient{p}",
+        "slice_{s}_of_patient_{p}",
+        "slice_{s}_patient_no_{p}",
+        "{s:03d}_patient_{p}",
+        "{s:03d}_P{p}",
+        "img_{s:03d}_case_{p}",
+        "slice-{s}-case-{p:04d}",
+        "slice_{s:03d}_subject_{p:02d}",
+        "slice_{s:03d}_MRN_{p}",
+        "slice_{s:03d}_{p}",
+        "Slice_{s:03d}_Patient_{p}_T1",
+        "z{s:03d}_p_{p:02d}",
+        "ax{s:02d}_pat_{p}",
+        "ax{s:02d}_{p}",
+        "layer_{s}_patient_{p}",
+        "IM{s:04d}_ID_{p:05d}",
+        "frame_{s}_video_{p}",
+        "tile_{s}_slide_{p}",
+        "images/slice_{s:03d}/patient_{p}",
+        "{s:03d}/patient_{p}",
+        "{s:03d}/patient_{p}/scan",
+        "slice_{s}/P{p}",
+        "frame{s}/p{p}",
+        "z{s}/{p}",
+        "axial_{s}/{p}",
+        "images/{s}/case_{p}",
+    ],
+)
+def test_a_slice_that_is_named_before_its_patient_is_asked_about(form: str) -> None:
+    with pytest.raises(UserFault, match="names that show which files belong to one patient"):
+        found([f"{form.format(s=s, p=p)}.png" for p in range(1, 7) for s in range(5)])
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["slice_{s}/P{p}/scan", "P{p}_z{s:03d}", "P{p}_case_{s}", "P{p}_slide_{s}", "P{p}/slice_{s}/scan", "P{p}/case_{s}"],
+)
+def test_a_patient_that_is_named_as_one_is_found_whatever_its_parts_are_called(form: str) -> None:
+    keys = found([f"{form.format(s=s, p=p)}.png" for p in range(1, 7) for s in range(5)])
+    assert [str(key).partition("_")[0] for key in keys] == SIX
+
+
+def test_names_of_slices_are_no_patients_by_whatever_word() -> None:
+    for form in ("z{:03d}.png", "ax_{}.png", "layer{}.png", "slice_{}/scan.png"):
+        with pytest.raises(UserFault):
+            found([form.format(s) for s in range(30)])

@@ -48,6 +48,10 @@ CLASSES = (  # names of folders that sort pictures: findings and organs
     r"|child(?:ren)?|liver|spleen|kidneys?|lungs?|breasts?|brain|prostate|colon|heart|pancreas|stomach|bladder|skin|eyes?"
     r"|bones?|thyroid|ovary|cervix|uterus|esophagus|adrenal\w*|bile-?duct|\w+(?:oma|omas|osis|itis|pathy|plasia|monia)"
 )
+OWNERS = r"patients?|pat|pt|p|patid|pid|mrn|subjects?|subj|sub|person|participant|proband|donor"  # before their numbers
+OWNED = r"cases?|ids?|slides?|wsi|videos?|vid"  # a patient's number follows, or that of a part of a patient
+SURE_SLICES = r"slices?|frames?|tiles?|layers?"
+SLICES = rf"{SURE_SLICES}|sl|z|ax(?:ial)?|cor(?:onal)?|sag(?:ittal)?"
 SEPARATOR = re.compile(r"[ _.\-]+")
 GLUED = re.compile(rf"(?P<word>(?:{MASK_WORDS}|{IMAGE_WORDS}))(?P<number>\d+)")
 COMPOUND = re.compile(rf"(?P<rest>.+)[ _.-]+(?:(?P<mask>{MASK_WORDS})|(?P<image>{IMAGE_WORDS}|data))")
