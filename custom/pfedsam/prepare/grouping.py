@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from pfedsam.errors import UserFault
-from pfedsam.names import spelling
+from pfedsam.names import alike, spelling
 from pfedsam.prepare.apart import KIND, is_before_patient, is_slice, may_be_one, no_patients
 from pfedsam.prepare.words import (
     CLASSES,
@@ -75,8 +75,8 @@ def grouped(names: Sequence[PurePath], among: int | None = None) -> Grouping:
         if len(rest) > ODD * (among or len(names)):
             raise
         found = Grouping([None] * len(rest), "The patients of the other files are unknown.")
-    first: dict[str, str] = {}  # `P1` and `p1` are one patient
-    keys = [None if key is None else first.setdefault(spelling(key), key) for key in found.keys]
+    same = iter(alike(key for key in found.keys if key is not None))  # `P1` and `p1` are one patient
+    keys = [None if key is None else next(same) for key in found.keys]
     if len(rest) == len(names):
         return Grouping(keys, found.words)
     others = iter(keys)
