@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from prepare.corpus import lesion, picture, scan
 
+from pfedsam.data import datalist
+from pfedsam.data.datalist import Row
 from pfedsam.errors import UserFault
 from pfedsam.prepare.found import Case
 from pfedsam.prepare.grouping import by_file, by_level, grouped
@@ -262,3 +264,45 @@ def test_names_of_slices_are_no_patients_by_whatever_word() -> None:
     for form in ("z{:03d}.png", "ax_{}.png", "layer{}.png", "slice_{}/scan.png"):
         with pytest.raises(UserFault):
             found([form.format(s) for s in range(30)])
+
+
+def copied(home: Path, *, links: bool = False) -> Path:
+    """Eight images with their masks. p00 to p03 also have other names, p20 to p23."""
+    for i in range(8):
+        picture(home / f"images/p{i:02d}.png", scan(i, (9, 8)).astype(np.uint8))
+        picture(home / f"masks/p{i:02d}.png", lesion(i, (9, 8, 3))[..., 1])
+    for kind in ("images", "masks"):
+        for i in range(4):
+            own, other = home / f"{kind}/p{i:02d}.png", home / f"{kind}/p{i + 20}.png"
+            other.symlink_to(own.name) if links else other.write_bytes(own.read_bytes())
+    return home
+
+
+@pytest.mark.parametrize("links", [False, True])
+def test_patients_with_a_copy_of_one_image_are_one_patient_and_told(tmp_path: Path, links: bool) -> None:
+    report = prepare([copied(tmp_path / "in", links=links)], tmp_path / "out", Wish())
+    assert (report["cases"], report["patients"]) == (12, 8)
+    assert any("4 image(s) are copies of another patient's image (such as" in note for note in report["notes"])
+    rows = [row for split in datalist.read(tmp_path / "out/datalist.csv").values() for row in split]
+    homes = {((tmp_path / "out" / row.image).read_bytes(), row.split, row.group) for row in rows}
+    assert len(homes) == 8
+    assert ",p00 and p20,p-" in (tmp_path / "out/names.csv").read_text()
+
+
+def test_blank_images_are_no_copies_of_each_other(tmp_path: Path) -> None:
+    for i in range(4):
+        picture(tmp_path / f"images/p{i}.png", np.zeros((9, 8), np.uint8))
+        picture(tmp_path / f"masks/p{i}.png", lesion(i, (9, 8, 3))[..., 1])
+    report = prepare([tmp_path], None, Wish())
+    assert report["patients"] == 4
+    assert not any("copies" in note for note in report["notes"])
+
+
+def test_a_datalist_with_copies_in_two_splits_is_refused_until_the_splits_are_drawn_anew(tmp_path: Path) -> None:
+    home = copied(tmp_path / "in")
+    rows = [Row(f"images/p{i:02d}.png", f"masks/p{i:02d}.png", s, f"p{i}") for i, s in enumerate(datalist.SPLITS)]
+    rows.append(Row("images/p20.png", "masks/p20.png", "test", "p20"))
+    datalist.write_csv(home / "datalist.csv", rows)
+    with pytest.raises(UserFault, match=r"copies: images/p00\.png in train and images/p20\.png in test"):
+        prepare([home], None, Wish())
+    assert prepare([home], None, Wish(shares=(0.4, 0.3, 0.3)))["patients"] == 3
