@@ -166,9 +166,10 @@ def test_a_name_that_is_a_patient_id_of_the_dicom_files_is_that_patient() -> Non
 
 @pytest.mark.parametrize("above", ["cohort/", "2020/"])
 def test_no_patient_of_a_wrapped_folder_sits_in_two_splits(tmp_path: Path, above: str) -> None:
-    for p in SIX:
+    for k, p in enumerate(SIX):
         for i in SLICES:
-            picture(tmp_path / f"in/{above}{p}/images/slice_{i}.png", scan(i, (9, 8)).astype(np.uint8))
+            image = scan(10 * k + i, (9, 8)).astype(np.uint8)
+            picture(tmp_path / f"in/{above}{p}/images/slice_{i}.png", image)
             picture(tmp_path / f"in/{above}{p}/masks/slice_{i}.png", lesion(i, (9, 8, 3))[..., 1])
     report = prepare([tmp_path / "in"], None, Wish())
     assert report["patients"] == 6

@@ -75,10 +75,10 @@ def no_patients(folders: Sequence[str | None], inside: Sequence[str]) -> str:
     if 2 * sum(OWNER.search(spelling(folder)) is not None for folder in found) > len(found):
         return ""
     hits = zip(map(OWNER.search, map(spelling, inside)), folders, strict=True)
-    owners = [(hit[0].strip(" /_.-"), folder) for hit, folder in hits if hit]
-    homes = Counter(owner for owner, _ in set(owners))
+    owners = {(hit[0].strip(" /_.-"), folder) for hit, folder in hits if hit}
+    homes = Counter(owner for owner, _ in owners)
     again = sorted(owner for owner, count in homes.items() if count > 1)
-    several = again and 2 * len(owners) > len(inside)
+    several = again and len(owners) >= 2 * len(found)  # one in each folder may be two people of one name
     return f"{some_of(again)} in several of {len(found)} folders ({some_of(found)})" if several else ""
 
 
