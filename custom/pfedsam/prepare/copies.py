@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from pfedsam.errors import UserFault
@@ -14,11 +13,13 @@ from pfedsam.prepare.outcome import Prepared
 
 
 def fingerprint(values: NDArray[Any]) -> str:
-    """A digest of an image's pixels. Empty if all are equal, because two blank images are no copies."""
-    if (values == values.flat[0]).all():
+    """A digest of an image's pixels, (H, W, N[, 3]). Empty if all are equal, because two blank images are no copies."""
+    if values.min() == values.max():
         return ""
-    head = f"{values.shape} {values.dtype.str} "
-    return hashlib.sha256(head.encode() + np.ascontiguousarray(values).tobytes()).hexdigest()
+    digest = hashlib.sha256(f"{values.shape} {values.dtype.str}".encode())
+    for k in range(values.shape[2]):  # a slice at a time: a whole volume may be stored in another order
+        digest.update(values[:, :, k].tobytes())
+    return digest.hexdigest()
 
 
 def joined(done: Sequence[Prepared]) -> tuple[list[Prepared], list[str]]:
