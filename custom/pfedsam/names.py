@@ -7,7 +7,7 @@ import re
 import shutil
 import unicodedata
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
 
 from pfedsam.errors import UserFault, one_line
@@ -20,6 +20,12 @@ RESERVED = frozenset({"server", "client", "all"})  # what FLARE itself calls the
 def spelling(name: str) -> str:
     """A name in one spelling, so that two that a person takes for one are equal: composed letters, no capitals."""
     return unicodedata.normalize("NFC", name).casefold()
+
+
+def alike(names: Iterable[str]) -> list[str]:
+    """The names. Of two that a person takes for one, each has the spelling that comes first."""
+    first: dict[str, str] = {}
+    return [first.setdefault(spelling(name), name) for name in names]
 
 
 def shown(record: logging.LogRecord) -> bool:

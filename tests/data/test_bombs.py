@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for sub in ("images", "masks"):
             (root / name / sub).mkdir(parents=True)
         for i in range(3):
-            Image.fromarray(SMALL).save(root / name / f"images/right{i}.png")
+            Image.fromarray(np.roll(SMALL, i)).save(root / name / f"images/right{i}.png")
             Image.fromarray(np.eye(16, dtype=np.uint8)).save(root / name / f"masks/right{i}.png")
     for i, (name, made) in enumerate(BOMBS.items()):
         stem, _, end = name.partition(".")

@@ -225,3 +225,77 @@ def test_a_case_that_is_listed_twice_would_count_twice(tmp_path: Path) -> None:
     path = two_images(tmp_path, ["a.png,m.png,test,p1", "b.png,m.png,train,p2", "./a.png,m.png,test,p1"])
     with pytest.raises(UserFault, match="each case once"):
         datalist.read(path)
+
+
+def at_two_sites(folder: Path, third: str) -> Path:
+    """A datalist of sites north and south. `third` is a row of south beside its own three."""
+    for name in ("a", "b", "c", "d", "e", "f", "m"):
+        (folder / f"{name}.png").write_bytes(b"")
+    own = [f"{n}.png,m.png,{s},{n},north" for n, s in zip("abc", datalist.SPLITS, strict=True)]
+    other = [f"{n}.png,m.png,{s},{n},south" for n, s in zip("def", datalist.SPLITS, strict=True)]
+    text = "\n".join(["image,mask,split,group,site", *own, *other, third]) + "\n"
+    (folder / "datalist.csv").write_text(text)
+    return folder / "datalist.csv"
+
+
+def test_an_image_that_one_site_trains_on_and_another_is_tested_on_is_refused_at_both(tmp_path: Path) -> None:
+    path = at_two_sites(tmp_path, "./a.png,m.png,test,p9,south")
+    for site, said in (
+        ("north", "a.png in train, and in test at site south"),
+        ("south", "a.png in test, and in train"),
+    ):
+        with pytest.raises(UserFault, match=rf"one split at all sites; .*{said}"):
+            datalist.read(path, site)
+    assert len(datalist.read(at_two_sites(tmp_path, "a.png,m.png,train,a,south"), "north")["train"]) == 1
+
+
+def test_a_group_of_one_name_in_two_splits_at_two_sites_is_told_without_its_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Sites may count their patients alike, so it may be another patient."""
+    path = at_two_sites(tmp_path, "absent.png,m.png,test,A,south")
+    datalist.read(path, "north")
+    (said,) = caplog.messages
+    assert "1 group(s) of the datalist are in another split at other sites (south)" in said
+    with pytest.raises(UserFault, match="each group"):
+        datalist.read(at_two_sites(tmp_path, "d.png,m.png,test,A,south"), "north", "south")
+    caplog.clear()
+    datalist.read(at_two_sites(tmp_path, "absent.png,m.png,train,A,south"), "north")
+    assert not caplog.messages
+
+
+def test_a_faulty_row_of_another_site_does_not_stop_one(tmp_path: Path) -> None:
+    path = at_two_sites(tmp_path, ",,dev,,south")
+    assert len(datalist.read(path, "north")["val"]) == 1
+
+
+def test_a_patient_in_two_spellings_is_counted_once_in_the_first(tmp_path: Path) -> None:
+    path = two_images(tmp_path, ["a.png,m.png,test,Meier", "b.png,m.png,test,meier"])
+    path.write_text(path.read_text() + "c.png,m.png,train,P1\nd.png,m.png,val,P2\n")
+    for name in "cd":
+        (tmp_path / f"{name}.png").write_bytes(b"")
+    assert [row.group for row in datalist.read(path)["test"]] == ["Meier", "Meier"]
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "said"),
+    [
+        ("image;mask;split;group\na;b;train;p\n", "utf-8", "expected commas between the columns of .*; came ;; to"),
+        ("image|mask|split|group\na|b|train|p\n", "utf-8", "commas between the columns .*came \\|; to"),
+        (
+            "sep=,\nimage,mask,split,group\na,b,train,p\n",
+            "utf-8",
+            "in the first line .*; came no image, mask, .*sep=",
+        ),
+        ("image,mask,split,patient\na,b,train,p\n", "utf-8", "came no group in 'image,mask,split,patient'"),
+        ("image,mask,split,group\na,b,train,Müller\n", "latin-1", "expected text in UTF-8 .*Excel calls CSV UTF-8"),
+        ("image,mask,split,group\na,b,train,Müller\n", "utf-16", "expected text in UTF-8 .*Excel calls CSV UTF-8"),
+    ],
+)
+def test_a_table_of_another_form_is_told_once_with_its_remedy(
+    tmp_path: Path, text: str, encoding: str, said: str
+) -> None:
+    (tmp_path / "datalist.csv").write_text(text, encoding=encoding)
+    with pytest.raises(UserFault, match=said) as fault:
+        datalist.raw_rows(tmp_path / "datalist.csv")
+    assert str(fault.value).count("to mend it") == 1

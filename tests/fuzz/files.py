@@ -88,11 +88,12 @@ def pictures(values: Any) -> dict[str, Image.Image]:
 
 
 def right(folder: Path, count: int = 3) -> None:
-    """Three right pairs of pictures."""
+    """Three right pairs of pictures. No two images are alike."""
+    values = np.asarray(Image.open(io.BytesIO(samples()["a.png"])))
     for i in range(count):
         for sub in ("images", "masks"):
             (folder / sub).mkdir(parents=True, exist_ok=True)
-        (folder / f"images/right{i}.png").write_bytes(samples()["a.png"])
+        Image.fromarray(np.roll(values, i + 1)).save(folder / f"images/right{i}.png")
         mask = Image.fromarray(np.uint8(np.eye(SIDE) * (1 + i % 2)))
         mask.save(folder / f"masks/right{i}.png")
 

@@ -162,7 +162,7 @@ def right(folder: Path) -> None:
     for sub in ("images", "masks"):
         (folder / sub).mkdir()
         for i in range(3):
-            Image.fromarray(np.eye(16, dtype=np.uint8)).save(folder / sub / f"right{i}.png")
+            Image.fromarray(np.eye(16, k=i, dtype=np.uint8)).save(folder / sub / f"right{i}.png")
 
 
 def spoilt(folder: Path, tag: str, value: bytes) -> Path:

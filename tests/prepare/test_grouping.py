@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from prepare.corpus import lesion, picture, scan
 
+from pfedsam.data import datalist
+from pfedsam.data.datalist import Row
 from pfedsam.errors import UserFault
 from pfedsam.prepare.found import Case
 from pfedsam.prepare.grouping import by_file, by_level, grouped
@@ -164,9 +166,10 @@ def test_a_name_that_is_a_patient_id_of_the_dicom_files_is_that_patient() -> Non
 
 @pytest.mark.parametrize("above", ["cohort/", "2020/"])
 def test_no_patient_of_a_wrapped_folder_sits_in_two_splits(tmp_path: Path, above: str) -> None:
-    for p in SIX:
+    for k, p in enumerate(SIX):
         for i in SLICES:
-            picture(tmp_path / f"in/{above}{p}/images/slice_{i}.png", scan(i, (9, 8)).astype(np.uint8))
+            image = scan(10 * k + i, (9, 8)).astype(np.uint8)
+            picture(tmp_path / f"in/{above}{p}/images/slice_{i}.png", image)
             picture(tmp_path / f"in/{above}{p}/masks/slice_{i}.png", lesion(i, (9, 8, 3))[..., 1])
     report = prepare([tmp_path / "in"], None, Wish())
     assert report["patients"] == 6
@@ -210,3 +213,97 @@ def test_letters_before_a_number_are_no_sequence_that_they_end_with() -> None:
 def test_counters_that_look_like_years_and_single_numbers_are_no_dates() -> None:
     assert len(found([f"pic_{i}.png" for i in range(1995, 2010)])) == 15
     assert len(found([f"img{i:03d}.png" for i in range(15)])) == 15
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "slice_{s:03d}_patient_{p}",
+        "slice{s:03d}_patient{p}",
+        "slice_{s}_of_patient_{p}",
+        "slice_{s}_patient_no_{p}",
+        "{s:03d}_patient_{p}",
+        "{s:03d}_P{p}",
+        "img_{s:03d}_case_{p}",
+        "slice-{s}-case-{p:04d}",
+        "slice_{s:03d}_subject_{p:02d}",
+        "slice_{s:03d}_MRN_{p}",
+        "slice_{s:03d}_{p}",
+        "Slice_{s:03d}_Patient_{p}_T1",
+        "z{s:03d}_p_{p:02d}",
+        "ax{s:02d}_pat_{p}",
+        "ax{s:02d}_{p}",
+        "layer_{s}_patient_{p}",
+        "IM{s:04d}_ID_{p:05d}",
+        "frame_{s}_video_{p}",
+        "tile_{s}_slide_{p}",
+        "images/slice_{s:03d}/patient_{p}",
+        "{s:03d}/patient_{p}",
+        "{s:03d}/patient_{p}/scan",
+        "slice_{s}/P{p}",
+        "frame{s}/p{p}",
+        "z{s}/{p}",
+        "axial_{s}/{p}",
+        "images/{s}/case_{p}",
+    ],
+)
+def test_a_slice_that_is_named_before_its_patient_is_asked_about(form: str) -> None:
+    with pytest.raises(UserFault, match="names that show which files belong to one patient"):
+        found([f"{form.format(s=s, p=p)}.png" for p in range(1, 7) for s in range(5)])
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["slice_{s}/P{p}/scan", "P{p}_z{s:03d}", "P{p}_case_{s}", "P{p}_slide_{s}", "P{p}/slice_{s}/scan", "P{p}/case_{s}"],
+)
+def test_a_patient_that_is_named_as_one_is_found_whatever_its_parts_are_called(form: str) -> None:
+    keys = found([f"{form.format(s=s, p=p)}.png" for p in range(1, 7) for s in range(5)])
+    assert [str(key).partition("_")[0] for key in keys] == SIX
+
+
+def test_names_of_slices_are_no_patients_by_whatever_word() -> None:
+    for form in ("z{:03d}.png", "ax_{}.png", "layer{}.png", "slice_{}/scan.png"):
+        with pytest.raises(UserFault):
+            found([form.format(s) for s in range(30)])
+
+
+def copied(home: Path, *, links: bool = False) -> Path:
+    """Eight images with their masks. p00 to p03 also have other names, p20 to p23."""
+    for i in range(8):
+        picture(home / f"images/p{i:02d}.png", scan(i, (9, 8)).astype(np.uint8))
+        picture(home / f"masks/p{i:02d}.png", lesion(i, (9, 8, 3))[..., 1])
+    for kind in ("images", "masks"):
+        for i in range(4):
+            own, other = home / f"{kind}/p{i:02d}.png", home / f"{kind}/p{i + 20}.png"
+            other.symlink_to(own.name) if links else other.write_bytes(own.read_bytes())
+    return home
+
+
+@pytest.mark.parametrize("links", [False, True])
+def test_patients_with_a_copy_of_one_image_are_one_patient_and_told(tmp_path: Path, links: bool) -> None:
+    report = prepare([copied(tmp_path / "in", links=links)], tmp_path / "out", Wish())
+    assert (report["cases"], report["patients"]) == (12, 8)
+    assert any("4 image(s) are copies of another patient's image (such as" in note for note in report["notes"])
+    rows = [row for split in datalist.read(tmp_path / "out/datalist.csv").values() for row in split]
+    homes = {((tmp_path / "out" / row.image).read_bytes(), row.split, row.group) for row in rows}
+    assert len(homes) == 8
+    assert ",p00 and p20,p-" in (tmp_path / "out/names.csv").read_text()
+
+
+def test_blank_images_are_no_copies_of_each_other(tmp_path: Path) -> None:
+    for i in range(4):
+        picture(tmp_path / f"images/p{i}.png", np.zeros((9, 8), np.uint8))
+        picture(tmp_path / f"masks/p{i}.png", lesion(i, (9, 8, 3))[..., 1])
+    report = prepare([tmp_path], None, Wish())
+    assert report["patients"] == 4
+    assert not any("copies" in note for note in report["notes"])
+
+
+def test_a_datalist_with_copies_in_two_splits_is_refused_until_the_splits_are_drawn_anew(tmp_path: Path) -> None:
+    home = copied(tmp_path / "in")
+    rows = [Row(f"images/p{i:02d}.png", f"masks/p{i:02d}.png", s, f"p{i}") for i, s in enumerate(datalist.SPLITS)]
+    rows.append(Row("images/p20.png", "masks/p20.png", "test", "p20"))
+    datalist.write_csv(home / "datalist.csv", rows)
+    with pytest.raises(UserFault, match=r"copies: images/p00\.png in train and images/p20\.png in test"):
+        prepare([home], None, Wish())
+    assert prepare([home], None, Wish(shares=(0.4, 0.3, 0.3)))["patients"] == 3

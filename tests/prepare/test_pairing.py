@@ -208,3 +208,36 @@ def test_masks_of_a_kind_that_is_not_read_are_the_reason_and_not_the_images_with
     assert first.startswith(mask.format(0))
     assert "a kind of file that cannot be read here" in first
     assert "convert it" in caught.value.do
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("images/P1_us", "masks/P1_mri"),
+        ("images/P1_T1", "masks/P1_T2"),
+        ("P1_ct", "P1_pet_seg"),
+        ("P1/ct", "P1/masks/pet"),
+        ("images/P1_mri_t1", "masks/P1_mri_flair"),
+        ("images/1_train", "masks/1_test"),
+        ("images/1_training", "masks/1_test_mask"),
+    ],
+)
+def test_a_mask_that_names_another_modality_or_split_is_not_the_image_s(image: str, mask: str) -> None:
+    pairs, left = pair(image, mask)
+    assert pairs == set()
+    assert {*left} == {image, mask}
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("images/P1_T1w", "masks/P1_T1_seg"),
+        ("images/P1_T1", "masks/P1_mri"),
+        ("images/P1_mri_t1", "masks/P1_mr"),
+        ("images/P1_ct", "masks/P1_cta"),
+        ("images/1_training", "masks/1_train"),
+        ("images/P1_ct", "masks/P1"),
+    ],
+)
+def test_a_modality_in_another_word_is_the_same(image: str, mask: str) -> None:
+    assert pair(image, mask)[0] == {(image, mask)}

@@ -168,6 +168,7 @@ def test_what_is_broken_is_named_and_the_rest_comes_through(what: str, tmp_path:
 def test_all_that_is_broken_at_once_spoils_nothing(tmp_path: Path) -> None:
     for i, (spoil, _) in enumerate(BROKEN.values()):
         nifti_site(tmp_path / f"in/ward{i}", 1)
+        nifti(tmp_path / f"in/ward{i}/images/p00.nii.gz", scan(100 + i))
         spoil(tmp_path / f"in/ward{i}")
     report = prepare([tmp_path / "in"], tmp_path / "out", Wish())
     assert report["cases"] == len(BROKEN)
@@ -329,7 +330,8 @@ def test_what_leaves_the_folder_names_no_patient(tmp_path: Path) -> None:
 def test_slices_of_a_patient_stay_in_one_split(tmp_path: Path) -> None:
     for patient in range(4):
         for i in range(5):
-            picture(tmp_path / f"in/images/p{patient}_{i}.png", scan(i, (9, 8)).astype(np.uint8))
+            image = scan(10 * patient + i, (9, 8)).astype(np.uint8)
+            picture(tmp_path / f"in/images/p{patient}_{i}.png", image)
             picture(tmp_path / f"in/masks/p{patient}_{i}.png", lesion(i, (9, 8, 3))[..., 1])
     assert prepare([tmp_path / "in"], tmp_path / "out", Wish())["patients"] == 4
     assert prepare([tmp_path / "in"], None, Wish(patient=r"(p\d_\d)"))["patients"] == 20
@@ -340,6 +342,7 @@ def test_slices_of_a_patient_stay_in_one_split(tmp_path: Path) -> None:
 def test_two_patients_of_one_name_are_kept_apart(tmp_path: Path) -> None:
     for i in range(3):
         nifti_site(tmp_path / f"in/room{i}", 1)
+        nifti(tmp_path / f"in/room{i}/images/p00.nii.gz", scan(i))
     report = prepare([tmp_path / "in"], None, Wish())
     assert (report["cases"], report["patients"]) == (3, 3)
 
@@ -476,10 +479,10 @@ def test_a_site_in_another_unit_is_prepared_in_millimetres(tmp_path: Path, unit:
 def test_a_name_that_is_not_utf_8_is_left_out_and_named(tmp_path: Path) -> None:
     """As in an archive of an old Windows share. It ended the whole command, after all the work."""
     home = tmp_path / "in"
-    for name in ("a.png", "b.png", "c.png", os.fsdecode(b"M\xfcller.png")):
+    for i, name in enumerate(("a.png", "b.png", "c.png", os.fsdecode(b"M\xfcller.png"))):
         for sub in ("images", "masks"):
             (home / sub).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.eye(16, dtype=np.uint8)).save(home / sub / name)
+            Image.fromarray(np.eye(16, k=i, dtype=np.uint8)).save(home / sub / name)
     (home / "images" / os.fsdecode(b"stra\xdfe")).mkdir()
     report = prepare([home], tmp_path / "out", Wish(patient="each"))
     named = {one["file"]: one["why"] for one in report["dropped"]}

@@ -54,9 +54,9 @@ def test_the_fundus_set_has_rim_and_cup(tmp_path: Path) -> None:
     mask = np.full((12, 12), 255, np.uint8)
     mask[2:9, 2:9], mask[4:6, 4:6] = 128, 0
     for domain in range(1, 5):
-        for split, name in (("train", "a1"), ("train", "b1"), ("test", "c1")):
+        for i, (split, name) in enumerate((("train", "a1"), ("train", "b1"), ("test", "c1"))):
             where = tmp_path / f"raw/Fundus/Domain{domain}/{split}/ROIs"
-            picture(where / f"image/{name}.png", scan(domain, (12, 12, 3)).astype(np.uint8))
+            picture(where / f"image/{name}.png", scan(4 * domain + i, (12, 12, 3)).astype(np.uint8))
             picture(where / f"mask/{name}.png", mask)
     answer = cook([tmp_path / "raw"], tmp_path / "out", RECIPES["fundus"], Wish())
     assert len(answer["sites"]) == 4

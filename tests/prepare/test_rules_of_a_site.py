@@ -72,6 +72,24 @@ def test_a_pattern_must_catch_something() -> None:
             by_pattern(cases, wrong)
 
 
+@pytest.mark.parametrize("said", [None, "folder", r"^(?:.*/)?([^/]+)/"])
+@pytest.mark.parametrize(("one", "other"), [("P1", "p1"), ("M\u00fcller1", "Mu\u0308ller1")])
+def test_a_patient_in_two_spellings_is_one_patient_by_whatever_rule(said: str | None, one: str, other: str) -> None:
+    names = [f"{who}/s{i}.png" for who in (one, other, "P2", "P3", "P4") for i in range(2)]
+    kept, _, _ = told_apart([Case(name, (), (HERE,)) for name in names], said)
+    assert [case.patient.removeprefix("name:") for case in kept[:4]] == [one] * 4
+    known = [Case(f"{i}.dcm", (), (HERE,), patient) for i, patient in enumerate((one, other, "P2"))]
+    assert [case.patient for case in told_apart(known)[0]] == [one, one, "P2"]
+    named = [*known[1:], *(Case(f"{who}/t1.nii", (), (HERE,)) for who in ("P2", "P3", "P4", one))]
+    assert told_apart(named)[0][-1].patient == other
+    assert by_issuer([(one, "A"), (other, "")])[0] == [one, one]
+
+
+def test_each_image_is_a_patient_if_the_user_says_so_in_whatever_spelling() -> None:
+    cases = [Case(name, (), (HERE,)) for name in ("a/P1.png", "a/p1.png")]
+    assert len({case.patient for case in told_apart(cases, "each")[0]}) == 2
+
+
 def test_a_pseudonym_does_not_give_the_patient_away() -> None:
     assert pseudonym("ID-1", b"a") == pseudonym("ID-1", b"a") != pseudonym("ID-1", b"b")
     assert "1" * 6 not in pseudonym("111111", b"a")

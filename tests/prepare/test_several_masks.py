@@ -163,6 +163,17 @@ def test_a_class_that_another_covers_everywhere_is_lost_aloud_and_the_other_orde
     assert not any("LOST" in note for note in advised["notes"])
 
 
+@pytest.mark.parametrize("said", ["1=2,2=1", "*=1"])
+def test_numbers_in_labels_are_refused_if_the_structures_have_names(tmp_path: Path, said: str) -> None:
+    for home in (structures(tmp_path / "in"), dicom_site(tmp_path / "dicom", 3)):
+        with pytest.raises(UserFault, match="structures by their names in --labels") as caught:
+            prepare([home], None, Wish(table=parse_table(said)))
+        assert caught.value.came == f"mask values: {said}"
+        assert ("'liver=1,spleen=2'" if home.name == "in" else "'Tumour=1'") in caught.value.do
+    report = prepare([home.parent / "in"], None, Wish(table=parse_table("spleen=1,liver=2,7=1")))
+    assert [row["name"] for row in report["labels"][1:]] == ["spleen", "liver"]
+
+
 def test_two_files_of_one_drawing_are_doubted(tmp_path: Path) -> None:
     report = prepare([structures(tmp_path / "in", (0, 0))], None, Wish(table=parse_table("liver=1,spleen=2")))
     assert "The two drawings are the same: is one file a copy of the other?" in report["notes"][0]

@@ -10,14 +10,15 @@ import csv
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pfedsam import log
 from pfedsam.data.cells import write_cells
 from pfedsam.errors import UserFault
 from pfedsam.files import parsed
-from pfedsam.names import spelling
+from pfedsam.names import alike, spelling
 
 NAMES = ("datalist.csv", "datalist.json", "manifest.csv")
 SHOWN = 4  # sites that a message names, at most
@@ -73,13 +74,19 @@ def find(root: Path, site: str) -> Path:
 def read(path: Path, *sites: str) -> dict[str, list[Row]]:
     """The rows of each split. If the file has a column `site` and `sites` are named, only the rows of these.
 
+    A group has the spelling in which it comes first.
+
     Raises:
         UserFault: a column is missing, a split is unknown or empty, a file does not exist, only some rows have a
             site, or a group or an image is in two splits. Each message names the file and the row.
     """
-    rows = [_row(path, number, record) for number, record in _of_sites(path, raw_rows(path), sites)]
+    records = raw_rows(path)
+    own = dict(_of_sites(path, records, sites))
+    rows = [_row(path, number, record) for number, record in own.items()]
+    rows = [replace(row, group=group) for row, group in zip(rows, alike(row.group for row in rows), strict=True)]
     _check_files(path, rows)
     _check_splits(path, rows)
+    _check_elsewhere(path, rows, [record for number, record in enumerate(records, 1) if number not in own])
     splits = {split: [row for row in rows if row.split == split] for split in SPLITS}
     for split, found in splits.items():
         if not found:
@@ -113,6 +120,14 @@ def raw_rows(path: Path) -> list[dict[str, Any]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:  # csv distinguishes line breaks in quotes
             records = parsed(file.read()) if path.suffix == ".json" else _table(path, csv.DictReader(file))
+    except UserFault:
+        raise
+    except UnicodeError:
+        raise UserFault(
+            expected=f"text in UTF-8 in {path}",
+            came="another encoding, such as UTF-16 or Latin-1",
+            do="save it as UTF-8, which Excel calls CSV UTF-8",
+        ) from None
     except (OSError, ValueError, csv.Error) as error:
         raise UserFault(expected=f"a readable datalist at {path}", came=str(error), do="correct the file") from None
     if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
@@ -123,9 +138,15 @@ def raw_rows(path: Path) -> list[dict[str, Any]]:
 def _table(path: Path, reader: "csv.DictReader[str]") -> list[dict[str, Any]]:
     """A CSV's rows. The columns are looked at first, because a row cannot hold one name twice."""
     names = _columns(path, list(reader.fieldnames or ()))
-    if len(names) == 1 and (other := next((sign for sign in ";\t" if sign in names[0]), None)):
+    if len(names) == 1 and (other := next((sign for sign in ";\t|" if sign in names[0]), None)):
         came = "tabs" if other == "\t" else other
         raise UserFault(expected=f"commas between the columns of {path}", came=came, do="save it as CSV with commas")
+    if lacking := [name for name in COLUMNS if name not in names]:
+        raise UserFault(
+            expected=f"columns {', '.join(COLUMNS)} in the first line of {path}",
+            came=f"no {', '.join(lacking)} in {','.join(names)!r}",
+            do="write these names into the first line, with commas between them",
+        )
     return list(reader)
 
 
@@ -196,6 +217,38 @@ def _check_splits(path: Path, rows: list[Row]) -> None:
         if torn := [thing for thing, splits in homes.items() if len(splits) > 1]:
             came = f"{len(torn)} in several, e.g. {torn[0]} in {' and '.join(sorted(homes[torn[0]]))}"
             raise UserFault(expected=f"each {what} of {path} in one split", came=came, do=do)
+
+
+def _check_elsewhere(path: Path, rows: list[Row], others: list[dict[str, Any]]) -> None:
+    """An image is in no other split at another site. A group of the same name is told: it may be another patient.
+
+    Args:
+        rows: the site's own.
+        others: those of other sites, unchecked. Their files need not be there.
+    """
+    others = [record for record in others if record.get("split") in SPLITS]
+    own = {os.path.realpath(path.parent / row.image): row for row in rows}
+    for record in others:
+        row = own.get(_place(path.parent, str(record.get("image") or "")))
+        if row and row.split != record["split"]:
+            came = f"{row.image} in {row.split}, and in {record['split']} at site {record['site']}"
+            do = "keep it only in the split of its patient"
+            raise UserFault(expected=f"each image of {path} in one split at all sites", came=came, do=do)
+    splits = {spelling(row.group): row.split for row in rows}
+    known = [(spelling(str(record.get("group") or "")), record) for record in others]
+    homes = [(key, record["site"]) for key, record in known if splits.get(key, record["split"]) != record["split"]]
+    if homes:
+        log.warning(
+            "%d group(s) of the datalist are in another split at other sites (%s). If these are the same patients, put"
+            " all of a patient's images into one split; otherwise write the site before each group",
+            len({key for key, _ in homes}),
+            ", ".join(sorted({site for _, site in homes})[:SHOWN]),
+        )
+
+
+def _place(folder: Path, image: str) -> str:
+    """The real path of an image, or nothing if no file can have its name."""
+    return "" if "\0" in image else os.path.realpath(folder / image)
 
 
 def _is_file(path: Path) -> bool:

@@ -1,17 +1,32 @@
-"""Whether names with several numbers identify patients. `P1S2`, `slide1_0_256`, `101a`, `p1_flip` may not."""
+"""Whether names with numbers identify patients. `P1S2`, `slide1_0_256`, `101a`, `p1_flip`, `slice_3` may not."""
 
 import re
 from collections import Counter
 from collections.abc import Sequence
 
 from pfedsam.names import spelling
-from pfedsam.prepare.words import CLASSES, MODALITIES, PLACES, SEPARATOR, SIDES, TIMES
+from pfedsam.prepare.words import (
+    CLASSES,
+    MODALITIES,
+    OWNED,
+    OWNERS,
+    PLACES,
+    SEPARATOR,
+    SIDES,
+    SLICES,
+    TIMES,
+    some_of,
+)
 
 RUN = re.compile(r"\d+|[^\W\d_]+")
 HASH = 5  # a part of a name with this number of runs of letters and digits is random
 TIME, KIND = re.compile(TIMES), re.compile(rf"{CLASSES}|{PLACES}")
 VIEW = re.compile(rf"{SIDES}|{MODALITIES}|pre|post")  # of one patient: OD001 and OS001, flair001 and t2001
 GLUED_VIEW = re.compile(rf"^(?:{VIEW.pattern})(?=\d)")
+BARE_SLICE = re.compile(rf"(?:\D*[ _.-])?(?:{SLICES})[ _-]?\d+")
+BEFORE_PATIENT = re.compile(rf"(?:.*[ _.-])?(?:(?P<sure>{OWNERS})(?:[ _.-]?(?:id|no|nr|number))?|{OWNED})")
+PATIENT = re.compile(rf"(?:^|[ _.-])(?:{OWNERS})[ _.-]?\d")
+OWNER = re.compile(rf"(?:^|[ /_.-])(?:{OWNERS}|{OWNED})[ _.-]?\d+")
 SEVERAL = 3  # numbers that repeat beside one that never does, and may then be the patients' own
 
 
@@ -34,6 +49,37 @@ def may_be_one(keys: Sequence[str]) -> list[str]:
     repeats = (i for i, at in enumerate(places) if (SEVERAL if own else 1) <= len(set(at)) < len(at))
     place = next(repeats, None)
     return [] if place is None else _sharing(every, [tuple(n[place : place + 1]) for n in numbers])
+
+
+def is_slice(name: str) -> bool:
+    """Whether a name is that of a slice and says no patient: `slice_3`, `ax03`, `scan_z7`."""
+    return BARE_SLICE.fullmatch(spelling(name)) is not None
+
+
+def is_before_patient(name: str) -> bool:
+    """Whether a number behind the name is the patient's: `slice_3_patient`. In `P1_case` the patient has been named."""
+    found = BEFORE_PATIENT.fullmatch(spelling(name))
+    return found is not None and bool(found["sure"] or not PATIENT.search(spelling(name)))
+
+
+def no_patients(folders: Sequence[str | None], inside: Sequence[str]) -> str:
+    """Why folders are probably not the patients: they are slices, or contain the same patients. Empty if they may be.
+
+    Args:
+        folders: of each file; None: it is in none.
+        inside: the path of each file below its folder.
+    """
+    found = sorted({folder for folder in folders if folder is not None})
+    if 2 * sum(map(is_slice, found)) > len(found):
+        return f"{len(found)} folders ({some_of(found)}), which may be slices"
+    if 2 * sum(OWNER.search(spelling(folder)) is not None for folder in found) > len(found):
+        return ""
+    hits = zip(map(OWNER.search, map(spelling, inside)), folders, strict=True)
+    owners = {(hit[0].strip(" /_.-"), folder) for hit, folder in hits if hit}
+    homes = Counter(owner for owner, _ in owners)
+    again = sorted(owner for owner, count in homes.items() if count > 1)
+    several = again and len(owners) >= 2 * len(found)  # one in each folder may be two people of one name
+    return f"{some_of(again)} in several of {len(found)} folders ({some_of(found)})" if several else ""
 
 
 def _sharing(keys: Sequence[str], marks: Sequence[tuple[object, ...]]) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from pfedsam.errors import UserFault
-from pfedsam.prepare.labels import REST
+from pfedsam.prepare.labels import REST, Values
 
 LARGEST = 255
 
@@ -44,6 +44,24 @@ def numbered(
     if by_name:
         return {label: wished.get(label, by_name.get(label.casefold(), 0)) for label in found}, by_value or None
     return (_in_order(found, names) if names else dict(found)), by_value or None
+
+
+def check_by_name(found: Mapping[str, int], wished: Mapping[str, int] | None, values: Sequence[Values]) -> None:
+    """UserFault if the user gives classes to mask values alone, and all masks take theirs from structures' names.
+
+    Args:
+        found: the structures that the files name.
+        values: of each case's mask; empty where names count instead.
+    """
+    named = {label.casefold() for label in found} & {key.casefold() for key in wished or {}}
+    if not wished or named or not found or not values or any(values):
+        return
+    order = ",".join(f"{label}={number}" for number, label in enumerate(found, 1))
+    raise UserFault(
+        expected="structures by their names in --labels, because the files name them: " + ", ".join(found),
+        came="mask values: " + ",".join(f"{key}={number}" for key, number in wished.items()),
+        do=f"name the structures, each with its class, such as --labels {order!r}",
+    )
 
 
 def _in_order(found: Mapping[str, int], names: Sequence[str]) -> dict[str, int]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from pfedsam.errors import UserFault
-from pfedsam.names import spelling
-from pfedsam.prepare.apart import KIND, may_be_one
+from pfedsam.names import alike, spelling
+from pfedsam.prepare.apart import KIND, is_before_patient, is_slice, may_be_one, no_patients
 from pfedsam.prepare.words import (
     CLASSES,
     DATE,
@@ -16,9 +16,11 @@ from pfedsam.prepare.words import (
     IMAGE_WORDS,
     MASK_WORDS,
     MODALITIES,
+    OWNERS,
     PLACES,
     SIDES,
     SPLITS,
+    SURE_SLICES,
     TIMES,
     some_of,
     words,
@@ -31,11 +33,10 @@ SMALL = 12  # up to this number, folders of plain words may be classes; more may
 SUBJECT = re.compile(  # BIDS and the Cancer Genome Atlas
     r"(?:^|[/_])(sub-[A-Za-z0-9]+(?=[/_.]|$)|TCGA[-_][A-Z0-9]{2}[-_][A-Z0-9]{4}(?=[-_/.]|$))"
 )
-NUMBERED = re.compile(r"(?:p|pt|pat|patient|patid|case|subj|subject|sub|id|s)?[-_ ]?\d+")
+NUMBERED = re.compile(rf"(?:{OWNERS}|case|id|s)?[-_ ]?\d+")
 ROLES = re.compile(rf"{MASK_WORDS}|{IMAGE_WORDS}|{SPLITS}|{MODALITIES}|{SIDES}|anat|perf|func|derivatives|{GENERIC}")
-SORTS = re.compile(rf"{CLASSES}|{TIMES}|{PLACES}")
+SORTS = re.compile(rf"{CLASSES}|{TIMES}|{PLACES}|(?:{SURE_SLICES})[-_ ]?\d+")
 SLICE = re.compile(r"(?P<rest>.*?\d.*?)[ _.-]+(?P<word>slice|sl|s|z|frame|img|image|tile)?[ _-]?\d{1,4}", re.IGNORECASE)
-BARE_SLICE = re.compile(r"(?:\D*[ _.-])?(?:slice|sl|frame|tile)[ _-]?\d+", re.IGNORECASE)
 VIEW = re.compile(rf"(?P<rest>.*\d.*?)[ _.-]+(?:{SIDES}|{TIMES}|{MODALITIES}|{IMAGE_WORDS})", re.IGNORECASE)
 SIDE = re.compile(r"(?P<rest>.+?)[ _.-]+(?:left|right|od|os|ou)", re.IGNORECASE)
 FIRST = re.compile(rf"(?:left|right|od|os|ou|{MODALITIES})[ _.-]+(?P<rest>.*\d.*)", re.IGNORECASE)
@@ -74,8 +75,8 @@ def grouped(names: Sequence[PurePath], among: int | None = None) -> Grouping:
         if len(rest) > ODD * (among or len(names)):
             raise
         found = Grouping([None] * len(rest), "The patients of the other files are unknown.")
-    first: dict[str, str] = {}  # `P1` and `p1` are one patient
-    keys = [None if key is None else first.setdefault(spelling(key), key) for key in found.keys]
+    same = iter(alike(key for key in found.keys if key is not None))  # `P1` and `p1` are one patient
+    keys = [None if key is None else next(same) for key in found.keys]
     if len(rest) == len(names):
         return Grouping(keys, found.words)
     others = iter(keys)
@@ -121,6 +122,9 @@ def _by_folder(names: Sequence[PurePath]) -> Grouping | None:
                 some = f"{len(found)} folders ({some_of(found)}), and in them {len(below)} ({some_of(below)})"
                 raise _question(names, some)
             keys = [_folder(level, depth) for level in levels]
+            inside = [[*level[depth + 1 :], _stem(name)] for level, name in zip(levels, names, strict=True)]
+            if doubt := no_patients(keys, ["/".join(parts) for parts in inside]):
+                raise _question(names, doubt)
             return _with_enough("Each folder at one level is a patient", names, keys)
         elif not below or any(map(_is_patient, found)):
             raise _question(names, f"{len(found)} folder(s) that may be patients ({some_of(found)})")
@@ -176,7 +180,7 @@ def _by_name(names: Sequence[PurePath]) -> Grouping:
         return _with_enough("The last number of a name is a slice, the rest is the patient", names, cut)
     if len(set(cores)) > len(groups) and (marked or all(group[-1:].isdigit() for group in groups)):
         raise _question(names, f"{len(groups)} patient(s) if the last number of a name is a slice ({some_of(groups)})")
-    if 2 * sum(BARE_SLICE.fullmatch(core) is not None for core in cores) > len(cores):
+    if 2 * sum(map(is_slice, cores)) > len(cores):
         raise _question(names, "names of slices without a patient")
     if strange := _prefixes(cores):
         raise _question(names, f"names that begin with {some_of(strange)} and end with a number")
@@ -235,10 +239,12 @@ def _check_apart(names: Sequence[PurePath], keys: Sequence[str]) -> None:
 
 
 def _unsliced(core: str) -> str:
-    """The name without the number of a slice. A class or similar word before the number is not a patient."""
+    """The name without the number of a slice, unless the rest is no patient: a class, a slice, or `slice_1_patient`."""
     if (found := SLICE.fullmatch(core)) is None:
         return core
     rest = found["rest"]
+    if is_slice(rest) or is_before_patient(rest):
+        return core
     classy = _fits(rest, SORTS) or KIND.fullmatch(words(spelling(rest))[-1])
     return core if classy and not found["word"] else _core(rest)
 

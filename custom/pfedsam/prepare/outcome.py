@@ -23,7 +23,7 @@ NAMES = ("case", "image", "mask", "patient", "group")  # the columns of names.cs
 
 @dataclass(frozen=True)
 class Prepared:
-    """One prepared case: its source, its new name and files, and its measurements."""
+    """One prepared case: its source, its new name and files, its measurements, and the digest of its pixels."""
 
     case: Case
     name: str
@@ -31,6 +31,7 @@ class Prepared:
     mask: str
     facts: Measurements
     weak: str = ""
+    fingerprint: str = ""
 
 
 def write_down(

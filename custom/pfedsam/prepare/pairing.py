@@ -18,6 +18,7 @@ from pfedsam.prepare.words import (
     SPLIT,
     WEAK,
     Words,
+    differ,
     place,
     role,
     without,
@@ -173,7 +174,14 @@ class _Index:
                 self.paths[path].append(image)
 
     def fitting(self, mask: Candidate) -> tuple[list[Candidate], Claim, bool]:
-        """The images that a mask may belong to, the claim, and whether they are in its folders."""
+        """The images that a mask may belong to, the claim, and whether they are in its folders.
+
+        An image of another modality or split than the mask's name says is none of them.
+        """
+        fits, claim, near = self._by_name(mask)
+        return [image for image in fits if not differ(image.stem, mask.stem)], claim, near
+
+    def _by_name(self, mask: Candidate) -> tuple[list[Candidate], Claim, bool]:
         home, wide = mask.place, mask.wide
         for level, key in enumerate(mask.keys):
             if fits := self.here.get((level, home, key)):

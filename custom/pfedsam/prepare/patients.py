@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import PurePath
 
+from pfedsam.names import alike, spelling
 from pfedsam.prepare.found import Case, Dropped
 from pfedsam.prepare.grouping import by_file, by_level, grouped
 from pfedsam.prepare.words import pattern_of
@@ -38,6 +39,7 @@ def by_issuer(ids: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
     the ID are one patient, because a series without an issuer may belong to either.
     """
     issuers: dict[str, set[str]] = defaultdict(set)
+    ids = list(zip(alike(one for one, _ in ids), (issuer for _, issuer in ids), strict=True))
     for one, issuer in ids:
         issuers[one].add(issuer)
     several = {one for one, found in issuers.items() if one and len(found) > 1}
@@ -59,7 +61,8 @@ def by_issuer(ids: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
 def told_apart(cases: Sequence[Case], said: str | None = None) -> tuple[list[Case], list[Dropped], str]:
     """The cases with their patients, cases without a known patient, and the rule in words.
 
-    The patient comes from the datalist or DICOM's PatientID, else from folder and file names.
+    The patient comes from the datalist or DICOM's PatientID, else from folder and file names. One in two spellings,
+    such as `P1` and `p1`, is one patient, in the first spelling.
 
     Args:
         said: `folder`, `each` or a pattern, if the user says what a patient is. Then nothing else counts.
@@ -67,8 +70,15 @@ def told_apart(cases: Sequence[Case], said: str | None = None) -> tuple[list[Cas
     Raises:
         UserFault: the names do not show what the patients are.
     """
-    if said not in (None, "folder", "each"):
-        return by_pattern(cases, said)
+    kept, dropped, words = by_pattern(cases, said) if said not in (None, "folder", "each") else _told(cases, said)
+    if said != "each":
+        patients = alike(case.patient for case in kept)
+        kept = [replace(case, patient=patient) for case, patient in zip(kept, patients, strict=True)]
+    return kept, dropped, words
+
+
+def _told(cases: Sequence[Case], said: str | None) -> tuple[list[Case], list[Dropped], str]:
+    """The same, without a pattern, in the files' own spellings."""
     nameless = [case for case in cases if said or not case.patient]
     if not nameless:
         by = "the column group of the datalist" if any(c.split for c in cases) else "PatientID in the DICOM files"
@@ -76,7 +86,7 @@ def told_apart(cases: Sequence[Case], said: str | None = None) -> tuple[list[Cas
     names = [PurePath(case.name) for case in nameless]
     found = grouped(names, len(cases)) if said is None else by_level(names) if said == "folder" else by_file(names)
     keys = dict(zip(nameless, found.keys, strict=True))
-    known = {case.patient.casefold(): case.patient for case in cases if case not in keys}
+    known = {spelling(case.patient): case.patient for case in cases if case not in keys}
     kept, dropped = [], []
     for case in cases:
         if case not in keys:
@@ -85,7 +95,7 @@ def told_apart(cases: Sequence[Case], said: str | None = None) -> tuple[list[Cas
             why = "it is outside the folders that identify patients"
             dropped.append(Dropped(case.name, why, "put it into its patient's folder, or use --patient REGEX"))
         else:
-            kept.append(replace(case, patient=known.get(key.casefold(), "name:" + key)))
+            kept.append(replace(case, patient=known.get(spelling(key), "name:" + key)))
     if len(nameless) == len(cases):
         return kept, dropped, found.words
     return kept, dropped, f"Patients are identified by PatientID if a DICOM file has it. Otherwise: {found.words}"

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from pfedsam.data.values import MOST_CLASSES
 from pfedsam.data.volume import kind_of
 from pfedsam.errors import UserFault
 from pfedsam.prepare import measurements
-from pfedsam.prepare.classes import class_names, numbered
+from pfedsam.prepare.classes import check_by_name, class_names, numbered
 from pfedsam.prepare.convert import Plan, mask_values, read_pair, read_weak, write_mask, write_pair
+from pfedsam.prepare.copies import check_kept, fingerprint, joined
 from pfedsam.prepare.discover import discover, telling
 from pfedsam.prepare.found import Case, Discovered, Dropped, Reason, reason
 from pfedsam.prepare.labels import Values, understood
@@ -94,15 +95,17 @@ def _prepared(found: Discovered, folder: Path | None, wish: Wish, watch: Watch) 
     cases, dropped, patients_by = told_apart(found.cases, wish.patient)
     segments, table = numbered(found.segments, wish.table, wish.names)
     cases, unread, values = _surveyed(cases, watch, colours=wish.table is None)
+    check_by_name(segments, wish.table, values)
     classes = wish.classes or len(wish.names) or None
     rule = understood(values, table, classes, ignore=wish.ignore, structures=segments)
     done, failed, pictures = _converted(cases, folder, Plan(wish.plane, rule, segments, bool(wish.structures)), watch)
     left = [*found.dropped, *dropped, *unread, *failed]
     if not done:
         raise _nothing(found, [*unread, *failed, *dropped, *telling(found.dropped)])
+    done, copies = joined(done)
     splits, split_by = _splits(done, wish, patients_by)
     names = class_names(rule.classes, names_of(segments), wish.names)
-    report = _report(found, done, left, wish, segments) | {
+    report = _report(replace(found, notes=[*found.notes, *copies]), done, left, wish, segments) | {
         "classes": rule.classes,
         "class_names": names,
         "labels": measurements.label_table(
@@ -169,14 +172,14 @@ def _converted(
         try:
             with readable(case.image[0]):
                 pair, weak = read_pair(case, plan), read_weak(case, plan)
-                facts = measured(pair)
+                facts, pixels = measured(pair), fingerprint(pair.image.values)
         except UserFault as fault:
             dropped.append(Dropped(case.name, *reason(fault)))
             continue
         name = f"case-{len(done) + 1:04d}"
         image, mask = write_pair(pair, folder, name, plane=plan.plane) if folder else ("", "")
         sparse = write_mask(weak, folder, f"{name}-weak", plane=plan.plane) if folder and weak else ""
-        done.append(Prepared(case, name, image, mask, facts, sparse))
+        done.append(Prepared(case, name, image, mask, facts, sparse, pixels))
         if i in shown and folder:
             pictures.append((f"{name}: {case.name}", thumbnail(pair)))
     return done, dropped, pictures
@@ -190,6 +193,7 @@ def _splits(done: Sequence[Prepared], wish: Wish, patients_by: str) -> tuple[dic
         shares = wish.shares or SHARES
         words = f"Splits ({', '.join(f'{share:.0%}' for share in shares)}) were drawn by patient with seed {wish.seed}."
         return drawn(patients, shares, wish.seed, patients_by), words
+    check_kept(done)
     if empty := [split for split in SPLITS if split not in kept.values()]:
         raise UserFault(
             expected=f"cases in split {empty[0]}",

@@ -48,6 +48,13 @@ CLASSES = (  # names of folders that sort pictures: findings and organs
     r"|child(?:ren)?|liver|spleen|kidneys?|lungs?|breasts?|brain|prostate|colon|heart|pancreas|stomach|bladder|skin|eyes?"
     r"|bones?|thyroid|ovary|cervix|uterus|esophagus|adrenal\w*|bile-?duct|\w+(?:oma|omas|osis|itis|pathy|plasia|monia)"
 )
+OWNERS = r"patients?|pat|pt|p|patid|pid|mrn|subjects?|subj|sub|person|participant|proband|donor"  # before their numbers
+OWNED = r"cases?|ids?|slides?|wsi|videos?|vid"  # a patient's number follows, or that of a part of a patient
+SURE_SLICES = r"slices?|frames?|tiles?|layers?"
+SLICES = rf"{SURE_SLICES}|sl|z|ax(?:ial)?|cor(?:onal)?|sag(?:ittal)?"
+SEQUENCES = frozenset({"t1", "t2", "pd", "flair", "dwi", "adc", "swi", "bold", "cine", "lge", "bssfp", "mra"})  # of MR
+SAME = {"mri": "mr", "cta": "ct", "cbct": "ct", "suv": "pet", "cxr": "xray"}
+BEGUN = re.compile(r"t1|t2|pd|tr|te|va")  # t1w and t1c are T1; val and validation are one split
 SEPARATOR = re.compile(r"[ _.\-]+")
 GLUED = re.compile(rf"(?P<word>(?:{MASK_WORDS}|{IMAGE_WORDS}))(?P<number>\d+)")
 COMPOUND = re.compile(rf"(?P<rest>.+)[ _.-]+(?:(?P<mask>{MASK_WORDS})|(?P<image>{IMAGE_WORDS}|data))")
@@ -71,6 +78,26 @@ def _unglued(part: str) -> Words:
 def without(parts: Iterable[str], *patterns: re.Pattern[str]) -> Words:
     """The parts without those that a pattern matches completely."""
     return tuple(part for part in parts if not any(pattern.fullmatch(part) for pattern in patterns))
+
+
+def differ(one: str, other: str) -> bool:
+    """Whether two plain names say different modalities or splits: p1_us and p1_mri, 1_train and 1_test."""
+    for pattern in (MODALITY, SPLIT):
+        kinds = [{_kind(word) for word in words(name) if pattern.fullmatch(word)} for name in (one, other)]
+        if _apart(*kinds):
+            return True
+    return False
+
+
+def _kind(word: str) -> str:
+    begun = BEGUN.match(word)
+    return begun[0] if begun else SAME.get(word, word)
+
+
+def _apart(one: set[str], other: set[str]) -> bool:
+    if {"mr"} in (one, other):
+        one, other = ({"mr" if kind in SEQUENCES else kind for kind in kinds} for kinds in (one, other))
+    return bool(one and other) and not (one <= other or other <= one)
 
 
 @lru_cache(maxsize=100_000)
