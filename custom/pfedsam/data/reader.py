@@ -153,10 +153,11 @@ def levels(pictures: Iterable[Pixels]) -> tuple[float, float]:
 
     If nearly all values are one, both percentiles are that. Then it is the least and the highest value.
     """
-    parts, ends = zip(*((p[::2, ::2].ravel(), (p.min(), p.max())) for p in pictures), strict=True)
+    seen = ((p[::2, ::2].ravel(), float(p.min()), float(p.max())) for p in pictures)
+    parts, least, most = zip(*seen, strict=True)
     low, high = np.percentile(np.concatenate(parts), (0.5, 99.5))
     if low == high:
-        low, high = min(end[0] for end in ends), max(end[1] for end in ends)
+        low, high = min(least), max(most)
     return float(low), float(max(high, low + 1e-6))
 
 
