@@ -30,7 +30,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--data", type=Path, default=data, help="the site's data folder; default: PFEDSAM_DATA")
     add("--weights", type=Path, default=weights, help="the folder of weight files; default: PFEDSAM_WEIGHTS")
     add("--store", type=Path, default=Path(), help="a folder on the disk that the run will use; default: this folder")
-    add("--site", default="", help="the site in the datalist; default: the site with the most training rows")
+    add("--site", default="", help="the site in the datalist; default: the job's site with the most training rows")
     add("--bandwidth", type=float, metavar="MBIT", help="the site's bandwidth in megabits per second, each way")
     add("--threads", type=int, help="torch threads per site; default: all cores, or 1 with --sites")
     add("--sites", type=int, default=1, metavar="N", help="the number of sites simulated at once on this machine")
