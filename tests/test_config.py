@@ -81,6 +81,38 @@ def test_a_wrong_setting_is_told_by_name(values: dict, told: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"privacy": {"epsilon": 1.0, "noise": 3.0}}, "privacy.epsilon and privacy.noise; came privacy.unit none"),
+        ({"server": {"norm": 3.0}}, "server.secure masks beside the job's server.norm; came server.secure none"),
+        ({"server": {"hostile": 2}}, "trimmed or median beside the job's server.hostile; came server.rule clipped"),
+        ({"server": {"hostile": 2, "rule": "mean"}}, "came server.rule mean"),
+    ],
+)
+def test_a_setting_that_promises_protection_is_never_ignored(values: dict, told: str) -> None:
+    with pytest.raises(UserFault, match="which ignores it") as fault:
+        from_dict(values)
+    assert told in str(fault.value)
+    assert from_record(values) == from_record(to_dict(from_record(values))), "what once ran can be read"
+
+
+def test_a_class_of_one_side_is_not_mirrored_in_training() -> None:
+    """Half of the views of a left kidney would show it as the right one."""
+    classes = {"classes": ["kidney_left", "Right kidney"]}
+    values = {"model": {"num_classes": 2}, "data": classes}
+    with pytest.raises(UserFault, match="classes kidney_left, Right kidney; came both, which mirrors") as fault:
+        from_dict(values)
+    assert "train.flips to vertical" in str(fault.value)
+    with pytest.raises(UserFault, match="came horizontal"):
+        from_dict({**values, "train": {"flips": "horizontal"}})
+    for fine in ({"train": {"flips": "vertical"}}, {"train": {"augment": False}}):
+        assert from_dict({**values, **fine}).data.classes == classes["classes"]
+    assert from_dict({**values, "data": {**classes, "plane": "sagittal"}}).train.flips == "both"
+    assert from_dict({"data": {"classes": ["bright lesion"]}}).train.flips == "both"
+    assert from_record(values).train.flips == "both", "what once ran can be read"
+
+
+@pytest.mark.parametrize(
     ("values", "named"),
     [
         ({"data": {"unannotated": {"site-1": [2]}}}, "unannotated"),

@@ -1,5 +1,7 @@
 """A run in one process, cut and gone on."""
 
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,8 @@ from safetensors.torch import load_file
 from conftest import NEEDS, tiny
 from pfedsam import methods
 from pfedsam.errors import UserFault
-from pfedsam.federation import Plan, federate
+from pfedsam.exchange.checkpoint import Checkpoints
+from pfedsam.federation import RUN, Plan, federate
 from pfedsam.files import digest, facts_of
 from pfedsam.layout import Places
 from pfedsam.record.measures import METRICS
@@ -67,6 +70,48 @@ def test_a_run_that_was_cut_goes_on_with_its_rounds_and_sites_alone(hospital: Pa
     alone = {"site-1": plan(hospital, tmp_path).places["site-1"]}
     with pytest.raises(UserFault, match="came 3 rounds of site-1;"):
         federate(replace(plan(hospital, tmp_path), places=alone))
+
+
+def test_a_run_does_not_go_on_with_other_data_than_it_began_with(hospital: Path, tmp_path: Path) -> None:
+    """Its scores would be of the old images: masks were corrected, or the folder is another one."""
+    data = tmp_path / "data"
+    shutil.copytree(hospital, data)
+    began = plan(data, tmp_path / "run")
+    federate(began)
+    assert federate(began)["rounds"], "the same data go on"
+    mask = next((data / "site-2/masks").iterdir())
+    times = mask.stat()
+    mask.write_bytes(mask.read_bytes())
+    with pytest.raises(UserFault, match=r"began; came changed files, or another datalist, at site-2; "):
+        federate(began)
+    os.utime(mask, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert federate(plan(shutil.move(data, tmp_path / "moved"), tmp_path / "run"))["rounds"], "moved data go on"
+    rows = tmp_path / "moved/site-1/datalist.csv"
+    rows.write_text("\n".join(line for i, line in enumerate(rows.read_text().splitlines()) if i != 1))
+    with pytest.raises(UserFault, match=r"another datalist, at site-1; "):
+        federate(plan(tmp_path / "moved", tmp_path / "run"))
+
+
+def test_two_sites_never_read_the_same_images(hospital: Path, tmp_path: Path) -> None:
+    """A folder with one datalist for all would be a federation of one site with itself."""
+    same = dict.fromkeys(("north", "south"), Places(hospital / "site-1", tmp_path / "sites"))
+    with pytest.raises(UserFault, match=r"each image at one site; came \S+\.png at both north and south; "):
+        federate(Plan(tiny(), same, 1, tmp_path))
+    (tmp_path / "link").symlink_to(hospital / "site-1")
+    linked = {**same, "south": Places(tmp_path / "link", tmp_path / "sites")}
+    with pytest.raises(UserFault, match="at both north and south"):
+        federate(Plan(tiny(), linked, 1, tmp_path))
+    federate(Plan(tiny(data={"pool": True}), same, 1, tmp_path / "pooled"))
+
+
+def test_a_run_of_an_earlier_version_which_kept_no_digest_of_data_goes_on(hospital: Path, tmp_path: Path) -> None:
+    federate(plan(hospital, tmp_path))
+    checkpoints = Checkpoints(tmp_path / "store", "pfedsam")
+    point = checkpoints.load(RUN)
+    assert point
+    planned = {key: value for key, value in point.results["planned"].items() if key != "data"}
+    checkpoints.save(replace(point, results={**point.results, "planned": planned}))
+    assert federate(plan(hospital, tmp_path))["planned"]["data"].keys() == {"site-1", "site-2"}
 
 
 def test_a_run_names_all_code_that_it_ran_with(hospital: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

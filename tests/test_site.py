@@ -4,9 +4,12 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from conftest import NEEDS, tiny
 from pfedsam import methods
@@ -471,3 +474,25 @@ def test_a_site_with_another_base_than_the_server_neither_trains_nor_tests(open_
     ):
         serve_round(site, shared, turn) if serve == "round" else serve_test(site, shared, turn, tmp_path / "out")
     assert site.store.load() is None
+
+
+def test_the_scores_before_training_are_never_of_other_test_images(hospital: Path, tmp_path: Path) -> None:
+    """The store keeps them for a run. A site may correct its test split between two of the run's jobs."""
+    data = tmp_path / "data"
+    shutil.copytree(hospital, data)
+    config = tiny(method="fedavg")
+    shared, base = initial_shared(config)
+    wire = message(begin_state(shared, down_schema(config)), "site-1", config, down_schema(config))
+
+    def served(round_: int) -> dict[str, Any]:
+        site = Site("site-1", config, Places(data, tmp_path / "store"))
+        return serve_round(site, wire, Turn("run", base, round_, 3))[1]["before"]
+
+    first = served(0)
+    assert served(1) == first
+    for path in (data / "site-1/masks").iterdir():
+        Image.fromarray(1 - np.asarray(Image.open(path))).save(path)
+    untouched = Site("site-1", config, Places(data, tmp_path / "store"))
+    assert serve_test(untouched, wire, Turn("run", base, 2, 3), tmp_path / "out")["before"] is None
+    again = served(2)
+    assert again == untouched.summary("test", "global") != first

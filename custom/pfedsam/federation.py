@@ -15,6 +15,8 @@ import torch
 
 from pfedsam import methods
 from pfedsam.config import Config, to_dict
+from pfedsam.data.classes import check_one_meaning
+from pfedsam.data.owners import require_own
 from pfedsam.errors import UserFault
 from pfedsam.exchange.aggregate import apply, far
 from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
@@ -63,18 +65,21 @@ def federate(plan: Plan, told: Callable[[dict[str, Any]], None] = lambda _: None
         told: called with each finished round's entry of results.json.
 
     Raises:
-        UserFault: weights or data are missing or wrong. Or the folder holds a run with other settings, other sites or
-            another planned number of rounds.
+        UserFault: weights or data are missing or wrong. Or two sites have an image in common,
+            or name a class differently. Or the folder holds a run with other settings, other sites,
+            other data or another planned number of rounds.
     """
     torch.use_deterministic_algorithms(not torch.cuda.is_available())
     check_sites(plan.config, plan.places, plan.rounds)
     checkpoints = Checkpoints(plan.folder / "store", plan.config.study)
     sites = {name: Site(name, plan.config, places) for name, places in sorted(plan.places.items())}
+    if plan.config.data.source == "site" and not plan.config.data.pool:
+        _check_apart(sites)
     past = checkpoints.load(plan.run)
     if past is None:
         for site in sites.values():
             site.store.forget(plan.run)  # each folder's run has this name
-    point = _same(plan, past or _first(plan))
+    point = _same(plan, sites, past or _first(plan, sites))
     if past is None:
         checkpoints.save(point)
     for round_ in range(point.done, plan.rounds):
@@ -84,32 +89,42 @@ def federate(plan: Plan, told: Callable[[dict[str, Any]], None] = lambda _: None
     return _finish(plan, sites, point)
 
 
-def _first(plan: Plan) -> Checkpoint:
+def _check_apart(sites: dict[str, Site]) -> None:
+    """Check what no site can see alone: that all have images of their own, and mean the same by a class."""
+    require_own({name: [s.image for of in site.data.values() for s in of.slices] for name, site in sites.items()})
+    check_one_meaning({name: site.data["train"].root for name, site in sites.items()})
+
+
+def _first(plan: Plan, sites: dict[str, Site]) -> Checkpoint:
     any_site = next(iter(plan.places.values()))
     shared, base = initial_shared(plan.config, any_site.weights, any_site.prepared)
     root = (plan.begin or plan.folder) / "store"
     begin = f"{next(root.glob('*/server')).parent.name}/{RUN}" if plan.begin else ""
     shared, begun = first_tensors(root, begin, shared, base, plan.config)
     digest = plan.config.digest()
-    results = {**start(to_dict(plan.config), digest, base, begun), "planned": _planned(plan), "seconds": 0.0}
+    results = {**start(to_dict(plan.config), digest, base, begun), "planned": _planned(plan, sites), "seconds": 0.0}
     return Checkpoint(plan.run, 0, digest, base, results, begin_state(shared, down_schema(plan.config)))
 
 
-def _planned(plan: Plan) -> dict[str, Any]:
-    """What a run must keep to its end, beside the settings: a schedule covers all its rounds."""
-    return {"rounds": plan.rounds, "sites": sorted(plan.places)}
+def _planned(plan: Plan, sites: dict[str, Site]) -> dict[str, Any]:
+    """What a run must keep to its end, beside the settings: its schedule and its scores are of all rounds."""
+    data = {name: {split: found.content() for split, found in site.data.items()} for name, site in sites.items()}
+    return {"rounds": plan.rounds, "sites": sorted(plan.places), "data": data}
 
 
-def _same(plan: Plan, point: Checkpoint) -> Checkpoint:
+def _same(plan: Plan, sites: dict[str, Site], point: Checkpoint) -> Checkpoint:
     """The checkpoint, if the plan is that of its run. Its record then has today's versions and device too."""
     run, past = f"the run in {plan.folder}", point.results
     same_settings(plan.config, past["config"], run, OTHER)
-    now = _planned(plan)
-    began = past.get("planned", now)  # an older version's does not say
-    if began != now:
+    now = _planned(plan, sites)
+    began = now | past.get("planned", {})  # an older version's does not say all
+    if _spelt(began) != _spelt(now):
         raise UserFault(expected=f"{_spelt(began)}, as {run} began", came=_spelt(now), do=OTHER)
+    if changed := [name for name, data in now["data"].items() if data != began["data"][name]]:
+        came = f"changed files, or another datalist, at {', '.join(changed)}"
+        raise UserFault(expected=f"the data with which {run} began", came=came, do=OTHER)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    ran = {"versions": versions(past["versions"]), "device": joined(past.get("device", ""), device)}
+    ran = {"versions": versions(past["versions"]), "device": joined(past.get("device", ""), device), "planned": began}
     return replace(point, results={**past, **ran})
 
 

@@ -164,16 +164,24 @@ def _warn_behind(site: str, personal: float | None, received: float | None) -> N
 def _before(site: Site, turn: Turn) -> dict[str, Any]:
     """Test metrics of the first model that this site received in this run. The store keeps them for the last task.
 
-    Metrics that are there in a run's first round are from an earlier run of that name. They are scored again.
+    Metrics that are there in a run's first round are from an earlier run of that name. They are scored again. So are
+    those of other test images than today's.
     """
     found = _remembered(site, turn.at) if turn.round else None
     if found is None:
         found = site.summary("test", "global")
-        site.store.remember(BEFORE, turn.run, found)
+        site.store.remember(BEFORE, turn.run, {"test": site.data["test"].content(), "scores": found})
     return found
 
 
 def _remembered(site: Site, at: Moment) -> dict[str, Any] | None:
-    """The metrics that the store keeps of the run, or of the newest run that it went back from."""
+    """The metrics that the store keeps of the run, or of the newest run that it went back from. None: of none, or of
+    other test images."""
     notes: Iterator[dict[str, Any] | None] = (site.store.remembered(BEFORE, run) for run in at.line)
-    return next((note for note in notes if note is not None), None)
+    note = next((note for note in notes if note is not None), None)
+    if note is None or "test" not in note:  # an older version's has the metrics alone
+        return note
+    if note["test"] == site.data["test"].content():
+        return dict(note["scores"])
+    log.warning("[%s] the test images changed since run %s began: scores before training are void", site.name, at.run)
+    return None

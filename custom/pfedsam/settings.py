@@ -14,7 +14,7 @@ from pfedsam.errors import UserFault
 from pfedsam.files import encodable, read_json
 from pfedsam.masked import check_masked_sites
 from pfedsam.renamed import in_new_places
-from pfedsam.together import check_together
+from pfedsam.together import check_heard, check_sides, check_together
 
 USUAL = "pfedsam"  # the method of settings that name none
 OF_METHOD = ("method", "method_settings")  # fields of `Config` that are one object in JSON
@@ -85,6 +85,9 @@ def _config(values: object, *, recorded: bool) -> Config:
     method_settings = _build(methods.get(name).settings, own, "method", f"method {name}")
     config = Config(method=name, method_settings=method_settings, **field_values(Config, given, "", "a job"))
     check_together(config)
+    if not recorded:  # what an earlier version ran can still be read
+        check_heard(config)
+        check_sides(config)
     return config
 
 

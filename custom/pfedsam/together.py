@@ -1,11 +1,14 @@
 """Which settings go together: what the type and the bounds of a single one cannot say."""
 
 import re
+from dataclasses import asdict
 
 from pfedsam import methods
-from pfedsam.config import Config
+from pfedsam.config import Config, PrivacyConfig, ServerConfig
+from pfedsam.data.classes import sided
 from pfedsam.errors import UserFault
 from pfedsam.exchange.aggregate import chosen
+from pfedsam.exchange.robust import OUTVOTE
 from pfedsam.masked import check_masked
 from pfedsam.methods.base import as_it_is, no_extras
 from pfedsam.names import one_name
@@ -50,6 +53,62 @@ def check_together(config: Config) -> None:
     one_name(config.study, "study")
     if config.begin_private:
         one_name(config.begin_private, "run")
+
+
+def check_heard(config: Config) -> None:
+    """Check that no setting that promises protection is ignored, because the one that turns it on is missing.
+
+    Raises:
+        UserFault: one is.
+    """
+    server, usual, usual_privacy = config.server, ServerConfig(), asdict(PrivacyConfig())
+    private = [f"privacy.{name}" for name, value in asdict(config.privacy).items() if value != usual_privacy[name]]
+    trusting, votes = server.rule not in OUTVOTE, f"{', '.join(OUTVOTE[:-1])} or {OUTVOTE[-1]}"
+    for ignored, switch, setting, now, do in (
+        (
+            config.privacy.unit == "none" and private,
+            "privacy.unit patient or site",
+            " and ".join(private),
+            "privacy.unit none",
+            "set privacy.unit to patient or site",
+        ),
+        (
+            server.secure == "none" and server.norm != usual.norm,
+            "server.secure masks",
+            "server.norm",
+            "server.secure none",
+            "set server.secure to masks",
+        ),
+        (
+            trusting and server.hostile > usual.hostile,
+            f"server.rule {votes}",
+            "server.hostile",
+            f"server.rule {server.rule}",
+            "set one of these rules",
+        ),
+    ):
+        if ignored:
+            raise UserFault(
+                expected=f"{switch} beside the job's {setting}",
+                came=f"{now}, which ignores it",
+                do=f"{do}, or leave {setting} out",
+            )
+
+
+def check_sides(config: Config) -> None:
+    """Check that training does not mirror left and right where a class means one of the two.
+
+    Raises:
+        UserFault: it does. In sagittal slices no flip mirrors them.
+    """
+    t, named = config.train, sided(config.data.classes)
+    mirrors = t.augment and t.flips in ("both", "horizontal") and config.data.plane != "sagittal"
+    if named and mirrors:
+        raise UserFault(
+            expected=f"train.flips vertical or none, with the classes {', '.join(named)}",
+            came=f"{t.flips}, which mirrors left and right in training",
+            do="set train.flips to vertical",
+        )
 
 
 def _check_privacy(config: Config) -> None:

@@ -3,11 +3,17 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pydicom
 import pytest
+from data.dicoms import write_series
 
+from conftest import save_model, tiny
 from pfedsam.cli import main
+from pfedsam.config import Config
 from pfedsam.site import Site
 
 
@@ -35,6 +41,18 @@ def test_a_wrong_number_of_names_is_told_before_anything_is_written(
     assert main(["predict", source, str(tmp_path / "out"), "--model", str(trained_model), "--names", "a,b"]) == 2
     assert "expected 1 names; came 2" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_class_keeps_its_code_under_another_name(open_site: Callable[[Config], Site], tmp_path: Path) -> None:
+    """A name in the hospital's language says nothing else than the job's."""
+    data = {"classes": ["Liver"], "codes": {"Liver": "SCT:10200004:Liver"}, "scale": "percentile"}
+    model = save_model(open_site(tiny(data=data)), tmp_path / "model.safetensors")
+    write_series(tmp_path / "in/s", np.random.default_rng(0).integers(0, 255, (20, 24, 2)).astype(np.uint16))
+    command = ["predict", str(tmp_path / "in"), str(tmp_path / "out"), "--model", str(model)]
+    assert main([*command, "--names", "Leber"]) == 0
+    (segment,) = pydicom.dcmread(next((tmp_path / "out").glob("*.dcm"))).SegmentSequence
+    assert segment.SegmentLabel == "Leber"
+    assert segment.SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Liver"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ import pytest
 from conftest import tiny
 from pfedsam.data.classes import check_class_names
 from pfedsam.errors import UserFault
+from pfedsam.federation import Plan, federate
 from pfedsam.layout import Places
 from pfedsam.site import Site
 
@@ -53,6 +55,24 @@ def test_names_that_a_person_wrote_otherwise_are_not_passed_over(tmp_path: Path,
 def test_a_site_that_names_nothing_and_a_job_of_one_nameless_class_go_on(tmp_path: Path) -> None:
     check_class_names(tmp_path, named("Liver", "Tumour"))
     check_class_names(site(tmp_path, {"1": "Nuclei"}), named(classes=1))
+
+
+def test_sites_that_mean_two_things_by_a_job_s_one_nameless_class_do_not_train_together(
+    hospital: Path, tmp_path: Path
+) -> None:
+    for name, meaning in (("site-1", "liver"), ("site-2", "spleen")):
+        shutil.copytree(hospital / name, tmp_path / "data" / name)
+        site(tmp_path / "data" / name, {"1": meaning})
+    places = Places(tmp_path / "data", tmp_path / "store")
+    with pytest.raises(UserFault, match="class 1 at all sites; came liver at site-1, spleen at site-2"):
+        federate(Plan(tiny(), {"site-1": places, "site-2": places}, 1, tmp_path / "run"))
+
+
+def test_a_site_says_that_nothing_compares_its_class_with_a_nameless_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    check_class_names(site(tmp_path, {"1": "liver"}), named(classes=1))
+    assert "the job names no class, so nothing compares this site's (1 liver)" in caplog.text
 
 
 def test_a_site_compares_before_it_trains(hospital: Path, tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -30,6 +31,19 @@ def test_a_volume_is_read_slice_by_slice_with_its_spacing(tmp_path: Path) -> Non
     assert (head.shape, head.slices) == ((4, 5), 6)
     assert head.spacing == pytest.approx((0.5, 0.7, 3.0))
     assert np.array_equal(reader.read_image(path, 2)[..., 1], volume[:, :, 2])
+
+
+def test_a_volume_that_was_replaced_is_read_by_its_own_header(tmp_path: Path) -> None:
+    volume = np.arange(4 * 5 * 6).reshape(4, 5, 6)
+    path = nifti(tmp_path / "v.nii", volume.astype(np.int16))
+    assert np.array_equal(reader.read_image(path, 0)[..., 0], volume[:, :, 0])
+    nifti(path, volume.astype(np.float32))
+    assert np.array_equal(reader.read_image(path, 0)[..., 0], volume[:, :, 0])
+    other = nifti(tmp_path / "other.nii", volume[::-1].astype(np.float32))
+    times = path.stat()
+    os.utime(other, ns=(times.st_atime_ns, times.st_mtime_ns))
+    os.replace(other, path)
+    assert np.array_equal(reader.read_image(path, 0)[..., 0], volume[::-1, :, 0]), "of the same time and size"
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "I;16", "P"])
@@ -288,6 +302,16 @@ def test_an_image_whose_zero_is_white_is_read_with_bright_as_high(
     assert np.array_equal(shown, white - step * values.astype(int))
 
 
+def test_a_tiff_whose_zero_is_white_and_that_pillow_does_not_read_is_refused_for_that(tmp_path: Path) -> None:
+    """The same with 0 as black is read, so bits and channels are not the reason."""
+    entries = {256: 2, 257: 2, 258: 16, 259: 1, 262: 0, 273: 400, 277: 1, 278: 2, 279: 8, 339: 1}
+    raw = b"".join(struct.pack(">HHIHH", tag, 3, 1, value, 0) for tag, value in entries.items())
+    head = b"MM\0*" + struct.pack(">IH", 8, len(entries)) + raw
+    (tmp_path / "x.tif").write_bytes(head.ljust(400, b"\0") + bytes(8))
+    with pytest.raises(UserFault, match=r"16 bits whose 0 means white; .*save it so that 0 means black"):
+        reader.read_image(tmp_path / "x.tif")
+
+
 def test_a_16_bit_mask_whose_zero_is_white_keeps_its_numbers(tmp_path: Path) -> None:
     labels = np.array([[0, 1], [2, 0]], np.uint16)
     assert np.array_equal(reader.read_mask(tiff(tmp_path / "m.tif", labels, tags={262: 0}), 0, 2), labels)
@@ -389,6 +413,17 @@ def test_a_changed_byte_far_into_a_compressed_volume_is_found(tmp_path: Path) ->
     path.write_bytes(raw)
     with pytest.raises(UserFault, match="damaged"):
         reader.read_image(path, 8)
+
+
+def test_an_image_of_nearly_one_value_keeps_its_others(tmp_path: Path) -> None:
+    values = np.zeros((256, 256), np.uint16)
+    values[10:20, 10:20] = np.arange(100).reshape(10, 10) * 500 + 1000
+    path = picture(tmp_path / "x.png", values)
+    assert reader.ends_of_file(path, "percentile") == (0, 50_500)
+    shown = reader.unit(reader.read_image(path), (0, 50_500), "x")
+    assert len(np.unique(shown)) == 101
+    black = reader.ends_of_file(picture(tmp_path / "black.png", np.zeros((8, 8), np.uint8)), "percentile")
+    assert black == (0, 1e-6)
 
 
 @pytest.mark.parametrize("ending", ["png", "tif", "bmp"])

@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-from data.dicoms import SAGITTAL, several_frames, write_series
+from data.dicoms import SAGITTAL, change, several_frames, write_series
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
@@ -97,6 +97,18 @@ def test_intensities_are_rescaled_and_monochrome1_is_turned(tmp_path: Path) -> N
     assert np.array_equal(read_dicom(tmp_path / "dark").values, 255 - values)
     write_series(tmp_path / "signed", values.astype(np.int16), tags={"PhotometricInterpretation": "MONOCHROME1"})
     assert np.array_equal(read_dicom(tmp_path / "signed").values, -1 - values.astype(int))
+
+
+def test_slices_with_0_as_white_and_several_depths_are_refused(tmp_path: Path) -> None:
+    """Each would be turned within its own range, and one tissue would have two values."""
+    values = np.zeros((2, 3, 3), np.uint16)
+    files = write_series(tmp_path, values, tags={"PhotometricInterpretation": "MONOCHROME1", "BitsStored": 12})
+    change(files[1], BitsStored=10, HighBit=9)
+    with pytest.raises(UserFault, match=r"one BitsStored in all slices.*; came 10 and 12"):
+        read_dicom(tmp_path)
+    for file in files:
+        change(file, PhotometricInterpretation="MONOCHROME2")
+    assert not read_dicom(tmp_path).values.any()
 
 
 @pytest.mark.parametrize("empty", ["RescaleSlope", "RescaleIntercept"])

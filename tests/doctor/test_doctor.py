@@ -160,6 +160,35 @@ def test_every_site_that_a_simulated_job_names_must_have_data(
     assert "nowhere" in seen[1]["do"]
 
 
+@pytest.mark.parametrize(
+    ("named", "sites", "ok", "told"),
+    [
+        (["north", "south"], "1", True, "site north: 6 train"),
+        (["north", "south"], "2", False, "at both north and south"),
+        (["site-2"], "1", True, "site site-2: 6 train"),
+    ],
+)
+def test_the_data_are_those_of_a_site_of_the_job(
+    tmp_path: Path,
+    hospital: Path,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    named: list[str],
+    sites: str,
+    ok: bool,
+    told: str,
+) -> None:
+    """A folder with one datalist is one of the job's sites, and never two of them."""
+    job = tmp_path / "job.json"
+    job.write_text(json.dumps({"settings": {"data": {"source": "site"}}, "rounds": 1, "sites": named}))
+    folder = hospital / named[0] if (hospital / named[0]).exists() else hospital / "site-1"
+    weights = ["--set", "model.backbone=tiny_vit", "--weights", str(tmp_path)]  # missing: no trial begins
+    assert main(["doctor", str(job), "--sites", sites, "--data", str(folder), "--json", *weights]) == 1
+    seen = [check for check in json.loads(capsys.readouterr().out)["checks"] if check["name"] == "data"]
+    assert all(check["ok"] for check in seen) == ok
+    assert told in f"{seen[0]['found']} {seen[-1]['do']}"
+
+
 def test_a_wrong_number_is_told_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", str(ROOT / "jobs/pfedsam"), "--sites", "0"]) == 2
     assert "--sites above 0" in capsys.readouterr().err

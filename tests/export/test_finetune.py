@@ -132,6 +132,17 @@ def test_the_loss_is_the_job_s_own(model_file: Path, hospital: Path) -> None:
     assert torch.allclose(Loss(network, train)(logits, label), segmentation_loss(logits, batch, network.config.train))
 
 
+def test_scribbles_are_as_much_label_as_in_the_job(hospital: Path, tmp_path: Path) -> None:
+    """A thin line keeps its class at the size of the loss, although most around it has none."""
+    config = tiny(model={"image_size": 512}, data={"weaken": {"site-1": "scribble"}})
+    model = save_model(Site("site-1", config, Places(hospital, tmp_path / "store")), tmp_path / "model.safetensors")
+    network = Branch(str(model), "global", device="cpu")
+    train = splits(str(hospital / "site-1"), network, "site-1")["train"]
+    batch, logits = train.data.batch([View(0)]), torch.zeros(1, 1, 128, 128)
+    expected = segmentation_loss(logits, batch, network.config.train)
+    assert torch.equal(Loss(network, train)(logits, train[0]["label"][None]), expected)
+
+
 def test_the_validation_s_masks_are_those_of_the_job_s_test(model_file: Path, hospital: Path) -> None:
     network = Branch(str(model_file), "global", device="cpu")
     val = splits(str(hospital / "site-1"), network)["val"]

@@ -456,6 +456,25 @@ def test_what_is_there_already_is_kept_unless_told(
     assert (len(first.files), len(second.files), len(third.files)) == (1, 0, 1)
 
 
+def test_a_mask_of_another_size_or_place_is_not_taken_for_that_of_the_image_that_has_its_name_now(
+    model: Predictor, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    pictures = [Image.fromarray(rng.integers(0, 255, (h, 30), dtype=np.uint8)) for h in (20, 24)]
+    values = rng.integers(0, 255, (20, 24, 4)).astype(np.uint8)
+    (tmp_path / "in").mkdir()
+    pictures[0].save(tmp_path / "in/p.png")
+    nifti(tmp_path / "in/v.nii.gz", values)
+    assert all(done.files for done in run(model, tmp_path / "in", tmp_path / "out"))
+    assert not any(done.fault or done.files for done in run(model, tmp_path / "in", tmp_path / "out"))
+    for place, shape in ((LPS, (20, 24, 3)), (2 * LPS, (20, 24, 4))):
+        pictures[1].save(tmp_path / "in/p.png")
+        nifti(tmp_path / "in/v.nii.gz", values[: shape[0], : shape[1], : shape[2]], place)
+        faults = [str(done.fault) for done in run(model, tmp_path / "in", tmp_path / "out")]
+        assert all("of another size or place than its image has now; it was not replaced" in told for told in faults)
+    assert all(done.files for done in run(model, tmp_path / "in", tmp_path / "out", again=True))
+
+
 def test_what_is_missing_beside_a_mask_is_written_and_the_mask_itself_kept(
     model: Predictor, volume: NDArray[np.float32], tmp_path: Path
 ) -> None:

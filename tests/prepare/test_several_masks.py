@@ -258,6 +258,8 @@ def test_names_are_written_only_where_they_are_known(tmp_path: Path) -> None:
     assert not (tmp_path / "out/classes.json").exists()
     assert prepare([home], tmp_path / "named", Wish(names=("Lesion",)))["class_names"] == ["Lesion"]
     assert json.loads((tmp_path / "named/classes.json").read_text()) == {"1": "Lesion"}
+    notes = [prepare([home], None, Wish(names=(name,)))["notes"] for name in ("Left ovary", "Lesion")]
+    assert ["Train with train.flips=vertical. The default mirrors Left ovary." in of for of in notes] == [True, False]
     with pytest.raises(UserFault, match="in --names"):
         prepare([home], None, Wish(names=("Lesion", "lesion")))
     with pytest.raises(UserFault, match=r"1 name\(s\) in --names"):

@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--data", type=Path, default=data, help="the site's data folder; default: PFEDSAM_DATA")
     add("--weights", type=Path, default=weights, help="the folder of weight files; default: PFEDSAM_WEIGHTS")
     add("--store", type=Path, default=Path(), help="a folder on the disk that the run will use; default: this folder")
-    add("--site", default="", help="the site in the datalist; default: the site with the most training rows")
+    add("--site", default="", help="the site in the datalist; default: the job's site with the most training rows")
     add("--bandwidth", type=float, metavar="MBIT", help="the site's bandwidth in megabits per second, each way")
     add("--threads", type=int, help="torch threads per site; default: all cores, or 1 with --sites")
     add("--sites", type=int, default=1, metavar="N", help="the number of sites simulated at once on this machine")
@@ -53,8 +53,9 @@ def serve(options: argparse.Namespace) -> int:
     config = job.config
     own = os.environ.get("PFEDSAM_THREADS") or str(os.cpu_count() or 1 if options.sites == 1 else 1)
     threads = options.threads or parse_count(own, "threads in PFEDSAM_THREADS")
-    named = job.sites if options.sites > 1 and not options.site else ()
-    here = Here(options.data, options.weights, options.store, threads, options.site, sites=named, kit=options.kit)
+    whole = options.sites > 1 and not options.site and bool(job.sites)
+    here = Here(options.data, options.weights, options.store, threads, options.site, kit=options.kit)
+    here = replace(here, sites=tuple(job.sites), all=whole)
     seen = glance(config, here)
     if not options.anyway and not all(check.ok for check in seen):
         console.say({"well": False, "checks": [asdict(check) for check in seen]}) if options.json else _verdict(seen)

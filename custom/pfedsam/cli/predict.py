@@ -62,7 +62,8 @@ def serve(options: argparse.Namespace) -> int:
         raise UserFault(expected=f"{count} names", came=came, do="give --names one name for each class of the model")
     for branch in console.tracked([way.branch], "making ready"):
         model.ready(branch)
-    classes, done = Classes(names, data.codes, options.anonymous), []
+    coded = zip(names, map(data.codes.get, model.config.class_names), strict=True)  # a new name keeps the code
+    classes, done = Classes(names, {name: code for name, code in coded if code}, options.anonymous), []
     results = predict(model, scans, options.out, way, classes, again=options.overwrite)
     for result in console.tracked(results, "predicting", len(scans)):
         if result.fault:

@@ -1,11 +1,15 @@
 """Compares the meaning of the numbers in a site's masks with the job: a class has one number at every site."""
 
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pfedsam import log
 from pfedsam.config import Config
 from pfedsam.errors import ClassesDiffer, UserFault
 from pfedsam.files import read_json
 
+SIDES = {"left", "right", "links", "rechts", "linke", "rechte"}  # words of a class that a mirror makes another
 CLASSES_FILE = "classes.json"  # beside the datalist, as `pfedsam prepare` writes it: {"1": "Liver", "2": "Tumour"}
 
 
@@ -18,10 +22,9 @@ def check_class_names(folder: Path, config: Config) -> None:
     Raises:
         ClassesDiffer: a number has another name here than in the job, or the job names none of several classes.
     """
-    path = folder / CLASSES_FILE
-    if not path.is_file():
+    path, ours = folder / CLASSES_FILE, own_names(folder)
+    if not ours:
         return
-    ours = _numbered(path)
     told = ", ".join(f"{number} {name}" for number, name in sorted(ours.items()))
     if not config.data.classes and config.model.num_classes > 1:
         raise ClassesDiffer(
@@ -29,6 +32,8 @@ def check_class_names(folder: Path, config: Config) -> None:
             came=f"none in the job, and here: {told}",
             do="name the classes in the job in the order of their numbers, so that every site can compare its own",
         )
+    if not config.data.classes:
+        log.warning("the job names no class, so nothing compares this site's (%s) with other sites'", told)
     theirs = dict(enumerate(config.data.classes, 1))
     if theirs and any(_plain(name) != _plain(theirs.get(number, "")) for number, name in ours.items()):
         raise ClassesDiffer(
@@ -36,6 +41,42 @@ def check_class_names(folder: Path, config: Config) -> None:
             came=f"{told} in {path}",
             do="prepare this site again with --labels so that its numbers match the job's, or correct data.classes",
         )
+
+
+def check_one_meaning(folders: Mapping[str, Path]) -> None:
+    """Refuse sites of which two name a number differently. A site without own names passes.
+
+    Args:
+        folders: of each site's datalist.
+
+    Raises:
+        ClassesDiffer: two do.
+    """
+    first: dict[int, tuple[str, str]] = {}
+    for site, folder in folders.items():
+        for number, name in own_names(folder).items():
+            other, known = first.setdefault(number, (site, name))
+            if _plain(known) != _plain(name):
+                raise ClassesDiffer(
+                    expected=f"one meaning of class {number} at all sites",
+                    came=f"{known} at {other}, {name} at {site} (in their {CLASSES_FILE})",
+                    do="name the job's classes in data.classes, and prepare the sites that differ again with --labels",
+                )
+
+
+def sided(names: Sequence[str]) -> list[str]:
+    """Those of the classes' names that say left or right, such as `kidney_left`."""
+    return [name for name in names if SIDES & set(re.split(r"[\W_]+", name.casefold()))]
+
+
+def own_names(folder: Path) -> dict[int, str]:
+    """The names that a site's masks have, by number. Empty: the site names none.
+
+    Raises:
+        UserFault: as `_numbered`.
+    """
+    path = folder / CLASSES_FILE
+    return _numbered(path) if path.is_file() else {}
 
 
 def _numbered(path: Path) -> dict[int, str]:

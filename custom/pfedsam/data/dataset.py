@@ -1,5 +1,6 @@
 """A site's slices as tensors of the model's size, read on demand."""
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -178,6 +179,18 @@ class Dataset:
         files = dict.fromkeys(path for s in self.slices for path in (s.image, s.mask) if path)
         states = ((path.absolute(), path.stat()) for path in files)
         return "\n".join(f"{path} {state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}" for path, state in states)
+
+    def content(self) -> str:
+        """A digest of what the split holds, wherever its folder is: patients, and their files with sizes and times.
+
+        It is empty for synthetic images, which follow from the settings.
+        """
+        if self.config.data.source == "synthetic":
+            return ""
+        rows = dict.fromkeys((s.group, s.weak, path) for s in self.slices for path in (s.image, s.mask) if path)
+        states = ((group, weak, os.path.relpath(path, self.root), path.stat()) for group, weak, path in rows)
+        lines = (repr((*row, state.st_size, state.st_mtime_ns)) for *row, state in states)
+        return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
     def _target(self, i: int) -> Tensor:
         """What a slice is trained towards, (S, S) of class numbers, with `IGNORED` for unlabelled pixels."""

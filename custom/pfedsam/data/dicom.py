@@ -134,6 +134,8 @@ def read_in_order(files: Sequence[Path], *, labels: bool = False) -> tuple[Volum
         ordered = order(slices, where)
         check_alike(slices)
         _check_one_patient(heads)
+        if not labels:
+            _check_one_depth(heads)
         require_room([len(slices), *slices[0].size], 4, str(where))
         affine = affine_of([slices[i] for i in ordered], where)
         frames_of = [frame for file in once for frame in _pixels(file, labels)]
@@ -253,6 +255,17 @@ def _check_one_patient(heads: dict[Path, Any]) -> None:
             expected=f"one patient per series, so one PatientID in {next(iter(heads)).parent}",
             came=f"{len(known)}, such as in {' and '.join(known[:2])}",
             do="put each patient into a separate folder, with a separate SeriesInstanceUID",
+        )
+
+
+def _check_one_depth(heads: dict[Path, Any]) -> None:
+    """Refuse slices with 0 as white and several depths: turned to bright is high, their values would not agree."""
+    depths = {int(head.BitsStored) for head in heads.values() if head.get("PhotometricInterpretation") == "MONOCHROME1"}
+    if len(depths) > 1:
+        raise UserFault(
+            expected=f"one BitsStored in all slices of {next(iter(heads)).parent}, whose 0 means white (MONOCHROME1)",
+            came=" and ".join(map(str, sorted(depths))),
+            do="export the series again with 0 as black (MONOCHROME2), or convert it to NIfTI",
         )
 
 

@@ -151,10 +151,12 @@ def _check_tiff(path: Path) -> None:
         except (SyntaxError, struct.error):
             return
     bits, form = tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,)), tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))
+    white = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 1) == 0
+    told, turned = (" whose 0 means white", "so that 0 means black, ") if white else ("", "")
     raise UserFault(
         expected=f"grey of 8 or 16 bits, or colours of 8 bits, in {path}",
-        came=f"a TIFF of {len(bits)} channel(s) of {max(bits)} bits{FORMS.get(form[0], '')}",
-        do="save it as grey with 8 or 16 bits (or 32-bit floating point), or as RGB with 8 bits per channel",
+        came=f"a TIFF of {len(bits)} channel(s) of {max(bits)} bits{FORMS.get(form[0], '')}{told}",
+        do=f"save it {turned}as grey with 8 or 16 bits (or 32-bit floating point), or as RGB with 8 bits per channel",
     )
 
 

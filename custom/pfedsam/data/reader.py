@@ -149,8 +149,15 @@ def unit(pixels: Pixels, ends: tuple[float, float], name: str) -> Pixels:
 
 
 def levels(pictures: Iterable[Pixels]) -> tuple[float, float]:
-    """The 0.5 and 99.5 percentiles of pictures (H, W, 3), from every fourth value."""
-    low, high = np.percentile(np.concatenate([p[::2, ::2].ravel() for p in pictures]), (0.5, 99.5))
+    """The 0.5 and 99.5 percentiles of pictures (H, W, 3), from every fourth value.
+
+    If nearly all values are one, both percentiles are that. Then it is the least and the highest value.
+    """
+    seen = ((p[::2, ::2].ravel(), float(p.min()), float(p.max())) for p in pictures)
+    parts, least, most = zip(*seen, strict=True)
+    low, high = np.percentile(np.concatenate(parts), (0.5, 99.5))
+    if low == high:
+        low, high = min(least), max(most)
     return float(low), float(max(high, low + 1e-6))
 
 
@@ -174,7 +181,8 @@ def _slice(path: Path, index: int, plane: str, *, labels: bool) -> NDArray[Any]:
     with _read(path) as is_nifti:
         if not is_nifti:
             return _picture(path, labels)
-        voxels, affine = _stored(path)
+        state = path.stat()
+        voxels, affine = _stored(path, (state.st_mtime_ns, state.st_size, state.st_ino))
         return nifti.channels(laid(affine, voxels.shape, plane).slice(voxels, index), path, labels=labels)
 
 
@@ -205,7 +213,11 @@ def _nifti_header(path: Path, plane: str) -> Header:
 
 
 @lru_cache(maxsize=256)
-def _stored(path: Path) -> tuple[Any, Affine]:
-    """nibabel's array of a volume, whose slices are read on demand, and its affine."""
+def _stored(path: Path, _state: tuple[int, int, int]) -> tuple[Any, Affine]:
+    """nibabel's array of a volume, whose slices are read on demand, and its affine.
+
+    Args:
+        _state: what changes when another file takes the path: time of change, size and number.
+    """
     file = nifti.opened(path)
     return file.dataobj, np.asarray(file.affine)

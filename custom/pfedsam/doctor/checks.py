@@ -14,6 +14,7 @@ from pfedsam.certificates import RENEW, terms
 from pfedsam.config import Config
 from pfedsam.data import datalist
 from pfedsam.data.datalist import NAMES, SPLITS
+from pfedsam.data.owners import require_own
 from pfedsam.errors import UserFault
 from pfedsam.exchange.privacy import Budget, epsilon, mechanism_of
 from pfedsam.model import weights
@@ -95,12 +96,36 @@ def data(config: Config, folder: Path | None, site: str) -> Finding:
     return Finding("data", True, f"site {site}: {rows} files of {patients} groups")
 
 
+def owners(config: Config, folder: Path | None, sites: tuple[str, ...]) -> list[Finding]:
+    """What is wrong with the data of sites that are all in one folder: two have an image in common. Else empty."""
+    if config.data.source == "synthetic" or config.data.pool or folder is None:
+        return []
+    try:
+        require_own({site: _images(config, folder, site) for site in sites})
+    except UserFault as fault:
+        return [Finding("data", False, f"of {', '.join(sites)} is not apart", str(fault))]
+    return []
+
+
+def _images(config: Config, folder: Path, site: str) -> list[Path]:
+    """A site's image files. Empty if they cannot be read, which another check says."""
+    try:
+        path = datalist.find(folder, site)
+        splits = datalist.read(path, *config.data.rows_of(site))
+    except UserFault:
+        return []
+    return [path.parent / row.image for rows in splits.values() for row in rows]
+
+
 def site_of(config: Config, folder: Path | None, among: tuple[str, ...] = ()) -> str:
-    """The site of a data folder. Of several, or of those `among` them, it is the one with the most training rows."""
+    """The site of a data folder. Of several, or of those `among` them, it is the one with the most training rows.
+
+    A folder that names no site, or none of those, is taken for the first of them.
+    """
     if config.data.source == "synthetic" or folder is None:
         return "site-1"
     sizes = {site: size for site, size in _sites(folder) if site in among or not among}
-    return max(sizes, key=lambda site: sizes[site], default="site-1")
+    return max(sizes, key=lambda site: sizes[site], default=among[0] if among else "site-1")
 
 
 def room(name: str, need: int, free: int) -> Finding:

@@ -39,7 +39,8 @@ class Here:
         store: a folder on the disk that the run will use.
         threads: torch threads in each site's process.
         site: the site; empty: the one with the most training rows.
-        sites: the job's sites, if the data of all must be here; empty: only `site`.
+        sites: the job's sites, one of which `site` is. Empty: the job names none.
+        all: whether the data of all of them must be here.
         seconds: about how long a trial's training may take.
         kit: the startup kit; None: its certificates are not checked.
     """
@@ -51,6 +52,7 @@ class Here:
     site: str = ""
     seconds: float = 15.0
     sites: tuple[str, ...] = ()
+    all: bool = False
     kit: Path | None = None
 
 
@@ -85,8 +87,8 @@ class Diagnosis:
 
 def glance(config: Config, here: Here) -> list[Finding]:
     """The checks that need no trial: versions, the weight file, each site's data, the kit's certificates."""
-    names = here.sites or (here.site or checks.site_of(config, here.data),)
-    data = [checks.data(config, here.data, name) for name in names]
+    names = here.sites if here.all else (here.site or checks.site_of(config, here.data, here.sites),)
+    data = [checks.data(config, here.data, name) for name in names] + checks.owners(config, here.data, names)
     kit = checks.certificates(here.kit, now())
     return [*checks.versions(), checks.weight_file(config, here.weights), *data, *kit]
 

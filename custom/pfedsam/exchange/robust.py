@@ -76,6 +76,7 @@ RULES: dict[str, Callable[[ServerState, Given, Config], ServerState]] = {
     "trimmed": trimmed,
     "median": middle,
 }
+OUTVOTE = ("krum", "geometric", "trimmed", "median")  # those that ask how many sites are hostile
 
 
 def _require(given: Given, least: int, config: Config) -> None:

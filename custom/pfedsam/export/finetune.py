@@ -138,7 +138,7 @@ class Loss:
     def __call__(self, logits: Tensor, label: Tensor) -> Tensor:
         """A scalar, of (B, outputs, h, h) logits and (B, 1, S, S) class numbers."""
         train = self.network.config.train
-        small = shrink(label[:, 0].round().long(), label_size(self.network.config))
+        small = shrink(label[:, 0].round().long(), label_size(self.network.config), sparse=self.data.sparse)
         batch = Batch(small, small, annotated=self.data.annotated, ignores=self.data.ignores)
         return segmentation_loss(logits, batch, train) + train.balance_weight * balance_term(self.network.segmenter)
 

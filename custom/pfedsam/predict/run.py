@@ -91,6 +91,10 @@ def _one(model: Predictor, scan: Scan, out: Path, way: Way, classes: Classes, ag
 def _there(scan: Scan, out: Path, way: Way, classes: Classes, again: bool) -> Done | None:
     """The outcome of a scan whose files are there already. None if there is something to do."""
     mask = target(out, scan)
+    if mask in scan.files:
+        raise UserFault(
+            expected="a separate output folder", came=f"{out}, which contains {scan.name}", do="name another"
+        )
     if not again and mask.exists():
         if wrong := existing(mask, scan, anonymous=classes.anonymous):
             raise UserFault(
@@ -101,10 +105,6 @@ def _there(scan: Scan, out: Path, way: Way, classes: Classes, again: bool) -> Do
         files = files_of(out, scan, len(classes.names), probabilities=way.probabilities)
         if all(path.exists() for path in files):
             return Done(scan)
-    if mask in scan.files:
-        raise UserFault(
-            expected="a separate output folder", came=f"{out}, which contains {scan.name}", do="name another"
-        )
     return None
 
 

@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pfedsam.data import nifti, picture
 from pfedsam.data.dicom import dicom_header
+from pfedsam.data.readable import readable
 from pfedsam.errors import UserFault, reason
 from pfedsam.names import beside
 from pfedsam.predict.anonymous import is_anonymous
@@ -64,12 +66,32 @@ def write(out: Path, scan: Scan, found: Prediction, classes: Classes, *, again: 
 
 
 def existing(path: Path, scan: Scan, *, anonymous: bool) -> str:
-    """What is wrong with the segmentation at `path` as this DICOM scan's, in words; empty if nothing is.
+    """What is wrong with the mask at `path` as this scan's, in words; empty if nothing is.
 
-    It is wrong if it was drawn on other images, or only on some of them, or if it has the patient where it should not,
-    or the other way round. Of an anonymous one only the number of images is known.
+    It is wrong if it has another size or place, because the image was replaced under its name. A DICOM segmentation is
+    wrong if it was drawn on other images, or only on some of them, or if it has the patient where it should not, or
+    the other way round. Of an anonymous one only the number of images is known.
+
+    Raises:
+        UserFault: it is unreadable.
     """
-    head = dicom_header(path) if scan.kind == "dicom" else None
+    if scan.kind == "dicom":
+        return _other_series(path, scan, anonymous=anonymous)
+    with readable(path):
+        return "" if _covers(path, scan) else "one of another size or place than its image has now"
+
+
+def _covers(path: Path, scan: Scan) -> bool:
+    """Whether a mask in a picture or in NIfTI is as large as its image, and at the same place."""
+    if scan.kind == "picture":
+        return picture.shape(path) == picture.shape(scan.files[0])
+    mask, image = nifti.opened(path), nifti.opened(scan.files[0])
+    return bool(mask.shape == image.shape and np.allclose(mask.affine, image.affine, rtol=1e-4, atol=1e-3))
+
+
+def _other_series(path: Path, scan: Scan, *, anonymous: bool) -> str:
+    """`existing` of a DICOM scan."""
+    head = dicom_header(path)
     if head is None:
         return ""
     if is_anonymous(head) != anonymous:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pfedsam.data.classes import sided
 from pfedsam.data.datalist import SPLITS
 from pfedsam.data.folder import check_free, new_folder
 from pfedsam.data.readable import disguised, readable
@@ -117,6 +118,8 @@ def _prepared(found: Discovered, folder: Path | None, wish: Wish, watch: Watch) 
         "split_by": split_by,
         "splits": {s: _totals([d for d in done if splits[d.case.patient] == s]) for s in SPLITS},
     }
+    if those := sided(names):
+        report["notes"].append(f"Train with train.flips=vertical. The default mirrors {some_of(those)}.")
     if folder is not None:
         write_down(folder, done, splits, report, pictures)
     return report
