@@ -19,7 +19,7 @@ class UserFault(ValueError):
 
     def __init__(self, *, expected: str, came: str | tuple[str, ...], do: str) -> None:
         came = "\n".join(map(one_line, (came,) if isinstance(came, str) else came))
-        expected, came, do = map(_cut, (one_line(expected), came, one_line(do)))
+        expected, came, do = (shortened(text, LONGEST) for text in (one_line(expected), came, one_line(do)))
         super().__init__(f"expected {expected}; came {came}" + ("\n" if "\n" in came else "; ") + f"to mend it: {do}")
         self.expected, self.came, self.do = expected, came, do
 
@@ -38,9 +38,10 @@ def reason(error: OSError) -> str:
     return error.strerror or str(error) or type(error).__name__
 
 
-def _cut(text: str) -> str:
+def shortened(text: str, most: int) -> str:
     """A text that a terminal and a log can hold: a file's cell or a message may be of any length."""
-    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+    keep = (most - 5) // 2
+    return text if len(text) <= most else f"{text[:keep]} ... {text[-keep:]}"
 
 
 class Diverged(UserFault):

@@ -10,8 +10,9 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
 
-from pfedsam.errors import UserFault, one_line
+from pfedsam.errors import UserFault, one_line, shortened
 
+LONGEST_LINE = 16_000  # most characters of another's log message. Our choice: our longest fault has 12 000
 LONGEST = 64  # most characters of a site's name, as in a certificate
 RUN_NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}"  # of a run, a study, or another file or folder that is named
 RESERVED = frozenset({"server", "client", "all"})  # what FLARE itself calls the server, every site, everybody
@@ -43,19 +44,20 @@ def shown(record: logging.LogRecord) -> bool:
 def aligned(record: logging.LogRecord) -> bool:
     """A filter of everybody's log lines: each is shown, and only its first line begins at the margin.
 
-    FLARE logs texts of sites as they come. A line at the margin looks like a message of its own. Our own lines have
-    passed `shown`.
+    FLARE logs texts of sites as they come. A line at the margin looks like a message of its own, and a long one drives
+    older lines out of the log's files. So the middle of a long one is left out. Our own lines have passed `shown`.
     """
     if record.name == "pfedsam":
         return True
     try:
-        first, *more = record.getMessage().split("\n")
+        first, *more = shortened(record.getMessage(), LONGEST_LINE).split("\n")
     except (TypeError, ValueError):  # the arguments do not fit the message; logging tells of it
         return True
     first = one_line(first) if first.startswith("[") else _apart(one_line(first))
     record.msg, record.args = "\n".join([first, *map(_indented, more)]), None
     if record.exc_info and not record.exc_text:
-        record.exc_text = "\n".join(map(_indented, logging.Formatter().formatException(record.exc_info).split("\n")))
+        told = shortened(logging.Formatter().formatException(record.exc_info), LONGEST_LINE)
+        record.exc_text = "\n".join(map(_indented, told.split("\n")))
     return True
 
 

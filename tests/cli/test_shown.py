@@ -13,7 +13,7 @@ from pfedsam import log
 from pfedsam.cli import main
 from pfedsam.cli.console import say
 from pfedsam.errors import UserFault
-from pfedsam.names import aligned
+from pfedsam.names import LONGEST_LINE, aligned
 
 LOUD = """
 import logging, warnings, nibabel, PIL, pydicom, highdicom
@@ -120,6 +120,22 @@ def test_in_flare_s_lines_a_site_s_text_stays_within_its_line() -> None:
     own = logging.LogRecord("ServerRunner", logging.INFO, "", 0, "[identity=server]: started", (), None)
     assert aligned(own)
     assert own.getMessage() == "[identity=server]: started"
+
+
+def test_in_flare_s_log_a_site_s_long_text_does_not_drive_other_lines_out() -> None:
+    told = f"ServerRunner: got result for task {'x' * 1_800_000}, id=1"
+    record = logging.LogRecord("ServerRunner", logging.INFO, "", 0, told, (), None)
+    assert aligned(record)
+    assert aligned(record)
+    assert len(record.getMessage()) <= LONGEST_LINE
+    assert record.getMessage().startswith("ServerRunner: got result for task xxx")
+    assert record.getMessage().endswith("x, id=1")
+    try:
+        raise ValueError("\n" * 1_800_000)
+    except ValueError:
+        failed = logging.LogRecord("ServerRunner", logging.ERROR, "", 0, "failed", (), sys.exc_info())
+    assert aligned(failed)
+    assert len(logging.Formatter().format(failed)) < 4 * LONGEST_LINE
 
 
 def test_a_line_break_in_a_file_s_name_begins_no_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

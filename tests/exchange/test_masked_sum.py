@@ -230,15 +230,61 @@ def test_keys_that_another_did_not_sign_are_refused(tmp_path: Path) -> None:
         sites["site-1"].deal("run/0/x", roster_tensors({**found.roster, "site-2": forged}))
 
 
-def test_a_share_for_another_site_does_not_open(tmp_path: Path) -> None:
+def test_a_share_for_another_site_is_not_opened_and_its_sender_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     sites = members(tmp_path)
     found = dealt(sites)
     masked(sites, found)
     asked = found.question("open")["sealed"]
     swapped = asked.clone()
     swapped[1, 0] = asked[1, 2]
-    with pytest.raises(UserFault, match="a share that site-1 sealed for site-0; came another"):
-        sites["site-0"].open(found.attempt, {"sealed": swapped}, list(sites))
+    opened = sites["site-0"].open(found.attempt, {"sealed": swapped}, list(sites))["opened"]
+    assert [bool(row.any()) for row in opened] == [True, False, True, True]
+    assert "[site-0] expected shares that site-1 sealed for it, came others" in caplog.text
+
+
+def test_a_site_that_seals_nothing_is_named_and_the_others_open_theirs(tmp_path: Path) -> None:
+    sites = members(tmp_path, 5)
+    found = dealt(sites)
+    sealed = found._sealed["site-2"]
+    found._sealed["site-2"] = torch.randint(0, 256, sealed.shape, dtype=torch.uint8)
+    sent, words = masked(sites, found)
+    for name, site in sites.items():
+        assert found.take("open", name, site.open(found.attempt, found.question("open"), list(sites))) is None
+    for name in ("site-0", "site-1", "site-3", "site-4"):
+        assert found._secret(name, words)
+    with pytest.raises(UserFault, match="3 right shares of the secret of site-2; came 5 shares that give none"):
+        found.contribution(words, schema_of(sent["site-0"]))
+
+
+def test_a_site_without_a_right_share_hides_nobody(tmp_path: Path) -> None:
+    """It may have another roster, and no mask in this sum. Else a server could open a sum of fewer than `least`."""
+    sites = {f"site-{i}": MaskedSite(f"site-{i}", SERVER, path=tmp_path / f"{i}.json", least=4) for i in range(5)}
+    found = dealt(sites)
+    masked(sites, found)
+    asked, there = found.question("open"), ["site-0", "site-1", "site-2", "site-3"]
+    asked["sealed"][3] = 0
+    with pytest.raises(UserFault, match="at least 4 updates in the sum, with right shares; came 3"):
+        sites["site-0"].open(found.attempt, asked, there)
+    assert sites["site-0"].open(found.attempt, asked, [*there, "site-4"])["opened"][0].any()
+
+
+@pytest.mark.parametrize("change", ["one key for both", "another's key", "a key of low order"])
+def test_keys_that_all_others_would_refuse_do_not_come_on_the_roster(tmp_path: Path, change: str) -> None:
+    """Else one site could make all others look guilty."""
+    found = MaskedSum("run/0/x", SERVER)
+    honest, other = (site.keys("run/0/x", 10) for site in members(tmp_path, 2).values())
+    assert found.take("keys", "site-0", honest) is None
+    told = {
+        "one key for both": {**other, "seal": other["agree"]},
+        "another's key": {**other, "agree": honest["agree"]},
+        "a key of low order": {**other, "seal": torch.zeros(32, dtype=torch.uint8)},
+    }[change]
+    reason = "public keys of X25519" if "order" in change else "keys that no two sites have in common"
+    assert reason in str(found.take("keys", "site-1", told))
+    assert found.roster.keys() == {"site-0"}
+    assert found.take("keys", "site-1", other) is None
 
 
 def test_a_share_of_another_roster_does_not_open(tmp_path: Path) -> None:
@@ -255,8 +301,8 @@ def test_a_share_of_another_roster_does_not_open(tmp_path: Path) -> None:
         "shares", "site-0", {"sealed": torch.cat([alone, alone[:1]]), "commitment": torch.zeros(32, dtype=torch.uint8)}
     )
     sites["site-1"].mask("run/0/x", updates(["site-1"])["site-1"])
-    with pytest.raises(UserFault, match="a share that site-0 sealed for site-1; came another"):
-        sites["site-1"].open("run/0/x", found.question("open"), list(sites))
+    opened = sites["site-1"].open("run/0/x", found.question("open"), list(sites))["opened"]
+    assert [bool(row.any()) for row in opened] == [False, True, True, True]
 
 
 def test_a_key_of_another_site_is_refused(tmp_path: Path) -> None:

@@ -289,6 +289,64 @@ def test_one_site_of_three_with_other_classes_is_left_out_and_one_of_two_stops_t
     assert "b: its masks use other class numbers" in fl_ctx.get_prop(FLContextKey.EVENT_DATA)
 
 
+def nested(depth: int = 100_000) -> Shareable:
+    """An answer whose return code is lists within lists: FLARE decodes it, and no text can be made of it."""
+    code: list[Any] = []
+    for _ in range(depth):
+        code = [code]
+    return make_reply(code)
+
+
+def test_a_return_code_of_lists_within_lists_costs_no_other_site_the_task(
+    fl_ctx: FLContext, events: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """FLARE ends a task for all sites if its callback raises."""
+    controller = rounds()
+    answer(controller, "a", nested(), fl_ctx)
+    late(controller, "late", nested(), fl_ctx)
+    evaluation = FinalEvaluation(grace=1, timeout=1)
+    evaluation._received(SimpleNamespace(client=Client("b", ""), result=nested()), fl_ctx)
+    assert controller._failed == {"a": "no return code"}
+    assert EventType.FATAL_SYSTEM_ERROR not in events
+    assert "update of a not counted: no update came: no return code" in caplog.text
+    assert "final test of b failed: 'no return code'" in caplog.text
+
+
+def test_an_answer_that_nobody_can_judge_is_refused_by_the_name_of_what_it_raised(
+    fl_ctx: FLContext, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RecursionError
+
+    controller, evaluation = rounds(), FinalEvaluation(grace=1, timeout=1)
+    answer(controller, "b", update("b", 1.0), fl_ctx)
+    monkeypatch.setattr("pfedsam.flare.aggregator.from_shareable", fail)
+    evaluation.fire_event = fail
+    answer(controller, "a", update("a", 1.0), fl_ctx)
+    evaluation._received(SimpleNamespace(client=Client("c", ""), result=update("c", 1.0)), fl_ctx)
+    assert controller._failed.keys() == {"a"}
+    assert controller.aggregator.given.keys() == {"b"}
+    told = "expected an answer that can be judged, came one with RecursionError"
+    assert caplog.messages == [f"update of a not counted: {told}", f"final test of c failed: {told}"]
+
+
+def test_a_refused_update_takes_no_part_in_choosing_the_best_model(fl_ctx: FLContext) -> None:
+    first = {"sites": {"a": {"samples": 4}}}
+    fl_ctx.get_engine().get_component("results").results = {"rounds": [first]}
+    selector = IntimeModelSelector(key_metric="val_dice")
+    selector.handle_event(EventType.START_RUN, fl_ctx)
+    fl_ctx.get_engine().fire_event = selector.handle_event
+    controller = rounds()
+    for samples, votes in ((9, 0.0), (4, 1.0), (4, 1.0)):  # a lie, an update, and a second one
+        message = update("a", 1.0, samples=samples)
+        message.add_cookie(AppConstants.CONTRIBUTION_ROUND, 2)
+        peer = FLContext()
+        peer.set_prop(FLContextKey.SHAREABLE, message, private=True)
+        fl_ctx.set_peer_context(peer)
+        answer(controller, "a", message, fl_ctx)
+        assert selector.validation_metric_sum_of_weights == votes
+
+
 FORGED = "x\n2026-01-01 10:00:00,000 - pfedsam - ERROR - [server] expected a disk, came none"
 
 
@@ -301,13 +359,15 @@ def test_no_text_of_a_site_begins_a_line_of_the_log_or_the_record(
     verdict = judge(message, fl_ctx)
     assert isinstance(verdict, Rejected)
     assert "WEIGHT_DIFF, came 'x\\n2026" in verdict.reason
-    controller = rounds()
-    answer(controller, "a", message, fl_ctx)
-    answer(controller, "b", make_reply(f"{FORGED} [x=1]: y"), fl_ctx)
-    evaluation = FinalEvaluation(grace=1, timeout=1)
+    controller, evaluation = rounds(), FinalEvaluation(grace=1, timeout=1)
+    for workflow in (controller, evaluation):
+        workflow.process_result_of_unknown_task(Client("d", ""), FORGED * 9_999, "", update("d", 1.0), fl_ctx)
     evaluation._received(SimpleNamespace(client=Client("c", ""), result=make_reply(FORGED)), fl_ctx)
-    assert len(caplog.messages) == 3
+    answer(controller, "b", make_reply(f"{FORGED} [x=1]: y"), fl_ctx)
+    answer(controller, "a", message, fl_ctx)
+    assert len(caplog.messages) == 5
     for line in caplog.messages:
+        assert len(line) < 400
         assert "\n" not in line
         assert "]: " not in line
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pfedsam.flare.ends import ABORTED, LOST, UNDEPLOYED, UNSCHEDULED, Trace, cause_of, log_lines, refusals
+from pfedsam.flare.ends import ABORTED, LOST, UNDEPLOYED, UNSCHEDULED, Trace, cause_of, refusals, trace_of
 
 DIED = "FINISHED:EXECUTION_EXCEPTION"
 AT = "2026-01-01 10:00:00,000"
@@ -74,6 +74,8 @@ def test_an_end_that_one_site_brought_names_that_site_and_no_other(site: str, tr
 
 
 RUNNING = f"{AT} - ServerRunner - INFO - Server runner starting ..."
+FAILED_IN_JOB = f"{AT} - runner_process - ERROR - FL server execution exception:"
+RUNS_IN_TEXT = "x - ServerRunner - INFO - y"
 FLARE_S = f"{AT} - ServerRunner - ERROR - processing error in a filter: "
 
 
@@ -94,5 +96,31 @@ def test_the_parties_that_refused_a_job_are_those_that_answered_with_a_reason() 
 def test_the_lines_of_a_job_s_log_are_read_wherever_it_lies_and_none_where_it_is_not(tmp_path: Path) -> None:
     (tmp_path / "workspace").mkdir()
     (tmp_path / "workspace/log.txt").write_bytes(b"one\n\xff two\r3 \xe2\x80\xa8 4\n")
-    assert log_lines(tmp_path) == ("one", "\N{REPLACEMENT CHARACTER} two\r3 \u2028 4")
-    assert log_lines(None) == log_lines(tmp_path / "nowhere") == ()
+    assert trace_of(DIED, {}, tmp_path, ()).log == ("one", "\N{REPLACEMENT CHARACTER} two\r3 \u2028 4")
+    assert trace_of(DIED, {}, None, ()) == trace_of(DIED, {}, tmp_path / "nowhere", ()) == Trace(DIED)
+
+
+def test_a_site_that_drives_the_first_lines_out_of_the_log_does_not_choose_the_reason(tmp_path: Path) -> None:
+    """FLARE renames a full log to log.txt.1, that to log.txt.2, and deletes what would be log.txt.11."""
+    forged = f"{FAILED_IN_JOB} ConfigError: Component 'x' at config path 'y' is not in allow_list UnsafeComponent"
+    for number, lines in enumerate((f"{SILENT}\n{forged}\n", f"{FLARE_S}\n", f"{FAILED_IN_JOB} {RUNS_IN_TEXT}\n")):
+        (tmp_path / f"log.txt{f'.{number}' if number else ''}").write_text(lines)
+    (tmp_path / "log.txt.3").write_text(f"{RUNNING}\n")
+    trace = trace_of(DIED, {}, tmp_path, ())
+    assert trace.log == (RUNNING, f"{FAILED_IN_JOB} {RUNS_IN_TEXT}", FLARE_S, SILENT, forged)
+    assert trace.begins
+    assert cause_of(trace).kind == "sites"
+    (tmp_path / "log.txt.3").rename(tmp_path / "log.txt.10")
+    (tmp_path / "log.txt.10").write_text(f"{FLARE_S}\n")
+    assert not trace_of(DIED, {}, tmp_path, ()).begins
+    assert cause_of(trace_of(DIED, {}, tmp_path, ())).kind == "sites"
+
+
+@pytest.mark.parametrize("kind", ["configuration", "class"])
+def test_the_reason_is_in_a_line_of_an_error_of_flare_s_own(kind: str) -> None:
+    told = {"configuration": "ConfigError: exception: 'nonsense'", "class": "ComponentNotAuthorized: nonsense"}[kind]
+    for before in ("", f"{AT} - CoreCell - INFO - ", f"x {FAILED_IN_JOB} "):
+        assert cause_of(Trace(DIED, log=(f"{before}{told}",))).kind == "unknown"
+    cause = cause_of(Trace(DIED, log=(f"{FAILED_IN_JOB} {told}",)))
+    assert (cause.kind, cause.tries) == (kind, 1)
+    assert "nonsense" in cause.what

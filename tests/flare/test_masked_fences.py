@@ -1,6 +1,7 @@
 """Masked sums at the fences of both sides, with real kits' certificates, and when sites are lost between two steps."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from nvflare.apis.workspace import Workspace
 from pfedsam.config import ServerConfig
 from pfedsam.errors import UserFault
 from pfedsam.exchange.guard import Accepted
-from pfedsam.exchange.masked_site import MaskedSite, Secret
+from pfedsam.exchange.masked_site import Identity, MaskedSite, Secret
 from pfedsam.exchange.masked_sum import MaskedSum
 from pfedsam.exchange.schema import STAMP, Stamp
 from pfedsam.exchange.server import ServerState
@@ -226,6 +227,26 @@ def test_a_certificate_of_another_federation_does_not_count(kits: Federation, tm
     assert "does not hold" in str(Kit.read(kits.kit("hospital-b") / "startup").fault("hospital-a", b"text", *forged))
 
 
+@pytest.mark.flare
+def test_keys_that_a_site_has_not_signed_do_not_come_on_the_roster(
+    kits: Federation, fl_ctx: FLContext, tmp_path: Path
+) -> None:
+    """Else all others refuse that roster, and look guilty."""
+    startup = kits.kit("hospital-a") / "startup"
+    shutil.copy(kits.kit("fl-server") / "startup/rootCA.pem", fl_ctx.get_workspace().get_startup_kit_dir())
+    kit = Kit.read(startup)
+    member = MaskedSite("hospital-a", CONFIG.server, path=tmp_path / "a", identity=Identity(kit.sign, kit.fault))
+    found, refused = MaskedSum(RUN, CONFIG.server), []
+    masking = Masking(Line(tmp_path), grace=0, timeout=0, refuse=lambda site, *_: refused.append(site))
+    keys = member.keys(RUN, 2)
+    for site, told in (("hospital-a", {**keys, "signature": keys["seal"]}), ("hospital-b", keys), ("hospital-a", keys)):
+        answer = step_dxo("keys", told, Stamp(0, CONFIG.digest(), "base")).to_shareable()
+        masking._received("keys", found, SimpleNamespace(client=Client(site, ""), result=answer), fl_ctx)
+    assert refused == ["hospital-a", "hospital-b"]
+    assert "expected keys that hospital-b has signed, came a signature" in fl_ctx.get_prop(REASON)
+    assert found.roster.keys() == {"hospital-a"}
+
+
 def test_a_kit_without_its_key_is_refused_and_no_kit_is_told(
     fl_ctx: FLContext, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -242,10 +263,11 @@ class Line:
 
     def __init__(self, folder: Path, lost: Callable[[str, str], bool] = lambda *_: False, *, answer: str = "") -> None:
         self.sites = {f"site-{i}": MaskedSite(f"site-{i}", CONFIG.server, path=folder / f"{i}") for i in range(1, 5)}
-        self.lost, self.answer, self.asked = lost, answer, []
+        self.lost, self.answer, self.asked, self.least = lost, answer, [], []
 
-    def broadcast_and_wait(self, task: Any, fl_ctx: FLContext, targets: list[str], **_: Any) -> None:
+    def broadcast_and_wait(self, task: Any, fl_ctx: FLContext, targets: list[str], **limits: Any) -> None:
         self.asked.append((task.name, list(targets)))
+        self.least.append(limits["min_responses"])
         for site in targets:
             if not self.lost(task.name, site):
                 told = self.reply(task, site)
@@ -278,11 +300,30 @@ def test_sites_agree_in_two_steps_and_open_in_one(fl_ctx: FLContext, tmp_path: P
     assert line.asked == [("keys", ALL), ("shares", ALL), ("open", ALL[:3])]
 
 
-def test_a_site_that_is_lost_before_its_shares_costs_the_others_fresh_keys(fl_ctx: FLContext, tmp_path: Path) -> None:
+def test_a_site_that_is_lost_before_its_shares_costs_the_others_fresh_keys(
+    fl_ctx: FLContext, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     line = Line(tmp_path, lambda step, site: step == "shares" and site == "site-4")
     found = Masking(line, grace=0, timeout=0, refuse=lambda *_: None).agree(ALL, 2, Signal(), fl_ctx)
     assert sorted(found.roster) == ALL[:3]
     assert line.asked == [("keys", ALL), ("shares", ALL), ("keys", ALL[:3]), ("shares", ALL[:3])]
+    assert line.least == [3, 3, 3, 3]  # so nobody waits for its shares until the timeout
+    assert "site-4 sealed no shares in time" in caplog.text
+
+
+def test_a_step_s_answer_that_raises_costs_no_other_site_the_step(fl_ctx: FLContext, tmp_path: Path) -> None:
+    line, refused = Line(tmp_path), []
+    code: list[Any] = []
+    for _ in range(100_000):
+        code = [code]
+    line.reply = lambda task, site: make_reply(code) if site == "site-4" else Line.reply(line, task, site)
+    masking = Masking(line, grace=0, timeout=0, refuse=lambda site, told, _: refused.append((site, told)))
+    found = masking.agree(ALL, 2, Signal(), fl_ctx)
+    assert refused == [("site-4", "no return code")]
+    for site in ALL[:3]:
+        line.sites[site].mask(found.attempt, {"t": torch.ones(4)})
+    line.reply = lambda task, site: make_reply(code) if site == "site-3" else Line.reply(line, task, site)
+    assert masking.open(found, ALL[:3], Signal(), fl_ctx)
 
 
 def test_too_few_sites_with_keys_or_shares_or_one_more_lost_each_time_make_no_sum(

@@ -22,6 +22,10 @@ REFUSED = (
     "component not authorized: Component 'pfedsam.flare.rounds.Rounds' at config path 'workflows.#1' "
     "is not in allow_list"
 )
+FAULTY = (
+    "2026-01-01 10:00:00,000 - runner_process - ERROR - FL server execution exception: "
+    "ConfigError: Error in 'y', exception: 'TypeError: nonsense'"
+)
 WEIGHTS = (
     "2026-01-01 10:00:00,000 - pfedsam - ERROR - [server] expected weights; came none; to mend it: set PFEDSAM_WEIGHTS"
 )
@@ -263,7 +267,7 @@ def test_a_continued_run_is_one_that_must_exist(tmp_path: Path) -> None:
         (Plan(UNDEPLOYED, deploy=("b: no reply (deployment timeout)",), done=0), 5, "b: no reply"),
         (Plan(UNSCHEDULED, history=("2026-01-01 10:00:00: no deploy map",), done=0), 1, "no deploy map"),
         (Plan(DIED, log=WEIGHTS, done=0), 1, "set PFEDSAM_WEIGHTS; then watch the job again"),
-        (Plan(DIED, log="x - E - ConfigError: Error in 'y', exception: 'TypeError: nonsense'", done=0), 1, "nonsense"),
+        (Plan(DIED, log=FAULTY, done=0), 1, "nonsense"),
         (Plan(DIED, log=SILENT, done=0), 2, "update of a not counted"),
         (Plan(DIED, heard=f"{FAILED} b: infrastructure error", done=0), 5, "at site b ended"),
         (Plan(DIED, done=0), 5, "the logs at the server give no reason"),

@@ -11,7 +11,7 @@ from PIL import Image
 from pfedsam.errors import UserFault
 from pfedsam.record.pictures import SIDE, Gallery, Picture, packed, picked_cases, read_gallery
 from pfedsam.record.scores import CaseScore, dice_by_case
-from pfedsam.report.look import FOUND
+from pfedsam.report.look import FOUND, chart
 from pfedsam.report.overlays import drawn
 
 
@@ -54,6 +54,17 @@ def orange(found: torch.Tensor) -> int:
     with Image.open(io.BytesIO(drawn(gallery_of(found)))) as picture:
         pixels = np.asarray(picture.convert("RGB")).astype(int)
     return int((np.abs(pixels - colour).max(-1) < 40).sum())
+
+
+@pytest.mark.parametrize("name", ["liver $^$", "a $b_c$ tumour", "\\frac", "$"])
+def test_any_name_of_a_class_and_a_site_is_drawn_as_it_is(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("matplotlib.mathtext.MathTextParser.parse", lambda *args: told.append(args[1]))
+    found = torch.ones(2, 8, 8, dtype=torch.bool)
+    picture = Picture(name, torch.zeros(3, 8, 8, dtype=torch.uint8), found, {"global": found})
+    assert drawn(Gallery(name, [name, "other"], [picture]))
+    chart("key", lambda axes: axes.plot([1, 2], label=name))
+    assert told == []
 
 
 def test_each_class_has_its_outline() -> None:

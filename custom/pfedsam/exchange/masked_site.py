@@ -151,23 +151,31 @@ class MaskedSite:
     def open(self, attempt: str, tensors: Tensors, there: Collection[str]) -> Tensors:
         """The message with one share of each site: of its own mask if its update came, else of its masks with others.
 
+        In the place of a share that is not for this site and roster are zeros. The server then sees whose it was.
+
         Args:
             tensors: the shares that the sites sealed.
             there: the sites whose updates came.
 
         Raises:
-            UserFault: too few came, this site is said to be lost, or a share is not for this site and roster.
+            UserFault: too few came with a right share, or this site is said to be lost.
         """
         secret = self._at("masked", attempt)
         names, sealed, there = sorted(secret.roster), tensors["sealed"], set(there)  # a name counts once
-        require_enough(len(there), least=least_open(len(names), self._least), what="updates in the sum")
+        least = least_open(len(names), self._least)
+        require_enough(len(there), least=least, what="updates in the sum")
         if not there <= set(names) or self.site not in there or len(sealed) != len(names):
             came = ", ".join(sorted(there))
             raise UserFault(expected=f"a sum with {self.site} of {', '.join(names)}", came=came, do=AGAIN)
-        column = sealed[:, names.index(self.site)]
+        column = dict(zip(names, sealed[:, names.index(self.site)], strict=True))
+        rows = {name: _unsealed(secret, self.site, name, to_bytes(row)) for name, row in column.items()}
+        wrong = [name for name in names if rows[name] is None]
+        if wrong:
+            log.error("[%s] expected shares that %s sealed for it, came others", self.site, ", ".join(wrong))
+        # a site without a right share may have another roster: then its update hides nobody's in this sum
+        require_enough(len(there.difference(wrong)), least=least, what="updates in the sum, with right shares")
         self._write(replace(secret, stage="opened", agree=b"", seal=b"", own=b""))
-        rows = [_unsealed(secret, self.site, name, to_bytes(row)) for name, row in zip(names, column, strict=True)]
-        chosen = [row[:SHARE] if name in there else row[SHARE:] for name, row in zip(names, rows, strict=True)]
+        chosen = [_chosen(rows[name], there=name in there) for name in names]
         return {"opened": torch.stack([to_tensor(share) for share in chosen])}
 
     def _check(self, secret: Secret, roster: Roster) -> None:
@@ -224,11 +232,19 @@ def _sealed(secret: Secret, site: str) -> torch.Tensor:
     return torch.stack([to_tensor(box.encrypt(bytes(12), row, None)) for box, row in zip(boxes, rows, strict=True)])
 
 
-def _unsealed(secret: Secret, site: str, sender: str, row: bytes) -> bytes:
+def _unsealed(secret: Secret, site: str, sender: str, row: bytes) -> bytes | None:
+    """The two shares that a site sealed for this one. None if it did not, or for another roster."""
     try:
         return _box(secret, sender, site, sender).decrypt(bytes(12), row, None)
     except InvalidTag:
-        raise UserFault(expected=f"a share that {sender} sealed for {site}", came="another", do=AGAIN) from None
+        return None
+
+
+def _chosen(shares: bytes | None, *, there: bool) -> bytes:
+    """The one of two shares that a site gives out, or zeros if it has none."""
+    if shares is None:
+        return bytes(SHARE)
+    return shares[:SHARE] if there else shares[SHARE:]
 
 
 def _box(secret: Secret, sender: str, to: str, other: str) -> ChaCha20Poly1305:

@@ -1,5 +1,6 @@
 """The server's half of a masked sum: who takes part, and the sum without its masks. It never sees one update."""
 
+import os
 from collections.abc import Collection, Iterator, Mapping
 from hashlib import sha256
 from itertools import combinations, islice
@@ -10,7 +11,7 @@ from pfedsam.config import ServerConfig
 from pfedsam.errors import UserFault
 from pfedsam.exchange.masked_site import pair_seed, public
 from pfedsam.exchange.masks import mean_of, mix, total_of, words_of
-from pfedsam.exchange.roster import Keys, keys_of, roster_digest, roster_tensors, threshold, to_bytes, weights
+from pfedsam.exchange.roster import KEY, Keys, keys_of, roster_digest, roster_tensors, threshold, to_bytes, weights
 from pfedsam.exchange.schema import Schema
 from pfedsam.exchange.server import Contribution
 from pfedsam.exchange.shamir import join
@@ -37,8 +38,8 @@ class MaskedSum:
     def take(self, step: str, site: str, tensors: Tensors) -> str | None:
         """Keep a site's message of a step that `step_fault` has accepted. Why it does not count, or None if it does."""
         if step == "keys":
-            self.roster[site] = keys_of(tensors)
-        elif site not in self.roster:
+            return self._enter(site, keys_of(tensors))
+        if site not in self.roster:
             return "expected a site of the roster, came another"
         elif len(tensors["opened" if step == "open" else "sealed"]) != len(self.roster):
             return f"expected shares for the {len(self.roster)} sites of the roster, came others"
@@ -46,6 +47,19 @@ class MaskedSum:
             self._sealed[site], self._commitments[site] = tensors["sealed"], to_bytes(tensors["commitment"])
         else:
             self.opened[site] = tensors["opened"]
+        return None
+
+    def _enter(self, site: str, keys: Keys) -> str | None:
+        """Put a site on the roster. Why not, if the others would refuse a roster with its keys."""
+        held = {key for name, other in self.roster.items() if name != site for key in (other.agree, other.seal)}
+        if len(held | {keys.agree, keys.seal}) < len(held) + 2:
+            return "expected keys that no two sites have in common, came the same key twice"
+        try:
+            for key in (keys.agree, keys.seal):
+                pair_seed(os.urandom(KEY), key, b"")
+        except UserFault as fault:
+            return f"expected {fault.expected}, came {fault.came}"
+        self.roster[site] = keys
         return None
 
     @property

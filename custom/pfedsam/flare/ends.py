@@ -12,6 +12,9 @@ LOST, REJOIN = "LOST", "REJOIN"
 AT = r"\S+(?: \S+)? - "
 OURS = re.compile(rf"{AT}pfedsam - ERROR - (.*)")
 ROUND = re.compile(rf"{AT}pfedsam - INFO - round \d+ done ")
+FAILS = rf"{AT}\S+ - ERROR - "  # as FLARE logs a fault of its own
+NOT_ALLOWED = re.compile(rf"{FAILS}.*(?:ComponentNotAuthorized|UnsafeComponent)")
+UNREADABLE = re.compile(rf"{FAILS}.*ConfigError: (.*)")
 RUNS = re.compile(rf"{AT}ServerRunner - INFO - ")  # the job's parts are made, and sites are heard from now on
 REPORTED = re.compile(
     rf"{AT}FederatedServer - INFO - (Failing|Aborting) job \S+ due to reported failure from (\S+): (.*)"
@@ -21,6 +24,7 @@ REMEDY = "; to mend it: "
 DIVERGED = "diverged"  # the kind of such an end
 WHERE_DIVERGED = "sites where the training diverged"  # in the server's own words
 LISTS = "class_allow_list of local/resources.json"
+AGES = (*(f".{age}" for age in range(10, 0, -1)), "")  # endings of a log's files, the oldest first, as FLARE keeps them
 NEVER = r"no deploy map|not in study|must be a list|invalid required"  # FLARE's reasons that waiting does not change
 
 
@@ -33,12 +37,14 @@ class Trace:
         meta: the server's record of the job.
         log: the lines of the job's log at the server.
         heard: the lines of the server's own log that name the job. Empty if the person may not read them.
+        begins: whether the first lines of the job's log are there. FLARE deletes the oldest lines of a long one.
     """
 
     status: str
     meta: dict[str, Any] = field(default_factory=dict)
     log: tuple[str, ...] = ()
     heard: tuple[str, ...] = ()
+    begins: bool = True
 
 
 @dataclass(frozen=True)
@@ -80,10 +86,13 @@ def cause_of(trace: Trace) -> Cause:
     return found or Cause("unknown", "the logs at the server give no reason", "read that job's log.txt at each site")
 
 
-def log_lines(folder: Path | None) -> tuple[str, ...]:
-    """The lines of the logs in a job's downloaded results."""
-    logs = sorted(folder.rglob("log.txt")) if folder else []
-    return tuple(line for path in logs for line in lines_of(path.read_bytes().decode(errors="replace")))
+def trace_of(status: str, meta: dict[str, Any], folder: Path | None, heard: tuple[str, ...]) -> Trace:
+    """The traces of a job, with the logs in the folder of its downloaded results."""
+    found = sorted(folder.rglob("log.txt")) if folder else []
+    logs = [path.with_name(path.name + age) for path in found for age in AGES]
+    lines = (line for path in logs if path.is_file() for line in lines_of(path.read_bytes().decode(errors="replace")))
+    lost = any(path.name.endswith(AGES[0]) and path.is_file() for path in logs)
+    return Trace(status, meta, tuple(lines), heard, begins=not lost)
 
 
 def lines_of(text: str) -> tuple[str, ...]:
@@ -121,11 +130,9 @@ def _schedule(trace: Trace) -> Cause:
 
 def _refused_class(trace: Trace) -> Cause | None:
     """A class that is not allowed. The server's log names it, but not a class that a site does not allow."""
-    log = _before_sites(trace)
-    named = re.findall(r"Component '([^']+)' at config path '[^']*' is not in allow_list", "\n".join(log))
-    others = [line for line in log if re.search(r"ComponentNotAuthorized|UnsafeComponent", line)]
-    if named or others:
-        told = f"the class {named[-1]}" if named else f"a class: {others[-1][-200:].strip()}"
+    if faults := [line for line in _before_sites(trace) if NOT_ALLOWED.match(line)]:
+        named = re.findall(r"Component '([^']+)' at config path '[^']*' is not in allow_list", "\n".join(faults))
+        told = f"the class {named[-1]}" if named else f"a class: {faults[-1][-200:].strip()}"
         do = f"add the class to {LISTS} at the server (HospitalKit writes ours), or render the job with its code"
         return Cause("class", f"the server does not allow {told}, in a job without code", do, tries=1)
     for kind, site, _ in _reports(trace):
@@ -140,10 +147,10 @@ def _aborted(trace: Trace) -> Cause | None:
 
 
 def _configuration(trace: Trace) -> Cause | None:
-    faults = [line for line in _before_sites(trace) if "ConfigError: " in line]
+    faults = [found[1] for line in _before_sites(trace) if (found := UNREADABLE.match(line))]
     if not faults:
         return None
-    told = faults[-1].rpartition("ConfigError: ")[2].rpartition("exception: ")[2].strip("' ")
+    told = faults[-1].rpartition("exception: ")[2].strip("' ")
     do = "correct the job's configuration, and check that the server has the pfedsam version that rendered it"
     return Cause("configuration", f"the server could not read the job's configuration: {told[:300]}", do, tries=1)
 
@@ -194,7 +201,9 @@ def _reports(trace: Trace) -> list[tuple[str, str, str]]:
 
 
 def _before_sites(trace: Trace) -> tuple[str, ...]:
-    """The job's log while its parts are made. Later lines may hold a site's text, in FLARE's lines too."""
+    """The job's log while its parts are made, or nothing if that may be lost. Later lines may hold a site's text."""
+    if not trace.begins:
+        return ()
     began = next((n for n, line in enumerate(trace.log) if RUNS.match(line)), len(trace.log))
     return trace.log[:began]
 

@@ -4,7 +4,6 @@ from typing import Any
 
 from nvflare.apis.client import Client
 from nvflare.apis.controller_spec import ClientTask
-from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.impl.controller import Controller
 from nvflare.apis.shareable import Shareable
@@ -13,6 +12,8 @@ from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 
 from pfedsam import log
+from pfedsam.flare.answers import note_late, receive
+from pfedsam.flare.context import REASON
 from pfedsam.flare.sends import model_task
 
 
@@ -57,13 +58,16 @@ class FinalEvaluation(Controller):  # type: ignore[misc]
         self, client: Client, task_name: str, client_task_id: str, result: Shareable, fl_ctx: FLContext
     ) -> None:
         """Log a late answer and drop it."""
-        log.warning("the answer of %s to task %s came too late and was dropped", client.name, task_name)
+        note_late(client.name, task_name)
 
     def _received(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
-        result, site, client_task.result = client_task.result, client_task.client.name, None
-        if result.get_return_code() != ReturnCode.OK:
-            log.error("final test of %s failed: %s", site, ascii(result.get_return_code())[:80])
-            return
+        receive(client_task, fl_ctx, take=self._take, refuse=_refuse)
+
+    def _take(self, site: str, result: Shareable, fl_ctx: FLContext) -> None:
         fl_ctx.set_prop(AppConstants.DATA_CLIENT, site, private=True, sticky=False)
         fl_ctx.set_prop(AppConstants.VALIDATION_RESULT, result, private=True, sticky=False)
         self.fire_event(AppEventType.VALIDATION_RESULT_RECEIVED, fl_ctx)
+
+
+def _refuse(site: str, code: str, fl_ctx: FLContext) -> None:
+    log.error("final test of %s failed: %s", site, fl_ctx.get_prop(REASON) or ascii(code)[:80])

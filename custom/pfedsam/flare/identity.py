@@ -19,9 +19,11 @@ from nvflare.lighter.utils import (
 from pfedsam import log
 from pfedsam.errors import UserFault
 from pfedsam.exchange.masked_site import UNSIGNED, Identity
+from pfedsam.exchange.roster import Keys, statement
 from pfedsam.files import read_json
 
 CLIENT = "fed_client.json"  # in a kit's startup folder
+ROOT = "rootCA.pem"  # in the startup folders of sites and server
 
 
 def identity_of(fl_ctx: FLContext) -> Identity:
@@ -69,17 +71,35 @@ class Kit:
 
     def fault(self, site: str, text: bytes, signature: bytes, certificate: bytes) -> str | None:
         """Why a site did not sign a text. None if it did, with a certificate of this federation."""
-        try:
-            leaf, *between = load_crt_chain_bytes(certificate)
-            verify_cert_chain(leaf, between, load_crt(str(self.root)))
-            verify_content(text, signature, leaf.public_key())
-        except Exception as fault:  # a certificate of a stranger can be anything
-            return f"a signature or certificate that does not hold ({type(fault).__name__})"
-        names, roles = (_texts(leaf, kind) for kind in (NameOID.COMMON_NAME, NameOID.UNSTRUCTURED_NAME))
-        if names != [site] or roles or site in self.servers:
-            of = ", a person" if roles else ", a server" if site in self.servers else ""
-            return f"the certificate of {', '.join(names)[:80]}{of}"
+        fault = signature_fault(self.root, site, text, signature=signature, certificate=certificate)
+        return f"the certificate of {site}, a server" if fault is None and site in self.servers else fault
+
+
+def signature_fault(root: Path, site: str, text: bytes, *, signature: bytes, certificate: bytes) -> str | None:
+    """Why a site did not sign a text. None if it did, with a certificate of the federation of this root."""
+    try:
+        leaf, *between = load_crt_chain_bytes(certificate)
+        verify_cert_chain(leaf, between, load_crt(str(root)))
+        verify_content(text, signature, leaf.public_key())
+    except Exception as fault:  # a certificate of a stranger can be anything
+        return f"a signature or certificate that does not hold ({type(fault).__name__})"
+    names, roles = (_texts(leaf, kind) for kind in (NameOID.COMMON_NAME, NameOID.UNSTRUCTURED_NAME))
+    if names != [site] or roles:
+        return f"the certificate of {', '.join(names)[:80]}{', a person' if roles else ''}"
+    return None
+
+
+def keys_fault(attempt: str, site: str, keys: Keys, fl_ctx: FLContext) -> str | None:
+    """At the server, why a site did not sign its keys: all others refuse a roster with them. None if it did.
+
+    The simulator has no kit, so nothing is checked there.
+    """
+    root = Path(fl_ctx.get_workspace().get_startup_kit_dir()) / ROOT
+    if not root.is_file():
         return None
+    signed = {"signature": keys.signature, "certificate": keys.certificate}
+    fault = signature_fault(root, site, statement(attempt, site, keys), **signed)
+    return fault and f"expected keys that {site} has signed, came {fault}"
 
 
 def _texts(certificate: x509.Certificate, kind: x509.ObjectIdentifier) -> list[str]:

@@ -1,6 +1,6 @@
 """The server's part in masked sums: before a round the sites agree on masks, and after it they open the sum."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from functools import partial
 
 from nvflare.apis.controller_spec import ClientTask
@@ -8,6 +8,7 @@ from nvflare.apis.dxo import from_shareable
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.impl.controller import Controller
+from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.app_constant import AppConstants
 
@@ -15,14 +16,14 @@ from pfedsam import log
 from pfedsam.exchange.guard import Rejected
 from pfedsam.exchange.masked_sum import MaskedSum
 from pfedsam.exchange.roster import LEAST, keys_of, new_attempt
+from pfedsam.flare.answers import Refuse, receive
 from pfedsam.flare.context import REASON, job_config
 from pfedsam.flare.filters import judge_step
+from pfedsam.flare.identity import keys_fault
 from pfedsam.flare.steps import step_task
 
 TRIES = 3  # attempts at a round's keys: a site that is lost between two steps costs one
 GRACE = 120  # most seconds for the other sites in a step: it needs no training
-
-Refuse = Callable[[str, str, FLContext], object]  # records a site's refusal: its name and its return code
 
 
 class Masking:
@@ -49,13 +50,13 @@ class Masking:
             hidden = MaskedSum(new_attempt(run, round_), job_config(fl_ctx).server)
             self._ask("keys", hidden, sites, least, stop, fl_ctx)
             if len(hidden.roster) >= least:
-                self._ask("shares", hidden, sorted(hidden.roster), len(hidden.roster), stop, fl_ctx)
+                self._ask("shares", hidden, sorted(hidden.roster), least, stop, fl_ctx)
             if stop.triggered or len(hidden.dealt) < least:
                 return None
             if hidden.complete:
                 return hidden
-            sites = hidden.dealt
-            log.warning("a site was lost before it sealed its shares: the others begin again with fresh keys")
+            lost, sites = ", ".join(sorted(hidden.roster.keys() - set(hidden.dealt))), hidden.dealt
+            log.warning("%s sealed no shares in time: the others begin again with fresh keys", lost)
         return None
 
     def open(self, hidden: MaskedSum, there: Collection[str], stop: Signal, fl_ctx: FLContext) -> bool:
@@ -78,26 +79,28 @@ class Masking:
 
     def _received(self, step: str, hidden: MaskedSum, client_task: ClientTask, fl_ctx: FLContext) -> None:
         """Keep a site's message of a step under the name in its certificate."""
-        site, result, client_task.result = client_task.client.name, client_task.result, None
-        code, reason = str(result.get_return_code()), None
-        if code == ReturnCode.OK:
-            reason = self._take(step, hidden, site, result, fl_ctx)
-        if code == ReturnCode.OK and reason is None:
-            return
-        if reason:
-            fl_ctx.set_prop(REASON, reason, private=True, sticky=False)
-        if step == "open":  # its update is in the sum, and others may open it
-            log.error("%s did not open its shares: %s", site, fl_ctx.get_prop(REASON) or ascii(code)[:80])
-        else:
-            self._refuse(site, code, fl_ctx)
+        refuse = _not_opened if step == "open" else self._refuse  # its update is in the sum, and others may open it
 
-    def _take(self, step: str, hidden: MaskedSum, site: str, result: object, fl_ctx: FLContext) -> str | None:
+        def take(site: str, result: Shareable, fl_ctx: FLContext) -> None:
+            if reason := self._fault(step, hidden, site, result, fl_ctx):
+                fl_ctx.set_prop(REASON, reason, private=True, sticky=False)
+                refuse(site, ReturnCode.OK, fl_ctx)
+
+        receive(client_task, fl_ctx, take=take, refuse=refuse)
+
+    def _fault(self, step: str, hidden: MaskedSum, site: str, result: Shareable, fl_ctx: FLContext) -> str | None:
         """Why a site's message of a step does not count, or None if it does."""
         verdict = judge_step(result, fl_ctx, step)
         if isinstance(verdict, Rejected):
             return verdict.reason
         tensors = from_shareable(result).data
         if step == "keys":
-            aggregator = fl_ctx.get_engine().get_component("aggregator")
-            verdict = aggregator.as_before(site, keys_of(tensors).samples, fl_ctx)
+            aggregator, keys = fl_ctx.get_engine().get_component("aggregator"), keys_of(tensors)
+            if fault := keys_fault(hidden.attempt, site, keys, fl_ctx):
+                return fault
+            verdict = aggregator.as_before(site, keys.samples, fl_ctx)
         return verdict.reason if isinstance(verdict, Rejected) else hidden.take(step, site, tensors)
+
+
+def _not_opened(site: str, code: str, fl_ctx: FLContext) -> None:
+    log.error("%s did not open its shares: %s", site, fl_ctx.get_prop(REASON) or ascii(code)[:80])

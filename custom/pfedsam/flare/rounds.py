@@ -16,6 +16,7 @@ from pfedsam import log
 from pfedsam.errors import UserFault, one_line
 from pfedsam.exchange.masked_sum import MaskedSum
 from pfedsam.exchange.roster import LEAST
+from pfedsam.flare.answers import code_of, note_late, receive
 from pfedsam.flare.context import CLASSES_DIFFER, DIVERGED, REASON, REJECTED, job_config
 from pfedsam.flare.ends import WHERE_DIVERGED
 from pfedsam.flare.masking import Masking
@@ -92,8 +93,8 @@ class Rounds(Controller):  # type: ignore[misc]
     ) -> None:
         """Drop a late answer, because its round is over. What the guard refused is recorded."""
         if fl_ctx.get_prop(REASON):
-            self._book(client.name, _code(result), fl_ctx)
-        log.warning("the answer of %s to task %s came too late and was dropped", client.name, task_name)
+            self._book(client.name, code_of(result), fl_ctx)
+        note_late(client.name, task_name)
 
     def _gather(self, round_: int, stop: Signal, fl_ctx: FLContext) -> bool:
         """Whether the round has the updates that it needs. If not, the job stops."""
@@ -197,21 +198,23 @@ class Rounds(Controller):  # type: ignore[misc]
 
     def _received(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
         """Record a site's answer under the name in its certificate, whatever name its message says."""
-        site, result, client_task.result = client_task.client.name, client_task.result, None
-        if (code := _code(result)) == ReturnCode.OK:
-            self._count(site, result, fl_ctx)
-        else:
-            self._refuse(site, code, fl_ctx)
+        receive(client_task, fl_ctx, take=self._count, refuse=self._turn_down)
 
     def _count(self, site: str, result: Shareable, fl_ctx: FLContext) -> None:
+        """Count an update if it is accepted. FLARE's selector of the best model hears of no other."""
         result.set_peer_props({**(result.get_peer_props() or {}), ReservedKey.IDENTITY_NAME: site})
         fl_ctx.set_prop(AppConstants.TRAINING_RESULT, result, private=True, sticky=False)
-        self.fire_event(AppEventType.BEFORE_CONTRIBUTION_ACCEPT, fl_ctx)
         accepted = self.aggregator.accept(result, fl_ctx)
+        if accepted:
+            self.fire_event(AppEventType.BEFORE_CONTRIBUTION_ACCEPT, fl_ctx)
         fl_ctx.set_prop(AppConstants.AGGREGATION_ACCEPTED, accepted, private=True, sticky=False)
         self.fire_event(AppEventType.AFTER_CONTRIBUTION_ACCEPT, fl_ctx)
-        if not accepted:  # a second update takes nothing from the first
-            (self._book if site in self.aggregator.given else self._refuse)(site, ReturnCode.OK, fl_ctx)
+        if not accepted:
+            self._turn_down(site, ReturnCode.OK, fl_ctx)
+
+    def _turn_down(self, site: str, code: str, fl_ctx: FLContext) -> None:
+        """Refuse an answer. A second one takes nothing from the first."""
+        (self._book if site in self.aggregator.given else self._refuse)(site, code, fl_ctx)
 
     def _refuse(self, site: str, code: str, fl_ctx: FLContext) -> None:
         """Record the refusal. If the other sites are too few for the round, the job stops at once.
@@ -241,7 +244,3 @@ class Rounds(Controller):  # type: ignore[misc]
 def _put(fl_ctx: FLContext, key: str, value: object) -> None:
     """Set a property for every later context of the job, at the server only."""
     fl_ctx.set_prop(key, value, private=True, sticky=True)
-
-
-def _code(result: Shareable) -> str:
-    return str(result.get_return_code())

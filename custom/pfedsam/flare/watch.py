@@ -18,7 +18,7 @@ from pfedsam import log
 from pfedsam.errors import UserFault
 from pfedsam.files import read_json
 from pfedsam.flare.admin import GONE, Admin
-from pfedsam.flare.ends import ABORTED, DIVERGED, FINISHED, LOST, REJOIN, Cause, Trace, cause_of, log_lines, refusals
+from pfedsam.flare.ends import ABORTED, DIVERGED, FINISHED, LOST, REJOIN, Cause, cause_of, refusals, trace_of
 from pfedsam.flare.presence import (
     Lookout,
     Patience,
@@ -91,7 +91,7 @@ def _bring_to_its_end(run: Run, job: Path, look: Lookout, *, out: Path) -> Outco
         cause = None  # where we ended it ourselves
         if ended != REJOIN:
             told = look.admin.meta(run.job) or {}
-            cause = cause_of(Trace(ended, told, log_lines(folder), look.admin.heard(run.job)))
+            cause = cause_of(trace_of(ended, told, folder, look.admin.heard(run.job)))
         note_end(look, run, cause.site if cause else "", progress=done > run.rounds)
         if cause is not None and cause.kind == DIVERGED:
             _go_back(run, job, done, cause)

@@ -10,6 +10,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+PLAIN_TEXT = {"text.parse_math": False}  # a class or a site may have any name, so no $ begins a formula
 INK = "#010203"  # a placeholder for the page's text colour, light or dark
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")  # Okabe-Ito, without yellow
 TRUTH, FOUND = COLOURS[:2]  # outlines of the reference and of the model's masks
@@ -17,6 +18,7 @@ MARKERS = "osD^vPX*"
 ROLE_LINES = {"global": "--", "personal": "-"}
 CLASS_LINES = ("solid", "dashed", "dotted", "dashdot")  # by class number
 STYLE = {
+    **PLAIN_TEXT,
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": INK,
@@ -56,12 +58,13 @@ def panels(lines: int, columns: int, draw: Callable[[Any], None], title: str) ->
     """A PNG of what `draw` puts on a grid of axes without ticks."""
     data = io.BytesIO()
     size = (2.6 * columns, 2.8 * lines + 0.5)
-    figure, grid = plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained")
-    draw(grid)
-    for axes in grid.flat:
-        axes.set_xticks([])
-        axes.set_yticks([])
-    figure.suptitle(title, fontsize=10)
-    figure.savefig(data, dpi=110)
-    plt.close(figure)
+    with matplotlib.rc_context(PLAIN_TEXT):
+        figure, grid = plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained")
+        draw(grid)
+        for axes in grid.flat:
+            axes.set_xticks([])
+            axes.set_yticks([])
+        figure.suptitle(title, fontsize=10)
+        figure.savefig(data, dpi=110)
+        plt.close(figure)
     return data.getvalue()
