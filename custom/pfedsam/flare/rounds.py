@@ -16,7 +16,7 @@ from pfedsam import log
 from pfedsam.errors import UserFault, one_line
 from pfedsam.exchange.masked_sum import MaskedSum
 from pfedsam.exchange.roster import LEAST
-from pfedsam.flare.context import CLASSES_DIFFER, DIVERGED, REASON, REJECTED, job_config
+from pfedsam.flare.context import CLASSES_DIFFER, DIVERGED, REASON, REJECTED, certified, job_config
 from pfedsam.flare.ends import WHERE_DIVERGED
 from pfedsam.flare.masking import Masking
 from pfedsam.flare.sends import model_task
@@ -205,6 +205,7 @@ class Rounds(Controller):  # type: ignore[misc]
 
     def _count(self, site: str, result: Shareable, fl_ctx: FLContext) -> None:
         result.set_peer_props({**(result.get_peer_props() or {}), ReservedKey.IDENTITY_NAME: site})
+        fl_ctx.set_peer_context(certified(site, result))
         fl_ctx.set_prop(AppConstants.TRAINING_RESULT, result, private=True, sticky=False)
         self.fire_event(AppEventType.BEFORE_CONTRIBUTION_ACCEPT, fl_ctx)
         accepted = self.aggregator.accept(result, fl_ctx)
