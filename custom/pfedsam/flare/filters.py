@@ -27,7 +27,7 @@ from pfedsam.record.said import report_fault
 from pfedsam.study import down_schema, sent_schema
 
 UPDATE_FACTS = (MetaKey.NUM_STEPS_CURRENT_ROUND, MetaKey.INITIAL_METRICS, REPORT)  # beside an update and its stamp
-NOTED = "pfedsam_noted"  # in FLARE's context: the message that is already in the ledger
+NOTED, ENTERED = "pfedsam_noted", "pfedsam_entered"  # in FLARE's context: the message that the ledger has, out and in
 
 
 class OnlySharedLeaves(Filter):  # type: ignore[misc]
@@ -63,12 +63,14 @@ class OnlySharedLeaves(Filter):  # type: ignore[misc]
 
 
 class OnlyDeclaredEnters(Filter):  # type: ignore[misc]
-    """At the site, on tasks: only the declared tensors enter, finite and of this job's settings. The ledger notes
-    them."""
+    """At the site, on tasks: only the declared tensors enter, finite and of this job's settings. The ledger notes them.
+
+    The executor asks it too, because a job may leave its filters out. A message that has entered is not noted again.
+    """
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         """The same message, or a blocked one with the reason in the log."""
-        if shareable.get_header(ReservedHeaderKey.CONTENT_TYPE) != "DXO":
+        if shareable.get_header(ReservedHeaderKey.CONTENT_TYPE) != "DXO" or fl_ctx.get_prop(ENTERED) is shareable:
             return shareable  # without tensors; a task that needs some is refused by the executor
         try:
             return self._entering(shareable, fl_ctx)
@@ -93,6 +95,7 @@ class OnlyDeclaredEnters(Filter):  # type: ignore[misc]
         except ValueError as fault:  # of the facts, the name, or the ledger
             log.error("[%s] the received message is not used: %s", fl_ctx.get_identity_name(), fault)
             raise ContentBlockedException(str(fault)) from None
+        fl_ctx.set_prop(ENTERED, shareable, private=True, sticky=False)
         return shareable
 
 
