@@ -123,5 +123,7 @@ def let_little_leave(federation: Any) -> None:
     for site in federation.facts["sites"]:
         policy = federation.kit(site) / "local/privacy.json"
         text = policy.read_text()
-        assert '"least_images": 8' in text
-        policy.write_text(text.replace('"least_images": 8', '"least_images": 1').replace('_steps": 4', '_steps": 1'))
+        for floor, least in (("images", 8), ("steps", 4), ("patients", 2)):
+            assert f'"least_{floor}": {least}' in text
+            text = text.replace(f'"least_{floor}": {least}', f'"least_{floor}": 1')
+        policy.write_text(text)

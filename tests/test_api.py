@@ -232,7 +232,8 @@ def test_a_site_s_model_comes_out_of_a_run_and_predicts_as_its_final_test(
     for model, branch in ((own, "personal"), (own, "global"), (shared, "global"), (done.before(), "global")):
         role = "before" if model.card["round"] is None else branch
         assert dice(model, branch, done.folder / "site-2/synthetic_data") == pytest.approx(
-            final[role]["dice"], abs=1e-6
+            final[role]["dice"],
+            abs=5e-5,  # which leaves with four digits
         )
     with pytest.raises(pfedsam.UserFault, match="files of site site-9"):
         done.export(tmp_path / "none.safetensors", "site-9")

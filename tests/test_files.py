@@ -49,7 +49,13 @@ def test_a_file_is_the_user_s_alone_also_in_a_process_with_a_wider_umask(
 
 @pytest.mark.parametrize(
     "value",
-    [{float("nan"): 1, "a": 1}, {float("nan"): 1, float("inf") - float("inf"): 1}, {"a": "\ud800"}, {"a": {1}}],
+    [
+        {float("nan"): 1, "a": 1},
+        {float("nan"): 1, float("inf") - float("inf"): 1},
+        {"a": "\ud800"},
+        {"a": {1}},
+        {"a": [float("nan")]},
+    ],
 )
 def test_json_that_cannot_be_read_again_is_not_written(tmp_path: Path, value: object) -> None:
     """A checkpoint with such content would be lost at the next start."""

@@ -125,7 +125,7 @@ def write_json(path: Path, value: Any) -> None:
         UserFault: as for `write_atomic`, or `value` holds what cannot be read again. The old content is untouched.
     """
     try:
-        text = json.dumps(value, indent=2, sort_keys=True)
+        text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False)
         parsed(text)
     except (TypeError, ValueError, RecursionError) as fault:
         do = "report it as a fault of pfedsam. What was there before is untouched"

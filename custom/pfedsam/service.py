@@ -13,7 +13,7 @@ from pfedsam.exchange.schema import shared_of
 from pfedsam.exchange.store import LAST, Moment, round_of
 from pfedsam.files import Tensors
 from pfedsam.kept import tested_site
-from pfedsam.record.scores import behind, summary
+from pfedsam.record.scores import behind, coarse, summary
 from pfedsam.record.site_files import write_site_files
 from pfedsam.site import Site, Update
 from pfedsam.site_faults import require_base, require_turn
@@ -86,9 +86,7 @@ def serve_round(
         "seconds": update.report.seconds,
         "scoring_seconds": site.scoring_seconds,
         "samples": update.samples,
-        "val": {"global": received, "personal": personal},
-        "before": before,
-        "experts": experts,
+        **coarse({"val": {"global": received, "personal": personal}, "before": before, "experts": experts}),
         "private": began,
         "bytes_received": payload_bytes(wire),
         "bytes_sent": payload_bytes(update.wire),
@@ -129,10 +127,9 @@ def serve_test(site: Site, wire: Tensors, turn: Turn, folder: Path) -> dict[str,
     trained = {"run": run, **{k: v for k, v in stored.items() if k == "round"}}
     write_site_files(tested_site(site, scores, trained), folder)
     return {
-        **{role: summary(cases) for role, cases in scores.items()},
-        BEFORE: _remembered(site, turn.at),
-        "val": {role: site.validated(role) for role in scores},
-        "experts": site.experts("test"),
+        **coarse({role: summary(cases) for role, cases in scores.items()}),
+        **coarse({BEFORE: _remembered(site, turn.at), "val": {role: site.validated(role) for role in scores}}),
+        "experts": coarse(site.experts("test")),
         "patients": len({one.group for one in site.data["test"].slices}),
     }
 

@@ -228,7 +228,7 @@ FAMILIES: dict[str, tuple[Change, str]] = {
     "more than the report holds": (said(more=lambda rng: [rng.random() for _ in range(9000)]), "at most 32768"),
     "a tensor in the report": (said(picture=lambda _: torch.ones(3)), "numbers and texts"),
     "a loop in the report": (said(loop=lambda _: _loop()), "numbers and texts"),
-    "a loss NaN": (said(losses__global=lambda _: math.nan), "loss global"),
+    "a loss NaN": (said(losses__global=lambda _: math.nan), "numbers and texts"),
     "a loss of text": (said(losses__global=text(1, 9)), "loss global"),
     "a loss without end": (said(losses__global=lambda _: 10**400), "loss global"),
     "a patient as a loss": (said(losses=lambda _: {"doe_john_born_1970_01_01": 0.0}), "losses named"),
@@ -242,17 +242,27 @@ FAMILIES: dict[str, tuple[Change, str]] = {
     "a hundred losses": (said(losses=lambda _: {f"l{i}": 1.0 for i in range(100)}), "losses named"),
     "a Dice above one": (said(before=lambda rng: {**ROW, "dice": rng.uniform(1.01, 99)}), "dice of before"),
     "a negative Dice": (said(before=lambda rng: {**ROW, "dice": -rng.random() - 0.01}), "dice of before"),
-    "a Dice NaN": (said(val=lambda _: {"global": {**ROW, "dice": math.nan}, "personal": ROW}), "dice of val global"),
+    "a Dice NaN": (said(val=lambda _: {"global": {**ROW, "dice": math.nan}, "personal": ROW}), "numbers and texts"),
     "another branch": (said(val=lambda _: {"global": ROW, "personal": ROW, "third": ROW}), "expected no 'third'"),
-    "a branch less": (said(val=lambda _: {"global": ROW}), "dice of val personal"),
+    "a branch less": (said(val=lambda _: {"global": ROW}), "an object as val personal"),
     "markup as unit": (said(before=lambda _: {**ROW, "unit": "<b>"}), "mm or px"),
     "negative bytes": (said(bytes_sent=lambda rng: -rng.randint(1, 99)), "bytes_sent"),
-    "seconds without end": (said(seconds=lambda _: math.inf), "seconds"),
+    "seconds without end": (said(seconds=lambda _: math.inf), "numbers and texts"),
     "a run that leads elsewhere": (said(private=lambda _: {"run": "../../x", "round": 1}), "as private"),
     "a run that is a number": (said(private=lambda _: {"run": 5.5, "round": 1}), "as private"),
     "a run that is true": (said(private=lambda _: {"run": True, "round": 1}), "as private"),
     "experts of other names": (said(experts=lambda _: {"weights": [0.5]}), "expected no 'weights'"),
     "experts beyond one": (said(experts=lambda rng: {"share": rng.uniform(1.01, 9)}), "experts' share"),
+    "patients as distances": (
+        said(before=lambda _: {**ROW, "by_unit": ["Doe^John 1970-01-01"]}),
+        "an object as by_unit",
+    ),
+    "a patient as distances": (
+        said(before=lambda _: {**ROW, "by_unit": {"mm": "Doe^John"}}),
+        "an object as before in mm",
+    ),
+    "NaN as distances": (said(before=lambda _: {**ROW, "by_unit": [math.nan]}), "numbers and texts"),
+    "brackets without end": (said(before=lambda _: {**ROW, "by_unit": _nested(300)}), "an object as by_unit"),
 }
 HEAD = "decoder.head.weight"
 
@@ -261,6 +271,10 @@ def _loop() -> dict[str, Any]:
     loop: dict[str, Any] = {}
     loop["again"] = loop
     return loop
+
+
+def _nested(deep: int) -> list[Any]:
+    return [_nested(deep - 1)] if deep else []
 
 
 def test_the_corpus_is_as_large_as_it_is_said_to_be() -> None:
@@ -314,6 +328,40 @@ def test_a_final_test_is_held_to_its_numbers_too() -> None:
         ({"patient": "Doe"}, "expected no 'patient'"),
         ({"patients": 2.5}, "a whole number as patients"),
         ({"global": {**ROW, "dice": 2.0}}, "dice of global"),
-        ({"val": {"global": ROW}}, "dice of val personal"),
+        ({"val": {"global": ROW}}, "an object as val personal"),
     ):
         assert told in str(rules.tested_fault({**TESTED, **change}))
+
+
+MANY = {"mm": {"hd95": 3.0, "assd": 1.0, "surface_dice": 0.5}, "px": {"hd95": 2.0}}
+FULL_ROW = {**ROW, "hd95": None, "assd": None, "surface_dice": None, "unit": "mixed", "by_unit": MANY}
+EXPERTS = {"share": 0.2, "entropy": 0.9, "varies": 0.1, "experts": [0.5, 0.5], "dice_without": 0.4}
+FULL = {"before": FULL_ROW, "val": {"global": FULL_ROW, "personal": FULL_ROW}, "experts": EXPERTS}
+OTHERS: list[Any] = [[], ["Doe^John 1970-01-01"], [0.5], [[]], "Doe^John 1970-01-01", True, {}, {"x": 0.5}]
+
+
+def ways(value: Any, way: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """The keys that lead to each value within nested objects."""
+    deeper = value.items() if isinstance(value, dict) else ()
+    return [*filter(None, [way]), *(found for key, one in deeper for found in ways(one, (*way, key)))]
+
+
+def put(value: dict[str, Any], way: tuple[str, ...], other: Any) -> dict[str, Any]:
+    key, *deeper = way
+    return {**value, key: put(value[key], tuple(deeper), other) if deeper else other}
+
+
+def fits(way: tuple[str, ...], other: Any) -> bool:
+    """Whether an honest site could say it: an object whose keys may all lack, or the experts' list of shares."""
+    if way == ("experts", "experts"):
+        return other in ([], [0.5])
+    return other == {} and way[-1] in ("by_unit", "mm", "px", "experts")
+
+
+@pytest.mark.parametrize("way", ways(FULL), ids="/".join)
+def test_no_value_of_another_kind_passes_anywhere_in_a_report(way: tuple[str, ...]) -> None:
+    assert rules.tested_fault({**TESTED, **FULL}) is None
+    assert rules.report_fault({**REPORT, **FULL}, LOSSES) is None
+    for other in OTHERS:
+        assert (rules.tested_fault(put({**TESTED, **FULL}, way, other)) is None) == fits(way, other), other
+        assert (rules.report_fault(put({**REPORT, **FULL}, way, other), LOSSES) is None) == fits(way, other), other

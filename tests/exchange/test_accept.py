@@ -54,6 +54,18 @@ def test_a_model_that_is_no_next_one_is_refused_and_the_last_stays_the_measure(t
     accept(store, HARMFUL[kind](model()), Moment("another", 1))  # nothing is known of that run yet
 
 
+@pytest.mark.parametrize("number", [torch.float64, torch.float16])
+def test_a_model_in_another_number_format_is_no_next_one_either(tmp_path: Path, number: torch.dtype) -> None:
+    """What is sent as float32 is decoded as it came. Once such a model was not compared with the last one."""
+    store = SiteStore(tmp_path, "study", "site")
+    accept(store, model(), Moment("run", 0))
+    for other in ({name: -100 * tensor.to(number) for name, tensor in model().items()}, {}):
+        with pytest.raises(Diverged, match="tensors of the same names, shapes and number formats; came others"):
+            accept(store, other, Moment("run", 1))
+    assert store.accepted("run") is not None
+    accept(store, moved(0.4), Moment("run", 1))
+
+
 def of_lora(end: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Tensors], Tensors]:
     return lambda tensors: {n: change(t) if f"lora.{end}" in n else t for n, t in tensors.items()}
 

@@ -20,13 +20,14 @@ from nvflare.app_common.abstract.model import make_model_learnable
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 from nvflare.app_common.widgets.intime_model_selector import IntimeModelSelector
+from nvflare.app_common.widgets.metrics_artifact_writer import MetricsArtifactWriter
 
 from pfedsam import methods
 from pfedsam.exchange.guard import Rejected
 from pfedsam.exchange.schema import REPORT, STAMP
 from pfedsam.exchange.server import ServerState
 from pfedsam.flare.aggregator import SharedAggregator
-from pfedsam.flare.context import CLASSES_DIFFER, DIVERGED, REASON, REJECTED, selected_by
+from pfedsam.flare.context import CLASSES_DIFFER, DIVERGED, REASON, REJECTED, certified, selected_by
 from pfedsam.flare.evaluation import FinalEvaluation
 from pfedsam.flare.filters import UpdateGuard, judge
 from pfedsam.flare.persistor import SharedPersistor
@@ -116,19 +117,19 @@ def test_an_update_of_an_old_round_does_not_count(fl_ctx: FLContext) -> None:
     [
         ({REPORT: {**TOLD, "picture": torch.ones(3)}}, "numbers and texts"),
         ({REPORT: {**TOLD, "note": "x" * 300}}, "at most 200 characters"),
-        ({REPORT: None}, "dice of val global"),
-        ({REPORT: {**TOLD, "val": {"global": ROW}}}, "dice of val personal"),
+        ({REPORT: None}, "an object as the report, came None"),
+        ({REPORT: {**TOLD, "val": {"global": ROW}}}, "an object as val personal, came None"),
         ({REPORT: {**TOLD, "before": {k: v for k, v in ROW.items() if k != "iou"}}}, "iou of before from 0 to 1"),
         ({REPORT: {**TOLD, "private": {"run": "r"}}}, "a run and a round as private"),
         ({REPORT: {**TOLD, "experts": "many"}}, "an object as experts"),
         ({REPORT: {**TOLD, "experts": {"share": 7}}}, "experts' share from 0 to 1"),
-        ({REPORT: {**TOLD, "experts": {"experts": [0.5, float("nan")]}}}, "experts' experts from 0 to 1"),
-        ({REPORT: {**TOLD, "before": {**ROW, "hd95": float("inf")}}}, "hd95 of before"),
+        ({REPORT: {**TOLD, "experts": {"experts": [0.5, 1.5]}}}, "experts' experts from 0 to 1"),
+        ({REPORT: {**TOLD, "before": {**ROW, "hd95": float("inf")}}}, "numbers and texts"),
         ({REPORT: {**TOLD, "before": {**ROW, "surface_dice": 1.5}}}, "surface_dice of before from 0 to 1"),
         ({REPORT: {**TOLD, "before": {**ROW, "unit": "<b>"}}}, "mm or px as unit of before"),
         ({REPORT: {**TOLD, "before": {**ROW, "by_unit": {"mm": {"assd": -1}}}}}, "assd of before in mm"),
-        ({REPORT: {**TOLD, "losses": {"global": float("nan")}}}, "a number as loss global"),
-        ({REPORT: {**TOLD, "losses": 3.0}}, "a number as loss of all branches"),
+        ({REPORT: {**TOLD, "losses": {"global": float("nan")}}}, "numbers and texts"),
+        ({REPORT: {**TOLD, "losses": 3.0}}, "an object as losses, came 3.0"),
         ({REPORT: {**TOLD, "samples": "many"}}, "a whole number as samples"),
         ({REPORT: {k: v for k, v in TOLD.items() if k != "bytes_sent"}}, "a whole number as bytes_sent"),
         ({REPORT: {**TOLD, "seconds": "long"}}, "a number as seconds"),
@@ -163,11 +164,7 @@ def best_of(dice: dict[str, float | None], fl_ctx: FLContext) -> float:
     for site, value in dice.items():
         told = {**TOLD, "val": {"global": {**ROW, "dice": value}, "personal": ROW}}
         message = update(site, 1.0, **{REPORT: told, MetaKey.INITIAL_METRICS: selected_by(told)})
-        assert UpdateGuard().process(message, fl_ctx) is message
-        message.add_cookie(AppConstants.CONTRIBUTION_ROUND, 2)
-        peer = FLContext()
-        peer.set_prop(FLContextKey.SHAREABLE, message, private=True)
-        fl_ctx.set_peer_context(peer)
+        fl_ctx.set_peer_context(certified(site, UpdateGuard().process(message, fl_ctx)))
         selector.handle_event(AppEventType.BEFORE_CONTRIBUTION_ACCEPT, fl_ctx)
     selector.handle_event(AppEventType.BEFORE_AGGREGATION, fl_ctx)
     return float(selector.best_val_metric)
@@ -217,6 +214,33 @@ def test_an_update_is_booked_under_the_name_of_the_certificate(fl_ctx: FLContext
     assert controller.aggregator.given.keys() == {"a", "b"}
     assert "expected one update a round" in fl_ctx.get_prop(REASON)
     assert not controller._failed
+
+
+@pytest.mark.parametrize("key", ["client_name", "site_name", MetaKey.SITE_NAME])
+def test_flare_s_metrics_name_a_site_by_its_certificate_whatever_its_message_says(fl_ctx: FLContext, key: str) -> None:
+    """FLARE's writer of metrics takes the name from the message, else from what the site says of its process."""
+    writer, engine, said = MetricsArtifactWriter(), fl_ctx.get_engine(), FLContext()
+    engine.fire_event = lambda event, context: writer.handle_event(event, context)
+    said.set_prop(ReservedKey.IDENTITY_NAME, "a", private=False, sticky=False)
+    fl_ctx.set_peer_context(said)
+    message = update("a", 1.0, **{key: "a", "note": "Doe^John " * 9})
+    message.set_header(AppConstants.CURRENT_ROUND, 77)
+    message["more"] = "Doe^John"
+    answer(rounds(), "liar", UpdateGuard().process(message, fl_ctx), fl_ctx)
+    assert {round_: [one["name"] for one in sites] for round_, sites in writer._round_sites.items()} == {2: ["liar"]}
+
+
+def test_the_guard_lets_nothing_through_beside_what_it_has_judged(fl_ctx: FLContext) -> None:
+    message = update("a", 1.0, note="Doe^John", **{STAMP: {**from_shareable(update("a", 1.0)).meta[STAMP], "x": 1}})
+    message["more"], kept = "Doe^John", from_shareable(update("a", 1.0))
+    message.set_header("more", "Doe^John")
+    message.set_cookie_jar({"more": "Doe^John"})
+    came = UpdateGuard().process(message, fl_ctx)
+    assert "Doe^John" not in str({**came, "DXO": from_shareable(came).meta})
+    assert from_shareable(came).meta == kept.meta
+    assert all(torch.equal(from_shareable(came).data[name], tensor) for name, tensor in kept.data.items())
+    assert came.get_cookie(AppConstants.CONTRIBUTION_ROUND) == 2
+    assert SharedAggregator().accept(came, fl_ctx)
 
 
 def test_a_late_update_does_not_count(fl_ctx: FLContext) -> None:

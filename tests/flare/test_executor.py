@@ -170,6 +170,65 @@ def test_the_fence_is_asked_before_a_round_trains_and_pays(fl_ctx: FLContext, ca
         SitePolicy(most_epsilon=8).require_privacy(large)
 
 
+def fenced(fl_ctx: FLContext, fence: SitePolicy) -> None:
+    """Put the site behind a fence of its own."""
+    scope = Scope()
+    scope.task_result_filters[FilterKey.OUT].append(fence)
+    fl_ctx.set_prop(FLContextKey.SCOPE_OBJECT, scope, private=True, sticky=False)
+
+
+def test_an_update_of_one_patient_does_not_leave_however_many_images_it_saw(
+    fl_ctx: FLContext, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job can limit a site to one image, which may be a volume of many slices, and a seed says which."""
+    executor = PFedSAMExecutor()
+    train = executor._open(fl_ctx).data["train"]
+    fenced(fl_ctx, SitePolicy(64, 1, 1))
+    assert executor.execute("train", message(), fl_ctx, Signal()).get_return_code() == ReturnCode.OK
+    train.slices[:] = [replace(one, group="one") for one in train.slices]
+    assert executor.execute("train", message(), fl_ctx, Signal()).get_return_code() == ReturnCode.EXECUTION_EXCEPTION
+    assert "expected an update of at least 2 patients, came 1" in caplog.text
+    fenced(fl_ctx, SitePolicy(64, 1, 1, least_patients=1))
+    assert executor.execute("train", message(), fl_ctx, Signal()).get_return_code() == ReturnCode.OK
+
+
+def test_scores_of_fewer_patients_than_the_fence_says_do_not_leave(
+    fl_ctx: FLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    executor = PFedSAMExecutor()
+    fenced(fl_ctx, SitePolicy(64, 1, 1, least_tested=2))
+    for task in ("train", "validate"):
+        assert executor.execute(task, message(), fl_ctx, Signal()).get_return_code() == ReturnCode.EXECUTION_EXCEPTION
+    assert caplog.text.count("expected scores of at least 2 patients in each split, came 1") == 2
+
+
+def test_a_job_asks_a_site_for_few_final_tests(
+    fl_ctx: FLContext, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each answer shows how one more model sees the same patients. Noise that no run ever made was scored too."""
+    asked: list[int] = []
+    monkeypatch.setattr("pfedsam.flare.executor.serve_test", lambda *_: asked.append(1) or {})
+    codes = [PFedSAMExecutor().execute("validate", message(), fl_ctx, Signal()).get_return_code() for _ in range(5)]
+    assert codes == [ReturnCode.OK] * 3 + [ReturnCode.EXECUTION_EXCEPTION] * 2
+    assert len(asked) == 3
+    assert caplog.text.count("expected at most 3 final tests in a job; came one more; to mend it: ask") == 2
+
+
+def numbers(value: object) -> list[float]:
+    """All numbers within a report."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [*filter(lambda one: isinstance(one, float), [value]), *(found for one in inner for found in numbers(one))]
+
+
+def test_scores_leave_a_site_with_four_digits(fl_ctx: FLContext) -> None:
+    """With all digits an IoU of one case was a whole number of pixels over those of the image."""
+    report = from_shareable(PFedSAMExecutor().execute("train", message(), fl_ctx, Signal())).get_meta_prop(REPORT)
+    tested = from_shareable(PFedSAMExecutor().execute("validate", message(), fl_ctx, Signal())).data
+    told = numbers([tested, *(report[key] for key in ("val", "before", "experts"))])
+    assert len(told) > 20
+    assert told == [round(one, 4) for one in told]
+
+
 def test_what_a_method_makes_of_images_leaves_only_if_the_fence_permits_it(
     fl_ctx: FLContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,7 +251,26 @@ def test_an_update_of_too_few_images_or_steps_does_not_leave_whatever_the_job_sa
         return
     with pytest.raises(Exception, match=rf"at least {images} training images and {steps} steps, came 2 and 1"):
         fence.process(reply, fl_ctx)
-    assert not ledger(fl_ctx, from_dict(SETTINGS)).path.exists()
+    assert [line["direction"] for line in ledger(fl_ctx, from_dict(SETTINGS)).lines()] == ["in"]
+
+
+@pytest.mark.parametrize("task", ["train", "validate"])
+@pytest.mark.parametrize("filtered", [True, False])
+def test_what_enters_is_checked_and_has_one_line_in_the_ledger_also_if_the_job_left_the_filter_out(
+    fl_ctx: FLContext, caplog: pytest.LogCaptureFixture, task: str, filtered: bool
+) -> None:
+    def execute(sent: Shareable) -> str:
+        enter = OnlyDeclaredEnters().process if filtered else lambda came, _: came
+        return str(PFedSAMExecutor().execute(task, enter(sent, fl_ctx), fl_ctx, Signal()).get_return_code())
+
+    assert execute(message()) == ReturnCode.OK
+    assert [line["direction"] for line in ledger(fl_ctx, from_dict(SETTINGS)).lines()] == ["in"]
+    if not filtered:
+        wide = message()
+        dxo = from_shareable(wide)
+        dxo.data = {name: tensor.double() for name, tensor in dxo.data.items()}
+        assert execute(dxo.update_shareable(wide)) == ReturnCode.EXECUTION_EXCEPTION
+        assert "torch.float32 at" in caplog.text
 
 
 def test_the_images_of_a_round_are_those_that_its_steps_see(fl_ctx: FLContext) -> None:
@@ -209,12 +287,12 @@ def test_images_without_a_label_do_not_raise_an_update_over_the_floor(
     config["data"] = {**SETTINGS["data"], "train": 4, "unlabelled": {"site-1": 0.75}}
     path = Path(fl_ctx.get_workspace().get_app_config_dir("job")) / "pfedsam.json"
     path.write_text(json.dumps(config))
-    asked: list[int] = []
-    monkeypatch.setattr("pfedsam.flare.executor.ask_fences", lambda _ctx, _config, images: asked.append(images))
+    asked: list[dict[str, int]] = []
+    monkeypatch.setattr("pfedsam.flare.executor.ask_fences", lambda _ctx, _config, **seen: asked.append(seen))
     shared, base = initial_shared(from_dict(config))
     task = DXO(DataKind.WEIGHTS, data=shared, meta={STAMP: {"config": from_dict(config).digest(), "base": base}})
     PFedSAMExecutor().execute("train", task.to_shareable(), fl_ctx, Signal())
-    assert asked == [1]
+    assert asked == [{"images": 1, "patients": 1, "tested": 1}]
 
 
 def test_all_tasks_of_a_job_are_of_one_run(fl_ctx: FLContext, caplog: pytest.LogCaptureFixture) -> None:

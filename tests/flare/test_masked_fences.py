@@ -359,7 +359,8 @@ def test_a_message_of_another_round_is_refused_by_the_guard_with_its_reason(fl_c
     keys = MaskedSite("site-1", CONFIG.server, path=tmp_path / "secret").keys(RUN, 2)
     fl_ctx.set_prop(FLContextKey.TASK_NAME, "keys", private=True, sticky=False)
     good = step_dxo("keys", keys, Stamp(0, CONFIG.digest(), "base")).to_shareable()
-    assert UpdateGuard().process(good, fl_ctx) is good
+    came = from_shareable(UpdateGuard().process(good, fl_ctx))
+    assert (came.data.keys(), came.meta) == (from_shareable(good).data.keys(), from_shareable(good).meta)
     with pytest.raises(Exception, match="expected round 0, came 1"):
         UpdateGuard().process(step_dxo("keys", keys, Stamp(1, CONFIG.digest(), "base")).to_shareable(), fl_ctx)
     assert "expected round 0" in fl_ctx.get_prop(REASON)

@@ -120,6 +120,8 @@ def test_only_declared_tensors_left_each_site_and_the_ledger_shows_them(run: tup
         assert [line["tensors"] for line in out] == [declared, declared, []]
         sent = [r["sites"][site]["bytes_sent"] for r in results(run[0])["rounds"]]
         assert [line["bytes"] for line in out] == [*sent, 0]
+        came = [line for line in lines if line["direction"] == "in"]  # each once: filter and executor both check
+        assert [line["task"] for line in came] == ["train", "train", "validate"]
 
 
 CACHED = ("model.lora_last=2", "train.views=2", "train.cache=disk")

@@ -64,7 +64,7 @@ def test_a_branch_without_an_l_moe_has_nothing_to_tell() -> None:
 
 
 def test_entropy_is_one_for_gates_that_are_alike_and_none_for_a_single_choice() -> None:
-    assert entropy(torch.full((3, 4), 0.25)) == pytest.approx(1)
+    assert all(1 - 1e-6 < entropy(torch.full((3, count), 1 / count)) <= 1 for count in range(2, 9))
     assert entropy(torch.eye(4)) == 0
     assert entropy(torch.ones(3, 1)) == 0
 

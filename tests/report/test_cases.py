@@ -73,7 +73,7 @@ def test_cases_of_one_name_in_two_folders_are_two_cases(tmp_path: Path) -> None:
     cases = read_cases(tmp_path / "cases.json")
     assert {case for case, _ in cases.scores["personal"]} >= {"p1/slice.png", "p2/slice.png"}
     dice = mean_of({"site-1": cases.of_patients("personal", "dice")})
-    assert dice == pytest.approx(tested["personal"]["dice"])
+    assert dice == pytest.approx(tested["personal"]["dice"], abs=5e-5)  # which leaves with four digits
     assert st.mean(r["dice"] for r in cases.scores["personal"].values()) == pytest.approx(dice)
 
 

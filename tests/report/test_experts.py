@@ -1,10 +1,18 @@
 """What the report says of experts, from a record."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pfedsam.config import to_dict
+from pfedsam.files import write_json
+from pfedsam.record import said
+from pfedsam.record.results import finish, start
 from pfedsam.report.experts import expert_rows, fallen_behind
+from pfedsam.report.gather import gather
+from pfedsam.report.page import write_report
+from pfedsam.settings import from_dict
 
 GATES = {"share": 0.4, "entropy": 0.9, "varies": 0.05, "experts": [0.6, 0.4]}
 
@@ -37,6 +45,28 @@ def test_a_private_bottleneck_without_experts_has_no_gate_to_judge() -> None:
     for key in ("entropy", "varies", "experts"):
         del found["final"]["sites"]["north"]["experts"][key]
     assert expert_rows(found)[0]["says"] == "they help"
+
+
+LEAST_ROW = {"dice": 0.5, "iou": 0.4}
+LEAST: dict[str, Any] = {
+    **{"global": LEAST_ROW, "personal": LEAST_ROW, "val": {"global": LEAST_ROW, "personal": LEAST_ROW}},
+    **{"before": None, "experts": {**GATES, "dice_without": 0.4}},
+}
+
+
+@pytest.mark.parametrize("key", [*GATES, "dice_without", "before", "experts", ""])
+def test_a_site_s_report_that_the_server_takes_stops_no_page(key: str, tmp_path: Path) -> None:
+    """Some numbers may lack. The page of the whole run fell to one site that left one out."""
+    tested = {name: value for name, value in LEAST.items() if name != key}
+    if "experts" in tested:
+        tested["experts"] = {name: value for name, value in LEAST["experts"].items() if name != key}
+    assert said.tested_fault(tested) is None
+    config = from_dict({})
+    results = start(to_dict(config), config.digest(), "base")
+    results["final"]["sites"] = {"north": tested}
+    write_json(tmp_path / "results.json", finish(results, 1.0))
+    write_report(gather(tmp_path), tmp_path / "report.html")
+    assert "north" in (tmp_path / "report.html").read_text()
 
 
 def test_runs_of_earlier_versions_and_methods_without_experts_have_no_rows() -> None:

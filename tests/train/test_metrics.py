@@ -5,7 +5,7 @@ from scipy import ndimage
 from scipy.spatial import distance
 
 from pfedsam.record.measures import TOLERANCE
-from pfedsam.record.scores import CaseScore, summary
+from pfedsam.record.scores import CaseScore, coarse, summary
 from pfedsam.train.metrics import score
 
 
@@ -149,3 +149,9 @@ def test_a_volume_is_one_case() -> None:
 def test_classes_weigh_alike_however_many_cases_they_have() -> None:
     cases = [CaseScore(1, 1.0, 1.0, 0.0, 0.0, True)] * 3 + [CaseScore(2, 0.0, 0.0, 9.0, 9.0, False)]
     assert summary(cases)["dice"] == 0.5
+
+
+def test_a_row_leaves_with_four_digits_and_its_distances_with_two() -> None:
+    row = {"dice": 2197 / 16384, "iou": None, "scored": 3, "unit": "mixed", "by_unit": {"mm": {"hd95": 2 / 3}}}
+    left = {**row, "dice": 0.1341, "by_unit": {"mm": {"hd95": 0.67}}}
+    assert coarse({"val": {"global": row}, "before": None}) == {"val": {"global": left}, "before": None}

@@ -9,6 +9,8 @@ import torch
 
 from conftest import tiny
 from pfedsam.config import Config
+from pfedsam.data.dataset import Dataset
+from pfedsam.data.dataset import open_site as read_site
 from pfedsam.errors import UserFault
 from pfedsam.exchange.privacy import Budget, Noise
 from pfedsam.exchange.schema import EXTRA
@@ -21,6 +23,7 @@ from pfedsam.service import Turn, serve_round
 from pfedsam.settings import from_dict
 from pfedsam.site import Site
 from pfedsam.study import down_schema, initial_shared
+from pfedsam.train.loop import patients_seen, views_of
 from pfedsam.train.patients import Hidden, patients_of
 from pfedsam.train.step import descend, weights_of
 
@@ -53,6 +56,23 @@ def test_patients_are_in_a_step_with_one_slice_each_and_by_chance(hospital: Path
     assert float(sizes.var()) == pytest.approx(3 * (2 / 3) * (1 / 3), abs=0.06)  # of a binomial, not of a fixed batch
     of_both = torch.tensor([float(view.slice % 2) for step in drawn for view in step])
     assert float(of_both.mean()) == pytest.approx(0.5, abs=0.03)
+
+
+def test_the_patients_of_a_round_are_those_whose_slices_its_steps_see(hospital: Path) -> None:
+    def seen(data: Dataset, round_: int = 0, **train: int) -> int:
+        return patients_seen(data, tiny(train={"batch_size": 1, "max_steps": None, **train}), 5, round_)
+
+    config = tiny(train={"batch_size": 1})
+    data = read_site(hospital, "site-1", config)["train"]
+    data.slices[:] = [replace(one, group=f"patient {i // 2}") for i, one in enumerate(data.slices)]
+    assert seen(data) == 3
+    for round_ in range(4):
+        own = {view.slice // 2 for views in views_of(data, config.train, 5, round_, 2) for view in views}
+        assert seen(data, round_, max_steps=2) == len(own)
+    assert {seen(data, round_, max_steps=2) for round_ in range(9)} == {1, 2}
+    assert patients_seen(data, hides(train={"max_steps": 1}), 5, 0) == 3  # drawn anew in each step, by chance
+    data.slices[1:] = [replace(one, mask=None) for one in data.slices[1:]]
+    assert seen(data) == 1
 
 
 class Silent(Noise):

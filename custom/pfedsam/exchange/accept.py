@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from pfedsam.errors import Diverged
 from pfedsam.exchange.change import A, B, cosine, norm
-from pfedsam.exchange.schema import schema_of
+from pfedsam.exchange.schema import misfits, schema_of
 from pfedsam.exchange.store import Moment, SiteStore
 from pfedsam.files import Tensors
 
@@ -36,10 +36,12 @@ def judge(store: SiteStore, shared: Tensors, at: Moment) -> None:
     """Check that a server's model can be that of a round of its run. Of a run without a last model nothing is known.
 
     Raises:
-        Diverged: it is not near the last one.
+        Diverged: it is not near the last one, or has other tensors.
     """
     last = store.accepted(at.run)
-    if last and schema_of(last[0]) == schema_of(shared):
+    if last:
+        if other := misfits(shared, schema_of(last[0])):
+            raise _strange("tensors of the same names, shapes and number formats", f"others, e.g. {other[0][:80]}")
         own = store.remembered(MOVED, at.run) or {}
         require_near(shared, last[0], at.round - last[1], own, ends=(A, B) if at.round else (A,))
 

@@ -68,9 +68,9 @@ def judge_samples(samples: Any, most: int = 10_000_000) -> Verdict:
 
 
 def facts_fault(facts: Any) -> str | None:
-    """Why facts beside the tensors may not be sent. None if they are few, and only numbers and short texts."""
+    """Why facts beside the tensors may not be sent. None if they are few, and only finite numbers and short texts."""
     try:
-        size, texts = len(json.dumps(facts)), list(_texts(facts))
+        texts, size = list(_texts(facts)), len(json.dumps(facts, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as fault:
         return f"expected numbers and texts beside the tensors, came others: {str(fault)[:TEXT]}"
     if size > FACTS:

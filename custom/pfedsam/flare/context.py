@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from nvflare.apis.dxo import DXO
-from nvflare.apis.fl_constant import FLContextKey
+from nvflare.apis.fl_constant import FLContextKey, ReservedKey
 from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
 
 from pfedsam.bounds import Bounds, parse_count
 from pfedsam.config import Config
@@ -86,6 +87,17 @@ def selected_by(report: dict[str, Any]) -> dict[str, float]:
     """
     dice = report["val"]["global"]["dice"]
     return {} if dice is None else {"val_dice": dice}
+
+
+def certified(site: str, result: Shareable) -> FLContext:
+    """What FLARE's widgets read of the sender of an answer: the name in its certificate, and the answer as judged.
+
+    The context that FLARE makes has what the site's own message says of itself.
+    """
+    peer = FLContext()
+    peer.set_prop(ReservedKey.IDENTITY_NAME, site, private=False, sticky=False)
+    peer.set_prop(FLContextKey.SHAREABLE, result, private=True, sticky=False)
+    return peer
 
 
 def simulated(fl_ctx: FLContext) -> bool:

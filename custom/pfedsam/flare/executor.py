@@ -40,9 +40,10 @@ from pfedsam.flare.context import (
     simulated,
     stamp_of,
 )
+from pfedsam.flare.filters import OnlyDeclaredEnters
 from pfedsam.flare.gate import close_early, federated
 from pfedsam.flare.identity import identity_of
-from pfedsam.flare.policy import ask_fences
+from pfedsam.flare.policy import ask_fences, fences
 from pfedsam.flare.process import set_up
 from pfedsam.flare.steps import facts_of, masked, step_dxo
 from pfedsam.layout import OWN
@@ -51,9 +52,11 @@ from pfedsam.quiet import quiet
 from pfedsam.record.back import line_in
 from pfedsam.service import Turn, serve_round, serve_test
 from pfedsam.site import Site
-from pfedsam.train.loop import Progress
+from pfedsam.train.loop import Progress, patients_seen
+from pfedsam.train.patients import patients_of
 
 CODES = {ClassesDiffer: CLASSES_DIFFER, Diverged: DIVERGED}
+MOST_TESTS = 3  # a job asks one. If the answer is lost with a connection or a process, FLARE asks again. Our choice
 LINE_EVERY, LINE_EVERY_SIMULATED = 5.0, 60.0  # seconds between progress lines; the simulator shows all sites' on one
 
 
@@ -85,6 +88,7 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
         if task_name not in serve:
             return make_reply(ReturnCode.TASK_UNKNOWN)
         try:
+            OnlyDeclaredEnters().process(shareable, fl_ctx)  # a job may lack the filter
             return serve[task_name](self._open(fl_ctx), shareable, fl_ctx, abort_signal)
         except (UserFault, ContentBlockedException) as fault:
             log.error("[%s] %s", fl_ctx.get_identity_name(), fault)
@@ -104,7 +108,9 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
         if masked(site.config):
             member.ready(attempt)  # else the training would be in vain
         train = site.data["train"]
-        ask_fences(fl_ctx, site.config, len(train.labelled()) or len(train))  # one with a label among others shows most
+        images = len(train.labelled()) or len(train)  # one with a label among others shows most
+        patients = patients_seen(train, site.config, site.seed, turn.round)
+        ask_fences(fl_ctx, site.config, images=images, patients=patients, tested=_tested(site))
         every = LINE_EVERY_SIMULATED if simulated(fl_ctx) else LINE_EVERY
         progress = _Progress(site.name, turn, _started(run_dir(fl_ctx), turn.round), every)
         update, report = serve_round(site, wire, turn, progress=progress, stop=lambda: bool(stop.triggered))
@@ -133,8 +139,12 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
         return step_dxo(step, reply, site.stamp(shareable.get_header(AppConstants.CURRENT_ROUND, -1))).to_shareable()
 
     def _validate(self, site: Site, shareable: Shareable, fl_ctx: FLContext, _: Signal) -> Shareable:
+        wire, turn = _asked(shareable, fl_ctx)
+        for fence in fences(fl_ctx):
+            fence.require_tested(_tested(site))
+        _count_test(run_dir(fl_ctx) / "tests.json")
         folder = run_dir(fl_ctx) / OWN
-        metrics = serve_test(site, *_asked(shareable, fl_ctx), folder)
+        metrics = serve_test(site, wire, turn, folder)
         log.info("[%s] tested; its own files: %s", site.name, folder)
         return DXO(DataKind.METRICS, data=metrics).to_shareable()
 
@@ -197,6 +207,24 @@ def _require_one_run(folder: Path, turn: Turn) -> None:
             came=turn.run if turn.run != first[0] else "another line of runs that it went back from",
             do="ask the server's administrator. Nothing was trained",
         )
+
+
+def _count_test(path: Path) -> None:
+    """Count a final test of the job in the file. Each shows how one more model sees the same patients.
+
+    Raises:
+        UserFault: the site has answered as many as a job may ask.
+    """
+    done = parsed(path.read_bytes()) if path.exists() else 0
+    if done >= MOST_TESTS:
+        do = "ask the server's administrator what its models are. Nothing was tested"
+        raise UserFault(expected=f"at most {MOST_TESTS} final tests in a job", came="one more", do=do)
+    write_json(path, done + 1)
+
+
+def _tested(site: Site) -> int:
+    """The patients of the smaller split that is scored. 0 if both are empty."""
+    return min(filter(None, (len(patients_of(site.data[split])) for split in ("val", "test"))), default=0)
 
 
 def _model_in(shareable: Shareable) -> DXO:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection
+from dataclasses import asdict
 from typing import Any
 
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
@@ -17,7 +18,7 @@ from pfedsam.errors import UserFault
 from pfedsam.exchange.guard import Accepted, Rejected, Verdict, facts_fault, judge_message, judge_samples
 from pfedsam.exchange.masks import unmasked_fault
 from pfedsam.exchange.roster import STEPS
-from pfedsam.exchange.schema import REPORT, Stamp
+from pfedsam.exchange.schema import REPORT, STAMP, Stamp
 from pfedsam.files import Tensors
 from pfedsam.flare.context import REASON, RUN, job_config, ledger, selected_by, stamp_of
 from pfedsam.flare.steps import facts_of, is_step, masked, step_dxo, step_of, step_verdict
@@ -25,7 +26,8 @@ from pfedsam.names import one_name
 from pfedsam.record.said import report_fault
 from pfedsam.study import down_schema, sent_schema
 
-NOTED = "pfedsam_noted"  # in FLARE's context: the message that is already in the ledger
+UPDATE_FACTS = (MetaKey.NUM_STEPS_CURRENT_ROUND, MetaKey.INITIAL_METRICS, REPORT)  # beside an update and its stamp
+NOTED, ENTERED = "pfedsam_noted", "pfedsam_entered"  # in FLARE's context: the message that the ledger has, out and in
 
 
 class OnlySharedLeaves(Filter):  # type: ignore[misc]
@@ -61,12 +63,14 @@ class OnlySharedLeaves(Filter):  # type: ignore[misc]
 
 
 class OnlyDeclaredEnters(Filter):  # type: ignore[misc]
-    """At the site, on tasks: only the declared tensors enter, finite and of this job's settings. The ledger notes
-    them."""
+    """At the site, on tasks: only the declared tensors enter, finite and of this job's settings. The ledger notes them.
+
+    The executor asks it too, because a job may leave its filters out. A message that has entered is not noted again.
+    """
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         """The same message, or a blocked one with the reason in the log."""
-        if shareable.get_header(ReservedHeaderKey.CONTENT_TYPE) != "DXO":
+        if shareable.get_header(ReservedHeaderKey.CONTENT_TYPE) != "DXO" or fl_ctx.get_prop(ENTERED) is shareable:
             return shareable  # without tensors; a task that needs some is refused by the executor
         try:
             return self._entering(shareable, fl_ctx)
@@ -91,6 +95,7 @@ class OnlyDeclaredEnters(Filter):  # type: ignore[misc]
         except ValueError as fault:  # of the facts, the name, or the ledger
             log.error("[%s] the received message is not used: %s", fl_ctx.get_identity_name(), fault)
             raise ContentBlockedException(str(fault)) from None
+        fl_ctx.set_prop(ENTERED, shareable, private=True, sticky=False)
         return shareable
 
 
@@ -106,11 +111,12 @@ class UpdateGuard(Filter):  # type: ignore[misc]
     """At the server, on results: refuses an update that is not exactly what was declared.
 
     A refused site is out for this round. FLARE continues while enough sites remain. `Rounds` records the reason, under
-    FLARE's name of the site.
+    FLARE's name of the site. An accepted message is built again from the checked parts, because FLARE's widgets read
+    more of it than the rule does, such as the name that a site gives itself.
     """
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
-        """The same message. It raises if the guard rejects it."""
+        """A message of the checked parts. It raises if the guard rejects it."""
         if shareable.get_return_code() != ReturnCode.OK:
             return shareable
         task = str(fl_ctx.get_prop(FLContextKey.TASK_NAME))
@@ -118,7 +124,18 @@ class UpdateGuard(Filter):  # type: ignore[misc]
         if isinstance(verdict, Rejected):
             fl_ctx.set_prop(REASON, verdict.reason, private=True, sticky=False)
             raise ContentBlockedException(f"update refused: {verdict.reason}")
-        return shareable
+        dxo = _dxo(shareable)
+        stamp = stamp_of(dxo, -1)
+        new = (step_dxo(task, dxo.data, stamp) if task in STEPS else _update(dxo, stamp)).to_shareable()
+        new.set_peer_props(shareable.get_peer_props() or {})  # FLARE's own, not the message's
+        new.add_cookie(AppConstants.CONTRIBUTION_ROUND, stamp.round)
+        return new
+
+
+def _update(dxo: DXO, stamp: Stamp) -> DXO:
+    """An update with the facts beside it that the guard checks, and no other."""
+    facts = {key: dxo.get_meta_prop(key) for key in UPDATE_FACTS}
+    return DXO(DataKind.WEIGHT_DIFF, data=dict(dxo.data), meta={**facts, STAMP: asdict(stamp)})
 
 
 def judge_step(shareable: Shareable, fl_ctx: FLContext, step: str) -> Verdict:

@@ -39,6 +39,8 @@ class HospitalKit(Builder):  # type: ignore[misc]
             receiver sends what sites report to the address that the job names.
         masked: whether sites let only masked updates leave.
         derived: whether sites let values leave that a method makes of images, such as FedDG's spectra.
+        least_patients: the fewest patients of these images.
+        least_tested: the fewest patients of a split whose scores a site may send.
     """
 
     def __init__(
@@ -52,6 +54,8 @@ class HospitalKit(Builder):  # type: ignore[misc]
         most_epsilon: float | None = None,
         masked: bool = False,
         derived: bool = False,
+        least_patients: int = 2,
+        least_tested: int = 1,
     ) -> None:
         super().__init__()
         self.byoc, self.storage, self.at_server = byoc, storage, at_server
@@ -59,6 +63,8 @@ class HospitalKit(Builder):  # type: ignore[misc]
             "max_megabytes": max_megabytes,
             "least_images": least_images,
             "least_steps": least_steps,
+            "least_patients": least_patients,
+            "least_tested": least_tested,
             "most_epsilon": most_epsilon,
             "masked": masked,
             "derived": derived,

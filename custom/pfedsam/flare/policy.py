@@ -31,6 +31,10 @@ class SitePolicy(OnlySharedLeaves):
             step on one image, the update's signs are those of one patient's gradient. The defaults are our choice.
             Counted are the images that the round's steps see. Before training, those without a label do not count
             beside others with one: all that an update shows may come from these.
+        least_patients: the fewest patients of these images. A job may leave all but one image out, and an image may be
+            a volume of many slices. The default is our choice: no update of one patient leaves.
+        least_tested: the fewest patients of a test or validation split whose scores may leave. The default lets all
+            leave, because a small hospital may have one.
         most_epsilon: the largest privacy budget (`privacy.epsilon`) of a job whose update may leave. None: jobs
             without differential privacy are welcome too.
         most_delta: the largest `privacy.delta` of such a job, if `most_epsilon` is set.
@@ -47,12 +51,14 @@ class SitePolicy(OnlySharedLeaves):
         masked: bool = False,
         most_delta: float = 1e-5,
         derived: bool = False,
+        least_patients: int = 2,
+        least_tested: int = 1,
     ) -> None:
         super().__init__()
         self.most_epsilon, self.most_delta = most_epsilon, most_delta
         self.max_megabytes = max_megabytes
         self.least_images, self.least_steps, self.masked = least_images, least_steps, masked
-        self.derived = derived
+        self.derived, self.least_patients, self.least_tested = derived, least_patients, least_tested
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         """A message of the checked parts. If it may not leave, it raises and logs the reason at the site."""
@@ -89,6 +95,22 @@ class SitePolicy(OnlySharedLeaves):
                 f" came {seen} and {steps}: fewer could show a patient's image"
             )
 
+    def require_patients(self, patients: int) -> None:
+        """Raise if a round's steps see too few patients for its update to leave."""
+        if patients < self.least_patients:
+            raise ContentBlockedException(
+                f"expected an update of at least {self.least_patients} patients, came {patients}:"
+                " fewer could show a patient's image"
+            )
+
+    def require_tested(self, tested: int) -> None:
+        """Raise if scores are of too few patients to leave. `tested`: in the smallest split; 0 if nothing is scored."""
+        if 0 < tested < self.least_tested:
+            raise ContentBlockedException(
+                f"expected scores of at least {self.least_tested} patients in each split, came {tested}:"
+                " fewer could show a patient's mask"
+            )
+
     def require_privacy(self, config: Config) -> None:
         """Raise if the job has less differential privacy than the administrator asks for."""
         asked = math.inf if config.privacy.unit == "none" else config.privacy.epsilon
@@ -108,12 +130,16 @@ class SitePolicy(OnlySharedLeaves):
             )
 
 
-def ask_fences(fl_ctx: FLContext, config: Config, images: int) -> None:
-    """Raise ContentBlockedException if a fence of the hospital would not let the round's update out.
-
-    It is asked before the round trains, because a round that hides patients is paid before that.
-    """
+def fences(fl_ctx: FLContext) -> list[SitePolicy]:
+    """The fences of the hospital. They are asked before a task is served, because a round that hides patients is paid
+    before it trains."""
     scope = fl_ctx.get_prop(FLContextKey.SCOPE_OBJECT)
-    for fence in scope.task_result_filters[FilterKey.OUT] if scope else []:
-        if isinstance(fence, SitePolicy):
-            fence.require(config, images)
+    return [one for one in (scope.task_result_filters[FilterKey.OUT] if scope else []) if isinstance(one, SitePolicy)]
+
+
+def ask_fences(fl_ctx: FLContext, config: Config, *, images: int, patients: int, tested: int) -> None:
+    """Raise ContentBlockedException if a fence of the hospital would not let the round's update out."""
+    for fence in fences(fl_ctx):
+        fence.require(config, images)
+        fence.require_patients(patients)
+        fence.require_tested(tested)

@@ -17,7 +17,7 @@ from pfedsam.errors import UserFault, one_line
 from pfedsam.exchange.masked_sum import MaskedSum
 from pfedsam.exchange.roster import LEAST
 from pfedsam.flare.answers import code_of, note_late, receive
-from pfedsam.flare.context import CLASSES_DIFFER, DIVERGED, REASON, REJECTED, job_config
+from pfedsam.flare.context import CLASSES_DIFFER, DIVERGED, REASON, REJECTED, certified, job_config
 from pfedsam.flare.ends import WHERE_DIVERGED
 from pfedsam.flare.masking import Masking
 from pfedsam.flare.sends import model_task
@@ -203,6 +203,7 @@ class Rounds(Controller):  # type: ignore[misc]
     def _count(self, site: str, result: Shareable, fl_ctx: FLContext) -> None:
         """Count an update if it is accepted. FLARE's selector of the best model hears of no other."""
         result.set_peer_props({**(result.get_peer_props() or {}), ReservedKey.IDENTITY_NAME: site})
+        fl_ctx.set_peer_context(certified(site, result))
         fl_ctx.set_prop(AppConstants.TRAINING_RESULT, result, private=True, sticky=False)
         accepted = self.aggregator.accept(result, fl_ctx)
         if accepted:

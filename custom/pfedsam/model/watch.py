@@ -50,10 +50,10 @@ class Watch:
 
 
 def entropy(gates: Tensor) -> float:
-    """The mean entropy of rows of gates, (images, M), as a part of log M. 0 for one expert."""
+    """The mean entropy of rows of gates, (images, M), as a part of log M: 0 to 1. 0 for one expert."""
     if gates.shape[1] < 2:
         return 0.0
-    return float(torch.special.entr(gates).sum(-1).mean()) / math.log(gates.shape[1])
+    return min(1.0, float(torch.special.entr(gates).sum(-1).mean()) / math.log(gates.shape[1]))  # rounding may exceed 1
 
 
 @contextmanager

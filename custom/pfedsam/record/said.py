@@ -34,12 +34,13 @@ def tested_fault(tested: Any) -> str | None:
 
 
 def _object_fault(where: str, value: Any, checks: Mapping[str, Check], may_lack: tuple[str, ...] = ()) -> str | None:
-    """Why an object is not one with exactly these keys. A missing key is checked as None, unless it may be missing."""
-    told: dict[str, Any] = value if isinstance(value, dict) else {}
+    """Why a value is no object with exactly these keys. A missing key is checked as None, unless it may be missing."""
+    if not isinstance(value, dict):
+        return f"expected an object as {where}, came {ascii(value)[:40]}"
     for key, check in checks.items():
-        if (key in told or key not in may_lack) and (fault := check(key, told.get(key))):
+        if (key in value or key not in may_lack) and (fault := check(key, value.get(key))):
             return fault
-    unknown = next((key for key in told if key not in checks), None)
+    unknown = next((key for key in value if key not in checks), None)
     return None if unknown is None else f"expected no {ascii(unknown)[:40]} in {where}"
 
 
@@ -57,7 +58,7 @@ def _row(name: str, value: Any, *, where: str = "") -> str | None:
     checks: dict[str, Check] = {metric: partial(_metric, of=name) for metric in METRICS}
     checks |= {key: partial(_number, least=0, most=1e9, whole=True) for key in ("scored", "empty", "false_alarms")}
     checks |= {"unit": partial(_unit, of=name), "by_unit": partial(_by_unit, of=name)}
-    filled = dict.fromkeys(OVERLAP, "nothing") | (value if isinstance(value, dict) else {})
+    filled = dict.fromkeys(OVERLAP, "nothing") | value if isinstance(value, dict) else value
     return _object_fault(name, filled, checks, may_lack=tuple(key for key in checks if key not in OVERLAP))
 
 
@@ -82,7 +83,7 @@ def _by_unit(_: str, value: Any, *, of: str) -> str | None:
 
 def _losses(_: str, value: Any, *, known: Collection[str]) -> str | None:
     if not isinstance(value, dict):
-        return _number("loss of all branches", None)
+        return f"expected an object as losses, came {ascii(value)[:40]}"
     wrong = [ascii(name)[:40] for name in value if name not in known]
     if wrong:
         return f"expected losses named {', '.join(sorted(known))}, came {wrong[0]}"
@@ -91,15 +92,21 @@ def _losses(_: str, value: Any, *, known: Collection[str]) -> str | None:
 
 def _experts(_: str, value: Any) -> str | None:
     """Why these are not the numbers of a site's experts (`model.watch.Watch.facts`). Each is a share of 1."""
-    if not isinstance(value, dict):
-        return f"expected an object as experts, came {ascii(value)[:40]}"
-    return _object_fault("experts", value, dict.fromkeys(EXPERTS, _share), EXPERTS)
+    return _object_fault("experts", value, EXPERTS, may_lack=tuple(EXPERTS))
 
 
 def _share(name: str, value: Any) -> str | None:
-    """Why this is not a share of 1, a list of shares, or None."""
-    values = value if isinstance(value, list) else [] if value is None else [value]
-    return next(filter(None, (_number(f"experts' {name}", one, least=0, most=1) for one in values)), None)
+    return _number(f"experts' {name}", value, least=0, most=1)
+
+
+def _shares(name: str, value: Any) -> str | None:
+    if not isinstance(value, list):
+        return f"expected a list as experts' {name}, came {ascii(value)[:40]}"
+    return next(filter(None, (_share(name, one) for one in value)), None)
+
+
+def _share_or_none(name: str, value: Any) -> str | None:
+    return None if value is None else _share(name, value)
 
 
 def _private(_: str, value: Any) -> str | None:
@@ -125,7 +132,11 @@ def _tested_before(name: str, value: Any) -> str | None:
 COUNT = partial(_number, least=0, most=1e9, whole=True)
 BYTES = partial(_number, least=0, most=1e15, whole=True)
 SECONDS = partial(_number, least=0, most=1e9)
-EXPERTS = ("entropy", "varies", "experts", "share", "dice_without")
+EXPERTS: dict[str, Check] = {
+    **dict.fromkeys(("entropy", "varies", "share"), _share),
+    "experts": _shares,
+    "dice_without": _share_or_none,
+}
 ROUND: dict[str, Check] = {
     "val": _branches,
     "before": _row,

@@ -4,15 +4,16 @@ A class that the reference does not have is not scored: 1 for finding nothing wo
 Such cases are counted, and so are those among them in which the model found something.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 import torch
 
-from pfedsam.record.measures import DISTANCES, MIXED, OVERLAP, Unit
+from pfedsam.record.measures import DISTANCES, HIGHER_IS_BETTER, MIXED, OVERLAP, Unit
 
+DIGITS, DIGITS_OF_DISTANCES = 4, 2  # of a score that leaves a site; our choice
 BEHIND = 0.02  # of Dice, by which a personal branch is clearly worse than the global one; our choice
 
 
@@ -68,6 +69,21 @@ def summary(scores: Sequence[CaseScore]) -> dict[str, Any]:
         "empty": len(empty),
         "false_alarms": sum(s.found for s in empty),
     }
+
+
+def coarse(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as it leaves a site: shares with four digits, distances with two. Rows within it likewise.
+
+    All digits of the Dice of one patient say to the pixel how large that patient's mask is. The report shows three.
+    """
+    return {name: _coarse(name, value) for name, value in row.items()}
+
+
+def _coarse(name: str, value: Any) -> Any:
+    if isinstance(value, dict):
+        return coarse(value)
+    digits = DIGITS if HIGHER_IS_BETTER.get(name, True) else DIGITS_OF_DISTANCES
+    return round(value, digits) if isinstance(value, float) else value
 
 
 def behind(personal: float | None, other: float | None) -> bool:

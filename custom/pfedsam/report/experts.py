@@ -20,7 +20,8 @@ def expert_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
         if told:
             without = told.get("dice_without")
             lost = None if dice is None or without is None else dice - without
-            found.append({"site": name, **told, "dice": dice, "lost": lost, "says": _says(lost, told)})
+            row = {"site": name, **told, "dice": dice, "dice_without": without, "lost": lost}
+            found.append(row | {"says": _says(lost, told)})
     return found
 
 

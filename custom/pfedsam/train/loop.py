@@ -17,7 +17,7 @@ from pfedsam.data.dataset import PLAIN, Augment, Batch, Dataset, View
 from pfedsam.model.moe import statistics
 from pfedsam.model.partition import DECODER, Part, Partition, kinds, tensors_of
 from pfedsam.model.segmenter import Branches
-from pfedsam.train.patients import Hidden
+from pfedsam.train.patients import Hidden, patients_of
 from pfedsam.train.step import Gradient, Losses, LossOf, Optimisers, Steps, untouched
 
 T = TypeVar("T")
@@ -166,6 +166,18 @@ def views_of(data: Dataset, config: TrainConfig, seed: int, round_: int, steps: 
                 return
             steps -= 1
             yield [View(i, number) for i in slices]
+
+
+def patients_seen(data: Dataset, config: Config, seed: int, round_: int) -> int:
+    """The number of patients with a slice in a round's steps. Beside slices with a label, those without do not count.
+
+    If the round hides its patients, chance draws them anew each step, and all count.
+    """
+    slices = set(data.labelled()) or set(range(len(data)))
+    if config.privacy.unit != "patient":
+        steps = views_of(data, config.train, seed, round_, steps_of(len(data), config.train))
+        slices &= {view.slice for views in steps for view in views}
+    return sum(not slices.isdisjoint(own) for own in patients_of(data))
 
 
 def make_optimisers(model: Branches, part: Partition, config: TrainConfig) -> Optimisers:
