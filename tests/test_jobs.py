@@ -150,7 +150,7 @@ def test_a_rendered_job_brings_its_code_and_its_changes(tmp_path: Path) -> None:
     change = ["--set", "train.lr=0.5", "--set", "study=other", "--rounds", "3"]
     assert main(["render", str(MAIN), str(out), *change]) == 0
     assert (out / "app/custom/pfedsam/site.py").is_file()
-    assert not (out / "app/custom/pfedsam/prepare").exists()
+    assert not any((out / "app/custom/pfedsam" / name).exists() for name in ("prepare", "inference", "api.py"))
     assert {path.stem for path in (out / "app/custom/pfedsam/methods").glob("*.py")} == {"__init__", "base", "pfedsam"}
     assert {path.suffix for path in (out / "app/custom/pfedsam/assets").iterdir()} == {".safetensors", ".json"}
     assert sum(p.stat().st_size for p in out.rglob("*") if p.is_file()) < 4_150_000  # POC deploys at most 4 MiB

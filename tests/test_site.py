@@ -496,4 +496,4 @@ def test_the_scores_before_training_are_never_of_other_test_images(hospital: Pat
     untouched = Site("site-1", config, Places(data, tmp_path / "store"))
     assert serve_test(untouched, wire, Turn("run", base, 2, 3), tmp_path / "out")["before"] is None
     again = served(2)
-    assert again == untouched.summary("test", "global") != first
+    assert again == coarse(untouched.summary("test", "global")) != first

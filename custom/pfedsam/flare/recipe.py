@@ -37,7 +37,10 @@ from pfedsam.settings import check_sites
 
 TASKS = ("train", "validate")
 FOR_PEOPLE = ("*.html", "*.md", "bundle*", "jobs", "poc")  # of the assets
-OF_A_PERSON = ("cli", "doctor", "export", "predict", "prepare", "report")  # rooms of verbs that no job calls
+OF_A_PERSON = (  # rooms and modules of verbs that no job calls
+    *("cli", "doctor", "export", "inference", "predict", "prepare", "report"),
+    *("api.py", "federation.py", "flare/admin.py", "flare/kit.py", "flare/presence.py", "flare/watch.py"),
+)
 
 
 class PFedSAMRecipe(Recipe):  # type: ignore[misc]
@@ -179,8 +182,8 @@ def copy_code(target: Path, job: Job) -> None:
     config = job.config
     leave = ["__pycache__", *FOR_PEOPLE, *([] if config.model.backbone == "demo" else ["*.safetensors"])]
     shutil.copytree(Path(pfedsam.__file__).parent, target, ignore=shutil.ignore_patterns(*leave))
-    for room in OF_A_PERSON:
-        shutil.rmtree(target / room)
+    for name in OF_A_PERSON:
+        (shutil.rmtree if "." not in name else Path.unlink)(target / name)
     if not job.begin:
         for name in methods.OURS - methods.needed(config.method):
             (target / f"methods/{name}.py").unlink()
