@@ -85,16 +85,13 @@ def allowed(request: Request, home: str) -> bool:
 def close(fl_ctx: FLContext, most: int | None = None) -> None:
     """Put the gate before all that reaches this process, and let only its user read the files that it makes.
 
-    From then on a text of another party in FLARE's own log lines cannot look like a line of its own either.
-
     FLARE's simulator has several of its cells in one process.
 
     Args:
         most: the bytes of the largest message that another party may send to this process; None: any.
     """
     private_files()
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(aligned)
+    _align_log()
     job = str(fl_ctx.get_job_id() or "")
     for name, cell in list(CoreCell.ALL_CELLS.items()):
         home = name.removesuffix(f".{job}") if job else name
@@ -108,10 +105,17 @@ def close_early() -> None:
 
     A process of a job is named SITE.JOB, or server.JOB. Others get their gate when they know their names.
     """
+    _align_log()
     for name, cell in list(CoreCell.ALL_CELLS.items()):
         home, _, job = name.partition(".")
         if job and "." not in job:
             cell.add_incoming_request_filter("*", "*", refuse, Watch(home))
+
+
+def _align_log() -> None:
+    """From now on no text of another party can look like a line of this process's log, or drive others out of it."""
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(aligned)
 
 
 def federated(fl_ctx: FLContext) -> bool:
