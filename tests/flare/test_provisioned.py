@@ -262,10 +262,18 @@ def test_a_hostile_hospital_ends_nobody_s_run_and_forges_no_record(
 
 
 def test_a_site_absent_at_the_start_joins_late_and_a_lost_one_comes_back(hospitals: Federation) -> None:
-    """Only two hospitals at the start; the third's machine comes up during the run."""
+    """Only two hospitals at the start; the third's machine comes up after the first round."""
     hospitals.stop("hospital-c")
     job = hospitals.render(ROOT / "jobs/pfedsam", *TINY, "study=late", "train.max_steps=8", rounds=30)
-    late = threading.Timer(12, lambda: hospitals.start("hospital-c"))
+    kept = hospitals.kit(hospitals.facts["server"]) / "pfedsam_store/late"
+
+    def come_up() -> None:
+        end = time.monotonic() + 120
+        while time.monotonic() < end and not list(kept.glob("server/*/round.00000[1-9].json")):
+            time.sleep(0.2)
+        hospitals.start("hospital-c")
+
+    late = threading.Thread(target=come_up)
     late.start()
     outcome = hospitals.watch(job, Patience(poll=1, settle=0, outside=5, boundary=30))
     late.join()
