@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from federation import main
+from federation import Federation, main
 
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, let_little_leave
 
 pytestmark = [pytest.mark.flare, pytest.mark.long]
 
@@ -16,6 +16,7 @@ def test_poc_runs_by_one_command_a_step(tmp_path: Path, capsys: pytest.CaptureFi
     home = ["--home", str(tmp_path / "federation")]
     settings = [word for change in TINY for word in ("--set", change)]
     assert main(["prepare", "--mode", "poc", *byoc, *home]) == 0
+    let_little_leave(Federation(tmp_path / "federation"))
     try:
         assert main(["start", *home]) == 0
         assert main(["watch", str(ROOT / "jobs/pfedsam"), "--rounds", "2", *settings, *home]) == 0
