@@ -79,7 +79,8 @@ def federate(plan: Plan, told: Callable[[dict[str, Any]], None] = lambda _: None
     if past is None:
         for site in sites.values():
             site.store.forget(plan.run)  # each folder's run has this name
-    point = _same(plan, sites, past or _first(plan, sites))
+    planned = _planned(plan, sites)
+    point = _same(plan, planned, past or _first(plan, planned))
     if past is None:
         checkpoints.save(point)
     for round_ in range(point.done, plan.rounds):
@@ -95,14 +96,14 @@ def _check_apart(sites: dict[str, Site]) -> None:
     check_one_meaning({name: site.data["train"].root for name, site in sites.items()})
 
 
-def _first(plan: Plan, sites: dict[str, Site]) -> Checkpoint:
+def _first(plan: Plan, planned: dict[str, Any]) -> Checkpoint:
     any_site = next(iter(plan.places.values()))
     shared, base = initial_shared(plan.config, any_site.weights, any_site.prepared)
     root = (plan.begin or plan.folder) / "store"
     begin = f"{next(root.glob('*/server')).parent.name}/{RUN}" if plan.begin else ""
     shared, begun = first_tensors(root, begin, shared, base, plan.config)
     digest = plan.config.digest()
-    results = {**start(to_dict(plan.config), digest, base, begun), "planned": _planned(plan, sites), "seconds": 0.0}
+    results = {**start(to_dict(plan.config), digest, base, begun), "planned": planned, "seconds": 0.0}
     return Checkpoint(plan.run, 0, digest, base, results, begin_state(shared, down_schema(plan.config)))
 
 
@@ -112,11 +113,10 @@ def _planned(plan: Plan, sites: dict[str, Site]) -> dict[str, Any]:
     return {"rounds": plan.rounds, "sites": sorted(plan.places), "data": data}
 
 
-def _same(plan: Plan, sites: dict[str, Site], point: Checkpoint) -> Checkpoint:
+def _same(plan: Plan, now: dict[str, Any], point: Checkpoint) -> Checkpoint:
     """The checkpoint, if the plan is that of its run. Its record then has today's versions and device too."""
     run, past = f"the run in {plan.folder}", point.results
     same_settings(plan.config, past["config"], run, OTHER)
-    now = _planned(plan, sites)
     began = now | past.get("planned", {})  # an older version's does not say all
     if _spelt(began) != _spelt(now):
         raise UserFault(expected=f"{_spelt(began)}, as {run} began", came=_spelt(now), do=OTHER)

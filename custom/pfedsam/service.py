@@ -126,12 +126,13 @@ def serve_test(site: Site, wire: Tensors, turn: Turn, folder: Path) -> dict[str,
     scores = site.scores("test")
     trained = {"run": run, **{k: v for k, v in stored.items() if k == "round"}}
     write_site_files(tested_site(site, scores, trained), folder)
-    return {
-        **coarse({role: summary(cases) for role, cases in scores.items()}),
-        **coarse({BEFORE: _remembered(site, turn.at), "val": {role: site.validated(role) for role in scores}}),
-        "experts": coarse(site.experts("test")),
-        "patients": len({one.group for one in site.data["test"].slices}),
+    found = {
+        **{role: summary(cases) for role, cases in scores.items()},
+        BEFORE: _remembered(site, turn.at),
+        "val": {role: site.validated(role) for role in scores},
+        "experts": site.experts("test"),
     }
+    return coarse(found) | {"patients": len({one.group for one in site.data["test"].slices})}
 
 
 def _told(site: Site, facts: dict[str, str], run: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,8 +54,8 @@ def serve(options: argparse.Namespace) -> int:
     own = os.environ.get("PFEDSAM_THREADS") or str(os.cpu_count() or 1 if options.sites == 1 else 1)
     threads = options.threads or parse_count(own, "threads in PFEDSAM_THREADS")
     whole = options.sites > 1 and not options.site and bool(job.sites)
-    here = Here(options.data, options.weights, options.store, threads, options.site, kit=options.kit)
-    here = replace(here, sites=tuple(job.sites), all=whole)
+    places = options.data, options.weights, options.store
+    here = Here(*places, threads, options.site, sites=tuple(job.sites), all=whole, kit=options.kit)
     seen = glance(config, here)
     if not options.anyway and not all(check.ok for check in seen):
         console.say({"well": False, "checks": [asdict(check) for check in seen]}) if options.json else _verdict(seen)

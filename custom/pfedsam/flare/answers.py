@@ -29,14 +29,12 @@ def receive(client_task: ClientTask, fl_ctx: FLContext, *, take: Take, refuse: R
         code = code_of(result)
         if code == ReturnCode.OK:
             take(site, result, fl_ctx)
+            return
     except Exception as fault:
         code, reason = ReturnCode.OK, f"expected an answer that can be judged, came one with {type(fault).__name__}"
         log.debug("the answer of %s could not be judged", site, exc_info=True)
         fl_ctx.set_prop(REASON, reason, private=True, sticky=False)
-        refuse(site, code, fl_ctx)
-    else:
-        if code != ReturnCode.OK:
-            refuse(site, code, fl_ctx)
+    refuse(site, code, fl_ctx)
 
 
 def code_of(result: Shareable) -> str:
