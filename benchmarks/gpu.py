@@ -5,8 +5,10 @@ It needs a GPU. `make bench-gpu` runs it and recording.py. What does not gain st
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from unittest.mock import patch
 
@@ -24,17 +26,32 @@ from pfedsam.model.vit import FUSED
 from pfedsam.settings import from_dict
 
 Stepper = Callable[[Batch], float]
-Way = tuple[str, dict[str, object], tuple[str, ...]]  # method, settings of training, and what is switched
-WAYS: dict[str, Way] = {
-    "plain, float32": ("fedavg", {"precision": "fp32"}, ()),
-    "plain, bf16": ("fedavg", {}, ()),
-    "plain, recorded": ("fedavg", {"record": True}, ()),
-    "plain, fused attention": ("fedavg", {}, ("fused",)),
-    "plain, compiled": ("fedavg", {}, ("compiled",)),
-    "two branches": ("pfedsam", {}, ()),
-    "two branches, recorded": ("pfedsam", {"record": True}, ()),
-    "two branches, recorded, fused attention": ("pfedsam", {"record": True}, ("fused",)),
-    "two branches, only the chosen experts": ("pfedsam", {}, ("chosen",)),
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a step is taken: the method, changes of `train` and `model`, and the names of `SWITCHES` that are on."""
+
+    method: str = "fedavg"
+    train: dict[str, object] = field(default_factory=dict)
+    model: dict[str, object] = field(default_factory=dict)
+    switches: tuple[str, ...] = ()
+
+
+RECORDED: dict[str, object] = {"record": True}
+PLAIN: dict[str, object] = {"experts": 0, "experts_rank": 8}  # a private adapter, as the jobs have it
+WAYS = {
+    "plain, float32": Way(train={"precision": "fp32"}),
+    "plain, bf16": Way(),
+    "plain, recorded": Way(train=RECORDED),
+    "plain, fused attention": Way(switches=("fused",)),
+    "two branches": Way("pfedsam", model=PLAIN),
+    "two branches, recorded": Way("pfedsam", RECORDED, PLAIN),
+    "two branches, recorded, fused attention": Way("pfedsam", RECORDED, PLAIN, ("fused",)),
+    "two branches, four experts": Way("pfedsam"),
+    "two branches, four experts, only the chosen run": Way("pfedsam", switches=("chosen",)),
+    "two branches, four experts, recorded": Way("pfedsam", RECORDED),
+    "plain, compiled": Way(switches=("compiled",)),  # the last, as it takes minutes
 }
 
 
@@ -43,20 +60,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=600, help="begin no row after so many")
     options = keepable(parser).parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("expected a GPU; came none; to mend it: run this where torch.cuda.is_available() is true")
-    tables = [table(model, options.batch, options.runs) for model in (TINY, VIT_B)]
+    until = time.monotonic() + options.seconds
+    tables = [table(model, options.batch, options.runs, until) for model in (TINY, VIT_B)]
     title = f"A training step on a GPU: {torch.cuda.get_device_name()}, batch {options.batch}"
     publish(title, *tables, keep=options.keep)
 
 
-def table(model: dict[str, object], size: int, runs: int) -> Table:
-    """Milliseconds of a step and how many times as fast as stock."""
+def table(model: dict[str, object], size: int, runs: int, until: float) -> Table:
+    """Milliseconds of a step and how many times as fast as stock, of the rows that begin before that time."""
     shape = f"{model['backbone']}, {model['image_size']} px"
     one = batch(int(str(model["image_size"])), size, 0)
     took: dict[str, float] = {}
     for name in ("stock, float32", *WAYS):
+        if time.monotonic() > until:
+            print(f"{shape}: no time for {name}", file=sys.stderr, flush=True)
+            continue
         with ExitStack() as stack:
             take = ours(model, name, size, stack) if name in WAYS else stock(model)
             took[name] = median(interleaved({name: partial(finished, take, one)}, runs, warmup=4))[name]
@@ -87,11 +109,12 @@ def published(config: Config) -> StockSAM:
 
 def ours(model: dict[str, object], name: str, size: int, stack: ExitStack) -> Stepper:
     """One of `WAYS`. Its switches hold until `stack` is closed."""
-    method, train, switches = WAYS[name]
-    config = from_dict({"method": method, "model": model, "train": {"batch_size": size, **train}})
-    for switch in set(switches) & SWITCHES.keys():
+    way = WAYS[name]
+    train = {"batch_size": size, **way.train}
+    config = from_dict({"method": way.method, "model": {**model, **way.model}, "train": train})
+    for switch in set(way.switches) & SWITCHES.keys():
         stack.enter_context(SWITCHES[switch]())
-    return steps(config, compiled if "compiled" in switches else lambda _: None)
+    return steps(config, compiled if "compiled" in way.switches else lambda _: None)
 
 
 @contextmanager

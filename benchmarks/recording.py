@@ -18,6 +18,7 @@ from pfedsam.model.prepared import round_matrices
 from pfedsam.model.segmenter import Branches
 from pfedsam.settings import from_dict
 from pfedsam.train.loop import set_rate
+from pfedsam.train.precision import computes_bf16
 from pfedsam.train.step import Steps
 
 STEPS, WARM = 20, 3
@@ -91,7 +92,7 @@ def steps(config: Config, prepare: Callable[[Branches], None] = lambda _: None) 
     state = weights.read(ModelConfig(backbone="tiny_vit")) if config.model.backbone == "tiny_vit" else None
     parts = BUILDERS[config.model.backbone](config.model.image_size, state)
     method = methods.get(config.method)
-    if not method.trains:
+    if not method.trains and computes_bf16(torch.device("cuda"), config.train.precision):
         round_matrices(parts.encoder)
     model, optimisers = made(parts, config, "cuda")
     prepare(model)

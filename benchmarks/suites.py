@@ -67,6 +67,7 @@ def own(rank: int, experts: int, *changes: str) -> tuple[str, ...]:
 
 
 LEAN = ("model.decoder=lean", "train.lr_decoder=3e-3")  # tokens and last norms: few, they want more than the whole
+RANK_12 = ("model.lora_rank=12", "model.lora_alpha=12")
 RANK_8 = ("model.lora_rank=8", "model.lora_alpha=8")
 EARLIER = (  # the L-MoE of earlier versions: convolutions in the qkv's shared bottleneck, reading R3
     "method.reading=R3",
@@ -190,15 +191,25 @@ SUITES = {
     ],
     "leading": [  # pFedSAM's forms beside those that come near it, for a table of several seeds
         Row("own", "pFedSAM, plain private rank 8", own(8, 0)),
-        Row("heads", "pFedSAM, 4 private adapters of rank 4, 2 chosen", own(4, 4)),
-        Row("own_r3", "pFedSAM, plain private rank 8, reading R3", own(8, 0, "method.reading=R3")),
-        Row("own_alone", "pFedSAM, plain private rank 8, no distillation", own(8, 0, "method.distill=none")),
         NAMED["fedavg"],
         NAMED["local"],
-        Row("fedper_own", "FedPer", ("method=fedper", OWN_RATE)),
+        Row("own_lean", "pFedSAM, plain private rank 8, lean decoder, int8 both ways", own(8, 0, *LEAN, *INT8)),
+        Row("heads", "pFedSAM, 4 private adapters of rank 4, 2 chosen", own(4, 4)),
         Row("ditto_own", "Ditto", ("method=ditto", "method.lam=0.1", OWN_RATE)),
         Row("dual_lora_own", "dual LoRA, local rank 8", ("method=dual_lora", "method.local_rank=8", OWN_RATE)),
+        Row("fedper_own", "FedPer", ("method=fedper", OWN_RATE)),
+    ],
+    "beside": [  # the suite `leading` goes on: other forms, the systems that pFedSAM comes from, the rank of its sum
+        Row("own_alone", "pFedSAM, plain private rank 8, no distillation", own(8, 0, "method.distill=none")),
+        Row("own_r3", "pFedSAM, plain private rank 8, reading R3", own(8, 0, "method.reading=R3")),
+        NAMED["fedms_sam"],
+        NAMED["fedmsa"],
+        NAMED["pooled"],
+        Row("local_12", "local only, rank 12", (*NAMED["local"].changes, *RANK_12)),
+        Row("ditto_12", "Ditto, rank 12", ("method=ditto", "method.lam=0.1", OWN_RATE, *RANK_12)),
         Row("fedsca_own", "FedSCA", ("method=fedsca", OWN_RATE)),
+        Row("own_16", "pFedSAM, plain private rank 16", own(16, 0)),
+        Row("convs", "pFedSAM, 4 convolutions in a private rank 8, 2 chosen", own(8, 4, "model.expert=conv")),
     ],
     "rules": [  # at the rates of FedAvg, whose local step they share
         Row("fedavg", "FedAvg of LoRA and decoder", ("method=fedavg",)),

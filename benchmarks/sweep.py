@@ -13,6 +13,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
+from itertools import product
 from multiprocessing import get_context
 from multiprocessing.context import ForkProcess
 from pathlib import Path
@@ -84,8 +85,7 @@ def sweep(options: argparse.Namespace) -> int:
     names = {row.name for of_task in tables.values() for row in of_task}
     if unknown := sorted(set(options.rows or ()) - names):
         raise UserFault(expected=f"rows among {', '.join(sorted(names))}", came=", ".join(unknown), do="correct --rows")
-    runs = [Run(task, row, seed) for seed in options.seeds for task in options.tasks for row in tables[task]]
-    runs = [run for run in runs if not options.rows or run.row.name in options.rows]
+    runs = [run for run in in_order(options) if not options.rows or run.row.name in options.rows]
     missing = [run for run in runs if not done(run, options.out, options.rounds)]
     for run in missing:
         for row in [row for row in tables[run.task] if row.name == run.row.begins]:
@@ -98,6 +98,13 @@ def rows(suites: list[str], task: str) -> list[Row]:
     """The rows of all suites. A row in several suites runs once."""
     found = [row for suite in suites for row in rows_of(suite, task, sizes(task))]
     return list({row.name: row for row in found}.values())
+
+
+def in_order(options: argparse.Namespace) -> list[Run]:
+    """All runs, each once: suite by suite, so that what is named last is missing if time runs out."""
+    order = product(options.suite, options.seeds, options.tasks)
+    runs = [Run(task, row, seed) for suite, seed, task in order for row in rows([suite], task)]
+    return list({(run.task, run.row.name, run.seed): run for run in runs}.values())
 
 
 def done(run: Run, out: Path, rounds: int | None) -> bool:
@@ -164,16 +171,20 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--rounds", type=int, help="number of rounds, instead of the task's own")
     parser.add_argument("--lanes", type=int, default=1, help="runs at a time, each with one thread")
+    parser.add_argument("--recorded", action="store_true", help="on a GPU, replay each step as a CUDA graph")
     return parser.parse_args()
 
 
-def one(run: Run, out: Path, rounds: int | None) -> None:
+def one(run: Run, options: argparse.Namespace) -> None:
     """Do one run to its end. Its output goes to the log in its folder."""
+    out: Path = options.out
+    if options.recorded:
+        run = replace(run, row=replace(run.row, changes=(*run.row.changes, f"{LAUNCHES}=true")))
     with (run.folder(out) / "log.txt").open("ab") as log:
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
     torch.set_num_threads(int(os.environ.get("PFEDSAM_THREADS", "1")))
-    config, rounds = settings(run, rounds)
+    config, rounds = settings(run, options.rounds)
     here = dict.fromkeys(sites(run, config), places(run, out))
     try:
         federate(Plan(config, here, rounds, run.folder(out), run.begins(out)), told)
@@ -240,7 +251,7 @@ def work(missing: list[Run], options: argparse.Namespace) -> int:
 def begin(run: Run, options: argparse.Namespace) -> ForkProcess:
     """A run in its own process, forked from this one, so that nothing needs to be imported again."""
     run.folder(options.out).mkdir(parents=True, exist_ok=True)
-    lane = get_context("fork").Process(target=one, args=(run, options.out, options.rounds))
+    lane = get_context("fork").Process(target=one, args=(run, options))
     lane.start()
     return lane
 

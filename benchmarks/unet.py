@@ -1,12 +1,11 @@
-"""A U-Net of nnU-Net's size, trained from scratch: what a user would pick instead of SAM, in the small federations.
+"""A U-Net of nnU-Net's size, trained from scratch: what a user would pick instead of SAM, in the same federations.
 
-    python benchmarks/unet.py --task nuclei_he [--ways local pooled fedavg fedbn] [--seeds 0] [--keep]
+    python benchmarks/unet.py --task nuclei_he [--ways local pooled fedavg fedbn] [--seeds 0] [--small] [--keep]
 
 The net is MONAI's DynUNet with the stages that nnU-Net plans for this size, deep supervision, nnU-Net's kinds of
-augmentation, and its SGD with a polynomial schedule. Images, splits and scoring are those of `field.py`, whose runs in
---out it is compared with. These must have been trained to the end too (`field.py --rounds`): after six rounds SAM has
-seen each image six times, and the U-Net here hundreds of times. The best turn by validation is tested. It needs
-PFEDSAM_DATA_ROOT and PFEDSAM_WEIGHTS.
+augmentation, and its SGD with a polynomial schedule. Images, splits and scoring are those of `sweep.py`, whose runs in
+--out it is compared with. With --small they are those of `field.py`: run that with more --rounds, as SAM has not seen
+enough after six. The best turn by validation is tested. It needs PFEDSAM_DATA_ROOT and PFEDSAM_WEIGHTS.
 """
 
 import argparse
@@ -16,6 +15,7 @@ import statistics as st
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,8 @@ from monai.transforms import (
     RandSimulateLowResolutiond,
     RandZoomd,
 )
-from suites import Row, few, rows_of
-from sweep import Run, data_of, settings
+from suites import Row, Sizes, few, rows_of
+from sweep import Run, data_of, settings, sizes
 from tables import Found, differences, in_words, read_homes, spread
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import PolynomialLR
@@ -90,15 +90,14 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--steps", type=int, default=1600, help="of each site in all; pooled, of each site's images")
     parser.add_argument("--beside", nargs="*", default=["own", "local", "fedavg"], help="rows of the suite leading")
-    parser.add_argument("--out", type=Path, default=Path("runs/field"), help="holds what is done, field.py's runs too")
+    parser.add_argument("--small", action="store_true", help="few small images, as in field.py")
+    parser.add_argument("--out", type=Path, default=Path("runs/sweep"), help="holds what is done, and the SAM runs")
     options = keepable(parser).parse_args()
     torch.set_num_threads(1)
-    found = {
-        WAYS[way]: [trained(way, options.task, seed, options.steps, options.out) for seed in options.seeds]
-        for way in options.ways
-    }
+    found = {WAYS[way]: [trained(way, seed, options) for seed in options.seeds] for way in options.ways}
+    size = f"{IMAGES} images a site, 128 px" if options.small else "all images, 256 px"
     publish(
-        f"A U-Net from scratch on {options.task}: {IMAGES} images a site, 128 px",
+        f"A U-Net from scratch on {options.task}: {size}",
         table(found, options),
         notes=[
             "Test Dice at the sites' own images, mean of the sites; the worst site. Differences are the SAM row less"
@@ -113,7 +112,7 @@ def main() -> None:
 def table(found: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> Table:
     """A line for each way, with the SAM rows' differences to it."""
     homes = read_homes(data_of(options.task))
-    rows = [row for row in rows_of("leading", options.task, small(options.task)) if row.name in options.beside]
+    rows = [row for row in rows_of("leading", options.task, sizes_of(options)) if row.name in options.beside]
     runs = {row: {seed: ended(Run(options.task, row, seed), options.out) for seed in options.seeds} for row in rows}
     gaps = {
         (way, row): differences(of_row, as_found(tries, options.seeds), "personal", homes)
@@ -145,23 +144,28 @@ def as_found(tries: list[dict[str, Any]], seeds: list[int]) -> dict[int, Found]:
     return {seed: Found({"personal": of}, (0, 0), 0, [], False, {}) for seed, of in zip(seeds, scores, strict=True)}
 
 
-def trained(way: str, task: str, seed: int, steps: int, out: Path) -> dict[str, Any]:
+def sizes_of(options: argparse.Namespace) -> Sizes:
+    """The task's sites, with their training images."""
+    return small(options.task) if options.small else sizes(options.task)
+
+
+def trained(way: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """What a run found, after it ran. It resumes from no point within a run."""
-    path = out / task / f"unet_{way}" / str(seed) / f"{steps}.json"
+    path = options.out / options.task / f"unet_{way}" / str(seed) / f"{options.steps}.json"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, learnt(way, task, seed, steps))
+        write_json(path, learnt(way, seed, options))
     held: dict[str, Any] = json.loads(path.read_text())
     print(way, {key: held[key] for key in ("dice", "validation", "turns", "CPU s")}, flush=True)
     return held
 
 
-def learnt(way: str, task: str, seed: int, steps: int) -> dict[str, Any]:
+def learnt(way: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """Train one way with one seed. The best turn by validation is tested, once."""
-    began, named = time.process_time(), small(task)
-    row = Row(way, way, ("method=fedavg", SMALL, *few(named, IMAGES, IMAGES)))
-    config, _ = settings(Run(task, row, seed), ROUNDS)
-    places = data_of(task)
+    began, named, steps = time.process_time(), sizes_of(options), options.steps
+    row = Row(way, way, ("method=fedavg", *((SMALL, *few(named, IMAGES, IMAGES)) if options.small else ())))
+    config, _ = settings(Run(options.task, row, seed), ROUNDS)
+    places = data_of(options.task)
     data = {site: open_site(places, site, config) for site in sorted(named)}
     train = {site: [splits["train"]] for site, splits in data.items()}
     if way == "pooled":
@@ -204,19 +208,24 @@ def learner(site: str, train: list[Dataset], seed: int, config: Config) -> Learn
     """A net at its start, with nnU-Net's optimiser."""
     torch.manual_seed(seed)
     bare = Encoder([nn.Identity()], channels=3, patch=1)
-    branch = Branches(**{BRANCH: Segmenter(bare, net(outputs(config.model)))})
+    branch = Branches(**{BRANCH: Segmenter(bare, net(outputs(config.model)))}).to(device())
     optimiser = torch.optim.SGD(branch.parameters(), RATE, momentum=0.99, nesterov=True, weight_decay=3e-5)
     schedule = PolynomialLR(optimiser, TURNS, 0.9)
     return Learner(branch, train, optimiser, schedule, torch.Generator().manual_seed(seed_of(f"{seed}/{site}")))
 
 
+@cache
+def device() -> torch.device:
+    """A GPU, if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def learn(one: Learner, steps: int, config: Config) -> None:
     """So many steps on random images."""
     one.branch.train()
-    device = torch.device("cpu")
     for _ in range(steps):
         batch = drawn(one)
-        with autocast(device, config.train.precision):
+        with autocast(device(), config.train.precision):
             maps = one.branch[BRANCH](batch.image)
         one.optimiser.zero_grad()
         supervised(maps.float(), batch, config).backward()  # type: ignore[no-untyped-call]
@@ -231,7 +240,7 @@ def drawn(one: Learner) -> Batch:
     chosen = [(*places[i % len(places)], view) for i, view in zip(*numbers, strict=True)]
     parts = [data.batch([View(i, view)], augmented) for data, i, view in chosen]
     images, labels = torch.cat([part.image for part in parts]), torch.cat([part.label for part in parts])
-    return Batch(images, labels, annotated=parts[0].annotated, ignores=parts[0].ignores)
+    return Batch(images.to(device()), labels.to(device()), annotated=parts[0].annotated, ignores=parts[0].ignores)
 
 
 def supervised(maps: Tensor, batch: Batch, config: Config) -> Tensor:
