@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from unittest.mock import patch
 
+import attention
 import torch
 from machine import Table, interleaved, keepable, median, publish
 from recording import TINY, VIT_B, steps
@@ -20,9 +21,8 @@ from training_step import batch, state_of
 
 from pfedsam.config import Config
 from pfedsam.data.dataset import Batch
-from pfedsam.model import moe
+from pfedsam.model import moe, vit
 from pfedsam.model.segmenter import Branches
-from pfedsam.model.vit import FUSED
 from pfedsam.settings import from_dict
 
 Stepper = Callable[[Batch], float]
@@ -120,7 +120,7 @@ def ours(model: dict[str, object], name: str, size: int, stack: ExitStack) -> St
 @contextmanager
 def fused() -> Iterator[None]:
     """Torch's fused attention at any number of keys."""
-    with patch.dict(FUSED, {"cuda": 0}):
+    with patch.object(vit, "attended", attention.fused):
         yield
 
 

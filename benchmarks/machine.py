@@ -43,12 +43,19 @@ def interleaved(
     runs: int,
     warmup: int = 1,
     *,
+    before: int = 0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Seconds of each action in each run; the actions take turns, so that a slow minute slows them all."""
+    """Seconds of each action in each run; the actions take turns, so that a slow minute slows them all.
+
+    Args:
+        before: how often an action runs untimed in its turn, first: its data are in the cache then, as in a series.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in actions}
     for run in range(warmup + runs):
         for name, action in actions.items():
+            for _ in range(before):
+                action()
             began = clock()
             action()
             if run >= warmup:

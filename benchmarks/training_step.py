@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from machine import Table, interleaved, keepable, median, publish
 from stock import State, StockSAM, adapted, random_state, start_like, stepper
+from torch.profiler import ProfilerActivity, profile
 
 from pfedsam import methods
 from pfedsam.config import Config, ModelConfig
@@ -51,6 +52,10 @@ ROWS = {
     "two branches, post-encoder reading, front cached": Row(POST, cached=True),
 }
 LOSS_STEPS = 20
+PRODUCTS = {  # torch's kernels that multiply
+    *(f"aten::{name}" for name in ("mm", "addmm", "addmm_", "bmm", "baddbmm")),
+    *("aten::mkldnn_convolution", "aten::convolution_backward"),
+}
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,8 @@ def main() -> None:
     case = Case(options.backbone, options.size, state_of(options.backbone, options.size))
     batches = [batch(options.size, options.batch, seed) for seed in range(LOSS_STEPS)]
     title = f"A training step: {options.backbone}, {options.size} px, batch {options.batch}"
-    publish(title, timings(case, batches, options.runs), notes=losses(case, batches), keep=options.keep)
+    table = timings(case, batches, options.runs)
+    publish(title, table, notes=[*losses(case, batches), products(case, batches[0], table)], keep=options.keep)
 
 
 def state_of(backbone: str, size: int) -> State:
@@ -95,7 +101,7 @@ def arguments() -> argparse.Namespace:
 def timings(case: Case, batches: list[Batch], runs: int) -> Table:
     """The table: seconds and ratios. All rows are measured in turns."""
     steppers = {"stock, float32": stock(case)} | {label: ours(case, row) for label, row in ROWS.items()}
-    took = median(interleaved({name: partial(one, batches[0]) for name, one in steppers.items()}, runs))
+    took = median(interleaved({name: partial(one, batches[0]) for name, one in steppers.items()}, runs, before=1))
     slow, plain = took["stock, float32"], took["plain"]
     columns = {"step": "", "seconds (median)": ".3f", "times as fast as stock": ".2f", "in plain steps": ".2f"}
     return Table(columns, [[name, s, slow / s, s / plain] for name, s in took.items()])
@@ -110,9 +116,24 @@ def losses(case: Case, batches: list[Batch]) -> list[str]:
     told = "; ".join(f"{name} {value:.1e}" for name, value in apart.items())
     number = "bf16" if has_bf16(torch.device("cpu")) else "float32, because this processor has no bf16"
     return [
-        f"Rows without a number format are in {number}.",
+        f"Rows without a number format are in {number}. Of two steps in a row the second is timed, then another row's.",
         f"Largest relative difference of the loss from stock's over {len(batches)} steps: {told}.",
     ]
+
+
+def products(case: Case, one: Batch, table: Table) -> str:
+    """What bounds a step, in words: the share of its time that matrix products and convolutions take."""
+    step = ours(case, ROWS["plain"])
+    step(one)
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        step(one)
+    took = {event.key: event.self_cpu_time_total for event in found.key_averages()}
+    share = sum(time for name, time in took.items() if name in PRODUCTS) / sum(took.values())
+    fast = next(float(row[2]) for row in table.rows if row[0] == "plain")
+    return (
+        f"Matrix products and convolutions are {share:.0%} of a plain step's time. If all else took none, it would be "
+        f"{fast / share:.2f} times as fast as stock."
+    )
 
 
 def stock(case: Case) -> Stepper:

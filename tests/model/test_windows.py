@@ -4,10 +4,11 @@ from segment_anything.modeling.image_encoder import Block, window_partition
 from timm.models.tiny_vit import ConvNorm
 from torch import nn
 
+from pfedsam.model import vit
 from pfedsam.model.lora import LoRALinear
 from pfedsam.model.moe import LocalMoE
 from pfedsam.model.tinyvit import FoldedConvNorm
-from pfedsam.model.vit import FUSED, ViTBlock, attended
+from pfedsam.model.vit import ViTBlock, head_by_head
 from pfedsam.model.windows import cut, join, windowed
 
 SIZES = [14, 16, 20, 28, 32]
@@ -95,24 +96,27 @@ def stock_timm(block: nn.Module, x: torch.Tensor) -> torch.Tensor:
         block.attn.qkv = linear
 
 
-@pytest.mark.parametrize("keys", [9, 16])
-def test_fused_attention_equals_the_plain_product_in_value_and_gradient(
-    keys: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(FUSED, "cpu", 16)
-    asked, held = torch.randn(2, 3, 7, 12, requires_grad=True), torch.randn(2, 3, keys, 12, requires_grad=True)
-    values = torch.randn(2, 3, keys, 8, requires_grad=True)
+def test_heads_one_by_one_equal_the_plain_product_in_value_and_gradient() -> None:
+    asked, held = torch.randn(2, 3, 7, 12, requires_grad=True), torch.randn(2, 3, 9, 12, requires_grad=True)
+    values = torch.randn(2, 3, 9, 8, requires_grad=True)
     expected = (asked @ held.mT).softmax(-1) @ values
     slow = torch.autograd.grad(expected.square().sum(), [asked, held, values])
-    fast = torch.autograd.grad((found := attended(asked, held, values)).square().sum(), [asked, held, values])
+    fast = torch.autograd.grad((found := head_by_head(asked, held, values)).square().sum(), [asked, held, values])
     assert torch.allclose(found, expected, atol=1e-5)
     assert all(torch.allclose(f, s, atol=1e-4) for f, s in zip(fast, slow, strict=True))
 
 
+@pytest.mark.parametrize(("keys", "way"), [(15, "plain"), (16, "head_by_head")])
+def test_on_a_cpu_many_keys_are_attended_a_head_at_a_time(keys: int, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vit, "LONG", 16)
+    monkeypatch.setattr(vit, way, lambda *_: way)
+    assert vit.attended(*(torch.zeros(1, 1, keys, 4) for _ in range(3))) == way
+
+
 def test_a_block_of_many_tokens_equals_segment_anything_s() -> None:
-    """With 1 024 tokens in one window it takes the fused attention."""
+    """With 1 024 tokens in one window its heads are computed one by one."""
     block, x = segment_anything_block(0, 32), torch.randn(1, 32, 32, 32)
-    assert x.shape[1] * x.shape[2] >= FUSED["cpu"]
+    assert x.shape[1] * x.shape[2] >= vit.LONG
     assert torch.allclose(ViTBlock(block)(x), block(x), rtol=1e-5, atol=1e-5)
 
 

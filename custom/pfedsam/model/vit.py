@@ -1,17 +1,15 @@
 """SAM's ViT, built from segment-anything's own modules, as units of an `Encoder`."""
 
-import math
 from functools import cache, partial
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from segment_anything.modeling.image_encoder import Attention, Block
 from torch import Tensor, nn
 
 from pfedsam.model.windows import windowed
 
-FUSED = {"cpu": 1024}  # keys from which torch's fused attention wins, by device: benchmarks/attention.py
+LONG = 1024  # keys from which on a CPU the heads' scores are computed one after another: benchmarks/attention.py
 
 
 class PatchAndPosition(nn.Module):
@@ -74,21 +72,29 @@ class ViTBlock(nn.Module):
 
 
 def attended(asked: Tensor, held: Tensor, values: Tensor) -> Tensor:
-    """softmax(asked held^T) values, (n, heads, queries, d), in the way that is faster here.
+    """softmax(asked held^T) values, (n, heads, queries, d), in the way that is fastest here.
 
-    With `FUSED` keys or more it is torch's fused attention, which never holds all scores at once. Otherwise, and on a
-    device that has not been measured, it is the plain product.
+    On a CPU with `LONG` keys or more, that is a head at a time. Otherwise, and on a device that has not been measured,
+    it is the product of all heads at once.
 
     Args:
         asked: (n, heads, queries, e).
         held: (n, heads, keys, e), with e at least d.
         values: (n, heads, keys, d).
     """
-    if held.shape[2] < FUSED.get(held.device.type, math.inf):
-        return (asked @ held.mT).softmax(-1) @ values
-    width = values.shape[-1]
-    wide = F.pad(values, (0, held.shape[-1] - width))  # the fused kernel wants one width
-    return F.scaled_dot_product_attention(asked, held, wide, scale=1.0)[..., :width]
+    apart = held.device.type == "cpu" and held.shape[2] >= LONG
+    return head_by_head(asked, held, values) if apart else plain(asked, held, values)
+
+
+def plain(asked: Tensor, held: Tensor, values: Tensor) -> Tensor:
+    """`attended` as one product of all heads, or of tensors without these two axes."""
+    return (asked @ held.mT).softmax(-1) @ values
+
+
+def head_by_head(asked: Tensor, held: Tensor, values: Tensor) -> Tensor:
+    """`attended` with one head's scores after another's, so that they are still in the cache when they are used."""
+    heads = zip(*(part.flatten(0, 1).unbind() for part in (asked, held, values)), strict=True)
+    return torch.stack([plain(*head) for head in heads]).view(*values.shape[:2], asked.shape[2], -1)
 
 
 def _padded(x: Tensor, constant: Tensor, side: int) -> Tensor:
