@@ -34,7 +34,7 @@ MAIN = {  # the README's rows: row, branch, and how it is called there
 
 def leaderboard(task: Kept) -> list[str]:
     """A task's methods, the best first, with code and status; below it what each status means."""
-    found = task.suite("methods")
+    found = task.suite(task.main)
     ranked = sorted(pairs(found), key=lambda pair: -mean_dice(task, found[pair[0]], pair[1]))
     device = devices(found)
     rows, met = [], dict[str, str]()
@@ -194,7 +194,7 @@ def ran_on(found: Runs) -> str:
 def ran(task: Kept) -> list[str]:
     """Which code, torch and device ran what."""
     found: dict[tuple[str, str, str], list[str]] = {}
-    for row, runs in task.suite("methods").items():
+    for row, runs in task.suite(task.main).items():
         known = {seed: (*run.ran[:2], device_of(run) + "*" * (not run.ran[2])) for seed, run in runs.items()}
         ways = {way: [seed for seed, other in known.items() if other == way] for way in known.values()}
         for way, of in ways.items() if row.name in task.runs else ():
@@ -221,14 +221,14 @@ def rates(task: Kept, names: list[str]) -> list[str]:
 
 def seeds(task: Kept) -> str:
     """How many seeds its methods have, in a sentence."""
-    count = len(task.runs["pfedsam"])
+    count = len(task.seeds())
     return f"{count} seeds." if count > 1 else "One seed: intervals know nothing of other seeds."
 
 
 def seeds_apart(task: Kept) -> list[str]:
     """Of each method with several seeds: each seed's mean Dice, and their standard deviation."""
     rows, squares = [], []
-    found = task.suite("methods")
+    found = task.suite(task.main)
     device = devices(found)
     for row, runs in found.items():
         for role in branches(runs):
@@ -238,6 +238,6 @@ def seeds_apart(task: Kept) -> list[str]:
             rows[-1] += device(row)
             squares += [deviation**2] * (row.name != "fedmsa_released")
     whole = st.mean(squares) ** 0.5
-    head = ["method", "branch", *(f"seed {seed}" for seed in task.runs["pfedsam"]), "standard deviation", *device(None)]
+    head = ["method", "branch", *(f"seed {seed}" for seed in task.seeds()), "standard deviation", *device(None)]
     told = f"Root mean square of the last column, without FedMSA with random adapters: {whole:.3f}."
     return [f"**{task.task}.**", "", *markdown(head, rows), "", told]

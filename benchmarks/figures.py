@@ -147,7 +147,7 @@ def dots(axes: Any, task: Kept) -> None:
             continue
         reach = [[dice - low], [high - dice]]
         axes.errorbar(sent * beside, dice, reach, fmt=mark, color=color, markersize=9, capsize=4, label=label)
-    seeds = len(task.runs["pfedsam"])
+    seeds = len(task.seeds())
     axes.set_title(f"{task.task}: {patients(task)} test patients, {seeds} seed{'s' if seeds > 1 else ''}", fontsize=14)
     axes.set_xlabel("MB a message (log scale)", fontsize=13)
     axes.set_ylabel("Dice on the test split, 95 % interval", fontsize=13)

@@ -17,7 +17,8 @@ from tables import Found, Home, read, rival
 
 from pfedsam.errors import UserFault
 
-AS_KEPT = (  # what was the default when these runs were made
+EARLIER = ("brain_mri", "nuclei", "polyp")  # tasks whose kept runs are of earlier defaults
+AS_KEPT = (  # these defaults
     *("model.experts=8", "model.experts_rank=0", "model.expert=conv", "model.experts_in=qkv", "model.gate=noisy"),
     "train.lr_private=null",
 )
@@ -25,8 +26,10 @@ RESULTS = Path(__file__).parent / "results"
 Runs = dict[Row, dict[int, Found]]
 
 
-def as_kept(row: Row) -> Row:
-    """A row with the defaults of the kept runs, which have the earlier form of the L-MoE."""
+def as_kept(row: Row, task: str) -> Row:
+    """A row with the defaults of the task's kept runs. The older ones have the earlier form of the L-MoE."""
+    if task not in EARLIER:
+        return row
     words = [change.split("=")[0] for change in row.changes]
     methods = [change.removeprefix("method=") for change in row.changes if change.startswith("method=")]
     ours = not methods or methods[-1] == "newcomer"
@@ -39,6 +42,7 @@ class Kept:
     """A task's kept runs.
 
     Attributes:
+        main: the suite that its leaderboard shows.
         runs: by row's name and seed.
         homes: of each test case.
         rows: of all suites, by name.
@@ -48,6 +52,7 @@ class Kept:
     """
 
     task: str
+    main: str
     runs: dict[str, dict[int, Found]]
     homes: dict[str, Home]
     rows: dict[str, Row]
@@ -60,10 +65,14 @@ class Kept:
         return {self.rows[name]: self.runs[name] for name in names if name in self.runs}
 
     def suite(self, name: str) -> Runs:
-        """The runs of a suite; of the methods, the rival too."""
+        """The runs of a suite; of the main one, the rival too."""
         rows = rows_of(name, self.task, self.sizes)
         found = {row: self.runs[row.name] for row in rows if row.name in self.runs}
-        return found | rival(found, self.homes) if name == "methods" else found
+        return found | rival(found, self.homes) if name == self.main else found
+
+    def seeds(self) -> list[int]:
+        """The seeds of the first row, pFedSAM."""
+        return list(next(iter(self.suite(self.main).values())))
 
 
 @cache
@@ -80,14 +89,16 @@ def kept() -> dict[str, Kept]:
 
 def _task(folder: Path) -> Kept:
     records = {path.parent: json.loads(path.read_text()) for path in sorted(folder.glob("*/*/results.json"))}
-    sizes = _sizes(records[folder / "pfedsam/0"])
+    main, first = ("methods", "pfedsam/0") if folder.name in EARLIER else ("leading", "own/0")
+    sizes = _sizes(records[folder / first])
     runs: dict[str, dict[int, Found]] = {}
     for run, record in records.items():
         runs.setdefault(run.parent.name, {})[int(run.name)] = read(run, record)
-    rows = {row.name: row for suite in reversed(NAMES) for row in rows_of(suite, folder.name, sizes)}  # first: methods
+    suites = (*reversed(NAMES), main)  # a row is called as in the main suite, else as in the first that has it
+    rows = {row.name: row for suite in suites for row in rows_of(suite, folder.name, sizes)}
     configs = {run.parent.name: record["config"] for run, record in records.items()}
-    images = _images(records[folder / "pfedsam/0"], sizes)
-    return Kept(folder.name, runs, _homes(folder / "pfedsam/0"), rows, configs, sizes, images)
+    images = _images(records[folder / first], sizes)
+    return Kept(folder.name, main, runs, _homes(folder / first), rows, configs, sizes, images)
 
 
 def _sizes(record: dict[str, Any]) -> Sizes:

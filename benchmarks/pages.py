@@ -121,7 +121,7 @@ def text(lines: list[str]) -> str:
 
 def leaderboard_page(task: Kept) -> list[str]:
     """All that is kept of a task's methods."""
-    found = task.suite("methods")
+    found = task.suite(task.main)
     return [
         f"# {task.task}: leaderboard",
         "",
@@ -129,7 +129,8 @@ def leaderboard_page(task: Kept) -> list[str]:
         "",
         f"Made from [evidence/{task.task}.tar.xz](../evidence). Test patients: {of_sites(task)}.",
         f"{ran_on(found)} {seeds(task)}",
-        "The rows are the suite `methods`; [README.md](README.md) says what each column is, and how to run it again.",
+        f"The rows are the suite `{task.main}`; [README.md](README.md) says what each column is, "
+        "and how to run it again.",
         "",
         *leaderboard(task),
         "",
@@ -156,7 +157,7 @@ def leaderboard_page(task: Kept) -> list[str]:
 def more(task: Kept, suite: str) -> list[str]:
     """Another suite's tables, where rows of it are kept that the methods do not have."""
     found = task.suite(suite)
-    if not {row.name for row in found} - {row.name for row in task.suite("methods")}:
+    if not {row.name for row in found} - {row.name for row in task.suite(task.main)}:
         return []
     return [f"## The suite `{suite}`", "", *table(found, task.homes), "", *budgets(found), ""]
 
@@ -165,7 +166,7 @@ def tasks() -> list[str]:
     """A line a task, for the entry."""
     head = ["task", "sites", "leaderboard", "test patients", "seeds"]
     rows = [
-        [name, str(len(task.sizes)), f"[{name}.md]({name}.md)", of_sites(task), str(len(task.runs["pfedsam"]))]
+        [name, str(len(task.sizes)), f"[{name}.md]({name}.md)", of_sites(task), str(len(task.seeds()))]
         for name, task in kept().items()
     ]
     return markdown(head, rows)

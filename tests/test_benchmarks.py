@@ -229,7 +229,7 @@ def test_what_is_kept_of_the_runs_behind_the_tables_has_the_settings_of_its_rows
     found = [path.parent for path in (tmp_path / task).glob("*/*/results.json")]
     assert found
     for folder in found:
-        assert done(Run(task, as_kept(rows[folder.parent.name]), int(folder.name)), tmp_path, None)
+        assert done(Run(task, as_kept(rows[folder.parent.name], task), int(folder.name)), tmp_path, None)
 
 
 @pytest.mark.parametrize(("size", "least"), [(64, 0.9), (128, 1.0)])
@@ -304,6 +304,15 @@ TRAINING_ROWS = {
     "brain_mri": SIZES,
     "nuclei": {"fluo_256": 84, "fluo_520": 63, "histology": 75, "smear_1024": 48},
     "polyp": {"kvasir_inset": 105, "kvasir_plain": 105},
+    "nuclei_he": {
+        "curie_breast": 36,
+        "monusac_kidney": 35,
+        "monuseg_breast": 25,
+        "monuseg_kidney": 24,
+        "monuseg_prostate": 25,
+        "vienna_organs": 28,
+    },
+    "breast_us": {"busbra_rio": 25, "busi_cairo": 58, "stu_shantou": 30, "uclm_ciudadreal": 55},
 }
 
 
