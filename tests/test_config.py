@@ -87,9 +87,12 @@ def test_a_wrong_setting_is_told_by_name(values: dict, told: str) -> None:
         ({"server": {"norm": 3.0}}, "server.secure masks beside the job's server.norm; came server.secure none"),
         ({"server": {"hostile": 2}}, "trimmed or median beside the job's server.hostile; came server.rule clipped"),
         ({"server": {"hostile": 2, "rule": "mean"}}, "came server.rule mean"),
+        ({"train": {"views": 4, "augment": False}}, "train.augment true beside the job's train.views"),
+        ({"method": {"recopy_if": "always"}}, "beside the job's method.recopy_if; came method.reading R2"),
+        ({"method": {"reading": "R1", "recopy": 0.5}}, "method.reading R3 or post beside the job's method.recopy;"),
     ],
 )
-def test_a_setting_that_promises_protection_is_never_ignored(values: dict, told: str) -> None:
+def test_a_setting_that_another_one_would_have_to_turn_on_is_never_ignored(values: dict, told: str) -> None:
     with pytest.raises(UserFault, match="which ignores it") as fault:
         from_dict(values)
     assert told in str(fault.value)

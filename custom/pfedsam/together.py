@@ -2,9 +2,10 @@
 
 import re
 from dataclasses import asdict
+from typing import Any
 
 from pfedsam import methods
-from pfedsam.config import Config, PrivacyConfig, ServerConfig
+from pfedsam.config import Config, ServerConfig
 from pfedsam.data.classes import sided
 from pfedsam.errors import UserFault
 from pfedsam.exchange.aggregate import chosen
@@ -56,13 +57,15 @@ def check_together(config: Config) -> None:
 
 
 def check_heard(config: Config) -> None:
-    """Check that no setting that promises protection is ignored, because the one that turns it on is missing.
+    """Check that no setting is ignored because the one that turns it on is missing.
 
     Raises:
         UserFault: one is.
     """
-    server, usual, usual_privacy = config.server, ServerConfig(), asdict(PrivacyConfig())
-    private = [f"privacy.{name}" for name, value in asdict(config.privacy).items() if value != usual_privacy[name]]
+    server, usual = config.server, ServerConfig()
+    private = [f"privacy.{name}" for name in _changed(config.privacy)]
+    copying = [f"method.{name}" for name in _changed(config.method_settings) if name.startswith("recopy")]
+    reading = getattr(config.method_settings, "reading", "")  # a newcomer has the settings of those whom it joins
     trusting, votes = server.rule not in OUTVOTE, f"{', '.join(OUTVOTE[:-1])} or {OUTVOTE[-1]}"
     for ignored, switch, setting, now, do in (
         (
@@ -86,6 +89,20 @@ def check_heard(config: Config) -> None:
             f"server.rule {server.rule}",
             "set one of these rules",
         ),
+        (
+            config.train.views is not None and not config.train.augment,
+            "train.augment true",
+            "train.views",
+            "train.augment false",
+            "set train.augment true",
+        ),
+        (
+            config.method == "pfedsam" and reading in ("R1", "R2") and copying,
+            "method.reading R3 or post",
+            " and ".join(copying),
+            f"method.reading {reading}",
+            "set one of these readings",
+        ),
     ):
         if ignored:
             raise UserFault(
@@ -93,6 +110,12 @@ def check_heard(config: Config) -> None:
                 came=f"{now}, which ignores it",
                 do=f"{do}, or leave {setting} out",
             )
+
+
+def _changed(settings: Any) -> list[str]:
+    """The names of a dataclass's fields that have no longer their default."""
+    usual = asdict(type(settings)())
+    return [name for name, value in asdict(settings).items() if value != usual[name]]
 
 
 def check_sides(config: Config) -> None:
