@@ -8,9 +8,20 @@ from collections.abc import Callable, Iterable
 from kept import Fault, Kept, Runs, codes_of, commits, device_of, faults, kept, note_of
 from machine import markdown
 from suites import Row
-from tables import Found, branch_of, branches, by_home, by_site, caption, compared, spread
+from tables import (
+    Found,
+    branch_of,
+    branches,
+    by_home,
+    by_site,
+    caption,
+    compared,
+    differences,
+    in_words,
+    spread,
+)
 
-from pfedsam.report.bootstrap import interval
+from pfedsam.report.bootstrap import chance, holm, interval
 
 BOARD = ("method", "branch", "Dice", "95 % interval", "worst site", "MB a message", "seeds")
 UNKNOWN = "code not known"
@@ -18,7 +29,7 @@ NO_COMMIT = (
     "What ran is of no commit. How it differed from the commits around it is not known, so nobody can repeat it."
 )
 STAR = "`*`: the runs' JSON names no device. It is taken from the notes of that day in [history.md](history.md)."
-MAIN = {  # the README's rows: row, branch, and how it is called there
+MAIN = {  # the summary's rows: row, branch, and how it is called there
     ("pfedsam", "personal"): "pFedSAM, personal",
     ("pfedsam", "global"): "pFedSAM, global",
     ("lean", "personal"): "pFedSAM, lean",
@@ -151,9 +162,33 @@ def commits_of(runs: Iterable[Found]) -> str:
     return ", ".join(commits()[code] or f"none ({code})" for code in codes_of(runs))
 
 
+def lead() -> list[str]:
+    """The README's tables, a task of today's defaults each: all rows beside pFedSAM's personal branch."""
+    return [line for task in kept().values() if task.main == "leading" for line in [*beside(task), ""]][:-1]
+
+
+def beside(task: Kept) -> list[str]:
+    """Each row's Dice at its sites, and its difference to the first row, with p corrected by Holm for all rows."""
+    first, *others = (found := task.suite(task.main)).items()
+    gaps = {row: differences(runs, first[1], "personal", task.homes) for row, runs in others}
+    corrected = dict(zip(gaps, holm([chance(gap) for gap in gaps.values()]), strict=True))
+    rows = [
+        [
+            row.label,
+            short(task, runs, "personal")[0],
+            f"{worst_of(task, runs, 'personal')[1]:.3f}",
+            f"{in_words(gaps[row])}, p {corrected[row]:.3f}" if row in gaps else "",
+            megabytes(next(iter(runs.values()))),
+        ]
+        for row, runs in found.items()
+    ]
+    head = f"{task.task}: {patients(task)} test patients, {len(task.seeds())} seeds"
+    return markdown([head, "Dice", "worst site", "less pFedSAM", "MB"], rows)
+
+
 def summary() -> list[str]:
-    """The README's table: the main methods on all tasks, with the test patients in the head."""
-    tasks = kept()
+    """The main methods on all tasks whose runs have earlier defaults, with the test patients in the head."""
+    tasks = {name: task for name, task in kept().items() if task.main == "methods"}
     head = [""]
     for name, task in tasks.items():
         head += [f"{name} ({patients(task)})", "worst"]

@@ -106,6 +106,16 @@ def test_heads_one_by_one_equal_the_plain_product_in_value_and_gradient() -> Non
     assert all(torch.allclose(f, s, atol=1e-4) for f, s in zip(fast, slow, strict=True))
 
 
+def test_heads_one_by_one_can_be_exported_for_a_batch_of_any_size() -> None:
+    class Heads(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return head_by_head(x, x, x)
+
+    program = torch.export.export(Heads(), (torch.randn(2, 3, 7, 4),), dynamic_shapes=({0: torch.export.Dim("n")},))
+    x = torch.randn(5, 3, 7, 4)
+    assert torch.allclose(program.module()(x), Heads()(x), atol=1e-6)
+
+
 @pytest.mark.parametrize(("keys", "way"), [(15, "plain"), (16, "head_by_head")])
 def test_on_a_cpu_many_keys_are_attended_a_head_at_a_time(keys: int, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vit, "LONG", 16)

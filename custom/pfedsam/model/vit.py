@@ -87,14 +87,14 @@ def attended(asked: Tensor, held: Tensor, values: Tensor) -> Tensor:
 
 
 def plain(asked: Tensor, held: Tensor, values: Tensor) -> Tensor:
-    """`attended` as one product of all heads, or of tensors without these two axes."""
+    """`attended` as one product of all heads, or of one head, without that axis."""
     return (asked @ held.mT).softmax(-1) @ values
 
 
 def head_by_head(asked: Tensor, held: Tensor, values: Tensor) -> Tensor:
     """`attended` with one head's scores after another's, so that they are still in the cache when they are used."""
-    heads = zip(*(part.flatten(0, 1).unbind() for part in (asked, held, values)), strict=True)
-    return torch.stack([plain(*head) for head in heads]).view(*values.shape[:2], asked.shape[2], -1)
+    heads = zip(asked.unbind(1), held.unbind(1), values.unbind(1), strict=True)  # an exported batch has no fixed size
+    return torch.stack([plain(*head) for head in heads], 1)
 
 
 def _padded(x: Tensor, constant: Tensor, side: int) -> Tensor:
