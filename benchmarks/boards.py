@@ -186,6 +186,11 @@ def beside(task: Kept) -> list[str]:
     return markdown([head, "Dice", "worst site", "less pFedSAM", "MB"], rows)
 
 
+def shown(task: Kept) -> Runs:
+    """The runs that the summary shows of a task."""
+    return task.suite(task.main) if task.main == "leading" else task.of(*(name for name, _ in MAIN))
+
+
 def summary() -> list[str]:
     """The main methods on all tasks whose runs have earlier defaults, with the test patients in the head."""
     tasks = {name: task for name, task in kept().items() if task.main == "methods"}

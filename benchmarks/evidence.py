@@ -1,6 +1,7 @@
 """What is kept of the runs behind results/: benchmarks/evidence.py pack OUT | unpack OUT.
 
-An archive a task: results.json and the sites' cases.json of every run, as `sweep.py` wrote them; no image, no tensor.
+Those of earlier defaults are in evidence/earlier, and stay as they are. `unpack` lays them below OUT/earlier. There is
+an archive a task: results.json and the sites' cases.json of every run, as `sweep.py` wrote them; no image, no tensor.
 Unpacked, `make table` goes on from there.
 """
 
@@ -15,6 +16,7 @@ from archives import files_in
 from pfedsam.files import write_atomic
 
 HERE = Path(__file__).parent / "evidence"
+EARLIER = "earlier"
 KEPT = ("results.json", "*/cases.json")
 
 
@@ -26,6 +28,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.verb == "unpack":
         unpack(options.out)
+        unpack(options.out / EARLIER, HERE / EARLIER)
     elif not (tasks := sorted({path.parents[2] for path in options.out.glob("*/*/*/results.json")})):
         sys.exit(f"expected ended runs below {options.out}; came none; name the folder of sweep.py")
     else:

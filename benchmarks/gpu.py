@@ -40,6 +40,7 @@ class Way:
 
 RECORDED: dict[str, object] = {"record": True}
 PLAIN: dict[str, object] = {"experts": 0, "experts_rank": 8}  # a private adapter, as the jobs have it
+CONVS: dict[str, object] = {"experts": 4, "expert": "conv"}
 WAYS = {
     "plain, float32": Way(train={"precision": "fp32"}),
     "plain, bf16": Way(),
@@ -49,8 +50,9 @@ WAYS = {
     "two branches, recorded": Way("pfedsam", RECORDED, PLAIN),
     "two branches, recorded, fused attention": Way("pfedsam", RECORDED, PLAIN, ("fused",)),
     "two branches, four experts": Way("pfedsam"),
-    "two branches, four experts, only the chosen run": Way("pfedsam", switches=("chosen",)),
     "two branches, four experts, recorded": Way("pfedsam", RECORDED),
+    "two branches, four convolutions": Way("pfedsam", model=CONVS),
+    "two branches, four convolutions, only the chosen run": Way("pfedsam", model=CONVS, switches=("chosen",)),
     "plain, compiled": Way(switches=("compiled",)),  # the last, as it takes minutes
 }
 
@@ -65,9 +67,10 @@ def main() -> None:
     if not torch.cuda.is_available():
         raise SystemExit("expected a GPU; came none; to mend it: run this where torch.cuda.is_available() is true")
     until = time.monotonic() + options.seconds
-    tables = [table(model, options.batch, options.runs, until) for model in (TINY, VIT_B)]
-    title = f"A training step on a GPU: {torch.cuda.get_device_name()}, batch {options.batch}"
-    publish(title, *tables, keep=options.keep)
+    for model in (TINY, VIT_B):
+        shape = f"{model['backbone']}, {model['image_size']} px"
+        title = f"A training step on a GPU: {torch.cuda.get_device_name()}, batch {options.batch}, {shape}"
+        publish(title, table(model, options.batch, options.runs, until), keep=options.keep)
 
 
 def table(model: dict[str, object], size: int, runs: int, until: float) -> Table:
@@ -75,8 +78,9 @@ def table(model: dict[str, object], size: int, runs: int, until: float) -> Table
     shape = f"{model['backbone']}, {model['image_size']} px"
     one = batch(int(str(model["image_size"])), size, 0)
     took: dict[str, float] = {}
-    for name in ("stock, float32", *WAYS):
-        if time.monotonic() > until:
+    names = [name for name in WAYS if model is VIT_B or "fused" not in WAYS[name].switches]  # TinyViT's has a mask
+    for name in ("stock, float32", *names):
+        if took and time.monotonic() > until:
             print(f"{shape}: no time for {name}", file=sys.stderr, flush=True)
             continue
         with ExitStack() as stack:

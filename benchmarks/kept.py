@@ -11,14 +11,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from evidence import unpack
+from evidence import EARLIER, HERE, unpack
 from suites import NAMES, Row, Sizes, rows_of
 from tables import Found, Home, read, rival
 
 from pfedsam.errors import UserFault
 
-EARLIER = ("brain_mri", "nuclei", "polyp")  # tasks whose kept runs are of earlier defaults
-AS_KEPT = (  # these defaults
+AS_KEPT = (  # the defaults of the runs in evidence/earlier
     *("model.experts=8", "model.experts_rank=0", "model.expert=conv", "model.experts_in=qkv", "model.gate=noisy"),
     "train.lr_private=null",
 )
@@ -26,10 +25,8 @@ RESULTS = Path(__file__).parent / "results"
 Runs = dict[Row, dict[int, Found]]
 
 
-def as_kept(row: Row, task: str) -> Row:
-    """A row with the defaults of the task's kept runs. The older ones have the earlier form of the L-MoE."""
-    if task not in EARLIER:
-        return row
+def as_kept(row: Row) -> Row:
+    """A row with the defaults of the runs in evidence/earlier, which have an earlier form of the L-MoE."""
     words = [change.split("=")[0] for change in row.changes]
     methods = [change.removeprefix("method=") for change in row.changes if change.startswith("method=")]
     ours = not methods or methods[-1] == "newcomer"
@@ -42,6 +39,7 @@ class Kept:
     """A task's kept runs.
 
     Attributes:
+        name: of its page: the task's, unless runs of earlier defaults have that.
         main: the suite that its leaderboard shows.
         runs: by row's name and seed.
         homes: of each test case.
@@ -52,6 +50,7 @@ class Kept:
     """
 
     task: str
+    name: str
     main: str
     runs: dict[str, dict[int, Found]]
     homes: dict[str, Home]
@@ -77,19 +76,23 @@ class Kept:
 
 @cache
 def kept() -> dict[str, Kept]:
-    """Every task's kept runs, by its name.
+    """Every task's kept runs, by the name of their page. Those of today's defaults come first.
 
     Raises:
         UserFault: a run's case scores are not those that it told of.
     """
     with tempfile.TemporaryDirectory() as name:
-        unpack(Path(name))
-        return {folder.name: _task(folder) for folder in sorted(Path(name).iterdir())}
+        unpack(now := Path(name) / "now")
+        unpack(past := Path(name) / EARLIER, HERE / EARLIER)
+        earlier = {folder.name: _task(folder, folder.name, "methods") for folder in sorted(past.iterdir())}
+        folders = sorted(now.iterdir()) if now.exists() else []
+        named = {f"{one.name}_leading" if one.name in earlier else one.name: one for one in folders}
+        return {name: _task(folder, name, "leading") for name, folder in named.items()} | earlier
 
 
-def _task(folder: Path) -> Kept:
+def _task(folder: Path, name: str, main: str) -> Kept:
     records = {path.parent: json.loads(path.read_text()) for path in sorted(folder.glob("*/*/results.json"))}
-    main, first = ("methods", "pfedsam/0") if folder.name in EARLIER else ("leading", "own/0")
+    first = "own/0" if main == "leading" else "pfedsam/0"
     sizes = _sizes(records[folder / first])
     runs: dict[str, dict[int, Found]] = {}
     for run, record in records.items():
@@ -98,7 +101,7 @@ def _task(folder: Path) -> Kept:
     rows = {row.name: row for suite in suites for row in rows_of(suite, folder.name, sizes)}
     configs = {run.parent.name: record["config"] for run, record in records.items()}
     images = _images(records[folder / first], sizes)
-    return Kept(folder.name, main, runs, _homes(folder / first), rows, configs, sizes, images)
+    return Kept(folder.name, name, main, runs, _homes(folder / first), rows, configs, sizes, images)
 
 
 def _sizes(record: dict[str, Any]) -> Sizes:

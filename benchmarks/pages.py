@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from boards import board, lead, leaderboard, of_sites, ran, ran_on, rates, seeds, seeds_apart, summary, wrapped
+from boards import board, lead, leaderboard, of_sites, ran, ran_on, rates, seeds, seeds_apart, shown, summary, wrapped
 from kept import RESULTS, Kept, kept
 from machine import ROOT, SYSTEMS, Table, markdown
 from tables import ON_THE_WAY, budgets, table
@@ -39,6 +39,7 @@ KINDS = (  # in the order of the systems page: how their titles begin
     "Leak",
     "Methods side by side",
     "Suite",
+    "A U-Net from scratch",
     "The demonstration job",
 )
 LEADING = ("pfedsam", "fedavg", "fedper", "ditto", "fedmsa", "fedms_sam", "local", "pooled")
@@ -55,11 +56,13 @@ RATES = {
 SOURCES = {  # as NOTICE has them
     "brain_mri": "LGG Segmentation Dataset, on images of TCGA-LGG",
     "nuclei_he": "MoNuSeg, MoNuSAC, TNBC of Institut Curie, NuInsSeg",
+    "breast_us": "BUSI, BUS-UCLM, STU-Hospital, BUS-BRA",
+    "polyp_hospitals": "Kvasir-SEG, BKAI-IGH NeoPolyp, CVC-ColonDB, ETIS-Larib",
     "nuclei": "2018 Data Science Bowl, stage 1 training set (BBBC038)",
     "polyp": "Kvasir-SEG",
 }
 OLD_RATES = "rates_8_rounds"
-MORE = ("ablations", "scarce")  # suites with kept runs that a leaderboard's page shows below it
+MORE = ("beside", "ablations", "scarce")  # suites with kept runs that a leaderboard's page shows below it
 
 
 @dataclass(frozen=True)
@@ -123,12 +126,13 @@ def text(lines: list[str]) -> str:
 def leaderboard_page(task: Kept) -> list[str]:
     """All that is kept of a task's methods."""
     found = task.suite(task.main)
+    folder = "../evidence" if task.main == "leading" else "../evidence/earlier"
     return [
-        f"# {task.task}: leaderboard",
+        f"# {task.name}: leaderboard",
         "",
         MADE,
         "",
-        f"Made from [evidence/{task.task}.tar.xz](../evidence). Test patients: {of_sites(task)}.",
+        f"Made from [{task.task}.tar.xz]({folder}). Test patients: {of_sites(task)}.",
         f"{ran_on(found)} {seeds(task)}",
         f"The rows are the suite `{task.main}`; [README.md](README.md) says what each column is, "
         "and how to run it again.",
@@ -176,7 +180,7 @@ def tasks() -> list[str]:
 def datasets() -> list[str]:
     """A line a site: where its images are from, and how many train, validate and test."""
     rows = [
-        [name, SOURCES[name], site, *map(str, counts)]
+        [task.task, SOURCES[task.task], site, *map(str, counts)]
         for name, task in kept().items()
         for site, counts in task.images.items()
     ]
@@ -202,7 +206,7 @@ def summary_page() -> list[str]:
     sites = [
         line
         for name, task in kept().items()
-        for line in wrapped(f"- {name}: {of_sites(task)}. {ran_on(task.suite(task.main))} {seeds(task)}", "  ")
+        for line in wrapped(f"- {name}: {of_sites(task)}. {ran_on(shown(task))} {seeds(task)}", "  ")
     ]
     return [
         "# Summary",
@@ -257,19 +261,14 @@ def whole(suite: str, task: str) -> list[str]:
 
 def leads(task: Kept) -> list[str]:
     """The rows of a task's main suite that come near the first, with the first."""
-    return whole(task.main, task.task) if task.main == "leading" else of_kept(task.task, *LEADING)
+    return whole(task.main, task.name) if task.main == "leading" else of_kept(task.name, *LEADING)
 
 
 BLOCKS: dict[str, Callable[[], list[str]]] = {
     "results": lead,
     "tasks": tasks,
     "datasets": datasets,
-    "leads": lambda: several(
-        *(
-            whole("leading", name) if task.main == "leading" else of_kept(name, *LEADING)
-            for name, task in kept().items()
-        )
-    ),
+    "leads": lambda: several(*map(leads, kept().values())),
     "experts": lambda: several(of_kept("nuclei", *EXPERTS), transcribed("parts")),
     "copying": lambda: several(of_kept("nuclei", *COPYING), of_kept("brain_mri", *COPYING)),
     "distillation": lambda: of_kept("nuclei", *DISTILLING),

@@ -23,7 +23,7 @@ from scipy.ndimage import gaussian_filter
 from stock import StockSAM, adapted, start_like
 from torch import Tensor
 from training_step import state_of
-from unet import net
+from unet import FILTERS, net
 
 from pfedsam.config import Config
 from pfedsam.export.runtime import by_onnxruntime
@@ -39,7 +39,6 @@ sys.path.insert(0, str(ROOT / "tests/data"))
 write_series = importlib.import_module("dicoms").write_series
 
 SHAPE = (512, 512, 160)
-FILTERS = (32, 64, 128, 256, 512, 512, 512)  # nnU-Net's 2-D plan at 256 px: 7 stages, at most 512 channels
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Rows x tasks x seeds, each run in one process: benchmarks/sweep.py OUT --suite NAME ... It resumes where it stopped.
 
-On a GPU many runs fit side by side (`--lanes`), because the CPU that reads the images limits each of them.
+On a GPU many runs fit side by side (`--lanes`), because none of them keeps it busy.
 
 It needs PFEDSAM_WEIGHTS and PFEDSAM_DATA_ROOT, with a folder for each task that holds manifest.csv. Each run writes
 OUT/TASK/ROW/SEED/results.json, like a job through FLARE. `tables.py` makes the tables from these files.

@@ -5,7 +5,8 @@
 The net is MONAI's DynUNet with the stages that nnU-Net plans for this size, deep supervision, nnU-Net's kinds of
 augmentation, and its SGD with a polynomial schedule. Images, splits and scoring are those of `sweep.py`, whose runs in
 --out it is compared with. With --small they are those of `field.py`: run that with more --rounds, as SAM has not seen
-enough after six. The best turn by validation is tested. It needs PFEDSAM_DATA_ROOT and PFEDSAM_WEIGHTS.
+enough after six. Name its --out here too. The best turn by validation is tested. It needs PFEDSAM_DATA_ROOT and
+PFEDSAM_WEIGHTS.
 """
 
 import argparse
@@ -37,6 +38,7 @@ from monai.transforms import (
 from suites import Row, Sizes, few, rows_of
 from sweep import Run, data_of, settings, sizes
 from tables import Found, differences, in_words, read_homes, spread
+from tables import runs as kept_runs
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import PolynomialLR
 
@@ -61,7 +63,8 @@ WAYS = {
     "fedavg": "U-Net, FedAvg",
     "fedbn": "U-Net, FedBN: norms stay at the site",
 }
-FILTERS = (32, 64, 128, 256, 512, 512)  # nnU-Net's 2-D plan: at most 512 channels, down to 4 x 4 pixels
+FILTERS = (32, 64, 128, 256, 512, 512, 512)  # nnU-Net's 2-D plan for 256 px: at most 512 channels, down to 4 x 4 pixels
+SMALL_FILTERS = FILTERS[:-1]  # for 128 px
 TURNS, BATCH, RATE = 20, 4, 0.01
 BRANCH = "global"
 
@@ -91,8 +94,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1600, help="of each site in all; pooled, of each site's images")
     parser.add_argument("--beside", nargs="*", default=["own", "local", "fedavg"], help="rows of the suite leading")
     parser.add_argument("--small", action="store_true", help="few small images, as in field.py")
-    parser.add_argument("--out", type=Path, default=Path("runs/sweep"), help="holds what is done, and the SAM runs")
+    parser.add_argument("--out", type=Path, help="holds what is done, and the SAM runs")
     options = keepable(parser).parse_args()
+    options.out = options.out or Path("runs/field" if options.small else "runs/sweep")
     torch.set_num_threads(1)
     found = {WAYS[way]: [trained(way, seed, options) for seed in options.seeds] for way in options.ways}
     size = f"{IMAGES} images a site, 128 px" if options.small else "all images, 256 px"
@@ -103,7 +107,7 @@ def main() -> None:
             "Test Dice at the sites' own images, mean of the sites; the worst site. Differences are the SAM row less"
             " the U-Net, paired by patient and seed, with p by its bootstrap, corrected by Holm for the whole table.",
             f"Seeds {', '.join(map(str, options.seeds))}. U-Net: {options.steps} steps of {BATCH} images at each site, "
-            f"{sum(p.numel() for p in net(1).parameters()) / 1e6:.0f} million values.",
+            f"{sum(p.numel() for p in net(1, filters(options)).parameters()) / 1e6:.0f} million values.",
         ],
         keep=options.keep,
     )
@@ -113,7 +117,7 @@ def table(found: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -
     """A line for each way, with the SAM rows' differences to it."""
     homes = read_homes(data_of(options.task))
     rows = [row for row in rows_of("leading", options.task, sizes_of(options)) if row.name in options.beside]
-    runs = {row: {seed: ended(Run(options.task, row, seed), options.out) for seed in options.seeds} for row in rows}
+    runs = {row: of_sam(row, options) for row in rows}
     gaps = {
         (way, row): differences(of_row, as_found(tries, options.seeds), "personal", homes)
         for way, tries in found.items()
@@ -135,6 +139,14 @@ def table(found: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -
     return Table({**columns, **{f"{row.label}, less the U-Net": "" for row in rows}}, lines)
 
 
+def of_sam(row: Row, options: argparse.Namespace) -> dict[int, Found]:
+    """A row's runs by seed, of field.py with --small, else of sweep.py."""
+    if options.small:
+        return {seed: ended(Run(options.task, row, seed), options.out) for seed in options.seeds}
+    found = kept_runs(options.out, options.task, row)
+    return {seed: found[seed] for seed in options.seeds}
+
+
 def as_found(tries: list[dict[str, Any]], seeds: list[int]) -> dict[int, Found]:
     """The runs by seed, as `differences` wants them."""
     scores = [
@@ -151,7 +163,8 @@ def sizes_of(options: argparse.Namespace) -> Sizes:
 
 def trained(way: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """What a run found, after it ran. It resumes from no point within a run."""
-    path = options.out / options.task / f"unet_{way}" / str(seed) / f"{options.steps}.json"
+    size = "small." if options.small else ""
+    path = options.out / options.task / f"unet_{way}" / str(seed) / f"{size}{options.steps}.json"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, learnt(way, seed, options))
@@ -170,7 +183,9 @@ def learnt(way: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     train = {site: [splits["train"]] for site, splits in data.items()}
     if way == "pooled":
         train, steps = {way: [one for of in train.values() for one in of]}, steps * len(data)
-    learners = {site: learner(site, of, seed, config) for site, of in train.items()}
+    torch.manual_seed(seed)
+    first = net(outputs(config.model), filters(options))
+    learners = {site: learner(site, of, seed, copy.deepcopy(first)) for site, of in train.items()}
     at = {site: learners.get(site) or learners[way] for site in data}
     best, kept, turns = -1.0, [copy.deepcopy(one.branch.state_dict()) for one in learners.values()], []
     for turn in range(TURNS):
@@ -196,7 +211,12 @@ def learnt(way: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def net(outputs: int, filters: Sequence[int] = FILTERS, *, deep: bool = True) -> nn.Module:
+def filters(options: argparse.Namespace) -> Sequence[int]:
+    """The stages that nnU-Net plans for the images' size."""
+    return SMALL_FILTERS if options.small else FILTERS
+
+
+def net(outputs: int, filters: Sequence[int], *, deep: bool = True) -> nn.Module:
     """The U-Net: a stage for each number of filters, each of half the size, and deep supervision of all but two."""
     kernels, strides = [3] * len(filters), [1, *[2] * (len(filters) - 1)]
     losses = {"deep_supervision": True, "deep_supr_num": len(filters) - 3} if deep else {}
@@ -204,11 +224,10 @@ def net(outputs: int, filters: Sequence[int] = FILTERS, *, deep: bool = True) ->
     return made
 
 
-def learner(site: str, train: list[Dataset], seed: int, config: Config) -> Learner:
+def learner(site: str, train: list[Dataset], seed: int, made: nn.Module) -> Learner:
     """A net at its start, with nnU-Net's optimiser."""
-    torch.manual_seed(seed)
     bare = Encoder([nn.Identity()], channels=3, patch=1)
-    branch = Branches(**{BRANCH: Segmenter(bare, net(outputs(config.model)))}).to(device())
+    branch = Branches(**{BRANCH: Segmenter(bare, made)}).to(device())
     optimiser = torch.optim.SGD(branch.parameters(), RATE, momentum=0.99, nesterov=True, weight_decay=3e-5)
     schedule = PolynomialLR(optimiser, TURNS, 0.9)
     return Learner(branch, train, optimiser, schedule, torch.Generator().manual_seed(seed_of(f"{seed}/{site}")))

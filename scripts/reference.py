@@ -54,8 +54,8 @@ Some verbs replace a few of them by options, such as `--rounds`: [cli.md](cli.md
 """
 
 METHOD = """
-`method` is a name, or an object with the name and the method's own settings: `{"name": "pfedsam", "recopy": 0.5}`.
-With `--set`, write `method=fedavg` or `method.recopy=0.5`.
+`method` is a name, or an object with the name and the method's own settings: `{"name": "pfedsam", "temperature": 2}`.
+With `--set`, write `method=fedavg` or `method.temperature=2`.
 """
 
 CLI = """

@@ -60,8 +60,8 @@ def test_all_of_the_history_is_folded_and_dated() -> None:
 def test_the_readme_s_table_fits_its_page_and_has_the_test_patients_in_its_head() -> None:
     lines = BLOCKS["results"]()
     assert max(map(len, lines)) <= 120
-    heads = [line for line in lines if "test patients" in line]
-    assert [head.split(":")[0] for head in heads] == [f"| {name}" for name in kept() if kept()[name].main == "leading"]
+    heads = [line.split(":")[0] for line in lines if "test patients" in line]
+    assert heads == [f"| {task.task}" for task in kept().values() if task.main == "leading"] != []
 
 
 def test_a_dice_is_within_its_interval_and_three_seeds_reach_further_than_one() -> None:
