@@ -230,6 +230,8 @@ def summary_page() -> list[str]:
         "are as valid as they were.",
         "",
         *summary(),
+        "",
+        "![Dice beside megabytes a message, brain_mri and nuclei](../../docs/pictures/dice_by_megabytes.png)",
     ]
 
 
