@@ -25,12 +25,14 @@ from pfedsam.data.datalist import raw_rows
 from pfedsam.errors import UserFault
 from pfedsam.record.cases import ROLES, Cases, Classes, Scores, gathered, less, read_cases
 from pfedsam.record.measures import DISTANCES, HIGHER_IS_BETTER, METRICS, MIXED, TITLES
+from pfedsam.record.scores import DIGITS
 from pfedsam.report.bootstrap import interval, mean_of
 from pfedsam.settings import chosen_method
 
 REST = [metric for metric in METRICS if metric != "dice"]
 MEASURES = ("mean Dice", "worst", *(TITLES[metric] for metric in REST), "MB up / down", "s a round", "less first row")
 BUDGETS = (3, 30, 100, 300)  # MB
+ROUNDED = 10**-DIGITS  # a site tells the server its scores with fewer digits than it keeps
 ON_THE_WAY = "On the way through each run's schedule: a run made for a budget would have ended its schedule within it."
 
 
@@ -149,7 +151,7 @@ def demand_own(cases: Cases, role: str, dice: float | None, folder: Path) -> Non
         UserFault: they are not of one test.
     """
     found = mean_of({"": cases.of_patients(role, "dice")}) if cases.scores[role] else None
-    if (found is None) != (dice is None) or abs((found or 0.0) - (dice or 0.0)) > 1e-6:
+    if (found is None) != (dice is None) or abs((found or 0.0) - (dice or 0.0)) > ROUNDED:
         came = f"{role} Dice {found} in cases.json, {dice} in results.json"
         raise UserFault(expected=f"cases of one run in {folder}", came=came, do="remove the run's folder, run it anew")
 

@@ -28,7 +28,7 @@ from pfedsam.errors import UserFault
 from pfedsam.files import write_json
 from pfedsam.jobs import read_job
 from pfedsam.record.cases import read_cases
-from pfedsam.record.scores import summary
+from pfedsam.record.scores import coarse, summary
 from pfedsam.train.loop import steps_of
 
 
@@ -59,7 +59,7 @@ def ran(folder: Path, lift: float, method: str = "pfedsam") -> Found:
             json.dumps({"cases": cases, "scores": {"global": rows, "personal": rows}})
         )
     rounds = [{"seconds": 7.0, "sites": {"a": report | val(0.1 * i), "b": report | val(0.3 * i)}} for i in (1, 2)]
-    tested = {role: {"dice": 0.5 + lift} for role in ("global", "personal")}
+    tested = {role: coarse({"dice": 0.5 + lift}) for role in ("global", "personal")}
     final = {"sites": {"a": tested | val(0.3), "b": tested | val(0.4)}}
     settings = {"method": method, "data": {"pool": False}}
     record = {"config": settings, "rounds": rounds, "final": final}
@@ -70,6 +70,7 @@ def ran(folder: Path, lift: float, method: str = "pfedsam") -> Found:
 def test_a_run_s_cases_are_those_that_it_told_of(tmp_path: Path) -> None:
     ran(tmp_path / "one", 0.0)
     ran(tmp_path / "other", 0.25)
+    ran(tmp_path / "third", 1 / 3)  # of which four digits left the site
     record = json.loads((tmp_path / "one/results.json").read_text())
     (tmp_path / "other/b/cases.json").replace(tmp_path / "one/b/cases.json")
     with pytest.raises(UserFault, match=r"global Dice 0\.75 in cases\.json, 0\.5 in results\.json"):
