@@ -111,7 +111,7 @@ def board(task: Kept, found: Runs, against: str = "less the first row, paired") 
         [*cells(task, row, found[row], role), *device(row), compared(row, role, found, task.homes)]
         for row, role in pairs(found)
     ]
-    return [caption(found, task.homes), "", *markdown([*BOARD, *device(None), against], rows)]
+    return [*wrapped(caption(found, task.homes)), "", *markdown([*BOARD, *device(None), against], rows)]
 
 
 def cells(task: Kept, row: Row, runs: dict[int, Found], role: str) -> list[str]:

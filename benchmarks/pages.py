@@ -132,7 +132,7 @@ def leaderboard_page(task: Kept) -> list[str]:
         "",
         MADE,
         "",
-        f"Made from [{task.task}.tar.xz]({folder}). Test patients: {of_sites(task)}.",
+        *wrapped(f"Made from [{task.task}.tar.xz]({folder}). Test patients: {of_sites(task)}."),
         f"{ran_on(found)} {seeds(task)}",
         f"The rows are the suite `{task.main}`; [README.md](README.md) says what each column is, "
         "and how to run it again.",
