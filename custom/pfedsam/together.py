@@ -1,6 +1,7 @@
 """Which settings go together: what the type and the bounds of a single one cannot say."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -62,54 +63,31 @@ def check_heard(config: Config) -> None:
     Raises:
         UserFault: one is.
     """
-    server, usual = config.server, ServerConfig()
-    private = [f"privacy.{name}" for name in _changed(config.privacy)]
-    copying = [f"method.{name}" for name in _changed(config.method_settings) if name.startswith("recopy")]
-    reading = getattr(config.method_settings, "reading", "")  # a newcomer has the settings of those whom it joins
-    trusting, votes = server.rule not in OUTVOTE, f"{', '.join(OUTVOTE[:-1])} or {OUTVOTE[-1]}"
-    for ignored, switch, setting, now, do in (
-        (
-            config.privacy.unit == "none" and private,
-            "privacy.unit patient or site",
-            " and ".join(private),
-            "privacy.unit none",
-            "set privacy.unit to patient or site",
-        ),
-        (
-            server.secure == "none" and server.norm != usual.norm,
-            "server.secure masks",
-            "server.norm",
-            "server.secure none",
-            "set server.secure to masks",
-        ),
-        (
-            trusting and server.hostile > usual.hostile,
-            f"server.rule {votes}",
-            "server.hostile",
-            f"server.rule {server.rule}",
-            "set one of these rules",
-        ),
-        (
-            config.train.views is not None and not config.train.augment,
-            "train.augment true",
-            "train.views",
-            "train.augment false",
-            "set train.augment true",
-        ),
-        (
-            config.method == "pfedsam" and reading in ("R1", "R2") and copying,
-            "method.reading R3 or post",
-            " and ".join(copying),
-            f"method.reading {reading}",
-            "set one of these readings",
-        ),
-    ):
-        if ignored:
-            raise UserFault(
-                expected=f"{switch} beside the job's {setting}",
-                came=f"{now}, which ignores it",
-                do=f"{do}, or leave {setting} out",
-            )
+    for setting, switch, now, do in _unheard(config):
+        raise UserFault(
+            expected=f"{switch} beside the job's {setting}",
+            came=f"{now}, which ignores it",
+            do=f"{do}, or leave {setting} out",
+        )
+
+
+def _unheard(config: Config) -> Iterator[tuple[str, str, str, str]]:
+    """What is ignored: the setting, what would turn it on, what is there instead, and what to do."""
+    server, usual, train, own = config.server, ServerConfig(), config.train, config.method_settings
+    if config.privacy.unit == "none" and (names := _changed(config.privacy)):
+        hidden = " and ".join(f"privacy.{name}" for name in names)
+        yield hidden, "privacy.unit patient or site", "privacy.unit none", "set privacy.unit to patient or site"
+    if server.secure == "none" and server.norm != usual.norm:
+        yield "server.norm", "server.secure masks", "server.secure none", "set server.secure to masks"
+    if server.rule not in OUTVOTE and server.hostile > usual.hostile:
+        votes = f"{', '.join(OUTVOTE[:-1])} or {OUTVOTE[-1]}"
+        yield "server.hostile", f"server.rule {votes}", f"server.rule {server.rule}", "set one of these rules"
+    if train.views is not None and not train.augment:
+        yield "train.views", "train.augment true", "train.augment false", "set train.augment true"
+    reading = getattr(own, "reading", "") if config.method == "pfedsam" else ""  # a newcomer has what its study has
+    if reading in ("R1", "R2") and (names := [name for name in _changed(own) if name.startswith("recopy")]):
+        copying = " and ".join(f"method.{name}" for name in names)
+        yield copying, "method.reading R3 or post", f"method.reading {reading}", "set one of these readings"
 
 
 def _changed(settings: Any) -> list[str]:
