@@ -174,7 +174,7 @@ def beside(task: Kept) -> list[str]:
     corrected = dict(zip(gaps, holm([chance(gap) for gap in gaps.values()]), strict=True))
     rows = [
         [
-            row.label,
+            row.label if len(runs) == len(first[1]) else f"{row.label} ({len(runs)} seeds)",
             short(task, runs, "personal")[0],
             f"{worst_of(task, runs, 'personal')[1]:.3f}",
             f"{in_words(gaps[row])}, p {corrected[row]:.3f}" if row in gaps else "",
