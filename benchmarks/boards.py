@@ -240,9 +240,19 @@ def ran(task: Kept) -> list[str]:
         for way, of in ways.items() if row.name in task.runs else ():
             some = f" (seed {', '.join(map(str, of))})" if len(of) < len(runs) else ""
             found.setdefault(way, []).append(row.label + some)
+    order = list(commits())
     rows = [
-        [commits()[code] or "none", code, torch, device, "; ".join(labels), note_of(code)]
-        for (code, torch, device), labels in sorted(found.items(), key=lambda one: list(commits()).index(one[0][0]))
+        [
+            ", ".join(commits()[part] or "none" for part in code.split(", ")),
+            code,
+            torch,
+            device,
+            "; ".join(labels),
+            note_of(code),
+        ]
+        for (code, torch, device), labels in sorted(
+            found.items(), key=lambda one: order.index(one[0][0].split(", ")[0])
+        )
     ]
     stars = ["", *wrapped(STAR)] if any("*" in row[3] for row in rows) else []
     return [*markdown(["commit", "code", "torch", "device", "rows", "note"], rows), *stars]
