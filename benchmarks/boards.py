@@ -16,12 +16,13 @@ from tables import (
     by_site,
     caption,
     compared,
+    corrected,
     differences,
     in_words,
     spread,
 )
 
-from pfedsam.report.bootstrap import chance, holm, interval
+from pfedsam.report.bootstrap import interval
 
 BOARD = ("method", "branch", "Dice", "95 % interval", "worst site", "MB a message", "seeds")
 UNKNOWN = "code not known"
@@ -162,22 +163,17 @@ def commits_of(runs: Iterable[Found]) -> str:
     return ", ".join(commits()[code] or f"none ({code})" for code in codes_of(runs))
 
 
-def lead() -> list[str]:
-    """The README's tables, a task of today's defaults each: all rows beside pFedSAM's personal branch."""
-    return [line for task in kept().values() if task.main == "leading" for line in [*beside(task), ""]][:-1]
-
-
 def beside(task: Kept) -> list[str]:
     """Each row's Dice at its sites, and its difference to the first row, with p corrected by Holm for all rows."""
     first, *others = (found := task.suite(task.main)).items()
     gaps = {row: differences(runs, first[1], "personal", task.homes) for row, runs in others}
-    corrected = dict(zip(gaps, holm([chance(gap) for gap in gaps.values()]), strict=True))
+    chances = corrected(gaps)
     rows = [
         [
             row.label if len(runs) == len(first[1]) else f"{row.label} ({len(runs)} seeds)",
             short(task, runs, "personal")[0],
             f"{worst_of(task, runs, 'personal')[1]:.3f}",
-            f"{in_words(gaps[row])}, p {corrected[row]:.3f}" if row in gaps else "",
+            f"{in_words(gaps[row])}, p {chances[row]:.3f}" if row in gaps else "",
             megabytes(next(iter(runs.values()))),
         ]
         for row, runs in found.items()

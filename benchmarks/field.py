@@ -18,12 +18,11 @@ import torch
 from machine import Table, keepable, publish
 from suites import NAMES, Row, few, rows_of
 from sweep import Run, data_of, places, settings, sites, sizes
-from tables import Found, differences, in_words, read, read_homes, spread
+from tables import Found, corrected, differences, in_words, read, read_homes, spread
 
 from pfedsam import methods
 from pfedsam.federation import Plan, federate
 from pfedsam.files import write_json
-from pfedsam.report.bootstrap import chance, holm
 
 ROUNDS, IMAGES = 6, 16
 SMALL = "model.image_size=128"
@@ -105,9 +104,8 @@ def differing(runs: dict[Row, list[Run]], out: Path) -> dict[Row, tuple[str, str
     task = next(iter(runs.values()))[0].task
     homes = read_homes(data_of(task))
     first, *others = ({run.seed: ended(run, out) for run in of_row} for of_row in runs.values())
-    gaps = [differences(one, first, "personal", homes) for one in others]
-    corrected = holm([chance(of) for of in gaps])
-    return {row: (in_words(of), f"{p:.3f}") for row, of, p in zip([*runs][1:], gaps, corrected, strict=True)}
+    gaps = {row: differences(one, first, "personal", homes) for row, one in zip([*runs][1:], others, strict=True)}
+    return {row: (in_words(gaps[row]), f"{p:.3f}") for row, p in corrected(gaps).items()}
 
 
 def ended(run: Run, out: Path) -> Found:

@@ -68,14 +68,14 @@ def main() -> None:
         raise SystemExit("expected a GPU; came none; to mend it: run this where torch.cuda.is_available() is true")
     until = time.monotonic() + options.seconds
     for model in (TINY, VIT_B):
-        shape = f"{model['backbone']}, {model['image_size']} px"
-        title = f"A training step on a GPU: {torch.cuda.get_device_name()}, batch {options.batch}, {shape}"
+        where = f"batch {options.batch}, {torch.cuda.get_device_name()}"
+        title = f"A training step on a GPU: {shape_of(model)}, {where}"  # a record's name has only a title's beginning
         publish(title, table(model, options.batch, options.runs, until), keep=options.keep)
 
 
 def table(model: dict[str, object], size: int, runs: int, until: float) -> Table:
     """Milliseconds of a step and how many times as fast as stock, of the rows that begin before that time."""
-    shape = f"{model['backbone']}, {model['image_size']} px"
+    shape = shape_of(model)
     one = batch(int(str(model["image_size"])), size, 0)
     took: dict[str, float] = {}
     names = [name for name in WAYS if model is VIT_B or "fused" not in WAYS[name].switches]  # TinyViT's has a mask
@@ -91,6 +91,11 @@ def table(model: dict[str, object], size: int, runs: int, until: float) -> Table
     slow = took["stock, float32"]
     columns = {shape: "", "ms": ".1f", "times as fast as stock": ".2f"}
     return Table(columns, [[name, s * 1e3, slow / s] for name, s in took.items()])
+
+
+def shape_of(model: dict[str, object]) -> str:
+    """A model in words."""
+    return f"{model['backbone']}, {model['image_size']} px"
 
 
 def finished(take: Stepper, one: Batch) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from boards import board, lead, leaderboard, of_sites, ran, ran_on, rates, seeds, seeds_apart, shown, summary, wrapped
+from boards import beside, board, leaderboard, of_sites, ran, ran_on, rates, seeds, seeds_apart, shown, summary, wrapped
 from kept import RESULTS, Kept, kept
 from machine import ROOT, SYSTEMS, Table, markdown
 from tables import ON_THE_WAY, budgets, table
@@ -254,6 +254,11 @@ def of_kept(task: str, *names: str) -> list[str]:
 def several(*parts: list[str]) -> list[str]:
     """Several tables in one place."""
     return [line for part in parts for line in [*part, ""]][:-1]
+
+
+def lead() -> list[str]:
+    """The README's tables, a task of today's defaults each: all rows beside pFedSAM's personal branch."""
+    return several(*(beside(task) for task in kept().values() if task.main == "leading"))
 
 
 def whole(suite: str, task: str) -> list[str]:

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from suites import NAMES, Row, rows_of
 from sweep import Run, data_of, record_of, sizes
@@ -26,9 +26,10 @@ from pfedsam.errors import UserFault
 from pfedsam.record.cases import ROLES, Cases, Classes, Scores, gathered, less, read_cases
 from pfedsam.record.measures import DISTANCES, HIGHER_IS_BETTER, METRICS, MIXED, TITLES
 from pfedsam.record.scores import DIGITS
-from pfedsam.report.bootstrap import interval, mean_of
+from pfedsam.report.bootstrap import chance, holm, interval, mean_of
 from pfedsam.settings import chosen_method
 
+T = TypeVar("T")
 REST = [metric for metric in METRICS if metric != "dice"]
 MEASURES = ("mean Dice", "worst", *(TITLES[metric] for metric in REST), "MB up / down", "s a round", "less first row")
 BUDGETS = (3, 30, 100, 300)  # MB
@@ -354,6 +355,11 @@ def in_words(runs: list[dict[str, Classes]]) -> str:
         return ""
     low, high = interval(runs)
     return f"{st.mean(map(mean_of, runs)):+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+def corrected(gaps: dict[T, list[dict[str, Classes]]]) -> dict[T, float]:
+    """The p value of each row's paired differences, corrected by Holm for all of them."""
+    return dict(zip(gaps, holm([chance(gap) for gap in gaps.values()]), strict=True))
 
 
 def differences(

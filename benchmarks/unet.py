@@ -37,7 +37,7 @@ from monai.transforms import (
 )
 from suites import Row, Sizes, few, rows_of
 from sweep import Run, data_of, settings, sizes
-from tables import Found, differences, in_words, read_homes, spread
+from tables import Found, corrected, differences, in_words, read_homes, spread
 from tables import runs as kept_runs
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import PolynomialLR
@@ -52,7 +52,6 @@ from pfedsam.model.encoder import Encoder
 from pfedsam.model.segmenter import Branches, Segmenter
 from pfedsam.record.scores import summary
 from pfedsam.record.site_files import case_names
-from pfedsam.report.bootstrap import chance, holm
 from pfedsam.train.evaluate import evaluate
 from pfedsam.train.losses import segmentation_loss
 from pfedsam.train.precision import autocast
@@ -123,7 +122,7 @@ def table(found: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -
         for way, tries in found.items()
         for row, of_row in runs.items()
     }
-    corrected = dict(zip(gaps, holm([chance(gap) for gap in gaps.values()]), strict=True))
+    chances = corrected(gaps)
     lines: list[list[str | float]] = [
         [
             way,
@@ -131,7 +130,7 @@ def table(found: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -
             st.fmean(min(one["dice"].values()) for one in tries),
             st.fmean(one["validation"] for one in tries),
             st.fmean(one["CPU s"] for one in tries),
-            *(f"{in_words(gaps[way, row])}, p {corrected[way, row]:.3f}" for row in rows),
+            *(f"{in_words(gaps[way, row])}, p {chances[way, row]:.3f}" for row in rows),
         ]
         for way, tries in found.items()
     ]
