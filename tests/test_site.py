@@ -498,3 +498,19 @@ def test_the_scores_before_training_are_never_of_other_test_images(hospital: Pat
     assert serve_test(untouched, wire, Turn("run", base, 2, 3), tmp_path / "out")["before"] is None
     again = served(2)
     assert again == coarse(untouched.summary("test", "global")) != first
+
+
+def test_a_personal_branch_that_stays_behind_is_told_from_half_of_the_rounds_on(
+    open_site, monkeypatch: pytest.MonkeyPatch, caplog, tmp_path: Path
+) -> None:
+    """A site's own model trails the mean of all in the first rounds, so a warning there would mean nothing."""
+    dice = {"global": 0.5, "personal": 0.4}
+    monkeypatch.setattr(Site, "validated", lambda _, role: {"dice": dice[role]})
+    site = open_site(tiny())
+    wire, told = initial_shared(site.config)[0], []
+    for round_ in range(3):
+        serve_round(site, wire, Turn("run", site.base, round_, 3))
+        told.append("personal branch 0.400, global 0.500" in caplog.text)
+        caplog.clear()
+    serve_test(site, wire, Turn("run", site.base, 3, 3, trained=True), tmp_path / "out")
+    assert [*told, "personal branch 0.400, global 0.500" in caplog.text] == [False, False, True, True]

@@ -79,7 +79,7 @@ def serve_round(
     if update.epsilon is not None:
         log.info("[%s] privacy: epsilon %.2f of %g spent", site.name, update.epsilon, site.config.privacy.epsilon)
     personal, experts = site.validated("personal"), site.experts("val")
-    if site.private():  # else the personal model is the global one, as this site has just trained it
+    if site.private() and 2 * turn.round >= turn.rounds:  # before, the mean of all sites is ahead of any one of them
         _warn_behind(site.name, personal["dice"], received["dice"])
     return update, {
         "losses": update.report.losses,
@@ -126,10 +126,12 @@ def serve_test(site: Site, wire: Tensors, turn: Turn, folder: Path) -> dict[str,
     scores = site.scores("test")
     trained = {"run": run, **{k: v for k, v in stored.items() if k == "round"}}
     write_site_files(tested_site(site, scores, trained), folder)
+    val = {role: site.validated(role) for role in scores}
+    _warn_behind(site.name, val["personal"]["dice"], val["global"]["dice"])
     found = {
         **{role: summary(cases) for role, cases in scores.items()},
         BEFORE: _remembered(site, turn.at),
-        "val": {role: site.validated(role) for role in scores},
+        "val": val,
         "experts": site.experts("test"),
     }
     return coarse(found) | {"patients": len({one.group for one in site.data["test"].slices})}
@@ -149,7 +151,7 @@ def _told(site: Site, facts: dict[str, str], run: str) -> dict[str, Any]:
 
 
 def _warn_behind(site: str, personal: float | None, received: float | None) -> None:
-    """Log that a site's personal branch is clearly worse than the model that the round began with."""
+    """Log that a site's personal branch is clearly worse than the server's model."""
     if behind(personal, received):
         log.warning(
             "[%s] personal branch %.3f, global %.3f (validation Dice). If it stays behind, lower train.lr_private",
