@@ -4,12 +4,14 @@ SUITE ?= methods
 TASKS ?= brain_mri
 SEEDS ?= 0 1 2
 DIST ?= dist
+UV ?= $(shell command -v uv)
+WANTED := --quiet --constraint constraints.txt --editable '.[test]'
 
 .PHONY: demo check lint types test test-long fuzz chaos bench scan sbom licences release sign-release check-release demo-weights bench-gpu table tables reference constraints clean
 
 .venv/ready: pyproject.toml requirements.txt constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(if $(UV),$(UV) pip install --python $(BIN)/python $(WANTED) ||) $(BIN)/pip install $(WANTED)
 	touch $@
 
 demo: .venv/ready  ## the main job on synthetic hospitals

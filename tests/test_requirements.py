@@ -2,11 +2,14 @@
 
 import ast
 import re
+import shutil
+import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import pytest
 import yaml
 from packaging.requirements import Requirement
 
@@ -71,3 +74,13 @@ def test_the_tested_set_lies_within_the_ranges() -> None:
 def test_the_citation_and_the_changelog_name_this_version() -> None:
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == pfedsam.__version__
     assert f"## {pfedsam.__version__}" in (ROOT / "CHANGELOG.md").read_text().replace("[Unreleased]: ", "")
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+@pytest.mark.parametrize("uv", ["", "/opt/uv"])
+def test_make_installs_with_uv_where_it_is_and_with_pip_otherwise(uv: str) -> None:
+    said = subprocess.run(["make", "-nB", ".venv/ready", f"UV={uv}"], cwd=ROOT, capture_output=True, text=True)
+    install = next(line for line in said.stdout.splitlines() if "install" in line)
+    wanted = " --quiet --constraint constraints.txt --editable '.[test]'"
+    with_uv = f"/opt/uv pip install --python .venv/bin/python{wanted} || " if uv else ""
+    assert install == f"{with_uv}.venv/bin/pip install{wanted}"
