@@ -39,6 +39,7 @@ KINDS = (  # in the order of the systems page: how their titles begin
     "Leak",
     "Methods side by side",
     "Suite",
+    "Between the branches",
     "A U-Net from scratch",
     "The demonstration job",
 )

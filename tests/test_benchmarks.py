@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from between import draw_near
 from ceiling import graded, perfect, sure
 from evidence import EARLIER, HERE, pack, unpack
 from kept import as_kept
@@ -271,6 +272,23 @@ def test_taking_a_part_out_of_a_model_tells_its_worth_and_leaves_the_model_as_it
     assert found["as trained"] == site.summary("val", "personal")["dice"]
     assert found["without any"] != found["as trained"]
     assert all(torch.equal(before[name], tensor) for name, tensor in site.model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"own": {"reading": "R2"}}, {"own": {"reading": "R3"}}, {"method": "ditto"}, {"method": "dual_lora"}],
+    ids=lambda changes: changes.get("method") or changes["own"]["reading"],
+)
+def test_weights_between_the_branches_begin_at_the_global_one_and_end_at_the_personal_one(open_site, changes) -> None:
+    site = after_a_round(open_site, tiny(model={"experts": 0, "experts_rank": 2}, **changes))
+    image = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        found = site.model(image)
+        apart = {1.0: found["personal"], 0.0: found["global"]}
+        assert not torch.equal(*apart.values())
+        for share, logits in apart.items():
+            draw_near(site.model["personal"], site.model["global"], share)
+            torch.testing.assert_close(site.model(image)["personal"], logits, rtol=1e-4, atol=1e-4)
 
 
 def test_a_row_that_no_suite_has_is_told_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
