@@ -7,7 +7,7 @@ from torch import nn
 from pfedsam.model import vit
 from pfedsam.model.lora import LoRALinear
 from pfedsam.model.moe import LocalMoE
-from pfedsam.model.tinyvit import FoldedConvNorm
+from pfedsam.model.tinyvit import FoldedConvNorm, PixelGELU, build_tiny_vit
 from pfedsam.model.vit import ViTBlock, head_by_head
 from pfedsam.model.windows import cut, join, windowed
 
@@ -144,6 +144,23 @@ def test_a_convolution_with_its_norm_folded_in_equals_the_two_in_value_and_gradi
     assert torch.allclose(found, expected, atol=1e-5)
     assert all((f - s).norm() <= 1e-5 * s.norm() for f, s in zip(fast, slow, strict=True))
     assert FoldedConvNorm(pair).state_dict().keys() == pair.state_dict().keys()
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_gelu_by_pixel_equals_gelu_in_value_and_gradient_and_keeps_the_order_in_memory(order) -> None:
+    x = torch.randn(2, 8, 5, 7).contiguous(memory_format=order).requires_grad_()
+    (slow,) = torch.autograd.grad(nn.GELU()(x).square().sum(), x)
+    found = PixelGELU()(x)
+    (fast,) = torch.autograd.grad(found.square().sum(), x)
+    assert found.is_contiguous(memory_format=order)
+    assert torch.allclose(found, nn.GELU()(x), atol=1e-6)
+    assert torch.allclose(fast, slow, atol=1e-5)
+
+
+def test_every_gelu_of_tiny_vit_s_encoder_is_by_pixel() -> None:
+    kinds = [type(module) for module in build_tiny_vit(None).modules()]
+    assert nn.GELU not in kinds
+    assert PixelGELU in kinds
 
 
 def test_experts_see_the_image_s_own_map_or_its_windows_where_asked() -> None:

@@ -8,6 +8,7 @@ from torch import nn
 from pfedsam.model.lora import LoRALinear, loras
 from pfedsam.model.moe import LocalMoE
 from pfedsam.model.segmenter import Segmenter
+from pfedsam.model.tinyvit import PixelGELU
 
 
 @torch.no_grad()
@@ -23,6 +24,8 @@ def plain(branch: Segmenter) -> Segmenter:
                 setattr(module, name, merged(child))
             elif isinstance(child, LocalMoE):
                 child.dense = True
+            elif isinstance(child, PixelGELU):
+                setattr(module, name, nn.GELU())  # a graph has no order in memory
     return found
 
 
