@@ -3,7 +3,7 @@
 import statistics as st
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from kept import Fault, Kept, Runs, codes_of, commits, device_of, faults, kept, note_of
 from machine import markdown
@@ -22,8 +22,10 @@ from tables import (
     spread,
 )
 
+from pfedsam.record.cases import Classes
 from pfedsam.report.bootstrap import interval
 
+Named = dict[str, dict[int, Found]]  # a table's runs, by row's name and seed
 BOARD = ("method", "branch", "Dice", "95 % interval", "worst site", "MB a message", "seeds")
 UNKNOWN = "code not known"
 NO_COMMIT = (
@@ -180,6 +182,45 @@ def beside(task: Kept) -> list[str]:
     ]
     head = f"{task.task}: {patients(task)} test patients, {len(task.seeds())} seeds"
     return markdown([head, "Dice", "worst site", "less pFedSAM", "MB"], rows)
+
+
+def together(tasks: Sequence[Kept]) -> list[str]:
+    """The rows that every task has with all seeds: by task, and the difference to the first over all tasks' sites."""
+    labels = {row.name: row.label for row in tasks[0].suite(tasks[0].main)}
+    found = [{row.name: runs for row, runs in task.suite(task.main).items()} for task in tasks]
+    first, *others = [name for name in labels if all(complete(name, table, next(iter(labels))) for table in found)]
+    gaps = {name: apart([*zip(tasks, found, strict=True)], name, first) for name in others}
+    chances = corrected(gaps)
+    rows = [
+        [
+            labels[name],
+            *(both(task, table[name]) for task, table in zip(tasks, found, strict=True)),
+            f"{in_words(gaps[name])}, p {chances[name]:.3f}" if name in gaps else "",
+            megabytes(next(iter(found[0][name].values()))),
+        ]
+        for name in (first, *others)
+    ]
+    head = [f"{task.task} ({patients(task)})" for task in tasks]
+    return markdown(["mean Dice, worst site", *head, "all sites, less pFedSAM", "MB"], rows)
+
+
+def complete(name: str, table: Named, first: str) -> bool:
+    """Whether a table has a row, with all seeds of the first one."""
+    return name in table and table[name].keys() == table[first].keys()
+
+
+def apart(tables: Sequence[tuple[Kept, Named]], name: str, first: str) -> list[dict[str, Classes]]:
+    """The paired differences between two rows, of each seed, at the sites of all tasks."""
+    found = [differences(table[name], table[first], "personal", task.homes) for task, table in tables]
+    return [
+        {f"{task.task} {site}": of for (task, _), sites in zip(tables, seed, strict=True) for site, of in sites.items()}
+        for seed in zip(*found, strict=True)
+    ]
+
+
+def both(task: Kept, runs: dict[int, Found]) -> str:
+    """The mean Dice of a row's own branches, and that of the worst site."""
+    return f"{mean_dice(task, runs, 'personal'):.3f}, {worst_of(task, runs, 'personal')[1]:.3f}"
 
 
 def shown(task: Kept) -> Runs:
