@@ -12,7 +12,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from boards import beside, board, leaderboard, of_sites, ran, ran_on, rates, seeds, seeds_apart, shown, summary, wrapped
+from boards import (
+    beside,
+    board,
+    leaderboard,
+    of_sites,
+    ran,
+    ran_on,
+    rates,
+    seeds,
+    seeds_apart,
+    shown,
+    summary,
+    together,
+    wrapped,
+)
 from kept import RESULTS, Kept, kept
 from machine import ROOT, SYSTEMS, Table, markdown
 from tables import ON_THE_WAY, budgets, table
@@ -223,7 +237,7 @@ def summary_page() -> list[str]:
         "",
         "Differences are paired by patient and seed. p is of their bootstrap, corrected by Holm for a table's rows.",
         "",
-        *lead(),
+        *several(together(today()), *map(beside, today())),
         "",
         "## Earlier defaults",
         "",
@@ -257,9 +271,9 @@ def several(*parts: list[str]) -> list[str]:
     return [line for part in parts for line in [*part, ""]][:-1]
 
 
-def lead() -> list[str]:
-    """The README's tables, a task of today's defaults each: all rows beside pFedSAM's personal branch."""
-    return several(*(beside(task) for task in kept().values() if task.main == "leading"))
+def today() -> list[Kept]:
+    """The tasks whose kept runs have today's defaults."""
+    return [task for task in kept().values() if task.main == "leading"]
 
 
 def whole(suite: str, task: str) -> list[str]:
@@ -273,7 +287,7 @@ def leads(task: Kept) -> list[str]:
 
 
 BLOCKS: dict[str, Callable[[], list[str]]] = {
-    "results": lead,
+    "results": lambda: together(today()),
     "tasks": tasks,
     "datasets": datasets,
     "leads": lambda: several(*map(leads, kept().values())),
