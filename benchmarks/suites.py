@@ -412,7 +412,7 @@ def partly(case: str, counts: Sizes, sizes: Sizes, named: dict[str, Row]) -> lis
     alike = [changed_alike(changed(row, case, change), counts, sizes) for row in rows]
     return [
         *(replace(row, beside=f"{case}_fedavg" if row is not alike[0] else "") for row in alike),
-        *(changed(row, case, change, "train.epochs=2", f"train.max_steps={steps_of(sizes)}") for row in of_all),
+        *(changed(row, case, change, "train.epochs=2", f"train.max_steps={partly_steps(sizes)}") for row in of_all),
     ]
 
 
@@ -422,14 +422,14 @@ def changed_alike(row: Row, counts: Sizes, sizes: Sizes) -> Row:
     A batch of these has two images, one of them with a label. Two epochs are as many steps as the site has images. The
     smallest site's number holds for all sites, our choice.
     """
-    steps = steps_of(sizes)
+    steps = partly_steps(sizes)
     epochs = -(-steps // min(counts.values()))
     return replace(
         row, changes=(*row.changes, "train.batch_size=1", f"train.epochs={epochs}", f"train.max_steps={steps}")
     )
 
 
-def steps_of(sizes: Sizes) -> int:
+def partly_steps(sizes: Sizes) -> int:
     """The steps of a round of the rows in `partly`."""
     return 2 * -(-min(sizes.values()) // 2)
 
