@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from machine import Table, keepable, publish
 from suites import NAMES, Row, few, rows_of
-from sweep import Run, data_of, places, settings, sites, sizes
+from sweep import Run, data_of, places, planned, settings, sites, sizes
 from tables import Found, corrected, differences, in_words, read, read_homes, spread
 
 from pfedsam import methods
-from pfedsam.federation import Plan, federate
+from pfedsam.federation import federate
 from pfedsam.files import write_json
 
 ROUNDS, IMAGES = 6, 16
@@ -165,7 +165,7 @@ def cells(run: Run, out: Path, rounds: int) -> Cells:
     row = replace(run.row, changes=(SMALL, *few(named, IMAGES, IMAGES), *run.row.changes))
     config, rounds = settings(replace(run, row=row), rounds)
     here, began = dict.fromkeys(sites(run, config), places(run, out)), time.process_time()
-    record = federate(Plan(config, here, rounds, run.folder(out), run.begins(out)))
+    record = federate(planned(run, out, config, here, rounds))
     tested: dict[str, dict[str, Any]] = record["final"]["sites"]
     dice = {branch: [one[branch]["dice"] or 0.0 for one in tested.values()] for branch in ("personal", "global")}
     sent = [one["bytes_sent"] for one in record["rounds"][-1]["sites"].values()]

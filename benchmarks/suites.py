@@ -16,6 +16,7 @@ class Row:
         changes: the changes to the settings of the task's job, as for `pfedsam render --set`.
         sites: the sites that take part. Empty: all of the task's.
         begins: the row whose last shared tensors it starts from. Empty: none.
+        tests: the row whose ended runs it tests anew, with other settings of prediction. Empty: it trains its own.
         beside: the row to compare its Dice with. None: the suite's first. Empty: none.
         rounds: the run's rounds. None: those of the task's job.
     """
@@ -25,6 +26,7 @@ class Row:
     changes: tuple[str, ...] = ()
     sites: tuple[str, ...] = ()
     begins: str = ""
+    tests: str = ""
     beside: str | None = None
     rounds: int | None = None
 
@@ -60,10 +62,14 @@ def once(row: Row, *lrs: str) -> list[Row]:
     ]
 
 
+ALL = "model.experts_share=1"  # whatever the task's job takes
+HALF = "model.experts_share=0.5"  # between the two branches
+
+
 def own(rank: int, experts: int, *changes: str) -> tuple[str, ...]:
     """The settings for an L-MoE in a private bottleneck at every place, in one model (reading R2)."""
     sizes = f"model.experts_rank={rank}", f"model.experts={experts}"
-    return "method.reading=R2", *sizes, "model.experts_in=all", "model.expert=head", *changes
+    return "method.reading=R2", *sizes, "model.experts_in=all", "model.expert=head", ALL, *changes
 
 
 LEAN = ("model.decoder=lean", "train.lr_decoder=3e-3")  # tokens and last norms: few, they want more than the whole
@@ -71,7 +77,7 @@ RANK_12 = ("model.lora_rank=12", "model.lora_alpha=12")
 RANK_8 = ("model.lora_rank=8", "model.lora_alpha=8")
 EARLIER = (  # the L-MoE of earlier versions: convolutions in the qkv's shared bottleneck, reading R3
     "method.reading=R3",
-    *("model.experts=8", "model.experts_rank=0", "model.expert=conv", "model.experts_in=qkv"),
+    *("model.experts=8", "model.experts_rank=0", "model.expert=conv", "model.experts_in=qkv", ALL),
     "train.lr_private=null",
 )
 IN_MLP = ("model.experts_in=mlp",)
@@ -193,10 +199,11 @@ SUITES = {
         Row("own", "pFedSAM, plain private rank 8", own(8, 0)),
         NAMED["fedavg"],
         NAMED["local"],
+        Row("own_half", "pFedSAM, half of the private rank 8", own(8, 0, HALF), tests="own"),
         Row("own_lean", "pFedSAM, lean decoder, int8 both ways", own(8, 0, *LEAN, *INT8)),
         Row("heads", "pFedSAM, 4 private adapters, 2 chosen", own(4, 4)),
         Row("ditto_own", "Ditto", ("method=ditto", "method.lam=0.1", OWN_RATE)),
-        Row("dual_lora_own", "dual LoRA, local rank 8", ("method=dual_lora", "method.local_rank=8", OWN_RATE)),
+        Row("dual_lora_own", "dual LoRA, local rank 8", ("method=dual_lora", "method.local_rank=8", OWN_RATE, ALL)),
         Row("fedper_own", "FedPer", ("method=fedper", OWN_RATE)),
     ],
     "beside": [  # the suite `leading` goes on: other forms, the systems that pFedSAM comes from, the rank of its sum
@@ -231,7 +238,7 @@ SUITES = {
         Row("clustered", "clustered, two groups", ("method=clustered",)),
         Row("spp_fgc", "groups by noised sketches", ("method=spp_fgc",)),
         Row("drflm", "DRFLM", ("method=drflm",)),
-        Row("dual_lora", "dual LoRA", ("method=dual_lora",)),
+        Row("dual_lora", "dual LoRA", ("method=dual_lora", ALL)),
         Row("flap_sam", "FLAP-SAM", ("method=flap_sam",)),
         Row("dsfedmed", "DSFedMed's U-Net", ("method=dsfedmed", "train.lr=3e-3")),  # from scratch; SAM at local's rate
         Row("fedda", "FedDA", ("method=fedda",)),

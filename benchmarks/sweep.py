@@ -9,6 +9,7 @@ OUT/TASK/ROW/SEED/results.json, like a job through FLARE. `tables.py` makes the 
 import argparse
 import json
 import os
+import shutil
 import sys
 import time
 from collections import Counter
@@ -23,10 +24,11 @@ import torch
 from suites import NAMES, Row, Sizes, rows_of
 
 from pfedsam import methods
-from pfedsam.config import Config
+from pfedsam.config import Config, to_dict
 from pfedsam.data.datalist import raw_rows
 from pfedsam.errors import UserFault
-from pfedsam.federation import OTHER, Plan, federate
+from pfedsam.exchange.checkpoint import Checkpoints
+from pfedsam.federation import OTHER, RUN, Plan, federate
 from pfedsam.jobs import read_job
 from pfedsam.layout import Places
 from pfedsam.report.gather import read_results
@@ -55,13 +57,14 @@ class Run:
         """Whether its results are there."""
         return (self.folder(out) / "results.json").exists()
 
-    def begins(self, out: Path) -> Path | None:
-        """The folder of the run that it starts from."""
-        return out / self.task / self.row.begins / str(self.seed) if self.row.begins else None
+    def source(self, out: Path) -> Path | None:
+        """The folder of the run that it starts from, or that it tests anew."""
+        other = self.row.begins or self.row.tests
+        return out / self.task / other / str(self.seed) if other else None
 
     def ready(self, out: Path) -> bool:
         """Whether the run that it starts from has ended and still has its tensors."""
-        source = self.begins(out)
+        source = self.source(out)
         return source is None or ((source / "results.json").exists() and (source / "store").exists())
 
 
@@ -88,7 +91,7 @@ def sweep(options: argparse.Namespace) -> int:
     runs = [run for run in in_order(options) if not options.rows or run.row.name in options.rows]
     missing = [run for run in runs if not done(run, options.out, options.rounds)]
     for run in missing:
-        for row in [row for row in tables[run.task] if row.name == run.row.begins]:
+        for row in [row for row in tables[run.task] if row.name in (run.row.begins, run.row.tests)]:
             done(replace(run, row=row), options.out, options.rounds)
     print(f"{len(runs) - len(missing)} of {len(runs)} runs are there", flush=True)
     return work(missing, options)
@@ -187,9 +190,27 @@ def one(run: Run, options: argparse.Namespace) -> None:
     config, rounds = settings(run, options.rounds)
     here = dict.fromkeys(sites(run, config), places(run, out))
     try:
-        federate(Plan(config, here, rounds, run.folder(out), run.begins(out)), told)
+        federate(planned(run, out, config, here, rounds), told)
     except UserFault as fault:
         sys.exit(f"{fault}")
+
+
+def planned(run: Run, out: Path, config: Config, here: dict[str, Places], rounds: int) -> Plan:
+    """The plan of a run, after taking over what it tests anew, if it does."""
+    source = run.source(out)
+    if source and run.row.tests:
+        trained_before(run.folder(out), source, config)
+    return Plan(config, here, rounds, run.folder(out), source if run.row.begins else None)
+
+
+def trained_before(folder: Path, source: Path, config: Config) -> None:
+    """Take over the store of an ended run, as if it had been trained with these settings."""
+    shutil.rmtree(folder / "store", ignore_errors=True)
+    shutil.copytree(source / "store", folder / "store")
+    point = (checkpoints := Checkpoints(folder / "store", config.study)).load(RUN)
+    assert point is not None
+    results = {**point.results, "config": to_dict(config), "config_hash": config.digest()}
+    checkpoints.save(replace(point, config=config.digest(), results=results))
 
 
 def told(entry: dict[str, object]) -> None:

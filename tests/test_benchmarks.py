@@ -16,7 +16,7 @@ from parts import worth
 from shards import shards
 from stock import random_state
 from suites import NAMES, SUITES, Row, rows_of
-from sweep import Run, done, settings, sweep
+from sweep import Run, done, settings, sweep, trained_before
 from tables import Found, Home, budgets, caption, codes, difference, read, rival, runs, table, validation, within
 from time_to_dice import reached
 from training_step import ROWS, Case, batch, ours, stock
@@ -26,8 +26,10 @@ from pfedsam.config import to_dict
 from pfedsam.data.datalist import raw_rows
 from pfedsam.data.dataset import open_site
 from pfedsam.errors import UserFault
+from pfedsam.federation import Plan, federate
 from pfedsam.files import write_json
 from pfedsam.jobs import read_job
+from pfedsam.layout import Places
 from pfedsam.record.cases import read_cases
 from pfedsam.record.scores import coarse, summary
 from pfedsam.train.loop import steps_of
@@ -362,6 +364,24 @@ def test_a_site_that_joins_late_was_not_there_before_and_waits_for_the_run_that_
     assert not run.ready(tmp_path)  # of kept results alone nothing can begin
     (tmp_path / "brain_mri/without_tcga_cs/0/store").mkdir()
     assert run.ready(tmp_path)
+
+
+def test_a_row_that_tests_a_run_anew_keeps_its_training_and_has_its_own_final_test(
+    hospital: Path, tmp_path: Path
+) -> None:
+    found = {}
+    for name, share in (("whole", 1.0), ("none", 0.0)):
+        config = tiny(model={"experts": 0, "experts_rank": 4, "experts_share": share}, train={"lr_private": 0.1})
+        here = {site: Places(hospital, tmp_path / name / "store") for site in ("site-1", "site-2")}
+        if name == "none":
+            trained_before(tmp_path / name, tmp_path / "whole", config)
+        found[name] = federate(Plan(config, here, 1, tmp_path / name))
+    whole, none = found.values()
+    assert none["rounds"] == whole["rounds"]
+    assert none["config"]["model"]["experts_share"] == 0
+    for site, tested in none["final"]["sites"].items():
+        assert tested["global"] == tested["personal"] == whole["final"]["sites"][site]["global"]
+        assert tested["personal"] != whole["final"]["sites"][site]["personal"]
 
 
 @pytest.mark.parametrize("count", [5, 20])

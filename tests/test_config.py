@@ -88,6 +88,10 @@ def test_a_wrong_setting_is_told_by_name(values: dict, told: str) -> None:
         ({"server": {"hostile": 2}}, "trimmed or median beside the job's server.hostile; came server.rule clipped"),
         ({"server": {"hostile": 2, "rule": "mean"}}, "came server.rule mean"),
         ({"train": {"views": 4, "augment": False}}, "train.augment true beside the job's train.views"),
+        (
+            {"model": {"experts_share": 0.5, "experts_rank": 0, "expert": "conv"}},
+            "model.experts_rank of 1 or more beside the job's model.experts_share",
+        ),
         ({"method": {"recopy_if": "always"}}, "beside the job's method.recopy_if; came method.reading R2"),
         ({"method": {"reading": "R1", "recopy": 0.5}}, "method.reading R3 or post beside the job's method.recopy;"),
     ],

@@ -9,7 +9,7 @@ from pathlib import Path
 import machine
 import pages
 import pytest
-from boards import codes_of, dice_interval, leaderboard, wrapped
+from boards import codes_of, dice_interval, leaderboard, together, wrapped
 from figures import dice_by_megabytes
 from kept import RESULTS, Fault, commits, device_of, kept
 from machine import Table, publish
@@ -60,8 +60,15 @@ def test_all_of_the_history_is_folded_and_dated() -> None:
 def test_the_readme_s_table_fits_its_page_and_has_the_test_patients_in_its_head() -> None:
     lines = BLOCKS["results"]()
     assert max(map(len, lines)) <= 120
-    heads = [line.split(":")[0] for line in lines if "test patients" in line]
-    assert heads == [f"| {task.task}" for task in kept().values() if task.main == "leading"] != []
+    tasks = [task for task in kept().values() if task.main == "leading"]
+    assert [f"{task.task} ({len(set(task.homes.values()))})" for task in tasks] == lines[0].split(" | ")[1:-2] != []
+
+
+def test_over_several_tasks_a_difference_is_the_mean_of_all_their_sites() -> None:
+    one = next(task for task in kept().values() if task.main == "leading")
+    alone, twice = together([one]), together([one, replace(one, task="the same again")])
+    (*_, less, _), (*_, less_twice, _) = (lines[3].split(" | ") for lines in (alone, twice))
+    assert less.split()[0] == less_twice.split()[0] != ""
 
 
 def test_a_dice_is_within_its_interval_and_three_seeds_reach_further_than_one() -> None:

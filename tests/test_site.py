@@ -514,3 +514,22 @@ def test_a_personal_branch_that_stays_behind_is_told_from_half_of_the_rounds_on(
         caplog.clear()
     serve_test(site, wire, Turn("run", site.base, 3, 3, trained=True), tmp_path / "out")
     assert [*told, "personal branch 0.400, global 0.500" in caplog.text] == [False, False, True, True]
+
+
+def test_a_share_of_the_private_part_predicts_and_all_of_it_trains(open_site, tmp_path: Path) -> None:
+    """The share changes no bit of the training."""
+    found = {}
+    for share in (1.0, 0.5, 0.0):
+        site = open_site(tiny(study=f"s{share}", model={"experts": 0, "experts_rank": 4, "experts_share": share}))
+        site.receive(initial_shared(site.config)[0])
+        update = site.train(0, 2)
+        site.recall(site.shared(), trained=True)
+        with torch.no_grad():
+            found[share] = update.wire, site.private(), site.model(torch.ones(1, 3, 64, 64))
+    for wire, private, _ in found.values():
+        assert all(torch.equal(wire[name], tensor) for name, tensor in found[1.0][0].items())
+        assert all(torch.equal(private[name], tensor) for name, tensor in found[1.0][1].items())
+    logits = {share: maps["personal"] for share, (*_, maps) in found.items()}
+    assert torch.allclose(logits[0.0], found[0.0][2]["global"], atol=1e-6)
+    assert not torch.allclose(logits[1.0], logits[0.5], atol=1e-6)
+    assert not torch.allclose(logits[0.0], logits[0.5], atol=1e-6)

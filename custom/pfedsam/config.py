@@ -58,6 +58,7 @@ class ModelConfig:
     decoder: DecoderMode = "full"  # what of SAM's decoder is trained: all, tokens and last norms, or the head alone
     experts: int = number(4, least=0, most=256)  # M; 0: none, and with experts_rank a plain private adapter
     experts_rank: int = number(4, least=0, most=1024)  # of their private bottleneck; 0: they are in the shared one
+    experts_share: float = number(1.0, least=0, most=1)  # of the private bottleneck or dual LoRA's own, to predict
     expert: Literal["head", "conv"] = "head"  # a low-rank adapter each, or a convolution at ratio 1..M (Conv-LoRA)
     experts_in: Literal["all", "qkv", "mlp"] = "all"  # at which LoRA: all; qkv, as Conv-LoRA; or the MLP's first layer
     top_k: int = number(2, least=1, most=256)  # K; the paper's figure draws at least two experts selected
@@ -235,7 +236,8 @@ def text_digest(text: str) -> str:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """The settings as plain JSON values; without `model.weights`, `privacy`, masks, weak labels if there are none.
+    """The settings as plain JSON values; without `model.weights`, `privacy`, masks, weak labels if there are none, and
+    without `model.experts_share` if all is taken.
 
     Thus jobs without them keep the digest that they had before these could be set.
     """
@@ -244,8 +246,8 @@ def to_dict(config: Config) -> dict[str, Any]:
         del values["privacy"]
     if all(getattr(config.server, name) == usual for name, usual in UNMASKED.items()):
         values["server"] = {name: value for name, value in values["server"].items() if name not in UNMASKED}
-    if config.model.weights is None:
-        del values["model"]["weights"]
+    for name in [name for name, usual in USUAL.items() if getattr(config.model, name) == usual]:
+        del values["model"][name]
     values["data"] = {name: value for name, value in values["data"].items() if value or name not in WHOLE}
     own = values.pop("method_settings")
     return values | {"method": {"name": config.method, **own}}
@@ -262,7 +264,11 @@ def _dotted(values: dict[str, Any], above: str = "") -> dict[str, Any]:
 
 SECTIONS = ("method", *(f.name for f in fields(Config) if is_dataclass(f.type)))
 UNMASKED = {name: value for name, value in asdict(ServerConfig()).items() if name in ("secure", "norm")}
-ABSENT = {"model.weights": None, **{f"privacy.{name}": value for name, value in asdict(PrivacyConfig()).items()}}
+USUAL: dict[str, Any] = {"weights": None, "experts_share": 1.0}  # of `model`
+ABSENT = {
+    **{f"model.{name}": value for name, value in USUAL.items()},
+    **{f"privacy.{name}": value for name, value in asdict(PrivacyConfig()).items()},
+}
 ABSENT |= {f"server.{name}": value for name, value in UNMASKED.items()}
 WHOLE = ("weaken", "unlabelled")  # of `data`: empty where all masks are whole
 ABSENT |= {f"data.{name}": {} for name in WHOLE}

@@ -154,7 +154,8 @@ def _warn_behind(site: str, personal: float | None, received: float | None) -> N
     """Log that a site's personal branch is clearly worse than the server's model."""
     if behind(personal, received):
         log.warning(
-            "[%s] personal branch %.3f, global %.3f (validation Dice). If it stays behind, lower train.lr_private",
+            "[%s] personal branch %.3f, global %.3f (validation Dice). If it stays behind, lower train.lr_private,"
+            " or set model.experts_share to 0.5",
             site,
             personal,
             received,

@@ -21,7 +21,7 @@ from pfedsam.files import Tensors, at_rest, below, digest, seed_of, under, unpre
 from pfedsam.hidden import Paid, facts_of, pay, require_hidden
 from pfedsam.layout import Places
 from pfedsam.methods.base import Dice, Here, nothing_told
-from pfedsam.model.lora import adapted
+from pfedsam.model.lora import adapted, taking
 from pfedsam.model.partition import Part, tensors_of, wire_name
 from pfedsam.model.prepared import prepared
 from pfedsam.model.watch import has_experts, watching, without_experts
@@ -116,6 +116,7 @@ class Site:
         if at:
             accept(self.store, shared_of(arrived), at)
         self._received, self._run = shared_of(arrived), at.run if at else None
+        taking(self.model, 1.0)
         self.scoring_seconds = 0.0
         self._load_shared(self._received)
         stored, facts = self.store.load(at, begin=self.config.begin_private, trained=trained) or (self._first, {})
@@ -215,6 +216,7 @@ class Site:
             UserFault: the site has trained in the run, but its store has nothing of it.
         """
         stored, facts = self.store.load(at, trained=trained) or ({}, {})
+        taking(self.model, self.config.model.experts_share)
         self._load_shared(shared_of(arrived))
         self._put_private(self._first, {})
         here = self._use(None, arrived, stored)

@@ -24,6 +24,7 @@ from pfedsam.settings import from_record
 OF_EXPERTS = [
     "experts",
     "experts_rank",
+    "experts_share",
     "expert",
     "experts_in",
     "top_k",

@@ -46,6 +46,11 @@ def test_so_does_each_reading(open_site, tmp_path: Path, reading: str) -> None:
     same_as_the_final_test(site, save_model(site, tmp_path / "model.safetensors"))
 
 
+def test_so_does_a_share_of_the_private_part(open_site, tmp_path: Path) -> None:
+    site = after_a_round(open_site, tiny(model={"experts_share": 0.5}))
+    same_as_the_final_test(site, save_model(site, tmp_path / "model.safetensors"))
+
+
 def test_so_does_training_in_bf16(open_site, tmp_path: Path) -> None:
     site = after_a_round(open_site, tiny(train={"precision": "bf16"}))
     model = load_model(save_model(site, tmp_path / "model.safetensors"))

@@ -1,7 +1,8 @@
 import torch
 from torch import nn
 
-from pfedsam.model.lora import LoRALinear, PostAdapter, side_by_side
+from pfedsam.export.merge import merged
+from pfedsam.model.lora import LoRA, LoRALinear, PostAdapter, added, side_by_side, taking
 
 
 def test_a_fresh_adapter_changes_nothing() -> None:
@@ -40,3 +41,19 @@ def test_side_by_side_puts_each_share_of_the_batch_through_its_own_branch() -> N
             found = one(x.repeat(2, 1, 1, 1)).chunk(2)
         assert all(torch.allclose(f, e, atol=1e-6) for f, e in zip(found, expected, strict=True))
         assert torch.equal(one(x), expected[0])
+
+
+def test_of_a_place_s_own_detour_only_the_wanted_share_is_taken() -> None:
+    layer, x = LoRALinear(nn.Linear(8, 8), rank=2, alpha=2), torch.randn(2, 4, 4, 8)
+    layer.own = LoRA(8, 8, rank=3, alpha=3)
+    for lora in (layer.lora, layer.own):
+        nn.init.normal_(lora.b.weight)
+    whole, own = layer(x), layer.own.b(layer.own.a(x))
+    taking(layer, 0.25)
+    wanted = whole - 0.75 * own
+    assert torch.allclose(layer(x), wanted, atol=1e-5)
+    assert torch.allclose(merged(layer)(x), wanted, atol=1e-5)
+    assert torch.allclose(layer.constant(x[0, 0, 0]), wanted[0, 0, :1], atol=1e-5)
+    assert torch.allclose(added(layer, x)[1], 0.25 * own, atol=1e-5)
+    taking(layer, 1.0)
+    assert torch.equal(layer(x), whole)

@@ -34,5 +34,5 @@ def merged(place: LoRALinear) -> nn.Linear:
     """W0 and the detours' products, (alpha / r) B A, as one `Linear`, the base's bias with it."""
     linear = copy.deepcopy(place.base).requires_grad_(False)
     for lora in loras(place):
-        linear.weight += lora.scale * lora.b.weight @ lora.a.weight
+        linear.weight += lora.strength * lora.b.weight @ lora.a.weight
     return linear

@@ -18,6 +18,7 @@ from pfedsam.inference.model_file import read_model
 from pfedsam.methods.base import Here, Method
 from pfedsam.model.backbones import Backbone
 from pfedsam.model.build import base_digest
+from pfedsam.model.lora import taking
 from pfedsam.model.partition import Part, tensors_of, wire_name
 from pfedsam.model.prepared import assemble, prepared
 from pfedsam.model.segmenter import Branches
@@ -189,6 +190,7 @@ def _assembled(method: Method, parts: Backbone, config: Config, shared: Tensors,
     for name, target in tensors_of(model, part, Part.SHARED).items():
         target.copy_(shared[wire_name(name)])
     method.merge(model, config, Here())
+    taking(model, config.model.experts_share)
     if private:
         for name, target in tensors_of(model, part, Part.PRIVATE).items():
             target.copy_(private[name])

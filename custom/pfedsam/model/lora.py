@@ -26,18 +26,24 @@ class LoRA(nn.Module):
         rank: r, width of the bottleneck.
         alpha: numerator of the scale.
 
-    A method may mark it `early`, as one of the encoder's first, which gives its factors kinds of their own.
+    A method may mark it `early`, as one of the encoder's first, which gives its factors kinds of their own. `share` is
+    how much of the detour is taken (`taking`).
     """
 
     def __init__(self, d_in: int, d_out: int, *, rank: int, alpha: float) -> None:
         super().__init__()
-        self.early = False
+        self.early, self.share = False, 1.0
         self.a = nn.Linear(d_in, rank, bias=False)
         self.b = nn.Linear(rank, d_out, bias=False)
         self.mix: nn.Module | None = None
         self.scale = alpha / rank
         nn.init.kaiming_uniform_(self.a.weight, a=math.sqrt(5))
         nn.init.zeros_(self.b.weight)
+
+    @property
+    def strength(self) -> float:
+        """The factor of B mix(A x): alpha / r, and the share that is taken."""
+        return self.scale * self.share
 
     def narrow(self, x: Tensor) -> Tensor:
         """mix(A x), the bottleneck, (B, H, W, r), from tokens (B, H, W, d_in)."""
@@ -51,7 +57,7 @@ class LoRA(nn.Module):
 
     def without_mix(self, x: Tensor) -> Tensor:
         """(alpha / r) B A x, whatever the bottleneck holds."""
-        return cast(Tensor, self.b(self.a(x))) * self.scale
+        return cast(Tensor, self.b(self.a(x))) * self.strength
 
 
 class LoRALinear(nn.Module):
@@ -116,7 +122,8 @@ def _detoured(place: Adapted, x: Tensor, straight: Tensor) -> Tensor:
     out = torch.baddbmm(apart, narrow, widened, alpha=place.lora.scale)
     for i, (p, share) in enumerate(zip(places, shares, strict=True)):
         if p.own is not None:
-            out[i].addmm_(p.own.narrow(share).flatten(0, -2).to(out.dtype), p.own.b.weight.mT.to(out.dtype))
+            narrowed, back = p.own.narrow(share).flatten(0, -2), p.own.b.weight.mT
+            out[i].addmm_(narrowed.to(out.dtype), back.to(out.dtype), alpha=p.own.strength)
     return out.view(straight.shape)
 
 
@@ -132,8 +139,19 @@ def added(place: Adapted, x: Tensor) -> tuple[Tensor, Tensor]:
     shared = place.lora.without_mix(tokens)
     experts = cast(Tensor, place.lora.b(place.lora.narrow(tokens))) * place.lora.scale - shared
     if place.own is not None:
-        experts = experts + cast(Tensor, place.own.b(place.own.narrow(tokens)))
+        experts = experts + cast(Tensor, place.own.b(place.own.narrow(tokens))) * place.own.strength
     return shared, experts
+
+
+def taking(module: nn.Module, share: float) -> None:
+    """From now on the places below `module` take this share of what their own detours add.
+
+    With 0 the branch is the one without them, between 0 and 1 its weights lie between the two. Half is the default of
+    WiSE-FT (Wortsman et al. 2022), which goes so from a model before fine-tuning to the one after.
+    """
+    for place in adapted(module):
+        if place.own is not None:
+            place.own.share = share
 
 
 def adapted(module: nn.Module) -> list[Adapted]:

@@ -43,6 +43,7 @@ def fallen_behind(results: dict[str, Any]) -> list[str]:
         if behind(personal, other):
             found.append(
                 f"{name}: the personal branch has a validation Dice of {number(personal)}, the global one "
-                f"{number(other)}. Predict with --branch global there, and lower train.lr_private in the next run."
+                f"{number(other)}. Predict with --branch global there. In the next run, lower train.lr_private or "
+                "set model.experts_share to 0.5."
             )
     return found
