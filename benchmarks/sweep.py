@@ -63,9 +63,10 @@ class Run:
         return out / self.task / other / str(self.seed) if other else None
 
     def ready(self, out: Path) -> bool:
-        """Whether the run that it starts from has ended and still has its tensors."""
-        source = self.source(out)
-        return source is None or ((source / "results.json").exists() and (source / "store").exists())
+        """Whether the run that it starts from has ended and still has its tensors. What it tests it can train itself."""
+        if (source := self.source(out)) is None:
+            return True
+        return (source / "results.json").exists() and (bool(self.row.tests) or (source / "store").exists())
 
 
 def main() -> None:
@@ -196,9 +197,9 @@ def one(run: Run, options: argparse.Namespace) -> None:
 
 
 def planned(run: Run, out: Path, config: Config, here: dict[str, Places], rounds: int) -> Plan:
-    """The plan of a run, after taking over what it tests anew, if it does."""
+    """The plan of a run, after taking over what it tests anew, if that is still there. Otherwise it trains."""
     source = run.source(out)
-    if source and run.row.tests:
+    if source and run.row.tests and (source / "store").exists():
         trained_before(run.folder(out), source, config)
     return Plan(config, here, rounds, run.folder(out), source if run.row.begins else None)
 
