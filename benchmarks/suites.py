@@ -16,9 +16,9 @@ class Row:
         changes: the changes to the settings of the task's job, as for `pfedsam render --set`.
         sites: the sites that take part. Empty: all of the task's.
         begins: the row whose last shared tensors it starts from. Empty: none.
-        tests: the row whose ended runs it tests anew, with other settings of prediction. Empty: it trains its own.
         beside: the row to compare its Dice with. None: the suite's first. Empty: none.
         rounds: the run's rounds. None: those of the task's job.
+        tests: the row whose ended runs it tests anew, with other settings of prediction. Empty: it trains its own.
     """
 
     name: str
@@ -26,9 +26,9 @@ class Row:
     changes: tuple[str, ...] = ()
     sites: tuple[str, ...] = ()
     begins: str = ""
-    tests: str = ""
     beside: str | None = None
     rounds: int | None = None
+    tests: str = ""
 
 
 Sizes = dict[str, int]  # training rows of each site of a task

@@ -63,7 +63,7 @@ class Run:
         return out / self.task / other / str(self.seed) if other else None
 
     def ready(self, out: Path) -> bool:
-        """Whether the run that it starts from has ended and still has its tensors. What it tests it can train itself."""
+        """Whether the run that it starts from has ended and has its tensors. What it tests anew it can train."""
         if (source := self.source(out)) is None:
             return True
         return (source / "results.json").exists() and (bool(self.row.tests) or (source / "store").exists())
