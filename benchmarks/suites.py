@@ -203,7 +203,7 @@ SUITES = {
         Row("own_lean", "pFedSAM, lean decoder, int8 both ways", own(8, 0, *LEAN, *INT8)),
         Row("heads", "pFedSAM, 4 private adapters, 2 chosen", own(4, 4)),
         Row("ditto_own", "Ditto", ("method=ditto", "method.lam=0.1", OWN_RATE)),
-        Row("dual_lora_own", "dual LoRA, local rank 8", ("method=dual_lora", "method.local_rank=8", OWN_RATE, ALL)),
+        Row("dual_lora_own", "dual LoRA, local rank 8", ("method=dual_lora", "method.local_rank=8", OWN_RATE)),
         Row("fedper_own", "FedPer", ("method=fedper", OWN_RATE)),
     ],
     "beside": [  # the suite `leading` goes on: other forms, the systems that pFedSAM comes from, the rank of its sum
@@ -238,7 +238,7 @@ SUITES = {
         Row("clustered", "clustered, two groups", ("method=clustered",)),
         Row("spp_fgc", "groups by noised sketches", ("method=spp_fgc",)),
         Row("drflm", "DRFLM", ("method=drflm",)),
-        Row("dual_lora", "dual LoRA", ("method=dual_lora", ALL)),
+        Row("dual_lora", "dual LoRA", ("method=dual_lora",)),
         Row("flap_sam", "FLAP-SAM", ("method=flap_sam",)),
         Row("dsfedmed", "DSFedMed's U-Net", ("method=dsfedmed", "train.lr=3e-3")),  # from scratch; SAM at local's rate
         Row("fedda", "FedDA", ("method=fedda",)),

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from suites import NAMES, Row, Sizes, rows_of
+from suites import ALL, NAMES, Row, Sizes, rows_of
 
 from pfedsam import methods
 from pfedsam.config import Config, to_dict
@@ -149,11 +149,11 @@ def places(run: Run, out: Path) -> Places:
 def settings(run: Run, rounds: int | None) -> tuple[Config, int]:
     """A run's settings and its number of rounds: the given number, or that of its row or its task's job.
 
-    The job's rate of private parts is for experts. A row of a method without them has one of its own, or one for all
-    parts.
+    The job's rate and share of private parts are for experts. A row of a method without them has a rate of its own, or
+    one for all parts.
     """
     other = any(change.startswith("method=") and change != "method=newcomer" for change in run.row.changes)
-    first = [*PLAIN, *([ONE_RATE] if other else []), *joined(run.task, run.row)]
+    first = [*PLAIN, *([ONE_RATE, ALL] if other else []), *joined(run.task, run.row)]
     job = read_job(ROOT / "jobs" / f"{run.task}.json", [*first, *run.row.changes, f"seed={run.seed}"])
     return job.config, rounds or run.row.rounds or job.rounds
 
