@@ -533,3 +533,16 @@ def test_a_share_of_the_private_part_predicts_and_all_of_it_trains(open_site, tm
     assert torch.allclose(logits[0.0], found[0.0][2]["global"], atol=1e-6)
     assert not torch.allclose(logits[1.0], logits[0.5], atol=1e-6)
     assert not torch.allclose(logits[0.0], logits[0.5], atol=1e-6)
+
+
+def test_a_branch_is_scored_again_where_it_takes_another_share_of_the_same_private_part(open_site) -> None:
+    """A newcomer's shared part never moves, so its final test has the tensors of its last round."""
+    train = {"lr_private": 0.3, "max_steps": 12}
+    model = {"experts": 0, "experts_rank": 4, "experts_share": 0.0}
+    site = open_site(tiny(method="newcomer", model=model, train=train))
+    shared = initial_shared(site.config)[0]
+    site.receive(shared)
+    site.train(0, 2)
+    trained = site.validated("personal")
+    site.recall(shared, trained=True)
+    assert site.validated("personal") == site.summary("val", "personal") == site.summary("val", "global") != trained

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pfedsam.files import tensors_digest
 from pfedsam.model.aside import Aside
 from pfedsam.model.encoder import Encoder
-from pfedsam.model.lora import loras, side_by_side
+from pfedsam.model.lora import adapted, loras, side_by_side
 
 
 class Segmenter(nn.Module):
@@ -31,8 +31,12 @@ class Segmenter(nn.Module):
         return cast(Tensor, self.decoder(embedding))
 
     def trained_digest(self) -> str:
-        """sha256 of the trained parameters, on which alone the branch's predictions depend in a site's process."""
-        return tensors_digest(tensor for tensor in self.parameters() if tensor.requires_grad)
+        """sha256 of all that the branch's predictions depend on in a site's process.
+
+        These are the trained parameters, and the shares that are taken of own detours.
+        """
+        shares = torch.tensor([place.own.share for place in adapted(self) if place.own is not None])
+        return tensors_digest([*(tensor for tensor in self.parameters() if tensor.requires_grad), shares])
 
     def train(self, mode: bool = True) -> "Segmenter":
         """Set training mode. Batch norms keep their pretrained statistics, because a batch has only a few images."""
