@@ -93,7 +93,7 @@ def draw_near(personal: Segmenter, other: Segmenter, share: float) -> None:
             tensor.lerp_(there[name], 1 - share)
     for place in adapted(personal):
         if place.own is not None:
-            place.own.b.weight.mul_(share)
+            place.own.share = share
 
 
 if __name__ == "__main__":

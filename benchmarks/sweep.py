@@ -63,7 +63,7 @@ class Run:
         return out / self.task / other / str(self.seed) if other else None
 
     def ready(self, out: Path) -> bool:
-        """Whether the run that it starts from has ended and has its tensors. What it tests anew it can train."""
+        """Whether the run that it starts from has ended, and has tensors if it starts from them."""
         if (source := self.source(out)) is None:
             return True
         return (source / "results.json").exists() and (bool(self.row.tests) or (source / "store").exists())
@@ -150,7 +150,7 @@ def settings(run: Run, rounds: int | None) -> tuple[Config, int]:
     """A run's settings and its number of rounds: the given number, or that of its row or its task's job.
 
     The job's rate and share of private parts are for experts. A row of a method without them has a rate of its own, or
-    one for all parts.
+    one for all parts, and takes all of its private part.
     """
     other = any(change.startswith("method=") and change != "method=newcomer" for change in run.row.changes)
     first = [*PLAIN, *([ONE_RATE, ALL] if other else []), *joined(run.task, run.row)]
@@ -199,7 +199,7 @@ def one(run: Run, options: argparse.Namespace) -> None:
 def planned(run: Run, out: Path, config: Config, here: dict[str, Places], rounds: int) -> Plan:
     """The plan of a run, after taking over what it tests anew, if that is still there. Otherwise it trains."""
     source = run.source(out)
-    if source and run.row.tests and (source / "store").exists():
+    if source and run.row.tests and run.ready(out) and (source / "store").exists():
         trained_before(run.folder(out), source, config)
     return Plan(config, here, rounds, run.folder(out), source if run.row.begins else None)
 

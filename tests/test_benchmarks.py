@@ -30,6 +30,7 @@ from pfedsam.federation import Plan, federate
 from pfedsam.files import write_json
 from pfedsam.jobs import read_job
 from pfedsam.layout import Places
+from pfedsam.model.lora import taking
 from pfedsam.record.cases import read_cases
 from pfedsam.record.scores import coarse, summary
 from pfedsam.train.loop import steps_of
@@ -278,16 +279,22 @@ def test_taking_a_part_out_of_a_model_tells_its_worth_and_leaves_the_model_as_it
 
 @pytest.mark.parametrize(
     "changes",
-    [{"own": {"reading": "R2"}}, {"own": {"reading": "R3"}}, {"method": "ditto"}, {"method": "dual_lora"}],
-    ids=lambda changes: changes.get("method") or changes["own"]["reading"],
+    [
+        *({"own": {"reading": reading}, "method": "pfedsam"} for reading in ("R2", "R3")),
+        *({"method": method} for method in ("ditto", "dual_lora")),
+    ],
+    ids=str,
 )
 def test_weights_between_the_branches_begin_at_the_global_one_and_end_at_the_personal_one(open_site, changes) -> None:
-    site = after_a_round(open_site, tiny(model={"experts": 0, "experts_rank": 2}, **changes))
+    """Whatever share the run's job takes."""
+    site = after_a_round(open_site, tiny(model={"experts": 0, "experts_rank": 2, "experts_share": 0.5}, **changes))
+    taking(site.model, 1.0)
     image = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         found = site.model(image)
         apart = {1.0: found["personal"], 0.0: found["global"]}
         assert not torch.equal(*apart.values())
+        taking(site.model, 0.5)
         for share, logits in apart.items():
             draw_near(site.model["personal"], site.model["global"], share)
             torch.testing.assert_close(site.model(image)["personal"], logits, rtol=1e-4, atol=1e-4)

@@ -103,6 +103,11 @@ def test_a_setting_that_another_one_would_have_to_turn_on_is_never_ignored(value
     assert from_record(values) == from_record(to_dict(from_record(values))), "what once ran can be read"
 
 
+def test_dual_lora_s_share_is_of_its_local_lora_and_needs_no_experts() -> None:
+    model = {"experts": 0, "experts_rank": 0, "experts_share": 0.5}
+    assert from_dict({"method": "dual_lora", "model": model}).model.experts_share == 0.5
+
+
 def test_a_class_of_one_side_is_not_mirrored_in_training() -> None:
     """Half of the views of a left kidney would show it as the right one."""
     classes = {"classes": ["kidney_left", "Right kidney"]}

@@ -11,7 +11,7 @@ import pages
 import pytest
 from boards import codes_of, dice_interval, leaderboard, together, wrapped
 from figures import dice_by_megabytes
-from kept import RESULTS, Fault, commits, device_of, kept
+from kept import RESULTS, Fault, Kept, commits, device_of, kept
 from machine import Table, publish
 from pages import BLOCKS, filled, systems_page
 
@@ -64,11 +64,18 @@ def test_the_readme_s_table_fits_its_page_and_has_the_test_patients_in_its_head(
     assert [f"{task.task} ({len(set(task.homes.values()))})" for task in tasks] == lines[0].split(" | ")[1:-2] != []
 
 
-def test_over_several_tasks_a_difference_is_the_mean_of_all_their_sites() -> None:
-    one = next(task for task in kept().values() if task.main == "leading")
-    alone, twice = together([one]), together([one, replace(one, task="the same again")])
-    (*_, less, _), (*_, less_twice, _) = (lines[3].split(" | ") for lines in (alone, twice))
-    assert less.split()[0] == less_twice.split()[0] != ""
+def test_over_several_tasks_a_difference_is_the_mean_over_all_their_sites() -> None:
+    tasks = [task for task in kept().values() if task.main == "leading"]
+    sites = [len({home.site for home in task.homes.values()}) for task in tasks]
+    assert len(set(sites)) > 1
+
+    def less(*of: Kept) -> float:
+        fedavg = next(line for line in together(of) if line.startswith("| FedAvg of"))
+        return float(fedavg.split(" | ")[-2].split()[0])
+
+    wanted = sum(count * less(task) for count, task in zip(sites, tasks, strict=True)) / sum(sites)
+    assert less(*tasks) == pytest.approx(wanted, abs=0.0011)
+    assert abs(less(*tasks) - sum(map(less, tasks)) / len(tasks)) > 0.0011  # not the mean over tasks
 
 
 def test_a_dice_is_within_its_interval_and_three_seeds_reach_further_than_one() -> None:

@@ -58,7 +58,7 @@ class ModelConfig:
     decoder: DecoderMode = "full"  # what of SAM's decoder is trained: all, tokens and last norms, or the head alone
     experts: int = number(4, least=0, most=256)  # M; 0: none, and with experts_rank a plain private adapter
     experts_rank: int = number(4, least=0, most=1024)  # of their private bottleneck; 0: they are in the shared one
-    experts_share: float = number(1.0, least=0, most=1)  # of the private bottleneck or dual LoRA's own, to predict
+    experts_share: float = number(1.0, least=0, most=1)  # of the private adapter, or dual LoRA's, in predictions
     expert: Literal["head", "conv"] = "head"  # a low-rank adapter each, or a convolution at ratio 1..M (Conv-LoRA)
     experts_in: Literal["all", "qkv", "mlp"] = "all"  # at which LoRA: all; qkv, as Conv-LoRA; or the MLP's first layer
     top_k: int = number(2, least=1, most=256)  # K; the paper's figure draws at least two experts selected

@@ -79,8 +79,9 @@ def serve_round(
     if update.epsilon is not None:
         log.info("[%s] privacy: epsilon %.2f of %g spent", site.name, update.epsilon, site.config.privacy.epsilon)
     personal, experts = site.validated("personal"), site.experts("val")
-    if site.private() and 2 * turn.round >= turn.rounds:  # before, the mean of all sites is ahead of any one of them
-        _warn_behind(site.name, personal["dice"], received["dice"])
+    late = 2 * turn.round >= turn.rounds  # before, the mean of all sites is ahead of any one of them
+    if site.private() and late and site.config.model.experts_share == 1:  # else it predicts with other weights
+        _warn_behind(site.name, personal, received, "If it stays behind, lower train.lr_private")
     return update, {
         "losses": update.report.losses,
         "seconds": update.report.seconds,
@@ -127,7 +128,8 @@ def serve_test(site: Site, wire: Tensors, turn: Turn, folder: Path) -> dict[str,
     trained = {"run": run, **{k: v for k, v in stored.items() if k == "round"}}
     write_site_files(tested_site(site, scores, trained), folder)
     val = {role: site.validated(role) for role in scores}
-    _warn_behind(site.name, val["personal"]["dice"], val["global"]["dice"])
+    if turn.trained and site.private():
+        _warn_behind(site.name, val["personal"], val["global"], "Predict with --branch global here")
     found = {
         **{role: summary(cases) for role, cases in scores.items()},
         BEFORE: _remembered(site, turn.at),
@@ -150,16 +152,11 @@ def _told(site: Site, facts: dict[str, str], run: str) -> dict[str, Any]:
     return {"run": source, "round": round_}
 
 
-def _warn_behind(site: str, personal: float | None, received: float | None) -> None:
-    """Log that a site's personal branch is clearly worse than the server's model."""
-    if behind(personal, received):
-        log.warning(
-            "[%s] personal branch %.3f, global %.3f (validation Dice). If it stays behind, lower train.lr_private,"
-            " or set model.experts_share to 0.5",
-            site,
-            personal,
-            received,
-        )
+def _warn_behind(site: str, personal: dict[str, Any], other: dict[str, Any], do: str) -> None:
+    """Log that a site's personal branch validates clearly below the server's model, and what to do."""
+    if behind(personal["dice"], other["dice"]):
+        told = "[%s] personal branch %.3f, global %.3f (validation Dice). %s"
+        log.warning(told, site, personal["dice"], other["dice"], do)
 
 
 def _before(site: Site, turn: Turn) -> dict[str, Any]:

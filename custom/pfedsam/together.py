@@ -82,7 +82,7 @@ def _unheard(config: Config) -> Iterator[tuple[str, str, str, str]]:
     if server.rule not in OUTVOTE and server.hostile > usual.hostile:
         votes = f"{', '.join(OUTVOTE[:-1])} or {OUTVOTE[-1]}"
         yield "server.hostile", f"server.rule {votes}", f"server.rule {server.rule}", "set one of these rules"
-    if config.model.experts_share < 1 and not config.model.experts_rank:
+    if config.method in ("pfedsam", "newcomer") and config.model.experts_share < 1 and not config.model.experts_rank:
         yield "model.experts_share", "model.experts_rank of 1 or more", "model.experts_rank 0", "set it, e.g. to 8"
     if train.views is not None and not train.augment:
         yield "train.views", "train.augment true", "train.augment false", "set train.augment true"

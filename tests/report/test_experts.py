@@ -77,6 +77,7 @@ def test_runs_of_earlier_versions_and_methods_without_experts_have_no_rows() -> 
 @pytest.mark.parametrize(("personal", "told"), [(0.75, 1), (0.79, 0), (0.9, 0), (None, 0)])
 def test_a_personal_branch_that_fell_behind_is_named_with_what_to_do(personal: float | None, told: int) -> None:
     val = {"personal": {"dice": personal}, "global": {"dice": 0.8}}
-    found = fallen_behind({"final": {"sites": {"north": {"val": val}}}})
+    sites = {"north": {"val": val}, "never trained": {"val": {"personal": {"dice": 0.0}, "global": {"dice": 0.8}}}}
+    found = fallen_behind({"rounds": [{"sites": {"north": {}}}], "final": {"sites": sites}})
     assert len(found) == told
     assert all("north" in line and "--branch global" in line and "lr_private" in line for line in found)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from pfedsam.record.measures import number
+from pfedsam.record.results import took_part
 from pfedsam.record.scores import behind
 
 LITTLE = 0.005  # of Dice, below which the experts' loss is not called an effect; our choice
@@ -35,15 +36,14 @@ def _says(lost: float | None, told: dict[str, Any]) -> str:
 
 
 def fallen_behind(results: dict[str, Any]) -> list[str]:
-    """A sentence for each site whose personal branch validates clearly below the global one."""
+    """A sentence for each site that trained, and whose personal branch validates clearly below the global one."""
     found = []
-    for name, tested in sorted(results["final"]["sites"].items()):
-        val = tested.get("val") or {}
+    for name in took_part(results):
+        val = results["final"]["sites"].get(name, {}).get("val") or {}
         personal, other = ((val.get(role) or {}).get("dice") for role in ("personal", "global"))
         if behind(personal, other):
             found.append(
                 f"{name}: the personal branch has a validation Dice of {number(personal)}, the global one "
-                f"{number(other)}. Predict with --branch global there. In the next run, lower train.lr_private or "
-                "set model.experts_share to 0.5."
+                f"{number(other)}. Predict with --branch global there, and lower train.lr_private in the next run."
             )
     return found
