@@ -21,7 +21,7 @@ from pfedsam.exchange.codec import decode
 from pfedsam.exchange.server import messages
 from pfedsam.exchange.store import LAST, Moment
 from pfedsam.federation import RUN
-from pfedsam.model.lora import adapted
+from pfedsam.model.lora import taking
 from pfedsam.model.segmenter import Segmenter
 from pfedsam.record.scores import summary
 from pfedsam.site import Site
@@ -91,9 +91,7 @@ def draw_near(personal: Segmenter, other: Segmenter, share: float) -> None:
     for name, tensor in personal.named_parameters():
         if name in there:
             tensor.lerp_(there[name], 1 - share)
-    for place in adapted(personal):
-        if place.own is not None:
-            place.own.share = share
+    taking(personal, share)
 
 
 if __name__ == "__main__":

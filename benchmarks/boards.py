@@ -16,10 +16,9 @@ from tables import (
     by_site,
     caption,
     compared,
-    corrected,
     differences,
-    in_words,
     spread,
+    with_chances,
 )
 
 from pfedsam.record.cases import Classes
@@ -168,14 +167,13 @@ def commits_of(runs: Iterable[Found]) -> str:
 def beside(task: Kept) -> list[str]:
     """Each row's Dice at its sites, and its difference to the first row, with p corrected by Holm for all rows."""
     first, *others = (found := task.suite(task.main)).items()
-    gaps = {row: differences(runs, first[1], "personal", task.homes) for row, runs in others}
-    chances = corrected(gaps)
+    told = with_chances({row: differences(runs, first[1], "personal", task.homes) for row, runs in others})
     rows = [
         [
             row.label if len(runs) == len(first[1]) else f"{row.label} ({len(runs)} seeds)",
             short(task, runs, "personal")[0],
             f"{worst_of(task, runs, 'personal')[1]:.3f}",
-            f"{in_words(gaps[row])}, p {chances[row]:.3f}" if row in gaps else "",
+            told.get(row, ""),
             megabytes(next(iter(runs.values()))),
         ]
         for row, runs in found.items()
@@ -189,13 +187,12 @@ def together(tasks: Sequence[Kept]) -> list[str]:
     labels = {row.name: row.label for row in tasks[0].suite(tasks[0].main)}
     found = [{row.name: runs for row, runs in task.suite(task.main).items()} for task in tasks]
     first, *others = [name for name in labels if all(complete(name, table, next(iter(labels))) for table in found)]
-    gaps = {name: apart([*zip(tasks, found, strict=True)], name, first) for name in others}
-    chances = corrected(gaps)
+    told = with_chances({name: apart([*zip(tasks, found, strict=True)], name, first) for name in others})
     rows = [
         [
             labels[name],
             *(both(task, table[name]) for task, table in zip(tasks, found, strict=True)),
-            f"{in_words(gaps[name])}, p {chances[name]:.3f}" if name in gaps else "",
+            told.get(name, ""),
             megabytes(next(iter(found[0][name].values()))),
         ]
         for name in (first, *others)

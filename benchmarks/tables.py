@@ -357,6 +357,11 @@ def in_words(runs: list[dict[str, Classes]]) -> str:
     return f"{st.mean(map(mean_of, runs)):+.3f} ({low:+.3f} to {high:+.3f})"
 
 
+def with_chances(gaps: dict[T, list[dict[str, Classes]]]) -> dict[T, str]:
+    """Each row's paired differences in words, with its p value as `corrected` has it."""
+    return {row: f"{in_words(gaps[row])}, p {p:.3f}" for row, p in corrected(gaps).items()}
+
+
 def corrected(gaps: dict[T, list[dict[str, Classes]]]) -> dict[T, float]:
     """The p value of each row's paired differences, corrected by Holm for all of them."""
     return dict(zip(gaps, holm([chance(gap) for gap in gaps.values()]), strict=True))

@@ -37,7 +37,7 @@ from monai.transforms import (
 )
 from suites import Row, Sizes, few, rows_of
 from sweep import Run, data_of, settings, sizes
-from tables import Found, corrected, differences, in_words, read_homes, spread
+from tables import Found, differences, read_homes, spread, with_chances
 from tables import runs as kept_runs
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import PolynomialLR
@@ -122,7 +122,7 @@ def table(found: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -
         for way, tries in found.items()
         for row, of_row in runs.items()
     }
-    chances = corrected(gaps)
+    told = with_chances(gaps)
     lines: list[list[str | float]] = [
         [
             way,
@@ -130,7 +130,7 @@ def table(found: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -
             st.fmean(min(one["dice"].values()) for one in tries),
             st.fmean(one["validation"] for one in tries),
             st.fmean(one["CPU s"] for one in tries),
-            *(f"{in_words(gaps[way, row])}, p {chances[way, row]:.3f}" for row in rows),
+            *(told[way, row] for row in rows),
         ]
         for way, tries in found.items()
     ]
