@@ -126,6 +126,14 @@ METHODS = [  # the first row is what the others are compared with
     Row("post", "pFedSAM, post-encoder", (*EARLIER, "method.reading=post")),
 ]
 NAMED = {row.name: row for row in METHODS}
+PRIVATE = {  # methods with a part that stays at the site and has a rate of its own
+    row.name: row
+    for row in (
+        Row("own", "pFedSAM, plain private rank 8", own(8, 0)),
+        Row("ditto_own", "Ditto", ("method=ditto", "method.lam=0.1", OWN_RATE)),
+        Row("dual_lora_own", "dual LoRA, local rank 8", ("method=dual_lora", "method.local_rank=8", OWN_RATE)),
+    )
+}
 OWN: dict[str, dict[str, tuple[str, ...]]] = {  # by task and row: rates that validate better there than the row's
     "brain_mri": dict.fromkeys(("r1", "r1_distill_05"), ("train.lr_private=3e-3",)),  # never averaged, like local's
     "nuclei": {"local": at("1e-2")},
@@ -180,6 +188,7 @@ SUITES = {
         *rates(NAMED["fedmsa"], ("1e-3", "3e-4"), ("3e-3", "3e-4"), ("1e-2", "3e-4")),
         *private(NAMED["r1"], "3e-3", "1e-2"),
         *private(NAMED["pfedsam"], "3e-3"),
+        *(found for row in PRIVATE.values() for found in private(row, "1e-2")),
         *rates(NAMED["post"], ("1e-2", "1e-3"), ("1e-2", "3e-3")),
         *rates(NAMED["fedms_sam"], ("1e-4", "1e-4"), ("3e-4", "3e-4"), ("1e-3", "1e-3")),
     ],
@@ -196,18 +205,18 @@ SUITES = {
         Row("shared", "4 convolutions in the shared bottleneck", (*EARLIER, "method.reading=R2", "model.experts=4")),
     ],
     "leading": [  # pFedSAM's forms beside those that come near it, for a table of several seeds
-        Row("own", "pFedSAM, plain private rank 8", own(8, 0)),
+        PRIVATE["own"],
         NAMED["fedavg"],
         NAMED["local"],
         Row("own_half", "pFedSAM, half of the private rank 8", own(8, 0, HALF), tests="own"),
         Row("own_lean", "pFedSAM, lean decoder, int8 both ways", own(8, 0, *LEAN, *INT8)),
         Row("heads", "pFedSAM, 4 private adapters, 2 chosen", own(4, 4)),
-        Row("ditto_own", "Ditto", ("method=ditto", "method.lam=0.1", OWN_RATE)),
-        Row("dual_lora_own", "dual LoRA, local rank 8", ("method=dual_lora", "method.local_rank=8", OWN_RATE)),
+        PRIVATE["ditto_own"],
+        PRIVATE["dual_lora_own"],
         Row("fedper_own", "FedPer", ("method=fedper", OWN_RATE)),
     ],
     "beside": [  # the suite `leading` goes on: other forms, the systems that pFedSAM comes from, the rank of its sum
-        Row("own", "pFedSAM, plain private rank 8", own(8, 0)),
+        PRIVATE["own"],
         NAMED["fedavg"],
         NAMED["local"],
         Row("own_alone", "pFedSAM, plain private rank 8, no distillation", own(8, 0, "method.distill=none")),
