@@ -6,26 +6,23 @@ stores.
 """
 
 import argparse
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
 
 import torch
 from machine import Table, keepable, publish
+from reopened import reopened, restored
 from suites import NAMES, rows_of
-from sweep import Run, places, settings, sites, sizes
+from sweep import Run, sizes
 from tables import spread
 
-from pfedsam.exchange.checkpoint import Checkpoints
-from pfedsam.exchange.codec import decode
-from pfedsam.exchange.server import messages
-from pfedsam.exchange.store import LAST, Moment
-from pfedsam.federation import RUN
+from pfedsam.errors import UserFault
 from pfedsam.model.lora import taking
 from pfedsam.model.segmenter import Segmenter
 from pfedsam.record.scores import summary
 from pfedsam.site import Site
-from pfedsam.study import down_schema
 from pfedsam.train.evaluate import evaluate
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -60,17 +57,10 @@ def main() -> None:
 
 def scored(run: Run, out: Path) -> dict[float, Dice]:
     """Each share's mean Dice at every site of an ended run, by split."""
-    config, _ = settings(run, None)
-    point = Checkpoints(run.folder(out) / "store", config.study).load(RUN)
-    if point is None:
-        raise SystemExit(f"{run.folder(out)} has no store of an ended run: run sweep.py again, in a new folder")
     found: dict[float, Dice] = {share: {split: [] for split in SPLITS} for share in SHARES}
-    for name in sites(run, config):
-        site = Site(name, config, places(run, out))
-        sent = messages(point.state, [name], config, down_schema(config))[name]
-        arrived = decode(sent, down_schema(config), config.wire.down)
+    for site, arrived in reopened(run, out):
         for share in SHARES:
-            site.recall(arrived, Moment(RUN, LAST), trained=True)
+            restored(site, arrived)
             for split, dice in at(site, share):
                 found[share][split].append(dice)
     return found
@@ -95,4 +85,7 @@ def draw_near(personal: Segmenter, other: Segmenter, share: float) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserFault as fault:
+        sys.exit(f"{fault}")

@@ -1,8 +1,8 @@
 """What each part of a trained model is worth: benchmarks/parts.py OUT --task TASK --row ROW [--seed SEED].
 
 It measures the personal branch's Dice on the validation split after taking a part out of the trained model. Nothing is
-trained again. The parts are the experts, and the encoder's LoRAs by their layer. OUT is a folder of sweep.py, which
-must still have the run's store.
+trained again. The parts are the private part, and the encoder's shared LoRAs by their layer. OUT is a folder of
+sweep.py, which must still have the run's store.
 """
 
 import argparse
@@ -12,14 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from reopened import reopened
 from suites import NAMES
-from sweep import Run, places, record_of, rows, settings, sites
+from sweep import Run, done, rows
+from torch import nn
 
 from pfedsam.errors import UserFault
-from pfedsam.exchange.checkpoint import Checkpoints
-from pfedsam.exchange.store import LAST, Moment
-from pfedsam.federation import RUN
-from pfedsam.model.lora import LoRA, LoRALinear
+from pfedsam.model.lora import Adapted, LoRA, adapted
 from pfedsam.site import Site
 
 
@@ -47,17 +46,8 @@ def table(out: Path, task: str, row: str, seed: int) -> list[str]:
     if row not in known:
         raise UserFault(expected=f"a row among {', '.join(known)}", came=row, do="correct --row")
     run = Run(task, known[row], seed)
-    folder = run.folder(out)
-    config, _ = settings(run, None)
-    point = Checkpoints(folder / "store", config.study).load(RUN) if run.ended(out) else None
-    if point is None:
-        raise UserFault(expected=f"an ended run with its store in {folder}", came="none", do="run it with sweep.py")
-    record_of(run, out, None)
-    here, found = places(run, out), {}
-    for name in sites(run, config):
-        site = Site(name, config, here)
-        site.recall(point.state.shared, Moment(RUN, LAST))
-        found[name] = worth(site)
+    done(run, out, None)  # raises if it had other settings
+    found = {site.name: worth(site) for site, _ in reopened(run, out)}
     head = ["", *next(iter(found.values()))]
     cells = [[name, *(f"{dice:.3f}" for dice in of_site.values())] for name, of_site in found.items()]
     return ["| " + " | ".join(head) + " |", "|---" * len(head) + "|", *(f"| {' | '.join(row)} |" for row in cells)]
@@ -66,13 +56,14 @@ def table(out: Path, task: str, row: str, seed: int) -> list[str]:
 def worth(site: Site) -> dict[str, float]:
     """Dice of a site's personal branch without one of its parts, by what was taken out."""
     by_layer: dict[str, list[LoRA]] = {}
-    for name, module in site.model[site.method.personal].encoder.named_modules():
-        if isinstance(module, LoRALinear):
+    personal = site.model[site.method.personal]
+    for name, module in personal.encoder.named_modules():
+        if isinstance(module, Adapted):
             by_layer.setdefault(name.rsplit(".", 1)[-1], []).append(module.lora)
     every = [lora for of_layer in by_layer.values() for lora in of_layer]
     found = {"as trained": dice(site)}
-    with without_experts(every):
-        found["without experts"] = dice(site)
+    with without_private(personal):
+        found["without the private part"] = dice(site)
     for layer, loras in by_layer.items():
         with without(loras):
             found[f"without LoRA at {layer}"] = dice(site)
@@ -101,14 +92,15 @@ def without(loras: Sequence[LoRA]) -> Iterator[None]:
 
 
 @contextmanager
-def without_experts(loras: Sequence[LoRA]) -> Iterator[None]:
-    """Within the context, the bottlenecks of these LoRAs have no experts."""
-    held = [lora.mix for lora in loras]
-    for lora in loras:
-        lora.mix = None
+def without_private(personal: nn.Module) -> Iterator[None]:
+    """Within the context, the branch has neither experts nor adapters of its site's own."""
+    places = adapted(personal)
+    held = [(place.lora.mix, place.own) for place in places]
+    for place in places:
+        place.lora.mix = place.own = None
     yield
-    for lora, mix in zip(loras, held, strict=True):
-        lora.mix = mix
+    for place, (mix, own) in zip(places, held, strict=True):
+        place.lora.mix, place.own = mix, own
 
 
 if __name__ == "__main__":

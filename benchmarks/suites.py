@@ -73,6 +73,7 @@ def own(rank: int, experts: int, *changes: str) -> tuple[str, ...]:
 
 
 LEAN = ("model.decoder=lean", "train.lr_decoder=3e-3")  # tokens and last norms: few, they want more than the whole
+BY_LORA = ("model.decoder=lora",)  # of the decoder the linear layers' LoRA travels, and all that is not linear
 RANK_12 = ("model.lora_rank=12", "model.lora_alpha=12")
 RANK_8 = ("model.lora_rank=8", "model.lora_alpha=8")
 EARLIER = (  # the L-MoE of earlier versions: convolutions in the qkv's shared bottleneck, reading R3
@@ -210,6 +211,8 @@ SUITES = {
         NAMED["local"],
         Row("own_half", "pFedSAM, half of the private rank 8", own(8, 0, HALF), tests="own"),
         Row("own_lean", "pFedSAM, lean decoder, int8 both ways", own(8, 0, *LEAN, *INT8)),
+        Row("own_lora", "pFedSAM, decoder by LoRA, int8 both ways", own(8, 0, *BY_LORA, *INT8)),
+        Row("fedavg_lora", "FedAvg, decoder by LoRA, int8 both ways", ("method=fedavg", *BY_LORA, *INT8)),
         Row("heads", "pFedSAM, 4 private adapters, 2 chosen", own(4, 4)),
         PRIVATE["ditto_own"],
         PRIVATE["dual_lora_own"],

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from pfedsam.bounds import number
 
-DecoderMode = Literal["full", "lean", "frozen"]
+DecoderMode = Literal["full", "lora", "lean", "frozen"]
 Target = Literal["qkv", "linear"]
 Scale = Literal["uint8", "percentile"]
 Plane = Literal["axial", "coronal", "sagittal", "stored"]
@@ -55,7 +55,9 @@ class ModelConfig:
     lora_alpha: float = number(4.0, least=0, most=10_000)  # = rank, so the adapter's scale is 1
     lora_on: Target = "qkv"  # in a block: its fused qkv, as Conv-LoRA; or all linear layers (projection, MLP too)
     lora_last: int | None = number(None, least=1, most=100)  # adapters in the last k attention blocks; None: in all
-    decoder: DecoderMode = "full"  # what of SAM's decoder is trained: all, tokens and last norms, or the head alone
+    # What of SAM's decoder is trained. full: all. lora: its linear layers get LoRA, all else is trained whole. lean:
+    # tokens, last norms and header. frozen: the header.
+    decoder: DecoderMode = "full"
     experts: int = number(4, least=0, most=256)  # M; 0: none, and with experts_rank a plain private adapter
     experts_rank: int = number(4, least=0, most=1024)  # of their private bottleneck; 0: they are in the shared one
     experts_share: float = number(1.0, least=0, most=1)  # of the private adapter, or dual LoRA's, in predictions

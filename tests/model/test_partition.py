@@ -1,15 +1,19 @@
 """No private tensor can be in a message, whatever the configuration."""
 
+from typing import cast
+
 import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
+from torch import nn
 
 from conftest import tiny
 from pfedsam import methods
 from pfedsam.config import Config
 from pfedsam.errors import UserFault
 from pfedsam.model import build
+from pfedsam.model.lora import LoRALinear
 from pfedsam.model.moe import LocalMoE
 from pfedsam.model.partition import Kind, Part, Partition, kinds, partition, tensors_of, wire_name
 from pfedsam.model.segmenter import Branches
@@ -52,7 +56,7 @@ def configs(method: str) -> st.SearchStrategy[Config]:
         st.sampled_from([(0, "conv"), (2, "conv"), (2, "head")]),
         st.integers(0, 4),
         st.sampled_from(["tiny_vit"] if method == "fedbn" else ["demo", "tiny_vit"]),
-        st.sampled_from(["full", "lean", "frozen"]),
+        st.sampled_from(["full", "lora", "lean", "frozen"]),
     )
 
 
@@ -156,6 +160,29 @@ def test_the_lean_decoder_trains_its_tokens_last_norms_and_head_alone() -> None:
         "head.conv",
     }
     assert all(not p.requires_grad for n, p in model.named_parameters() if part.parts.get(n) is Part.FROZEN)
+
+
+def test_a_decoder_by_lora_trains_its_linear_layers_lora_and_all_that_is_not_linear() -> None:
+    model, part = built(tiny(own={"reading": "R2"}, model={"decoder": "lora", "experts_in": "all", "experts_rank": 2}))
+    decoder = cast(nn.Module, model["global"].decoder)
+    linear = {name for name, module in decoder.named_modules() if isinstance(module, LoRALinear)}
+    factors = {f"{name}.lora.{factor}.weight" for name in linear for factor in "ab"}
+    base = {f"{name}.base.{what}" for name in linear for what in ("weight", "bias")}
+    shared = {wire_name(n).removeprefix("decoder.") for n in part.names(Part.SHARED) if ".decoder." in n}
+    assert len(linear) == 2 * (3 * 4 + 2) + 4 + 3  # two blocks' three attentions and MLP, the last attention, hyper-net
+    assert shared == {name for name, _ in decoder.named_parameters()} - base
+    assert factors <= shared
+    own = {n for n in part.names(Part.PRIVATE) if ".decoder." in n}
+    assert own == {f"branch.personal.decoder.{name}.own.{factor}.weight" for name in linear for factor in "ab"}
+
+
+@pytest.mark.parametrize(("method", "kept"), [("fedsa_lora", "b"), ("fedper", "ab"), ("ffa_lora", "a")])
+def test_methods_that_keep_a_factor_keep_the_decoders_too(method: str, kept: str) -> None:
+    _, part = built(tiny(method=method, model={"decoder": "lora"}))
+    stays = {
+        n for which in (Part.PRIVATE, Part.FROZEN) for n in part.names(which) if ".decoder." in n and ".lora." in n
+    }
+    assert stays == {n for n in part.parts if ".decoder." in n and any(f".lora.{f}." in n for f in kept)}
 
 
 def test_the_frozen_decoder_trains_its_head_alone() -> None:

@@ -11,7 +11,8 @@ from pfedsam.config import Config
 from pfedsam.data.dataset import Batch
 from pfedsam.methods import ditto
 from pfedsam.methods.fedavg import merge
-from pfedsam.model.lora import LoRA, adapted
+from pfedsam.model.build import own_detour
+from pfedsam.model.lora import adapted
 from pfedsam.model.segmenter import Branches, Segmenter, twin
 from pfedsam.train.losses import segmentation_loss
 from pfedsam.train.step import Losses
@@ -28,7 +29,7 @@ def branches(segmenter: Segmenter, config: Config) -> Branches:
     """One model, with the local LoRA in the personal branch and without it in the global one."""
     personal, rank = twin(segmenter, keep=lambda _: True), config.own(Settings).local_rank
     for place in adapted(personal):
-        place.own = LoRA(place.lora.a.in_features, place.lora.b.out_features, rank=rank, alpha=rank)
+        place.own = own_detour(place, rank)
     return Branches(**{"global": segmenter, "personal": personal})
 
 

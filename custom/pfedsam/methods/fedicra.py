@@ -82,7 +82,7 @@ def merge(model: Branches, config: Config, here: Here) -> None:
 
 def mixed(model: Branches) -> Tensors:
     """The trained parameters of the decoder and its head, live, by name in the global branch."""
-    kind, upper = kinds(model["global"]), DECODER | {Kind.HEAD}
+    kind, upper = kinds(model["global"]), DECODER | {Kind.DECODER_LORA_A, Kind.DECODER_LORA_B, Kind.HEAD}
     return {name: p for name, p in model["global"].named_parameters() if kind[name] in upper and p.requires_grad}
 
 

@@ -6,10 +6,12 @@ from pfedsam.config import Config
 from pfedsam.methods import fedavg
 from pfedsam.model.partition import Declaration, Kind, Part
 
+B = frozenset({Kind.LORA_B, Kind.DECODER_LORA_B})
+
 
 def declare(_: Config) -> Declaration:
     """B is private, all else is shared."""
-    return lambda _branch, kind: Part.PRIVATE if kind is Kind.LORA_B else Part.SHARED
+    return lambda _branch, kind: Part.PRIVATE if kind in B else Part.SHARED
 
 
 METHOD = replace(fedavg.METHOD, declare=declare)

@@ -13,7 +13,7 @@ from pfedsam.model import weights
 from pfedsam.model.adapters import TokenAdapter
 from pfedsam.model.backbones import BUILDERS, Backbone, builder, looks_like
 from pfedsam.model.decoder import ClassHead, PromptFreeDecoder
-from pfedsam.model.encoder import adapt
+from pfedsam.model.encoder import adapt, replace_linear
 from pfedsam.model.lora import Adapted, LoRA, adapted
 from pfedsam.model.moe import LocalMoE
 from pfedsam.model.sam_format import Misfit
@@ -59,6 +59,8 @@ def segmenter(config: Config, parts: Backbone, adapters: Adapt) -> Segmenter:
     """The global branch: an encoder with adapters drawn from the job's seed, and a prompt-free decoder. No experts."""
     branch = Segmenter(parts.encoder, PromptFreeDecoder(parts.decoder, parts.position, outputs(config.model)))
     adapters(branch, config)
+    if config.model.decoder == "lora":
+        replace_linear(branch.decoder, "linear", rank=config.model.lora_rank, alpha=config.model.lora_alpha)
     generator = torch.Generator().manual_seed(config.seed)
     drawn = [m for m in branch.modules() if isinstance(m, Drawn) and not next(m.parameters()).is_meta]
     for module in sorted(drawn, key=lambda m: not isinstance(m, ClassHead)):  # the head first: alike in all methods
@@ -80,16 +82,21 @@ def outputs(config: ModelConfig) -> int:
 def add_experts(branch: Segmenter, config: ModelConfig) -> None:
     """Give `branch` its L-MoEs, which makes it a personal branch: `config.experts_in` says at which places.
 
-    With `experts_rank` each place gets a bottleneck of its own for them. Without experts that is plain private LoRA.
+    With `experts_rank` each place gets a bottleneck of its own for them. Without experts that is plain private LoRA. So
+    are the decoder's places with `experts_in` all: its tokens are no map that a gate could pool.
     """
     for unit in branch.encoder.units:
         side = int(getattr(unit, "window_size", 0)) if config.route == "window" else 0
         for place in _places(unit, config):
             bottleneck = place.lora
             if config.experts_rank:
-                bottleneck = place.own = own_detour(place, config)
+                heads = max(config.experts, 1) if config.expert == "head" else 1
+                bottleneck = place.own = own_detour(place, config.experts_rank * heads)
             if config.experts:
                 bottleneck.mix = _mixture(bottleneck.a.out_features, side, config)
+    if config.experts_rank and config.experts_in == "all":
+        for place in adapted(branch.decoder):
+            place.own = own_detour(place, config.experts_rank)
 
 
 def _places(unit: nn.Module, config: ModelConfig) -> list[Adapted]:
@@ -98,9 +105,8 @@ def _places(unit: nn.Module, config: ModelConfig) -> list[Adapted]:
     return found if config.experts_in == "all" else found[:1]
 
 
-def own_detour(place: Adapted, config: ModelConfig) -> LoRA:
-    """A detour of the site's own beside a place's shared one, of `experts_rank`, which each "head" expert has."""
-    rank = config.experts_rank * (max(config.experts, 1) if config.expert == "head" else 1)
+def own_detour(place: Adapted, rank: int) -> LoRA:
+    """A detour of the site's own beside a place's shared one, with an alpha of its rank."""
     return LoRA(place.lora.a.in_features, place.lora.b.out_features, rank=rank, alpha=rank)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torchvision.ops import Permute
 
 from pfedsam.config import Target
-from pfedsam.model.lora import LoRALinear, PostAdapter, adapted
+from pfedsam.model.lora import LoRA, LoRALinear, PostAdapter, adapted
 
 ChannelsLast, ChannelsFirst = partial(Permute, [0, 2, 3, 1]), partial(Permute, [0, 3, 1, 2])
 
@@ -55,15 +55,21 @@ def adapt(encoder: Encoder, *, rank: int, alpha: float, last: int | None, on: Ta
     """
     where = [i for i, unit in enumerate(encoder.units) if hasattr(unit, "attn")]
     for i in where if last is None else where[len(where) - min(last, len(where)) :]:
-        for owner, name, layer in list(layers(encoder.units[i], on)):
-            setattr(owner, name, LoRALinear(layer, rank=rank, alpha=alpha))
+        replace_linear(encoder.units[i], on, rank=rank, alpha=alpha)
+
+
+def replace_linear(block: nn.Module, on: Target, *, rank: int, alpha: float) -> None:
+    """Put LoRA on the linear layers of `block` that `on` names, unless they have it."""
+    for owner, name, layer in list(layers(block, on)):
+        setattr(owner, name, LoRALinear(layer, rank=rank, alpha=alpha))
 
 
 def layers(block: nn.Module, on: Target) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
-    """The layers that get LoRA, each as its owner, its name there, and the layer."""
+    """The layers that can get LoRA, each as its owner, its name there, and the layer."""
     for owner in block.modules():
         for name, child in owner.named_children():
-            if isinstance(child, nn.Linear) and (on == "linear" or name == on):
+            bare = isinstance(child, nn.Linear) and not isinstance(owner, LoRALinear | LoRA)
+            if bare and (on == "linear" or name == on):
                 yield owner, name, child
 
 

@@ -46,7 +46,7 @@ class LoRA(nn.Module):
         return self.scale * self.share
 
     def narrow(self, x: Tensor) -> Tensor:
-        """mix(A x), the bottleneck, (B, H, W, r), from tokens (B, H, W, d_in)."""
+        """mix(A x), the bottleneck, (B, ..., r), from tokens (B, ..., d_in). Experts need maps, (B, H, W, d_in)."""
         h: Tensor = self.a(x)
         return h if self.mix is None else self.mix(h.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
@@ -69,7 +69,7 @@ class LoRALinear(nn.Module):
 
     def __init__(self, base: nn.Linear, *, rank: int, alpha: float) -> None:
         super().__init__()
-        self.base = base
+        self.base = base.requires_grad_(False)
         self.lora = LoRA(base.in_features, base.out_features, rank=rank, alpha=alpha)
         self.own: LoRA | None = None
         self.beside: tuple[Adapted, ...] = ()  # a tuple, so that these count as their own branch's modules alone
@@ -80,7 +80,7 @@ class LoRALinear(nn.Module):
         return self.base.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """W0 x + detour(x), (B, H, W, d_out), from tokens (B, H, W, d_in)."""
+        """W0 x + detour(x), (B, ..., d_out), from tokens (B, ..., d_in). Experts need maps, (B, H, W, d_in)."""
         return _detoured(self, x, cast(Tensor, self.base(x)))
 
     def constant(self, token: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from pfedsam.model.aside import Aside
 from pfedsam.model.channel_gate import ChannelGate
 from pfedsam.model.decoder import ClassHead, PromptFreeDecoder
 from pfedsam.model.light import LightNet
-from pfedsam.model.lora import Adapted, LoRA
+from pfedsam.model.lora import Adapted, LoRA, LoRALinear
 from pfedsam.model.moe import LocalMoE
 from pfedsam.model.segmenter import Branches
 
@@ -69,6 +69,7 @@ PRETRAINED = frozenset({Kind.BASE, Kind.NORM})  # frozen unless a method says th
 DECODER = frozenset({Kind.DECODER, Kind.DECODER_WIDENING, Kind.DECODER_LAST})
 FROZEN: dict[DecoderMode, frozenset[Kind]] = {
     "full": PRETRAINED,
+    "lora": PRETRAINED,  # the linear layers are a base then
     "lean": PRETRAINED | (DECODER - {Kind.DECODER_LAST}),
     "frozen": PRETRAINED | DECODER,
 }
@@ -158,6 +159,8 @@ def _below(module: nn.Module, child: nn.Module, kind: Kind) -> Kind:
     """The kind of what a module's child owns, unless the child's type says otherwise."""
     if isinstance(module, Adapted) and child is module.own:
         return Kind.EXPERT
+    if isinstance(module, LoRALinear) and child is module.base:
+        return Kind.BASE
     return _factor(module, child, kind) if isinstance(module, LoRA) and kind is not Kind.EXPERT else kind
 
 
