@@ -100,9 +100,18 @@ def test_without_feedback_int4_loses_what_feedback_keeps() -> None:
     assert torch.allclose(sent[1:] / 40, update["x"][1:], atol=0.005)
 
 
-@pytest.mark.parametrize(("number", "megabytes"), [("fp32", 0.6), ("int8", 0.16), ("int4", 0.09)])
-def test_a_lean_update_of_vit_b_is_as_small_as_promised(number: str, megabytes: float) -> None:
-    schema = shared_schema(tiny(model={"backbone": "vit_b", "image_size": 256, "decoder": "lean", "experts": 8}))
+@pytest.mark.parametrize(
+    ("decoder", "number", "megabytes"),
+    [
+        ("lean", "fp32", 0.6),
+        ("lean", "int8", 0.16),
+        ("lean", "int4", 0.09),
+        ("lora", "fp32", 1.3),
+        ("lora", "int8", 0.34),
+    ],
+)
+def test_a_small_update_of_vit_b_is_as_small_as_promised(decoder: str, number: str, megabytes: float) -> None:
+    schema = shared_schema(tiny(model={"backbone": "vit_b", "image_size": 256, "decoder": decoder, "experts": 8}))
     wire = wire_schema(schema, number)
     size = sum(torch.Size(s.shape).numel() * s.dtype.itemsize for s in wire.values())
     values = sum(torch.Size(s.shape).numel() for s in schema.values())

@@ -33,6 +33,7 @@ OTHERS: list[dict[str, Any]] = [
     {"model": {"gate_multiplied": False, "interpolation": "bicubic", "expert": "conv"}},
     {"model": {"experts_rank": 0, "expert": "conv", "experts_in": "qkv"}},
     {"model": {"experts": 0}},
+    {"model": {"decoder": "lora"}},
     {"model": {"num_classes": 2, "exclusive": True}, "train": {"loss": "ce"}},
 ]
 

@@ -128,8 +128,8 @@ CACHED = ("model.lora_last=2", "train.views=2", "train.cache=disk")
 
 
 @pytest.mark.long
-def test_a_lean_job_in_integers_runs_and_the_ledger_counts_its_bytes_both_ways(tmp_path: Path) -> None:
-    folder = job(tmp_path / "job", "model.decoder=lean", "wire.up=int4", "wire.down=int8", *CACHED)
+def test_a_small_job_in_integers_runs_and_the_ledger_counts_its_bytes_both_ways(tmp_path: Path) -> None:
+    folder = job(tmp_path / "job", "model.decoder=lora", "wire.up=int4", "wire.down=int8", *CACHED)
     log = simulate(folder, tmp_path / "ws", threads=2)
     shared = shared_schema(read_config(folder / "app/config/pfedsam.json"))
     up, down = (

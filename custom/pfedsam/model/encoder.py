@@ -68,8 +68,7 @@ def layers(block: nn.Module, on: Target) -> Iterator[tuple[nn.Module, str, nn.Li
     """The layers that can get LoRA, each as its owner, its name there, and the layer."""
     for owner in block.modules():
         for name, child in owner.named_children():
-            bare = isinstance(child, nn.Linear) and not isinstance(owner, LoRALinear | LoRA)
-            if bare and (on == "linear" or name == on):
+            if isinstance(child, nn.Linear) and not isinstance(owner, LoRALinear | LoRA) and on in ("linear", name):
                 yield owner, name, child
 
 
