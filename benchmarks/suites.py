@@ -213,6 +213,7 @@ SUITES = {
         Row("own_lean", "pFedSAM, lean decoder, int8 both ways", own(8, 0, *LEAN, *INT8)),
         Row("own_lora", "pFedSAM, decoder by LoRA, int8 both ways", own(8, 0, *BY_LORA, *INT8)),
         Row("fedavg_lora", "FedAvg, decoder by LoRA, int8 both ways", ("method=fedavg", *BY_LORA, *INT8)),
+        variant(PRIVATE["dual_lora_own"], "lora", "decoder by LoRA, int8 both ways", *BY_LORA, *INT8),
         Row("heads", "pFedSAM, 4 private adapters, 2 chosen", own(4, 4)),
         PRIVATE["ditto_own"],
         PRIVATE["dual_lora_own"],

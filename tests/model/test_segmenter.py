@@ -29,9 +29,11 @@ def gradients(model: Branches, logits: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("backbone", ["demo", "tiny_vit"])
-@pytest.mark.parametrize("reading", ["R3", "R2", "post"])
-def test_branches_side_by_side_equal_branches_in_turn(backbone: str, reading: str) -> None:
-    model = built(tiny(own={"reading": reading}, model={"backbone": backbone, "image_size": 96})).eval()
+@pytest.mark.parametrize(("reading", "decoder"), [("R3", "full"), ("R2", "full"), ("R2", "lora"), ("post", "full")])
+def test_branches_side_by_side_equal_branches_in_turn(backbone: str, reading: str, decoder: str) -> None:
+    settings = {"backbone": backbone, "image_size": 96, "decoder": decoder, "experts_in": "all"}
+    model = built(tiny(own={"reading": reading}, model=settings)).eval()
+    assert model._one_decoder == (reading == "R2")
     image = torch.randn(2, 3, 96, 96)
     together = model(image)
     alone = {name: model(image, (name,))[name] for name in model.names()}
@@ -39,7 +41,8 @@ def test_branches_side_by_side_equal_branches_in_turn(backbone: str, reading: st
     assert all(torch.allclose(together[name], alone[name], atol=1e-5) for name in alone)
     fast, slow = gradients(model, together), gradients(model, alone)
     assert fast.keys() == slow.keys()
-    assert all((fast[n] - slow[n]).norm() <= 1e-4 * slow[n].norm() for n in slow)
+    noise = 1e-9  # the gradient of a key's bias is zero but for rounding
+    assert all((fast[n] - slow[n]).norm() <= 1e-4 * slow[n].norm() + noise for n in slow)
 
 
 def test_branches_on_bases_of_their_own_run_in_turn() -> None:

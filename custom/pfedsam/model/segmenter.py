@@ -60,6 +60,7 @@ class Branches(nn.Module):
         self.prompts: PromptEncoder | None = None  # SAM's, frozen, for a method that has SAM label
         self.received: dict[str, Tensor] = {}  # as `merge` leaves it, for methods that stay near what they got
         self._one_base = len({_base(branch.encoder) for branch in branches.values()}) == 1
+        self._one_decoder = len({_base(branch.decoder) for branch in branches.values()}) == 1
 
     def __getitem__(self, name: str) -> Segmenter:
         return cast(Segmenter, self.branch[name])
@@ -82,7 +83,10 @@ class Branches(nn.Module):
             stemmed: `image` is what `stem` returned.
         """
         found = self.embeddings(image, only, stemmed=stemmed)
-        return {name: self[name].decode(embedding) for name, embedding in found.items()}
+        if not self._one_decoder:
+            return {name: self[name].decode(embedding) for name, embedding in found.items()}
+        decoders = [self[name].decoder for name in found]
+        return dict(zip(found, _as_one(decoders, decoders[0], torch.cat([*found.values()])), strict=True))
 
     def embeddings(
         self, image: Tensor, only: tuple[str, ...] | None = None, *, stemmed: bool = False
@@ -90,29 +94,34 @@ class Branches(nn.Module):
         """The encoder's embedding of each branch, by name, (B, C, S/p, S/p). The arguments are those of `forward`."""
         names = self.names() if only is None else only
         encoders = [self[name].encoder for name in names]
-        found = (
-            self._embed(image if stemmed else self.stem(image), encoders)
-            if self._one_base
-            else [encoder(image) for encoder in encoders]
-        )
-        return dict(zip(names, found, strict=True))
+        if not self._one_base:
+            return {name: encoder(image) for name, encoder in zip(names, encoders, strict=True)}
+        hidden = image if stemmed else self.stem(image)
+        batch = hidden.repeat(len(names), 1, 1, 1)
+        return dict(zip(names, _as_one(encoders, encoders[0].body, batch), strict=True))
 
     @torch.no_grad()
     def stem(self, image: Tensor) -> Tensor:
         """The output of the base's frozen front, which all branches have in common. `image`: (B, 3, S, S)."""
         return self[self.names()[0]].encoder.stem(image)
 
-    def _embed(self, hidden: Tensor, encoders: list[Encoder]) -> Sequence[Tensor]:
-        """Each encoder's embedding. On one base they run as one batch, which costs less than one by one."""
-        lead, *others = encoders
-        with side_by_side(lead, others):
-            return lead.body(hidden.repeat(len(encoders), 1, 1, 1)).chunk(len(encoders))
+
+def _as_one(modules: Sequence[nn.Module], run: Callable[[Tensor], Tensor], batch: Tensor) -> Sequence[Tensor]:
+    """What each of the modules makes of its equal share of the batch. One pass costs less than several.
+
+    Args:
+        modules: encoders, or decoders, of one structure on the same tensors, but for their adapters'.
+        run: the first module's way.
+    """
+    lead, *others = modules
+    with side_by_side(lead, others):
+        return run(batch).chunk(len(modules))
 
 
-def _base(encoder: Encoder) -> frozenset[int]:
-    """The ids of an encoder's tensors without its adapters'."""
-    adapters = {id(p) for lora in loras(encoder) for p in lora.parameters()}
-    return frozenset(id(p) for p in encoder.parameters()) - adapters
+def _base(module: nn.Module) -> frozenset[int]:
+    """The ids of the tensors of an encoder or a decoder without its adapters'."""
+    adapters = {id(p) for lora in loras(module) for p in lora.parameters()}
+    return frozenset(id(p) for p in module.parameters()) - adapters
 
 
 def twin(segmenter: Segmenter, keep: Callable[[nn.Parameter], bool]) -> Segmenter:
