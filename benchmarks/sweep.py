@@ -38,6 +38,7 @@ ROOT = Path(__file__).parent.parent
 FOLDERS = {"polyp_hospitals": "polyp", "mixed": "nuclei"}  # tasks whose data are in another task's folder
 ONE_RATE = "train.lr_private=null"
 PLAIN = ("server.rule=mean", "server.most_share=1000000")  # methods are compared with the mean of their papers
+WHOLE = ("model.decoder=full", "wire.up=fp32", "wire.down=fp32")  # of the papers: what is smaller is a row of its own
 LAUNCHES = "train.record"  # only changes how a GPU gets a step; the step is the same
 
 
@@ -150,10 +151,11 @@ def settings(run: Run, rounds: int | None) -> tuple[Config, int]:
     """A run's settings and its number of rounds: the given number, or that of its row or its task's job.
 
     The job's rate and share of private parts are for experts. A row of a method without them has a rate of its own, or
-    one for all parts, and takes all of its private part.
+    one for all parts, and takes all of its private part. The decoder is whole and messages are float32, whatever the
+    job has, unless the row says otherwise.
     """
     other = any(change.startswith("method=") and change != "method=newcomer" for change in run.row.changes)
-    first = [*PLAIN, *([ONE_RATE, ALL] if other else []), *joined(run.task, run.row)]
+    first = [*PLAIN, *WHOLE, *([ONE_RATE, ALL] if other else []), *joined(run.task, run.row)]
     job = read_job(ROOT / "jobs" / f"{run.task}.json", [*first, *run.row.changes, f"seed={run.seed}"])
     return job.config, rounds or run.row.rounds or job.rounds
 
