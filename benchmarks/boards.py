@@ -183,8 +183,8 @@ def beside(task: Kept) -> list[str]:
 
 
 def together(tasks: Sequence[Kept]) -> list[str]:
-    """The rows that every task has with all seeds: by task, and the difference to the first over all tasks' sites."""
-    labels = {row.name: row.label for row in tasks[0].suite(tasks[0].main)}
+    """The trained rows that every task has with all seeds: by task, and the difference to the first over all sites."""
+    labels = {row.name: row.label for row in tasks[0].suite(tasks[0].main) if not row.tests}
     found = [{row.name: runs for row, runs in task.suite(task.main).items()} for task in tasks]
     first, *others = [name for name in labels if all(complete(name, table, next(iter(labels))) for table in found)]
     told = with_chances({name: apart([*zip(tasks, found, strict=True)], name, first) for name in others})

@@ -61,6 +61,7 @@ LEADING = ("pfedsam", "fedavg", "fedper", "ditto", "fedmsa", "fedms_sam", "local
 EXPERTS = ("pfedsam", "experts_0", "top_1", "gate_free", "mlp", "r2", "r2_mlp", "fedavg")
 COPYING = ("pfedsam", "r1", "r2", "recopy_always", "margin_01", "fedavg", "local")
 DISTILLING = ("pfedsam", "distill_none", "distill_down", "distill_up", "distill_05", "rank_8", "fedavg")
+SMALL = ("own", "own_lora", "fedavg", "fedavg_lora", "dual_lora_own", "dual_lora_own_lora", "fedper_own")
 WIRE = ("wire_brain_mri", "wire_nuclei")
 RATES = {
     "brain_mri": [
@@ -294,7 +295,11 @@ BLOCKS: dict[str, Callable[[], list[str]]] = {
     "experts": lambda: several(of_kept("nuclei", *EXPERTS), transcribed("parts")),
     "copying": lambda: several(of_kept("nuclei", *COPYING), of_kept("brain_mri", *COPYING)),
     "distillation": lambda: of_kept("nuclei", *DISTILLING),
-    "bytes": lambda: several(of_kept("nuclei", "pfedsam", "lean", "fedper"), transcribed(*WIRE)),
+    "bytes": lambda: several(
+        *(of_kept(task.name, *SMALL) for task in today()),
+        of_kept("nuclei", "pfedsam", "lean", "fedper"),
+        transcribed(*WIRE),
+    ),
     "late": lambda: transcribed("late"),
     "missing_class": lambda: transcribed("partial"),
     "few_images": lambda: several(whole("scarce", "nuclei"), transcribed("scarce")),

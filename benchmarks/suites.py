@@ -218,7 +218,9 @@ SUITES = {
         Row("own_lean", "pFedSAM, lean decoder, int8", own(8, 0, *LEAN, *INT8)),
         Row("fedavg_lora", "FedAvg, decoder by LoRA, int8", ("method=fedavg", *BY_LORA, *INT8)),
         PRIVATE["dual_lora_own"],
-        variant(PRIVATE["dual_lora_own"], "lora", "decoder by LoRA, int8", *BY_LORA, *INT8),
+        replace(
+            variant(PRIVATE["dual_lora_own"], "lora", "", *BY_LORA, *INT8), label="dual LoRA, decoder by LoRA, int8"
+        ),
         PRIVATE["ditto_own"],
         Row("fedper_own", "FedPer", ("method=fedper", OWN_RATE)),
         Row("heads", "pFedSAM, whole decoder, 4 private adapters, 2 chosen", own(4, 4)),

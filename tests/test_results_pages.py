@@ -70,8 +70,8 @@ def test_over_several_tasks_a_difference_is_the_mean_over_all_their_sites() -> N
     assert len(set(sites)) > 1
 
     def less(*of: Kept) -> float:
-        fedavg = next(line for line in together(of) if line.startswith("| FedAvg of"))
-        return float(fedavg.split(" | ")[-2].split()[0])
+        line = next(line for line in together(of) if line.startswith("| dual LoRA, decoder"))
+        return float(line.split(" | ")[-2].split()[0])
 
     wanted = sum(count * less(task) for count, task in zip(sites, tasks, strict=True)) / sum(sites)
     assert less(*tasks) == pytest.approx(wanted, abs=0.0011)

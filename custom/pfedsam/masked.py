@@ -21,7 +21,7 @@ def check_masked(config: Config) -> None:
     method = methods.get(config.method)
     for broken, expected, came, do in (
         (config.server.rule != "mean", "server.rule mean", config.server.rule, "set server.rule to mean"),
-        (config.wire.up != "fp32", "wire.up fp32", config.wire.up, "set wire.up to fp32: masked updates have 4 bytes a value"),
+        (config.wire.up != "fp32", "wire.up fp32", config.wire.up, "set wire.up to fp32: a masked value has 4 bytes"),
         (method.rule is not mean, "a method whose server takes the mean", config.method, "choose e.g. pfedsam"),
         (method.up is not no_extras, "a method that sends no extras", config.method, "choose e.g. pfedsam"),
     ):

@@ -73,8 +73,7 @@ def test_entropy_is_one_for_gates_that_are_alike_and_none_for_a_single_choice() 
 def test_an_own_detour_is_its_formula(experts: int) -> None:
     """W0 x + s B A x + B' mix(A' x)."""
     layer = LoRALinear(nn.Linear(5, 7), rank=2, alpha=4)
-    config = tiny(model={"experts": experts, "experts_rank": 3, "expert": "conv"}).model
-    own = layer.own = build.own_detour(layer, config)
+    own = layer.own = build.own_detour(layer, 3)
     if experts:
         own.mix = LocalMoE(3, experts=experts, top_k=2).eval()
     for lora in (layer.lora, own):
