@@ -40,12 +40,15 @@ class Row:
 
 POST = {"name": "pfedsam", "reading": "post"}
 LAST = {"lora_last": 4}
+OWN = {"lora_on": "linear", "experts": 0, "experts_rank": 8}  # the private adapter of the jobs on real data
 ROWS = {
     "plain, float32": Row("fedavg", "fp32"),
     "plain": Row("fedavg"),
     "plain, lean decoder": Row("fedavg", model={"decoder": "lean"}),
     "plain, LoRA in the last 4 blocks": Row("fedavg", model=LAST),
     "two branches with mutual distillation": Row("pfedsam"),
+    "two branches, private adapters on all linear layers": Row("pfedsam", model=OWN),
+    "the same, decoder by LoRA: as the jobs": Row("pfedsam", model=OWN | {"decoder": "lora"}),
     "two branches, last 4 blocks": Row("pfedsam", model=LAST),
     "two branches, last 4 blocks, front cached": Row("pfedsam", model=LAST, cached=True),
     "two branches, last 2 blocks, front cached": Row("pfedsam", model={"lora_last": 2}, cached=True),
