@@ -15,10 +15,10 @@ import torch
 from reopened import reopened
 from suites import NAMES
 from sweep import Run, done, rows
-from torch import nn
 
 from pfedsam.errors import UserFault
-from pfedsam.model.lora import Adapted, LoRA, adapted
+from pfedsam.model.lora import Adapted, LoRA
+from pfedsam.model.watch import without_experts
 from pfedsam.site import Site
 
 
@@ -62,7 +62,7 @@ def worth(site: Site) -> dict[str, float]:
             by_layer.setdefault(name.rsplit(".", 1)[-1], []).append(module.lora)
     every = [lora for of_layer in by_layer.values() for lora in of_layer]
     found = {"as trained": dice(site)}
-    with without_private(personal):
+    with without_experts(personal):
         found["without the private part"] = dice(site)
     for layer, loras in by_layer.items():
         with without(loras):
@@ -89,18 +89,6 @@ def without(loras: Sequence[LoRA]) -> Iterator[None]:
         yield
         for lora, weight in zip(loras, held, strict=True):
             lora.b.weight.copy_(weight)
-
-
-@contextmanager
-def without_private(personal: nn.Module) -> Iterator[None]:
-    """Within the context, the branch has neither experts nor adapters of its site's own."""
-    places = adapted(personal)
-    held = [(place.lora.mix, place.own) for place in places]
-    for place in places:
-        place.lora.mix = place.own = None
-    yield
-    for place, (mix, own) in zip(places, held, strict=True):
-        place.lora.mix, place.own = mix, own
 
 
 if __name__ == "__main__":

@@ -218,8 +218,10 @@ SUITES = {
         Row("own_lean", "pFedSAM, lean decoder, int8", own(8, 0, *LEAN, *INT8)),
         Row("fedavg_lora", "FedAvg, decoder by LoRA, int8", ("method=fedavg", *BY_LORA, *INT8)),
         PRIVATE["dual_lora_own"],
-        replace(
-            variant(PRIVATE["dual_lora_own"], "lora", "", *BY_LORA, *INT8), label="dual LoRA, decoder by LoRA, int8"
+        Row(
+            "dual_lora_own_lora",
+            "dual LoRA, decoder by LoRA, int8",
+            (*PRIVATE["dual_lora_own"].changes, *BY_LORA, *INT8),
         ),
         PRIVATE["ditto_own"],
         Row("fedper_own", "FedPer", ("method=fedper", OWN_RATE)),
