@@ -16,13 +16,14 @@ from tables import (
     by_site,
     caption,
     compared,
+    corrected,
     differences,
     spread,
     with_chances,
 )
 
 from pfedsam.record.cases import Classes
-from pfedsam.report.bootstrap import interval
+from pfedsam.report.bootstrap import interval, mean_of
 
 Named = dict[str, dict[int, Found]]  # a table's runs, by row's name and seed
 BOARD = ("method", "branch", "Dice", "95 % interval", "worst site", "MB a message", "seeds")
@@ -183,22 +184,31 @@ def beside(task: Kept) -> list[str]:
 
 
 def together(tasks: Sequence[Kept]) -> list[str]:
-    """The trained rows that every task has with all seeds: by task, and the difference to the first over all sites."""
-    labels = {row.name: row.label for row in tasks[0].suite(tasks[0].main) if not row.tests}
-    found = [{row.name: runs for row, runs in task.suite(task.main).items()} for task in tasks]
-    first, *others = [name for name in labels if all(complete(name, table, next(iter(labels))) for table in found)]
-    told = with_chances({name: apart([*zip(tasks, found, strict=True)], name, first) for name in others})
+    """The trained rows that most tasks have with all seeds: by task, and the difference to the first at their sites."""
+    found = [(task, {row.name: runs for row, runs in task.suite(task.main).items()}) for task in tasks]
+    labels = {row.name: row.label for task in tasks for row in task.suite(task.main) if not row.tests}
+    first = next(iter(labels))
+    of_row = {name: [one for one in found if complete(name, one[1], first)] for name in labels}
+    shown = {name: of for name, of in of_row.items() if 2 * len(of) > len(tasks)}
+    gaps = {name: apart(of, name, first) for name, of in shown.items() if name != first}
+    told = {name: in_points(gaps[name], p) for name, p in corrected(gaps).items()}
     rows = [
         [
             labels[name],
-            *(both(task, table[name]) for task, table in zip(tasks, found, strict=True)),
+            *(both(task, table[name]) if complete(name, table, first) else "not run" for task, table in found),
             told.get(name, ""),
-            megabytes(next(iter(found[0][name].values()))),
+            megabytes(next(iter(of[0][1][name].values()))),
         ]
-        for name in (first, *others)
+        for name, of in shown.items()
     ]
     head = [f"{task.task} ({patients(task)})" for task in tasks]
-    return markdown(["mean Dice, worst site", *head, "all sites, less pFedSAM", "MB"], rows)
+    return markdown(["mean Dice, worst site", *head, "all its sites, points less pFedSAM", "MB"], rows)
+
+
+def in_points(gap: list[dict[str, Classes]], p: float) -> str:
+    """A paired difference in points of Dice, with its interval and its p value."""
+    low, high = interval(gap)
+    return f"{100 * st.mean(map(mean_of, gap)):+.1f} ({100 * low:+.1f} to {100 * high:+.1f}), p {p:.3f}"
 
 
 def complete(name: str, table: Named, first: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from boards import dice_interval, mean_dice, patients
-from kept import Kept, kept
+from kept import Kept, earlier
 from suites import Row
 from sweep import data_of, rows
 from tables import branches, by_site, read_homes, runs
@@ -126,7 +126,7 @@ def dice_by_megabytes(path: Path, tasks: Sequence[str] = ("brain_mri", "nuclei")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure, fields = plt.subplots(1, len(tasks), figsize=(12, 6), layout="constrained")
     for axes, task in zip(fields, tasks, strict=True):
-        dots(axes, kept()[task])
+        dots(axes, earlier(task))
     named = {label: line for axes in fields for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(named.values(), named, loc="outside lower center", ncols=5, fontsize=12, frameon=False)
     figure.savefig(path, dpi=100, metadata={"Software": None})

@@ -39,7 +39,7 @@ class Kept:
     """A task's kept runs.
 
     Attributes:
-        name: of its page: the task's, unless runs of earlier defaults have that.
+        name: of its page: the task's; for runs of earlier defaults another one, where there are today's too.
         main: the suite that its leaderboard shows.
         runs: by row's name and seed.
         homes: of each test case.
@@ -47,6 +47,7 @@ class Kept:
         configs: of each row with runs, as results.json has it.
         sizes: training images of each site.
         images: for training, validation and test, of each site.
+        joined: names of rows whose runs are earlier ones, in their order.
     """
 
     task: str
@@ -58,6 +59,7 @@ class Kept:
     configs: dict[str, dict[str, Any]]
     sizes: Sizes
     images: dict[str, tuple[int, int, int]]
+    joined: tuple[str, ...] = ()
 
     def of(self, *names: str) -> Runs:
         """The runs of these rows, in this order; a row without runs is left out."""
@@ -67,7 +69,10 @@ class Kept:
         """The runs of a suite; of the main one, the rival too."""
         rows = rows_of(name, self.task, self.sizes)
         found = {row: self.runs[row.name] for row in rows if row.name in self.runs}
-        return found | rival(found, self.homes) if name == self.main else found
+        if name != self.main:
+            return found
+        found |= self.of(*self.joined)
+        return found | rival(found, self.homes)
 
     def seeds(self) -> list[int]:
         """The seeds of the first row, pFedSAM."""
@@ -84,15 +89,36 @@ def kept() -> dict[str, Kept]:
     with tempfile.TemporaryDirectory() as name:
         unpack(now := Path(name) / "now")
         unpack(past := Path(name) / EARLIER, HERE / EARLIER)
-        earlier = {folder.name: _task(folder, folder.name, "methods") for folder in sorted(past.iterdir())}
+        before = {folder.name: _task(folder, "methods") for folder in sorted(past.iterdir())}
         folders = sorted(now.iterdir()) if now.exists() else []
-        named = {f"{one.name}_leading" if one.name in earlier else one.name: one for one in folders}
-        return {name: _task(folder, name, "leading") for name, folder in named.items()} | earlier
+        today = {folder.name: _task(folder, "leading") for folder in folders}
+    named = {f"{name}_{EARLIER}" if name in today else name: task for name, task in before.items()}
+    found = {name: with_earlier(task, before.get(name)) for name, task in today.items()}
+    return found | {name: replace(task, name=name) for name, task in named.items()}
 
 
-def _task(folder: Path, name: str, main: str) -> Kept:
+def earlier(task: str) -> Kept:
+    """A task's kept runs of earlier defaults."""
+    return next(one for one in kept().values() if one.task == task and one.main == "methods")
+
+
+def with_earlier(task: Kept, before: Kept | None) -> Kept:
+    """A task with its earlier runs of methods without an L-MoE that it has no newer ones of: they are still valid."""
+    if before is None:
+        return task
+    missing = [row.name for row in before.suite(before.main) if row.name in before.runs.keys() - task.runs.keys()]
+    names = [name for name in missing if before.configs[name]["method"] != "pfedsam"]
+    return replace(
+        task,
+        runs=task.runs | {name: before.runs[name] for name in names},
+        configs=task.configs | {name: before.configs[name] for name in names},
+        joined=tuple(names),
+    )
+
+
+def _task(folder: Path, main: str) -> Kept:
     records = {path.parent: json.loads(path.read_text()) for path in sorted(folder.glob("*/*/results.json"))}
-    first = "own/0" if main == "leading" else "pfedsam/0"
+    first = "own_lora/0" if main == "leading" else "pfedsam/0"
     sizes = _sizes(records[folder / first])
     runs: dict[str, dict[int, Found]] = {}
     for run, record in records.items():
@@ -101,7 +127,7 @@ def _task(folder: Path, name: str, main: str) -> Kept:
     rows = {row.name: row for suite in suites for row in rows_of(suite, folder.name, sizes)}
     configs = {run.parent.name: record["config"] for run, record in records.items()}
     images = _images(records[folder / first], sizes)
-    return Kept(folder.name, name, main, runs, _homes(folder / first), rows, configs, sizes, images)
+    return Kept(folder.name, folder.name, main, runs, _homes(folder / first), rows, configs, sizes, images)
 
 
 def _sizes(record: dict[str, Any]) -> Sizes:

@@ -27,7 +27,7 @@ from boards import (
     together,
     wrapped,
 )
-from kept import RESULTS, Kept, kept
+from kept import RESULTS, Kept, earlier, kept
 from machine import ROOT, SYSTEMS, Table, markdown
 from tables import ON_THE_WAY, budgets, table
 
@@ -143,12 +143,14 @@ def leaderboard_page(task: Kept) -> list[str]:
     """All that is kept of a task's methods."""
     found = task.suite(task.main)
     folder = "../evidence" if task.main == "leading" else "../evidence/earlier"
+    earlier = f"{', '.join(task.rows[name].label for name in task.joined)}: of [earlier runs](../evidence/earlier)."
     return [
         f"# {task.name}: leaderboard",
         "",
         MADE,
         "",
         *wrapped(f"Made from [{task.task}.tar.xz]({folder}). Test patients: {of_sites(task)}."),
+        *(wrapped(earlier) if task.joined else []),
         f"{ran_on(found)} {seeds(task)}",
         f"The rows are the suite `{task.main}`; [README.md](README.md) says what each column is, "
         "and how to run it again.",
@@ -197,7 +199,7 @@ def datasets() -> list[str]:
     """A line a site: where its images are from, and how many train, validate and test."""
     rows = [
         [task.task, SOURCES[task.task], site, *map(str, counts)]
-        for name, task in kept().items()
+        for task in {task.task: task for task in kept().values()}.values()
         for site, counts in task.images.items()
     ]
     return markdown(["task", "source", "site", "training images", "validation", "test"], rows)
@@ -238,7 +240,7 @@ def summary_page() -> list[str]:
         "",
         "Differences are paired by patient and seed. p is of their bootstrap, corrected by Holm for a table's rows.",
         "",
-        *several(together(today()), *map(beside, today())),
+        *several(together(alike()), *map(beside, today())),
         "",
         "## Earlier defaults",
         "",
@@ -267,6 +269,11 @@ def of_kept(task: str, *names: str) -> list[str]:
     return [f"**{task}.**", "", *board(kept()[task], kept()[task].of(*names))]
 
 
+def of_earlier(task: str, *names: str) -> list[str]:
+    """The same of runs of earlier defaults."""
+    return of_kept(earlier(task).name, *names)
+
+
 def several(*parts: list[str]) -> list[str]:
     """Several tables in one place."""
     return [line for part in parts for line in [*part, ""]][:-1]
@@ -275,6 +282,12 @@ def several(*parts: list[str]) -> list[str]:
 def today() -> list[Kept]:
     """The tasks whose kept runs have today's defaults."""
     return [task for task in kept().values() if task.main == "leading"]
+
+
+def alike() -> list[Kept]:
+    """Those of `today` with the most seeds."""
+    most = max(len(task.seeds()) for task in today())
+    return [task for task in today() if len(task.seeds()) == most]
 
 
 def whole(suite: str, task: str) -> list[str]:
@@ -288,25 +301,25 @@ def leads(task: Kept) -> list[str]:
 
 
 BLOCKS: dict[str, Callable[[], list[str]]] = {
-    "results": lambda: together(today()),
+    "results": lambda: together(alike()),
     "tasks": tasks,
     "datasets": datasets,
     "leads": lambda: several(*map(leads, kept().values())),
-    "experts": lambda: several(of_kept("nuclei", *EXPERTS), transcribed("parts")),
-    "copying": lambda: several(of_kept("nuclei", *COPYING), of_kept("brain_mri", *COPYING)),
-    "distillation": lambda: of_kept("nuclei", *DISTILLING),
+    "experts": lambda: several(of_earlier("nuclei", *EXPERTS), transcribed("parts")),
+    "copying": lambda: several(of_earlier("nuclei", *COPYING), of_earlier("brain_mri", *COPYING)),
+    "distillation": lambda: of_earlier("nuclei", *DISTILLING),
     "bytes": lambda: several(
         *(of_kept(task.name, *SMALL) for task in today()),
-        of_kept("nuclei", "pfedsam", "lean", "fedper"),
+        of_earlier("nuclei", "pfedsam", "lean", "fedper"),
         transcribed(*WIRE),
     ),
     "late": lambda: transcribed("late"),
     "missing_class": lambda: transcribed("partial"),
-    "few_images": lambda: several(whole("scarce", "nuclei"), transcribed("scarce")),
+    "few_images": lambda: several(whole("scarce", earlier("nuclei").name), transcribed("scarce")),
     "unequal": lambda: transcribed("unequal"),
     "labels": lambda: transcribed("labels"),
-    "noise": lambda: seeds_apart(kept()["brain_mri"]),
-    "rates": lambda: several(*(rates(kept()[task], rows) for task, rows in RATES.items()), transcribed(OLD_RATES)),
+    "noise": lambda: seeds_apart(earlier("brain_mri")),
+    "rates": lambda: several(*(rates(earlier(task), rows) for task, rows in RATES.items()), transcribed(OLD_RATES)),
 }
 
 
