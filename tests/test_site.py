@@ -505,7 +505,7 @@ def test_a_personal_branch_that_stays_behind_is_told_from_half_of_the_rounds_on(
 ) -> None:
     """A site's own model trails the mean of all in the first rounds, so a warning there would mean nothing."""
     dice = {"global": 0.5, "personal": 0.4}
-    monkeypatch.setattr(Site, "validated", lambda _, role: {"dice": dice[role]})
+    monkeypatch.setattr(Site, "validated", lambda _, role: {"dice": dice[role], "scored": 12})
     site = open_site(tiny())
     wire, told = initial_shared(site.config)[0], []
     for round_ in range(3):
@@ -514,6 +514,7 @@ def test_a_personal_branch_that_stays_behind_is_told_from_half_of_the_rounds_on(
         caplog.clear()
     serve_test(site, wire, Turn("run", site.base, 3, 3, trained=True), tmp_path / "out")
     assert [*told, "personal branch 0.400, global 0.500" in caplog.text] == [False, False, True, True]
+    assert "over 12 masks, so few that it may be chance" in caplog.text
 
 
 def test_a_share_of_the_private_part_predicts_and_all_of_it_trains(open_site, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pfedsam.exchange.schema import shared_of
 from pfedsam.exchange.store import LAST, Moment, round_of
 from pfedsam.files import Tensors
 from pfedsam.kept import tested_site
-from pfedsam.record.scores import behind, coarse, summary
+from pfedsam.record.scores import behind, coarse, over_masks, summary
 from pfedsam.record.site_files import write_site_files
 from pfedsam.site import Site, Update
 from pfedsam.site_faults import require_base, require_turn
@@ -155,8 +155,8 @@ def _told(site: Site, facts: dict[str, str], run: str) -> dict[str, Any]:
 def _warn_behind(site: str, personal: dict[str, Any], other: dict[str, Any], do: str) -> None:
     """Log that a site's personal branch validates clearly below the server's model, and what to do."""
     if behind(personal["dice"], other["dice"]):
-        told = "[%s] personal branch %.3f, global %.3f (validation Dice). %s"
-        log.warning(told, site, personal["dice"], other["dice"], do)
+        told = "[%s] personal branch %.3f, global %.3f (validation Dice%s). %s"
+        log.warning(told, site, personal["dice"], other["dice"], over_masks(personal), do)
 
 
 def _before(site: Site, turn: Turn) -> dict[str, Any]:

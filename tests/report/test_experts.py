@@ -81,3 +81,11 @@ def test_a_personal_branch_that_fell_behind_is_named_with_what_to_do(personal: f
     found = fallen_behind({"rounds": [{"sites": {"north": {}}}], "final": {"sites": sites}})
     assert len(found) == told
     assert all("north" in line and "--branch global" in line and "lr_private" in line for line in found)
+
+
+@pytest.mark.parametrize(("scored", "few"), [(29, True), (30, False)])
+def test_a_branch_that_fell_behind_over_few_masks_may_be_chance(scored: int, few: bool) -> None:
+    val = {"personal": {"dice": 0.7, "scored": scored}, "global": {"dice": 0.8, "scored": scored}}
+    [line] = fallen_behind({"rounds": [{"sites": {"north": {}}}], "final": {"sites": {"north": {"val": val}}}})
+    assert f"over {scored} masks" in line
+    assert ("may be chance" in line) is few

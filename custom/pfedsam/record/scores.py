@@ -14,6 +14,7 @@ import torch
 from pfedsam.record.measures import DISTANCES, HIGHER_IS_BETTER, MIXED, OVERLAP, Unit
 
 DIGITS, DIGITS_OF_DISTANCES = 4, 2  # of a score that leaves a site; our choice
+FEW = 30  # masks, below which a difference between branches may be chance; our choice
 BEHIND = 0.02  # of Dice, by which a personal branch is clearly worse than the global one; our choice
 
 
@@ -89,6 +90,12 @@ def _coarse(name: str, value: Any) -> Any:
 def behind(personal: float | None, other: float | None) -> bool:
     """Whether a personal branch's Dice is clearly below the global branch's. False if one is unknown."""
     return personal is not None and other is not None and personal < other - BEHIND
+
+
+def over_masks(row: Mapping[str, Any]) -> str:
+    """How many masks a row of `summary` is the mean of, in words. Empty if it does not say."""
+    count = row.get("scored")
+    return "" if count is None else f", over {count} masks" + (", so few that it may be chance" if count < FEW else "")
 
 
 def dice_by_case(scores: Sequence[CaseScore], cases: int) -> list[float | None]:

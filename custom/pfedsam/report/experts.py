@@ -4,7 +4,7 @@ from typing import Any
 
 from pfedsam.record.measures import number
 from pfedsam.record.results import took_part
-from pfedsam.record.scores import behind
+from pfedsam.record.scores import behind, over_masks
 
 LITTLE = 0.005  # of Dice, below which the experts' loss is not called an effect; our choice
 ALIKE = 0.01  # of log M, below which the gate treats all images alike; our choice
@@ -44,6 +44,7 @@ def fallen_behind(results: dict[str, Any]) -> list[str]:
         if behind(personal, other):
             found.append(
                 f"{name}: the personal branch has a validation Dice of {number(personal)}, the global one "
-                f"{number(other)}. Predict with --branch global there, and lower train.lr_private in the next run."
+                f"{number(other)}{over_masks(val['personal'])}. Predict with --branch global there, and lower "
+                "train.lr_private in the next run."
             )
     return found
