@@ -143,14 +143,14 @@ def leaderboard_page(task: Kept) -> list[str]:
     """All that is kept of a task's methods."""
     found = task.suite(task.main)
     folder = "../evidence" if task.main == "leading" else "../evidence/earlier"
-    earlier = f"{', '.join(task.rows[name].label for name in task.joined)}: of [earlier runs](../evidence/earlier)."
+    joined = f"{', '.join(task.rows[name].label for name in task.joined)}: of [earlier runs](../evidence/earlier)."
     return [
         f"# {task.name}: leaderboard",
         "",
         MADE,
         "",
         *wrapped(f"Made from [{task.task}.tar.xz]({folder}). Test patients: {of_sites(task)}."),
-        *(wrapped(earlier) if task.joined else []),
+        *(wrapped(joined) if task.joined else []),
         f"{ran_on(found)} {seeds(task)}",
         f"The rows are the suite `{task.main}`; [README.md](README.md) says what each column is, "
         "and how to run it again.",
