@@ -143,14 +143,14 @@ def leaderboard_page(task: Kept) -> list[str]:
     """All that is kept of a task's methods."""
     found = task.suite(task.main)
     folder = "../evidence" if task.main == "leading" else "../evidence/earlier"
-    joined = f"{', '.join(task.rows[name].label for name in task.joined)}: of [earlier runs](../evidence/earlier)."
+    joined = f"{len(task.joined)} rows are of [earlier runs](../evidence/earlier), as their commits say."
     return [
         f"# {task.name}: leaderboard",
         "",
         MADE,
         "",
         *wrapped(f"Made from [{task.task}.tar.xz]({folder}). Test patients: {of_sites(task)}."),
-        *(wrapped(joined) if task.joined else []),
+        *([joined] if task.joined else []),
         f"{ran_on(found)} {seeds(task)}",
         f"The rows are the suite `{task.main}`; [README.md](README.md) says what each column is, "
         "and how to run it again.",
