@@ -194,9 +194,21 @@ def test_what_a_run_no_longer_has_is_looked_for_in_the_run_that_it_went_back_fro
 
 def test_the_best_model_goes_along_if_it_is_from_before(tmp_path: Path) -> None:
     found = written(tmp_path, 6)
-    found.save_best(RUN, point(3).state.shared, {"round": "3", "val_dice": "0.5"})
+    found.save_best(RUN, point(3).state.shared, {"round": "2", "val_dice": "0.5"})  # counted from 0
     assert found.load_best(go_back(found, RUN, 3).run)[1]["val_dice"] == "0.5"
     assert found.load_best(go_back(found, RUN, 2).run) is None
+
+
+def test_a_best_model_with_the_update_of_a_site_that_leaves_stays_behind(tmp_path: Path) -> None:
+    found = written(tmp_path, 6, a=0, b=2)
+    found.save_best(RUN, point(3).state.shared, {"round": "2", "val_dice": "0.5"})
+    assert found.load_best(go_back(found, RUN, without="b").run) is None
+
+
+def test_a_best_model_that_no_round_made_goes_along_always(tmp_path: Path) -> None:
+    found = written(tmp_path, 6)
+    found.save_best(RUN, point(0).state.shared, {"val_dice": "0.5"})
+    assert found.load_best(go_back(found, RUN, 0).run)[1] == {"val_dice": "0.5"}
 
 
 @pytest.mark.parametrize(

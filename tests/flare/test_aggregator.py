@@ -23,9 +23,11 @@ from nvflare.app_common.widgets.intime_model_selector import IntimeModelSelector
 from nvflare.app_common.widgets.metrics_artifact_writer import MetricsArtifactWriter
 
 from pfedsam import methods
+from pfedsam.exchange.checkpoint import Checkpoints
 from pfedsam.exchange.guard import Rejected
 from pfedsam.exchange.schema import REPORT, STAMP
 from pfedsam.exchange.server import ServerState
+from pfedsam.files import facts_of
 from pfedsam.flare.aggregator import SharedAggregator
 from pfedsam.flare.context import CLASSES_DIFFER, DIVERGED, REASON, REJECTED, certified, selected_by
 from pfedsam.flare.evaluation import FinalEvaluation
@@ -195,15 +197,22 @@ def late(controller: Rounds, site: str, result: Shareable, fl_ctx: FLContext) ->
 
 
 @pytest.mark.parametrize(("round_", "stated"), [(0, None), (3, "2")])
-def test_the_best_model_states_the_round_that_made_it(fl_ctx: FLContext, round_: int, stated: str | None) -> None:
+def test_the_best_model_states_the_round_that_made_it(
+    fl_ctx: FLContext, tmp_path: Path, round_: int, stated: str | None
+) -> None:
     """Sites score the model that a round begins with. The first one was made by no round."""
     persistor = SharedPersistor()
-    persistor.state = ServerState({"w": torch.zeros(1)})
+    persistor.state, persistor.base = ServerState({"w": torch.zeros(1)}), "base"
+    persistor.run, persistor._checkpoints = "run", Checkpoints(tmp_path / "store", "study")
+    persistor._checkpoints.begin("run")
     fl_ctx.set_prop(AppConstants.CURRENT_ROUND, round_, private=True, sticky=False)
     fl_ctx.set_prop(AppConstants.VALIDATION_RESULT, 0.5, private=True, sticky=False)
     persistor._note_best(fl_ctx)
-    assert persistor._candidate
-    assert persistor._candidate[1].get("round") == stated
+    persistor._save_best(fl_ctx)
+    kept = persistor._checkpoints.load_best("run")
+    assert kept
+    [file] = tmp_path.rglob("shared.best.safetensors")
+    assert [facts.get("round") for facts in (kept[1], facts_of(file))] == [stated, stated]
 
 
 def test_an_update_is_booked_under_the_name_of_the_certificate(fl_ctx: FLContext) -> None:

@@ -98,10 +98,10 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
         """Write the round's shared tensors, their card and the checkpoint. If it cannot, the job stops."""
         try:
             _demand_finite(self.state.flat())
-            self._write(self.state.shared, fl_ctx, "shared")
-            done, digest = int(fl_ctx.get_prop(AppConstants.CURRENT_ROUND)) + 1, job_config(fl_ctx).digest()
+            round_, digest = int(fl_ctx.get_prop(AppConstants.CURRENT_ROUND)), job_config(fl_ctx).digest()
+            self._write(self.state.shared, fl_ctx, "shared", {"round": str(round_)})
             results = fl_ctx.get_engine().get_component("results").results
-            self._checkpoints.save(Checkpoint(self.run, done, digest, self.base, results, self.state))
+            self._checkpoints.save(Checkpoint(self.run, round_ + 1, digest, self.base, results, self.state))
             self._save_best(fl_ctx)
         except UserFault as fault:
             log.error("[server] %s", fault)
@@ -166,10 +166,10 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
         self._write(tensors, fl_ctx, "shared.best", facts)
         self._best = float(facts["val_dice"])
 
-    def _write(self, tensors: Tensors, fl_ctx: FLContext, name: str, more: dict[str, str] | None = None) -> None:
+    def _write(self, tensors: Tensors, fl_ctx: FLContext, name: str, more: dict[str, str]) -> None:
+        """Write shared tensors and their card. `more` names the round that made them. None made the first ones."""
         config = job_config(fl_ctx)
-        round_ = str(fl_ctx.get_prop(AppConstants.CURRENT_ROUND))
-        facts = {"run": self.run, "round": round_, "config": config.digest(), "base": self.base, **(more or {})}
+        facts = {"run": self.run, **more, "config": config.digest(), "base": self.base}
         if self.begun:
             facts["begun_with"] = "{run} after {rounds} rounds, {sha256}".format(**self.begun)
         write_part(run_dir(fl_ctx) / MODELS / name, "shared", tensors, config=config, facts=facts)

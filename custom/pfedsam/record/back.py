@@ -61,10 +61,15 @@ def go_back(points: Checkpoints, run: str, most: int | None = None, *, without: 
     results = {**point.results, BACK: [*newest.results.get(BACK, []), step]}
     new = replace(point, run=into or back_name(newest.run), results=results)
     best = points.load_best(newest.run)
-    if best and int(best[1]["round"]) <= point.done:
+    if best and _rounds_behind(best[1]) <= point.done:
         points.save_best(new.run, *best)
     points.save(new)
     return new
+
+
+def _rounds_behind(facts: dict[str, str]) -> int:
+    """How many rounds made a best model. Its facts name the last of them, counted from 0; none made the first model."""
+    return int(facts.get("round", -1)) + 1
 
 
 def _bound(newest: Checkpoint, most: int | None, without: str) -> int:
