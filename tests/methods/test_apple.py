@@ -88,6 +88,30 @@ def test_a_site_s_model_is_the_mix_of_all_cores_and_it_trains_its_own_and_the_mi
     assert torch.equal(apple.relation(site.model), kept)  # known cores do not make it begin again
 
 
+def test_a_site_that_joins_late_begins_at_the_mean_core_and_then_all_weights_still_sum_to_one(open_site) -> None:
+    config = tiny(method="apple", own={"sites": 3})
+    down = down_schema(config)
+    state = begin_state(initial_shared(config)[0], down)
+    site = open_site(config, "site-1")
+    name = next(name for name in state.shared if name.endswith(".lora.b.weight"))
+    names = [name for name in state.shared if ".lora." in name]
+    cores = {
+        site: {n: torch.full_like(state.shared[n], value) for n in names} for site, value in (("a", 1.0), ("b", 3.0))
+    }
+    mean = state.shared | {n: torch.full_like(state.shared[n], 2.0) for n in names}
+    before = filled(state.memory, cores, {"a": 1, "b": 1})
+    site.receive(message(ServerState(mean, before), "site-1", config, down), Moment("run", 4))
+    assert torch.equal(apple.mixed(site.model)[name], mean[name])
+    site.train(4, 6)
+    own = {"site-1": {n: site.shared()[n] for n in names}}
+    after = ServerState(mean, filled(before, own, {"site-1": 2}), models={"site-1": mean | own["site-1"]})
+    site.receive(message(after, "site-1", config, down), Moment("run", 5), trained=True)
+    p = apple.relation(site.model)[0]
+    assert p.tolist() == pytest.approx([0.25, 0.25, 0.5], abs=1e-3)
+    wanted = p[0] * cores["a"][name] + p[1] * cores["b"][name] + p[2] * own["site-1"][name]
+    assert torch.allclose(apple.mixed(site.model)[name], wanted)
+
+
 def test_the_loss_is_that_of_the_mixed_model_and_falls_on_p(open_site) -> None:
     config = tiny(method="apple", own={"sites": 2})
     site, down = open_site(config), down_schema(config)

@@ -2,8 +2,9 @@
 
 Every site trains its own core alone, and the server hands out all of them. A site's model is sum_j p_j core_j. It
 learns p, which stays at the site, and a fading pull holds p near n_j / n. Our choices: a core is a site's LoRA, and its
-factors are mixed as they are; the decoder is averaged as in FedAvg; p begins at n_j / n once a core is known; the pull
-falls along half a cosine; every site gets all cores.
+factors are mixed as they are; the decoder is averaged as in FedAvg; p begins at n_j / n once a core is known, and the
+others then give up that share; a site without a core of its own takes none; the pull falls along half a cosine; every
+site gets all cores.
 """
 
 import math
@@ -62,7 +63,10 @@ def relation(model: Branches) -> nn.Parameter:
 
 @torch.no_grad()
 def merge(model: Branches, config: Config, here: Here) -> None:
-    """Take the other sites' cores. p of a core that is new begins at its site's share of all samples."""
+    """Take the other sites' cores. p of a core that is new begins at its site's share, which the others give up.
+
+    A site that has no core yet begins at the mean of all. It takes no other core beside it, until it has sent its own.
+    """
     if here.dice is None:  # a site that has not trained predicts with the server's model
         keep_trained(model)
     if not here.extras:
@@ -71,13 +75,14 @@ def merge(model: Branches, config: Config, here: Here) -> None:
     whose, samples = here.extras[WHOSE].to(p.device), here.extras[SAMPLES].to(p.device)
     known, share = whose != 0, samples / samples.sum().clamp_min(1)
     before = here.memory.get(KNOWN, torch.zeros(own.sites)).to(p.device) != 0
-    p.copy_(torch.where(known & before, p[0], share)[None])
+    rest = 1 - share[known & ~before].sum()
+    p.copy_(torch.where(known & before, rest * p[0], share)[None])
     mine, rounds = whose == tag(here.name), here.memory.get(ROUNDS, torch.zeros(())).to(p.device)
     pull = own.mu * (1 + torch.cos(math.pi * (rounds / own.fades).clamp(max=1))) / 2
     model.received = {"share": share, "mine": mine.float(), KNOWN: known.float(), ROUNDS: rounds + 1, "pull": pull}
     for name in (n for n, _ in model["global"].named_parameters() if f"0/{n}" in here.extras):
         cores = torch.stack([here.extras[f"{slot}/{name}"] for slot in range(own.sites)]).to(p.device)
-        model.received[CORE + name] = cores * (known & ~mine).view(-1, *[1] * (cores.dim() - 1))
+        model.received[CORE + name] = cores * (known & ~mine & mine.any()).view(-1, *[1] * (cores.dim() - 1))
 
 
 def mixed(model: Branches) -> dict[str, Tensor]:
