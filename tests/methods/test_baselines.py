@@ -26,6 +26,11 @@ def update(site: Site) -> dict[str, torch.Tensor]:
     return site.train(0, 2).wire
 
 
+def two_branches(name: str) -> bool:
+    method = methods.get(name)
+    return method.personal != method.global_
+
+
 def names(config: Config, what: str) -> list[str]:
     return [name for name in shared_schema(config) if what in name]
 
@@ -60,6 +65,19 @@ def test_the_pull_is_the_squared_distance_to_what_came() -> None:
 def test_ditto_s_shared_branch_is_fedavg_s(open_site) -> None:
     plain, ditto = (update(open_site(tiny(method=method))) for method in ("fedavg", "ditto"))
     assert all(torch.allclose(plain[name], ditto[name], atol=1e-5) for name in plain)
+
+
+@pytest.mark.parametrize("method", [name for name in methods.names() if two_branches(name)])
+def test_at_a_site_that_has_not_trained_the_personal_branch_is_the_model_that_came(open_site, method: str) -> None:
+    site = open_site(tiny(method=method))
+    shared = {name: tensor + 0.1 for name, tensor in initial_shared(site.config)[0].items()}
+    image = site.data["test"].batch([View(0, PLAIN)]).image
+    site.model.eval()
+    for take in (site.recall, site.receive):
+        take(shared)
+        with torch.no_grad():
+            found = site.model(image)
+        assert torch.allclose(found[site.method.personal], found[site.method.global_], atol=1e-5)
 
 
 def test_ditto_s_private_branch_stays_at_its_site_over_rounds(open_site) -> None:

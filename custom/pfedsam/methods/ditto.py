@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pfedsam.bounds import number
 from pfedsam.config import Config
 from pfedsam.data.dataset import Batch
-from pfedsam.methods.base import Method, distance, note_received
+from pfedsam.methods.base import Here, Method, distance, keep_trained, note_received
 from pfedsam.model.partition import Declaration, Part
 from pfedsam.model.segmenter import Branches, Segmenter, twin
 from pfedsam.train.losses import segmentation_loss
@@ -37,6 +37,13 @@ def losses(model: Branches, batch: Batch, config: Config) -> Losses:
     return found | {"prox": config.own(Settings).lam / 2 * distance(model["personal"], model.received)}
 
 
+def merge(model: Branches, config: Config, here: Here) -> None:
+    """Note what the server sent. A site without a private branch of its own begins there (our choice)."""
+    note_received(model, config, here)
+    if here.dice is None:
+        keep_trained(model)
+
+
 METHOD = Method(
-    branches, declare, losses, note_received, personal="personal", global_="global", terms=("prox",), settings=Settings
+    branches, declare, losses, merge, personal="personal", global_="global", terms=("prox",), settings=Settings
 )
