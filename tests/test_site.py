@@ -447,6 +447,19 @@ def test_a_run_begins_fresh_and_says_so_unless_the_job_names_another_run(open_si
     assert "[site-1] begins with its private part of run first, round 1" in caplog.text
 
 
+@pytest.mark.parametrize("method", sorted(KEEPS))
+def test_a_run_that_begins_with_another_run_s_private_part_has_it_after_the_merge(open_site, method: str) -> None:
+    config = tiny(method=method, model=NEEDS.get(method, {}))
+    shared, base = initial_shared(config)
+    first, down = open_site(config), down_schema(config)
+    serve_round(first, message(begin_state(shared, down), first.name, config, down), Turn("first", base, 0, 1))
+    kept = {name: tensor.clone() for name, tensor in first.private().items()}
+    site = open_site(replace(config, begin_private="first"))
+    facts = site.receive(message(begin_state(shared, down), site.name, config, down), Moment("next", 0))
+    assert facts["run"] == "first"
+    assert [name for name, tensor in site.private().items() if not torch.equal(tensor, kept[name])] == []
+
+
 @pytest.mark.parametrize("serve", ["round", "test"])
 def test_a_site_that_has_trained_and_lost_its_private_part_says_so_and_stops(open_site, tmp_path, serve: str) -> None:
     config = tiny()

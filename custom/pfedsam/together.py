@@ -132,6 +132,12 @@ def _check_privacy(config: Config) -> None:
             came=f"{unit}, {config.server.secure} and {config.server.most_share:g}",
             do="set them. Only in a masked sum of equal weights does the noise of all sites hide each",
         )
+    if unit == "site" and method.joins:
+        raise UserFault(
+            expected="a method whose sites send something, with privacy.unit site",
+            came=f"{config.method}, whose updates are zero. Noise alone would replace the model",
+            do="set privacy.unit to patient, or none",
+        )
     if unit == "patient" and method.couples:
         raise UserFault(
             expected="a method whose loss keeps nothing from one image to the next, with privacy.unit patient",

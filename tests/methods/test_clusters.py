@@ -65,6 +65,24 @@ def test_a_site_owns_no_group_by_its_samples_in_a_run_of_three() -> None:
     assert after.model_of("a")["w"].tolist() == [3.0, 0.0]
 
 
+def test_the_split_waits_for_as_many_sites_as_there_are_to_be_groups() -> None:
+    each = {"a": moved_by(1.0, 0.0), "b": moved_by(0.0, 4.0), "c": moved_by(0.1, 5.0)}
+    rule, config = methods.get("clustered").rule, tiny(method="clustered")
+    once = rule(ServerState({"w": torch.zeros(2)}, sites=3), {"a": each["a"]}, config)
+    assert (once.models, clustered.groups_in(once), once.shared["w"].tolist()) == ({}, {}, [1.0, 0.0])
+    assert clustered.groups_in(rule(once, each, config)) == {"a": 0, "b": 1, "c": 1}
+
+
+def test_hospitals_wait_too_before_their_sketches_group_them() -> None:
+    rule, config = methods.get("spp_fgc").rule, tiny(method="spp_fgc")
+    once = rule(ServerState({"w": torch.zeros(1)}, sites=3), {"a": sketched(0.1, 1.0)}, config)
+    assert clustered.groups_in(once) == {}
+    twice = rule(once, {"b": sketched(0.9, 1.0), "c": sketched(0.2, -3.0)}, config)
+    assert clustered.groups_in(twice) == {"b": 0, "c": 1}
+    later = rule(twice, {"a": sketched(0.1, 0.0)}, config)
+    assert clustered.groups_in(later) == {"a": 1, "b": 0, "c": 1}
+
+
 def sketched(value: float, *moves: float) -> Contribution:
     return moved_by(*moves, extras={"sketch": torch.full((16,), value)})
 

@@ -58,6 +58,11 @@ def test_a_method_that_learns_from_images_while_it_merges_does_not_go_with_priva
         tiny(method="fedavg", privacy={"unit": "patient"}, model={"experts": 0})
 
 
+def test_a_site_whose_updates_are_zero_does_not_send_noise_alone() -> None:
+    with pytest.raises(UserFault, match=r"sites send something, with privacy\.unit site; came newcomer"):
+        tiny(method="newcomer", privacy={"unit": "site"})
+
+
 def test_the_embeddings_are_what_the_branches_decode(open_site) -> None:
     site = open_site(tiny(method="ditto"))
     image = torch.rand(2, 3, 64, 64)

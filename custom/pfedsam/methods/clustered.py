@@ -3,10 +3,11 @@
 In round `method.after` the sites are split for good, by the cosines of that round's updates. A group's model then is
 the mean of its members' models. As in the paper no pair of sites across two groups is more alike than the pairs that
 join a group (single linkage). Our choices: a number of groups and a round for the split, instead of the paper's tests
-on the updates' norms; a site that comes later joins the group of the site that is most like it.
+on the updates' norms; the split waits for a round in which as many sites answer as there are to be groups; a site that
+comes later joins the group of the site that is most like it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -41,7 +42,7 @@ def rule(state: ServerState, contributions: Mapping[str, Contribution], config: 
         return replace(mean(state, contributions, config), memory=memory)
     moves = {site: one.update for site, one in sorted(contributions.items())}
     alike = {frozenset(pair): cosine(*(moves[site] for site in pair)) for pair in combinations(moves, 2)}
-    groups = joined(groups_in(state), moves, alike, own.groups)
+    groups = joined(state, moves, alike, own.groups)
     return grouped(state, contributions, groups, memory, most=config.server.most_share)
 
 
@@ -50,14 +51,16 @@ def groups_in(state: ServerState) -> Groups:
     return {site: int(group) for site, group in below(GROUP, state.memory).items()}
 
 
-def joined(known: Groups, sites: Iterable[str], alike: Cosines, count: int) -> Groups:
-    """The group of each known and each new site.
+def joined(state: ServerState, sites: Collection[str], alike: Cosines, count: int) -> Groups:
+    """The group of each known and each new site. If none is known, the sites are split now. Empty: they are too few.
 
     Args:
-        known: those that are in a group. Empty: the sites are split now.
         alike: how alike two sites are, by pair.
         count: the number of groups.
     """
+    known = groups_in(state)
+    if not known and len(sites) < min(count, state.sites):
+        return {}
     if not known:
         return {site: number for number, group in enumerate(split(sites, alike, count)) for site in group}
     found = dict(known)

@@ -58,7 +58,7 @@ def unswapped(model: Branches) -> Iterator[None]:
 
 def merge(model: Branches, _config: Config, here: Here) -> None:
     """Begin at the federation's model, and go on with the site's own and its average once there are such."""
-    if not here.memory:
+    if here.dice is None and not here.memory:
         copy_trained(model, "personal")
     model.received = under(AVERAGE, average_of(model["personal"], below(AVERAGE, here.memory)))
 

@@ -25,7 +25,7 @@ from pfedsam.exchange.server import Contribution, ServerState
 from pfedsam.files import below, digest, under
 from pfedsam.methods import fedavg
 from pfedsam.methods.base import Here, Told
-from pfedsam.methods.clustered import grouped, groups_in, joined
+from pfedsam.methods.clustered import grouped, joined
 from pfedsam.model.segmenter import Branches
 from pfedsam.train.loop import RoundReport
 from pfedsam.train.patients import patients_of
@@ -87,7 +87,7 @@ def rule(state: ServerState, contributions: Mapping[str, Contribution], config: 
     known = below(OF_SITE, state.memory)
     every = {site: one.extras[SKETCH] for site, one in contributions.items()} | known
     alike = {frozenset(pair): -distance(*(every[site] for site in pair)) for pair in combinations(sorted(every), 2)}
-    groups = joined(groups_in(state), contributions, alike, config.own(Settings).groups)
+    groups = joined(state, contributions, alike, config.own(Settings).groups)
     return grouped(state, contributions, groups, under(OF_SITE, every), most=config.server.most_share)
 
 
