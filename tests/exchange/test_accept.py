@@ -115,6 +115,23 @@ def test_what_rounds_of_training_move_is_accepted_and_missed_rounds_count(tmp_pa
     accept(store, moved(0.8), Moment("run", 2))
 
 
+def test_after_missed_rounds_a_model_may_be_as_far_as_this_site_s_updates_if_it_keeps_its_direction(
+    tmp_path: Path,
+) -> None:
+    """Sites without LoRA in the decoder that missed six rounds were refused, and then in every later round."""
+    head = {"decoder.weight": torch.ones(50)}
+    store = SiteStore(tmp_path, "study", "site")
+    accept(store, head, Moment("run", 0))
+    note_moved(store, {"decoder.weight": torch.full((50,), 0.5)}, "run")
+    aside = torch.cat([torch.full((25,), 2.5), torch.full((25,), -0.5)])  # 1.5 norms away, with a cosine of 0.55
+    judge(store, {"decoder.weight": aside}, Moment("run", 4))
+    with pytest.raises(Diverged, match=r"other tensors no further than 7\.07"):
+        judge(store, {"decoder.weight": aside}, Moment("run", 2))
+    for harmful in (torch.zeros(50), -torch.ones(50), torch.cat([torch.full((25,), 1.5), torch.full((25,), -1.5)])):
+        with pytest.raises(Diverged, match="other tensors turned by less"):
+            judge(store, {"decoder.weight": harmful}, Moment("run", 8))
+
+
 def test_at_a_high_rate_a_first_round_moves_further_and_the_site_s_own_update_is_the_measure(tmp_path: Path) -> None:
     """Three hospitals' LoRA moved by 1.9 norms in the first round at the rate of a shipped job."""
 

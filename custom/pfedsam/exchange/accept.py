@@ -13,8 +13,12 @@ LORA = ".lora."  # in the names of LoRA's tensors
 NORMS = {"LoRA": 1.5, "other tensors": 0.5}  # the furthest that a model may move in a round, in norms of the last one
 UPDATES = 3.0  # or in lengths of this site's own last update, if that is further
 MOVED = "moved"  # the store's note: how long this site's last update was
-# and in any number of rounds, which the message itself states: zeros are 1 away
+# and in any number of rounds, which the message itself states: zeros are 1 away. After missed rounds a model may be as
+# far as so many updates of this site, if it keeps its direction
 FURTHEST = {"LoRA": math.inf, "other tensors": 0.95}
+# the least cosine between a model so far away and the last one. After 2 to 6 missed rounds at a high rate it was 0.50
+# with a frozen decoder and a head for three classes, and 0.70 with a U-Net from scratch
+LEAST_FAR = 0.3
 # the least cosine between a LoRA's end and the last one, after any number of rounds. In 6 rounds on brain_mri it stayed
 # above 0.6. It is 0 for zeros and fresh noise, below for signs turned round, and 0.02 after a step of 50 norms aside
 LEAST_COSINE = 0.02
@@ -71,9 +75,12 @@ def require_near(
         size = _length(last, names)
         moved = own.get(kind, 0.0)
         bound = max(NORMS[kind] * size, UPDATES * moved) * max(rounds, 1)
-        bound = min(bound, max(FURTHEST[kind] * size, moved)) if size else bound  # noise may be longer than the model
+        near = max(FURTHEST[kind] * size, moved) if size else bound  # noise may be longer than the model
+        bound = min(bound, max(near, moved * rounds))
         if apart > bound:
             raise _strange(f"{kind} no further than {bound:.3g} away", f"one that is {apart:.3g} away")
+        if apart > near and (turned := _turned(arrived, last, names)) < LEAST_FAR:
+            raise _strange(f"{kind} turned by less", f"one {apart:.3g} away with a cosine of {turned:.3g}")
         if moved < size:  # else the updates are noise, which has no direction
             _require_direction(arrived, last, names, ends)
 
@@ -82,9 +89,14 @@ def _require_direction(arrived: Tensors, last: Tensors, names: set[str], ends: t
     """Check that those ends of LoRA go on from where they were. What was zero has no direction."""
     for end in ends:
         own = {name for name in names if name.endswith(end)}
-        turned = cosine(*({name: tensors[name] for name in own} for tensors in (arrived, last)))
+        turned = _turned(arrived, last, own)
         if turned < LEAST_COSINE and _length(last, own):
             raise _strange(f"LoRA's {end.split('.')[-2].upper()} turned by less", f"one with a cosine of {turned:.3g}")
+
+
+def _turned(arrived: Tensors, last: Tensors, names: set[str]) -> float:
+    """The cosine between those tensors of two models."""
+    return cosine(*({name: tensors[name] for name in names} for tensors in (arrived, last)))
 
 
 def _strange(near: str, came: str) -> Diverged:
