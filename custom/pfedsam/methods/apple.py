@@ -3,8 +3,7 @@
 Every site trains its own core alone, and the server hands out all of them. A site's model is sum_j p_j core_j. It
 learns p, which stays at the site, and a fading pull holds p near n_j / n. Our choices: a core is a site's LoRA, and its
 factors are mixed as they are; the decoder is averaged as in FedAvg; p begins at n_j / n once a core is known, and the
-others then give up that share; a site without a core of its own takes none; the pull falls along half a cosine; every
-site gets all cores.
+others then give up that share; the pull falls along half a cosine; every site gets all cores.
 """
 
 import math
@@ -63,10 +62,7 @@ def relation(model: Branches) -> nn.Parameter:
 
 @torch.no_grad()
 def merge(model: Branches, config: Config, here: Here) -> None:
-    """Take the other sites' cores. p of a core that is new begins at its site's share, which the others give up.
-
-    A site that has no core yet begins at the mean of all. It takes no other core beside it, until it has sent its own.
-    """
+    """Take the other sites' cores, once there is one of the site's own. p of a new core begins at its site's share."""
     if here.dice is None:  # a site that has not trained predicts with the server's model
         keep_trained(model)
     if not here.extras:
@@ -75,8 +71,7 @@ def merge(model: Branches, config: Config, here: Here) -> None:
     whose, samples = here.extras[WHOSE].to(p.device), here.extras[SAMPLES].to(p.device)
     known, share = whose != 0, samples / samples.sum().clamp_min(1)
     before = here.memory.get(KNOWN, torch.zeros(own.sites)).to(p.device) != 0
-    rest = 1 - share[known & ~before].sum()
-    p.copy_(torch.where(known & before, rest * p[0], share)[None])
+    p.copy_(torch.where(known & before, p[0] * (1 - share[known & ~before].sum()), share)[None])
     mine, rounds = whose == tag(here.name), here.memory.get(ROUNDS, torch.zeros(())).to(p.device)
     pull = own.mu * (1 + torch.cos(math.pi * (rounds / own.fades).clamp(max=1))) / 2
     model.received = {"share": share, "mine": mine.float(), KNOWN: known.float(), ROUNDS: rounds + 1, "pull": pull}
