@@ -55,10 +55,28 @@ def test_a_patient_s_visits_are_one_patient(inner: str) -> None:
     assert found([f"{p}/{inner.format(v)}/s_{i}.png" for p in SIX for v in (1, 2) for i in SLICES]) == SIX
 
 
-@pytest.mark.parametrize("ends", ["LR", ("left", "right"), ("OD", "OS"), ("2020", "2021"), ("20200101", "20210101")])
+@pytest.mark.parametrize(
+    "ends",
+    [
+        "LR",
+        ("left", "right"),
+        ("links", "rechts"),
+        ("linke", "rechte"),
+        ("OD", "OS"),
+        ("2020", "2021"),
+        ("20200101", "20210101"),
+    ],
+)
 def test_a_patient_s_sides_eyes_and_dates_are_one_patient(ends: tuple[str, ...]) -> None:
     assert found([f"{p}_{end}.png" for p in SIX for end in ends]) == SIX
     assert found([f"{p}_{end}/s_{i}.png" for p in SIX for end in ends for i in SLICES]) == SIX
+
+
+@pytest.mark.parametrize("form", ["{}_{}", "{} {}", "{}-{}"])
+@pytest.mark.parametrize("ends", [("left", "right"), ("links", "Rechts"), ("OD", "OS")])
+def test_both_sides_of_a_patient_without_a_number_are_one_patient(form: str, ends: tuple[str, ...]) -> None:
+    people = ["MeierA", "MeierB", "MeierC"]
+    assert found([f"{form.format(who, end)}.png" for who in people for end in ends]) == people
 
 
 def test_a_side_written_onto_the_number_is_told_where_both_are_there() -> None:
@@ -124,6 +142,12 @@ def test_a_number_alone_is_a_patient_and_the_word_before_it_is_none(names: list[
         ([f"{p}/{p}_{i}.png" for p in ("Meier", "Kim", "Lee") for i in SLICES], "patients or classes"),
         ([f"{p}/exam_{e}/{i}.png" for p in ("Meier", "Kim", "Lee") for e in (1, 2) for i in SLICES], "or classes"),
         ([f"{p}_{i}.png" for p in ("Meier", "Kim", "Lee") for i in SLICES], "begin with Kim, Lee, Meier"),
+        ([f"{p}_{part}.png" for p in ("Meier", "Kim") for part in ("oben", "unten")], "begin with kim, meier each"),
+        ([f"{p} {part}.png" for p in ("Meier", "Kim") for part in ("oben", "mitte")], "begin with kim, meier each"),
+        ([f"{p}_{part}.png" for p in ("abcd", "efgh", "ijkl") for part in "ab"], "begin with abcd, efgh, ijkl each"),
+        ([f"{end}_{p}.png" for p in ("Meier", "Kim") for end in ("links", "rechts")], "begin with kim, meier each"),
+        ([f"{p}{part}.png" for p in ("Meier", "Kim") for part in ("", "_unten")], "begin with kim, meier each"),
+        ([*(f"P{i}.png" for i in range(9)), *(f"{p}_{e}.png" for p in "AB" for e in "xy")], "begin with P, a, b each"),
         ([f"lab{k}/P{k}{p}/{i}.png" for k in range(3) for p in range(5) for i in SLICES], "in them 15"),
         ([f"P{p}/{i}.png" for p in (1, 2, 3) for i in SLICES] + [f"{i}.png" for i in range(6)], "outside the folders"),
         ([f"slide{k}_{x}_{y}.png" for k in (1, 2, 3) for x in (0, 256) for y in (0, 256)], "slide1_0, slide1_256"),
@@ -141,6 +165,24 @@ def test_what_could_be_otherwise_is_asked_with_the_ways_to_answer(names: list[st
     with pytest.raises(UserFault, match=said) as caught:
         grouped([PurePath(name) for name in names])
     assert all(way in caught.value.do for way in ("--patient folder", "--patient each", "--patient REGEX"))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["Meier", "Kim", "Lee", "Huber"],
+        ["Meier_Hans", "Kim_Jo", "Lee_Ann", "Huber_Eva"],
+        ["Meier_Hans", "Meier_Eva", "Lee_Ann", "Huber_Eva"],
+        [f"scan_{who}" for who in ("Meier", "Kim", "Lee")],
+        [
+            f"{kind}_{who}"
+            for kind, who in zip(("benign", "malignant") * 2, ("Beck", "Kim", "Lee", "Wolf"), strict=True)
+        ],
+    ],
+    ids=lambda names: names[-1],
+)
+def test_words_that_begin_no_other_names_ask_nothing(names: list[str]) -> None:
+    assert found([f"{name}.png" for name in names]) == sorted(names)
 
 
 def test_the_user_s_answer_is_taken() -> None:
@@ -175,6 +217,15 @@ def test_no_patient_of_a_wrapped_folder_sits_in_two_splits(tmp_path: Path, above
     assert report["patients"] == 6
     assert sum(split["patients"] for split in report["splits"].values()) == 6
     assert prepare([tmp_path / "in"], None, Wish(patient="each"))["patients"] == 24
+
+
+def test_no_patient_of_names_without_a_number_sits_in_two_splits(tmp_path: Path) -> None:
+    for k, (who, side) in enumerate((who, side) for who in "ABCDEF" for side in ("links", "rechts")):
+        picture(tmp_path / f"in/Meier{who}_{side}.png", scan(k, (9, 8)).astype(np.uint8))
+        picture(tmp_path / f"in/Meier{who}_{side}_mask.png", lesion(k, (9, 8, 3))[..., 1])
+    report = prepare([tmp_path / "in"], None, Wish())
+    assert (report["cases"], report["patients"]) == (12, 6)
+    assert "A name without its side, date or sequence is the patient" in report["patients_by"]
 
 
 @pytest.mark.parametrize(

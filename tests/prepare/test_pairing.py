@@ -1,9 +1,11 @@
 """Images and masks find each other by name; what could be two things is left to the user."""
 
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
-from prepare.corpus import lesion, nifti, nifti_site, scan
+from prepare.corpus import lesion, nifti, nifti_site, picture, scan
 
 from pfedsam.errors import UserFault
 from pfedsam.prepare.discover import discover
@@ -66,6 +68,12 @@ def pair(*paths: str) -> tuple[set[tuple[str, ...]], dict[str, str]]:
         ("training/images/21_training", "training/1st_manual/21_manual1"),
         ("train/Images/g1", "train/gts/g1"),
         ("testA_1", "testA_1_anno"),
+        ("raw_images/1", "lesion_masks/1"),
+        ("ISIC2018_Task1-2_Training_Input/ISIC_1", "ISIC2018_Task1_Training_GroundTruth/ISIC_1_segmentation"),
+        ("images/1", "annotations_final/1_mask"),
+        ("images/p1", "labelsTr/p1"),
+        ("imagesTr/p1_0000", "labels/p1"),
+        ("train/images/p1", "labelsTr/p1"),
     ],
 )
 def test_these_names_belong_together(image: str, mask: str) -> None:
@@ -220,6 +228,10 @@ def test_masks_of_a_kind_that_is_not_read_are_the_reason_and_not_the_images_with
         ("images/P1_mri_t1", "masks/P1_mri_flair"),
         ("images/1_train", "masks/1_test"),
         ("images/1_training", "masks/1_test_mask"),
+        ("train_images/1", "test_masks/1"),
+        ("train/1", "test_masks/1_mask"),
+        ("imagesTs/1", "labelsTr/1"),
+        ("ct_images/1", "pet_masks/1"),
     ],
 )
 def test_a_mask_that_names_another_modality_or_split_is_not_the_image_s(image: str, mask: str) -> None:
@@ -241,3 +253,94 @@ def test_a_mask_that_names_another_modality_or_split_is_not_the_image_s(image: s
 )
 def test_a_modality_in_another_word_is_the_same(image: str, mask: str) -> None:
     assert pair(image, mask)[0] == {(image, mask)}
+
+
+def drawn(home: Path, *paths: str) -> Path:
+    """Pictures in folders of images, and drawings in those of masks."""
+    for i, path in enumerate(paths):
+        mask = any(word in path for word in ("masks", "labels"))
+        values = lesion(i, (24, 20, 3))[..., 1] if mask else scan(i, (24, 20)).astype(np.uint8)
+        picture(home / f"{path}.png", values)
+    return home
+
+
+def pairs_in(top: Path, *homes: str) -> tuple[list[tuple[str, str]], list[str]]:
+    """The pairs in the homes below `top`, by their paths there, and the names of what is left out."""
+    found = discover([top / home for home in homes], None)
+    pairs = [tuple(str(p.relative_to(top).with_suffix("")) for p in (c.image[0], c.mask)) for c in found.cases]
+    return sorted((image, mask) for image, mask in pairs), [d.file.removesuffix(".png") for d in found.dropped]
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "whole"),
+    [
+        ("P2_images/03", "P1_masks/03", ["P1", "P2"]),
+        ("P2_images/03", "P1_masks/03", []),
+        ("P2/03", "P1_masks/03", []),
+        ("Kim_images/03", "Meier_masks/03", ["Kim", "Meier"]),
+        ("Kim_images/03", "Meier_masks/03", ["Huber"]),
+        ("P_1_2_images/03", "P_1_masks/03", ["P_1", "P_1_2"]),
+        ("test_images/02", "train_masks/02", ["train", "test"]),
+        ("test_images/02", "train_masks/02", ["train"]),
+    ],
+)
+def test_a_mask_whose_image_is_missing_is_not_taken_for_another_patient_s_or_split_s(
+    tmp_path: Path, image: str, mask: str, whole: list[str]
+) -> None:
+    good = [(f"{of}_images/01", f"{of}_masks/01") for of in whole]
+    paths = [path for both in good for path in both]
+    pairs, left = pairs_in(drawn(tmp_path, image, mask, *paths), "")
+    assert pairs == sorted(good)
+    assert left == sorted([image, mask])
+
+
+def test_a_test_image_of_nnunet_is_never_a_training_label_s(tmp_path: Path) -> None:
+    both = [f"{folder}/c{i}" for folder in ("imagesTr", "labelsTr") for i in range(4)]
+    tests = [f"imagesTs/c{i}" for i in range(6)]
+    every = [(f"imagesTr/c{i}", f"labelsTr/c{i}") for i in range(4)]
+    assert pairs_in(drawn(tmp_path, *both, *tests), "") == (every, tests)
+    (tmp_path / "imagesTr/c2.png").unlink()
+    assert pairs_in(tmp_path, "") == ([*every[:2], every[3]], [*tests, "labelsTr/c2"])
+
+
+def wards(home: Path) -> list[Path]:
+    """Two wards with the same names. One misses an image, the other a mask."""
+    names = [f"{ward}/{kind}/0{i}" for ward in ("wa", "wb") for kind in ("images", "masks") for i in (1, 2, 3)]
+    drawn(home, *(name for name in names if name not in ("wa/images/02", "wb/masks/02")))
+    return [home / "wa", home / "wb"]
+
+
+def test_a_mask_stays_in_the_folder_that_was_given_and_the_message_shows_which(tmp_path: Path) -> None:
+    homes = wards(tmp_path)
+    good = [(f"{ward}/images/0{i}", f"{ward}/masks/0{i}") for ward in ("wa", "wb") for i in (1, 3)]
+    assert pairs_in(tmp_path, "wa", "wb") == (good, ["images/02", "masks/02"])
+    assert pairs_in(tmp_path, "wa/images", "wa/masks", "wb/images", "wb/masks") == (good, ["02", "02"])
+    image, mask = discover(homes, None).dropped
+    assert image.why.endswith("(wa/masks/02.png): wb/images/02.png")
+    assert mask.why.endswith("(wb/images/02.png): wa/masks/02.png")
+    picture(homes[1] / "images/04.png", scan(4, (24, 20)).astype(np.uint8))
+    assert [d.why for d in discover(homes, None).dropped][1] == (
+        "an image without a mask of its name: wb/images/04.png"
+    )
+
+
+def test_masks_may_come_from_a_folder_of_their_own(tmp_path: Path) -> None:
+    drawn(tmp_path, "scans2021/p1", "scans2021/p2", "from_masks_room/p1_mask", "from_masks_room/p2_mask")
+    assert pairs_in(tmp_path, "scans2021", "from_masks_room") == (
+        [(f"scans2021/p{i}", f"from_masks_room/p{i}_mask") for i in (1, 2)],
+        [],
+    )
+
+
+def test_the_page_s_option_for_several_channels_of_nnunet_takes_the_second(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/data.md").read_text()
+    row = next(line for line in page.splitlines() if line.startswith("| nnU-Net"))
+    image, mask = re.findall(r"'([^']+)'", row)
+    for i in range(3):
+        for channel in (0, 1):
+            nifti(tmp_path / f"imagesTr/case_{i:03d}_000{channel}.nii.gz", scan(i))
+        nifti(tmp_path / f"labelsTr/case_{i:03d}.nii.gz", lesion(i))
+    cases = discover([tmp_path], None, pair=(image, mask)).cases
+    assert [(case.name, case.mask.name) for case in cases] == [
+        (f"imagesTr/case_{i:03d}_0001.nii.gz", f"case_{i:03d}.nii.gz") for i in range(3)
+    ]

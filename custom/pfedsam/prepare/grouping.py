@@ -20,6 +20,7 @@ from pfedsam.prepare.words import (
     PLACES,
     SIDES,
     SPLITS,
+    SURE_SIDES,
     SURE_SLICES,
     TIMES,
     some_of,
@@ -38,8 +39,8 @@ ROLES = re.compile(rf"{MASK_WORDS}|{IMAGE_WORDS}|{SPLITS}|{MODALITIES}|{SIDES}|a
 SORTS = re.compile(rf"{CLASSES}|{TIMES}|{PLACES}|(?:{SURE_SLICES})[-_ ]?\d+")
 SLICE = re.compile(r"(?P<rest>.*?\d.*?)[ _.-]+(?P<word>slice|sl|s|z|frame|img|image|tile)?[ _-]?\d{1,4}", re.IGNORECASE)
 VIEW = re.compile(rf"(?P<rest>.*\d.*?)[ _.-]+(?:{SIDES}|{TIMES}|{MODALITIES}|{IMAGE_WORDS})", re.IGNORECASE)
-SIDE = re.compile(r"(?P<rest>.+?)[ _.-]+(?:left|right|od|os|ou)", re.IGNORECASE)
-FIRST = re.compile(rf"(?:left|right|od|os|ou|{MODALITIES})[ _.-]+(?P<rest>.*\d.*)", re.IGNORECASE)
+SIDE = re.compile(rf"(?P<rest>.+?)[ _.-]+(?:{SURE_SIDES})", re.IGNORECASE)
+FIRST = re.compile(rf"(?:{SURE_SIDES}|{MODALITIES})[ _.-]+(?P<rest>.*\d.*)", re.IGNORECASE)
 DAY_AFTER = re.compile(rf"(?P<rest>.*[^\W\d_].*?)[ _.-]+(?:{DATE})")  # Meier_Hans_20200101
 DATED = re.compile(rf"(?:{TIMES})[ _.-]+(?P<rest>.*[^\W\d_].*)", re.IGNORECASE)
 EYE = re.compile(r"(?P<rest>.*\d)[lr]", re.IGNORECASE)
@@ -183,7 +184,7 @@ def _by_name(names: Sequence[PurePath]) -> Grouping:
     if 2 * sum(map(is_slice, cores)) > len(cores):
         raise _question(names, "names of slices without a patient")
     if strange := _prefixes(cores):
-        raise _question(names, f"names that begin with {some_of(strange)} and end with a number")
+        raise _question(names, f"names of which several begin with {some_of(strange)} each")
     _check_apart(names, cores)
     own = len(set(cores)) == len(set(stems))
     rule = "Each file name is a patient" if own else "A name without its side, date or sequence is the patient"
@@ -250,11 +251,17 @@ def _unsliced(core: str) -> str:
 
 
 def _prefixes(cores: Sequence[str]) -> list[str]:
-    """Words without a number that begin several names each and may be surnames."""
-    begun = [m["rest"] for core in cores if (m := COUNTER.fullmatch(core)) and m["rest"]]
-    strange = Counter(b for b in begun if not re.search(r"\d", b) and not _fits(b, ROLES) and not _fits(b, SORTS))
+    """Words without a number that begin several names each and may be surnames: of `Meier_1` and of `Meier_oben`."""
+    begun = [m["rest"] if (m := COUNTER.fullmatch(core)) else _first_word(core) for core in set(cores)]
+    strange = Counter(b for b in begun if b and not _has_number(b) and not _fits(b, ROLES) and not _fits(b, SORTS))
     several = sorted(b for b, count in strange.items() if count > 1)
     return several if len(several) > 1 and len(set(cores)) > len(several) else []
+
+
+def _first_word(core: str) -> str:
+    """The first word of a name without a number that is no role, class, time or place. Empty: there is none."""
+    parts = [] if _has_number(core) else words(spelling(core))
+    return next((part for part in parts if not _fits(part, ROLES) and not _fits(part, SORTS)), "")
 
 
 def _with_enough(rule: str, names: Sequence[PurePath], keys: Sequence[str | None]) -> Grouping:

@@ -1,8 +1,9 @@
 """Finds the image of each mask by folder and file names. Ambiguous cases are reported, never guessed."""
 
+import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,24 +14,24 @@ from pfedsam.prepare.found import Dropped
 from pfedsam.prepare.words import (
     IMAGE,
     MASK,
-    MASK_WORDS,
-    MODALITY,
+    MASK_END,
     SPLIT,
     WEAK,
     Words,
+    agree,
+    besides,
+    beyond,
+    cut,
     differ,
+    keys_of_image,
+    keys_of_mask,
+    other_numbers,
     place,
     role,
     without,
     words,
 )
 
-MASK_END = re.compile(rf"(?:^|(?P<stem>.*?)[ _.-]+)(?:{MASK_WORDS})")
-MASK_START = re.compile(rf"(?:{MASK_WORDS})[ _.-]+(?P<stem>.+)")
-IMAGE_END = re.compile(r"(?:^|(?P<stem>.*?)[ _.-]+)(?:image|img|imaging|scan)")
-CHANNEL = re.compile(r"(?P<stem>.+)_\d{4}")  # nnU-Net's imagesTr/case_0000.nii.gz
-ONLY_CHANNEL = re.compile(r"(?P<stem>.+)_0000")  # the same in a folder of another name
-ROLE_IN_NAME = re.compile(WEAK)
 BIDS = re.compile("derivatives|anat|dwi|perf|func|fmap|pet")
 ALONE = {  # the reason and remedy for a mask (True) or an image without a partner
     True: ("a mask without an image of its name", "add the image, rename the mask like it, or use --pair"),
@@ -40,6 +41,10 @@ ALONE = {  # the reason and remedy for a mask (True) or an image without a partn
         " for DICOM, the DICOM-SEG drawn on it; or use --pair to say how the names fit",
     ),
 }
+ELSEWHERE = (
+    "if they are a pair, put both into one folder, or into images/ and masks/ of one folder, or use --pair;"
+    " otherwise rename one"
+)
 
 
 @dataclass(frozen=True)
@@ -59,14 +64,32 @@ class Candidate:
     mask: bool | None
 
     @cached_property
+    def path(self) -> Path:
+        """Its file, or the folder of its series."""
+        return self.files[0] if len(self.files) == 1 else self.files[0].parent
+
+    @cached_property
+    def given(self) -> Path | None:
+        """The FOLDER that the user gave. If its name says images or masks, the one above. None: it has no files."""
+        if not self.files:
+            return None
+        root = (self.path, *self.path.parents)[len(Path(self.name).parts)]
+        return root if role(root.name) is None else root.parent
+
+    @cached_property
     def place(self) -> Words:
         """The folders that say more than images or masks."""
         return place(self.folders)
 
     @cached_property
+    def near(self) -> Words:
+        """The same without those by which BIDS sorts files."""
+        return without(self.place, BIDS)
+
+    @cached_property
     def wide(self) -> Words:
-        """The same without folders such as `train_masks`, and without those by which BIDS sorts files."""
-        return tuple(folder for folder in self.folders if role(folder) is None and not BIDS.fullmatch(folder))
+        """The same without what folders such as `train_masks` say."""
+        return without((folder for folder in self.folders if role(folder) is None), BIDS)
 
     @cached_property
     def bare(self) -> Words:
@@ -75,19 +98,8 @@ class Candidate:
 
     @cached_property
     def keys(self) -> tuple[Words, ...]:
-        """The names for pairing, one per level: complete, without the end, without such words, without modalities.
-
-        An image may name its split although its mask does not, as in DRIVE's 21_training and 21_manual1. The last
-        level also leaves out nnU-Net's channel: images/p1_0000 belongs to labels/p1.
-        """
-        stem = _cut(self.stem, MASK_END, MASK_START) if self.mask else self.stem
-        if not self.mask and any(folder in ("imagestr", "imagests") for folder in self.folders):
-            stem = _cut(stem, CHANNEL)
-        cut = _cut(stem, IMAGE_END)
-        bare = self.bare if self.mask else without(words(stem), IMAGE)
-        lone = without(words(_cut(stem, ONLY_CHANNEL)), IMAGE)
-        last = without(words(cut), IMAGE, MASK, MODALITY) if self.mask else without(lone, MODALITY, SPLIT)
-        return (*((s,) if s else () for s in (self.stem, cut)), bare, last)
+        """The names for pairing, one per level: complete, without the end, without such words, without modalities."""
+        return keys_of_mask(self.stem) if self.mask else keys_of_image(self.stem, self.folders)
 
 
 @dataclass(frozen=True)
@@ -126,26 +138,30 @@ def candidate(
 def claimed(candidates: Iterable[Candidate]) -> Claimed:
     """The image of each mask: in the same folders first, and by the longest part of its name.
 
-    A mask that fits two images is left out. So are these images, if they are in its folder.
+    A mask that fits two images is left out. So are these images, if they are in its folder. If the user gave several
+    folders, a mask stays in its own, unless that has no image.
     """
     every = _told(list(candidates))
+    shown = _shown(every)
     answer, torn = Claimed([i for i in every if not i.mask]), dict[Candidate, list[Candidate]]()
-    index = _Index(answer.images)
+    whole = _Index(every)
+    homes = {i.given for i in answer.images}
+    own = {home: _Index([i for i in every if i.given == home]) for home in homes} if len(homes) > 1 else {}
     lone, by_folder = list[Candidate](), list[tuple[Candidate, Claim]]()
     for mask in (i for i in every if i.mask):
-        fits, claim, near = index.fitting(mask)
+        fits, claim, near = own.get(mask.given, whole).fitting(mask)
         if len(fits) == 1 and claim.by == "folder":
             by_folder.append((fits[0], claim))
         elif len(fits) == 1:
             answer.masks[fits[0]].append(claim)
         elif fits:
-            answer.dropped.append(_ambiguous(mask, fits))
+            answer.dropped.append(_ambiguous(mask, fits, shown))
             torn.update(dict.fromkeys(fits, fits) if near or len({i.place for i in fits}) == 1 else {})
         else:
             lone.append(mask)
     for image, fits in torn.items():
         parts = [image, *(claim.mask for claim in answer.masks.pop(image, []))]
-        answer.dropped.extend(_ambiguous(one, fits) for one in parts)
+        answer.dropped.extend(_ambiguous(one, fits, shown) for one in parts)
     named = set(answer.masks)
     for image, claim in by_folder:  # a mask of the same name settles the doubt about any other
         if image in named or image in torn:
@@ -153,19 +169,21 @@ def claimed(candidates: Iterable[Candidate]) -> Claimed:
         else:
             answer.masks[image].append(claim)
     lone += [i for i in every if not i.mask and i not in answer.masks and i not in torn]
-    answer.dropped.extend(_left_over(lone, every))
+    answer.dropped.extend(_left_over(lone, every, shown))
     return answer
 
 
 class _Index:
     """Images by the names under which they can be found."""
 
-    def __init__(self, images: Sequence[Candidate]) -> None:
+    def __init__(self, every: Sequence[Candidate]) -> None:
         self.here: dict[tuple[int, Words, Words], list[Candidate]] = defaultdict(list)
         self.anywhere: dict[tuple[int, Words], list[Candidate]] = defaultdict(list)
         self.paths: dict[Words, list[Candidate]] = defaultdict(list)
         self.places: dict[Words, list[Candidate]] = defaultdict(list)
-        for image in images:
+        folders = {kind: {f for one in every if bool(one.mask) is kind for f in one.near} for kind in (True, False)}
+        self.strict = any(folder in folders[not one.mask] for one in every for folder in besides(one.folders))
+        for image in (one for one in every if not one.mask):
             self.places[image.place].append(image)
             for level, key in enumerate(image.keys):
                 self.here[level, image.place, key].append(image)
@@ -176,29 +194,40 @@ class _Index:
     def fitting(self, mask: Candidate) -> tuple[list[Candidate], Claim, bool]:
         """The images that a mask may belong to, the claim, and whether they are in its folders.
 
-        An image of another modality or split than the mask's name says is none of them.
+        An image of another modality or split than the mask's path says is none of them.
         """
         fits, claim, near = self._by_name(mask)
-        return [image for image in fits if not differ(image.stem, mask.stem)], claim, near
+        stem, path = [mask.stem], [*mask.place, mask.stem]
+        return [i for i in fits if not (differ([i.stem], stem) or differ([*i.place, i.stem], path))], claim, near
+
+    def _same_folders(self, image: Candidate, mask: Candidate) -> bool:
+        """Whether the folders of one are among those of the other, apart from the words for images and masks.
+
+        What is left of `raw_images` and `lesion_masks` may differ. It has to agree if there are folders of both kinds
+        with one such word, as `P1_images` and `P1_masks`, or if the words have different numbers.
+        """
+        return agree(image.near, mask.near) or (
+            not self.strict and agree(image.wide, mask.wide) and not other_numbers(image.near, mask.near)
+        )
 
     def _by_name(self, mask: Candidate) -> tuple[list[Candidate], Claim, bool]:
-        home, wide = mask.place, mask.wide
+        home = mask.place
         for level, key in enumerate(mask.keys):
             if fits := self.here.get((level, home, key)):
                 return fits, Claim(mask), True
         for level, key in enumerate(mask.keys):
             near = self.anywhere.get((level, key), [])
-            if fits := [i for i in near if _agree(i.wide, wide) and (key or (i.wide and wide))]:
-                return fits, Claim(mask, _rest(home, fits[0].place)), False
+            if fits := [i for i in near if self._same_folders(i, mask) and (key or (i.wide and mask.wide))]:
+                return fits, Claim(mask, beyond(home, fits[0].place)), False
         path, bare = (*home, *mask.bare), mask.bare
         for length in range(len(path) - 1, 0, -1):
             if fits := self.paths.get(path[:length]):
                 return fits, Claim(mask, path[length:]), True
         for length in range(len(bare) - 1, 0, -1):
             near = self.anywhere.get((2, bare[:length])) or self.anywhere.get((3, bare[:length]), [])
-            if fits := [i for i in near if _agree(i.wide, wide)]:
-                return fits, Claim(mask, (*_rest(home, fits[0].place), *bare[length:])), False
-        only = self.places.get(home, []) if home and role_of(mask.folders) else []
+            if fits := [i for i in near if self._same_folders(i, mask)]:
+                return fits, Claim(mask, (*beyond(home, fits[0].place), *bare[length:])), False
+        only = self.places.get(home, []) if without(home, SPLIT) and role_of(mask.folders) else []
         return (only if len(only) == 1 else []), Claim(mask, mask.bare, by="folder"), True
 
 
@@ -218,7 +247,7 @@ def _told(candidates: list[Candidate]) -> list[Candidate]:
         stems[one.folders].add(one.stem)
         if not any(MASK.fullmatch(part) for part in words(one.stem)):
             images[one.folders].add(one.bare)
-    claims = {(f, _cut(s, MASK_END)) for f, all_ in stems.items() for s in all_ if _cut(s, MASK_END) != s}
+    claims = {(f, short) for f, all_ in stems.items() for s in all_ if (short := cut(s, MASK_END)) != s}
     return [
         replace(i, mask=_is_mask(i, images[i.folders], (i.folders, i.stem) in claims)) if i.mask is None else i
         for i in candidates
@@ -232,25 +261,22 @@ def _is_mask(one: Candidate, images: set[Words], has_mask: bool) -> bool:
     strong = any(MASK.fullmatch(part) for part in parts)
     if strong and by_folder is None:
         return True
-    weak = any(ROLE_IN_NAME.fullmatch(part) for part in parts[1:])
+    weak = any(WEAK.fullmatch(part) for part in parts[1:])
     shorter = (one.bare[:length] for length in range(len(one.bare)))
     beside = any(part in images for part in shorter) or (strong and one.bare in images)
     return beside and (strong or weak)
 
 
-def _agree(one: Words, other: Words) -> bool:
-    """Whether the folders of one are among those of the other, in the same order."""
-    short, long = sorted((one, other), key=len)
-    rest = iter(long)
-    return all(folder in rest for folder in short)
+def _shown(every: Sequence[Candidate]) -> Mapping[Candidate, str]:
+    """The names in messages. If the user gave several folders, these show which."""
+    given = {str(one.given.absolute()) for one in every if one.given}
+    if len(given) < 2:
+        return {one: one.name for one in every}
+    return {one: os.path.relpath(one.path.absolute(), os.path.commonpath(given)) for one in every}
 
 
-def _rest(path: Words, known: Words) -> Words:
-    return tuple(part for part in path if part not in known)
-
-
-def _ambiguous(one: Candidate, images: Sequence[Candidate]) -> Dropped:
-    names = ", ".join(i.name for i in images[:5])
+def _ambiguous(one: Candidate, images: Sequence[Candidate], shown: Mapping[Candidate, str]) -> Dropped:
+    names = ", ".join(shown[i] for i in images[:5])
     return Dropped(
         one.name,
         f"{len(images)} images and 1 masks have the same name ({names})",
@@ -259,26 +285,15 @@ def _ambiguous(one: Candidate, images: Sequence[Candidate]) -> Dropped:
     )
 
 
-def _left_over(lone: Sequence[Candidate], every: Sequence[Candidate]) -> Iterator[Dropped]:
+def _left_over(lone: list[Candidate], every: list[Candidate], shown: Mapping[Candidate, str]) -> Iterator[Dropped]:
     """Why each item has no partner. If only one image and one mask share a name, the message points to both."""
     count = Counter((i.keys[1], i.mask) for i in every)
     partners = {(i.keys[1], i.mask): i for i in lone if i.keys[1] and count[i.keys[1], i.mask] == 1}
     for one in lone:
         other = partners.get((one.keys[1], not one.mask))
-        if other is None or (one.keys[1], one.mask) not in partners:
-            why, do = ALONE[bool(one.mask)]
-            yield Dropped(one.name, why if len(one.files) == 1 else why.replace("an image", "a DICOM series", 1), do)
-            continue
-        what, missing = ("a mask", "image") if one.mask else ("an image", "mask")
-        yield Dropped(
-            one.name,
-            f"{what} whose {missing} of the same name is in other folders ({other.name})",
-            "if they are a pair, put both into one folder, or into images/ and masks/ of one folder, or use --pair;"
-            " otherwise rename one",
-        )
-
-
-def _cut(stem: str, *patterns: re.Pattern[str]) -> str:
-    """The stem without the word that a pattern finds; empty if the pattern matches all of it."""
-    found = next((m for p in patterns if (m := p.fullmatch(stem))), None)
-    return stem if found is None else found["stem"] or ""
+        why, do = ALONE[bool(one.mask)]
+        why = why if len(one.files) == 1 else why.replace("an image", "a DICOM series", 1)
+        if other is not None and (one.keys[1], one.mask) in partners:
+            what, missing = ("a mask", "image") if one.mask else ("an image", "mask")
+            why, do = f"{what} whose {missing} of the same name is in other folders ({shown[other]})", ELSEWHERE
+        yield Dropped(one.name, why if shown[one] == one.name else f"{why}: {shown[one]}", do)

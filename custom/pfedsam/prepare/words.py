@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
+from pfedsam.data.classes import SIDES as SIDE_WORDS
 from pfedsam.errors import UserFault
 from pfedsam.names import spelling
 
@@ -19,9 +20,12 @@ MODALITIES = (
 LONG_READERS = r"(?:rater|reader|annotator|expert|observer|grader|radiologist|doctor)\d*"
 READERS = rf"{LONG_READERS}|(?:user|version|ver|v|r)\d*"
 COPIES = r"copy|kopie|old|new|final|draft|corrected|reviewed|backup|bak|auto|pred|prediction|consensus|staple|\(\d+\)"
-WEAK = rf"rois?|contours?|lesions?|tumou?rs?|{LONG_READERS}"  # a mask only beside an image of the same name
+WEAK = re.compile(  # a mask only beside an image of the same name
+    rf"rois?|contours?|lesions?|tumou?rs?|{LONG_READERS}"
+)
 SPLITS = r"train|training|val|valid|validation|test|testing"
-SIDES = r"left|right|l|r|od|os|ou|lt|rt"
+SURE_SIDES = "|".join((*sorted(SIDE_WORDS), "od", "os", "ou"))
+SIDES = rf"{SURE_SIDES}|l|r|lt|rt"
 DATE = (  # a whole one
     r"(?:19|20)\d\d[-_.]?(?:0[1-9]|1[0-2])[-_.]?(?:0[1-9]|[12]\d|3[01])"
     r"|(?:0[1-9]|[12]\d|3[01])[-_.](?:0[1-9]|1[0-2])[-_.](?:19|20)\d\d"
@@ -57,6 +61,13 @@ SAME = {"mri": "mr", "cta": "ct", "cbct": "ct", "suv": "pet", "cxr": "xray"}
 BEGUN = re.compile(r"t1|t2|pd|tr|te|va")  # t1w and t1c are T1; val and validation are one split
 SEPARATOR = re.compile(r"[ _.\-]+")
 GLUED = re.compile(rf"(?P<word>(?:{MASK_WORDS}|{IMAGE_WORDS}))(?P<number>\d+)")
+MASK_END = re.compile(rf"(?:^|(?P<stem>.*?)[ _.-]+)(?:{MASK_WORDS})")
+MASK_START = re.compile(rf"(?:{MASK_WORDS})[ _.-]+(?P<stem>.+)")
+IMAGE_END = re.compile(r"(?:^|(?P<stem>.*?)[ _.-]+)(?:image|img|imaging|scan)")
+CHANNEL = re.compile(r"(?P<stem>.+)_\d{4}")  # nnU-Net's imagesTr/case_0000.nii.gz
+ONLY_CHANNEL = re.compile(r"(?P<stem>.+)_0000")  # the same in a folder of another name
+NUMBER = re.compile(r"\d")
+NNUNET = {"tr": "train", "ts": "test"}  # imagesTr and labelsTr
 COMPOUND = re.compile(rf"(?P<rest>.+)[ _.-]+(?:(?P<mask>{MASK_WORDS})|(?P<image>{IMAGE_WORDS}|data))")
 MASK, IMAGE, MODALITY, SPLIT = (re.compile(w) for w in (MASK_WORDS, IMAGE_WORDS, MODALITIES, SPLITS))
 
@@ -80,10 +91,39 @@ def without(parts: Iterable[str], *patterns: re.Pattern[str]) -> Words:
     return tuple(part for part in parts if not any(pattern.fullmatch(part) for pattern in patterns))
 
 
-def differ(one: str, other: str) -> bool:
-    """Whether two plain names say different modalities or splits: p1_us and p1_mri, 1_train and 1_test."""
+def cut(stem: str, *patterns: re.Pattern[str]) -> str:
+    """The stem without the word that a pattern finds; empty if the pattern matches all of it."""
+    found = next((m for p in patterns if (m := p.fullmatch(stem))), None)
+    return stem if found is None else found["stem"] or ""
+
+
+def keys_of_mask(stem: str) -> tuple[Words, ...]:
+    """A mask's names for pairing: complete, without the end, without words such as mask, without modalities."""
+    short = cut(cut(stem, MASK_END, MASK_START), IMAGE_END)
+    return (*_whole(stem, short), without(words(stem), IMAGE, MASK), without(words(short), IMAGE, MASK, MODALITY))
+
+
+def keys_of_image(stem: str, folders: Words) -> tuple[Words, ...]:
+    """The same of an image.
+
+    An image may name its split although its mask does not, as in DRIVE's 21_training and 21_manual1. The last level
+    also leaves out nnU-Net's channel: images/p1_0000 belongs to labels/p1.
+    """
+    case = cut(stem, CHANNEL) if {"imagestr", "imagests"} & set(folders) else stem
+    lone = without(words(cut(case, ONLY_CHANNEL)), IMAGE, MODALITY, SPLIT)
+    return (*_whole(stem, cut(case, IMAGE_END)), without(words(case), IMAGE), lone)
+
+
+def _whole(*stems: str) -> tuple[Words, ...]:
+    return tuple((stem,) if stem else () for stem in stems)
+
+
+def differ(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether plain names say other modalities or splits than others: p1_us and p1_mri, 1_train and 1_test."""
     for pattern in (MODALITY, SPLIT):
-        kinds = [{_kind(word) for word in words(name) if pattern.fullmatch(word)} for name in (one, other)]
+        kinds = [
+            {_kind(word) for name in names for word in words(name) if pattern.fullmatch(word)} for names in (one, other)
+        ]
         if _apart(*kinds):
             return True
     return False
@@ -116,14 +156,38 @@ def role(folder: str) -> bool | None:
 
 
 def place(folders: Iterable[str]) -> Words:
-    """The folders without those that say mask or image. `train_masks` becomes `train`."""
-    kept = []
-    for name in map(spelling, folders):
-        if role(name) is None:
-            kept.append(name)
-        elif not MASK.fullmatch(name) and not IMAGE.fullmatch(name) and (found := COMPOUND.fullmatch(name)):
-            kept.append(found["rest"])
-    return tuple(kept)
+    """The folders without the words that say mask or image. `train_masks` and `labelsTr` become `train`."""
+    return tuple(rest for name in map(spelling, folders) if (rest := name if role(name) is None else _rest(name)))
+
+
+def _rest(folder: str) -> str:
+    """What a folder of images or masks says besides that; empty if nothing."""
+    if MASK.fullmatch(folder) or IMAGE.fullmatch(folder):
+        return NNUNET.get(folder[-2:], "")
+    found = COMPOUND.fullmatch(folder)
+    return found["rest"] if found else ""
+
+
+def besides(folders: Sequence[str]) -> Words:
+    """What the nearest folder that says images or masks says besides: `p1` in `p1_masks`."""
+    return place([next((folder for folder in reversed(folders) if role(folder) is not None), "masks")])
+
+
+def beyond(path: Words, known: Words) -> Words:
+    """The folders of a path that another lacks. One that names a split does not count."""
+    return without((folder for folder in path if folder not in known), SPLIT)
+
+
+def other_numbers(one: Words, other: Words) -> bool:
+    """Whether folders have other numbers than others: `P1` and `P2`."""
+    return _apart(*({w for folder in folders for w in words(folder) if NUMBER.search(w)} for folders in (one, other)))
+
+
+def agree(one: Words, other: Words) -> bool:
+    """Whether the folders of one are among those of the other, in the same order."""
+    short, long = sorted((one, other), key=len)
+    rest = iter(long)
+    return all(folder in rest for folder in short)
 
 
 def some_of(names: Sequence[str], most: int = 3) -> str:
