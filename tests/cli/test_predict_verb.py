@@ -100,3 +100,17 @@ def test_memory_does_not_grow_with_the_number_of_files(trained_model: Path, trai
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout))
     assert peaks[1] < 1.03 * peaks[0]
+
+
+def test_predict_refuses_a_file_as_its_output_before_it_loads_the_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "taken").write_text("a note")
+    for out in ("taken", "taken/deep"):
+        command = ["predict", str(tmp_path / "in"), str(tmp_path / out), "--model", str(tmp_path / "none.safetensors")]
+        assert main(command) == 2
+        assert f"expected a folder for the masks at {tmp_path / out}; came the file {tmp_path}/taken" in (
+            capsys.readouterr().err
+        )
+    assert (tmp_path / "taken").read_text() == "a note"

@@ -423,7 +423,26 @@ def test_an_image_of_nearly_one_value_keeps_its_others(tmp_path: Path) -> None:
     shown = reader.unit(reader.read_image(path), (0, 50_500), "x")
     assert len(np.unique(shown)) == 101
     black = reader.ends_of_file(picture(tmp_path / "black.png", np.zeros((8, 8), np.uint8)), "percentile")
-    assert black == (0, 1e-6)
+    assert black == (0, 1)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e-9, 1e-12, 1e9])
+def test_an_image_of_small_or_large_values_is_shown_in_full_contrast(tmp_path: Path, factor: float) -> None:
+    """A diffusion map in square metres a second has values of 0 to 3e-9."""
+    values = np.random.default_rng(0).uniform(0, 3, (12, 10, 4)).astype(np.float32)
+    shown = []
+    for name, volume in (("usual", values), ("scaled", (values * factor).astype(np.float32))):
+        path = nifti(tmp_path / f"{name}.nii", volume)
+        shown.append(reader.unit(reader.read_image(path, 1), reader.ends_of_file(path, "percentile"), name))
+    assert shown[1].max() > 0.9
+    assert np.allclose(shown[0], shown[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [0.0, 90.0, -3.0, 2.5e-9, 1e12, 1e30, -1e30])
+def test_an_image_of_one_value_is_black(tmp_path: Path, value: float) -> None:
+    path = nifti(tmp_path / "flat.nii", np.full((6, 5, 2), value, np.float32))
+    ends = reader.ends_of_file(path, "percentile")
+    assert not reader.unit(reader.read_image(path, 0), ends, "flat").any()
 
 
 @pytest.mark.parametrize("ending", ["png", "tif", "bmp"])

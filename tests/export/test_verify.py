@@ -155,3 +155,18 @@ def test_results_that_cannot_be_read_are_the_user_s_to_mend(
         (tmp_path / "other.json").write_bytes(content)
     with pytest.raises(UserFault, match=r"JSON (file|object) .*other\.json"):
         verify(model_file, tmp_path / "other.json")
+
+
+@pytest.mark.parametrize("below", ["", "server/simulate_job"])
+def test_verify_finds_the_results_in_a_run_s_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], below: str
+) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"x" * 99)
+    run = tmp_path / "run" / below
+    run.mkdir(parents=True)
+    command = ["verify", str(tmp_path / "model.safetensors"), "--results", str(tmp_path / "run")]
+    assert main(command) == 2
+    assert "name its results.json" in capsys.readouterr().err
+    (run / "results.json").write_text("{}")
+    assert main(command) == 1
+    assert "FAILED  tensors" in capsys.readouterr().out

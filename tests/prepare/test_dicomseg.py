@@ -187,7 +187,7 @@ def test_a_datalist_s_segmentations_have_their_classes(tmp_path: Path) -> None:
     assert [row["cases"] for row in report["labels"]] == [3, 3, 3]
 
 
-def test_a_datalist_s_mask_that_is_no_segmentation_is_left_out_and_named(tmp_path: Path) -> None:
+def test_a_datalist_s_mask_that_is_no_segmentation_is_named(tmp_path: Path) -> None:
     rows = []
     for i, split in enumerate((*datalist.SPLITS, "train")):
         (image,) = write_series(tmp_path / f"in/{i}/s", scan(i)[..., :1].astype(np.uint16))
@@ -195,7 +195,11 @@ def test_a_datalist_s_mask_that_is_no_segmentation_is_left_out_and_named(tmp_pat
         name = str(image.relative_to(tmp_path / "in"))
         rows.append(datalist.Row(name, name if i == 3 else f"{i}/seg.dcm", split, str(i)))
     datalist.write_csv(tmp_path / "in/datalist.csv", rows)
-    report = prepare([tmp_path / "in"], tmp_path / "out", Wish())
+    with pytest.raises(
+        UserFault, match=rf"what the numbers of plain masks mean.*in 1 mask\(s\) without names \({name}"
+    ):
+        prepare([tmp_path / "in"], None, Wish())
+    report = prepare([tmp_path / "in"], None, Wish(table={"Tumour": 1, "1": 1}))
     assert report["cases"] == 3
     (left,) = report["dropped"]
     assert "values 0, 1" in left["why"]

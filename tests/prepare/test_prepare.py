@@ -91,6 +91,26 @@ def test_prepare_and_training_lay_a_mask_on_its_image_where_as_stored_the_two_ar
         assert np.array_equal(labels, oriented(read_nifti(tmp_path / "drawn.nii"), "axial").values[..., index])
 
 
+def oblique(angle: float) -> np.ndarray:
+    affine = np.diag([1.0, 1, 3, 1])
+    affine[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    return affine
+
+
+@pytest.mark.parametrize("plane", ["axial", "sagittal", "stored"])
+def test_a_mask_at_its_image_s_place_stays_there_though_both_are_tilted_by_just_45_degrees(
+    tmp_path: Path, plane: str
+) -> None:
+    for i in range(3):
+        nifti(tmp_path / f"in/images/p{i}.nii", 100 * lesion(i).astype(np.int16), oblique(np.pi / 4 + 1e-7))
+        nifti(tmp_path / f"in/labels/p{i}.nii", lesion(i), oblique(np.pi / 4 - 1e-7))
+    report = prepare([tmp_path / "in"], tmp_path / "out", Wish(plane=plane))
+    assert (report["cases"], report["dropped"]) == (3, [])
+    config = tiny(data={"scale": "percentile", "plane": plane})
+    for _, _, picture_, labels in labels_by_slice(tmp_path / "out", config):
+        assert np.array_equal(picture_[0] > 0.5, labels)
+
+
 @pytest.mark.parametrize(("known", "unit"), [(False, "px"), (True, "mm")])
 def test_distances_of_a_prepared_volume_are_in_the_unit_that_its_source_knows(
     tmp_path: Path, known: bool, unit: str

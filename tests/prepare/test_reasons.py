@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from data.dicoms import write_seg, write_series
 from prepare.corpus import nifti, picture, scan
 
 from pfedsam.cli import main
+from pfedsam.data.dicom import files_of
 from pfedsam.errors import UserFault
 from pfedsam.prepare.site import Wish, prepare
 
@@ -83,3 +85,33 @@ def test_voxels_as_small_as_a_microscope_s_are_doubted(tmp_path: Path, side: flo
             nifti(tmp_path / f"{kind}/p{i}.nii", values, np.diag([side, side, side, 1]))
     notes = "\n".join(prepare([tmp_path], None, Wish())["notes"])
     assert ("4 volume(s) have voxels of less than 0.01 mm" in notes) == said
+
+
+@pytest.mark.parametrize(
+    ("option", "said", "told"),
+    [
+        ("--classes", "0", "expected 1 to 254 classes; came 0"),
+        ("--labels", "", "expected --labels VALUE=CLASS"),
+        ("--names", "", "expected --names NAME"),
+        ("--split", "", "expected three shares"),
+    ],
+)
+def test_an_option_that_says_nothing_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, said: str, told: str
+) -> None:
+    home = pictures(tmp_path / "in", ())
+    assert main(["prepare", str(home), str(tmp_path / "out"), option, said]) == 2
+    assert told in (err := capsys.readouterr().err)
+    assert ("came nothing;" in err) == (option in ("--labels", "--names"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_patient_id_in_all_series_is_told_with_the_way_to_go_by_folders(tmp_path: Path) -> None:
+    for i in range(4):
+        write_series(tmp_path / f"p{i}/CT", scan(i, (8, 9, 3)).astype(np.uint16), patient="ANONYMOUS")
+        write_seg(tmp_path / f"p{i}/seg.dcm", files_of(tmp_path / f"p{i}/CT"), np.ones((8, 9, 3), np.uint8), ["Lesion"])
+    with pytest.raises(UserFault, match="one PatientID in all 4 series") as caught:
+        prepare([tmp_path], None, Wish())
+    assert "ANONYMOUS" not in str(caught.value)
+    assert "--patient folder" in caught.value.do
+    assert prepare([tmp_path], None, Wish(patient="folder"))["patients"] == 4

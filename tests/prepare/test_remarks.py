@@ -11,6 +11,8 @@ from PIL import Image
 from prepare.corpus import nifti, picture, scan
 
 from pfedsam.data import reader
+from pfedsam.prepare.labels import parse_table
+from pfedsam.prepare.page import _grey
 from pfedsam.prepare.site import Wish, prepare
 
 SHAPE = (12, 12)
@@ -29,6 +31,17 @@ def site(folder: Path, mask: Callable[[NDArray[np.uint8]], NDArray[np.uint8]], e
         tags[0x112] = exif
         Image.open(folder / f"images/p{i}.png").save(folder / f"images/p{i}.png", exif=tags)
         picture(folder / f"masks/p{i}.png", mask(drawn()))
+    return folder
+
+
+def objects(folder: Path, ends: tuple[int, ...], lacking: int = 0) -> Path:
+    """Pictures with objects numbered from 1 to each of the `ends`, without the number `lacking`."""
+    for i, end in enumerate(ends):
+        mask = np.zeros((20, 20), np.uint8)
+        for number in range(1, end + 1):
+            mask[2 * number : 2 * number + 2, 3:6] = number if number != lacking else 0
+        picture(folder / f"images/p{i}.png", scan(i, (20, 20)).astype(np.uint8))
+        picture(folder / f"masks/p{i}.png", mask)
     return folder
 
 
@@ -70,3 +83,36 @@ def test_voxels_that_no_scanner_has_are_pointed_at(tmp_path: Path, unit: str, sa
             image.header.set_xyzt_units(unit)
             nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), image.affine, image.header), path)
     assert ("voxels of more than 100 mm" in notes(tmp_path / "in")) == said
+
+
+def test_numbers_that_may_count_objects_are_doubted_and_the_remedy_makes_them_one_class(tmp_path: Path) -> None:
+    home = objects(tmp_path / "in", (2, 3, 8, 5, 0, 4))
+    assert "may be numbers of objects" in notes(home)
+    assert "use --labels '*=1'" in notes(home)
+    report = prepare([home], None, Wish(table=parse_table("*=1")))
+    assert (report["classes"], report["labels"][1]["cases"]) == (1, 5)
+    assert "numbers of objects" not in "\n".join(report["notes"])
+
+
+@pytest.mark.parametrize(
+    ("ends", "lacking"),
+    [((3, 2, 1, 3), 0), ((5, 5, 5, 5), 0), ((5, 4, 3, 5), 2), ((5, 0, 5, 5), 0)],
+    ids=["three", "all end alike", "a gap", "all that show something end alike"],
+)
+def test_numbers_that_are_classes_are_not_taken_for_objects(
+    tmp_path: Path, ends: tuple[int, ...], lacking: int
+) -> None:
+    assert "numbers of objects" not in notes(objects(tmp_path / "in", ends, lacking))
+
+
+def test_classes_that_the_user_says_are_not_taken_for_objects(tmp_path: Path) -> None:
+    home = objects(tmp_path / "in", (2, 3, 5, 4))
+    assert "numbers of objects" in notes(home)
+    assert "numbers of objects" not in notes(home, {str(n): n for n in range(1, 6)})
+
+
+@pytest.mark.parametrize("size", [1e-9, 1e9])
+def test_a_thumbnail_shows_an_image_of_small_or_large_values_in_full_contrast(size: float) -> None:
+    values = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    assert np.abs(_grey(values * size).astype(int) - _grey(values)).max() <= 1
+    assert _grey(np.full((8, 8), size, np.float32)).max() == 0

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pfedsam.errors import UserFault
+from pfedsam.prepare.classes import numbered
 from pfedsam.prepare.found import Case
 from pfedsam.prepare.labels import LabelRule, halved, label_numbers, parse_table, translated, understood
 from pfedsam.prepare.patients import by_issuer, by_pattern, pseudonym, told_apart
@@ -197,9 +198,18 @@ def test_a_table_says_what_all_values_mean() -> None:
     assert rule.classes == 2
     mapped = translated(np.array([[[0], [128], [255]]], np.int32), rule.mapping({0, 128, 255}, HERE))
     assert mapped[..., 0].tolist() == [[2, 1, 0]]
-    for wrong in ("255", "=1", "3=x", "3=999"):
+    for wrong in ("255", "=1", "3=x", "3=999", "1=255", ""):
         with pytest.raises(UserFault):
             parse_table(wrong)
+    assert parse_table("1=254") == {"1": 254}
+
+
+def test_there_are_no_more_structures_than_classes() -> None:
+    found = {f"organ{i}": i for i in range(1, 256)}
+    with pytest.raises(UserFault, match="at most 254 structures"):
+        numbered(found, None, ())
+    del found["organ255"]
+    assert numbered(found, None, ())[0] == found
 
 
 def test_instances_become_one_class() -> None:

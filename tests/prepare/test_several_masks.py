@@ -274,3 +274,39 @@ def test_structures_whose_names_differ_in_case_alone_are_one_class(tmp_path: Pat
     report = prepare([home], None, Wish())
     assert (report["classes"], report["class_names"]) == (2, ["liver", "spleen"])
     assert [row["pixels"] for row in report["labels"][1:]] == [4 * 27, 4 * 27]
+
+
+def partly(folder: Path, liver: NDArray[np.uint8], spleen: NDArray[np.uint8]) -> Path:
+    """Four pictures with a mask of each structure."""
+    for i in range(4):
+        picture(folder / f"P{i}.png", scan(i, (12, 10)).astype(np.uint8))
+        for name, mask in (("liver", liver), ("spleen", spleen)):
+            picture(folder / f"P{i}_{name}_mask.png", mask)
+    return folder
+
+
+def test_unlabelled_pixels_of_a_structure_s_mask_are_no_class_and_another_structure_wins_over_them(
+    tmp_path: Path,
+) -> None:
+    flat = (12, 10)
+    liver, spleen = square(0, 0, 1, flat) + square(6, 5, 255, flat), square(7, 5, 1, flat)
+    home = partly(tmp_path / "in", liver, spleen)
+    with pytest.raises(UserFault, match=r"(?s)one value besides 0 .*--ignore 255 if 255 marks pixels"):
+        prepare([home], None, Wish())
+    report = prepare([home], tmp_path / "out", Wish(ignore=255))
+    assert (report["cases"], report["class_names"], report["unlabelled"]["pixels"]) == (4, ["liver", "spleen"], 4 * 3)
+    expected = np.where(spleen, 2, liver)
+    for case in range(1, 5):
+        assert np.array_equal(reader.read_mask(tmp_path / f"out/masks/case-000{case}.png", 0, 2, 255), expected)
+    alone = prepare([home], None, Wish(ignore=255, table=parse_table("spleen=1")))
+    assert (alone["unlabelled"]["pixels"], alone["labels"][1]["pixels"]) == (0, 4 * 9), "the liver is left out"
+
+
+def test_a_structure_s_mask_of_nothing_but_the_ignored_value_shows_no_class(tmp_path: Path) -> None:
+    flat = (12, 10)
+    home = partly(tmp_path / "in", square(0, 0, 255, flat), square(6, 5, 255, flat))
+    assert [row["cases"] for row in prepare([home], None, Wish())["labels"]] == [4, 4, 4]
+    report = prepare([home], None, Wish(ignore=255))
+    assert [row["cases"] for row in report["labels"]] == [4, 0, 0]
+    assert report["unlabelled"] == {"pixels": 4 * 18, "share": 18 / 120, "cases": 4}
+    assert any("4 case(s) show no class" in note for note in report["notes"])

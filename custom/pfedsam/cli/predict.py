@@ -1,6 +1,7 @@
 """pfedsam predict: write masks of a site's own images."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ def serve(options: argparse.Namespace) -> int:
 
     if options.batch < 1:
         raise UserFault(expected="--batch above 0", came=str(options.batch), do="give a number of 1 or more")
+    _check_folder(options.out)
     scans = list(console.tracked(find_scans(options.source, options.out), "looking"))
     places = {name: getattr(options, name) for name in ("weights", "cache", "device")}
     model = load_on(options.runtime, options.model, **places)
@@ -74,6 +76,15 @@ def serve(options: argparse.Namespace) -> int:
     answer = {"branch": way.branch, "classes": {i + 1: n for i, n in enumerate(names)}, "files": done}
     console.say(answer) if options.json else console.show(_summary(done, options.out, way.branch))
     return int(any(entry["fault"] for entry in done))
+
+
+def _check_folder(out: Path) -> None:
+    """UserFault if `out`, or a folder above it, is a file."""
+    there = next(filter(os.path.exists, (out, *out.parents)), Path())
+    if not there.is_dir():
+        raise UserFault(
+            expected=f"a folder for the masks at {out}", came=f"the file {there}", do="name a folder, new or old"
+        )
 
 
 def _told(result: Any) -> dict[str, Any]:

@@ -67,14 +67,14 @@ def _wish(options: argparse.Namespace) -> Any:
         site=options.site,
         masks=options.masks,
         plane=options.plane,
-        table=parse_table(options.labels) if options.labels else None,
+        table=parse_table(options.labels) if options.labels is not None else None,
         classes=options.classes,
         ignore=options.ignore,
-        shares=parse_shares(options.split) if options.split else None,
+        shares=parse_shares(options.split) if options.split is not None else None,
         seed=options.seed,
         patient=options.patient,
         pair=tuple(options.pair) if options.pair else None,
-        names=parse_names(options.names) if options.names else (),
+        names=parse_names(options.names) if options.names is not None else (),
     )
 
 

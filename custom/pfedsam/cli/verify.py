@@ -23,8 +23,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--results",
         type=Path,
-        metavar="FILE",
-        help="the run's results.json; default: that of the run folder that contains the file",
+        metavar="PATH",
+        help="the run's results.json, or its folder; default: the run folder that contains the file",
     )
     add("--weights", type=Path, metavar="DIR", help="the folder of pretrained weight files; default: PFEDSAM_WEIGHTS")
     by = "check the signature beside the file (FILE.sig): rootCA.pem of the project, or a startup kit with it"

@@ -151,14 +151,15 @@ def unit(pixels: Pixels, ends: tuple[float, float], name: str) -> Pixels:
 def levels(pictures: Iterable[Pixels]) -> tuple[float, float]:
     """The 0.5 and 99.5 percentiles of pictures (H, W, 3), from every fourth value.
 
-    If nearly all values are one, both percentiles are that. Then it is the least and the highest value.
+    If nearly all values are one, both percentiles are that. Then it is the least and the highest value. An image of one
+    value is black: its high end is beyond that value.
     """
     seen = ((p[::2, ::2].ravel(), float(p.min()), float(p.max())) for p in pictures)
     parts, least, most = zip(*seen, strict=True)
     low, high = np.percentile(np.concatenate(parts), (0.5, 99.5))
     if low == high:
         low, high = min(least), max(most)
-    return float(low), float(max(high, low + 1e-6))
+    return float(low), float(high if high > low else low + max(1.0, abs(low)))
 
 
 def judged(count: int, scale: Scale) -> range:

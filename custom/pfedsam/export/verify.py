@@ -13,7 +13,7 @@ from pfedsam.files import PAYLOAD, SETTINGS, Tensors, below, facts_of, parsed, r
 from pfedsam.inference.facts import FORMAT, VERSION, sealed
 from pfedsam.inference.model_file import BASE, PRIVATE, SHARED, base_schema, check_tensors, read_model
 from pfedsam.inference.predictor import load_model
-from pfedsam.layout import RESULTS
+from pfedsam.layout import RESULTS, servers_folders
 from pfedsam.model import build
 from pfedsam.model.prepared import assemble
 from pfedsam.settings import from_record
@@ -59,7 +59,7 @@ def verify(path: Path, results: Path | None = None, weights: Path | None = None)
     """Every check of the file at `path`; it is in order if none is False.
 
     Args:
-        results: the run's results.json; None: the one in the run folder that the file lies in, if it does.
+        results: the run's results.json or its folder; None: that of the run folder that the file lies in, if it does.
         weights: folder of pretrained weight files; None reads PFEDSAM_WEIGHTS.
 
     Raises:
@@ -207,4 +207,11 @@ def _tensors(path: Path) -> tuple[Tensors | None, str]:
 
 def _results(path: Path, named: Path | None) -> dict[str, Any]:
     beside = path.resolve().parent.parent / RESULTS  # RUN/models/shared.safetensors
+    if named is not None and named.is_dir():
+        files = [folder / RESULTS for folder in servers_folders(named)]
+        if not (there := [file for file in files if file.is_file()]):
+            raise UserFault(
+                expected=f"a run's results in the folder {named}", came="none there", do=f"name its {RESULTS}"
+            )
+        named = there[0]
     return read_json(named or beside) if named or beside.is_file() else {}

@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
+from pfedsam.data.values import MOST_CLASSES
 from pfedsam.errors import UserFault
-from pfedsam.prepare.labels import REST, Values
+from pfedsam.prepare.found import Case
+from pfedsam.prepare.labels import REST, LabelRule, Values
+from pfedsam.prepare.words import some_of
 
-LARGEST = 255
+FEW = 8  # more numbers are not written out
 
 
 def numbered(
@@ -35,9 +38,9 @@ def numbered(
             came=strange[0],
             do="correct the name",
         )
-    if len(found) > LARGEST and not by_name:
+    if len(found) > MOST_CLASSES and not by_name:
         raise UserFault(
-            expected=f"at most {LARGEST} structures, because masks store classes as 8-bit numbers",
+            expected=f"at most {MOST_CLASSES} structures, because masks store classes as 8-bit numbers",
             came=str(len(found)),
             do=f'select structures with --labels, such as --labels "{next(iter(found))}=1"',
         )
@@ -62,6 +65,39 @@ def check_by_name(found: Mapping[str, int], wished: Mapping[str, int] | None, va
         came="mask values: " + ",".join(f"{key}={number}" for key, number in wished.items()),
         do=f"name the structures, each with its class, such as --labels {order!r}",
     )
+
+
+def check_numbers(segments: dict[str, int], rule: LabelRule, values: Sequence[Values], cases: Sequence[Case]) -> None:
+    """UserFault if some masks name their structures, others show numbers, and no table says what these mean.
+
+    A site with one structure and one class is clear.
+
+    Args:
+        segments: the class of each structure.
+        values: of each case's mask; empty where names count instead.
+    """
+    plain = [(case.name, mask.keys() - {0, rule.ignore}) for case, mask in zip(cases, values, strict=True) if mask]
+    showing = {name: shown for name, shown in plain if shown}
+    numbers = sorted(set().union(*showing.values()))
+    clear = len(set(map(str.casefold, segments))) == rule.classes == 1
+    if rule.table is None and any(segments.values()) and showing and len(plain) < len(values) and not clear:
+        raise UserFault(
+            expected="what the numbers of plain masks mean, because other masks name their classes: "
+            + ", ".join(segments),
+            came=f"{some_of(list(map(str, numbers)), FEW)} in {len(showing)} mask(s) without names"
+            f" ({some_of(list(showing))})",
+            do=_both(segments, numbers),
+        )
+
+
+def _both(segments: dict[str, int], numbers: Sequence[int]) -> str:
+    """The remedy if structures have names and masks have these `numbers` too, with an example of both in one table."""
+    names = {number: name for name, number in reversed(segments.items()) if number}
+    classes = sorted(names)
+    meant = [(number, classes[min(i, len(classes) - 1)]) for i, number in enumerate(numbers[:FEW])]
+    table = ",".join([*(f"{names[n]}={n}" for n in classes), *(f"{number}={n}" for number, n in meant)])
+    if_so = " and ".join(f"{number} is {names[n]}" for number, n in meant)
+    return f"say both, such as --labels {table} if {if_so}; leave a mask out if it shows something else"
 
 
 def _in_order(found: Mapping[str, int], names: Sequence[str]) -> dict[str, int]:
@@ -104,6 +140,8 @@ def parse_names(text: str) -> tuple[str, ...]:
     names = tuple(part.strip() for part in text.split(","))
     if not all(names):
         raise UserFault(
-            expected="--names NAME,NAME,...", came=text, do="write a name for each class, such as Liver,Tumour"
+            expected="--names NAME,NAME,...",
+            came=text or "nothing",
+            do="write a name for each class, such as Liver,Tumour",
         )
     return names

@@ -20,14 +20,14 @@ from pfedsam.data.volume import kind_of, read_volume
 from pfedsam.errors import UserFault
 from pfedsam.prepare.dicomseg import is_segmentation, read_segmentation
 from pfedsam.prepare.found import Case
-from pfedsam.prepare.labels import LabelRule, Values, counted, halved, label_numbers, translated
+from pfedsam.prepare.labels import UNLABELLED, WHITE, LabelRule, Values, counted, halved, label_numbers, translated
 
 
 @dataclass(frozen=True)
 class Plan:
     """What all cases of a site share: plane, meaning of mask values, classes of structures.
 
-    `layered`: if structures in separate files overlap, the higher class number counts. Otherwise that is a fault.
+    `layered`: if structures overlap, the higher class number counts. Otherwise that is a fault.
     """
 
     plane: str
@@ -80,7 +80,7 @@ def read_pair(case: Case, plan: Plan) -> Pair:
         source, files = read_volume(case.image[0]), case.image
     require_finite(source.values, str(case.image[0]))
     labels, covered = _labels(case, source, files, plan)
-    image, mask = oriented(source, plan.plane), oriented(labels, plan.plane)
+    image, mask = oriented(source, plan.plane), oriented(_placed(labels, source), plan.plane)
     _check_fit(case, image, mask)
     check_cut(image.affine, image.values.shape[:3], plan.plane, str(case.image[0]))
     return Pair(image, mask.values, plan.rule.ignore is not None, _is_turned_alone(case, image), covered)
@@ -130,17 +130,19 @@ def _end(pair: Pair) -> str:
 
 def _labels(case: Case, source: Volume, files: Sequence[Path], plan: Plan) -> tuple[Volume, dict[tuple[int, int], int]]:
     """Class numbers as stored, and the covered pixels as in `Pair`."""
-    if is_segmentation(case.mask):
-        return replace(source, values=read_segmentation(case.mask, source, files, classes=plan.segments)), {}
     joined: Volume | None = None
     covered = Counter[tuple[int, int]]()
+    if is_segmentation(case.mask):
+        told = covered if plan.layered else None
+        values = read_segmentation(case.mask, source, files, classes=plan.segments, covered=told)
+        return replace(source, values=values), dict(covered)
     for i, path in enumerate(case.masks):  # one at a time, because there may be a hundred structures
         own = _own_labels(path)
-        values = set(counted(own.values))
+        shown = set(counted(own.values))
         if case.structures:
-            mapping = _structure(values, path, plan.segments[case.structures[i]])
+            mapping = _structure(shown, path, plan.segments[case.structures[i]], plan.rule.ignore)
         else:
-            mapping = plan.rule.mapping(values, path)
+            mapping = plan.rule.mapping(shown, path)
         one = _on_image(replace(own, values=translated(own.values, mapping)), case, path, source)
         if joined is not None:
             one, lost = _joined(joined, one, case, path, plan=plan)
@@ -150,19 +152,32 @@ def _labels(case: Case, source: Volume, files: Sequence[Path], plan: Plan) -> tu
     return joined, dict(covered)
 
 
-def _structure(values: set[int], path: Path, number: int) -> dict[int, int]:
-    """The class of each value in the mask of one structure.
+def _structure(values: set[int], path: Path, number: int, ignore: int | None) -> dict[int, int]:
+    """The class of each value in the mask of one structure. Of one that is left out, nothing counts.
 
     Raises:
-        UserFault: it contains several values besides 0.
+        UserFault: it contains several values besides 0 and the ignored one.
     """
-    if len(marked := values - {0}) > 1:
+    if len(marked := values - {0, ignore}) > 1:
+        way = f"use {UNLABELLED}; otherwise " if ignore is None and WHITE in marked else ""
         raise UserFault(
             expected=f"one value besides 0 in the mask of one structure {path}",
             came=", ".join(map(str, sorted(marked)[:8])),
-            do="save each structure in its own file, or all in one file of class numbers",
+            do=way + "save each structure in its own file, or all in one file of class numbers",
         )
-    return {0: 0} | dict.fromkeys(marked, number)
+    unlabelled = {} if ignore is None else {ignore: IGNORED if number else 0}
+    return {0: 0} | dict.fromkeys(marked, number) | unlabelled
+
+
+def _placed(labels: Volume, source: Volume) -> Volume:
+    """The labels with the image's own affine if both are stored alike, so that both are turned to the same side.
+
+    At 45 degrees the last digit of an affine decides to which side a volume is turned.
+    """
+    if labels.affine is None or source.affine is None or labels.values.shape != source.values.shape[:3]:
+        return labels
+    near = strayed(source.affine, labels.affine, labels.values.shape) is None
+    return replace(labels, affine=source.affine) if near else labels
 
 
 def _on_image(volume: Volume, case: Case, mask: Path, source: Volume) -> Volume:
@@ -178,6 +193,8 @@ def _joined(
 ) -> tuple[Volume, dict[tuple[int, int], int]]:
     """Two masks of a case as one, and the pixels that one covers of the other. The other was read from `path`.
 
+    A class counts where the other mask is unlabelled.
+
     Raises:
         UserFault: their grids differ, or a pixel has two classes.
     """
@@ -188,7 +205,10 @@ def _joined(
             came="two grids",
             do="resample each mask onto the image, or keep only the one to learn from",
         )
-    twice = (one.values != 0) & (other.values != 0) & (one.values != other.values)
+    unlabelled = ((one.values == IGNORED) | (other.values == IGNORED)) & (plan.rule.ignore is not None)
+    below, above = np.minimum(one.values, other.values), np.maximum(one.values, other.values)
+    above = np.where(unlabelled & (below != 0), below, above)
+    twice = (below != 0) & (below != above) & ~unlabelled
     if twice.any() and not (plan.layered and case.structures):
         pixels = Counter(counted(one.values)) + Counter(counted(other.values))
         large_first = sorted(case.structures, key=lambda name: -pixels[plan.segments[name]])
@@ -200,8 +220,7 @@ def _joined(
             if order
             else "correct the drawings, or leave out the masks that do not belong together",
         )
-    lower, top = np.minimum(one.values, other.values)[twice], np.maximum(one.values, other.values)
-    return replace(one, values=top), dict(Counter(zip(lower.tolist(), top[twice].tolist(), strict=True)))
+    return replace(one, values=above), dict(Counter(zip(below[twice].tolist(), above[twice].tolist(), strict=True)))
 
 
 def _own_labels(path: Path) -> Volume:

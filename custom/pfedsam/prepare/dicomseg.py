@@ -1,5 +1,6 @@
 """Reads a DICOM-SEG onto the voxels of its series: frame by frame if possible, else as a volume."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,12 @@ def number_labels(heads: Iterable[dict[int, str]]) -> dict[str, int]:
 
 
 def read_segmentation(
-    path: Path, source: Volume, files: Sequence[Path], *, classes: dict[str, int]
+    path: Path,
+    source: Volume,
+    files: Sequence[Path],
+    *,
+    classes: dict[str, int],
+    covered: Counter[tuple[int, int]] | None = None,
 ) -> NDArray[np.uint8]:
     """The class of each voxel of `source`, (H, W, N), from the segments' labels. Fractions count from one half.
 
@@ -73,10 +79,12 @@ def read_segmentation(
 
     Args:
         source: the volume of the series; `files` are its slices in order.
-        classes: label to class number.
+        classes: label to class number; 0 leaves a segment out.
+        covered: if given, the higher class counts where two overlap, and the voxels are added here by (lower class,
+            class on top of it). None: that is a fault.
 
     Raises:
-        UserFault: it is unreadable, does not fit the series' voxels, or has two segments on one voxel.
+        UserFault: it is unreadable, does not fit the series' voxels, or has two classes on one voxel.
     """
     with readable(path):
         file = highdicom.seg.segread(path)
@@ -95,14 +103,35 @@ def read_segmentation(
                 came="frames without DerivationImageSequence, and an image without a position",
                 do="export the segmentation with references to its source images, or the mask as PNG",
             )
-        numbered = found * np.array([classes[labels[n]] for n in numbers], dtype=np.uint8)
-    if ((found.sum(-1) > 1) & (numbered.max(-1) != np.where(found, numbered, 255).min(-1))).any():
-        raise UserFault(
-            expected=f"at most one segment per voxel in {path}",
-            came="segments that overlap",
-            do="export them as separate files",
-        )
-    return np.asarray(numbered.max(-1), dtype=np.uint8)
+        own = np.array([classes[labels[n]] for n in numbers], dtype=np.uint8)
+    top = np.asarray((found * own).max(-1), dtype=np.uint8)
+    sizes, lost = dict[int, int](), Counter[tuple[int, int]]()
+    for number in sorted({*own.tolist()} - {0}):
+        drawn = found[..., own == number].any(-1)
+        sizes[number] = int(drawn.sum())
+        lost.update((number, above) for above in top[drawn & (top > number)].tolist())
+    if covered is not None:
+        covered.update(lost)
+    elif lost:
+        raise _overlap(path, lost, classes, sizes)
+    return top
+
+
+def _overlap(path: Path, lost: dict[tuple[int, int], int], classes: dict[str, int], sizes: dict[int, int]) -> UserFault:
+    """The fault of segments on one voxel. Its remedy has the largest class below.
+
+    Args:
+        lost: voxels of two classes, by both.
+        sizes: voxels of each class.
+    """
+    names = {number: label for label, number in reversed(classes.items()) if number}
+    order = ",".join(f"{names[n]}={i}" for i, n in enumerate(sorted(names, key=lambda n: (-sizes.get(n, 0), n)), 1))
+    pairs = ", ".join(f"{names[one]} and {names[other]}" for one, other in sorted(lost))
+    return UserFault(
+        expected=f"at most one segment per voxel in {path}",
+        came=f"segments that overlap in {sum(lost.values())} voxel(s): {pairs}",
+        do=f"say which is on top by giving it the highest number: --labels {order}; one not named there is left out",
+    )
 
 
 def _by_frame(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pfedsam.data.values import IGNORED, whole_numbers
+from pfedsam.data.values import IGNORED, MOST_CLASSES, whole_numbers
 from pfedsam.errors import UserFault
 from pfedsam.prepare.words import some_of
 
@@ -71,13 +71,17 @@ def parse_table(text: str) -> dict[str, int]:
     """`255=1,2=1` as a mapping. The left side is a value, a DICOM segment's label, or * for all other values.
 
     Raises:
-        UserFault: the form is wrong, or a class is below 0 or above 255.
+        UserFault: the form is wrong, or a class is below 0 or above 254.
     """
     table = {}
     for part in text.split(","):
         left, sign, right = part.rpartition("=")
-        if not sign or not left.strip() or not right.strip().isdecimal() or int(right) > 255:
-            raise UserFault(expected="--labels VALUE=CLASS,VALUE=CLASS", came=part, do="write it like 255=1,2=1")
+        if not sign or not left.strip() or not right.strip().isdecimal() or int(right) > MOST_CLASSES:
+            raise UserFault(
+                expected=f"--labels VALUE=CLASS,VALUE=CLASS with classes up to {MOST_CLASSES}",
+                came=part or "nothing",
+                do="write it like 255=1,2=1",
+            )
         table[left.strip()] = int(right)
     return table
 

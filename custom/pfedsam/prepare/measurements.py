@@ -16,6 +16,7 @@ from pfedsam.prepare.words import some_of
 
 WIDE = 100  # mm: no voxel of a patient is wider
 TINY = 0.01  # mm: only a microscope's voxels are smaller in each direction
+OBJECTS = 4  # with fewer classes, masks that show the first ones alone are usual
 DIM = 128  # 8-bit images with a bright end below this are scaled by percentile
 
 
@@ -166,6 +167,18 @@ def remarks(facts: Sequence[Measurements], names: Sequence[str], plane: str) -> 
             ": check in report.html whether they fit. If they do not, save the images as PNG without EXIF.",
         ),
         *_lone(facts, names),
+    ]
+
+
+def counted_objects(facts: Sequence[Measurements]) -> list[str]:
+    """A remark if the masks' numbers go from 1 up to another end in each: they may count objects."""
+    shown = [one.pixels.keys() - {0} for one in facts if one.pixels.keys() - {0}]
+    ends = {max(numbers) for numbers in shown}
+    if max(ends, default=0) < OBJECTS or len(ends) == 1 or any(len(numbers) < max(numbers) for numbers in shown):
+        return []
+    return [
+        f"The masks' numbers may be numbers of objects instead of classes: each mask shows 1, 2, 3 and so on, and they"
+        f" end between {min(ends)} and {max(ends)}. If so, use --labels '*=1', which makes them one class."
     ]
 
 

@@ -12,7 +12,7 @@ from pfedsam.data.classes import CLASSES_FILE
 from pfedsam.data.datalist import Row, write_csv
 from pfedsam.data.values import IGNORED
 from pfedsam.prepare.found import Case
-from pfedsam.prepare.labels import REST, WHITE, LabelRule
+from pfedsam.prepare.labels import REST, WHITE, LabelRule, Values
 from pfedsam.prepare.measurements import Measurements
 from pfedsam.prepare.page import page
 from pfedsam.prepare.patients import pseudonym
@@ -68,28 +68,35 @@ def _private(path: Path) -> Path:
     return path
 
 
-def labels_by(rule: LabelRule, segments: dict[str, int]) -> str:
-    """How mask values became classes, in words."""
+def labels_by(rule: LabelRule, segments: dict[str, int], values: Sequence[Values] = ()) -> str:
+    """How mask values became classes, in words.
+
+    Args:
+        values: of each case's mask; empty where structures' names count instead.
+    """
+    plain = not segments or any(mask.keys() - {0, rule.ignore} for mask in values)
     if rule.ignore is None:
-        return _classes_by(rule, segments)
+        return _classes_by(rule, segments, plain=plain)
     return (
-        f"{_classes_by(rule, segments)} {rule.ignore} marks pixels that nobody labelled (--ignore);"
+        f"{_classes_by(rule, segments, plain=plain)} {rule.ignore} marks pixels that nobody labelled (--ignore);"
         f" they have the value {IGNORED} in the prepared masks."
     )
 
 
-def _classes_by(rule: LabelRule, segments: dict[str, int]) -> str:
+def _classes_by(rule: LabelRule, segments: dict[str, int], *, plain: bool) -> str:
+    """The sentences on structures, if there are some, and on the numbers of `plain` masks."""
+    parts = []
     if segments:
-        return "Structures by their names in the files: " + ", ".join(
-            f"{label} is {number or 'left out'}" for label, number in segments.items()
-        )
+        told = (f"{label} is {number or 'left out'}" for label, number in segments.items())
+        parts.append(f"Structures by their names in the files: {', '.join(told)}.")
     if rule.table is not None:
-        return "Mask values as --labels says: " + ", ".join(
-            f"{'any other' if v == REST else v} is {c}" for v, c in sorted(rule.table.items())
-        )
-    if rule.classes == 1:
-        return f"One class: 0 is the background, {WHITE if rule.white else 1} is the class."
-    return "Mask values are used as class numbers, unchanged."
+        told = (f"{'any other' if v == REST else v} is {c}" for v, c in sorted(rule.table.items()))
+        parts.append(f"Mask values as --labels says: {', '.join(told)}.")
+    elif plain and rule.classes == 1:
+        parts.append(f"One class: 0 is the background, {WHITE if rule.white else 1} is the class.")
+    elif plain:
+        parts.append("Mask values are used as class numbers, unchanged.")
+    return " ".join(parts)
 
 
 def names_of(segments: dict[str, int]) -> dict[int, str]:

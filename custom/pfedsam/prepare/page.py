@@ -52,7 +52,7 @@ def thumbnail(pair: Pair) -> bytes:
 def _grey(values: NDArray[Any]) -> NDArray[np.uint8]:
     """(H, W, 3), scaled between the 0.5 and 99.5 percentiles."""
     low, high = np.percentile(values, (0.5, 99.5))
-    scaled = np.clip((values.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1) * 255
+    scaled = np.clip((values.astype(np.float32) - low) / (high - low or 1), 0, 1) * 255
     pixels = scaled.astype(np.uint8)
     return np.asarray(pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, -1))
 

@@ -129,7 +129,8 @@ def matched(stack: Stack) -> tuple[list[Case], list[Series], list[Dropped]]:
             continue
         whys = [(series.name, f"a series with {count} segmentations")]
         whys += [(one.file.name, f"one of {count} DICOM-SEG files for one series") for one in rivals]
-        dropped += [Dropped(name, why, "keep only the one to learn from") for name, why in whys]
+        do = "keep only the one to learn from; if they show different structures, export these as segments of one file"
+        dropped += [Dropped(name, why, do) for name, why in whys]
     return cases, [one for i, one in enumerate(stack.series) if i not in claims], dropped
 
 

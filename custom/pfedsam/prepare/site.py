@@ -16,7 +16,7 @@ from pfedsam.data.values import MOST_CLASSES
 from pfedsam.data.volume import kind_of
 from pfedsam.errors import UserFault
 from pfedsam.prepare import measurements
-from pfedsam.prepare.classes import check_by_name, class_names, numbered
+from pfedsam.prepare.classes import check_by_name, check_numbers, class_names, numbered
 from pfedsam.prepare.convert import Plan, mask_values, read_pair, read_weak, write_mask, write_pair
 from pfedsam.prepare.copies import check_kept, fingerprint, joined
 from pfedsam.prepare.discover import discover, telling
@@ -88,7 +88,7 @@ def prepare(
 
 
 def _prepared(found: Discovered, folder: Path | None, wish: Wish, watch: Watch) -> dict[str, Any]:
-    if not 1 <= (wish.classes or 1) <= MOST_CLASSES:
+    if wish.classes is not None and not 1 <= wish.classes <= MOST_CLASSES:
         raise UserFault(expected=f"1 to {MOST_CLASSES} classes", came=str(wish.classes), do="correct --classes")
     if folder is not None:
         (folder / "images").mkdir()
@@ -99,6 +99,7 @@ def _prepared(found: Discovered, folder: Path | None, wish: Wish, watch: Watch) 
     check_by_name(segments, wish.table, values)
     classes = wish.classes or len(wish.names) or None
     rule = understood(values, table, classes, ignore=wish.ignore, structures=segments)
+    check_numbers(segments, rule, values, cases)
     done, failed, pictures = _converted(cases, folder, Plan(wish.plane, rule, segments, bool(wish.structures)), watch)
     left = [*found.dropped, *dropped, *unread, *failed]
     if not done:
@@ -112,7 +113,7 @@ def _prepared(found: Discovered, folder: Path | None, wish: Wish, watch: Watch) 
         "labels": measurements.label_table(
             [d.facts for d in done], names_of(segments) | dict(enumerate(names, 1)), rule.classes
         ),
-        "labels_by": labels_by(rule, segments),
+        "labels_by": labels_by(rule, segments, values),
         "unlabelled": None if rule.ignore is None else measurements.unlabelled([d.facts for d in done]),
         "patients_by": patients_by,
         "split_by": split_by,
@@ -159,9 +160,13 @@ def _with_image(case: Case, fault: UserFault) -> Reason:
     """The reason why a mask cannot be read, with its image if its name is wrong in the same way."""
     why, do = reason(fault)
     image = case.image[0]
-    if kind_of(image) == "dicom" or (disguised(image) or ("",))[0] != fault.came:
+    if _is_dicom(case) or (disguised(image) or ("",))[0] != fault.came:
         return why, do
     return f"{why}; the same holds for the image {image}", f"{do}, and the image too"
+
+
+def _is_dicom(case: Case) -> bool:
+    return kind_of(case.image[0]) == "dicom"
 
 
 def _converted(
@@ -193,6 +198,8 @@ def _splits(done: Sequence[Prepared], wish: Wish, patients_by: str) -> tuple[dic
     patients = [d.case.patient for d in done]
     kept = {d.case.patient: d.case.split for d in done if d.case.split}
     if wish.shares is not None or len(kept) < len(set(patients)):
+        if wish.patient is None and not kept:
+            _check_ids(done)
         shares = wish.shares or SHARES
         words = f"Splits ({', '.join(f'{share:.0%}' for share in shares)}) were drawn by patient with seed {wish.seed}."
         return drawn(patients, shares, wish.seed, patients_by), words
@@ -204,6 +211,18 @@ def _splits(done: Sequence[Prepared], wish: Wish, patients_by: str) -> tuple[dic
             do="look at what was left out, or give --split",
         )
     return {patient: split for patient, split in kept.items() if split}, "The splits are taken from the datalist."
+
+
+def _check_ids(done: Sequence[Prepared]) -> None:
+    """UserFault if there are several DICOM series and all have one PatientID. A de-identification may write that."""
+    by_id = all(_is_dicom(d.case) and not d.case.patient.startswith("name:") for d in done)
+    if by_id and len(done) > 1 and len({d.case.patient for d in done}) == 1:
+        raise UserFault(
+            expected="at least three patients, one for each split",
+            came=f"one PatientID in all {len(done)} series",
+            do="if they are several patients, use --patient folder where each has a folder, else --patient REGEX;"
+            " if it is one patient, add other patients",
+        )
 
 
 def _totals(done: Sequence[Prepared]) -> dict[str, int]:
@@ -230,6 +249,7 @@ def _report(
             *coverings(facts, names, segments),
             *found.notes,
             *measurements.remarks(facts, names, wish.plane),
+            *([] if segments or wish.table or wish.names else measurements.counted_objects(facts)),
         ],
         "dropped": [{"file": d.file, "why": d.why, "do": d.do} for d in left],
     }
