@@ -92,6 +92,14 @@ def test_a_wrong_setting_is_told_by_name(values: dict, told: str) -> None:
             {"model": {"experts_share": 0.5, "experts_rank": 0, "expert": "conv"}},
             "model.experts_rank of 1 or more beside the job's model.experts_share",
         ),
+        (
+            {"model": {"exclusive": True}, "train": {"loss": "ce", "pos_weight": 50.0}},
+            "train.loss bce beside the job's train.pos_weight; came train.loss ce",
+        ),
+        (
+            {"method": {"distill": "none", "distill_weight": 0.5, "temperature": 4.0}},
+            "beside the job's method.distill_weight and method.temperature; came method.distill none",
+        ),
         ({"method": {"recopy_if": "always"}}, "beside the job's method.recopy_if; came method.reading R2"),
         ({"method": {"reading": "R1", "recopy": 0.5}}, "method.reading R3 or post beside the job's method.recopy;"),
     ],

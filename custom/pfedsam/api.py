@@ -180,7 +180,7 @@ class Results:
             site: whose personal branch to put in; empty: the global branch alone, which may leave the sites.
 
         Raises:
-            UserFault: there is no such site, or the method shares nothing and none is named.
+            UserFault: there is no such site; or none is named, and each keeps some or all of the global branch.
         """
         out = Path(path)
         write_single(gather(Place(self.folder, site, alone=not site)), out, self.folder)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from pfedsam import methods
-from pfedsam.config import Config, ServerConfig
+from pfedsam.config import Config, ServerConfig, TrainConfig
 from pfedsam.data.classes import sided
 from pfedsam.errors import UserFault
 from pfedsam.exchange.aggregate import chosen
@@ -84,6 +84,12 @@ def _unheard(config: Config) -> Iterator[tuple[str, str, str, str]]:
         yield "server.hostile", f"server.rule {votes}", f"server.rule {server.rule}", "set one of these rules"
     if config.method in ("pfedsam", "newcomer") and config.model.experts_share < 1 and not config.model.experts_rank:
         yield "model.experts_share", "model.experts_rank of 1 or more", "model.experts_rank 0", "set it, e.g. to 8"
+    if train.loss == "ce" and train.pos_weight != TrainConfig().pos_weight:
+        yield "train.pos_weight", "train.loss bce", "train.loss ce", "choose bce, where classes may overlap"
+    teaching = [name for name in ("distill_weight", "temperature") if name in _changed(own)]
+    if teaching and getattr(own, "distill", "") == "none":
+        taught = " and ".join(f"method.{name}" for name in teaching)
+        yield taught, "method.distill other than none", "method.distill none", "choose who teaches whom"
     if train.views is not None and not train.augment:
         yield "train.views", "train.augment true", "train.augment false", "set train.augment true"
     reading = getattr(own, "reading", "") if config.method == "pfedsam" else ""  # a newcomer has what its study has

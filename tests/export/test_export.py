@@ -134,6 +134,23 @@ def test_global_only_leaves_the_private_part_out(workspace: Path, tmp_path: Path
     assert "must not be published" not in out.with_suffix(".md").read_text()
 
 
+@pytest.mark.parametrize("method", ["fedper", "fedsa_lora"])
+def test_a_global_branch_that_sites_keep_a_part_of_is_not_given_to_others(
+    hospital: Path, tmp_path: Path, method: str
+) -> None:
+    """Without that part a file would predict with untrained tensors, under the scores of the sites' own models."""
+    folder = lay(hospital, tmp_path, method=method)
+    with pytest.raises(UserFault, match=f"with {method} each site keeps some or all of the global branch"):
+        gather(Place(folder, "site-1", alone=True))
+    assert gather(Place(folder, "site-1")).facts.branches == ("global", "personal")
+
+
+def test_scores_of_the_sites_own_models_are_not_those_of_the_shared_one(hospital: Path, tmp_path: Path) -> None:
+    folder = lay(hospital, tmp_path, method="similarity")
+    assert not gather(Place(folder, alone=True)).tested
+    assert gather(Place(lay(hospital, tmp_path / "mean", method="fedavg"), alone=True)).tested
+
+
 def test_parts_of_two_runs_are_not_joined(workspace: Path, tmp_path: Path) -> None:
     shared = workspace / "server/simulate_job/models/shared.safetensors"
     tensors, facts = unpack(shared.read_bytes())

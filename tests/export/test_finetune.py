@@ -16,12 +16,13 @@ from pfedsam.data.dataset import View
 from pfedsam.data.square import shown
 from pfedsam.errors import UserFault
 from pfedsam.export.bundle import write_bundle
-from pfedsam.export.finetune import Best, Branch, Loss, Masks, splits
+from pfedsam.export.finetune import Best, Branch, Loss, Masks, groups, splits
 from pfedsam.export.verify import verify
 from pfedsam.inference.facts import read_facts
 from pfedsam.inference.model_file import read_tensors, write_model
 from pfedsam.inference.predictor import load_model
 from pfedsam.layout import Places
+from pfedsam.model.partition import Part, tensors_of
 from pfedsam.site import Site
 from pfedsam.train.losses import segmentation_loss
 
@@ -188,6 +189,25 @@ def test_a_folder_without_a_datalist_is_told_with_its_remedy(model_file: Path, t
 def test_its_settings_are_the_job_s(bundle: Path, model_file: Path) -> None:
     said, config = json.loads((bundle / "configs/train.json").read_text()), read_facts(model_file).config
     assert (said["lr"], said["batch_size"], said["branch"]) == (config.train.lr, config.train.batch_size, "personal")
+
+
+RATES = {"lr": 1e-2, "lr_private": 3e-3, "lr_decoder": 3e-4}
+
+
+@pytest.mark.parametrize(("method", "wanted"), [("pfedsam", {2e-2, 6e-3, 6e-4}), ("newcomer", {6e-3})])
+def test_it_trains_what_the_job_trained_at_the_job_s_rates_in_proportion(
+    hospital: Path, tmp_path: Path, method: str, wanted: set[float]
+) -> None:
+    config = tiny(method=method, model={"experts": 0, "experts_rank": 2, "experts_in": "all"}, train=RATES)
+    site = after_a_round(lambda given: Site("site-1", given, Places(hospital, tmp_path / "s")), config)
+    network = Branch(str(save_model(site, tmp_path / "model.safetensors")), "personal", device="cpu")
+    found = groups(network, 2e-2)
+    assert {round(group["lr"], 9) for group in found} == wanted
+    private = {id(weight) for weight in tensors_of(network.predictor.model, network.part, Part.PRIVATE).values()}
+    for group in found:
+        assert {id(weight) in private for weight in group["params"]} == {group["lr"] == pytest.approx(6e-3)}
+    own = {id(weight) for weight in network.parameters()}
+    assert all(id(weight) in own for group in found for weight in group["params"])
 
 
 def test_a_validation_that_was_not_the_best_leaves_the_saved_file_alone(model_file: Path, tmp_path: Path) -> None:

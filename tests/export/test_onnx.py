@@ -73,6 +73,7 @@ def test_the_graph_with_experts_computes_what_torch_does_at_any_batch_and_says_h
     graph = onnx.load(tmp_path / "model.onnx")
     notes = {entry.key: entry.value for entry in graph.metadata_props}
     assert notes["normalisation"] == "inside the graph"
+    assert notes["scale"] == "values of 0 to 255 are divided by 255"
     assert notes["model_sha256"] == model.facts.sha256
     assert b"site-packages" not in (data := (tmp_path / "model.onnx").read_bytes())
     assert str(Path(pfedsam.__file__).parent).encode() not in data

@@ -10,6 +10,12 @@ CHOICES = (*PLANES, STORED)
 ENDS = {"P": "posterior", "L": "the patient's left", "S": "superior", "I": "inferior"}
 
 
+SCALES = {  # how intensities become 0..1, in words
+    "uint8": "values of 0 to 255 are divided by 255",
+    "percentile": "from the 0.5 to the 99.5 percentile of the whole image or volume, cut at 0 and 1",
+}
+
+
 def described(plane: str) -> str:
     """How volumes are cut into slices, in words."""
     if plane == STORED:

@@ -15,7 +15,7 @@ import pfedsam
 from pfedsam.config import Config, Scale
 from pfedsam.data import reader
 from pfedsam.data.folder import new_folder
-from pfedsam.data.planes import described
+from pfedsam.data.planes import SCALES, described
 from pfedsam.data.square import label_map, shown
 from pfedsam.errors import UserFault
 from pfedsam.files import read_json, write_atomic, write_json
@@ -163,6 +163,7 @@ def metadata(facts: ModelFacts) -> dict[str, Any]:
         "authors": "the sites of the study fill this in",
         "copyright": "the sites of the study fill this in",
         "intended_use": USE,
+        "scale": SCALES[config.data.scale],
         "plane": described(config.data.plane),
         "network_data_format": {
             "inputs": {"image": _tensor("RGB", [0, 1], ["red", "green", "blue"])},

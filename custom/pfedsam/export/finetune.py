@@ -24,9 +24,11 @@ from pfedsam.model.moe import balance_term
 from pfedsam.model.partition import Part, tensors_of, wire_name
 from pfedsam.model.prepared import assemble
 from pfedsam.train.evaluate import labelled, masks, reference
+from pfedsam.train.loop import make_optimisers
 from pfedsam.train.losses import segmentation_loss
 
 Sample = dict[str, Any]
+STEPS = 10  # of a round, for the question what a method trains in it
 SUFFIX = " fine-tuned"  # behind the run's name: the tensors are no longer those of the run
 
 
@@ -103,6 +105,21 @@ class Split:
     def __getitem__(self, i: int) -> Sample:
         image, label = self.data[i]
         return {"image": image, "label": label[None].float(), "slice": i}
+
+
+def groups(network: Branch, lr: float) -> list[dict[str, Any]]:
+    """AdamW's groups: what the job trained in the branch, at the job's rates. `lr` stands for `train.lr`.
+
+    Rates of their own, of the private part or the decoder, change in the same proportion.
+    """
+    method, train = methods.get(network.config.method), network.config.train
+    parts = {part for done in range(STEPS) for part in method.phase(done, STEPS)}
+    optimisers = make_optimisers(network.predictor.model, network.part, replace(train, record=False))
+    own = {id(weight) for weight in network.segmenter.parameters() if weight.requires_grad}
+    every = [(part, group) for part, optimiser in optimisers.items() for group in optimiser.param_groups]
+    mine = [(part, [w for w in group["params"] if id(w) in own], group["lr"]) for part, group in every]
+    trained = [one for one in mine if one[0] in parts and one[1]] or [one for one in mine if one[1]]
+    return [{"params": weights, "lr": rate * lr / train.lr if train.lr else lr} for _, weights, rate in trained]
 
 
 def splits(folder: str, network: Branch, site: str = "") -> dict[str, Split]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pfedsam.data.planes import described
+from pfedsam.data.planes import SCALES, described
 from pfedsam.errors import UserFault
 from pfedsam.export.merge import plain
 from pfedsam.files import write_atomic
@@ -151,6 +151,7 @@ def _notes(model: Predictor, branch: str) -> dict[str, str]:
     return source_lines(facts) | {
         "input": f"image: float32 (batch, 3, {size}, {size}), RGB of 0..1, longest side scaled to {size},"
         " zeros right and below",
+        "scale": SCALES[config.data.scale],
         "plane": described(config.data.plane),
         "classes": json.dumps(config.class_names),
         "output": f"logits: float32 (batch, outputs, h, h); {reading}",

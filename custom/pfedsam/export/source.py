@@ -6,13 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pfedsam.config import text_digest
+from pfedsam import methods
+from pfedsam.config import Config, text_digest
 from pfedsam.errors import UserFault
 from pfedsam.exchange.store import LAST, Moment, SiteStore
 from pfedsam.files import SETTINGS, Tensors, facts_of, parsed, read_json, unpack, unprefixed
 from pfedsam.inference.facts import ModelFacts, Origin, roles_of
 from pfedsam.layout import MODELS, PRIVACY, RESULTS, servers_folders, sites_folders
 from pfedsam.settings import from_record
+from pfedsam.study import private_schema
+
+GLOBAL = "branch.global."  # how the names of that branch's tensors begin
 
 STORE = "PFEDSAM_STORE"
 SHARED, PRIVATE = "shared.safetensors", "private.safetensors"
@@ -71,14 +75,26 @@ def gather(place: Place) -> RunModel:
     config, digest = from_record(parsed(settings)), text_digest(settings)
     _one_run(known, own, digest)
     roles = roles_of(config, private=private is not None)
-    if not roles:
-        raise UserFault(
-            expected=f"a site's private part: method {config.method} shares nothing",
-            came="none",
-            do="name the site with --site, on its own machine",
-        )
+    if private is None:
+        _require_whole(config)
     origin, tested = _origin(known, own, results)
+    tested = tested and not (private is None and methods.get(config.method).own_models)
     return RunModel(ModelFacts(config, digest, origin, roles, settings=settings), shared, private, results, tested)
+
+
+def _require_whole(config: Config) -> None:
+    """Refuse a global branch without the tensors of it that each site keeps: it would predict with untrained ones.
+
+    Raises:
+        UserFault: the method keeps such tensors.
+    """
+    shares_all = not any(name.startswith(GLOBAL) for name in private_schema(config))
+    if not shares_all or methods.get(config.method).global_ != "global":
+        raise UserFault(
+            expected=f"a site's private part: with {config.method} each site keeps some or all of the global branch",
+            came="none",
+            do="name the site with --site, on its own machine. Another site cannot use this model",
+        )
 
 
 def read(path: Path) -> tuple[Tensors, dict[str, str]]:

@@ -127,6 +127,13 @@ def shared_alone(_done: int, _steps: int) -> frozenset[Part]:
     return frozenset({Part.SHARED})
 
 
+def encoder_alone(model: Branches, _config: Config) -> None:
+    """A `gradient` that takes all but the global branch's encoder out of the step. Weight decay would still move it."""
+    for name, p in model["global"].named_parameters():
+        if not name.startswith("encoder."):
+            p.grad = None
+
+
 def distance(branch: Segmenter, received: dict[str, Tensor]) -> Tensor:
     """|w - w_t|^2 over a branch's trained parameters, a scalar. `received` is w_t (Li et al. 2020, FedProx)."""
     live = dict(branch.named_parameters())
@@ -152,6 +159,7 @@ class Method:
         phase: gives the parts that the next step trains, from the numbers of done and of all steps of the round.
         joins: whether the method needs the model of another run to begin with.
         rule: what the server makes of the sites' contributions.
+        own_models: whether the rule makes a model for each site. Then no site tests the shared one.
         up: what goes up beside the update, by name, from the shared tensors' schema: shape, dtype, bound.
         down: what goes down beside the shared tensors: these names of the rule's memory. They begin at zero.
         tell: called after training. It gives what goes up and what the site remembers. A site that lost that stops.
@@ -178,6 +186,7 @@ class Method:
     phase: Phase = always
     joins: bool = False
     rule: Rule = mean
+    own_models: bool = False
     up: Extras = no_extras
     down: Extras = no_extras
     tell: Callable[[Branches, Config, Here, RoundReport], Told] = nothing_told

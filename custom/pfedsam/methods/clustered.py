@@ -97,4 +97,4 @@ def grouped(
     return replace(state, shared=mean_model(state, given), models=models, memory=kept)
 
 
-METHOD = replace(fedavg.METHOD, rule=rule, settings=Settings)
+METHOD = replace(fedavg.METHOD, rule=rule, own_models=True, settings=Settings)

@@ -59,4 +59,4 @@ def weights(site: str, cosines: Cosines, samples: Mapping[str, float], temperatu
     return {other: value / total for other, value in found.items()}
 
 
-METHOD = replace(fedavg.METHOD, adapt=adapters, declare=declare, rule=rule, settings=Settings)
+METHOD = replace(fedavg.METHOD, adapt=adapters, declare=declare, rule=rule, own_models=True, settings=Settings)

@@ -49,7 +49,7 @@ class Settings:
 def losses(model: Branches, batch: Batch, config: Config) -> Losses:
     """The supervised loss, the loss on pseudo-labels of a perturbed image, and the alignment. Scalars by name."""
     own, student = config.own(Settings), model["global"]
-    clean, changed = student.encoder(batch.image), student.encoder(perturbed(batch.image))
+    clean, changed = student.encoder(batch.image), student.encoder(perturbed(batch.image, config.model.pixels))
     one, other = (taught(student, below(key, model.received), batch) for key in (SENT, AVERAGE))
     target, known = agreed(one, other, own.sure, exclusive=config.model.exclusive)
     pseudo = pseudo_loss(student.decode(changed), target, known, batch, exclusive=config.model.exclusive)

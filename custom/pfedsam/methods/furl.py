@@ -20,7 +20,7 @@ from pfedsam.data.dataset import Batch
 from pfedsam.exchange.schema import Schema, Spec
 from pfedsam.exchange.server import Contribution, ServerState, banked, mean
 from pfedsam.methods import fedavg
-from pfedsam.methods.base import Here, Told, of_others, uncached
+from pfedsam.methods.base import Here, Told, encoder_alone, of_others, uncached
 from pfedsam.model.backbones import VITS
 from pfedsam.model.segmenter import Branches
 from pfedsam.train.loop import RoundReport
@@ -44,7 +44,7 @@ class Settings:
 def losses(model: Branches, batch: Batch, config: Config) -> Losses:
     """The contrast of both views, and the distance to the base model's representations. Scalars by name."""
     own, encoder = config.own(Settings), model["global"].encoder
-    one, other = represented(encoder(batch.image)), represented(encoder(perturbed(batch.image)))
+    one, other = represented(encoder(batch.image)), represented(encoder(perturbed(batch.image, config.model.pixels)))
     with torch.no_grad():
         base = represented(functional_call(encoder, without_adapters(encoder), (batch.image,)))
     both = (contrast(*pair, model.received[BANK], own.temperature) for pair in ((one, other), (other, one)))
@@ -103,6 +103,7 @@ METHOD = replace(
     terms=("contrast", "align"),
     merge=merge,
     tell=tell,
+    gradient=encoder_alone,
     augment=uncached,
     unlabelled=True,
     rule=rule,

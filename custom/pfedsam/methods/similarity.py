@@ -61,4 +61,4 @@ def weights(site: str, cosines: Cosines, settings: Settings) -> dict[str, float]
     }
 
 
-METHOD = replace(fedavg.METHOD, rule=rule, settings=Settings)
+METHOD = replace(fedavg.METHOD, rule=rule, own_models=True, settings=Settings)

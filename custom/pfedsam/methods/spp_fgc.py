@@ -102,6 +102,7 @@ METHOD = replace(
     up=up,
     tell=tell,
     rule=rule,
+    own_models=True,
     looks=True,
     derived=frozenset({SKETCH}),
     settings=Settings,

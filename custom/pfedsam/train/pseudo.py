@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
+from pfedsam.config import Pixels
 from pfedsam.data.dataset import Batch, Dataset, View
+from pfedsam.data.square import MEAN, spread
 from pfedsam.data.values import IGNORED
 from pfedsam.files import Tensors
 from pfedsam.model.segmenter import Segmenter
@@ -74,13 +76,15 @@ def agreed(one: Tensor, other: Tensor, sure: float, *, exclusive: bool) -> tuple
     return both.float(), (both | neither).float()
 
 
-def perturbed(image: Tensor) -> Tensor:
-    """Images (B, 3, S, S), normalised, with another contrast and brightness, and noise. The strengths are our choice.
+def perturbed(image: Tensor, pixels: Pixels) -> Tensor:
+    """Images (B, 3, S, S) with another contrast and brightness, and noise. The strengths are our choice.
 
-    They come from torch's generator, which each round seeds.
+    They are of images normalised as for SAM. They come from torch's generator, which each round seeds.
     """
+    middle, width = (0.0, 1.0) if pixels == "sam" else (sum(MEAN) / len(MEAN) / 255, spread("sam"))
     change = 0.6 * torch.rand(2, len(image), 1, 1, 1, device=image.device) - 0.3  # of contrast, and of brightness
-    return image * (1 + change[0]) + change[1] + 0.1 * torch.randn_like(image)
+    away = (image - middle) / width
+    return (away * (1 + change[0]) + change[1] + 0.1 * torch.randn_like(image)) * width + middle
 
 
 @torch.no_grad()
