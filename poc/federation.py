@@ -81,6 +81,13 @@ class Federation:
         if self.home.is_dir() and any(self.home.iterdir()):
             raise UserFault(expected="a new or empty folder", came=f"{self.home}, not empty", do="name another --home")
         self.home.mkdir(parents=True, exist_ok=True)
+        try:
+            self._make(mode, byoc=byoc, port=port)
+        except BaseException:  # half a federation can be neither started nor prepared again
+            shutil.rmtree(self.home)
+            raise
+
+    def _make(self, mode: str, *, byoc: bool, port: int) -> None:
         project = localised(yaml.safe_load(PROJECT.read_text()), self.home, byoc=byoc, port=port or free_port())
         if mode == "poc":
             project = as_poc(project)

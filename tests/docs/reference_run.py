@@ -142,7 +142,8 @@ def tell(writer: ResultsWriter, fl_ctx: FLContext, event: str, **facts: Any) -> 
 def exchange(name: str, site: FLContext, server: FLContext) -> tuple[Shareable, Shareable]:
     """A task as the server sends it, and the answer as it leaves the site."""
     site.set_prop("__task_name__", name, private=True, sticky=False)
-    task = OnlyDeclaredEnters().process(model_task(name, print, timeout=0, fl_ctx=server).data, site)
+    round_ = server.get_prop(AppConstants.CURRENT_ROUND)
+    task = OnlyDeclaredEnters().process(model_task(name, print, round_, timeout=0, fl_ctx=server).data, site)
     return task, SitePolicy(64, 1, 1).process(PFedSAMExecutor().execute(name, task, site, Signal()), site)
 
 

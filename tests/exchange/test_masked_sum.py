@@ -137,6 +137,13 @@ def test_a_site_opens_no_sum_of_fewer_sites_than_hide_it(tmp_path: Path) -> None
     assert sites["site-0"].open(found.attempt, asked, ["site-0", "site-1", "site-2", "site-3"])
 
 
+def test_a_sum_that_no_site_would_open_is_refused_before_a_site_trains_for_it(tmp_path: Path) -> None:
+    """With privacy.sites 4 and three sites connected, each job's training was paid for and lost."""
+    sites = {f"site-{i}": MaskedSite(f"site-{i}", SERVER, path=tmp_path / f"{i}.json", least=4) for i in range(3)}
+    with pytest.raises(UserFault, match="at least 4 sites for a masked sum; came 3"):
+        dealt(sites)
+
+
 def test_a_name_that_is_told_twice_counts_once(tmp_path: Path) -> None:
     """Else a server could make each site believe that enough are there, and have all masks of one update opened."""
     sites = members(tmp_path)

@@ -15,6 +15,7 @@ from nvflare.apis.filter import ContentBlockedException
 from nvflare.apis.fl_constant import FLContextKey, ReservedKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_copy, make_reply
+from nvflare.apis.signal import Signal
 from nvflare.apis.workspace import Workspace
 from nvflare.app_common.abstract.model import make_model_learnable
 from nvflare.app_common.app_constant import AppConstants
@@ -262,7 +263,7 @@ def test_each_site_is_sent_the_model_that_the_rule_made_for_it(fl_ctx: FLContext
     persistor = fl_ctx.get_engine().get_component("persistor")
     own = {name: torch.full_like(t, 3.0) for name, t in persistor.state.shared.items()}
     persistor.state = replace(persistor.state, models={"a": own})
-    task = model_task("train", lambda *_: None, timeout=0, fl_ctx=fl_ctx)
+    task = model_task("train", lambda *_: None, 2, timeout=0, fl_ctx=fl_ctx)
     for site, value in (("a", 3.0), ("b", 0.0), ("a", 3.0)):
         task.before_task_sent_cb(SimpleNamespace(client=Client(site, "")), fl_ctx)
         sent = from_shareable(SitesOwnModel().process(make_copy(task.data), fl_ctx))
@@ -424,3 +425,26 @@ def test_the_quorum_is_lower_only_where_sites_do_not_have_their_turn() -> None:
     assert controller._quorum(asked=1, connected=3) == 1  # two sites train in other rounds
     assert controller._quorum(asked=1, connected=1) == 2  # one site alone is no federation of two
     assert controller._quorum(asked=3, connected=3) == 2
+    assert Rounds(3, 3, 0, 0)._quorum(asked=1, connected=2) == 3  # too few are connected to wait for others' turn
+
+
+def test_a_site_that_left_or_never_trains_does_not_lower_the_quorum(fl_ctx: FLContext, events: list[str]) -> None:
+    controller = rounds()
+    controller.persistor = fl_ctx.get_engine().get_component("persistor")
+    controller.persistor.left_out = frozenset({"gone"})
+    fl_ctx.get_engine().get_clients = lambda: [Client(name, "") for name in ("a", "gone")]
+    controller.broadcast_and_wait = lambda **_: answer(controller, "a", update("a", 1.0), fl_ctx)
+    assert not controller._gather(2, Signal(), fl_ctx)
+    assert EventType.FATAL_SYSTEM_ERROR in events
+
+
+def test_the_final_test_states_how_many_rounds_are_finished(fl_ctx: FLContext) -> None:
+    """A site that missed the last round was told one round too few, and judged the model by that."""
+    engine = fl_ctx.get_engine()
+    engine.get_component("results").results = {"rounds": [{"round": round_, "sites": {}} for round_ in range(3)]}
+    engine.get_component("persistor").left_out = frozenset()
+    engine.get_clients = lambda: []
+    test, told = FinalEvaluation(0, 0), []
+    test.broadcast_and_wait = lambda task, **_: told.append(task.data.get_header(AppConstants.CURRENT_ROUND))
+    test.control_flow(Signal(), fl_ctx)
+    assert told == [3]

@@ -292,7 +292,11 @@ def test_images_without_a_label_do_not_raise_an_update_over_the_floor(
     shared, base = initial_shared(from_dict(config))
     task = DXO(DataKind.WEIGHTS, data=shared, meta={STAMP: {"config": from_dict(config).digest(), "base": base}})
     PFedSAMExecutor().execute("train", task.to_shareable(), fl_ctx, Signal())
-    assert asked == [{"images": 1, "patients": 1, "tested": 1}]
+    assert asked == [{"images": 1, "seen": 1, "patients": 1, "tested": 1}]
+    fence = SitePolicy(least_images=8, least_patients=1)
+    fence.require_seen(8, 1)
+    with pytest.raises(ContentBlockedException, match="at least 8 training images, came 4 that the round's steps see"):
+        fence.require_seen(4, 1)  # as where every other view has no label
 
 
 def test_all_tasks_of_a_job_are_of_one_run(fl_ctx: FLContext, caplog: pytest.LogCaptureFixture) -> None:

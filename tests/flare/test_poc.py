@@ -7,10 +7,11 @@ import pytest
 from federation import Federation, main
 
 from conftest import ROOT, TINY, let_little_leave
+from pfedsam.errors import UserFault
 
-pytestmark = [pytest.mark.flare, pytest.mark.long]
 
-
+@pytest.mark.flare
+@pytest.mark.long
 @pytest.mark.parametrize("byoc", [[], ["--byoc"]], ids=["without code", "with code"])
 def test_poc_runs_by_one_command_a_step(tmp_path: Path, capsys: pytest.CaptureFixture[str], byoc: list[str]) -> None:
     home = ["--home", str(tmp_path / "federation")]
@@ -26,3 +27,14 @@ def test_poc_runs_by_one_command_a_step(tmp_path: Path, capsys: pytest.CaptureFi
         assert main(["remove", *home]) == 0
     assert list(tmp_path.iterdir()) == []
     assert "results:" in capsys.readouterr().out
+
+
+def test_a_federation_that_could_not_be_made_leaves_no_folder_in_the_way(tmp_path: Path, monkeypatch) -> None:
+    def dies(*_: str) -> None:
+        raise UserFault(expected="kits", came="none", do="try again")
+
+    federation = Federation(tmp_path / "home")
+    monkeypatch.setattr(Federation, "_nvflare", dies)
+    with pytest.raises(UserFault, match="expected kits"):
+        federation.prepare("provisioned", byoc=False)
+    assert not (tmp_path / "home").exists()

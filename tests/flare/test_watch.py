@@ -233,6 +233,15 @@ def test_the_final_test_is_done_again_for_a_site_that_was_lost_in_it_but_not_for
     assert len(watched(never, tmp_path / "never", patience=Patience(retests=3)).ends) == 4
 
 
+def test_the_scores_that_stay_are_of_the_job_that_tested_at_the_most_sites(tmp_path: Path) -> None:
+    all_ = {"inside": ("a", "b", "c")}
+    plans = Plan(untested=("c",), **all_), Plan(untested=("a",), **all_), Plan(untested=("a", "b"), **all_)
+    ended = watched(Server(Time(), *plans, sites=dict.fromkeys("abc", 0.0)), tmp_path)
+    assert len(ended.ends) == 3
+    results = json.loads(next(ended.folder.rglob("results.json")).read_text())
+    assert sorted(results["final"]["sites"]) == ["b", "c"]
+
+
 def test_a_job_that_still_runs_is_followed_instead_of_submitted_again(tmp_path: Path) -> None:
     server = Server(Time(), Plan(lasts=100))
     job = rendered(tmp_path)

@@ -23,7 +23,7 @@ from pfedsam.service import Turn, serve_round
 from pfedsam.settings import from_dict
 from pfedsam.site import Site
 from pfedsam.study import down_schema, initial_shared
-from pfedsam.train.loop import patients_seen, views_of
+from pfedsam.train.loop import patients_seen, slices_seen, views_of
 from pfedsam.train.patients import Hidden, patients_of
 from pfedsam.train.step import descend, weights_of
 
@@ -73,6 +73,7 @@ def test_the_patients_of_a_round_are_those_whose_slices_its_steps_see(hospital: 
     assert patients_seen(data, hides(train={"max_steps": 1}), 5, 0) == 3  # drawn anew in each step, by chance
     data.slices[1:] = [replace(one, mask=None) for one in data.slices[1:]]
     assert seen(data) == 1
+    assert slices_seen(data, tiny(train={"batch_size": 1, "max_steps": None}), 5, 0) == {0}
 
 
 class Silent(Noise):

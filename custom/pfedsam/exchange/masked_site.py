@@ -30,6 +30,7 @@ from pfedsam.errors import UserFault
 from pfedsam.exchange.masks import bounded, fixed, mix, pack_words
 from pfedsam.exchange.roster import (
     KEY,
+    LEAST,
     Keys,
     Roster,
     keys_tensors,
@@ -179,7 +180,8 @@ class MaskedSite:
         return {"opened": torch.stack([to_tensor(share) for share in chosen])}
 
     def _check(self, secret: Secret, roster: Roster) -> None:
-        require_enough(len(site_names(sorted(roster))))
+        count = len(site_names(sorted(roster)))
+        require_enough(count, least=max(LEAST, least_open(count, self._least)))  # else the sum would never be opened
         mine, known = roster.get(self.site), secret.roster[self.site]
         if mine is None or replace(mine, signature=b"", certificate=b"") != known:
             raise UserFault(expected=f"the keys that {self.site} has sent", came="others", do=AGAIN)

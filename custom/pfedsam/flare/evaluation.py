@@ -40,10 +40,11 @@ class FinalEvaluation(Controller):  # type: ignore[misc]
         engine = fl_ctx.get_engine()
         rounds: list[dict[str, Any]] = engine.get_component("results").results.get("rounds", [])
         trained = len(rounds[-1]["sites"]) if rounds else 0
+        done = rounds[-1]["round"] + 1 if rounds else 0
         gone = engine.get_component("persistor").left_out
         here = [client.name for client in engine.get_clients() if client.name not in gone]
         self.broadcast_and_wait(
-            task=model_task(AppConstants.TASK_VALIDATION, self._received, timeout=self.timeout, fl_ctx=fl_ctx),
+            task=model_task(AppConstants.TASK_VALIDATION, self._received, done, timeout=self.timeout, fl_ctx=fl_ctx),
             fl_ctx=fl_ctx,
             targets=here if gone else None,  # None: also a site that comes late
             min_responses=max(1, min(trained, len(here))),

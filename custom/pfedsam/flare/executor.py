@@ -52,7 +52,7 @@ from pfedsam.quiet import quiet
 from pfedsam.record.back import line_in
 from pfedsam.service import Turn, serve_round, serve_test
 from pfedsam.site import Site
-from pfedsam.train.loop import Progress, patients_seen
+from pfedsam.train.loop import Progress, patients_seen, slices_seen
 from pfedsam.train.patients import patients_of
 
 CODES = {ClassesDiffer: CLASSES_DIFFER, Diverged: DIVERGED}
@@ -109,8 +109,9 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
             member.ready(attempt)  # else the training would be in vain
         train = site.data["train"]
         images = len(train.labelled()) or len(train)  # one with a label among others shows most
-        patients = patients_seen(train, site.config, site.seed, turn.round)
-        ask_fences(fl_ctx, site.config, images=images, patients=patients, tested=_tested(site))
+        of_round = train, site.config, site.seed, turn.round
+        seen, patients = len(slices_seen(*of_round)), patients_seen(*of_round)
+        ask_fences(fl_ctx, site.config, images=images, seen=seen, patients=patients, tested=_tested(site))
         every = LINE_EVERY_SIMULATED if simulated(fl_ctx) else LINE_EVERY
         progress = _Progress(site.name, turn, _started(run_dir(fl_ctx), turn.round), every)
         update, report = serve_round(site, wire, turn, progress=progress, stop=lambda: bool(stop.triggered))

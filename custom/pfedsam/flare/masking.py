@@ -45,7 +45,7 @@ class Masking:
         If a site is lost between its keys and its shares, the others begin again without it, with fresh keys.
         """
         run, round_ = fl_ctx.get_engine().get_component("persistor").run, fl_ctx.get_prop(AppConstants.CURRENT_ROUND)
-        least = max(least, LEAST)
+        least = max(least, LEAST, job_config(fl_ctx).privacy.sites)
         for _ in range(TRIES):
             hidden = MaskedSum(new_attempt(run, round_), job_config(fl_ctx).server)
             self._ask("keys", hidden, sites, least, stop, fl_ctx)

@@ -95,8 +95,13 @@ class SitePolicy(OnlySharedLeaves):
                 f" came {seen} and {steps}: fewer could show a patient's image"
             )
 
-    def require_patients(self, patients: int) -> None:
-        """Raise if a round's steps see too few patients for its update to leave."""
+    def require_seen(self, images: int, patients: int) -> None:
+        """Raise if a round's steps see too few images or patients for its update to leave."""
+        if images < self.least_images:
+            raise ContentBlockedException(
+                f"expected an update of at least {self.least_images} training images, came {images} that the round's"
+                " steps see. Beside images with a label, those without do not count"
+            )
         if patients < self.least_patients:
             raise ContentBlockedException(
                 f"expected an update of at least {self.least_patients} patients, came {patients}:"
@@ -137,9 +142,9 @@ def fences(fl_ctx: FLContext) -> list[SitePolicy]:
     return [one for one in (scope.task_result_filters[FilterKey.OUT] if scope else []) if isinstance(one, SitePolicy)]
 
 
-def ask_fences(fl_ctx: FLContext, config: Config, *, images: int, patients: int, tested: int) -> None:
+def ask_fences(fl_ctx: FLContext, config: Config, *, images: int, seen: int, patients: int, tested: int) -> None:
     """Raise ContentBlockedException if a fence of the hospital would not let the round's update out."""
     for fence in fences(fl_ctx):
         fence.require(config, images)
-        fence.require_patients(patients)
+        fence.require_seen(seen, patients)
         fence.require_tested(tested)

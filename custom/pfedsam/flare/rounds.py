@@ -58,8 +58,8 @@ class Rounds(Controller):  # type: ignore[misc]
         engine = fl_ctx.get_engine()
         fl_ctx.get_prop(FLContextKey.RUNNER).ABORT_RETURN_CODES = []  # else one site's answer ends the job of all
         self.persistor, self.aggregator = engine.get_component("persistor"), engine.get_component("aggregator")
-        _put(fl_ctx, AppConstants.NUM_ROUNDS, self.rounds)
         _put(fl_ctx, AppConstants.GLOBAL_MODEL, self.persistor.load(fl_ctx))
+        _put(fl_ctx, AppConstants.NUM_ROUNDS, max(self.rounds, self.persistor.done))  # a shorter job only tests
         _put(fl_ctx, AppConstants.START_ROUND, self.persistor.done)
         _put(fl_ctx, AppConstants.CURRENT_ROUND, self.persistor.done)
         self.fire_event(AppEventType.INITIAL_MODEL_LOADED, fl_ctx)
@@ -102,11 +102,11 @@ class Rounds(Controller):  # type: ignore[misc]
         here = [client.name for client in clients if client.name not in self.persistor.left_out]
         sites = [name for name in here if config.trains(name, round_)]
         self.aggregator.sites = here
-        self._asked, self._least = len(sites), self._quorum(len(sites), len(clients))
+        turns = [name for name in here if config.trains(name, 0)]  # in this round or in another one
+        self._asked, self._least = len(sites), self._quorum(len(sites), len(turns))
         if not sites:
-            self.system_panic(f"round {round_}: no connected site trains in it. Change the setting every", fl_ctx)
-            return False
-        task = model_task(AppConstants.TASK_TRAIN, self._received, timeout=self.timeout, fl_ctx=fl_ctx)
+            return self._stop(f"round {round_}: no connected site trains in it. Change the setting every", fl_ctx)
+        task = model_task(AppConstants.TASK_TRAIN, self._received, round_, timeout=self.timeout, fl_ctx=fl_ctx)
         if masked(config):
             if (hidden := self._agree(sites, stop, fl_ctx)) is None:
                 return False
@@ -193,8 +193,13 @@ class Rounds(Controller):  # type: ignore[misc]
         cleanup_memory()
 
     def _quorum(self, asked: int, connected: int) -> int:
-        """`min_sites`. If connected sites skip the round, no more than the sites that train in it, but at least one."""
-        return max(min(self.min_sites, asked), 1) if asked < connected else self.min_sites
+        """`min_sites`. If so many are connected and some skip the round, no more than those that train in it.
+
+        Args:
+            connected: sites that train in this round or in another one.
+        """
+        skipped = asked < connected and connected >= self.min_sites
+        return max(min(self.min_sites, asked), 1) if skipped else self.min_sites
 
     def _received(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
         """Record a site's answer under the name in its certificate, whatever name its message says."""

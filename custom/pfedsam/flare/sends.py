@@ -20,9 +20,9 @@ Received = Callable[[ClientTask, FLContext], None]
 SENT_TO = "pfedsam_sent_to"  # in the context of a site's request: FLARE's name of the site
 
 
-def model_task(name: str, received: Received, *, timeout: int, fl_ctx: FLContext) -> Task:
-    """The task `name` with the shared model, to be broadcast. `SitesOwnModel` may replace the model for a site."""
-    engine, round_ = fl_ctx.get_engine(), fl_ctx.get_prop(AppConstants.CURRENT_ROUND)
+def model_task(name: str, received: Received, round_: int, *, timeout: int, fl_ctx: FLContext) -> Task:
+    """The task `name` with the shared model after `round_` rounds. `SitesOwnModel` may replace the model for a site."""
+    engine = fl_ctx.get_engine()
     persistor, results = engine.get_component("persistor"), engine.get_component("results").results
     meta = model_meta(fl_ctx, persistor.base)
     data = DXO(DataKind.WEIGHTS, data=_tensors("", fl_ctx), meta=meta).to_shareable()

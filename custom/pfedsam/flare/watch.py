@@ -42,7 +42,7 @@ class Outcome:
 
     Attributes:
         run: the run's name.
-        folder: the downloaded results of its last job.
+        folder: the downloaded results of the job that tested at the most sites, of several the last one.
         ends: how each of its jobs ended, in order: FLARE's status, LOST or REJOIN.
     """
 
@@ -76,7 +76,7 @@ def watch(job: Path, look: Lookout, *, out: Path, continues: str = "") -> Outcom
 
 
 def _bring_to_its_end(run: Run, job: Path, look: Lookout, *, out: Path) -> Outcome:
-    ends: list[str] = []
+    ends, best = list[str](), (0, Path())
     while True:
         _begin(look, run, job)
         ended = _Job(look, run).follow()
@@ -86,8 +86,10 @@ def _bring_to_its_end(run: Run, job: Path, look: Lookout, *, out: Path) -> Outco
         results = read_json(found[0]) if found else {}
         done = len(results.get("rounds", []))
         log.info("job %s of run %s ended: %s, %d of %d rounds", run.job, run.name, ended, done, run.total)
-        if folder is not None and done >= run.total and _tested(run, results, look.patience):
-            return Outcome(run.name, folder, tuple(ends))
+        if folder is not None and done >= run.total:
+            best = max((len(results["final"]["sites"]), folder), best, key=lambda one: one[0])
+            if _tested(run, results, look.patience):
+                return Outcome(run.name, best[1], tuple(ends))
         cause = None  # where we ended it ourselves
         if ended != REJOIN:
             told = look.admin.meta(run.job) or {}

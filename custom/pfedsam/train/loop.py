@@ -168,8 +168,8 @@ def views_of(data: Dataset, config: TrainConfig, seed: int, round_: int, steps: 
             yield [View(i, number) for i in slices]
 
 
-def patients_seen(data: Dataset, config: Config, seed: int, round_: int) -> int:
-    """The number of patients with a slice in a round's steps. Beside slices with a label, those without do not count.
+def slices_seen(data: Dataset, config: Config, seed: int, round_: int) -> set[int]:
+    """The slices that a round's steps see. Beside slices with a label, those without do not count.
 
     If the round hides its patients, chance draws them anew each step, and all count.
     """
@@ -177,6 +177,12 @@ def patients_seen(data: Dataset, config: Config, seed: int, round_: int) -> int:
     if config.privacy.unit != "patient":
         steps = views_of(data, config.train, seed, round_, steps_of(len(data), config.train))
         slices &= {view.slice for views in steps for view in views}
+    return slices
+
+
+def patients_seen(data: Dataset, config: Config, seed: int, round_: int) -> int:
+    """The number of patients of `slices_seen`."""
+    slices = slices_seen(data, config, seed, round_)
     return sum(not slices.isdisjoint(own) for own in patients_of(data))
 
 
