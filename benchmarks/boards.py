@@ -19,12 +19,13 @@ from tables import (
     corrected,
     differences,
     spread,
-    with_chances,
 )
 
-from pfedsam.record.cases import Classes
+from pfedsam.record.cases import Classes, less
 from pfedsam.report.bootstrap import interval, mean_of
 
+Gap = list[dict[str, Classes]]  # a paired difference of each seed, by site
+RARE = 0.05  # a p value below it has a star
 Named = dict[str, dict[int, Found]]  # a table's runs, by row's name and seed
 BOARD = ("method", "branch", "Dice", "95 % interval", "worst site", "MB a message", "seeds")
 UNKNOWN = "code not known"
@@ -54,11 +55,11 @@ def leaderboard(task: Kept) -> list[str]:
     rows, met = [], dict[str, str]()
     for row, role in ranked:
         runs = list(found[row].values())
-        less = compared(row, role, found, task.homes)
+        gap = compared(row, role, found, task.homes)
         marks = statuses(task, row, runs)
         met |= marks
         status = ", ".join(marks) or "valid"
-        rows.append([*cells(task, row, found[row], role), *device(row), less, commits_of(runs), status])
+        rows.append([*cells(task, row, found[row], role), *device(row), gap, commits_of(runs), status])
     notes = [line for name, says in met.items() for line in ["", *wrapped(f"**{name.split(': ')[-1]}**: {says}")]]
     return [*markdown([*BOARD, *device(None), "less pFedSAM, paired", "commit", "status"], rows), *notes]
 
@@ -122,7 +123,7 @@ def cells(task: Kept, row: Row, runs: dict[int, Found], role: str) -> list[str]:
     one = next(iter(runs.values()))
     low, high = dice_interval(task, runs, role)
     site, worst = worst_of(task, runs, role)
-    dice = [st.mean(of["dice"] for of in by_site(run, role, task.homes).values()) for run in runs.values()]
+    dice = means(sites_of(task, runs, role))
     range_ = f"{low:.3f} to {high:.3f}"
     return [
         row.label,
@@ -137,8 +138,17 @@ def cells(task: Kept, row: Row, runs: dict[int, Found], role: str) -> list[str]:
 
 def mean_dice(task: Kept, runs: dict[int, Found], role: str) -> float:
     """Over cases, then sites, then seeds."""
-    found = [by_site(run, role, task.homes) for run in runs.values()]
-    return st.mean(st.mean(of["dice"] for of in run.values()) for run in found)
+    return st.mean(means(sites_of(task, runs, role)))
+
+
+def sites_of(task: Kept, runs: dict[int, Found], role: str) -> list[dict[str, dict[str, float]]]:
+    """Each run's metrics by site."""
+    return [by_site(run, role, task.homes) for run in runs.values()]
+
+
+def means(runs: list[dict[str, dict[str, float]]]) -> list[float]:
+    """Each run's mean Dice over its sites."""
+    return [st.mean(of["dice"] for of in run.values()) for run in runs]
 
 
 def dice_interval(task: Kept, runs: dict[int, Found], role: str) -> tuple[float, float]:
@@ -149,9 +159,9 @@ def dice_interval(task: Kept, runs: dict[int, Found], role: str) -> tuple[float,
 
 def worst_of(task: Kept, runs: dict[int, Found], role: str) -> tuple[str, float]:
     """The site that is the worst in the mean over seeds, and the mean over seeds of the worst site's Dice."""
-    found = [by_site(run, role, task.homes) for run in runs.values()]
-    means = {site: st.mean(run[site]["dice"] for run in found) for site in found[0]}
-    return min(means, key=lambda site: means[site]), st.mean(min(of["dice"] for of in run.values()) for run in found)
+    found = sites_of(task, runs, role)
+    dice = {site: st.mean(run[site]["dice"] for run in found) for site in found[0]}
+    return min(dice, key=lambda site: dice[site]), st.mean(min(of["dice"] for of in run.values()) for run in found)
 
 
 def megabytes(run: Found) -> str:
@@ -168,7 +178,8 @@ def commits_of(runs: Iterable[Found]) -> str:
 def beside(task: Kept) -> list[str]:
     """Each row's Dice at its sites, and its difference to the first row, with p corrected by Holm for all rows."""
     first, *others = (found := task.suite(task.main)).items()
-    told = with_chances({row: differences(runs, first[1], "personal", task.homes) for row, runs in others})
+    gaps = {row: differences(runs, first[1], "personal", task.homes) for row, runs in others}
+    told = {row: in_points(gaps[row], p) for row, p in corrected(gaps).items()}
     rows = [
         [
             row.label if len(runs) == len(first[1]) else f"{row.label} ({len(runs)} seeds)",
@@ -180,35 +191,69 @@ def beside(task: Kept) -> list[str]:
         for row, runs in found.items()
     ]
     head = f"{task.task}: {patients(task)} test patients, {len(task.seeds())} seeds"
-    return markdown([head, "Dice", "worst site", "less pFedSAM", "MB"], rows)
+    return markdown([head, "Dice", "worst site", "points less pFedSAM", "MB"], rows)
 
 
-def together(tasks: Sequence[Kept]) -> list[str]:
-    """The trained rows that most tasks have with all seeds: by task, and the difference to the first at their sites."""
+def together(tasks: Sequence[Kept], told: Callable[[Gap, float], str]) -> list[str]:
+    """The trained rows that half of the tasks have with all seeds: by task, and the difference to the first.
+
+    `told` puts a difference and its p value into words. It is of all sites of the tasks that have the row.
+    """
     found = [(task, {row.name: runs for row, runs in task.suite(task.main).items()}) for task in tasks]
     labels = {row.name: row.label for task in tasks for row in task.suite(task.main) if not row.tests}
     first = next(iter(labels))
     of_row = {name: [one for one in found if complete(name, one[1], first)] for name in labels}
-    shown = {name: of for name, of in of_row.items() if 2 * len(of) > len(tasks)}
+    shown = {name: of for name, of in of_row.items() if 2 * len(of) >= len(tasks)}
     gaps = {name: apart(of, name, first) for name, of in shown.items() if name != first}
-    told = {name: in_points(gaps[name], p) for name, p in corrected(gaps).items()}
+    differ = {name: told(gaps[name], p) for name, p in corrected(gaps).items()}
     rows = [
         [
             labels[name],
             *(both(task, table[name]) if complete(name, table, first) else "not run" for task, table in found),
-            told.get(name, ""),
+            differ.get(name, ""),
             megabytes(next(iter(of[0][1][name].values()))),
         ]
         for name, of in shown.items()
     ]
     head = [f"{task.task} ({patients(task)})" for task in tasks]
-    return markdown(["mean Dice, worst site", *head, "all its sites, points less pFedSAM", "MB"], rows)
+    return markdown(["mean, worst Dice", *head, "points less pFedSAM", "MB"], rows)
 
 
-def in_points(gap: list[dict[str, Classes]], p: float) -> str:
-    """A paired difference in points of Dice, with its interval and its p value."""
+def carried(task: Kept) -> list[str]:
+    """Of the first row, by site: its Dice with what stays there, the same model's without it, and the gain in points.
+
+    In reading R2 the branches are one model: the global one is the personal one without its private part.
+    """
+    runs = next(iter(task.suite(task.main).values()))
+    gaps = [by_home(less(run.scores["personal"], run.scores["global"], "dice"), task.homes) for run in runs.values()]
+    both = [sites_of(task, runs, role) for role in ("personal", "global")]
+    tested = Counter(home.site for home in set(task.homes.values()))
+    rows = [
+        [
+            f"{site} ({count})",
+            *(spread([of[site]["dice"] for of in found]) for found in both),
+            points([{site: gap[site]} for gap in gaps]),
+        ]
+        for site, count in sorted(tested.items())
+    ]
+    rows += [["all sites", *(spread(means(found)) for found in both), points(gaps)]]
+    return markdown([f"{task.name} (test patients)", "with the private part", "without it", "points gained"], rows)
+
+
+def points(gap: Gap) -> str:
+    """A paired difference in points of Dice, with its interval."""
     low, high = interval(gap)
-    return f"{100 * st.mean(map(mean_of, gap)):+.1f} ({100 * low:+.1f} to {100 * high:+.1f}), p {p:.3f}"
+    return f"{100 * st.mean(map(mean_of, gap)):+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+
+
+def in_points(gap: Gap, p: float) -> str:
+    """The same with its p value."""
+    return f"{points(gap)}, p {p:.3f}"
+
+
+def starred(gap: Gap, p: float) -> str:
+    """The same with a star if chance alone would hardly do that."""
+    return points(gap) + " *" * (p < RARE)
 
 
 def complete(name: str, table: Named, first: str) -> bool:
@@ -216,7 +261,7 @@ def complete(name: str, table: Named, first: str) -> bool:
     return name in table and table[name].keys() == table[first].keys()
 
 
-def apart(tables: Sequence[tuple[Kept, Named]], name: str, first: str) -> list[dict[str, Classes]]:
+def apart(tables: Sequence[tuple[Kept, Named]], name: str, first: str) -> Gap:
     """The paired differences between two rows, of each seed, at the sites of all tasks."""
     found = [differences(table[name], table[first], "personal", task.homes) for task, table in tables]
     return [

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from machine import Table, keepable, publish
 from suites import NAMES, Row, few, rows_of
-from sweep import Run, data_of, places, planned, settings, sites, sizes
+from sweep import Run, places, planned, settings, sites, sizes
 from tables import Found, corrected, differences, in_words, read, read_homes, spread
 
 from pfedsam import methods
@@ -76,7 +76,10 @@ def main() -> None:
 
 def notes(suite: str | None, task: str, seeds: list[int]) -> list[str]:
     """What a reader has to know of the table."""
-    own = "own site: test Dice of the branch that predicts at its own site. global: of the one for unknown sites."
+    own = (
+        "own site: test Dice of the branch that predicts at its own site. global: of the shared branch there. Where"
+        " sites keep a part of it, or get a model each, a site that takes no part would get less."
+    )
     out = "Test Dice at the site that was left out: of the global branch, or of what the site made of it or alone."
     pairs = "The difference is paired by patient and seed. p is of its bootstrap, corrected by Holm for all rows."
     one = "One seed: differences below two points mean nothing."
@@ -102,7 +105,7 @@ def of_methods() -> list[Row]:
 def differing(runs: dict[Row, list[Run]], out: Path) -> dict[Row, tuple[str, str]]:
     """By row, the difference to the first one at the sites' own branches with its interval, and its p value."""
     task = next(iter(runs.values()))[0].task
-    homes = read_homes(data_of(task))
+    homes = read_homes(task)
     first, *others = ({run.seed: ended(run, out) for run in of_row} for of_row in runs.values())
     gaps = {row: differences(one, first, "personal", homes) for row, one in zip([*runs][1:], others, strict=True)}
     return {row: (in_words(gaps[row]), f"{p:.3f}") for row, p in corrected(gaps).items()}
@@ -139,7 +142,7 @@ def unseen(found: dict[Row, list[Cells]]) -> Table:
     """A line a method, a column for each site that was left out, and their mean."""
     scores: dict[str, Cells] = {}
     for row, runs in found.items():
-        site = next(cell for cell in runs[0] if row.name.startswith(cell.replace(AT, f"{UNSEEN}_")))
+        site = max((cell for cell in runs[0] if row.name.startswith(cell.replace(AT, f"{UNSEEN}_"))), key=len)
         scores.setdefault(row.label, {})[site.removeprefix(AT)] = mean(runs, "own site" if row.sites else site)
     outs = sorted({out for of in scores.values() for out in of})
     lines: list[list[str | float]] = [

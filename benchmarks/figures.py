@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 from boards import dice_interval, mean_dice, patients
 from kept import Kept, earlier
 from suites import Row
-from sweep import data_of, rows
+from sweep import rows
 from tables import branches, by_site, read_homes, runs
 
 from pfedsam.errors import UserFault
@@ -68,7 +68,7 @@ def figures(tasks: list[str], out: Path, folder: Path) -> None:
 
 def dumbbells(task: str, methods: list[Row], out: Path, path: Path) -> None:
     """Per site: local training, then pFedSAM's two branches; large: mean over seeds, small: each seed."""
-    homes = read_homes(data_of(task))
+    homes = read_homes(task)
     named = {row.name: runs(out, task, row).values() for row in methods if row.name in ("local", "pfedsam")}
     local = [by_site(run, "personal", homes) for run in named["local"]]
     both = {role: [by_site(run, role, homes) for run in named["pfedsam"]] for role in ("global", "personal")}

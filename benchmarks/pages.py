@@ -15,6 +15,8 @@ from typing import Any
 from boards import (
     beside,
     board,
+    carried,
+    in_points,
     leaderboard,
     of_sites,
     ran,
@@ -23,6 +25,7 @@ from boards import (
     seeds,
     seeds_apart,
     shown,
+    starred,
     summary,
     together,
     wrapped,
@@ -58,6 +61,7 @@ KINDS = (  # in the order of the systems page: how their titles begin
     "The demonstration job",
 )
 LEADING = ("pfedsam", "fedavg", "fedper", "ditto", "fedmsa", "fedms_sam", "local", "pooled")
+SEVERAL = "4 private adapters"  # in the label of a row whose L-MoE has several adapters and a gate
 EXPERTS = ("pfedsam", "experts_0", "top_1", "gate_free", "mlp", "r2", "r2_mlp", "fedavg")
 COPYING = ("pfedsam", "r1", "r2", "recopy_always", "margin_01", "fedavg", "local")
 DISTILLING = ("pfedsam", "distill_none", "distill_down", "distill_up", "distill_05", "rank_8", "fedavg")
@@ -207,9 +211,7 @@ def datasets() -> list[str]:
 
 def systems_page() -> list[str]:
     """The newest record of each title; older ones are named."""
-    found: dict[str, list[Record]] = {}
-    for record in sorted((read(path) for path in SYSTEMS.glob("*.json")), key=lambda record: record.date):
-        found.setdefault(record.title, []).append(record)
+    found = records()
     head = ["# Speed, memory, rounds, kills", "", MADE, "", "Each table is of one record in [systems/](systems)."]
     head += ["`make bench` and `make chaos` measure anew; with `--keep` a script adds its record.", ""]
     for title in sorted(found, key=lambda title: ([title.startswith(kind) for kind in KINDS].index(True), title)):
@@ -217,6 +219,24 @@ def systems_page() -> list[str]:
         earlier = ["", f"Earlier: {', '.join(f'{one.date} (commit {one.commit})' for one in older)}."] if older else []
         head += [f"## {title}", "", *newest.lines(), *earlier, ""]
     return head[:-1]
+
+
+def records() -> dict[str, list[Record]]:
+    """What the scripts measured, by title, the oldest first."""
+    found: dict[str, list[Record]] = {}
+    for record in sorted((read(path) for path in SYSTEMS.glob("*.json")), key=lambda record: record.date):
+        found.setdefault(record.title, []).append(record)
+    return found
+
+
+def gated() -> list[str]:
+    """Of small runs, the rows of several private adapters and a gate, beside the first row: a plain private adapter."""
+    rows = []
+    for title, (*_, record) in sorted(records().items()):
+        first, *others = record.tables[0]["rows"] if title.startswith("Suite leading") else [[]]
+        task = title.split(" on ")[-1].split(":")[0]
+        rows += [[task, first[1], row[1], *row[-2:]] for row in others if SEVERAL in row[0]]
+    return markdown(["task", "a plain adapter of rank 8", "4 of rank 4, 2 chosen", "difference", "p"], rows)
 
 
 def summary_page() -> list[str]:
@@ -240,7 +260,7 @@ def summary_page() -> list[str]:
         "",
         "Differences are paired by patient and seed. p is of their bootstrap, corrected by Holm for a table's rows.",
         "",
-        *several(together(alike()), *map(beside, today())),
+        *several(together(alike(), in_points), *map(beside, today())),
         "",
         "## Earlier defaults",
         "",
@@ -301,11 +321,12 @@ def leads(task: Kept) -> list[str]:
 
 
 BLOCKS: dict[str, Callable[[], list[str]]] = {
-    "results": lambda: together(alike()),
+    "results": lambda: together(alike(), starred),
     "tasks": tasks,
     "datasets": datasets,
     "leads": lambda: several(*map(leads, kept().values())),
-    "experts": lambda: several(of_earlier("nuclei", *EXPERTS), transcribed("parts")),
+    "experts": lambda: several(*map(carried, today()), gated()),
+    "earlier_experts": lambda: several(of_earlier("nuclei", *EXPERTS), transcribed("parts")),
     "copying": lambda: several(of_earlier("nuclei", *COPYING), of_earlier("brain_mri", *COPYING)),
     "distillation": lambda: of_earlier("nuclei", *DISTILLING),
     "bytes": lambda: several(

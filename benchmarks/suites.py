@@ -216,11 +216,11 @@ SUITES = {
         PRIVATE["own"],
         Row("own_half", "pFedSAM, whole decoder, half of the private part", own(8, 0, HALF), tests="own"),
         Row("own_lean", "pFedSAM, lean decoder, int8", own(8, 0, *LEAN, *INT8)),
-        Row("fedavg_lora", "FedAvg, decoder by LoRA, int8", ("method=fedavg", *BY_LORA, *INT8)),
+        Row("fedavg_lora", "FedAvg, decoder by LoRA", ("method=fedavg", *BY_LORA, *INT8)),
         PRIVATE["dual_lora_own"],
         Row(
             "dual_lora_own_lora",
-            "dual LoRA, decoder by LoRA, int8",
+            "dual LoRA, decoder by LoRA",
             (*PRIVATE["dual_lora_own"].changes, *BY_LORA, *INT8),
         ),
         PRIVATE["ditto_own"],

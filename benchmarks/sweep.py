@@ -155,14 +155,19 @@ def settings(run: Run, rounds: int | None) -> tuple[Config, int]:
     job has, unless the row says otherwise.
     """
     other = any(change.startswith("method=") and change != "method=newcomer" for change in run.row.changes)
-    first = [*PLAIN, *WHOLE, *([ONE_RATE, ALL] if other else []), *joined(run.task, run.row)]
+    first = [*PLAIN, *WHOLE, *([ONE_RATE, ALL] if other else []), *joined_of(run.task, run.row)]
     job = read_job(ROOT / "jobs" / f"{run.task}.json", [*first, *run.row.changes, f"seed={run.seed}"])
     return job.config, rounds or run.row.rounds or job.rounds
 
 
-def joined(task: str, row: Row) -> list[str]:
-    """The setting for the sites that a row takes of those that the task's job joins of several."""
-    known = read_job(ROOT / "jobs" / f"{task}.json", []).config.data.joined
+def joined(task: str) -> dict[str, list[str]]:
+    """The sites that the task's job joins of several of its manifest."""
+    return read_job(ROOT / "jobs" / f"{task}.json", []).config.data.joined
+
+
+def joined_of(task: str, row: Row) -> list[str]:
+    """The setting for those of them that a row takes."""
+    known = joined(task)
     kept = {site: list(parts) for site, parts in known.items() if not row.sites or site in row.sites}
     return [f"data.joined={json.dumps(kept)}"] if len(kept) < len(known) else []
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from suites import NAMES, Row, rows_of
-from sweep import Run, data_of, record_of, sizes
+from sweep import Run, data_of, joined, record_of, sizes
 
 from pfedsam import methods
 from pfedsam.data.datalist import raw_rows
@@ -97,8 +97,7 @@ def tables(options: argparse.Namespace) -> None:
         UserFault: a run has other settings, or another number of rounds, than its row.
     """
     for task in options.tasks:
-        data = data_of(task)
-        homes = read_homes(data)
+        homes = read_homes(task)
         rows = rows_of(options.suite, task, sizes(task))
         found = {row: runs(options.out, task, row, options.rounds) for row in rows}
         if present := {row: of_seed for row, of_seed in found.items() if of_seed}:
@@ -107,10 +106,13 @@ def tables(options: argparse.Namespace) -> None:
             print(f"\n### {task}\n\n" + "\n\n".join("\n".join(lines) for lines in views))
 
 
-def read_homes(data: Path) -> dict[str, Home]:
-    """Every test case's home, by its image, from the task's manifest."""
+def read_homes(task: str) -> dict[str, Home]:
+    """Every test case's home, by its image, from the task's manifest. Sites that the job joins are one home."""
+    data = data_of(task)
     rows = [row for row in raw_rows(data / "manifest.csv") if row["split"] == "test"]
-    return {os.path.relpath(data / row["image"], data): Home(row["site"], row["group"]) for row in rows}
+    site = {part: site for site, parts in joined(task).items() for part in parts}
+    homes = [Home(site.get(row["site"], row["site"]), row["group"]) for row in rows]
+    return {os.path.relpath(data / row["image"], data): home for row, home in zip(rows, homes, strict=True)}
 
 
 def runs(out: Path, task: str, row: Row, rounds: int | None = None) -> dict[int, Found]:

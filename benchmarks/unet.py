@@ -114,7 +114,7 @@ def main() -> None:
 
 def table(found: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> Table:
     """A line for each way, with the SAM rows' differences to it."""
-    homes = read_homes(data_of(options.task))
+    homes = read_homes(options.task)
     rows = [row for row in rows_of("leading", options.task, sizes_of(options)) if row.name in options.beside]
     runs = {row: of_sam(row, options) for row in rows}
     gaps = {

@@ -16,8 +16,22 @@ from parts import worth
 from shards import shards
 from stock import random_state
 from suites import NAMES, SUITES, Row, rows_of
-from sweep import Run, done, settings, sweep, trained_before
-from tables import Found, Home, budgets, caption, codes, difference, read, rival, runs, table, validation, within
+from sweep import FOLDERS, Run, done, settings, sweep, trained_before
+from tables import (
+    Found,
+    Home,
+    budgets,
+    caption,
+    codes,
+    difference,
+    read,
+    read_homes,
+    rival,
+    runs,
+    table,
+    validation,
+    within,
+)
 from time_to_dice import reached
 from training_step import ROWS, Case, batch, ours, stock
 
@@ -190,6 +204,22 @@ def test_seeds_that_differ_widen_the_interval(tmp_path: Path) -> None:
     first, same, other = (ran(tmp_path / name, lift) for name, lift in (("0", 0.0), ("1", 0.0), ("2", 0.2)))
     assert difference({0: same, 1: same}, {0: first, 1: first}, "personal", HOMES) == "+0.000 (+0.000 to +0.000)"
     assert difference({0: same, 1: other}, {0: first, 1: first}, "personal", HOMES) == "+0.100 (+0.000 to +0.200)"
+
+
+@pytest.mark.parametrize("task", ["polyp_hospitals", "mixed"])
+def test_a_case_s_home_is_the_site_that_the_job_joins_it_to(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / FOLDERS[task]
+    folder.mkdir()
+    job = read_job(ROOT / "jobs" / f"{task}.json", [])
+    parts = {site: job.config.data.rows_of(site) for site in job.sites}
+    assert any(len(of) > 1 for of in parts.values())
+    lines = [f"{part},{part}.png,m.png,test,p1" for of in parts.values() for part in of]
+    (folder / "manifest.csv").write_text("\n".join(["site,image,mask,split,group", *lines]) + "\n")
+    monkeypatch.setenv("PFEDSAM_DATA_ROOT", str(tmp_path))
+    wanted = {f"{part}.png": site for site, of in parts.items() for part in of}
+    assert {case: home.site for case, home in read_homes(task).items()} == wanted
 
 
 @pytest.fixture

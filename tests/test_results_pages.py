@@ -9,11 +9,11 @@ from pathlib import Path
 import machine
 import pages
 import pytest
-from boards import codes_of, dice_interval, leaderboard, together, wrapped
+from boards import carried, codes_of, dice_interval, in_points, leaderboard, starred, together, wrapped
 from figures import dice_by_megabytes
 from kept import RESULTS, Fault, Kept, commits, device_of, earlier, kept, with_earlier
 from machine import Table, publish
-from pages import BLOCKS, alike, filled, systems_page
+from pages import BLOCKS, alike, filled, gated, systems_page, today
 
 from conftest import ROOT
 from pfedsam.errors import UserFault
@@ -64,6 +64,25 @@ def test_the_readme_s_table_fits_its_page_and_has_the_test_patients_in_its_head(
     assert [f"{task.task} ({len(set(task.homes.values()))})" for task in tasks] == lines[0].split(" | ")[1:-2] != []
 
 
+@pytest.mark.parametrize("task", today(), ids=lambda task: task.name)
+def test_what_the_private_part_carries_is_the_difference_of_both_branches_at_each_site(task: Kept) -> None:
+    _, _, *lines, whole = [line.strip("| ").split(" | ") for line in carried(task)]
+    assert [site.split()[0] for site, *_ in lines] == sorted({home.site for home in task.homes.values()})
+    for _, with_it, without, gained in [*lines, whole]:
+        personal, shared = (float(dice.split()[0]) for dice in (with_it, without))
+        assert float(gained.split()[0]) == pytest.approx(100 * (personal - shared), abs=0.16)  # three decimals each
+    of_sites = [float(gained.split()[0]) for *_, gained in lines]
+    assert float(whole[-1].split()[0]) == pytest.approx(sum(of_sites) / len(of_sites), abs=0.11)
+
+
+def test_the_page_on_experts_compares_several_adapters_and_a_gate_with_a_plain_one_on_each_task_that_ran() -> None:
+    _, _, *rows = [line.strip("| ").split(" | ") for line in gated()]
+    assert [task for task, *_ in rows] == ["brain_mri", "mixed", "nuclei_he"]
+    for _, plain, several, difference, _ in rows:
+        less = float(several.split()[0]) - float(plain.split()[0])
+        assert float(difference.split()[0]) == pytest.approx(less, abs=0.0016)
+
+
 def with_fedper() -> list[Kept]:
     return [task for task in alike() if "fedper_own" in task.runs]
 
@@ -74,7 +93,7 @@ def test_over_several_tasks_a_difference_is_the_mean_over_all_their_sites() -> N
     assert len(set(sites)) > 1
 
     def less(*of: Kept) -> float:
-        line = next(line for line in together(of) if line.startswith("| dual LoRA, decoder"))
+        line = next(line for line in together(of, in_points) if line.startswith("| dual LoRA, decoder"))
         return float(line.split(" | ")[-2].split()[0])
 
     wanted = sum(count * less(task) for count, task in zip(sites, tasks, strict=True)) / sum(sites)
@@ -86,11 +105,18 @@ def test_a_row_that_one_task_lacks_says_so_and_is_compared_over_the_others() -> 
     one, other = with_fedper()[:2]
     lacking = replace(one, runs={name: runs for name, runs in one.runs.items() if name != "fedper_own"})
     found, wanted = (
-        [line for line in together(of) if "| FedPer |" in line] for of in ((one, other, lacking), (one, other))
+        [line for line in together(of, in_points) if "| FedPer |" in line]
+        for of in ((one, other, lacking), (one, other))
     )
     assert found[0].split(" | ")[3] == "not run"
     assert found[0].split(" | ")[-2].split(", p")[0] == wanted[0].split(" | ")[-2].split(", p")[0]
-    assert not [line for line in together([other, lacking]) if "| FedPer |" in line]
+    assert not [line for line in together([other, lacking, lacking], in_points) if "| FedPer |" in line]
+
+
+def test_a_difference_has_a_star_if_its_p_value_is_below_five_hundredths() -> None:
+    sites = {"a": [{"p1": [0.1]}], "b": [{"p2": [0.2]}]}
+    assert starred([sites], 0.049) == "+15.0 (+15.0 to +15.0) *"
+    assert starred([sites], 0.05) == "+15.0 (+15.0 to +15.0)"
 
 
 def test_a_task_s_page_has_its_earlier_runs_of_methods_without_experts_that_were_not_run_anew() -> None:
