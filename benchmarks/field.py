@@ -58,13 +58,14 @@ def main() -> None:
     parser.add_argument("--suite", choices=NAMES, help="its rows instead of all methods")
     parser.add_argument("--task", default="nuclei_he")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--rows", nargs="+", help="only these")
+    parser.add_argument("--rows", nargs="+", help="only these, in this order; they are compared with the first")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="give each number another --out")
     parser.add_argument("--out", type=Path, default=Path("runs/field"), help="holds what is done; it resumes")
     options = keepable(parser).parse_args()
     torch.set_num_threads(1)
     rows = rows_of(options.suite, options.task, small(options.task)) if options.suite else of_methods()
-    rows = [row for row in rows if not options.rows or row.name in options.rows]
+    named = {row.name: row for row in rows}
+    rows = [named[name] for name in options.rows] if options.rows else rows
     runs = {row: [Run(options.task, row, seed) for seed in options.seeds] for row in rows}
     found = {row: [line(run, options.out, options.rounds) for run in of_row] for row, of_row in runs.items()}
     some = f", {len(rows)} of them" if options.rows else ""

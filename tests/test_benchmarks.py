@@ -374,6 +374,7 @@ TRAINING_ROWS = {
         "monuseg_prostate": 25,
         "vienna_organs": 28,
     },
+    "polyp_hospitals": {"bkai_hanoi": 51, "cvc_colondb": 53, "etis_paris": 25, "kvasir": 210},
     "breast_us": {"busbra_rio": 25, "busi_cairo": 58, "stu_shantou": 30, "uclm_ciudadreal": 55},
 }
 
