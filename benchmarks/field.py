@@ -65,6 +65,8 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = rows_of(options.suite, options.task, small(options.task)) if options.suite else of_methods()
     named = {row.name: row for row in rows}
+    if unknown := [name for name in options.rows or () if name not in named]:
+        parser.error(f"no row {', '.join(unknown)} among {', '.join(named)}")
     rows = [named[name] for name in options.rows] if options.rows else rows
     runs = {row: [Run(options.task, row, seed) for seed in options.seeds] for row in rows}
     found = {row: [line(run, options.out, options.rounds) for run in of_row] for row, of_row in runs.items()}
