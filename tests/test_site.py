@@ -530,6 +530,16 @@ def test_a_personal_branch_that_stays_behind_is_told_from_half_of_the_rounds_on(
     assert "over 12 masks, so few that it may be chance" in caplog.text
 
 
+@pytest.mark.parametrize("method", ["local", "fedper"])
+def test_a_method_of_one_branch_is_not_told_that_one_of_two_is_behind(open_site, monkeypatch, caplog, method) -> None:
+    """Its one branch is scored before and after a round's training."""
+    dice = {"global": 0.5, "personal": 0.4}
+    monkeypatch.setattr(Site, "validated", lambda _, role: {"dice": dice[role], "scored": 12})
+    site = open_site(tiny(method=method))
+    serve_round(site, initial_shared(site.config)[0], Turn("run", site.base, 2, 3))
+    assert "personal branch" not in caplog.text
+
+
 def test_a_share_of_the_private_part_predicts_and_all_of_it_trains(open_site, tmp_path: Path) -> None:
     """The share changes no bit of the training."""
     found = {}

@@ -80,7 +80,8 @@ def serve_round(
         log.info("[%s] privacy: epsilon %.2f of %g spent", site.name, update.epsilon, site.config.privacy.epsilon)
     personal, experts = site.validated("personal"), site.experts("val")
     late = 2 * turn.round >= turn.rounds  # before, the mean of all sites is ahead of any one of them
-    if site.private() and late and site.config.model.experts_share == 1:  # else it predicts with other weights
+    two = bool(site.private()) and site.method.personal != site.method.global_
+    if two and late and site.config.model.experts_share == 1:  # else it predicts with other weights
         _warn_behind(site.name, personal, received, "If it stays behind, lower train.lr_private")
     return update, {
         "losses": update.report.losses,
