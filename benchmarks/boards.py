@@ -216,7 +216,7 @@ def together(tasks: Sequence[Kept], told: Callable[[Gap, float], str]) -> list[s
         for name, of in shown.items()
     ]
     head = [f"{task.task} ({patients(task)})" for task in tasks]
-    return markdown(["mean, worst Dice", *head, "points less pFedSAM", "MB"], rows)
+    return markdown(["Dice, worst", *head, "points less pFedSAM", "MB"], rows)
 
 
 def carried(task: Kept) -> list[str]:

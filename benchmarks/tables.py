@@ -194,7 +194,7 @@ def rival(found: dict[Row, dict[int, Found]], homes: dict[str, Home]) -> dict[Ro
     named = {row.name: of_seed for row, of_seed in found.items()}
     fedavg, local = named.get("fedavg", {}), named.get("local", {})
     both = {seed: better(fedavg[seed], local[seed], homes) for seed in sorted(fedavg.keys() & local.keys())}
-    return {Row("better", "FedAvg or local, by validation"): both} if both else {}
+    return {Row("better", "FedAvg/local by validation"): both} if both else {}
 
 
 def better(one: Found, other: Found, homes: dict[str, Home]) -> Found:
