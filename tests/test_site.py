@@ -267,7 +267,8 @@ def test_distillation_reaches_only_the_branch_it_should(open_site) -> None:
     name = "encoder.units.6.attn.qkv.lora.b.weight"
     found = {}
     for direction in ("none", "global_to_personal", "personal_to_global", "mutual"):
-        config = tiny(own={"reading": "R3", "distill": direction, "distill_weight": 0.5})
+        weight = {} if direction == "none" else {"distill_weight": 0.5}
+        config = tiny(own={"reading": "R3", "distill": direction, **weight})
         site = open_site(config)
         site.store.folder = site.store.folder / direction
         shared = trained(site, initial_shared(config)[0]).wire[name]
