@@ -20,6 +20,7 @@ from pfedsam.prepare.segframes import slices_drawn_on
 
 LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
 STORAGE = ("1.2.840.10008.5.1.4.1.1.66.4", LABEL_MAP)  # Segmentation, Label Map Segmentation
+Lost = Counter[tuple[int, int]]  # voxels by (lower class, class on top of it)
 BACKGROUND = ("125040", "DCM")  # the code of a label map's background segment
 
 
@@ -70,7 +71,7 @@ def read_segmentation(
     files: Sequence[Path],
     *,
     classes: dict[str, int],
-    covered: Counter[tuple[int, int]] | None = None,
+    covered: Lost | None = None,
 ) -> NDArray[np.uint8]:
     """The class of each voxel of `source`, (H, W, N), from the segments' labels. Fractions count from one half.
 
@@ -92,24 +93,10 @@ def read_segmentation(
         numbers = sorted(labels)
         if not numbers:
             return np.zeros(source.values.shape[:3], np.uint8)
-        targets = slices_drawn_on(path, file, source, files)
-        if targets is not None:
-            found = _by_frame(file, targets, numbers, source.values.shape[:3])
-        elif source.affine is not None:
-            found = _by_place(path, file, source, numbers) >= 0.5
-        else:
-            raise UserFault(
-                expected=f"frames in {path} that name their source image",
-                came="frames without DerivationImageSequence, and an image without a position",
-                do="export the segmentation with references to its source images, or the mask as PNG",
-            )
+        found = _drawn(path, file, source, files, numbers)
         own = np.array([classes[labels[n]] for n in numbers], dtype=np.uint8)
     top = np.asarray((found * own).max(-1), dtype=np.uint8)
-    sizes, lost = dict[int, int](), Counter[tuple[int, int]]()
-    for number in sorted({*own.tolist()} - {0}):
-        drawn = found[..., own == number].any(-1)
-        sizes[number] = int(drawn.sum())
-        lost.update((number, above) for above in top[drawn & (top > number)].tolist())
+    lost, sizes = _lost(found, own, top)
     if covered is not None:
         covered.update(lost)
     elif lost:
@@ -117,7 +104,35 @@ def read_segmentation(
     return top
 
 
-def _overlap(path: Path, lost: dict[tuple[int, int], int], classes: dict[str, int], sizes: dict[int, int]) -> UserFault:
+def _drawn(path: Path, file: Any, source: Volume, files: Sequence[Path], numbers: list[int]) -> NDArray[np.bool_]:
+    """Where each segment is, (H, W, N, segments).
+
+    Raises:
+        UserFault: the frames name no image, and the image has no position.
+    """
+    targets = slices_drawn_on(path, file, source, files)
+    if targets is not None:
+        return _by_frame(file, targets, numbers, source.values.shape[:3])
+    if source.affine is not None:
+        return _by_place(path, file, source, numbers) >= 0.5
+    raise UserFault(
+        expected=f"frames in {path} that name their source image",
+        came="frames without DerivationImageSequence, and an image without a position",
+        do="export the segmentation with references to its source images, or the mask as PNG",
+    )
+
+
+def _lost(found: NDArray[np.bool_], own: NDArray[np.uint8], top: NDArray[np.uint8]) -> tuple[Lost, dict[int, int]]:
+    """The voxels that a class loses to a higher one, by both classes; and how many voxels each class has."""
+    sizes, lost = dict[int, int](), Lost()
+    for number in sorted({*own.tolist()} - {0}):
+        drawn = found[..., own == number].any(-1)
+        sizes[number] = int(drawn.sum())
+        lost.update((number, above) for above in top[drawn & (top > number)].tolist())
+    return lost, sizes
+
+
+def _overlap(path: Path, lost: Lost, classes: dict[str, int], sizes: dict[int, int]) -> UserFault:
     """The fault of segments on one voxel. Its remedy has the largest class below.
 
     Args:
