@@ -18,7 +18,7 @@ from pfedsam.bounds import number
 from pfedsam.config import Config
 from pfedsam.files import Tensors, below, under
 from pfedsam.methods import ditto, fedavg
-from pfedsam.methods.base import Here, Told, keep_trained, note_received, shared_alone
+from pfedsam.methods.base import Here, Told, keep_trained, shared_alone
 from pfedsam.model.partition import Kind, kinds
 from pfedsam.model.segmenter import Branches, Segmenter
 from pfedsam.train.loop import RoundReport
@@ -38,12 +38,10 @@ class Settings:
 @torch.no_grad()
 def merge(model: Branches, config: Config, here: Here) -> None:
     """Set each unit between the received and the site's own. In the site's first round all units are common."""
-    note_received(model, config, here)
+    ditto.merge(model, config, here)
     arrived, own = model.received, dict(model["personal"].named_parameters())
     before = {name: tensor.to(arrived[name].device) for name, tensor in below(BEFORE, here.memory).items()}
     model.received = under(BEFORE, arrived)
-    if here.dice is None:  # a site that has not trained predicts with the server's model
-        keep_trained(model)
     if here.dice is None or not before:
         return
     moves = {name: tensor.to(arrived[name].device) for name, tensor in below(MOVE, here.memory).items()}
