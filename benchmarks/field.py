@@ -9,7 +9,7 @@ import argparse
 import json
 import statistics as st
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -106,12 +106,24 @@ def of_methods() -> list[Row]:
 
 
 def differing(runs: dict[Row, list[Run]], out: Path) -> dict[Row, tuple[str, str]]:
-    """By row, the difference to the first one at the sites' own branches with its interval, and its p value."""
+    """By row, the difference at the sites' own branches to the row that it is beside, its interval, and its p value."""
     task = next(iter(runs.values()))[0].task
     homes = read_homes(task)
-    first, *others = ({run.seed: ended(run, out) for run in of_row} for of_row in runs.values())
-    gaps = {row: differences(one, first, "personal", homes) for row, one in zip([*runs][1:], others, strict=True)}
-    return {row: (in_words(gaps[row]), f"{p:.3f}") for row, p in corrected(gaps).items()}
+    found = {row.name: {run.seed: ended(run, out) for run in of_row} for row, of_row in runs.items()}
+    pairs = {row: beside for row in runs if (beside := beside_of(row, runs))}
+    of = {row: differences(found[row.name], found[one.name], "personal", homes) for row, one in pairs.items()}
+    gaps = {row: gap for row, gap in of.items() if gap}  # nothing where two rows have no site in common
+    first = next(iter(runs))
+    return {
+        row: (in_words(gaps[row]) + (f", {pairs[row].label}" if pairs[row] != first else ""), f"{p:.3f}")
+        for row, p in corrected(gaps).items()
+    }
+
+
+def beside_of(row: Row, rows: Iterable[Row]) -> Row | None:
+    """The row that a row is compared with: the one that it names if that runs too, else the first. None: no row."""
+    first, *_ = named = {one.name: one for one in rows}
+    return None if row.beside == "" or row.name == first else named.get(row.beside or first, named[first])
 
 
 def ended(run: Run, out: Path) -> Found:

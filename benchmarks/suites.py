@@ -138,6 +138,11 @@ PRIVATE = {  # methods with a part that stays at the site and has a rate of its 
         Row("dual_lora_own", "dual LoRA, local rank 8", ("method=dual_lora", "method.local_rank=8", OWN_RATE)),
     )
 }
+FEDAVG_LORA = Row("fedavg_lora", "FedAvg, decoder by LoRA", ("method=fedavg", *BY_LORA, *INT8))
+DUAL_LORA = Row(
+    "dual_lora_own_lora", "dual LoRA, decoder by LoRA", (*PRIVATE["dual_lora_own"].changes, *BY_LORA, *INT8)
+)
+FEDPER = Row("fedper_own", "FedPer", ("method=fedper", OWN_RATE))
 OWN: dict[str, dict[str, tuple[str, ...]]] = {  # by task and row: rates that validate better there than the row's
     "brain_mri": dict.fromkeys(("r1", "r1_distill_05"), ("train.lr_private=3e-3",)),  # never averaged, like local's
     "nuclei": {"local": at("1e-2")},
@@ -216,16 +221,26 @@ SUITES = {
         PRIVATE["own"],
         Row("own_half", "pFedSAM, whole decoder, half of the private part", own(8, 0, HALF), tests="own"),
         Row("own_lean", "pFedSAM, lean decoder, int8", own(8, 0, *LEAN, *INT8)),
-        Row("fedavg_lora", "FedAvg, decoder by LoRA", ("method=fedavg", *BY_LORA, *INT8)),
+        FEDAVG_LORA,
         PRIVATE["dual_lora_own"],
-        Row(
-            "dual_lora_own_lora",
-            "dual LoRA, decoder by LoRA",
-            (*PRIVATE["dual_lora_own"].changes, *BY_LORA, *INT8),
-        ),
+        DUAL_LORA,
         PRIVATE["ditto_own"],
-        Row("fedper_own", "FedPer", ("method=fedper", OWN_RATE)),
+        FEDPER,
         Row("heads", "pFedSAM, whole decoder, 4 private adapters, 2 chosen", own(4, 4)),
+    ],
+    "slower": rates(OWN_LORA, LOWER) + rates(DUAL_LORA, LOWER),  # where LoRA's rate of 1e-2 breaks a run
+    "distilling": [  # what distillation is worth, in the jobs' form
+        OWN_LORA,
+        variant(OWN_LORA, "apart", "no distillation", "method.distill=none"),
+        variant(OWN_LORA, "down", "global teaches personal", "method.distill=global_to_personal"),
+        variant(OWN_LORA, "up", "personal teaches global", "method.distill=personal_to_global"),
+        variant(OWN_LORA, "strong", "distillation weight 0.5", "method.distill_weight=0.5"),
+    ],
+    "copying": [  # readings, with the jobs' private part
+        OWN_LORA,
+        variant(OWN_LORA, "r3", "reading R3, copied where the server's validates higher", "method.reading=R3"),
+        variant(OWN_LORA, "always", "reading R3, always copied", "method.reading=R3", ALWAYS),
+        variant(OWN_LORA, "r1", "reading R1", "method.reading=R1"),
     ],
     "beside": [  # the suite `leading` goes on: other forms, the systems that pFedSAM comes from, the rank of its sum
         PRIVATE["own"],
@@ -293,8 +308,13 @@ SUITES = {
 }
 
 
-def few(sites: Iterable[str], count: int, size: int) -> tuple[str, ...]:
-    """The settings for `count` training cases at each site, with as many images in a round as with `size` cases."""
+def few(sites: Iterable[str], count: int | None, size: int) -> tuple[str, ...]:
+    """The settings for `count` training cases at each site, with as many images in a round as with `size` cases.
+
+    None stands for all cases, once a round.
+    """
+    if count is None:
+        return "data.limit={}", "train.epochs=1"
     return f"data.limit={json.dumps(dict.fromkeys(sites, count))}", f"train.epochs={max(1, size // count)}"
 
 
@@ -309,11 +329,12 @@ def late(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
     found = []
     for out, size in sizes.items():
         rest = tuple(site for site in sizes if site != out)
-        found.append(Row(f"without_{out}", f"pFedSAM without {out}", sites=rest, beside=""))
+        without = replace(OWN_LORA, name=f"without_{out}", label=f"pFedSAM without {out}", sites=rest, beside="")
+        found.append(without)
         for count in (5, 20, None):
-            limit = few([out], count, size) if count else ()
+            limit = few([out], count, size)
             name, cases = f"alone_{out}_{count}", f"{count or 'all'} cases"
-            joins, alone = ("method=newcomer", *limit), (*named["local"].changes, *limit)
+            joins, alone = (*OWN_LORA.changes, "method=newcomer", *limit), (*named["local"].changes, *limit)
             found += [
                 Row(f"joins_{out}_{count}", f"{out} joins, {cases}", joins, (out,), f"without_{out}", name),
                 Row(name, f"{out} alone, {cases}", alone, (out,), beside=""),
@@ -322,10 +343,15 @@ def late(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
 
 
 def unequal(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
-    """Rows in which the first site has a tenth of its data, or trains in every third round. Each has three methods."""
+    """Rows in which the first site has a tenth of its data, at least four images, or trains in every third round.
+
+    Each has three methods.
+    """
+    named = at_small_wire(named)
     site, size = next(iter(sizes.items()))
-    cases = {"tenth": f'data.limit={{"{site}": {max(1, size // 10)}}}', "third": f'every={{"{site}": 3}}'}
-    words = {"tenth": f"{site} has a tenth of its data", "third": f"{site} takes part in every third round"}
+    few = max(4, size // 10)
+    cases = {"few": f"data.limit={json.dumps({**sizes, site: few})}", "third": f'every={{"{site}": 3}}'}
+    words = {"few": f"{site} has {few} images", "third": f"{site} takes part in every third round"}
     return [
         Row(
             f"{case}_{method}",
@@ -345,6 +371,7 @@ def partial(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
     It is class 1 because of fundus: its class 2 (cup) is the hole in class 1 (rim), so that class 1 shows class 2.
     Each row is compared with the same row with whole masks.
     """
+    named = at_small_wire(named)
     *_, site = sizes
     lacks = f'data.unannotated={{"{site}": [1]}}'
     words = {"whole": "whole masks", "partial": f"{site}'s masks lack class 1"}
@@ -359,7 +386,7 @@ def partial(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
         for case, said in words.items()
         for method, label in IN_SHORT.items()
     ]
-    as_it_comes = ("method=newcomer", "train.max_steps=0")
+    as_it_comes = (*OWN_LORA.changes, "method=newcomer", "train.max_steps=0")
     for case in words:
         label = f"global model of the row '{case}_pfedsam' at {site}, scored on both classes"
         beside = "whole_seen" if changes[case] else ""
@@ -367,17 +394,32 @@ def partial(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
     return found
 
 
-def scarce(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
-    """Rows in which every site has eight training images, to compare methods. A round has as many images as the
-    smallest site has in all.
+def efficiency(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
+    """Rows in which every site has 8, 24 or all of its training images, for the methods that lead.
 
-    Validation splits stay whole: our choice, so that rows are judged as in the other suites.
+    With 8 and 24 a round has the same number of images. Validation splits stay whole: our choice, so that rows are
+    judged as in the other suites.
     """
-    limit = few(sizes, 8, min(sizes.values()))
+    rows = [OWN_LORA, FEDAVG_LORA, DUAL_LORA, FEDPER, named["local"]]
     return [
-        replace(named[name], name=f"scarce_{name}", changes=(*named[name].changes, *limit))
-        for name in ("pfedsam", "local", "fedavg", "fedper", "ditto", "r1")
+        replace(
+            variant(row, name, f"{name} images", *few(sizes, count, 24)),
+            beside="" if row is rows[0] else f"{rows[0].name}_{name}",
+        )
+        for name, count in (("8", 8), ("24", 24), ("all", None))
+        for row in rows
     ]
+
+
+def scarce(sizes: Sizes, named: dict[str, Row]) -> list[Row]:
+    """The earlier form of `efficiency`, of which runs are kept: every site has eight training images."""
+    limit = few(sizes, 8, min(sizes.values()))
+    return [replace(named[name], name=f"scarce_{name}", changes=(*named[name].changes, *limit)) for name in IN_SHORT]
+
+
+def at_small_wire(named: dict[str, Row]) -> dict[str, Row]:
+    """The rows, with pFedSAM and FedAvg as the jobs on real data have them."""
+    return {**named, "pfedsam": OWN_LORA, "fedavg": FEDAVG_LORA}
 
 
 def begun(sizes: Sizes, _: dict[str, Row]) -> list[Row]:
@@ -490,6 +532,7 @@ BY_SITES: dict[str, Callable[[Sizes, dict[str, Row]], list[Row]]] = {
     "late": late,
     "unequal": unequal,
     "partial": partial,
+    "efficiency": efficiency,
     "scarce": scarce,
     "weak": weak,
     "unlabelled": unlabelled,

@@ -11,6 +11,7 @@ import torch
 from between import draw_near
 from ceiling import graded, perfect, sure
 from evidence import EARLIER, HERE, pack, unpack
+from field import beside_of
 from kept import as_kept
 from parts import worth
 from shards import shards
@@ -387,7 +388,7 @@ def test_rows_of_a_suite_have_names_of_their_own_and_settings_that_are_known(sui
     for row in rows:
         job = read_job(ROOT / "jobs" / f"{task}.json", row.changes)
         assert (
-            suite in ("late", "scarce", "unlabelled", "few")
+            suite in ("late", "efficiency", "scarce", "unlabelled", "few")
             or job.config.train.epochs * (row.rounds or job.rounds) == 15
         )  # one budget
 
@@ -433,12 +434,29 @@ def test_few_cases_are_trained_on_for_as_many_images_as_all_of_them(count: int) 
             assert SIZES[site] - count < config.train.epochs * count <= SIZES[site]
 
 
-def test_where_images_are_scarce_each_site_has_eight_and_no_row_sees_more_of_them_than_another() -> None:
+def test_with_8_and_24_images_no_row_sees_more_of_them_in_a_round_than_another() -> None:
     job = read_job(ROOT / "jobs/brain_mri.json")
-    for row in rows_of("scarce", "brain_mri", SIZES):
+    for row in rows_of("efficiency", "brain_mri", SIZES):
         found = read_job(ROOT / "jobs/brain_mri.json", row.changes)
-        assert found.config.data.limit == dict.fromkeys(SIZES, 8)
-        assert (found.config.train.epochs, found.rounds) == (8 * job.config.train.epochs, job.rounds)
+        count = row.name.split("_")[-1]
+        assert found.config.data.limit == ({} if count == "all" else dict.fromkeys(SIZES, int(count)))
+        assert found.config.train.epochs * int(count if count != "all" else 24) == 24
+        assert found.rounds == job.rounds
+
+
+def test_a_site_with_few_images_leaves_the_others_theirs() -> None:
+    """A row's limits replace those of a small run, so they name every site."""
+    (row,) = [row for row in rows_of("unequal", "brain_mri", SIZES) if row.name == "few_fedavg"]
+    limit = read_job(ROOT / "jobs/brain_mri.json", row.changes).config.data.limit
+    assert limit == {**SIZES, "tcga_cs": 6}
+
+
+def test_a_small_row_is_compared_with_the_row_that_it_names_else_the_first() -> None:
+    first, named = Row("a", "a", beside=""), Row("b", "b", beside="c")
+    silent, alone = Row("c", "c"), Row("d", "d", beside="")
+    rows = [first, named, silent, alone]
+    assert [beside_of(row, rows) for row in rows] == [None, silent, first, None]
+    assert beside_of(named, [first, named]) == first
 
 
 @pytest.mark.parametrize("suite", ["few", "unlabelled"])
