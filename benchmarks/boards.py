@@ -379,4 +379,4 @@ def seeds_apart(task: Kept) -> list[str]:
     whole = st.mean(squares) ** 0.5
     head = ["method", "branch", *(f"seed {seed}" for seed in task.seeds()), "standard deviation", *device(None)]
     told = f"Root mean square of the last column, without FedMSA with random adapters: {whole:.3f}."
-    return [f"**{task.task}.**", "", *markdown(head, rows), "", told]
+    return [f"**{task.name}.**", "", *markdown(head, rows), "", told]

@@ -67,6 +67,7 @@ COPYING = ("pfedsam", "r1", "r2", "recopy_always", "margin_01", "fedavg", "local
 DISTILLING = ("pfedsam", "distill_none", "distill_down", "distill_up", "distill_05", "rank_8", "fedavg")
 SMALL = ("own", "own_lora", "fedavg", "fedavg_lora", "dual_lora_own", "dual_lora_own_lora", "fedper_own")
 WIRE = ("wire_brain_mri", "wire_nuclei")
+ASKED = ("copying", "distilling", "efficiency", "late", "partial", "unequal")  # suites whose records a question shows
 RATES = {
     "brain_mri": [
         f"{row}{end}" for row in ("fedper", "fedrep", "fedsa_lora", "ffa_lora") for end in ("", "_3e-3_3e-4")
@@ -210,8 +211,9 @@ def datasets() -> list[str]:
 
 
 def systems_page() -> list[str]:
-    """The newest record of each title; older ones are named."""
-    found = records()
+    """The newest record of each title that no question shows; older ones are named."""
+    shown_elsewhere = tuple(map(titled, ASKED))
+    found = {title: of for title, of in records().items() if not title.startswith(shown_elsewhere)}
     head = ["# Speed, memory, rounds, kills", "", MADE, "", "Each table is of one record in [systems/](systems)."]
     head += ["`make bench` and `make chaos` measure anew; with `--keep` a script adds its record.", ""]
     for title in sorted(found, key=lambda title: ([title.startswith(kind) for kind in KINDS].index(True), title)):
@@ -227,6 +229,17 @@ def records() -> dict[str, list[Record]]:
     for record in sorted((read(path) for path in SYSTEMS.glob("*.json")), key=lambda record: record.date):
         found.setdefault(record.title, []).append(record)
     return found
+
+
+def titled(suite: str) -> str:
+    """How the titles of a suite's small runs begin."""
+    return f"Suite {suite} on "
+
+
+def small(suite: str) -> list[str]:
+    """The newest record of a suite's small runs, on each task."""
+    found = {title: of for title, of in sorted(records().items()) if title.startswith(titled(suite))}
+    return several(*([f"**{title}.**", "", *newest.lines()] for title, (*_, newest) in found.items()))
 
 
 def gated() -> list[str]:
@@ -327,17 +340,23 @@ BLOCKS: dict[str, Callable[[], list[str]]] = {
     "leads": lambda: several(*map(leads, kept().values())),
     "experts": lambda: several(*map(carried, today()), gated()),
     "earlier_experts": lambda: several(of_earlier("nuclei", *EXPERTS), transcribed("parts")),
-    "copying": lambda: several(of_earlier("nuclei", *COPYING), of_earlier("brain_mri", *COPYING)),
-    "distillation": lambda: of_earlier("nuclei", *DISTILLING),
+    "copying": lambda: small("copying"),
+    "earlier_copying": lambda: several(of_earlier("nuclei", *COPYING), of_earlier("brain_mri", *COPYING)),
+    "distillation": lambda: small("distilling"),
+    "earlier_distillation": lambda: of_earlier("nuclei", *DISTILLING),
     "bytes": lambda: several(
         *(of_kept(task.name, *SMALL) for task in today()),
         of_earlier("nuclei", "pfedsam", "lean", "fedper"),
         transcribed(*WIRE),
     ),
-    "late": lambda: transcribed("late"),
-    "missing_class": lambda: transcribed("partial"),
-    "few_images": lambda: several(whole("scarce", earlier("nuclei").name), transcribed("scarce")),
-    "unequal": lambda: transcribed("unequal"),
+    "late": lambda: small("late"),
+    "earlier_late": lambda: transcribed("late"),
+    "missing_class": lambda: small("partial"),
+    "earlier_missing_class": lambda: transcribed("partial"),
+    "few_images": lambda: small("efficiency"),
+    "earlier_few_images": lambda: several(whole("scarce", earlier("nuclei").name), transcribed("scarce")),
+    "unequal": lambda: small("unequal"),
+    "earlier_unequal": lambda: transcribed("unequal"),
     "labels": lambda: transcribed("labels"),
     "noise": lambda: seeds_apart(earlier("brain_mri")),
     "rates": lambda: several(*(rates(earlier(task), rows) for task, rows in RATES.items()), transcribed(OLD_RATES)),

@@ -60,7 +60,8 @@ def test_patients_are_in_a_step_with_one_slice_each_and_by_chance(hospital: Path
 
 def test_the_patients_of_a_round_are_those_whose_slices_its_steps_see(hospital: Path) -> None:
     def seen(data: Dataset, round_: int = 0, **train: int) -> int:
-        return patients_seen(data, tiny(train={"batch_size": 1, "max_steps": None, **train}), 5, round_)
+        config = tiny(train={"batch_size": 1, "max_steps": None, **train})
+        return patients_seen(data, slices_seen(data, config, 5, round_))
 
     config = tiny(train={"batch_size": 1})
     data = read_site(hospital, "site-1", config)["train"]
@@ -70,7 +71,7 @@ def test_the_patients_of_a_round_are_those_whose_slices_its_steps_see(hospital: 
         own = {view.slice // 2 for views in views_of(data, config.train, 5, round_, 2) for view in views}
         assert seen(data, round_, max_steps=2) == len(own)
     assert {seen(data, round_, max_steps=2) for round_ in range(9)} == {1, 2}
-    assert patients_seen(data, hides(train={"max_steps": 1}), 5, 0) == 3  # drawn anew in each step, by chance
+    assert patients_seen(data, slices_seen(data, hides(train={"max_steps": 1}), 5, 0)) == 3  # drawn anew in each step, by chance
     data.slices[1:] = [replace(one, mask=None) for one in data.slices[1:]]
     assert seen(data) == 1
     assert slices_seen(data, tiny(train={"batch_size": 1, "max_steps": None}), 5, 0) == {0}

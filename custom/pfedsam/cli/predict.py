@@ -33,7 +33,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--cache", type=Path, help=cache)
     add("--batch", type=int, default=8, help="slices at a time")
     add("--device", help="cpu, cuda, cuda:1 ...; default: a GPU if there is one")
-    runtime = "onnxruntime is faster on many CPUs; its logits equal torch's to 1e-4"
+    runtime = "onnxruntime can be faster on a CPU without bfloat16 hardware; its logits equal torch's to 1e-4"
     add("--runtime", choices=("torch", "onnxruntime"), default="torch", help=runtime)
     add("--overwrite", action="store_true", help="write existing masks again")
     add("--json", action="store_true", help="print one JSON object that lists every file")

@@ -109,9 +109,9 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
             member.ready(attempt)  # else the training would be in vain
         train = site.data["train"]
         images = len(train.labelled()) or len(train)  # one with a label among others shows most
-        of_round = train, site.config, site.seed, turn.round
-        seen, patients = len(slices_seen(*of_round)), patients_seen(*of_round)
-        ask_fences(fl_ctx, site.config, images=images, seen=seen, patients=patients, tested=_tested(site))
+        slices = slices_seen(train, site.config, site.seed, turn.round)
+        seen = {"seen": len(slices), "patients": patients_seen(train, slices)}
+        ask_fences(fl_ctx, site.config, images=images, **seen, tested=_tested(site))
         every = LINE_EVERY_SIMULATED if simulated(fl_ctx) else LINE_EVERY
         progress = _Progress(site.name, turn, _started(run_dir(fl_ctx), turn.round), every)
         update, report = serve_round(site, wire, turn, progress=progress, stop=lambda: bool(stop.triggered))

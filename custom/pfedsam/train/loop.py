@@ -180,9 +180,8 @@ def slices_seen(data: Dataset, config: Config, seed: int, round_: int) -> set[in
     return slices
 
 
-def patients_seen(data: Dataset, config: Config, seed: int, round_: int) -> int:
-    """The number of patients of `slices_seen`."""
-    slices = slices_seen(data, config, seed, round_)
+def patients_seen(data: Dataset, slices: set[int]) -> int:
+    """The number of patients of the slices."""
     return sum(not slices.isdisjoint(own) for own in patients_of(data))
 
 
