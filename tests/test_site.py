@@ -15,6 +15,7 @@ from conftest import NEEDS, tiny
 from pfedsam import methods
 from pfedsam.data.dataset import PLAIN, Dataset, View
 from pfedsam.errors import UserFault
+from pfedsam.exchange.codec import decode
 from pfedsam.exchange.guard import Accepted, judge_message
 from pfedsam.exchange.server import begin_state, message
 from pfedsam.exchange.store import LAST, Moment
@@ -512,6 +513,37 @@ def test_the_scores_before_training_are_never_of_other_test_images(hospital: Pat
     assert serve_test(untouched, wire, Turn("run", base, 2, 3), tmp_path / "out")["before"] is None
     again = served(2)
     assert again == coarse(untouched.summary("test", "global")) != first
+
+
+def test_a_server_gets_no_test_scores_of_one_first_model_after_another(hospital: Path, tmp_path: Path) -> None:
+    """A job's tasks are of one run, but nothing else ends the tasks of a run's first round."""
+    config = tiny(method="fedavg")
+    site = Site("site-1", config, Places(hospital, tmp_path))
+    shared = initial_shared(config)[0]
+    models = [{name: t + 1e-4 * number for name, t in shared.items()} for number in range(4)]
+    turn = Turn("run", site.base, 0, 3)
+    told = [serve_round(site, model, turn)[1]["before"] for model in (models[0], models[0], *models[1:3])]
+    assert told[0] == told[1]
+    with pytest.raises(UserFault, match="at most 3 first models of a run"):
+        serve_round(site, models[3], turn)
+    assert serve_round(site, models[2], turn)[1]["before"] == told[-1]  # a task that FLARE sends again
+
+
+@pytest.mark.parametrize("method", ["fca", "fedala", "fedicra"])
+def test_the_global_score_is_of_the_model_as_the_server_sent_it(hospital: Path, tmp_path: Path, method: str) -> None:
+    """Not of what the site mixes from it: FLARE chooses the best model by this score."""
+    config = tiny(method=method, train={"lr": 0.1})
+    down = down_schema(config)
+    first = begin_state(initial_shared(config)[0], down)
+    generator = torch.Generator().manual_seed(1)
+    moved = {n: t + 0.05 * torch.randn(t.shape, generator=generator) for n, t in first.shared.items()}
+    site, fresh = (Site("site-1", config, Places(hospital, tmp_path / name)) for name in ("own", "fresh"))
+    serve_round(site, message(first, "site-1", config, down), Turn("run", site.base, 0, 3))
+    wire = message(begin_state(moved, down), "site-1", config, down)
+    _, told = serve_round(site, wire, Turn("run", site.base, 1, 3, trained=True))
+    expected: list[dict[str, Any]] = []
+    fresh.receive(decode(wire, down, config.wire.down), look=lambda: expected.append(fresh.validated("global")))
+    assert told["val"]["global"] == coarse(expected[0])
 
 
 def test_a_personal_branch_that_stays_behind_is_told_from_half_of_the_rounds_on(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pfedsam import log
+from pfedsam.errors import UserFault
 from pfedsam.exchange.accept import judge
 from pfedsam.exchange.codec import decode
 from pfedsam.exchange.ledger import payload_bytes
@@ -21,6 +22,7 @@ from pfedsam.study import down_schema
 from pfedsam.train.loop import Progress
 
 BEFORE = "before"  # name of the store's note: test metrics before training
+MOST_FIRST = 3  # first models of a run that are tested: one, and two more if it begins anew. Our choice
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,13 @@ def serve_round(
         UserFault: the round is none of the run, the server has another base, the site's private part of the run is
             lost, or the training diverged.
     """
-    began = _told(site, taken(site, wire, turn), turn.run)
-    before, received = _before(site, turn), site.validated("global")
+    scored: dict[str, dict[str, Any]] = {}
+
+    def look() -> None:
+        scored.update(before=_before(site, turn), received=site.validated("global"))
+
+    began = _told(site, taken(site, wire, turn, look), turn.run)
+    before, received = scored["before"], scored["received"]
     update = site.train(turn.round, turn.rounds, progress=progress, stop=stop)
     if update.report.stopped:
         return update, {}
@@ -96,8 +103,11 @@ def serve_round(
     }
 
 
-def taken(site: Site, wire: Tensors, turn: Turn) -> dict[str, str]:
+def taken(site: Site, wire: Tensors, turn: Turn, look: Callable[[], None] = lambda: None) -> dict[str, str]:
     """Load the server's model, if this site may train on it. Nothing is trained yet.
+
+    Args:
+        look: as for `Site.receive`.
 
     Returns:
         The facts of the private part that the round begins with.
@@ -108,7 +118,7 @@ def taken(site: Site, wire: Tensors, turn: Turn) -> dict[str, str]:
     require_turn(turn.round, turn.rounds)
     require_base(turn.base, site.base)
     arrived = decode(wire, down_schema(site.config), site.config.wire.down)
-    return site.receive(arrived, turn.at, trained=turn.trained)
+    return site.receive(arrived, turn.at, trained=turn.trained, look=look)
 
 
 def serve_test(site: Site, wire: Tensors, turn: Turn, folder: Path) -> dict[str, Any]:
@@ -163,13 +173,23 @@ def _warn_behind(site: str, personal: dict[str, Any], other: dict[str, Any], do:
 def _before(site: Site, turn: Turn) -> dict[str, Any]:
     """Test metrics of the first model that this site received in this run. The store keeps them for the last task.
 
-    Metrics that are there in a run's first round are from an earlier run of that name. They are scored again. So are
-    those of other test images than today's.
+    Other test images than then are scored anew. So is another model in a run's first round, as after an earlier run of
+    that name, at most `MOST_FIRST` times: each shows how one more model sees the same patients.
+
+    Raises:
+        UserFault: the server asks for more.
     """
-    found = _remembered(site, turn.at) if turn.round else None
-    if found is None:
-        found = site.summary("test", "global")
-        site.store.remember(BEFORE, turn.run, {"test": site.data["test"].content(), "scores": found})
+    model = site.model[site.method.global_].trained_digest()
+    asked = (site.store.remembered(BEFORE, turn.run) or {}).get("models", [])
+    same = turn.round > 0 or asked[-1:] == [model]
+    if same and (known := _remembered(site, turn.at)) is not None:
+        return known
+    if not same and len(asked) >= MOST_FIRST:
+        do = "ask the server's administrator what its models are. Nothing was trained"
+        raise UserFault(expected=f"at most {MOST_FIRST} first models of a run", came="one more", do=do)
+    found = site.summary("test", "global")
+    note = {"test": site.data["test"].content(), "scores": found, "models": [*asked, model]}
+    site.store.remember(BEFORE, turn.run, note)
     return found
 
 

@@ -99,13 +99,21 @@ class Site:
         """The stamp of this site's messages in `round_`."""
         return Stamp(round_, self.config.digest(), self.base)
 
-    def receive(self, arrived: Tensors, at: Moment | None = None, *, trained: bool = False) -> dict[str, str]:
+    def receive(
+        self,
+        arrived: Tensors,
+        at: Moment | None = None,
+        *,
+        trained: bool = False,
+        look: Callable[[], None] = lambda: None,
+    ) -> dict[str, str]:
         """Begin a round: load the server's tensors, then the stored private part, and merge the two.
 
         Args:
             arrived: the shared tensors, and what the method declares beside them.
             at: the round of the run. What the site once trained in this round, or later, is not used.
             trained: whether the server has an update of this site in an earlier round of the run.
+            look: called before the two are merged, when the global branch is as the server sent it.
 
         Returns:
             The run and the round of the private part that the round begins with. Empty: as drawn.
@@ -128,6 +136,7 @@ class Site:
         self._put_private(stored, facts)
         dice = self._dice if facts else None
         self._here = self._use(dice, arrived, own)
+        look()
         self.method.merge(self.model, self.config, self._here)
         return facts
 

@@ -11,6 +11,8 @@ from nvflare.fuel.f3.cellnet.defs import CellChannel, MessageHeaderKey, MessageP
 from nvflare.fuel.f3.endpoint import Endpoint
 from nvflare.fuel.f3.message import Message
 from nvflare.fuel.f3.streaming.stream_const import STREAM_CHANNEL, STREAM_DATA_TOPIC, StreamHeaderKey
+from nvflare.private.admin_defs import Message as Order
+from nvflare.private.defs import RequestHeader, SysCommandTopic, TrainingTopic
 from test_simulator import job, results, simulate
 
 from conftest import ROOT
@@ -34,6 +36,9 @@ NEEDED = [  # who sends what to whom in a run
     ("server.1", CellChannel.SERVER_PARENT_LISTENER, "heartbeat", "server"),
 ]
 HARMFUL = [
+    ("server", CellChannel.CLIENT_COMMAND, "abort", "site-1"),
+    ("server", CellChannel.HCI, "command", "site-1"),
+    ("server", "any_other", "topic", "site-1"),
     ("site-2.1", AUX, "fed.event", "server"),
     ("server.1", AUX, "fed.event", "site-1"),
     ("site-2.1", AUX, ReservedTopic.END_RUN, "site-1"),
@@ -109,6 +114,36 @@ def test_a_part_of_a_longer_request_is_judged_by_the_request_and_told_once(caplo
         refuse(Message({**bad, StreamHeaderKey.TOPIC: f"\x1b[31m{n}"}), watch)
     assert len(caplog.messages) == len(watch.told) == 100
     assert not any("\x1b" in line for line in caplog.messages)
+
+
+JOB = "0b7c2f0e-6d1f-4f0e-9a53-6a2f0f1f6a10"
+
+
+@pytest.mark.parametrize(
+    ("origin", "topic", "headers", "goes"),
+    [
+        ("server", TrainingTopic.DEPLOY, {RequestHeader.JOB_ID: JOB, RequestHeader.APP_NAME: "app"}, True),
+        ("server", TrainingTopic.DELETE_RUN, {RequestHeader.JOB_ID: JOB}, True),
+        ("server", TrainingTopic.CHECK_STATUS, {}, True),
+        ("server", TrainingTopic.DELETE_RUN, {RequestHeader.JOB_ID: "pfedsam_store"}, False),
+        ("server", TrainingTopic.DEPLOY, {RequestHeader.JOB_ID: JOB, RequestHeader.APP_NAME: "../../local"}, False),
+        ("server", SysCommandTopic.SHELL, {}, False),
+        ("server", SysCommandTopic.CONFIGURE_SITE_LOG, {}, False),
+        ("server", TrainingTopic.CONFIGURE_JOB_LOG, {RequestHeader.JOB_ID: JOB}, False),
+        (f"server.{JOB}", TrainingTopic.CHECK_STATUS, {}, False),  # where a lead's code may run
+    ],
+)
+def test_the_server_commands_a_site_only_about_jobs(origin: str, topic: str, headers: dict, goes: bool) -> None:
+    """FLARE's shell reads any file, and its authorisation is skipped where the message does not ask for it."""
+    order = Order(topic, f"cat {ROOT}/README.md")
+    for name, value in headers.items():
+        order.set_header(name, value)
+    head = {MessageHeaderKey.ORIGIN: origin, MessageHeaderKey.CHANNEL: CellChannel.CLIENT_MAIN}
+    harmless = {**head, MessageHeaderKey.TOPIC: TrainingTopic.CHECK_STATUS}  # FLARE looks at the content's topic alone
+    assert (refuse(Message(harmless, order), Watch("site-1")) is None) == goes
+    stream = {**head, MessageHeaderKey.CHANNEL: STREAM_CHANNEL, MessageHeaderKey.TOPIC: STREAM_DATA_TOPIC}
+    parts = {**stream, StreamHeaderKey.CHANNEL: CellChannel.CLIENT_MAIN, StreamHeaderKey.TOPIC: topic}
+    assert refuse(Message(parts, b"part"), Watch("site-1")) is not None
 
 
 @pytest.mark.parametrize(

@@ -32,14 +32,18 @@ def local(federation: Federation, party: str, name: str) -> dict:
     return json.loads((federation.kit(party) / "local" / name).read_text())
 
 
-def test_roles_are_narrowed_at_the_sites(kits: dict[bool, Federation]) -> None:
+@pytest.mark.parametrize("party", ["hospital-a", "fl-server"])
+def test_roles_are_narrowed_everywhere(kits: dict[bool, Federation], party: str) -> None:
+    """At the server too: FLARE asks each party only of the code that a job brings to it."""
     for byoc, federation in kits.items():
-        permissions = local(federation, "hospital-a", "authorization.json")["permissions"]
+        permissions = local(federation, party, "authorization.json")["permissions"]
         assert permissions["lead"]["byoc"] == permissions["project_admin"]["byoc"] == ("any" if byoc else "none")
         assert permissions["lead"]["submit_job"] == "any"
         assert permissions["lead"]["shell_commands"] == permissions["project_admin"]["shell_commands"] == "none"
         assert permissions["member"] == {"view": "any"}
         assert permissions["org_admin"]["submit_job"] == "none"
+        assert permissions["lead"].get("grep", "none") == ("o:site" if party == "fl-server" else "none")
+        assert local(federation, party, "authorization.json.default")["permissions"] == permissions
 
 
 def test_every_party_allows_the_classes_that_our_jobs_are_made_of_and_no_other(kits: dict[bool, Federation]) -> None:
@@ -55,7 +59,8 @@ def test_in_poc_mode_too_every_party_allows_these_classes_and_the_server_keeps_i
     for party in federation.parties:
         assert local(federation, party, "resources.json")["class_allow_list"] == list(CLASSES)
     assert str(federation.home / "poc/jobs-storage") in json.dumps(local(federation, "fl-server", "resources.json"))
-    assert local(federation, "hospital-a", "authorization.json")["permissions"]["lead"]["byoc"] == "none"
+    for party in ("hospital-a", "fl-server"):
+        assert local(federation, party, "authorization.json")["permissions"]["lead"]["byoc"] == "none"
 
 
 def test_a_party_that_deletes_its_resources_falls_back_on_the_same_classes(kits: dict[bool, Federation]) -> None:

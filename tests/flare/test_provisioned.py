@@ -142,10 +142,17 @@ def test_a_person_without_the_right_may_look_but_not_submit(hospitals: Federatio
             reader.submit(job)
 
 
-def test_a_job_with_code_is_refused_where_the_site_takes_none(hospitals: Federation) -> None:
+@pytest.mark.parametrize("app", ["app", "at_server"])
+def test_a_job_with_code_is_refused_where_nobody_takes_any(hospitals: Federation, app: str) -> None:
+    """Also if the code is in the server's app alone, which no site sees."""
     job = hospitals.render(ROOT / "jobs/pfedsam", *TINY, rounds=1)
-    (job / "app/custom").mkdir()
-    (job / "app/custom/mine.py").write_text("STOLEN = open('/etc/hostname').read()\n")
+    if app == "at_server":
+        shutil.copytree(job / "app", job / app)
+        meta = json.loads((job / "meta.json").read_text())
+        split = {app: ["server"], "app": sorted(SITES)}
+        (job / "meta.json").write_text(json.dumps({**meta, "deploy_map": split}))
+    (job / app / "custom").mkdir()
+    (job / app / "custom/mine.py").write_text("STOLEN = open('/etc/hostname').read()\n")
     number = hospitals.submit(job)
     assert end_of(hospitals, number) != "FINISHED:COMPLETED"
     with hospitals.admin() as admin:

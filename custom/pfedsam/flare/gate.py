@@ -1,12 +1,13 @@
 """The gate: which requests a FLARE process takes, and from whom. FLARE takes nearly all of them from every member.
 
 Any member of a federation may send FLARE's events, its administrators' commands and its network commands to any other
-member's processes. A run needs few of them: a site asks the server for tasks and gives its results, and nothing goes
-from site to site. The gate refuses all else before FLARE acts on it, and logs each kind once. The server's gate also
-refuses what a member sends in another's name.
+member's processes. A run needs few of them: a site asks the server for tasks and gives its results, the server deploys
+and ends jobs, and nothing goes from site to site. The gate refuses all else before FLARE acts on it, and logs each kind
+once. The server's gate also refuses what a member sends in another's name.
 """
 
 import logging
+import re
 from dataclasses import dataclass, replace
 
 from nvflare.apis.event_type import EventType
@@ -19,6 +20,8 @@ from nvflare.fuel.f3.cellnet.utils import make_reply
 from nvflare.fuel.f3.message import Message
 from nvflare.fuel.f3.streaming.download_service import OBJ_DOWNLOADER_CHANNEL
 from nvflare.fuel.f3.streaming.stream_const import STREAM_CHANNEL, STREAM_DATA_TOPIC, StreamHeaderKey
+from nvflare.private.admin_defs import Message as Order
+from nvflare.private.defs import RequestHeader, SysCommandTopic, TrainingTopic
 
 from pfedsam import log
 from pfedsam.flare.streams import Streams, room, too_much
@@ -50,7 +53,34 @@ FROM_A_PERSON = {  # what the server takes from a person
     CellChannel.HCI: ALL,  # commands; FLARE checks the certificate and the role
     CellChannel.AUX_COMMUNICATION: frozenset({"ObjectStreamer.Request", "ObjectStreamer.Abort"}),  # a job's files
 }
-AUX_FROM_SERVER = frozenset({ReservedTopic.END_RUN})  # of FLARE's auxiliary messages, what a site takes
+FROM_THE_SERVER = {  # what a site takes from the server
+    **TRANSPORT,
+    CellChannel.CLIENT_MAIN: ALL,  # commands; `ordered` judges them
+    CellChannel.AUX_COMMUNICATION: frozenset({ReservedTopic.END_RUN}),
+}
+ORDERS = (
+    frozenset(  # of the commands, those about jobs and the process itself. FLARE's shell reads any of a site's files
+        {
+            TrainingTopic.CHECK_RESOURCE,
+            TrainingTopic.CANCEL_RESOURCE,
+            TrainingTopic.DEPLOY,
+            TrainingTopic.START_JOB,
+            TrainingTopic.ABORT,
+            TrainingTopic.ABORT_TASK,
+            TrainingTopic.DELETE_RUN,
+            TrainingTopic.NOTIFY_JOB_STATUS,
+            TrainingTopic.CHECK_STATUS,
+            TrainingTopic.GET_SCOPES,
+            TrainingTopic.RESTART,
+            TrainingTopic.SHUTDOWN,
+            SysCommandTopic.SYS_INFO,
+            SysCommandTopic.REPORT_RESOURCES,
+            SysCommandTopic.REPORT_VERSION,
+        }
+    )
+)
+JOB = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # how FLARE names a job: a folder in the kit
+APP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")  # an app's name, also a folder's
 TOLD_MOST = 100  # kinds of refused requests that are logged
 LONG_LIVED = 64_000_000  # bytes of a message to a long-lived process, such as a job's files. Our choice: ours have 4 MB
 
@@ -79,7 +109,19 @@ def allowed(request: Request, home: str) -> bool:
         return topics is ALL or request.topic in topics
     if not origin.startswith(f"{SERVER}."):
         return False
-    return request.channel != CellChannel.AUX_COMMUNICATION or request.topic in AUX_FROM_SERVER
+    topics = FROM_THE_SERVER.get(request.channel, frozenset())
+    return topics is ALL or request.topic in topics
+
+
+def ordered(request: Request, order: object) -> bool:
+    """Whether a site carries out a command: one of `ORDERS`, from the server's own process, not from a job's.
+
+    FLARE takes the command from the content, and joins the names in it with the kit's folder.
+    """
+    if request.origin != SERVER or not isinstance(order, Order) or order.topic not in ORDERS:
+        return False
+    job, app = (order.get_header(name, "") or "" for name in (RequestHeader.JOB_ID, RequestHeader.APP_NAME))
+    return (not job or bool(JOB.fullmatch(str(job)))) and (not app or bool(APP.fullmatch(str(app))))
 
 
 def close(fl_ctx: FLContext, most: int | None = None) -> None:
@@ -164,6 +206,9 @@ def refuse(message: Message, watch: Watch) -> Message | None:
     whole = replace(carrier, channel=str(head(StreamHeaderKey.CHANNEL, "")), topic=str(head(StreamHeaderKey.TOPIC, "")))
     asked = [whole, carrier] if carrier.channel == STREAM_CHANNEL and whole.channel else [carrier]
     wrong = next((one for one in asked if not allowed(one, watch.home)), None)
+    commands = any(one.channel == CellChannel.CLIENT_MAIN for one in asked) and not watch.own(carrier.origin)
+    if wrong is None and commands and not ordered(carrier, message.payload):
+        wrong = replace(carrier, topic=str(getattr(message.payload, "topic", "")))
     if wrong is not None:
         return _refusal(wrong, "that no run needs", watch.told)
     part = carrier.channel == STREAM_CHANNEL and carrier.topic == STREAM_DATA_TOPIC and not watch.own(carrier.origin)

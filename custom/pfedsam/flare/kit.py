@@ -1,6 +1,6 @@
 """What pfedsam adds to FLARE's startup kits: a builder for project.yml that writes each kit's local files."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,17 @@ from pfedsam.layout import PRIVACY
 PARTS = [one for one in vars(recipe).values() if isinstance(one, type) and issubclass(one, FLComponent)]
 CLASSES = [f"{one.__module__}.{one.__name__}" for one in (*PARTS, SitePolicy, Gate)]
 RESOURCES, AUTHORIZATION = "resources.json", "authorization.json"
+LOG_READING = ("grep",)  # how `pfedsam watch` reads the server's log
 
 
 class HospitalKit(Builder):  # type: ignore[misc]
-    """Writes resources.json, and for sites authorization.json and privacy.json, into a kit's local folder.
+    """Writes resources.json, authorization.json, and for sites privacy.json, into a kit's local folder.
 
     From then on they belong to the kit's owner, whose administrator may tighten or loosen them. In
     project.yml, name this builder after StaticFileBuilder, which writes the defaults that it reads.
 
     Args:
-        byoc: whether sites let a project lead's job bring its own code. False allows only jobs of
+        byoc: whether server and sites let a project lead's job bring its own code. False allows only jobs of
             the installed package.
         max_megabytes: the largest message that a site may send, in MB.
         least_images, least_steps: the fewest training images and steps of a round whose update a site may send.
@@ -74,23 +75,34 @@ class HospitalKit(Builder):  # type: ignore[misc]
         """Write the files of the server and of every site."""
         server = Path(ctx.get_local_dir(project.get_server()))
         write_json(server / RESOURCES, _stored(_own(server, self.at_server, gate=not self.byoc), self.storage))
+        self._authorize(server, *LOG_READING)
         for site in project.get_clients():
             folder = Path(ctx.get_local_dir(site))
             own = {**_own(folder, gate=not self.byoc), "allow_log_streaming": False}  # project.yml cannot say it
             write_json(folder / RESOURCES, own)
-            write_json(folder / AUTHORIZATION, roles(read_json(folder / f"{AUTHORIZATION}.default"), byoc=self.byoc))
+            self._authorize(folder)
             write_json(folder / PRIVACY.name, privacy(self.fence))
 
+    def _authorize(self, folder: Path, *read: str) -> None:
+        """Narrow a kit's roles, in FLARE's default file too: FLARE reads that if the kit's own file is deleted."""
+        default = folder / f"{AUTHORIZATION}.default"
+        narrowed = roles(read_json(default), byoc=self.byoc, read=read)
+        for path in (default, folder / AUTHORIZATION):
+            write_json(path, narrowed)
 
-def roles(default: dict[str, Any], *, byoc: bool) -> dict[str, Any]:
-    """FLARE's roles, with lead and project_admin narrowed at a site. A lead submits, an org_admin runs its own site,
-    a member looks.
 
-    Nobody from outside may list or read the site's files by shell command. Whether a job may bring
-    code is `byoc` for all.
+def roles(default: dict[str, Any], *, byoc: bool, read: Collection[str] = ()) -> dict[str, Any]:
+    """FLARE's roles, with lead and project_admin narrowed. A lead submits, an org_admin runs its own site, a member
+    looks.
+
+    Nobody from outside may list or read files by shell command. Whether a job may bring code is `byoc` for all. FLARE
+    asks each party only of the code that the job brings to that party, so the server says it too.
+
+    Args:
+        read: the shell commands that a lead and a project_admin keep in their own organisation.
     """
     permissions = default["permissions"]
-    narrowed = {"shell_commands": "none", "byoc": "any" if byoc else "none"}
+    narrowed = {"shell_commands": "none", **dict.fromkeys(read, "o:site"), "byoc": "any" if byoc else "none"}
     lead = {**permissions["lead"], **narrowed}
     admin = {**dict.fromkeys(lead, "any"), **narrowed}
     return {**default, "permissions": {**permissions, "lead": lead, "project_admin": admin}}
