@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -199,7 +200,7 @@ def test_scores_of_fewer_patients_than_the_fence_says_do_not_leave(
     fenced(fl_ctx, SitePolicy(64, 1, 1, least_tested=2))
     for task in ("train", "validate"):
         assert executor.execute(task, message(), fl_ctx, Signal()).get_return_code() == ReturnCode.EXECUTION_EXCEPTION
-    assert caplog.text.count("expected scores of at least 2 patients in each split, came 1") == 2
+    assert caplog.text.count("expected scores of at least 2 patients with each class in each split, came 1") == 2
 
 
 def test_a_job_asks_a_site_for_few_final_tests(
@@ -287,12 +288,13 @@ def test_images_without_a_label_do_not_raise_an_update_over_the_floor(
     config["data"] = {**SETTINGS["data"], "train": 4, "unlabelled": {"site-1": 0.75}}
     path = Path(fl_ctx.get_workspace().get_app_config_dir("job")) / "pfedsam.json"
     path.write_text(json.dumps(config))
-    asked: list[dict[str, int]] = []
+    asked: list[dict[str, Any]] = []
     monkeypatch.setattr("pfedsam.flare.executor.ask_fences", lambda _ctx, _config, **seen: asked.append(seen))
     shared, base = initial_shared(from_dict(config))
     task = DXO(DataKind.WEIGHTS, data=shared, meta={STAMP: {"config": from_dict(config).digest(), "base": base}})
     PFedSAMExecutor().execute("train", task.to_shareable(), fl_ctx, Signal())
-    assert asked == [{"images": 1, "seen": 1, "patients": 1, "tested": 1}]
+    assert asked[0].pop("tested")() == 1
+    assert asked == [{"images": 1, "seen": 1, "patients": 1}]
     fence = SitePolicy(least_images=8, least_patients=1)
     fence.require_seen(8, 1)
     with pytest.raises(ContentBlockedException, match="at least 8 training images, came 4 that the round's steps see"):

@@ -4,18 +4,24 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from nvflare.apis.filter import ContentBlockedException
+from PIL import Image
 
 from conftest import tiny
+from pfedsam import methods
 from pfedsam.config import Config
 from pfedsam.data.dataset import Dataset
 from pfedsam.data.dataset import open_site as read_site
+from pfedsam.data.synthetic import write_site
 from pfedsam.errors import UserFault
 from pfedsam.exchange.privacy import Budget, Noise
 from pfedsam.exchange.schema import EXTRA
 from pfedsam.exchange.server import begin_state, message
 from pfedsam.exchange.store import Moment
+from pfedsam.flare.policy import SitePolicy
 from pfedsam.hidden import pay
 from pfedsam.layout import Places
 from pfedsam.model.partition import Part, tensors_of
@@ -23,7 +29,8 @@ from pfedsam.service import Turn, serve_round
 from pfedsam.settings import from_dict
 from pfedsam.site import Site
 from pfedsam.study import down_schema, initial_shared
-from pfedsam.train.loop import patients_seen, slices_seen, views_of
+from pfedsam.train.evaluate import fewest_shown
+from pfedsam.train.loop import patients_seen, sharing, slices_seen, views_of
 from pfedsam.train.patients import Hidden, patients_of
 from pfedsam.train.step import descend, weights_of
 
@@ -58,6 +65,36 @@ def test_patients_are_in_a_step_with_one_slice_each_and_by_chance(hospital: Path
     assert float(of_both.mean()) == pytest.approx(0.5, abs=0.03)
 
 
+def test_scores_are_of_as_few_patients_as_show_the_rarest_scored_class(tmp_path: Path) -> None:
+    """A job may leave out the classes that many patients show."""
+    write_site(tmp_path / "site-1", "site-1", {"train": 1, "val": 1, "test": 5}, seed=0)
+    for number, path in enumerate(sorted((tmp_path / "site-1/masks").glob("*test*"))):
+        mask = (np.asarray(Image.open(path)) > 0).astype(np.uint8)
+        mask[:2, :2] = 2 if number == 3 else 0
+        Image.fromarray(mask).save(path)
+    shown = {
+        named: fewest_shown(
+            read_site(
+                tmp_path, "site-1", tiny(model={"num_classes": 2}, data={"unannotated": {"site-1": list(named)}})
+            )["test"]
+        )
+        for named in ((), (2,), (1,))
+    }
+    assert shown == {(): 1, (2,): 5, (1,): 1}
+
+
+def test_only_steps_that_train_the_shared_part_count(hospital: Path) -> None:
+    """FedRep trains what is private in the first half of a round, so its update shows the second half alone."""
+    config = tiny(method="fedrep", train={"batch_size": 1, "max_steps": None})
+    data, phase = read_site(hospital, "site-1", config)["train"], methods.get("fedrep").phase
+    steps = list(views_of(data, config.train, 5, 0, 6))
+    assert slices_seen(data, config, 5, 0, phase) == {view.slice for views in steps[3:] for view in views}
+    assert sharing(phase, 6) == [3, 4, 5]
+    assert sharing(methods.get("newcomer").phase, 6) == list(range(6))  # its update is zero
+    with pytest.raises(ContentBlockedException, match="came 4 and 4"):
+        SitePolicy(least_images=8, least_steps=4).require(config, 8)
+
+
 def test_the_patients_of_a_round_are_those_whose_slices_its_steps_see(hospital: Path) -> None:
     def seen(data: Dataset, round_: int = 0, **train: int) -> int:
         config = tiny(train={"batch_size": 1, "max_steps": None, **train})
@@ -71,7 +108,8 @@ def test_the_patients_of_a_round_are_those_whose_slices_its_steps_see(hospital: 
         own = {view.slice // 2 for views in views_of(data, config.train, 5, round_, 2) for view in views}
         assert seen(data, round_, max_steps=2) == len(own)
     assert {seen(data, round_, max_steps=2) for round_ in range(9)} == {1, 2}
-    assert patients_seen(data, slices_seen(data, hides(train={"max_steps": 1}), 5, 0)) == 3  # drawn anew in each step, by chance
+    hidden = slices_seen(data, hides(train={"max_steps": 1}), 5, 0)
+    assert patients_seen(data, hidden) == 3  # drawn anew in each step, by chance
     data.slices[1:] = [replace(one, mask=None) for one in data.slices[1:]]
     assert seen(data) == 1
     assert slices_seen(data, tiny(train={"batch_size": 1, "max_steps": None}), 5, 0) == {0}

@@ -52,8 +52,8 @@ from pfedsam.quiet import quiet
 from pfedsam.record.back import line_in
 from pfedsam.service import Turn, serve_round, serve_test
 from pfedsam.site import Site
+from pfedsam.train.evaluate import fewest_shown
 from pfedsam.train.loop import Progress, patients_seen, slices_seen
-from pfedsam.train.patients import patients_of
 
 CODES = {ClassesDiffer: CLASSES_DIFFER, Diverged: DIVERGED}
 MOST_TESTS = 3  # a job asks one. If the answer is lost with a connection or a process, FLARE asks again. Our choice
@@ -109,9 +109,9 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
             member.ready(attempt)  # else the training would be in vain
         train = site.data["train"]
         images = len(train.labelled()) or len(train)  # one with a label among others shows most
-        slices = slices_seen(train, site.config, site.seed, turn.round)
+        slices = slices_seen(train, site.config, site.seed, turn.round, site.method.phase)
         seen = {"seen": len(slices), "patients": patients_seen(train, slices)}
-        ask_fences(fl_ctx, site.config, images=images, **seen, tested=_tested(site))
+        ask_fences(fl_ctx, site.config, images=images, **seen, tested=partial(_tested, site))
         every = LINE_EVERY_SIMULATED if simulated(fl_ctx) else LINE_EVERY
         progress = _Progress(site.name, turn, _started(run_dir(fl_ctx), turn.round), every)
         update, report = serve_round(site, wire, turn, progress=progress, stop=lambda: bool(stop.triggered))
@@ -142,7 +142,7 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
     def _validate(self, site: Site, shareable: Shareable, fl_ctx: FLContext, _: Signal) -> Shareable:
         wire, turn = _asked(shareable, fl_ctx)
         for fence in fences(fl_ctx):
-            fence.require_tested(_tested(site))
+            fence.require_tested(partial(_tested, site))
         _count_test(run_dir(fl_ctx) / "tests.json")
         folder = run_dir(fl_ctx) / OWN
         metrics = serve_test(site, wire, turn, folder)
@@ -224,8 +224,8 @@ def _count_test(path: Path) -> None:
 
 
 def _tested(site: Site) -> int:
-    """The patients of the smaller split that is scored. 0 if both are empty."""
-    return min(filter(None, (len(patients_of(site.data[split])) for split in ("val", "test"))), default=0)
+    """The fewest patients that a score of the site is of, over splits and classes. 0 if nothing is scored."""
+    return min(filter(None, (fewest_shown(site.data[split]) for split in ("val", "test"))), default=0)
 
 
 def _model_in(shareable: Shareable) -> DXO:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 
 from nvflare.apis.dxo import DXO, DataKind, MetaKey
 from nvflare.apis.filter import ContentBlockedException
@@ -14,7 +15,7 @@ from pfedsam.config import Config
 from pfedsam.exchange.ledger import payload_bytes
 from pfedsam.flare.filters import OnlySharedLeaves, parts
 from pfedsam.flare.steps import masked
-from pfedsam.train.loop import steps_of
+from pfedsam.train.loop import sharing, steps_of
 
 
 class SitePolicy(OnlySharedLeaves):
@@ -29,12 +30,12 @@ class SitePolicy(OnlySharedLeaves):
         max_megabytes: the largest message, tensors and facts together, in MB.
         least_images, least_steps: the fewest training images and steps of a round whose update may leave. After one
             step on one image, the update's signs are those of one patient's gradient. The defaults are our choice.
-            Counted are the images that the round's steps see. Before training, those without a label do not count
-            beside others with one: all that an update shows may come from these.
+            Counted are the steps that train the shared part, and the images that they see. Images without a label do
+            not count beside others with one: all that an update shows may come from these.
         least_patients: the fewest patients of these images. A job may leave all but one image out, and an image may be
             a volume of many slices. The default is our choice: no update of one patient leaves.
-        least_tested: the fewest patients of a test or validation split whose scores may leave. The default lets all
-            leave, because a small hospital may have one.
+        least_tested: the fewest patients of a test or validation split whose scores may leave, counted for the class
+            that the fewest of them show. The default lets all leave, because a small hospital may have one.
         most_epsilon: the largest privacy budget (`privacy.epsilon`) of a job whose update may leave. None: jobs
             without differential privacy are welcome too.
         most_delta: the largest `privacy.delta` of such a job, if `most_epsilon` is set.
@@ -87,7 +88,7 @@ class SitePolicy(OnlySharedLeaves):
         self.require_model_only(config)
 
     def _enough(self, images: int, config: Config) -> None:
-        steps = steps_of(images, config.train)
+        steps = len(sharing(methods.get(config.method).phase, steps_of(images, config.train)))
         seen = min(images, steps * config.train.batch_size)  # train.max_steps may end the round before all were seen
         if seen < self.least_images or steps < self.least_steps:
             raise ContentBlockedException(
@@ -108,11 +109,16 @@ class SitePolicy(OnlySharedLeaves):
                 " fewer could show a patient's image"
             )
 
-    def require_tested(self, tested: int) -> None:
-        """Raise if scores are of too few patients to leave. `tested`: in the smallest split; 0 if nothing is scored."""
-        if 0 < tested < self.least_tested:
+    def require_tested(self, tested: Callable[[], int]) -> None:
+        """Raise if scores are of too few patients to leave.
+
+        Args:
+            tested: says the fewest patients that show a class in a split, 0 if nothing is scored. It reads all masks,
+                so it is only called if the limit asks for more than one.
+        """
+        if self.least_tested > 1 and 0 < (shown := tested()) < self.least_tested:
             raise ContentBlockedException(
-                f"expected scores of at least {self.least_tested} patients in each split, came {tested}:"
+                f"expected scores of at least {self.least_tested} patients with each class in each split, came {shown}:"
                 " fewer could show a patient's mask"
             )
 
@@ -142,7 +148,9 @@ def fences(fl_ctx: FLContext) -> list[SitePolicy]:
     return [one for one in (scope.task_result_filters[FilterKey.OUT] if scope else []) if isinstance(one, SitePolicy)]
 
 
-def ask_fences(fl_ctx: FLContext, config: Config, *, images: int, seen: int, patients: int, tested: int) -> None:
+def ask_fences(
+    fl_ctx: FLContext, config: Config, *, images: int, seen: int, patients: int, tested: Callable[[], int]
+) -> None:
     """Raise ContentBlockedException if a fence of the hospital would not let the round's update out."""
     for fence in fences(fl_ctx):
         fence.require(config, images)

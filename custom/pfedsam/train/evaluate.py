@@ -14,6 +14,7 @@ from pfedsam.record.scores import CaseScore
 from pfedsam.train.loop import Source
 from pfedsam.train.losses import one_hot
 from pfedsam.train.metrics import score
+from pfedsam.train.patients import patients_of
 from pfedsam.train.precision import autocast
 
 
@@ -107,6 +108,18 @@ def logits_of(
 def labelled(data: Dataset, i: int) -> Tensor:
     """Which pixels of a slice have a label, (H, W) of bool. The others are not scored."""
     return data.labels(i) != IGNORED
+
+
+def fewest_shown(data: Dataset) -> int:
+    """The patients of the split whose masks show the class that the fewest show, of the classes that are scored.
+
+    0: no mask shows any. A mean of Dice says no more of a class than these patients do.
+    """
+    shown = torch.zeros(data.config.model.num_classes, dtype=torch.long)
+    for slices in patients_of(data):
+        shown += torch.stack([reference(data, i).flatten(1).any(1) for i in slices]).any(0)
+    counts = shown if data.annotated is None else shown[list(data.annotated)]
+    return min((count for count in counts.tolist() if count), default=0)
 
 
 def reference(data: Dataset, i: int) -> Tensor:

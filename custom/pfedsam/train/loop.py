@@ -168,15 +168,21 @@ def views_of(data: Dataset, config: TrainConfig, seed: int, round_: int, steps: 
             yield [View(i, number) for i in slices]
 
 
-def slices_seen(data: Dataset, config: Config, seed: int, round_: int) -> set[int]:
-    """The slices that a round's steps see. Beside slices with a label, those without do not count.
+def sharing(phase: Phase, steps: int) -> list[int]:
+    """Those of a round's steps that train the shared part, or all if none does: then the update is zero."""
+    return [step for step in range(steps) if Part.SHARED in phase(step, steps)] or list(range(steps))
+
+
+def slices_seen(data: Dataset, config: Config, seed: int, round_: int, phase: Phase = always) -> set[int]:
+    """The slices that a round's `sharing` steps see. Beside slices with a label, those without do not count.
 
     If the round hides its patients, chance draws them anew each step, and all count.
     """
     slices = set(data.labelled()) or set(range(len(data)))
     if config.privacy.unit != "patient":
-        steps = views_of(data, config.train, seed, round_, steps_of(len(data), config.train))
-        slices &= {view.slice for views in steps for view in views}
+        steps = steps_of(len(data), config.train)
+        views = list(views_of(data, config.train, seed, round_, steps))
+        slices &= {view.slice for step in sharing(phase, steps) for view in views[step]}
     return slices
 
 
