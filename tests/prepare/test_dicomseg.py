@@ -72,6 +72,26 @@ def test_wider_pixels_from_the_same_corner_are_another_grid(tmp_path: Path, name
         read_segmentation(path, read_series(files), files, classes=ONE)
 
 
+@pytest.mark.parametrize(("wider", "fits"), [(1.015, False), (1.001, True)])
+def test_wider_pixels_that_add_up_to_half_a_voxel_at_the_far_corner_are_another_grid(
+    tmp_path: Path, wider: float, fits: bool
+) -> None:
+    whole = lesion(1, (100, 90, 5))
+    write_series(tmp_path / "s", scan(1, whole.shape).astype(np.uint16), tags={"PixelSpacing": [1.0, 1.0]})
+    files = files_of(tmp_path / "s")
+    path = write_seg(tmp_path / "seg.dcm", files, whole, ["Tumour"])
+    drawn = pydicom.dcmread(path)
+    drawn.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing = [wider, wider]
+    for group in drawn.PerFrameFunctionalGroupsSequence:
+        del group.DerivationImageSequence
+    drawn.save_as(path)
+    if fits:
+        assert np.array_equal(read_segmentation(path, read_series(files), files, classes=ONE), whole)
+    else:
+        with pytest.raises(UserFault, match="another grid"):
+            read_segmentation(path, read_series(files), files, classes=ONE)
+
+
 def in_order_written(folder: Path) -> list[Path]:
     write_series(folder, scan(1).astype(np.uint16))
     return files_of(folder)

@@ -16,6 +16,7 @@ from pfedsam.prepare.site import Wish, prepare
 
 SIX = ["P1", "P2", "P3", "P4", "P5", "P6"]
 SLICES = range(4)
+SURNAMES = ["Braun", "Kurz", "Adler", "Fuchs"]
 
 
 def found(paths: list[str]) -> list[str | None]:
@@ -140,6 +141,11 @@ def test_a_number_alone_is_a_patient_and_the_word_before_it_is_none(names: list[
         ([f"{year}/img_{i}.png" for year in (2020, 2021, 2022) for i in SLICES], "in several folders"),
         ([f"{p}/slice_{i}.png" for p in ("Meier", "Kim", "Lee") for i in SLICES], "patients or classes"),
         ([f"{p}/{p}_{i}.png" for p in ("Meier", "Kim", "Lee") for i in SLICES], "patients or classes"),
+        ([f"{t}/{p}/scan.png" for t in ("baseline", "M6", "M12") for p in SIX], r"also inside others \(P1, P2"),
+        ([f"{t}/{p}/scan.png" for t in ("T0", "T1", "T2") for p in SIX], r"also inside others \(P1, P2"),
+        ([f"{t}/{p}/s_{i}.png" for t in ("baseline", "M6") for p in (12, 13, 6) for i in SLICES], "also inside others"),
+        ([f"{t}/00{p}/scan.png" for t in ("T0", "T3", "T6") for p in range(12, 18)], "0012, 0013, 0014 and 3 more in"),
+        ([f"{p}_{k}/{i}.png" for p in ("Meier", "Kim", "Lee") for k in (1, 2) for i in SLICES], "begin with Kim, Lee"),
         ([f"{p}/exam_{e}/{i}.png" for p in ("Meier", "Kim", "Lee") for e in (1, 2) for i in SLICES], "or classes"),
         ([f"{p}_{i}.png" for p in ("Meier", "Kim", "Lee") for i in SLICES], "begin with Kim, Lee, Meier"),
         ([f"{p}_{part}.png" for p in ("Meier", "Kim") for part in ("oben", "unten")], "begin with kim, meier each"),
@@ -147,6 +153,17 @@ def test_a_number_alone_is_a_patient_and_the_word_before_it_is_none(names: list[
         ([f"{p}_{part}.png" for p in ("abcd", "efgh", "ijkl") for part in "ab"], "begin with abcd, efgh, ijkl each"),
         ([f"{end}_{p}.png" for p in ("Meier", "Kim") for end in ("links", "rechts")], "begin with kim, meier each"),
         ([f"{p}{part}.png" for p in ("Meier", "Kim") for part in ("", "_unten")], "begin with kim, meier each"),
+        ([f"{p}_{part}.png" for p in ("Meier", "Kim") for part in (1, "oben")], "begin with Kim, Meier each"),
+        ([*(f"{p}_1.png" for p in ("Meier", "Kim", "Lee")), "meier_2.png", "kim_2.png"], "begin with Kim, Meier each"),
+        (["Mu\u0308ller_1.png", "M\u00fcller_2.png", "Kim_1.png", "Kim_2.png"], "begin with Kim, Mu\u0308ller each"),
+        ([f"a_{p}_{part}.png" for p in ("Meier", "Kim") for part in ("oben", "unten")], "begin with kim, meier each"),
+        ([*(f"Meier_{i}.png" for i in (1, 2, 3)), *(f"{p}_1.png" for p in SURNAMES)], "begin with Meier, in 7 files"),
+        (
+            [*(f"Meier_{t}.png" for t in ("baseline", "visit2")), *(f"{p}.png" for p in SURNAMES)],
+            "begin with meier, in",
+        ),
+        ([f"Meier_{year}.png" for year in (2020, 2021)] + ["Kim.png", "Lee.png"], "begin with Meier, in 4 files"),
+        ([f"{p}_{year}.png" for p in "XYZ" for year in range(2001, 2030)], "begin with X, Y, Z each"),
         ([*(f"P{i}.png" for i in range(9)), *(f"{p}_{e}.png" for p in "AB" for e in "xy")], "begin with P, a, b each"),
         ([f"lab{k}/P{k}{p}/{i}.png" for k in range(3) for p in range(5) for i in SLICES], "in them 15"),
         ([f"P{p}/{i}.png" for p in (1, 2, 3) for i in SLICES] + [f"{i}.png" for i in range(6)], "outside the folders"),
@@ -185,10 +202,73 @@ def test_words_that_begin_no_other_names_ask_nothing(names: list[str]) -> None:
     assert found([f"{name}.png" for name in names]) == sorted(names)
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        "P{p}/{end}.png",
+        "{end}/P{p}/a.png",
+        "sub-{p}/{end}.nii",
+        "sub-{p}_{end}.nii",
+        "P{p}_{end}.png",
+        "P{p}_{k}.png",
+        "case_{p}/{k}.png",
+        "{p}.{end}.png",
+    ],
+)
+def test_numbers_with_and_without_leading_zeros_are_asked_about(form: str) -> None:
+    ends = enumerate(("ct", "pet", "us"), 1)
+    names = [form.format(p=f"{p:0{1 + k // 2}d}", end=end, k=k) for k, end in ends for p in range(1, 10)]
+    with pytest.raises(UserFault, match="leading zeros") as caught:
+        found(names)
+    assert caught.value.do.startswith("write each patient's number in one way")
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "P{p:02d}_{s}.png",
+        "{p:02d}_{s}.png",
+        "{p:03d}/{s}/a.png",
+        "{p}/{s}/a.png",
+        "M{p:02d}/{s}/a.png",
+        "T{p:02d}_T{s}.png",
+    ],
+)
+def test_a_number_of_another_meaning_needs_no_leading_zeros(form: str) -> None:
+    assert len(found([form.format(p=p, s=s) for p in range(1, 13) for s in (1, 2)])) == 12
+
+
+def test_folders_of_plain_words_above_some_patients_are_no_question() -> None:
+    assert found([f"{above}{p}/scan.png" for above in ("png/", "fluoro/") for p in SIX]) == SIX
+
+
+def test_visits_with_numbers_of_any_padding_are_no_question() -> None:
+    assert found([f"{p}/visit{v}/{i}.png" for p in SIX for v in ("1", "02") for i in SLICES]) == SIX
+
+
+def test_groups_of_patients_are_no_surnames() -> None:
+    assert (
+        len(found([f"{group}_{i:02d}/t1/{k}.png" for group in ("HC", "PD") for i in range(1, 9) for k in "ab"])) == 16
+    )
+    assert len(found([*(f"pic_{i}.png" for i in range(20)), "extra.png"])) == 21
+
+
+@pytest.mark.parametrize("form", ["{}_{}.png", "{}_{}/s1.png", "{}_{}_1.png", "{}_{}/s1/a.png"])
+def test_a_year_behind_the_names_of_several_people_is_cut(form: str) -> None:
+    names = [form.format("Meier", year) for year in (2020, 2021)] + [form.format(who, 2021) for who in SURNAMES]
+    assert found(names) == sorted([*SURNAMES, "Meier"])
+
+
 def test_the_user_s_answer_is_taken() -> None:
     names = [PurePath(f"cohort/{p}/images/slice_{i}.png") for p in ("Meier", "Kim", "Lee") for i in SLICES]
     assert sorted(set(map(str, by_level(names).keys))) == ["Kim", "Lee", "Meier"]
     assert len(set(by_file(names).keys)) == 12
+
+
+def test_folders_of_patients_inside_those_of_visits_are_not_taken_for_both() -> None:
+    with pytest.raises(UserFault, match=r"also inside others \(P1, P2, P3 and 3 more\)") as caught:
+        by_level([PurePath(f"{visit}/{p}/scan.png") for visit in ("baseline", "M6") for p in SIX])
+    assert "--patient '(?:^|/)(P[0-9]+)/'" in caught.value.do
 
 
 def test_one_file_outside_the_patients_folders_is_left_out_and_named() -> None:
@@ -358,3 +438,20 @@ def test_a_datalist_with_copies_in_two_splits_is_refused_until_the_splits_are_dr
     with pytest.raises(UserFault, match=r"copies: images/p00\.png in train and images/p20\.png in test"):
         prepare([home], None, Wish())
     assert prepare([home], None, Wish(shares=(0.4, 0.3, 0.3)))["patients"] == 3
+
+
+@pytest.mark.parametrize("said", [r"(p\d)[a-z]?\.png", "folder"])
+def test_a_patient_of_the_user_s_in_two_splits_of_a_datalist_is_refused_until_the_splits_are_drawn_anew(
+    tmp_path: Path, said: str
+) -> None:
+    rows = []
+    for i, (name, split) in enumerate({"1/p1": "test", "1/p1b": "train", "2/p2": "train", "3/p3": "val"}.items()):
+        picture(tmp_path / f"{name}.png", scan(i, (9, 8)).astype(np.uint8))
+        picture(tmp_path / f"{name}_m.png", lesion(i, (9, 8, 3))[..., 1])
+        rows.append(Row(f"{name}.png", f"{name}_m.png", split, name))
+    datalist.write_csv(tmp_path / "datalist.csv", rows)
+    assert prepare([tmp_path], None, Wish())["patients"] == 4
+    with pytest.raises(UserFault, match=r"1/p1\.png in test and 1/p1b\.png in train, both of p?1") as caught:
+        prepare([tmp_path], None, Wish(patient=said))
+    assert "--split" in caught.value.do
+    assert prepare([tmp_path], None, Wish(patient=said, shares=(0.4, 0.3, 0.3)))["patients"] == 3

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from prepare.corpus import lesion, nifti, nifti_site, picture, scan
 
+from pfedsam.data import reader
 from pfedsam.errors import UserFault
 from pfedsam.prepare.discover import discover
 from pfedsam.prepare.families import taken_whole
@@ -185,6 +186,21 @@ def test_pair_joins_the_masks_of_an_image_and_names_structures_by_a_second_group
     lone = discover([tmp_path], None, pair=(r"(\d)/vol", r"(\d)/(a)\."), structures=["a"])
     assert [case.structures for case in lone.cases] == [("a",)] * 3
     assert lone.segments == {"a": 1}
+
+
+@pytest.mark.parametrize("kinds", [("1", "2", "10"), ("a", "b", "c"), ("r1", "r2", "r3"), ("copy", "old", "tumour")])
+def test_whatever_the_second_group_of_pair_finds_is_a_structure(tmp_path: Path, kinds: tuple[str, ...]) -> None:
+    for i in range(4):
+        picture(tmp_path / f"in/p{i}.png", scan(i, (9, 8)).astype(np.uint8))
+        for row, kind in enumerate(kinds):
+            mask = np.zeros((9, 8), np.uint8)
+            mask[3 * row : 3 * row + 2] = 255
+            if i or row < 2:
+                picture(tmp_path / f"in/p{i}_seg_{kind}.png", mask)
+    report = prepare([tmp_path / "in"], tmp_path / "out", Wish(pair=(r"^(p\d)\.png", r"^(p\d)_seg_(\w+)\.")))
+    assert (report["cases"], report["classes"], report["class_names"]) == (4, 3, [*kinds])
+    labels = reader.read_mask(tmp_path / "out/masks/case-0002.png", 0, 3)
+    assert labels[::3, 0].tolist() == [1, 2, 3]
 
 
 def test_a_pattern_of_pair_needs_a_group() -> None:

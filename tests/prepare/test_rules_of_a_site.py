@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pfedsam.errors import UserFault
-from pfedsam.prepare.classes import numbered
+from pfedsam.prepare.classes import check_by_name, numbered, parse_names
 from pfedsam.prepare.found import Case
 from pfedsam.prepare.labels import LabelRule, halved, label_numbers, parse_table, translated, understood
 from pfedsam.prepare.patients import by_issuer, by_pattern, pseudonym, told_apart
@@ -48,6 +48,43 @@ def test_a_dicom_id_goes_before_the_name() -> None:
     keys, words = patients("a/t1", "a/t2", "b.nii", ids=("ID-1", "ID-1"))
     assert keys == ["ID-1", "ID-1", "b"]
     assert "PatientID" in words
+
+
+@pytest.mark.parametrize("form", ["{}/a", "dicom/{}/a", "2020/{}/study/a", "{}", "{}_ct"])
+@pytest.mark.parametrize("other", ["{}/b", "png/{}/scan.png", "{}.nii", "{}/study/b"])
+def test_a_file_without_an_id_is_of_the_patient_whose_id_is_below_its_patient_s_folder(form: str, other: str) -> None:
+    people = [f"P{i}" for i in range(1, 7)]
+    names = [form.format(p) for p in people] + [other.format(p) for p in people]
+    keys, words = patients(*names, ids=tuple(f"X{p}" for p in people))
+    assert keys[6:] == keys[:6] == [f"X{p}" for p in people]
+    assert "or another one in the same patient's folder" in words
+
+
+def test_an_id_that_differs_from_the_folder_only_in_leading_zeros_is_taken_if_it_is_below_the_folder() -> None:
+    names = [
+        *(f"png/P{i}/b" for i in range(1, 7)),
+        *(f"z/P{i}/b" for i in range(1, 7)),
+        *(f"z/P{i}/a" for i in range(1, 7)),
+    ]
+    told, _, _ = told_apart([Case(n, (), (HERE,), f"P0{n[-3]}" if n[-1] == "a" else "") for n in names])
+    assert [case.patient for case in told] == [f"P0{i}" for i in range(1, 7)] * 3
+
+
+def test_a_folder_without_an_id_of_its_own_is_a_patient_by_its_name() -> None:
+    names = [f"P{i}/{series}" for i in range(1, 7) for series in "ab"]
+    keys, _ = patients(*names, ids=("X1", "X1", "X2"))
+    assert keys == ["X1", "X1", "X2", "X2", *(f"P{i}" for i in range(3, 7) for _ in "ab")]
+
+
+@pytest.mark.parametrize(
+    ("known", "count"),
+    [({"P1/a": "X1", "P1/b": "X2"}, 2), ({"P1/a": "X1", "q/t1": "P1"}, 2), ({"q/t1": "P01"}, 1)],
+    ids=["two below", "one below and one of its name", "one but for zeros"],
+)
+def test_a_file_without_an_id_that_may_be_of_several_patients_is_asked_about(known: dict[str, str], count: int) -> None:
+    names = [*known, *(f"P{i}/c" for i in range(1, 7))]
+    with pytest.raises(UserFault, match=rf"came {count} that may be P1's, for P1/c"):
+        patients(*names, ids=tuple(known.values()))
 
 
 def test_an_issuer_tells_patients_apart_only_where_each_series_of_the_id_has_one() -> None:
@@ -202,6 +239,39 @@ def test_a_table_says_what_all_values_mean() -> None:
         with pytest.raises(UserFault):
             parse_table(wrong)
     assert parse_table("1=254") == {"1": 254}
+
+
+@pytest.mark.parametrize("twice", ["1=1,2=2,1=3", "1=1,01=2", "Liver=1,liver=2", "liver=1, liver=1", "*=1,*=2"])
+def test_what_labels_say_twice_is_refused(twice: str) -> None:
+    with pytest.raises(UserFault, match=r"each value and each name once in --labels; came .* twice"):
+        parse_table(twice)
+
+
+@pytest.mark.parametrize(
+    ("table", "came"),
+    [
+        ("liver=2,tumour=1", "liver=2 in --labels, and liver as number 1 of --names"),
+        ("liver=1,tumour=3", "tumour=3 in --labels, and tumour as number 2 of --names"),
+        ("liver=1", "tumour as number 2 of --names, and none in --labels, which leaves it out"),
+    ],
+)
+def test_names_that_number_a_structure_otherwise_than_labels_are_refused(table: str, came: str) -> None:
+    with pytest.raises(UserFault, match=came):
+        numbered({"liver": 1, "tumour": 2}, parse_table(table), ("Liver", "Tumour"))
+
+
+@pytest.mark.parametrize(
+    ("table", "names"), [("liver=2,tumour=1", "Tumour,Liver"), ("liver=2,tumour=1", "Krebs,Leber")]
+)
+def test_names_in_the_order_of_labels_or_in_another_language_are_taken(table: str, names: str) -> None:
+    own, _ = numbered({"liver": 1, "tumour": 2}, parse_table(table), parse_names(names))
+    assert own == {"liver": 2, "tumour": 1}
+
+
+def test_the_remedy_for_labels_by_numbers_names_each_structure_once() -> None:
+    with pytest.raises(UserFault) as caught:
+        check_by_name({"Liver": 1, "liver": 1, "Spleen": 2}, {"1": 1}, [{}])
+    assert "--labels 'Liver=1,Spleen=2'" in caught.value.do
 
 
 def test_there_are_no_more_structures_than_classes() -> None:

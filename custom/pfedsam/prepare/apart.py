@@ -2,7 +2,8 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import PurePath
 
 from pfedsam.names import spelling
 from pfedsam.prepare.words import (
@@ -27,6 +28,9 @@ BARE_SLICE = re.compile(rf"(?:\D*[ _.-])?(?:{SLICES})[ _-]?\d+")
 BEFORE_PATIENT = re.compile(rf"(?:.*[ _.-])?(?:(?P<sure>{OWNERS})(?:[ _.-]?(?:id|no|nr|number))?|{OWNED})")
 PATIENT = re.compile(rf"(?:^|[ _.-])(?:{OWNERS})[ _.-]?\d")
 OWNER = re.compile(rf"(?:^|[ /_.-])(?:{OWNERS}|{OWNED})[ _.-]?\d+")
+VISIT = re.compile(r"[tmqvwdy]\d{1,2}")  # T0, M6, Q1
+TOKEN = re.compile(r"[^ _.\-/]+")
+ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
 SEVERAL = 3  # numbers that repeat beside one that never does, and may then be the patients' own
 
 
@@ -80,6 +84,74 @@ def no_patients(folders: Sequence[str | None], inside: Sequence[str]) -> str:
     again = sorted(owner for owner, count in homes.items() if count > 1)
     several = again and len(owners) >= 2 * len(found)  # one in each folder may be two people of one name
     return f"{some_of(again)} in several of {len(found)} folders ({some_of(found)})" if several else ""
+
+
+def also_below(levels: Sequence[Sequence[str]]) -> list[str]:
+    """The outermost folders whose names are also below others of them: `P1`, if there is `M6/P1` too.
+
+    Numbers do not count if each outermost folder has folders in it: `1/2` may be an examination of patient 1.
+
+    Args:
+        levels: the folders of each file, outermost first.
+    """
+    first = {spelling(level[0]): level[0] for level in levels if level}
+    even = all(len(level) > 1 for level in levels)
+    paths = {tuple(map(spelling, level)) for level in levels if len(level) > 1}
+    pairs = ((path[0], part) for path in paths for part in path[1:])
+    below = {inner for outer, inner in pairs if inner != outer and not (even and (outer + inner).isdigit())}
+    return sorted(first[name] for name in first.keys() & below)
+
+
+def may_be_visits(within: Mapping[str, Iterable[str]]) -> list[str]:
+    """The folders with a number that are in several others, if these may be visits, such as `T0`, `M6` or `Q1`.
+
+    Args:
+        within: by folder, the folders in it.
+    """
+    if 2 * sum(VISIT.fullmatch(spelling(one)) is not None for one in within) <= len(within):
+        return []
+    homes = Counter(name for inner in within.values() for name in {spelling(one) for one in inner})
+    again = sorted(name for name, count in homes.items() if count > 1 and any(map(str.isdigit, name)))
+    return again if len(again) >= len(within) else []
+
+
+def without_zeros(name: str) -> str:
+    """A name in one spelling, its numbers without leading zeros."""
+    return ZEROS.sub("", spelling(name))
+
+
+def evened(names: Sequence[PurePath]) -> tuple[list[PurePath], str]:
+    """The names with the same leading zeros in words that differ only in these, and an example: `P1 and P01`.
+
+    A word that is only a number is compared with those behind the same word, else with those as deep in the path.
+    """
+    longest: dict[tuple[object, str], str] = {}
+    for name in names:
+        for place, token in _tokens(name):
+            longest[place] = max(longest.get(place, ""), token, key=lambda one: (len(one), spelling(one)))
+    found, example = list[PurePath](), ""
+    for name in names:
+        pairs = [(token, longest[place]) for place, token in _tokens(name)]
+        other = [pair for pair in pairs if spelling(pair[0]) != spelling(pair[1])]
+        found.append(_with_words(name, [long for _, long in pairs]) if other else name)
+        example = example or " and ".join(other[0] if other else ())
+    return found, example
+
+
+def _with_words(name: PurePath, tokens: Iterable[str]) -> PurePath:
+    rest = iter(tokens)
+    return PurePath(TOKEN.sub(lambda _: next(rest), name.as_posix()))
+
+
+def _tokens(name: PurePath) -> Iterator[tuple[tuple[object, str], str]]:
+    """The words of a path, each with what says which others it is compared with."""
+    for depth, part in enumerate(name.parts):
+        before: object = depth
+        for token in TOKEN.findall(part):
+            plain = without_zeros(token)
+            kept = token if VIEW.fullmatch(spelling(token)) else ""  # T1 is not the patient T01
+            yield ((before if plain.isdigit() else kept), plain), token
+            before = plain
 
 
 def _sharing(keys: Sequence[str], marks: Sequence[tuple[object, ...]]) -> list[str]:

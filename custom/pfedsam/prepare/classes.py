@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from pfedsam.data.values import MOST_CLASSES
 from pfedsam.errors import UserFault
+from pfedsam.names import alike
 from pfedsam.prepare.found import Case
 from pfedsam.prepare.labels import REST, LabelRule, Values
 from pfedsam.prepare.words import some_of
@@ -22,8 +23,8 @@ def numbered(
         names: of the classes, in the order of their numbers. Two sites with the same names get the same numbers.
 
     Raises:
-        UserFault: a wish names a structure that was not found, `names` lacks one or has a double, or there are
-            more structures than class numbers.
+        UserFault: a wish names a structure that was not found or numbers it otherwise than `names`, `names` lacks one
+            or has a double, or there are more structures than class numbers.
     """
     if len({name.casefold() for name in names}) < len(names):
         raise UserFault(expected="different names in --names", came=", ".join(names), do="name each class differently")
@@ -45,8 +46,24 @@ def numbered(
             do=f'select structures with --labels, such as --labels "{next(iter(found))}=1"',
         )
     if by_name:
-        return {label: wished.get(label, by_name.get(label.casefold(), 0)) for label in found}, by_value or None
+        own = {label: by_name.get(label.casefold(), 0) for label in found}
+        _check_order(own, names)
+        return own, by_value or None
     return (_in_order(found, names) if names else dict(found)), by_value or None
+
+
+def _check_order(own: Mapping[str, int], names: Sequence[str]) -> None:
+    """UserFault if --labels gives a structure another number than --names, or leaves it out."""
+    order = {name.casefold(): number for number, name in enumerate(names, 1)}
+    for label, said in own.items():
+        if (number := order.get(label.casefold(), said)) != said:
+            raise UserFault(
+                expected="the same number for a structure in --labels and in --names",
+                came=f"{label}={said} in --labels, and {label} as number {number} of --names"
+                if said
+                else f"{label} as number {number} of --names, and none in --labels, which leaves it out",
+                do="write --names in the order of the class numbers in --labels, or leave out --names",
+            )
 
 
 def check_by_name(found: Mapping[str, int], wished: Mapping[str, int] | None, values: Sequence[Values]) -> None:
@@ -59,7 +76,8 @@ def check_by_name(found: Mapping[str, int], wished: Mapping[str, int] | None, va
     named = {label.casefold() for label in found} & {key.casefold() for key in wished or {}}
     if not wished or named or not found or not values or any(values):
         return
-    order = ",".join(f"{label}={number}" for number, label in enumerate(found, 1))
+    labels = dict.fromkeys(alike(found))
+    order = ",".join(f"{label}={number}" for number, label in enumerate(labels, 1))
     raise UserFault(
         expected="structures by their names in --labels, because the files name them: " + ", ".join(found),
         came="mask values: " + ",".join(f"{key}={number}" for key, number in wished.items()),

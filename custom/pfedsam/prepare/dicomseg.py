@@ -8,6 +8,7 @@ from typing import Any
 import highdicom
 import numpy as np
 from nibabel import orientations
+from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 
 from pfedsam.data.dicom import dicom_header
@@ -16,7 +17,7 @@ from pfedsam.data.readable import readable
 from pfedsam.data.slices import LPS_TO_RAS
 from pfedsam.data.volume import kind_of
 from pfedsam.errors import UserFault
-from pfedsam.prepare.segframes import slices_drawn_on
+from pfedsam.prepare.segframes import CLOSE, NEAR, slices_drawn_on
 
 LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
 STORAGE = ("1.2.840.10008.5.1.4.1.1.66.4", LABEL_MAP)  # Segmentation, Label Map Segmentation
@@ -169,8 +170,9 @@ def _by_place(path: Path, file: Any, source: Volume, numbers: list[int]) -> NDAr
     assert source.affine is not None
     relation = np.linalg.inv(source.affine) @ affine
     offset = np.rint(relation[:3, 3]).astype(int)
-    several = np.array(values.shape[:3]) > 1  # a single slice does not show the distance to the next
-    if np.abs((relation[:3, :3] - np.eye(3))[:, several]).max() > 0.02 or np.abs(relation[:3, 3] - offset).max() > 0.1:
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(values.shape[:3]) - 1)
+    off = np.abs(apply_affine(relation, corners) - corners - offset)
+    if off[0].max() > CLOSE or off.max() >= NEAR:
         raise UserFault(
             expected=f"segments on the voxels of their series in {path}",
             came="segments on another grid",

@@ -76,19 +76,29 @@ def _extras(claims: Sequence[Claim]) -> list[Words]:
 def _known(
     masks: Mapping[Candidate, list[Claim]], extras: Mapping[Candidate, list[Words]], wanted: Collection[str]
 ) -> dict[Words, str]:
-    """Structures and their names: words that distinguish masks in two or more images, and those the user names."""
-    count = Counter(
-        name
+    """Structures and their names: words that distinguish masks in two or more images, and those the user names.
+
+    What a group of the user's pattern finds is always a structure, also a number. Numbers come first, by size.
+    """
+    every_claim = [
+        (name, claim, len(names) > 1)
         for image, names in extras.items()
         for name, claim in zip(names, masks[image], strict=True)
-        if (len(names) > 1 or claim.by == "user")
-        and _may_be_structure(name)
-        and not (claim.by == "folder" and any(map(str.isdigit, "".join(name))))
+    ]
+    count = Counter(
+        name
+        for name, claim, several in every_claim
+        if several and _may_be_structure(name) and not (claim.by == "folder" and any(map(str.isdigit, "".join(name))))
     )
     known = {name for name, images in count.items() if images > 1}
+    known |= {name for name, claim, _ in every_claim if claim.by == "user" and name}
     said = {words(spelling(name)): name for name in wanted}
     every = {name for names in extras.values() for name in names}
-    return {name: said.get(name, "_".join(name)) for name in sorted((known | said.keys()) & every)}
+    return {name: said.get(name, "_".join(name)) for name in sorted((known | said.keys()) & every, key=_by_size)}
+
+
+def _by_size(name: Words) -> tuple[bool, int, Words]:
+    return (False, int(name[0]), name) if _is_number(name) else (True, 0, name)
 
 
 def _may_be_structure(name: Words) -> bool:

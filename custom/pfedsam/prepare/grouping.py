@@ -8,43 +8,32 @@ from pathlib import PurePath
 
 from pfedsam.errors import UserFault
 from pfedsam.names import alike, spelling
-from pfedsam.prepare.apart import KIND, is_before_patient, is_slice, may_be_one, no_patients
-from pfedsam.prepare.words import (
-    CLASSES,
-    DATE,
-    GENERIC,
-    IMAGE_WORDS,
-    MASK_WORDS,
-    MODALITIES,
-    OWNERS,
-    PLACES,
-    SIDES,
-    SPLITS,
-    SURE_SIDES,
-    SURE_SLICES,
-    TIMES,
-    some_of,
-    words,
+from pfedsam.prepare.apart import also_below, evened, is_slice, may_be_one, may_be_visits, no_patients
+from pfedsam.prepare.cores import (
+    ODD,
+    ROLES,
+    SLICE,
+    SORTS,
+    core,
+    cores,
+    fits,
+    has_number,
+    stem_of,
+    surnames,
+    undated,
+    unsliced,
 )
+from pfedsam.prepare.words import OWNERS, some_of
 
 ENOUGH = 3  # patients needed for three splits
 FEW, MANY = 10, 40  # fewer than FEW "patients" with over MANY files each may be something else: slices or classes
-ODD = 0.1  # share of files that may be elsewhere
 SMALL = 12  # up to this number, folders of plain words may be classes; more may be surnames
+CROWD = 3  # so many folders for each word that begins them, or more, are groups of patients
+ZEROS = "write each patient's number in one way, or use 0* before the brackets, such as --patient 'P0*([0-9]+)'; else "
 SUBJECT = re.compile(  # BIDS and the Cancer Genome Atlas
     r"(?:^|[/_])(sub-[A-Za-z0-9]+(?=[/_.]|$)|TCGA[-_][A-Z0-9]{2}[-_][A-Z0-9]{4}(?=[-_/.]|$))"
 )
 NUMBERED = re.compile(rf"(?:{OWNERS}|case|id|s)?[-_ ]?\d+")
-ROLES = re.compile(rf"{MASK_WORDS}|{IMAGE_WORDS}|{SPLITS}|{MODALITIES}|{SIDES}|anat|perf|func|derivatives|{GENERIC}")
-SORTS = re.compile(rf"{CLASSES}|{TIMES}|{PLACES}|(?:{SURE_SLICES})[-_ ]?\d+")
-SLICE = re.compile(r"(?P<rest>.*?\d.*?)[ _.-]+(?P<word>slice|sl|s|z|frame|img|image|tile)?[ _-]?\d{1,4}", re.IGNORECASE)
-VIEW = re.compile(rf"(?P<rest>.*\d.*?)[ _.-]+(?:{SIDES}|{TIMES}|{MODALITIES}|{IMAGE_WORDS})", re.IGNORECASE)
-SIDE = re.compile(rf"(?P<rest>.+?)[ _.-]+(?:{SURE_SIDES})", re.IGNORECASE)
-FIRST = re.compile(rf"(?:{SURE_SIDES}|{MODALITIES})[ _.-]+(?P<rest>.*\d.*)", re.IGNORECASE)
-DAY_AFTER = re.compile(rf"(?P<rest>.*[^\W\d_].*?)[ _.-]+(?:{DATE})")  # Meier_Hans_20200101
-DATED = re.compile(rf"(?:{TIMES})[ _.-]+(?P<rest>.*[^\W\d_].*)", re.IGNORECASE)
-EYE = re.compile(r"(?P<rest>.*\d)[lr]", re.IGNORECASE)
-COUNTER = re.compile(r"(?P<rest>.*?)[ _.-]*\(?\d+\)?")
 
 
 @dataclass(frozen=True)
@@ -65,6 +54,12 @@ def grouped(names: Sequence[PurePath], among: int | None = None) -> Grouping:
     Raises:
         UserFault: the names do not show what the patients are.
     """
+    found = _grouped(names, among)
+    _check_zeros(names, found.keys, among)
+    return found
+
+
+def _grouped(names: Sequence[PurePath], among: int | None) -> Grouping:
     subjects = [m[1] if (m := SUBJECT.search(name.as_posix())) else None for name in names]
     rest = [name for name, subject in zip(names, subjects, strict=True) if subject is None]
     rule = _said("The part of a path that begins with sub- or TCGA- is the patient", names, subjects)
@@ -84,11 +79,32 @@ def grouped(names: Sequence[PurePath], among: int | None = None) -> Grouping:
     return Grouping([next(others) if one is None else one for one in subjects], f"{rule} Else: {found.words}")
 
 
+def _check_zeros(names: Sequence[PurePath], keys: Sequence[str | None], among: int | None) -> None:
+    """A question if patients are one when all numbers have the same leading zeros."""
+    even, some = evened(names)
+    if not some:
+        return
+    try:
+        again = _grouped(even, among).keys
+    except UserFault:
+        raise _question(names, f"numbers with and without leading zeros ({some})", ZEROS) from None
+    first: dict[str, str] = {}
+    for key, own in zip(again, keys, strict=True):
+        if key and own and first.setdefault(spelling(key), own) != own:
+            raise _question(names, f"{first[spelling(key)]} and {own}, which differ only in leading zeros", ZEROS)
+
+
 def by_level(names: Sequence[PurePath]) -> Grouping:
     """Each folder is a patient, as the user says: the outermost folder that is not common to all and names no role."""
     levels = _levels(names, SORTS)
     if not all(levels):
         levels = _levels(names, None)
+    if again := [one for one in also_below(levels) if not one.isdigit()]:
+        raise UserFault(
+            expected="--patient folder only if no patient's folder is also inside another folder",
+            came=f"folders that are beside others and also inside others ({some_of(again)})",
+            do="use --patient REGEX with the patient in brackets, such as --patient '(?:^|/)(P[0-9]+)/'",
+        )
     keys = [level[0] if level else None for level in levels]
     return Grouping(keys, _said("Each folder is a patient (--patient folder)", names, keys))
 
@@ -115,15 +131,19 @@ def _by_folder(names: Sequence[PurePath]) -> Grouping | None:
             if len(level) > depth + 1:
                 within[level[depth]].add(level[depth + 1])
         below = sorted(set[str]().union(*within.values()))
-        if sum(map(_has_number, found)) * 2 <= len(found):
+        if again := also_below([list(map(core, _numbered(level[depth:]))) for level in levels]):
+            raise _question(names, f"folders that are beside others and also inside others ({some_of(again)})")
+        if again := may_be_visits(within):
+            raise _question(names, f"{some_of(again)} in several of {len(found)} folders ({some_of(found)})")
+        if sum(map(has_number, found)) * 2 <= len(found):
             if (below and _may_be_surnames(within)) or (not below and _are_doubtful(names, levels, found)):
                 raise _question(names, f"{len(found)} folders ({some_of(found)}), which may be patients or classes")
         elif len(found) >= ENOUGH:
             if len(found) <= 5 and len(below) >= 3 * len(found) and not all(map(_is_patient, found)):
                 some = f"{len(found)} folders ({some_of(found)}), and in them {len(below)} ({some_of(below)})"
                 raise _question(names, some)
-            keys = [_folder(level, depth) for level in levels]
-            inside = [[*level[depth + 1 :], _stem(name)] for level, name in zip(levels, names, strict=True)]
+            keys = _undated([_folder(level, depth) for level in levels])
+            inside = [[*level[depth + 1 :], stem_of(name)] for level, name in zip(levels, names, strict=True)]
             if doubt := no_patients(keys, ["/".join(parts) for parts in inside]):
                 raise _question(names, doubt)
             return _with_enough("Each folder at one level is a patient", names, keys)
@@ -134,12 +154,17 @@ def _by_folder(names: Sequence[PurePath]) -> Grouping | None:
 
 def _folder(level: Sequence[str], depth: int) -> str | None:
     """The patient by a file's folders: at this depth, or below it if the folder there is a plain word."""
-    deeper = [part for part in level[depth:] if _has_number(part)]
-    return _core((deeper or level[depth:])[0]) if len(level) > depth else None
+    return core(_numbered(level[depth:])[0]) if len(level) > depth else None
 
 
-def _has_number(name: str) -> bool:
-    return any(map(str.isdigit, name))
+def _numbered(folders: Sequence[str]) -> Sequence[str]:
+    """The folders from the first with a number on; all of them if none has one."""
+    return folders[next((i for i, folder in enumerate(folders) if has_number(folder)), 0) :]
+
+
+def _undated(keys: Sequence[str | None]) -> list[str | None]:
+    some = iter(undated([key for key in keys if key is not None]))
+    return [None if key is None else next(some) for key in keys]
 
 
 def _is_patient(name: str) -> bool:
@@ -156,9 +181,9 @@ def _may_be_surnames(within: Mapping[str, set[str]]) -> bool:
 
 def _are_doubtful(names: Sequence[PurePath], levels: Sequence[Sequence[str]], found: Sequence[str]) -> bool:
     """Whether folders of plain words may be patients: they are many, share file names, or those identify no patient."""
-    stems = [_stem(name) for name in names]
-    cores = _cores([*dict.fromkeys(stems)])
-    each = len(set(map(_unsliced, cores))) == len(cores)
+    stems = [stem_of(name) for name in names]
+    bare = cores([*dict.fromkeys(stems)])
+    each = len(set(map(unsliced, bare))) == len(bare)
     return each or len(found) > SMALL or _recur(stems, levels)
 
 
@@ -171,30 +196,29 @@ def _recur(names: Sequence[str], folders: Sequence[Sequence[str]]) -> bool:
 
 
 def _by_name(names: Sequence[PurePath]) -> Grouping:
-    stems = [_stem(name) for name in names]
-    cores = _cores(stems)
-    if _recur(cores, [[part for part in name.parts[:-1] if not _fits(part, ROLES)] for name in names]):
-        raise _question(names, f"file names that occur in several folders (such as {cores[0]})")
-    cut = [_unsliced(core) for core in cores]
-    groups, marked = sorted(set(cut)), any((m := SLICE.fullmatch(core)) and m["word"] for core in cores)
-    if len(set(cores)) > len(groups) >= ENOUGH:
+    stems = [stem_of(name) for name in names]
+    bare = cores(stems)
+    if _recur(bare, [[part for part in name.parts[:-1] if not fits(part, ROLES)] for name in names]):
+        raise _question(names, f"file names that occur in several folders (such as {bare[0]})")
+    cut = undated([unsliced(one) for one in bare])
+    groups, marked = sorted(set(cut)), any((m := SLICE.fullmatch(one)) and m["word"] for one in bare)
+    if len(set(bare)) > len(groups) >= ENOUGH:
         return _with_enough("The last number of a name is a slice, the rest is the patient", names, cut)
-    if len(set(cores)) > len(groups) and (marked or all(group[-1:].isdigit() for group in groups)):
+    if len(set(bare)) > len(groups) and (marked or all(group[-1:].isdigit() for group in groups)):
         raise _question(names, f"{len(groups)} patient(s) if the last number of a name is a slice ({some_of(groups)})")
-    if 2 * sum(map(is_slice, cores)) > len(cores):
+    if 2 * sum(map(is_slice, bare)) > len(bare):
         raise _question(names, "names of slices without a patient")
-    if strange := _prefixes(cores):
-        raise _question(names, f"names of which several begin with {some_of(strange)} each")
-    _check_apart(names, cores)
-    own = len(set(cores)) == len(set(stems))
+    _check_surnames(names, surnames(bare))
+    _check_apart(names, bare)
+    own = len(set(bare)) == len(set(stems))
     rule = "Each file name is a patient" if own else "A name without its side, date or sequence is the patient"
-    return Grouping([*cores], _said(rule, names, cores) + " If a patient has several files, use --patient REGEX.")
+    return Grouping([*bare], _said(rule, names, bare) + " If a patient has several files, use --patient REGEX.")
 
 
 def _levels(names: Sequence[PurePath], sorts: re.Pattern[str] | None) -> list[list[str]]:
     """The folders of each file that may be patients, outermost first, without the folders common to all files."""
     levels = [
-        [part for part in name.parts[:-1] if not _fits(part, ROLES) and not (sorts and _fits(part, sorts))]
+        [part for part in name.parts[:-1] if not fits(part, ROLES) and not (sorts and fits(part, sorts))]
         for name in names
     ]
     while True:
@@ -205,33 +229,9 @@ def _levels(names: Sequence[PurePath], sorts: re.Pattern[str] | None) -> list[li
         levels = [level[1:] if level[:1] == [first] else level for level in levels]
 
 
-def _fits(folder: str, pattern: re.Pattern[str]) -> bool:
-    """Whether a folder's name, or each word of it, fits the pattern."""
-    name = spelling(folder)
-    parts = words(name)
-    return pattern.fullmatch(name) is not None or (
-        any(pattern.fullmatch(part) for part in parts)
-        and all(pattern.fullmatch(part) or ROLES.fullmatch(part) for part in parts)
-    )
-
-
-def _cores(stems: Sequence[str]) -> list[str]:
-    """Names without side, date and sequence. `01L` and `01R` are one patient if both exist."""
-    cores = [_core(stem) for stem in stems]
-    eyes: dict[str, set[str]] = defaultdict(set)
-    for core in cores:
-        if m := EYE.fullmatch(core):
-            eyes[m["rest"]].add(core[-1].casefold())
-    return [m["rest"] if (m := EYE.fullmatch(core)) and len(eyes[m["rest"]]) > 1 else core for core in cores]
-
-
-def _core(stem: str) -> str:
-    dated = DAY_AFTER.fullmatch(stem)
-    stem = stem if dated is None or _fits(dated["rest"], ROLES) else dated["rest"]
-    while m := VIEW.fullmatch(stem) or SIDE.fullmatch(stem) or FIRST.fullmatch(stem):
-        stem = m["rest"]
-    dated = DATED.fullmatch(stem)
-    return stem if dated is None or _fits(dated["rest"], ROLES) else dated["rest"]
+def _check_surnames(names: Sequence[PurePath], strange: Sequence[str]) -> None:
+    if strange:
+        raise _question(names, f"names of which several begin with {some_of(strange)}" + " each" * (len(strange) > 1))
 
 
 def _check_apart(names: Sequence[PurePath], keys: Sequence[str]) -> None:
@@ -239,45 +239,22 @@ def _check_apart(names: Sequence[PurePath], keys: Sequence[str]) -> None:
         raise _question(names, f"names such as {some_of(some)}, which may belong to one patient")
 
 
-def _unsliced(core: str) -> str:
-    """The name without the number of a slice, unless the rest is no patient: a class, a slice, or `slice_1_patient`."""
-    if (found := SLICE.fullmatch(core)) is None:
-        return core
-    rest = found["rest"]
-    if is_slice(rest) or is_before_patient(rest):
-        return core
-    classy = _fits(rest, SORTS) or KIND.fullmatch(words(spelling(rest))[-1])
-    return core if classy and not found["word"] else _core(rest)
-
-
-def _prefixes(cores: Sequence[str]) -> list[str]:
-    """Words without a number that begin several names each and may be surnames: of `Meier_1` and of `Meier_oben`."""
-    begun = [m["rest"] if (m := COUNTER.fullmatch(core)) else _first_word(core) for core in set(cores)]
-    strange = Counter(b for b in begun if b and not _has_number(b) and not _fits(b, ROLES) and not _fits(b, SORTS))
-    several = sorted(b for b, count in strange.items() if count > 1)
-    return several if len(several) > 1 and len(set(cores)) > len(several) else []
-
-
-def _first_word(core: str) -> str:
-    """The first word of a name without a number that is no role, class, time or place. Empty: there is none."""
-    parts = [] if _has_number(core) else words(spelling(core))
-    return next((part for part in parts if not _fits(part, ROLES) and not _fits(part, SORTS)), "")
-
-
 def _with_enough(rule: str, names: Sequence[PurePath], keys: Sequence[str | None]) -> Grouping:
     """The grouping, if it distinguishes patients and finds enough of them for the number of files."""
     patients = sorted({key for key in keys if key is not None})
     _check_apart(names, patients)
+    _check_surnames(names, surnames(patients, each=CROWD))
     if len(patients) < FEW and len(names) > MANY * len(patients):
         raise _question(names, f"{rule}, only {len(patients)} patients ({some_of(patients)})")
     return Grouping([*keys], _said(rule, names, keys))
 
 
-def _question(names: Sequence[PurePath], understood: str) -> UserFault:
+def _question(names: Sequence[PurePath], understood: str, first: str = "") -> UserFault:
+    """The fault of unclear names. `first` is a remedy that comes before the usual ones."""
     return UserFault(
         expected="names that show which files belong to one patient",
         came=f"{understood}, in {len(names)} files such as {names[0].as_posix()}",
-        do="use --patient folder, if each folder is a patient; --patient each, if each image is a patient; or"
+        do=f"{first}use --patient folder, if each folder is a patient; --patient each, if each image is a patient; or"
         " --patient REGEX with the patient in brackets, searched in the file name, then in the path, such as"
         " --patient '([^/]+)/images/'",
     )
@@ -289,9 +266,3 @@ def _said(rule: str, names: Sequence[PurePath], keys: Sequence[str | None]) -> s
         if key is not None:
             return f"{rule}, such as {key} in {name.as_posix()}."
     return rule + ": it fits no file."
-
-
-def _stem(name: PurePath) -> str:
-    """The file name without its ending. `.nii.gz` counts as one ending."""
-    end = spelling(name.name).find(".nii")
-    return name.name[:end] if end >= 0 else name.stem

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pfedsam.data.values import IGNORED, MOST_CLASSES, whole_numbers
 from pfedsam.errors import UserFault
+from pfedsam.names import spelling
 from pfedsam.prepare.words import some_of
 
 Labels = NDArray[Any]  # whole numbers, (H, W, N)
@@ -71,9 +72,9 @@ def parse_table(text: str) -> dict[str, int]:
     """`255=1,2=1` as a mapping. The left side is a value, a DICOM segment's label, or * for all other values.
 
     Raises:
-        UserFault: the form is wrong, or a class is below 0 or above 254.
+        UserFault: the form is wrong, a class is below 0 or above 254, or a left side comes twice.
     """
-    table = {}
+    table, seen = dict[str, int](), set[str]()
     for part in text.split(","):
         left, sign, right = part.rpartition("=")
         if not sign or not left.strip() or not right.strip().isdecimal() or int(right) > MOST_CLASSES:
@@ -82,7 +83,15 @@ def parse_table(text: str) -> dict[str, int]:
                 came=part or "nothing",
                 do="write it like 255=1,2=1",
             )
-        table[left.strip()] = int(right)
+        left = left.strip()
+        if (key := str(int(left)) if left.isdecimal() else spelling(left)) in seen:
+            raise UserFault(
+                expected="each value and each name once in --labels",
+                came=f"{left} twice",
+                do="keep only the class that it has",
+            )
+        seen.add(key)
+        table[left] = int(right)
     return table
 
 

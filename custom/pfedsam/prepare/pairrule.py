@@ -30,7 +30,7 @@ def pairs_by_pattern(candidates: Sequence[Candidate], image: str, mask: str) -> 
     for one, hit in masks:
         fits = images.get(hit[1], [])
         if len(fits) == 1:
-            extra = words(spelling(hit[2])) if patterns[1].groups > 1 and hit[2] and not hit[2].isdigit() else ()
+            extra = words(spelling(hit[2])) if patterns[1].groups > 1 and hit[2] else ()
             answer.masks[fits[0]].append(Claim(one, extra, by="user"))
             used.add(hit[1])
         else:

@@ -3,11 +3,14 @@
 import hashlib
 import hmac
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePath
 
+from pfedsam.errors import UserFault
 from pfedsam.names import alike, spelling
+from pfedsam.prepare.apart import without_zeros
+from pfedsam.prepare.cores import place_of, places
 from pfedsam.prepare.found import Case, Dropped
 from pfedsam.prepare.grouping import by_file, by_level, grouped
 from pfedsam.prepare.words import pattern_of
@@ -86,7 +89,7 @@ def _told(cases: Sequence[Case], said: str | None) -> tuple[list[Case], list[Dro
     names = [PurePath(case.name) for case in nameless]
     found = grouped(names, len(cases)) if said is None else by_level(names) if said == "folder" else by_file(names)
     keys = dict(zip(nameless, found.keys, strict=True))
-    known = {spelling(case.patient): case.patient for case in cases if case not in keys}
+    known = _known(keys, [case for case in cases if case not in keys])
     kept, dropped = [], []
     for case in cases:
         if case not in keys:
@@ -98,7 +101,46 @@ def _told(cases: Sequence[Case], said: str | None) -> tuple[list[Case], list[Dro
             kept.append(replace(case, patient=known.get(spelling(key), "name:" + key)))
     if len(nameless) == len(cases):
         return kept, dropped, found.words
-    return kept, dropped, f"Patients are identified by PatientID if a DICOM file has it. Otherwise: {found.words}"
+    words = "Patients are identified by PatientID if a DICOM file has it, or another one in the same patient's folder."
+    return kept, dropped, f"{words} Otherwise: {found.words}"
+
+
+def _known(keys: Mapping[Case, str | None], others: Sequence[Case]) -> dict[str, str]:
+    """The PatientID of each key that has one: the key itself, or the only one below the folder that gave the key.
+
+    Args:
+        keys: of the cases without a PatientID.
+        others: the cases with one.
+
+    Raises:
+        UserFault: a key has several, or differs from a PatientID only in leading zeros.
+    """
+    below, like = defaultdict[tuple[str, ...], set[str]](set), defaultdict[str, set[str]](set)
+    for other in others:
+        like[without_zeros(other.patient)].add(spelling(other.patient))
+        for place in places(PurePath(other.name)):
+            below[place].add(spelling(other.patient))
+    found, one_of = defaultdict[str, set[str]](set), dict[str, Case]()
+    for case, key in keys.items():
+        if key is not None:
+            found[spelling(key)] |= below.get(place_of(PurePath(case.name), key) or (), set())
+            one_of.setdefault(spelling(key), case)
+    for key, case in one_of.items():
+        ids = found[key] | like.get(without_zeros(key), set())
+        if len(ids) > 1 or not ids <= found[key] | {key}:
+            raise _doubt(case, keys[case] or key, len(ids))
+        found[key] = ids
+    first = {spelling(other.patient): other.patient for other in reversed(others)}
+    return {key: first[one] for key, ids in found.items() for one in ids}
+
+
+def _doubt(case: Case, key: str, count: int) -> UserFault:
+    return UserFault(
+        expected="one PatientID for the patient of a file without one",
+        came=f"{count} that may be {key}'s, for {case.name}",
+        do="write PatientID into the file, if it is DICOM; otherwise put the file into a folder named by the PatientID,"
+        " or use --patient REGEX",
+    )
 
 
 def pseudonym(patient: str, salt: bytes) -> str:

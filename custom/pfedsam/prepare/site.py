@@ -204,6 +204,7 @@ def _splits(done: Sequence[Prepared], wish: Wish, patients_by: str) -> tuple[dic
         words = f"Splits ({', '.join(f'{share:.0%}' for share in shares)}) were drawn by patient with seed {wish.seed}."
         return drawn(patients, shares, wish.seed, patients_by), words
     check_kept(done)
+    _check_whole(done)
     if empty := [split for split in SPLITS if split not in kept.values()]:
         raise UserFault(
             expected=f"cases in split {empty[0]}",
@@ -211,6 +212,19 @@ def _splits(done: Sequence[Prepared], wish: Wish, patients_by: str) -> tuple[dic
             do="look at what was left out, or give --split",
         )
     return {patient: split for patient, split in kept.items() if split}, "The splits are taken from the datalist."
+
+
+def _check_whole(done: Sequence[Prepared]) -> None:
+    """UserFault if a datalist puts images of one patient, as the user says it, into two splits."""
+    seen: dict[str, Case] = {}
+    for case in (d.case for d in done):
+        other, who = seen.setdefault(case.patient, case), case.patient.removeprefix("name:")
+        if other.split != case.split:
+            raise UserFault(
+                expected="each patient in one split of the datalist, with patients by --patient",
+                came=f"{other.name} in {other.split} and {case.name} in {case.split}, both of {who}",
+                do="draw new splits with --split 0.7,0.1,0.2, or correct the datalist or --patient",
+            )
 
 
 def _check_ids(done: Sequence[Prepared]) -> None:
