@@ -9,13 +9,20 @@ from typing import get_type_hints
 
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, tiny
 from pfedsam import methods
 from pfedsam.bounds import KEY, number, parse_count
 from pfedsam.config import Config, to_dict
 from pfedsam.errors import UserFault
 from pfedsam.jobs import make_job
 from pfedsam.settings import check_sites, from_dict, from_record, read_config
+
+
+@pytest.mark.parametrize("method", ["apple", "fedms_sam", "flap_sam", "iat"])
+def test_a_method_that_says_itself_what_of_the_decoder_is_trained_takes_no_decoder_by_lora(method: str) -> None:
+    with pytest.raises(UserFault, match=f"model.decoder full with {method}; came lora"):
+        tiny(method=method, model={"decoder": "lora"})
+    assert tiny(method=method).model.decoder == "full"
 
 
 def test_settings_come_back_from_their_own_json() -> None:

@@ -25,11 +25,12 @@ def check_together(config: Config) -> None:
     Raises:
         UserFault: two settings exclude each other, or a name leads elsewhere.
     """
-    m, t = config.model, config.train
+    m, t, method = config.model, config.train, methods.get(config.method)
     for broken, expected, came, do in (
         (m.image_size % 16, "model.image_size a multiple of 16", str(m.image_size), "use 256, 512 or 1024"),
         (0 < m.experts < m.top_k, f"model.top_k at most model.experts ({m.experts})", str(m.top_k), "lower top_k"),
         (m.expert == "head" and m.experts > 0 == m.experts_rank, OWN_RANK, "0", "set it, e.g. to 4, or expert conv"),
+        (m.decoder == "lora" and not method.decoder_lora, f"model.decoder full with {config.method}", "lora", "set it"),
         (m.experts_in == "mlp" and m.lora_on == "qkv", "model.lora_on linear with model.experts_in mlp", "qkv", ONE),
     ):
         if broken:
@@ -46,7 +47,7 @@ def check_together(config: Config) -> None:
             came="a new view in each epoch",
             do="set train.views, e.g. 8, or train.augment false",
         )
-    chosen(methods.get(config.method).rule, config)
+    chosen(method.rule, config)
     check_masked(config)
     _check_privacy(config)
     _check_weights(config)

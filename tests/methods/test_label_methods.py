@@ -151,6 +151,15 @@ def test_weights_follow_the_gaps_from_round_to_round() -> None:
     assert state.memory["weight/a"].item() == pytest.approx(again)
 
 
+def test_a_site_that_misses_rounds_or_joins_late_weighs_as_much_as_its_equals() -> None:
+    config, state = tiny(method="fedsemidg"), ServerState({"w": torch.zeros(1)}, sites=3)
+    for sites in ("ab", "abc", "ab", "abc", "b", "abc"):
+        state = fedsemidg.rule(state, {site: given(site, 4, 0.0, 0.0) for site in sites}, config)
+    assert {key: weight.item() for key, weight in state.memory.items()} == pytest.approx(
+        {f"weight/{site}": 1 / 3 for site in "abc"}
+    )
+
+
 def test_a_gap_gives_no_site_more_weight_than_the_job_allows() -> None:
     config = tiny(method="fedsemidg", own={"step": 1.0}, server={"most_share": 1.5})
     some = {site: given(site, 4, 0.0, 0.0) for site in ("b", "c")}

@@ -194,6 +194,15 @@ def test_drflm_s_weights_follow_the_losses_from_round_to_round_and_stay_when_a_s
     assert still.shared["w"].item() == pytest.approx(0.25)
 
 
+def test_a_site_that_joins_drflm_late_weighs_as_much_as_its_equals() -> None:
+    rule, config, state = methods.get("drflm").rule, tiny(method="drflm"), start(0.0)
+    for sites in ("ab", "abc", "d"):
+        state = rule(state, {site: moved_by(0.0, **lost(0.5)) for site in sites}, config)
+    assert {key: weight.item() for key, weight in state.memory.items()} == pytest.approx(
+        {f"lambda/{site}": 1 / 4 for site in "abcd"}
+    )
+
+
 def test_a_site_in_drflm_that_claims_a_huge_loss_gets_no_more_than_the_largest_share() -> None:
     rule, config = methods.get("drflm").rule, tiny(method="drflm", own={"eta": 10.0})
     each = {name: moved_by(0.0, **lost(0.5)) for name in "abc"} | {"z": moved_by(1.0, **lost(1e9))}

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from statistics import median
+from statistics import fmean, median
 
 from pfedsam.config import Config
 from pfedsam.exchange.change import A, B, change_of, paired
@@ -38,6 +38,20 @@ def shares(weights: Mapping[str, float], *, most: float, sites: int = 0, least: 
     capped = _capped({site: max(weight, floor) for site, weight in weights.items()}, most, sites)
     whole = sum(capped.values())
     return {site: weight / whole for site, weight in sorted(capped.items())}
+
+
+def with_new(known: Mapping[str, float], given: Given) -> dict[str, float]:
+    """The known sites' weights, and for a site that is new as much a sample as those that answered beside it have.
+
+    If none did, the new ones weigh as much as the known ones do in the mean.
+    """
+    samples = {site: one.samples for site, one in given.items()}
+    beside = [site for site in samples if site in known]
+    if beside:
+        each = sum(known[site] for site in beside) / sum(samples[site] for site in beside)
+    else:
+        each = fmean(known.values() or [1 / len(samples)]) * len(samples) / sum(samples.values())
+    return {**known, **{site: each * count for site, count in samples.items() if site not in known}}
 
 
 def _capped(weights: Mapping[str, float], most: float, sites: int) -> dict[str, float]:

@@ -116,4 +116,4 @@ def rule(state: ServerState, contributions: Mapping[str, Contribution], config: 
 
 
 LOCAL = replace(ditto.METHOD, build=branches, loss=losses, terms=("pull",), merge=merge, tell=tell, settings=Settings)
-METHOD = replace(LOCAL, rule=rule, own_models=True, down=down)
+METHOD = replace(LOCAL, rule=rule, own_models=True, down=down, decoder_lora=False)

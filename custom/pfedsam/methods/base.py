@@ -156,6 +156,8 @@ class Method:
         global_: the branch for a site that never took part.
         adapt: puts adapters into the global branch.
         trains: kinds of the pretrained model that are trained. All others stay frozen.
+        decoder_lora: whether SAM's decoder may have LoRA (`model.decoder` lora). A method that says itself what of the
+            decoder is trained or averaged would be another one with it.
         phase: gives the parts that the next step trains, from the numbers of done and of all steps of the round.
         joins: whether the method needs the model of another run to begin with.
         rule: what the server makes of the sites' contributions.
@@ -183,6 +185,7 @@ class Method:
     terms: tuple[str, ...] = ()
     adapt: Adapt = lora
     trains: frozenset[Kind] = frozenset()
+    decoder_lora: bool = True
     phase: Phase = always
     joins: bool = False
     rule: Rule = mean

@@ -18,7 +18,7 @@ from torch import Tensor
 from pfedsam.bounds import number
 from pfedsam.config import Config
 from pfedsam.data.dataset import Batch
-from pfedsam.exchange.bounded import fair, shares
+from pfedsam.exchange.bounded import fair, shares, with_new
 from pfedsam.exchange.schema import Schema, Spec
 from pfedsam.exchange.server import Contribution, ServerState, mean
 from pfedsam.files import below, under
@@ -87,10 +87,9 @@ def followed(
         most: a lambda's most, in equal shares.
     """
     told = {site: float(one.extras[LOSS].clamp(0, BOUND)) for site, one in given.items()}
-    total, usual = sum(one.samples for one in given.values()), sum(told.values()) / len(told)
-    found = {site: float(weight) for site, weight in past.items()}
-    for site, one in given.items():
-        found[site] = found.get(site, one.samples / total) * math.exp(eta * (told[site] - usual))
+    usual = sum(told.values()) / len(told)
+    found = with_new({site: float(weight) for site, weight in past.items()}, given)
+    found |= {site: found[site] * math.exp(eta * (loss - usual)) for site, loss in told.items()}
     return shares(found, most=most, least=LEAST)
 
 

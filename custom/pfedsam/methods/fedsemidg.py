@@ -17,7 +17,7 @@ from torch import Tensor
 from pfedsam.bounds import number
 from pfedsam.config import Config
 from pfedsam.data.dataset import Batch
-from pfedsam.exchange.bounded import shares
+from pfedsam.exchange.bounded import fair, shares, with_new
 from pfedsam.exchange.schema import Schema, Spec
 from pfedsam.exchange.server import Contribution, ServerState, mean
 from pfedsam.files import below, under
@@ -84,7 +84,7 @@ def gap_of(model: Branches, config: Config, here: Here) -> Tensor:
     """The received model's loss less the own one's, (1), on labelled slices without augmentation. 0 without any."""
     assert here.data is not None
     slices, student = here.data.labelled(), model["global"]
-    some, device = slices[:: max(1, len(slices) // JUDGED)], next(model.parameters()).device
+    some, device = slices[:: max(1, -(-len(slices) // JUDGED))], next(model.parameters()).device
     received = mean_loss(partial(taught, student, below(SENT, model.received)), here.data, some, device)
     own = mean_loss(lambda batch: student(batch.image), here.data, some, device)
     return (received - own).reshape(1)
@@ -98,16 +98,17 @@ def gap_schema(_shared: Schema, _config: Config) -> Schema:
 def rule(state: ServerState, contributions: Mapping[str, Contribution], config: Config) -> ServerState:
     """The model moved by the updates' mean, with weights that follow the gaps. They begin as the samples' shares.
 
-    No site weighs more than `server.most_share` allows, and the memory keeps no higher weight.
+    No site weighs more than `server.most_share` allows, and the memory keeps no higher weight. A site that is away
+    keeps its weight beside the others'.
     """
-    total = sum(one.samples for one in contributions.values())
-    own, known = config.own(Settings), below(WEIGHT, state.memory)
-    old = {site: float(known.get(site, one.samples / total)) for site, one in contributions.items()}
-    new = {site: max(0.0, old[site] + own.step * float(one.extras[GAP])) for site, one in contributions.items()}
-    kept = shares(new, most=config.server.most_share, sites=state.sites)
+    own, most = config.own(Settings), config.server.most_share
+    past = {site: float(weight) for site, weight in below(WEIGHT, state.memory).items()}
+    found = with_new(past, contributions)
+    found |= {site: max(0.0, found[site] + own.step * float(one.extras[GAP])) for site, one in contributions.items()}
+    kept = shares(found, most=most, sites=state.sites)
     weighed = {site: replace(one, samples=kept[site]) for site, one in contributions.items()}
     memory = state.memory | {WEIGHT + site: torch.tensor([share]).double() for site, share in kept.items()}
-    return replace(mean(state, weighed, config), memory=memory)
+    return replace(mean(state, fair(weighed, most, state.sites), config), memory=memory)
 
 
 LOCAL = replace(

@@ -17,4 +17,4 @@ def declare(_: Config) -> Declaration:
     return lambda _branch, kind: Part.FROZEN if kind is Kind.DECODER else Part.SHARED
 
 
-METHOD = replace(fedavg.METHOD, declare=declare)
+METHOD = replace(fedavg.METHOD, declare=declare, decoder_lora=False)

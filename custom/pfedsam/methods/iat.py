@@ -95,6 +95,7 @@ METHOD = replace(
     terms=("orthogonal",),
     merge=note_received,
     adapt=adapters,
+    decoder_lora=False,
     couples=True,  # by the drift
     settings=Settings,
 )
