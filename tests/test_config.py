@@ -52,6 +52,7 @@ def test_the_digest_changes_with_any_setting() -> None:
         ({"train": {"loss": "ce"}}, "exclusive"),
         ({"train": {"lr": -1}}, "train.lr above 0 and at most 10"),
         ({"study": "../up"}, "study"),
+        ({"study": "budget"}, "a study with another name"),
         ({"train": {"max_steps": -1}}, "max_steps of 0 or more"),
         ({"train": {"lr_private": -1e-3}}, "lr_private of 0 or more"),
         ({"train": {"dice_weight": -1}}, "dice_weight of 0 or more"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 LONGEST = 4000  # most characters of a part of a message
 
@@ -36,6 +37,11 @@ def one_line(text: str) -> str:
 def reason(error: OSError) -> str:
     """Why the system refused, in short."""
     return error.strerror or str(error) or type(error).__name__
+
+
+def unread(path: Path, error: OSError) -> UserFault:
+    """A fault of a file that is there and cannot be read now: to take it for missing would lose what it holds."""
+    return UserFault(expected=f"to read {path}", came=reason(error), do="start the job again once the file can be read")
 
 
 def shortened(text: str, most: int) -> str:

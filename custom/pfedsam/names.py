@@ -143,12 +143,17 @@ def back_name(run: str) -> str:
     return f"{re.sub(r'-back[0-9a-f]{6}$', '', run)[:80]}-back{uuid.uuid4().hex[:6]}"
 
 
+def unfinished(folder: Path) -> list[Path]:
+    """Files in a folder that a killed process was writing by way of `beside`."""
+    return sorted(path for path in folder.glob(".*.tmp") if path.is_file())
+
+
 @contextlib.contextmanager
 def beside(path: Path, ending: str = "") -> Iterator[Path]:
     """A path beside `path` that no other process uses, for a file or folder that becomes `path` once complete.
 
-    Nothing is left there afterwards. The name does not use the process's number: in containers that share a folder
-    every process may be number 1.
+    Nothing is left there afterwards, unless the process is killed (`unfinished`). The name does not use the process's
+    number: in containers that share a folder every process may be number 1.
 
     Args:
         ending: the end of the name, for a library that reads it.

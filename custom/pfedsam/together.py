@@ -17,6 +17,7 @@ from pfedsam.names import one_name
 
 OWN_RANK = "model.experts_rank of 1 or more with model.expert head, whose experts have low-rank parts of their own"
 ONE = "change one of the two"
+RESERVED = ("budget", "prepared", "scratch")  # what a site store holds beside its studies (`BUDGET`, `Places`)
 
 
 def check_together(config: Config) -> None:
@@ -54,6 +55,9 @@ def check_together(config: Config) -> None:
     _check_classes(config)
     _check_unannotated(config)
     one_name(config.study, "study")
+    if config.study in RESERVED:
+        do = f"rename it: a site store has folders named {', '.join(RESERVED)} beside its studies"
+        raise UserFault(expected="a study with another name", came=config.study, do=do)
     if config.begin_private:
         one_name(config.begin_private, "run")
 

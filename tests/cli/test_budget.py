@@ -31,6 +31,17 @@ def test_a_delta_that_is_no_small_probability_is_refused(
     assert "--delta between 0 and 1" in capsys.readouterr().err
 
 
+def test_a_store_that_is_none_is_refused_and_not_called_unspent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("x")
+    for name, came in (("typo", "nothing"), ("file", "a file")):
+        assert main(["budget", "--site", "hospital-a", "--store", str(tmp_path / name)]) == 2
+        told = capsys.readouterr()
+        assert f"the site's store, a folder, at {tmp_path / name}; came {came}" in told.err
+        assert told.out == ""
+
+
 def test_a_damaged_budget_is_told_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "budget").mkdir()
     (tmp_path / "budget/hospital-a.json").write_text("{")

@@ -1,13 +1,16 @@
 """The command line's own manners."""
 
+import shlex
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pfedsam import __version__
-from pfedsam.cli import main
+from pfedsam.cli import VERBS, main
 
 
 def test_a_reader_that_has_enough_is_no_fault(tmp_path: Path) -> None:
@@ -45,6 +48,20 @@ def test_a_model_that_may_not_be_read_is_not_called_damaged(
     places = [str(tmp_path / name) for name in ("image.png", "out")]
     assert main(["predict", *places, "--model", str(tmp_path / "m.safetensors")]) == 2
     assert "no permission" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_ctrl_c_in_a_verb_is_one_plain_line(
+    verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(_options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"pfedsam.cli.{verb}.serve", stop)
+    assert main(shlex.split(import_module(f"pfedsam.cli.{verb}").EXAMPLE)[1:]) == 130
+    told = capsys.readouterr()
+    assert told.err.startswith("pfedsam: stopped")
+    assert (told.out, told.err.count("\n")) == ("", 1)
 
 
 HEAVY = "torch monai matplotlib nvflare highdicom numpy scipy nibabel pydicom PIL jinja2"

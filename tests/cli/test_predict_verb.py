@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -14,6 +15,7 @@ from data.dicoms import write_series
 from conftest import save_model, tiny
 from pfedsam.cli import main
 from pfedsam.config import Config
+from pfedsam.predict.masks import segment
 from pfedsam.site import Site
 
 
@@ -53,6 +55,55 @@ def test_a_class_keeps_its_code_under_another_name(open_site: Callable[[Config],
     (segment,) = pydicom.dcmread(next((tmp_path / "out").glob("*.dcm"))).SegmentSequence
     assert segment.SegmentLabel == "Leber"
     assert segment.SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Liver"
+
+
+def test_a_command_that_was_stopped_says_so_and_goes_on_when_it_is_run_again(
+    trained_site: Site,
+    trained_model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "in").mkdir()
+    for i, s in enumerate(trained_site.data["test"].slices):
+        (tmp_path / f"in/{i}.png").write_bytes(s.image.read_bytes())
+    command = ["predict", str(tmp_path / "in"), str(tmp_path / "out"), "--model", str(trained_model)]
+
+    def stopped_at_the_third(*given: Any) -> Any:
+        if (tmp_path / "out/1.png").exists():
+            raise KeyboardInterrupt
+        return segment(*given)
+
+    with monkeypatch.context() as once:
+        once.setattr("pfedsam.predict.run.segment", stopped_at_the_third)
+        assert main(command) == 130
+    told = capsys.readouterr().err
+    assert "stopped. The masks that are written stay; run it again" in told
+    assert told.count("\n") == 1
+    before = (tmp_path / "out/1.png").stat().st_mtime_ns
+    assert main(command) == 0
+    assert "1 masks of the personal branch written" in capsys.readouterr().out
+    assert (tmp_path / "out/1.png").stat().st_mtime_ns == before
+
+
+def test_masks_and_maps_are_counted_apart(
+    trained_site: Site, trained_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = str(trained_site.data["test"].slices[0].image)
+    command = ["predict", source, str(tmp_path / "out"), "--model", str(trained_model)]
+    assert main(command) == 0
+    assert capsys.readouterr().out == f"1 masks of the personal branch written to {tmp_path}/out\n"
+    assert main([*command, "--probabilities", "--json"]) == 0
+    (entry,) = json.loads(capsys.readouterr().out)["files"]
+    assert (len(entry["written"]), entry["pixels"]) == (1, []), "its pixels would be of a mask that was not written"
+    Path(entry["written"][0]).unlink()
+    assert main([*command, "--probabilities"]) == 0
+    told = f"0 masks of the personal branch written to {tmp_path}/out; 1 probability maps written; 1 masks existed"
+    assert capsys.readouterr().out.startswith(told)
+    assert main([*command, "--branch", "global", "--probabilities"]) == 1
+    captured = capsys.readouterr()
+    assert "came one of the personal branch; it was not replaced" in captured.err
+    assert captured.out.startswith(f"0 masks of the global branch written to {tmp_path}/out; 1 faults")
 
 
 @pytest.mark.parametrize(

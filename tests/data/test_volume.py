@@ -15,7 +15,7 @@ from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.pixels import get_decoder
-from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, RLELossless, generate_uid
+from pydicom.uid import JPEG2000Lossless, JPEGExtended12Bit, JPEGLosslessSV1, RLELossless, generate_uid
 
 from pfedsam.data.dicom import read_dicom
 from pfedsam.data.geometry import Volume, oriented, restored
@@ -111,6 +111,87 @@ def test_slices_with_0_as_white_and_several_depths_are_refused(tmp_path: Path) -
     assert not read_dicom(tmp_path).values.any()
 
 
+def test_one_activity_has_one_value_in_all_slices_where_0_is_white_and_each_has_a_slope(tmp_path: Path) -> None:
+    true = np.full((4, 5, 3), 100.0)
+    true[1:3, 2:4] = 200
+    slopes = np.array([0.01, 0.02, 0.04])
+    stored = np.rint(true / slopes).astype(np.uint16)
+    files = write_series(tmp_path, stored, tags={"PhotometricInterpretation": "MONOCHROME1"})
+    for file, slope in zip(files, slopes, strict=True):
+        change(file, RescaleSlope=slope, RescaleIntercept=0)
+    values = read_dicom(tmp_path).values
+    assert np.allclose(values[0, 0] - values, true - 100, atol=1e-3)
+    assert np.allclose(values[0, 0], values[0, 0, 0], atol=1e-3)
+
+
+def test_a_series_of_which_some_slices_have_0_as_white_is_refused(tmp_path: Path) -> None:
+    files = write_series(tmp_path, np.zeros((2, 3, 3), np.uint8))
+    change(files[1], PhotometricInterpretation="MONOCHROME1")
+    with pytest.raises(UserFault, match="one PhotometricInterpretation in all slices"):
+        read_dicom(tmp_path)
+
+
+SCALED = {"RescaleSlope": 1, "RescaleIntercept": -1024}
+
+
+def declare(file: Path, vr: str, **padding: int | None) -> None:
+    """State the padding of a file, signed (SS) or not (US)."""
+    data = pydicom.dcmread(file)
+    for tag, number in padding.items():
+        data.add_new(tag, vr, number)
+    data.save_as(file)
+
+
+@pytest.mark.parametrize("interpretation", ["MONOCHROME2", "MONOCHROME1"])
+def test_padding_has_the_lowest_real_value_of_its_series(tmp_path: Path, interpretation: str) -> None:
+    values = np.random.default_rng(0).integers(0, 300, (8, 6, 3)).astype(np.int16)
+    shown = {"PhotometricInterpretation": interpretation, **SCALED}
+    write_series(tmp_path / "whole", values, tags=shown)
+    padded = values.copy()
+    padded[:1], padded[:, :, 2] = -32768, -32768
+    files = write_series(tmp_path / "padded", padded, tags=shown)
+    for file in files:
+        declare(file, "SS", PixelPaddingValue=-32768)
+    whole, found = (read_dicom(tmp_path / name).values for name in ("whole", "padded"))
+    assert np.array_equal(found[1:, :, :2], whole[1:, :, :2])
+    assert (found[padded == -32768] == whole[1:, :, :2].min()).all()
+
+
+@pytest.mark.parametrize(("declared", "limit"), [(-2000, None), (-2000, -1990), (-1990, -2000)])
+def test_all_numbers_of_the_range_of_padding_are_padding(tmp_path: Path, declared: int, limit: int | None) -> None:
+    values = np.arange(24).reshape(2, 3, 4).astype(np.int16)
+    padded = values.copy()
+    padded[0, 0] = -2000 if limit is None else [-2000, -1995, -1990, -2000]
+    for file in write_series(tmp_path, padded):
+        declare(file, "SS", PixelPaddingValue=declared, PixelPaddingRangeLimit=limit)
+    values[0, 0] = 4
+    assert np.array_equal(read_dicom(tmp_path).values, values)
+
+
+@pytest.mark.parametrize(
+    ("kind", "number", "stated", "padded"),
+    [
+        (np.int16, -2000, 63536, True),  # a negative number stated as the positive one of the same bits
+        (np.uint8, 0, 256, False),  # too large for what is stored, so no pixel can be it
+        (np.uint8, 0, None, False),
+    ],
+)
+def test_padding_is_what_the_stored_bits_can_hold(
+    tmp_path: Path, kind: type, number: int, stated: int | None, padded: bool
+) -> None:
+    values = np.arange(5, 29).reshape(2, 3, 4).astype(kind)
+    values[0, 0] = number
+    for file in write_series(tmp_path, values):
+        declare(file, "US", PixelPaddingValue=stated)
+    assert (read_dicom(tmp_path).values[0, 0] == (9 if padded else number)).all()
+
+
+def test_a_slice_of_padding_alone_is_read_as_one_value(tmp_path: Path) -> None:
+    for file in write_series(tmp_path, np.full((2, 3, 1), -2000, np.int16)):
+        declare(file, "SS", PixelPaddingValue=-2000)
+    assert len(np.unique(read_dicom(tmp_path).values)) == 1
+
+
 @pytest.mark.parametrize("empty", ["RescaleSlope", "RescaleIntercept"])
 def test_an_empty_rescaling_is_none(tmp_path: Path, empty: str) -> None:
     values = np.arange(24).reshape(2, 3, 4).astype(np.uint8)
@@ -183,6 +264,19 @@ def test_a_compression_without_a_plugin_is_named_with_the_remedy(tmp_path: Path)
     data.file_meta.TransferSyntaxUID = JPEGLosslessSV1
     data.save_as(file)
     with pytest.raises(UserFault, match=r"none for JPEG Lossless.*python-gdcm"):
+        read_dicom(tmp_path)
+
+
+@pytest.mark.skipif(
+    bool({"gdcm", "pylibjpeg"} & set(get_decoder(JPEGExtended12Bit).available_plugins)), reason="a plugin is installed"
+)
+def test_a_jpeg_of_12_bits_that_pillow_cannot_read_is_named_with_the_remedy(tmp_path: Path) -> None:
+    (file,) = write_series(tmp_path, np.zeros((4, 4, 1), np.uint16), tags={"BitsStored": 12, "HighBit": 11})
+    data = pydicom.dcmread(file)
+    data.PixelData = encapsulate([b"\xff\xd8\xff" + b"\0" * 13])
+    data.file_meta.TransferSyntaxUID = JPEGExtended12Bit
+    data.save_as(file)
+    with pytest.raises(UserFault, match=r"a pydicom plugin.*none for JPEG Extended.*python-gdcm"):
         read_dicom(tmp_path)
 
 

@@ -94,6 +94,17 @@ def test_a_damaged_pair_is_noticed_and_the_one_before_used(tmp_path: Path, kind:
     assert checkpoints.load("run").done == 2
 
 
+@pytest.mark.parametrize("kind", ["json", "safetensors"])
+def test_a_pair_that_cannot_be_read_now_is_told_and_not_trained_over(tmp_path: Path, kind: str) -> None:
+    """A run that went on from the one before it would lose the rounds since."""
+    checkpoints = filled(tmp_path)
+    path = checkpoints.folder / f"run/round.000003.{kind}"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UserFault, match=r"to read .*round\.000003\.json; came Is a directory"):
+        checkpoints.load("run")
+
+
 def test_a_run_that_died_before_its_first_round_ended_begins_anew_under_its_name(tmp_path: Path) -> None:
     checkpoints = filled(tmp_path)
     checkpoints.begin("young")

@@ -126,6 +126,27 @@ def test_one_wrong_share_or_a_missing_one_does_not_stop_the_sum_and_too_many_do(
         found.contribution(words, schema)
 
 
+@pytest.mark.parametrize("count", [6, 21])
+def test_a_site_whose_share_is_wrong_is_named_whatever_the_number_of_sites(
+    caplog: pytest.LogCaptureFixture, count: int
+) -> None:
+    """With more sites than can be tried in all ways, the first two thousand ways all had the first sites in them."""
+    names = [f"site-{i:02d}" for i in range(count)]
+    hidden, update = MaskedRound("run/0/x", SERVER, dict.fromkeys(names, 4)), {"a": torch.ones(5)}
+    words = {name: hidden.masked(name, update) for name in names}
+    given = {name: Contribution(4.0, lambda one=one: one) for name, one in words.items()}
+    asked = hidden.sum.question("open")
+    for name in names:
+        told = hidden._sites[name].open("run/0/x", asked, names)
+        wrong = {"opened": torch.zeros_like(told["opened"])} if name == "site-01" else told
+        hidden.sum.take("open", name, wrong)
+    mean = hidden.sum.contribution(given, schema_of(update)).update
+    assert torch.allclose(mean["a"], update["a"], atol=1e-4)
+    assert hidden.sum.wrong == {"site-01"}
+    assert [line for line in caplog.messages if "site-01 opened a wrong share" in line]
+    assert "site-00" not in caplog.text
+
+
 def test_a_site_opens_no_sum_of_fewer_sites_than_hide_it(tmp_path: Path) -> None:
     """As where the noise of four sites together hides each (`privacy.sites`)."""
     sites = {f"site-{i}": MaskedSite(f"site-{i}", SERVER, path=tmp_path / f"{i}.json", least=4) for i in range(5)}

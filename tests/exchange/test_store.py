@@ -225,6 +225,36 @@ def test_rounds_that_go_backwards_in_messages_leave_what_the_run_goes_on_with(tm
     assert store.load(Moment("run", 5))[1]["round"] == ("3" if first == 3 else "4")
 
 
+def test_nor_do_rounds_go_backwards_where_the_site_keeps_nothing_of_its_own(tmp_path: Path) -> None:
+    """As with FedAvg: the last model that it was sent names the round."""
+    store = SiteStore(tmp_path, "study", "site")
+    store.keep_accepted(NEW, Moment("run", 50))
+    store.require_next(Moment("run", 49))
+    store.require_next(Moment("other", 0))
+    with pytest.raises(UserFault, match="not before round 50"):
+        store.require_next(Moment("run", 3))
+
+
+def test_what_a_killed_process_left_half_written_goes_with_the_next_claim_and_with_the_run(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    torn = store.folder / f".{newest(store).name}.0a1b.tmp"
+    torn.write_bytes(newest(store).read_bytes())
+    assert torn in store.files_of("run")
+    before = {path.name for path in store.folder.glob("private.*")}
+    store.claim()
+    assert not torn.exists()
+    assert {path.name for path in store.folder.glob("private.*")} == before
+
+
+def test_a_last_model_that_cannot_be_read_now_is_not_taken_for_none(tmp_path: Path) -> None:
+    """Else any model would pass in that round, and become the measure of the next."""
+    store = SiteStore(tmp_path, "study", "site")
+    assert store.accepted("run") is None
+    (store.folder / "accepted.run.safetensors").mkdir(parents=True)
+    with pytest.raises(UserFault, match=r"to read .*accepted\.run.* came Is a directory"):
+        store.accepted("run")
+
+
 def test_old_generations_are_dropped(tmp_path: Path) -> None:
     store = SiteStore(tmp_path, "study", "site")
     rounds(store, "run", *range(9))

@@ -18,7 +18,7 @@ from conftest import tiny
 from pfedsam.cli import main
 from pfedsam.data import reader
 from pfedsam.errors import UserFault
-from pfedsam.export.bundle import Labels, write_bundle
+from pfedsam.export.bundle import Labels, pictures, write_bundle
 from pfedsam.files import pack
 from pfedsam.inference.predictor import load_model
 from pfedsam.study import initial_shared
@@ -39,7 +39,7 @@ def bundle(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.filterwarnings("ignore:parsing config_file")  # MONAI warns of any configuration that it runs
 def test_monai_runs_it_on_a_folder_and_its_masks_are_the_model_s(bundle: Path, hospital: Path, tmp_path: Path) -> None:
-    images, rng = tmp_path / "images", np.random.default_rng(0)
+    images, rng = tmp_path / "images [2026]", np.random.default_rng(0)
     images.mkdir()
     drawn = sorted((hospital / "site-1/images").glob("*.png"))[0]
     (images / "drawn.png").write_bytes(drawn.read_bytes())
@@ -52,6 +52,16 @@ def test_monai_runs_it_on_a_folder_and_its_masks_are_the_model_s(bundle: Path, h
         picture = torch.from_numpy(reader.read_image(path) / 255).permute(2, 0, 1)
         found = np.asarray(Image.open(tmp_path / f"masks/{path.stem}_mask.png"))
         assert np.array_equal(found, model.mask(picture, "personal")[0].numpy().astype(np.uint8)), path.name
+
+
+def test_a_folder_without_pictures_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserFault, match=r"came no such folder.*correct --dataset_dir"):
+        pictures(str(tmp_path / "typo"))
+    with pytest.raises(UserFault, match="came no such file"):
+        pictures(str(tmp_path))
+    (tmp_path / "A.PNG").write_bytes(b"")
+    with pytest.raises(UserFault, match=r"came 1 files of other kinds, such as A\.PNG"):
+        pictures(str(tmp_path))
 
 
 def test_monai_finds_the_network_s_channels_and_numbers_as_the_metadata_say(bundle: Path) -> None:

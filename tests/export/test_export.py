@@ -20,6 +20,7 @@ from pfedsam.files import facts_of, pack, unpack
 from pfedsam.inference.facts import read_facts
 from pfedsam.inference.predictor import load_model
 from pfedsam.layout import Places
+from pfedsam.model import weights
 from pfedsam.site import Site
 
 
@@ -261,6 +262,48 @@ def test_with_its_base_the_file_says_so(workspace: Path, tmp_path: Path) -> None
     assert facts_of(out)["whole"] == "true"
     assert "The frozen base too." in out.with_suffix(".md").read_text()
     assert main(["verify", str(out)]) == 0
+
+
+def refused_before_writing(command: list[str], out: Path, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command, "--out", str(out / "m.safetensors"), "--onnx", str(out / "m.onnx")]) == 2
+    assert told in capsys.readouterr().err
+    assert not list(out.iterdir())
+
+
+def test_a_graph_of_a_branch_that_the_file_lacks_is_refused_before_anything_is_written(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["export", str(workspace), "--site", "site-1", "--global-only", "--branch", "personal"]
+    refused_before_writing(command, tmp_path, "a branch that the model file holds (global)", capsys)
+
+
+def test_a_graph_without_its_packages_is_refused_before_anything_is_written(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pfedsam.export.onnx.importlib.util.find_spec", lambda name: None)
+    refused_before_writing(["export", str(workspace)], tmp_path, "pip install 'pfedsam[onnx]'", capsys)
+
+
+@pytest.mark.parametrize("more", [[], ["--with-base"]])
+def test_a_base_that_is_not_the_run_s_is_refused_before_anything_is_written(
+    workspace: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    more: list[str],
+) -> None:
+    """As with weights that are missing, or of another file."""
+    other, read = tmp_path / "other", weights.read
+    other.mkdir()
+    monkeypatch.setattr(weights, "read", lambda *given: {name: one + 1 for name, one in read(*given).items()})
+    refused_before_writing(["export", str(workspace), *more], other, "the base model that the run began with", capsys)
+
+
+def test_a_base_too_large_for_a_graph_is_refused_before_anything_is_written(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pfedsam.export.onnx.LARGE", 1000)
+    refused_before_writing(["export", str(workspace)], tmp_path, "a graph of less than 2 GB", capsys)
 
 
 def test_export_signs_with_a_kit_and_takes_an_outdated_signature_away(workspace: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """MONAI's trainer goes on with an exported branch by the bundle's train.json, and what it saves predicts."""
 
 import json
+import shutil
 from pathlib import Path
 
 import monai.bundle
@@ -8,6 +9,9 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine
+from monai.data import DataLoader
+from monai.engines import SupervisedEvaluator
+from monai.handlers import MeanDice
 from PIL import Image
 
 from conftest import after_a_round, model_facts, save_model, tiny
@@ -81,9 +85,11 @@ def tuned(bundle: Path, hospital: Path, losses: list[float]) -> Path:
     return bundle / "models/finetuned.safetensors"
 
 
-@pytest.mark.parametrize("name", ["train", "inference"])
-def test_each_workflow_has_the_properties_that_monai_asks_of_a_bundle(bundle: Path, hospital: Path, name: str) -> None:
-    found = workflow(bundle, name, dataset_dir=str(hospital / "site-1"))
+@pytest.mark.parametrize(("name", "folder"), [("train", "site-1"), ("inference", "site-1/images")])
+def test_each_workflow_has_the_properties_that_monai_asks_of_a_bundle(
+    bundle: Path, hospital: Path, name: str, folder: str
+) -> None:
+    found = workflow(bundle, name, dataset_dir=str(hospital / folder))
     found.initialize()
     assert found.check_properties() == []
 
@@ -217,3 +223,50 @@ def test_a_validation_that_was_not_the_best_leaves_the_saved_file_alone(model_fi
         engine.state.epoch, engine.state.best_metric_epoch = epoch, best
         keep(engine)
         assert (tmp_path / "best.safetensors").exists() is written
+
+
+def scored(dice: list[float]) -> SupervisedEvaluator:
+    """MONAI's evaluator, in whose validations the key metric has these values, one after the other."""
+    left = iter(dice)
+
+    class Given(MeanDice):
+        def compute(self) -> float:
+            return next(left)
+
+    every = DataLoader([{"image": torch.zeros(1), "label": torch.zeros(1)}], batch_size=1)
+    metric = Given(output_transform=lambda _: (torch.ones(1, 1, 2, 2), torch.ones(1, 1, 2, 2)))
+    return SupervisedEvaluator(torch.device("cpu"), every, torch.nn.Identity(), key_val_metric={"dice": metric})
+
+
+@pytest.mark.parametrize(
+    ("dice", "saved"),
+    [([0.9, 0.5, 0.8], []), ([0.5, 0.4, 0.6, 0.55], [2]), ([0.5, 0.6, 0.7], [1, 2]), ([0.5, 0.5], [])],
+)
+def test_what_is_saved_is_better_than_the_start(
+    model_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, dice: list[float], saved: list[int]
+) -> None:
+    """The start may be the file itself, of an earlier fine-tuning."""
+    start = shutil.copyfile(model_file, tmp_path / "finetuned.safetensors")
+    before, written = start.read_bytes(), []
+    best, evaluator = Best(Branch(str(start), "global", device="cpu"), str(start)), scored(dice)
+    best.attach(evaluator)
+    best.begin(evaluator)
+    for epoch in range(1, len(dice)):
+        start.write_bytes(before)
+        evaluator.run(epoch)
+        written += [epoch] * (start.read_bytes() != before)
+    best.tell()
+    assert written == saved
+    assert ("no validation was better than that of the start" in caplog.text) is not bool(saved)
+
+
+def test_going_on_with_a_good_file_does_not_end_with_a_worse_one(
+    bundle: Path, hospital: Path, model_file: Path, tmp_path: Path
+) -> None:
+    """At this rate the training destroys the model."""
+    start = shutil.copyfile(model_file, tmp_path / "finetuned.safetensors")
+    before = start.read_bytes()
+    torch.set_num_threads(1)
+    places = {"dataset_dir": str(hospital / "site-1"), "model": str(start), "finetuned": str(start)}
+    carry_out(bundle, "train", epochs=2, lr=0.3, **places)
+    assert start.read_bytes() == before

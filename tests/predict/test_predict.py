@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from pfedsam.data.dicom import read_series
 from pfedsam.data.volume import read_nifti
 from pfedsam.errors import UserFault
 from pfedsam.inference.predictor import Predictor, load_model
+from pfedsam.predict.made import RECORD
 from pfedsam.predict.masks import Prediction, Way, segment
 from pfedsam.predict.run import Done, predict
 from pfedsam.predict.scans import Scan, find_scans
@@ -259,7 +261,7 @@ def test_a_faulty_file_is_named_and_the_others_come_out(
     assert [f.name for d in done for f in d.files] == ["good.nii.gz"]
     assert all(name in faults for name in ("holes.nii.gz", "cut.nii.gz", "empty.png", "odd.dcm", "link.png"))
     assert len(done) == 6
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["good.nii.gz"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [RECORD, "good.nii.gz"]
 
 
 def test_what_may_be_an_image_and_cannot_be_read_is_named(
@@ -370,7 +372,7 @@ def test_a_series_that_is_added_to_a_folder_gets_a_mask_and_the_others_keep_thei
     assert added.scan
     assert added.scan.files[0].name.startswith("a")
     assert added.files[0] not in first.values()
-    assert len(list((tmp_path / "out").iterdir())) == 3
+    assert len(list((tmp_path / "out").glob("*.seg.dcm"))) == len(list((tmp_path / "out").iterdir())) - 1 == 3
 
 
 def test_single_dicom_files_of_one_folder_have_a_mask_each(
@@ -490,6 +492,70 @@ def test_what_is_missing_beside_a_mask_is_written_and_the_mask_itself_kept(
     assert not any(d.files for d in run(model, tmp_path / "in", tmp_path / "out", likely))
 
 
+OTHERS = {
+    "the global branch": replace(WAY, branch="global"),
+    "axial slices": replace(WAY, plane="coronal"),
+    "scale percentile": replace(WAY, scale="uint8"),
+}
+
+
+@pytest.mark.parametrize("likely", [False, True])
+@pytest.mark.parametrize("words", [*OTHERS, "another model", "another image, which had this name"])
+def test_masks_of_another_model_branch_or_image_are_named_and_neither_kept_as_these_nor_replaced(
+    model: Predictor, volume: NDArray[np.float32], tmp_path: Path, words: str, likely: bool
+) -> None:
+    nifti(tmp_path / "in/a.nii.gz", volume)
+    first = OTHERS[words] if words == "the global branch" else WAY
+    way = replace(WAY if words == "the global branch" else OTHERS.get(words, WAY), probabilities=likely)
+    (before,) = run(model, tmp_path / "in", tmp_path / "out", first)
+    written = before.files[0].read_bytes()
+    if words == "another image, which had this name":
+        nifti(tmp_path / "in/a.nii.gz", volume[::-1].copy())
+    other = replace(model, facts=replace(model.facts, sha256="0" * 64)) if words == "another model" else model
+    (done,) = run(other, tmp_path / "in", tmp_path / "out", way)
+    assert f"came one of {words}; it was not replaced" in str(done.fault)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [RECORD, "a.nii.gz"]
+    assert before.files[0].read_bytes() == written
+    (again,) = run(other, tmp_path / "in", tmp_path / "new", way)
+    assert again.files
+    before.files[0].unlink()
+    assert run(other, tmp_path / "in", tmp_path / "out", way)[0].files, "the user removed the old mask"
+
+
+def test_a_mask_is_not_written_again_beside_maps_of_another_branch(
+    model: Predictor, volume: NDArray[np.float32], tmp_path: Path
+) -> None:
+    nifti(tmp_path / "in/a.nii.gz", volume)
+    likely = replace(WAY, probabilities=True)
+    run(model, tmp_path / "in", tmp_path / "out", replace(likely, branch="global"))
+    (done,) = run(model, tmp_path / "in", tmp_path / "out", WAY, again=True)
+    assert f"no other mask at {tmp_path}/out/a.prob-1.nii.gz" in str(done.fault)
+    assert "came one of the global branch" in str(done.fault)
+    assert "add --overwrite and --probabilities" in str(done.fault)
+    (again,) = run(model, tmp_path / "in", tmp_path / "out", likely, again=True)
+    assert len(again.files) == 2
+
+
+def test_of_a_mask_whose_model_is_not_known_no_map_is_written(
+    model: Predictor, volume: NDArray[np.float32], tmp_path: Path
+) -> None:
+    """An older version has left it. It is kept as it was then."""
+    nifti(tmp_path / "in/a.nii.gz", volume)
+    run(model, tmp_path / "in", tmp_path / "out")
+    (tmp_path / "out" / RECORD).write_text('{"files": ["a.nii.gz"], "mak')
+    (kept,) = run(model, tmp_path / "in", tmp_path / "out")
+    assert (kept.files, kept.fault) == ((), None)
+    (done,) = run(model, tmp_path / "in", tmp_path / "out", replace(WAY, probabilities=True))
+    assert "one whose model is not known" in str(done.fault)
+
+
+def test_a_name_that_is_no_text_is_known_again(model: Predictor, volume: NDArray[np.float32], tmp_path: Path) -> None:
+    nifti(tmp_path / os.fsdecode(b"in/B\xe4r.nii"), volume)
+    run(model, tmp_path / "in", tmp_path / "out")
+    (done,) = run(model, tmp_path / "in", tmp_path / "out", replace(WAY, branch="global"))
+    assert "one of the personal branch" in str(done.fault)
+
+
 def test_the_source_is_never_written_over(model: Predictor, volume: NDArray[np.float32], tmp_path: Path) -> None:
     path = nifti(tmp_path / "a.nii.gz", volume)
     before = path.read_bytes()
@@ -507,7 +573,7 @@ def test_masks_in_a_folder_below_the_images_are_no_images(
     run(model, tmp_path, tmp_path / "masks")
     (again,) = run(model, tmp_path, tmp_path / "masks")
     assert again.files == ()
-    assert sorted(p.name for p in (tmp_path / "masks").iterdir()) == ["a.nii.gz"]
+    assert sorted(p.name for p in (tmp_path / "masks").iterdir()) == [RECORD, "a.nii.gz"]
 
 
 def test_values_beyond_eight_bits_are_told_where_training_took_eight(

@@ -255,6 +255,36 @@ def test_the_segmentation_of_a_series_in_latin_1_keeps_its_name(tmp_path: Path) 
     assert str(seg.PatientName) == "Müller^Jörg"
 
 
+@pytest.mark.parametrize(
+    ("stated", "name", "written"),
+    [
+        (None, "liver", None),
+        (None, "Gewächs", "ISO_IR 192"),
+        (None, "Wątroba ł", "ISO_IR 192"),
+        ("ISO_IR 100", "liver", "ISO_IR 100"),
+        ("ISO_IR 100", "Gewächs", "ISO_IR 100"),
+        ("ISO_IR 100", "Wątroba ł", "ISO_IR 192"),
+        ("ISO_IR 101", "Wątroba ł", "ISO_IR 101"),
+        ("ISO_IR 13", "肝", "ISO_IR 192"),
+        (["ISO 2022 IR 6", "ISO 2022 IR 149"], "간", "ISO_IR 192"),
+        ("ISO_IR 192", "肝", "ISO_IR 192"),
+    ],
+)
+@pytest.mark.parametrize("where", ["name", "meaning"])
+def test_a_class_s_name_and_meaning_are_written_whole_whatever_the_series_character_set(
+    tmp_path: Path, stated: object, name: str, written: str | None, where: str
+) -> None:
+    patient = "Müller^Jörg" if stated == "ISO_IR 100" else "Doe^Jane"
+    tags = {"PatientName": patient, **({"SpecificCharacterSet": stated} if stated else {})}
+    write_series(tmp_path / "s", IMAGE, tags=tags)
+    classes = Classes([name, "b"]) if where == "name" else Classes(["a", "b"], {"a": f"99X:1:{name}"})
+    seg = pydicom.dcmread(drawn(only(tmp_path / "s"), tmp_path / "out", classes))
+    segment = seg.SegmentSequence[0]
+    found = segment.SegmentLabel if where == "name" else segment.SegmentedPropertyTypeCodeSequence[0].CodeMeaning
+    assert (found, str(seg.PatientName)) == (name, patient)
+    assert seg.get("SpecificCharacterSet") == written
+
+
 def test_probabilities_of_a_shuffled_enhanced_file_lie_on_its_frames(tmp_path: Path) -> None:
     item = Scan("dicom", (enhanced(tmp_path, IMAGE, shuffled=True),), Path("x"))
     likely = (LABELS == 1)[None].astype(np.float32)

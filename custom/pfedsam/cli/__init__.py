@@ -1,7 +1,8 @@
 """The command line: what FLARE's own `nvflare` does not do. Each verb is one module, imported when the parser is built.
 
-A verb's module has HELP (one line), EXAMPLE (a command that works), `arguments(parser)` and `serve(options)`.
-Exit codes: 0 success; 1 a check or a file failed; 2 the input is wrong.
+A verb's module has HELP (one line), EXAMPLE (a command that works), `arguments(parser)` and `serve(options)`. If it can
+go on after Ctrl-C, its STOPPED says how.
+Exit codes: 0 success; 1 a check or a file failed; 2 the input is wrong; 130 stopped by Ctrl-C.
 """
 
 import argparse
@@ -22,9 +23,10 @@ VERBS += ("export", "verify", "predict", "convert", "back", "forget", "budget", 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code."""
-    quiet()
-    options = parser().parse_args(arguments)
+    options = argparse.Namespace(stopped="")
     try:
+        quiet()
+        options = parser().parse_args(arguments)
         private_files()
         code = int(options.serve(options) or 0)
         sys.stdout.flush()
@@ -32,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of the output, such as `head`, has stopped reading
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's own last flush
         return 1
+    except KeyboardInterrupt:
+        show(f"pfedsam: stopped{options.stopped}", error=True)
+        return 130
     except UserFault as fault:
         return _refused(fault)
     except OSError as error:  # a library's, or of a place that no module has named
@@ -63,5 +68,5 @@ def parser() -> argparse.ArgumentParser:
         module = import_module(f"pfedsam.cli.{name}")
         verb = verbs.add_parser(name, help=module.HELP, description=module.HELP, epilog=f"example: {module.EXAMPLE}")
         module.arguments(verb)
-        verb.set_defaults(serve=module.serve)
+        verb.set_defaults(serve=module.serve, stopped=getattr(module, "STOPPED", ""))
     return command

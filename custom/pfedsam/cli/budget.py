@@ -27,6 +27,10 @@ def serve(options: argparse.Namespace) -> int:
         raise UserFault(
             expected="--delta between 0 and 1", came=f"{options.delta:g}", do="give a small one, such as 1e-5"
         )
+    if not options.store.is_dir():
+        came = "a file" if options.store.exists() else "nothing"
+        do = "name the folder of the site's setting store (PFEDSAM_STORE)"
+        raise UserFault(expected=f"the site's store, a folder, at {options.store}", came=came, do=do)
     budget = Budget(options.store, site_name(options.site))
     spent = budget.spent()
     if spent is None:

@@ -9,6 +9,8 @@ from pfedsam.errors import UserFault
 
 if TYPE_CHECKING:
     from pfedsam.export.signature import Signer
+    from pfedsam.inference.facts import ModelFacts
+    from pfedsam.model.backbones import Backbone
 
 HELP = "write a run's model as one file with its card, and optionally as ONNX and as a MONAI bundle"
 EXAMPLE = "pfedsam export runs/pfedsam --site site-1 --out model.safetensors"
@@ -50,17 +52,16 @@ def serve(options: argparse.Namespace) -> None:
     from pfedsam.export.signature import signer_of
     from pfedsam.export.single import card_beside, write_single
     from pfedsam.export.source import Place, gather
-    from pfedsam.model import build
 
     _check_free(options)
     signer = signer_of(options.sign, now()) if options.sign else None
     given = options.folder, options.site, options.shared, options.store, options.settings
     source = gather(Place(*given, alone=options.global_only))
     branch = options.branch or source.facts.branches[-1]
-    if options.bundle:
-        _check_bundle(options.bundle, source.facts.branches, branch)
-    base = build.backbone(source.facts.config.model, options.weights) if options.with_base else None
+    _check_more(options, source.facts.branches, branch)
+    base = _base(options, source.facts)
     text = write_single(source, options.out, options.folder, base=base)
+    del base
     wrote = {"model": str(options.out), "card": str(card_beside(options.out)), "branches": source.facts.branches}
     wrote |= _more(options, branch, text) | _signatures(options, signer)
     say(wrote) if options.json else _tell(wrote)
@@ -94,8 +95,20 @@ def _check_apart(files: list[Path], bundle: Path | None) -> None:
         )
 
 
+def _check_more(options: argparse.Namespace, branches: tuple[str, ...], branch: str) -> None:
+    """Refuse a graph or a bundle that cannot be made, before the model and its card are written."""
+    from pfedsam.inference.facts import require_branch
+
+    if options.onnx:
+        from pfedsam.export.onnx import check_packages
+
+        require_branch(branches, branch)
+        check_packages()
+    if options.bundle:
+        _check_bundle(options.bundle, branches, branch)
+
+
 def _check_bundle(folder: Path, branches: tuple[str, ...], branch: str) -> None:
-    """Refuse a bundle that cannot be made, before the model and its card are written."""
     try:
         from pfedsam.export.bundle import check_bundle
     except ModuleNotFoundError as error:
@@ -103,6 +116,19 @@ def _check_bundle(folder: Path, branches: tuple[str, ...], branch: str) -> None:
             expected="the packages that a bundle needs", came=f"no {error.name}", do="pip install 'pfedsam[bundle]'"
         ) from None
     check_bundle(branches, folder, branch)
+
+
+def _base(options: argparse.Namespace, facts: "ModelFacts") -> "Backbone | None":
+    """The frozen base, if the file is to hold it. It is checked before anything is written, for --onnx too."""
+    from pfedsam.export.onnx import check_size
+    from pfedsam.export.single import base_of
+
+    if not (options.with_base or options.onnx):
+        return None
+    base = base_of(facts, options.weights)
+    if options.onnx:
+        check_size(base)
+    return base if options.with_base else None
 
 
 def _more(options: argparse.Namespace, branch: str, text: str) -> dict[str, Any]:

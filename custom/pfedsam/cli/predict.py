@@ -11,6 +11,7 @@ from pfedsam.errors import UserFault
 
 HELP = "write masks of pictures, NIfTI or DICOM, in the same format and geometry"
 NAMED = "pfedsam: the DICOM segmentations name their patient, as the standard demands. --anonymous leaves it out"
+STOPPED = ". The masks that are written stay; run it again, without --overwrite, and it writes the others"
 EXAMPLE = "pfedsam predict /data/new /data/masks --model model.safetensors"
 
 
@@ -98,11 +99,13 @@ def _told(result: Any) -> dict[str, Any]:
 
 
 def _summary(done: list[dict[str, Any]], out: Path, branch: str) -> str:
-    written = [entry for entry in done if entry["written"]]
+    masks = [entry for entry in done if entry["pixels"]]
+    maps = sum(len(entry["written"]) for entry in done) - len(masks)
     faults = sum(bool(entry["fault"]) for entry in done)
-    kept, nothing = len(done) - len(written) - faults, sum(not any(entry["pixels"]) for entry in written)
-    parts = [f"{len(written)} masks of the {branch} branch written to {out}"]
+    kept, nothing = len(done) - len(masks) - faults, sum(not any(entry["pixels"]) for entry in masks)
+    parts = [f"{len(masks)} masks of the {branch} branch written to {out}"]
     parts += [f"{nothing} of them are empty"] * bool(nothing)
-    parts += [f"{kept} existed already (--overwrite writes them again)"] * bool(kept)
+    parts += [f"{maps} probability maps written"] * bool(maps)
+    parts += [f"{kept} masks existed already (--overwrite writes them again)"] * bool(kept)
     parts += [f"{faults} faults; see the messages above"] * bool(faults)
     return "; ".join(parts)

@@ -8,6 +8,7 @@ from pfedsam.cli import console
 
 HELP = "run a job's federation in one process, bit-equal to FLARE's simulator"
 EXAMPLE = "pfedsam simulate pfedsam --rounds 2 --sites 2 --set method=ditto --set study=demo_ditto"
+STOPPED = "; run the same command again to continue"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,13 +25,10 @@ def serve(options: argparse.Namespace) -> int:
     from pfedsam.jobs import read_job
 
     job = read_job(options.job, options.set, rounds=options.rounds)
-    try:
-        with console.counted("rounds", job.rounds) as show:
-            done = simulate(
-                job, sites=_named(options.sites), out=options.out, on_round=lambda entry: show(entry["round"] + 1)
-            )
-    except KeyboardInterrupt:
-        raise SystemExit("\nstopped; run the same command again to continue") from None
+    with console.counted("rounds", job.rounds) as show:
+        done = simulate(
+            job, sites=_named(options.sites), out=options.out, on_round=lambda entry: show(entry["round"] + 1)
+        )
     console.show(*done.table().split("\n"), f"results: {done.folder}", f"as a page: pfedsam report {done.folder}")
     return 0
 

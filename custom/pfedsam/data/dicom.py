@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 import pydicom
-from numpy.typing import NDArray
 from pydicom.filereader import read_file_meta_info
 
 from pfedsam.data.geometry import Volume, spacing_of
 from pfedsam.data.headers import LOOKED_AT, enhanced, frames, misplaced, size_of, slices_of
 from pfedsam.data.readable import readable
 from pfedsam.data.slices import affine_of, check_alike, flat_spacing, order
-from pfedsam.data.stored import class_numbers, intensities
+from pfedsam.data.stored import class_numbers, comparable, intensities
 from pfedsam.data.values import require_room
 from pfedsam.errors import UserFault
 
@@ -25,8 +24,8 @@ WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 def read_dicom(path: Path, *, labels: bool = False) -> Volume:
     """The one series in a folder, or a file's image. Intensities are rescaled, MONOCHROME1 is inverted.
 
-    Slices are ordered along the normal of their plane by ImagePositionPatient. Compressed files need the matching
-    pydicom plugin.
+    Declared padding (PixelPaddingValue) gets the lowest real value of the series. Slices are ordered along the normal
+    of their plane by ImagePositionPatient. Compressed files need the matching pydicom plugin.
 
     Args:
         labels: the file is a label map: its numbers are read as stored.
@@ -135,10 +134,12 @@ def read_in_order(files: Sequence[Path], *, labels: bool = False) -> tuple[Volum
         check_alike(slices)
         _check_one_patient(heads)
         if not labels:
+            _check_one_white(heads)
             _check_one_depth(heads)
         require_room([len(slices), *slices[0].size], 4, str(where))
         affine = affine_of([slices[i] for i in ordered], where)
-        frames_of = [frame for file in once for frame in _pixels(file, labels)]
+        found = [frame for file in once for frame in _pixels(file, labels)]
+        frames_of = found if labels else comparable(found)
         values = np.stack([frames_of[i] for i in ordered], axis=2)
         spacing = flat_spacing(slices[0]) if affine is None else spacing_of(affine)
         return Volume(values, affine, spacing), once if whole else [once[i] for i in ordered]
@@ -258,6 +259,16 @@ def _check_one_patient(heads: dict[Path, Any]) -> None:
         )
 
 
+def _check_one_white(heads: dict[Path, Any]) -> None:
+    """Refuse a series in which 0 means white in some slices and black in others: they have no common scale."""
+    if len({head.get("PhotometricInterpretation") == "MONOCHROME1" for head in heads.values()}) > 1:
+        raise UserFault(
+            expected=f"one PhotometricInterpretation in all slices of {next(iter(heads)).parent}",
+            came="slices whose 0 means white (MONOCHROME1) among others",
+            do="export the series again with 0 as black (MONOCHROME2), or convert it to NIfTI",
+        )
+
+
 def _check_one_depth(heads: dict[Path, Any]) -> None:
     """Refuse slices with 0 as white and several depths: turned to bright is high, their values would not agree."""
     depths = {int(head.BitsStored) for head in heads.values() if head.get("PhotometricInterpretation") == "MONOCHROME1"}
@@ -269,11 +280,11 @@ def _check_one_depth(heads: dict[Path, Any]) -> None:
         )
 
 
-def _pixels(file: Path, labels: bool) -> NDArray[Any]:
-    """A file's frames: (N, H, W), or (N, H, W, 3) with colours."""
+def _pixels(file: Path, labels: bool) -> Sequence[Any]:
+    """A file's frames: `stored.Frame` of an image, (H, W) of a label map."""
     with readable(file):
         data = pydicom.dcmread(file)
-        return class_numbers(file, data) if labels else intensities(file, data)
+        return [*class_numbers(file, data)] if labels else intensities(file, data)
 
 
 def frame_order(file: Path) -> list[int]:

@@ -1,11 +1,14 @@
 """The meaning of the numbers stored in a DICOM file: intensities, colours, or a mask's class numbers."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, pixel_array
+from pydicom.uid import JPEGExtended12Bit
 
 from pfedsam.data.headers import frames, group
 from pfedsam.errors import UserFault
@@ -13,8 +16,23 @@ from pfedsam.errors import UserFault
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")  # pydicom turns these into RGB
 
 
-def intensities(file: Path, data: Any) -> NDArray[Any]:
-    """A file's frames, (N, H, W), or (N, H, W, 3) with 8-bit colours. Bright is high.
+@dataclass(frozen=True)
+class Frame:
+    """One frame's values.
+
+    Attributes:
+        values: (H, W), or (H, W, 3) with 8-bit colours. Bright is high.
+        mirror: the sum of a value and of what the file states for it, where 0 means white; otherwise None.
+        padding: (H, W), true where the scanner measured nothing; None: everywhere it did.
+    """
+
+    values: NDArray[Any]
+    mirror: float | None = None
+    padding: NDArray[np.bool_] | None = None
+
+
+def intensities(file: Path, data: Any) -> list[Frame]:
+    """A file's frames. `comparable` makes those of a series comparable.
 
     Whole numbers are as stored or from the file's table. If the file or a frame rescales, the result is float32.
 
@@ -22,14 +40,28 @@ def intensities(file: Path, data: Any) -> NDArray[Any]:
         UserFault: the compression has no plugin, or colours have more than 8 bits.
         Exception: nearly any, if the file is damaged; see `readable`.
     """
-    _check_plugin(file, data.file_meta.TransferSyntaxUID)
+    _check_plugin(file, data)
     check_colours(file, data)
     stored = _stored(data)
     if data.PhotometricInterpretation == "PALETTE COLOR":
-        return eight_bit(file, np.asarray(apply_color_lut(stored, data)))
+        return [Frame(one) for one in eight_bit(file, np.asarray(apply_color_lut(stored, data)))]
     if stored.ndim == 4:
-        return np.asarray(stored, dtype=np.uint8)
-    return np.stack([_rescaled(frame, data, i) for i, frame in enumerate(stored)])
+        return [Frame(one) for one in np.asarray(stored, dtype=np.uint8)]
+    return [_rescaled(frame, data, i) for i, frame in enumerate(stored)]
+
+
+def comparable(series: Sequence[Frame]) -> list[NDArray[Any]]:
+    """The values of a series' frames. One tissue has one value in all of them, and padding has the lowest real one."""
+    mirror = min((one.mirror for one in series if one.mirror is not None), default=0)
+    values = [_mirrored_at(mirror, one) for one in series]
+    if all(one.padding is None for one in series):
+        return values
+    pairs = [(found, one.padding) for found, one in zip(values, series, strict=True)]
+    real = (found if padding is None else found[~padding] for found, padding in pairs)
+    lowest = min((found.min() for found in real if found.size), default=None)
+    if lowest is None:
+        return values
+    return [found if padding is None else np.where(padding, lowest, found) for found, padding in pairs]
 
 
 def class_numbers(file: Path, data: Any) -> NDArray[Any]:
@@ -39,7 +71,7 @@ def class_numbers(file: Path, data: Any) -> NDArray[Any]:
         UserFault: the compression has no plugin, or the file rescales the numbers.
         Exception: nearly any, if the file is damaged; see `readable`.
     """
-    _check_plugin(file, data.file_meta.TransferSyntaxUID)
+    _check_plugin(file, data)
     rescaled = any(_rescaling(data, i) != (1, 0) for i in range(frames(data)))
     if rescaled or data.get("ModalityLUTSequence"):
         raise UserFault(
@@ -99,15 +131,46 @@ def _deep(file: Path, bits: int) -> UserFault:
     )
 
 
-def _rescaled(stored: NDArray[Any], data: Any, index: int) -> NDArray[Any]:
-    """Frame `index` of a file, (H, W)."""
-    dark = data.PhotometricInterpretation == "MONOCHROME1"
+def _rescaled(stored: NDArray[Any], data: Any, index: int) -> Frame:
+    """Frame `index` of a file, from its numbers (H, W)."""
+    dark, padding = data.PhotometricInterpretation == "MONOCHROME1", _padding(stored, data)
     if data.get("ModalityLUTSequence"):
         looked_up = apply_modality_lut(stored.astype(np.int32), data)  # int32 can index a table of any length
-        return np.asarray(np.iinfo(looked_up.dtype).max - looked_up if dark else looked_up)
-    values = _inverted(stored, data) if dark else stored
+        most = np.iinfo(looked_up.dtype).max
+        return Frame(np.asarray(most - looked_up), most, padding) if dark else Frame(looked_up, padding=padding)
     slope, shift = _rescaling(data, index)
-    return values if (slope, shift) == (1, 0) else (values.astype(np.float64) * slope + shift).astype(np.float32)
+    values = _inverted(stored, data) if dark else stored
+    if (slope, shift) != (1, 0):
+        values = (values.astype(np.float64) * slope + shift).astype(np.float32)
+    return Frame(values, slope * _ends(data) + 2 * shift if dark else None, padding)
+
+
+def _mirrored_at(mirror: float, frame: Frame) -> NDArray[Any]:
+    """The values of a frame where 0 means white as if its mirror were that of the series."""
+    if frame.mirror in (None, mirror):
+        return frame.values
+    return (frame.values.astype(np.float64) + (mirror - float(frame.mirror or 0))).astype(np.float32)
+
+
+def _padding(stored: NDArray[Any], data: Any) -> NDArray[np.bool_] | None:
+    """Where the numbers are those that the header declares as padding; None if nowhere."""
+    ends = [data.get(tag) for tag in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    known = [_as_stored(end, stored.dtype) for end in ends if isinstance(end, int)]
+    if not isinstance(ends[0], int) or None in known:
+        return None
+    padding = np.asarray((stored >= min(known)) & (stored <= max(known)))
+    return padding if padding.any() else None
+
+
+def _as_stored(number: int, kind: np.dtype[Any]) -> Any:
+    """A header's number as one of a frame's whole numbers; None if they cannot hold it.
+
+    Some scanners state a negative number as the positive one of the same bits.
+    """
+    bits = 8 * kind.itemsize
+    if kind.kind not in "iu" or not -(2 ** (bits - 1)) <= number < 2**bits:
+        return None
+    return np.asarray(number, np.int64).astype(kind)[()]
 
 
 def _rescaling(data: Any, index: int) -> tuple[float, float]:
@@ -122,8 +185,12 @@ def _number(data: Any, tag: str, absent: float) -> float:
     return absent if value in (None, "") else float(value)
 
 
-def _check_plugin(file: Path, syntax: Any) -> None:
-    if syntax.is_compressed and not get_decoder(syntax).is_available:
+def _check_plugin(file: Path, data: Any) -> None:
+    syntax = data.file_meta.TransferSyntaxUID
+    plugins = set(get_decoder(syntax).available_plugins) if syntax.is_compressed else {"none is needed"}
+    if syntax == JPEGExtended12Bit and int(data.get("BitsStored") or 0) > 8:
+        plugins -= {"pillow"}  # it reads 8 bits of this compression alone
+    if not plugins:
         raise UserFault(
             expected=f"a pydicom plugin for the compression of {file}",
             came=f"none for {syntax.name}",
@@ -132,7 +199,10 @@ def _check_plugin(file: Path, syntax: Any) -> None:
 
 
 def _inverted(stored: NDArray[Any], data: Any) -> NDArray[Any]:
-    """Bright is high, within the range of the stored bits, equally for every slice of a series."""
-    bits, signed = int(data.BitsStored), int(data.PixelRepresentation)
-    ends = -1 if signed else 2**bits - 1  # lowest plus highest value
-    return np.asarray(ends - stored.astype(np.int32)).astype(stored.dtype)
+    """Bright is high, within the range of the stored bits."""
+    return np.asarray(_ends(data) - stored.astype(np.int32)).astype(stored.dtype)
+
+
+def _ends(data: Any) -> int:
+    """The lowest plus the highest number that the stored bits can hold."""
+    return -1 if int(data.PixelRepresentation) else 2 ** int(data.BitsStored) - 1

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pfedsam import log
-from pfedsam.errors import UserFault
+from pfedsam.errors import UserFault, unread
 from pfedsam.exchange.claim import Claim
 from pfedsam.exchange.server import ServerState, unflat
 from pfedsam.files import PAYLOAD, Tensors, digest, facts_of, pack, parsed, unpack, write_atomic, write_json
@@ -78,13 +78,19 @@ class Checkpoints:
         return self.newest(run, LATEST)
 
     def newest(self, run: str, most: int) -> Checkpoint | None:
-        """The newest valid pair of a run after at most so many rounds, or None if there is none."""
+        """The newest valid pair of a run after at most so many rounds, or None if there is none.
+
+        Raises:
+            UserFault: the disk does not give one now. An earlier one would be continued over it.
+        """
         for done in reversed([done for done in self.rounds(run) if done <= most]):
             path = self._path(run, done)
             try:
                 return _read(path)
-            except (OSError, ValueError, KeyError, TypeError) as fault:
+            except (FileNotFoundError, ValueError, KeyError, TypeError) as fault:
                 log.warning("checkpoint %s is damaged (%s). The one before it is tried", path.name, fault)
+            except OSError as fault:
+                raise unread(path, fault) from None
         return None
 
     def rounds(self, run: str) -> list[int]:

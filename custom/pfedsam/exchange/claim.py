@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pfedsam.errors import UserFault
 from pfedsam.files import write_atomic
+from pfedsam.names import unfinished
 
 OWNER = "owner"  # the file of a claim, in the claimed folder
 
@@ -20,7 +21,9 @@ class Claim:
         self._path, self._mine = folder / OWNER, ""
 
     def take(self) -> None:
-        """Make this process the owner."""
+        """Make this process the owner, and delete what killed processes left half written."""
+        for path in unfinished(self._path.parent):
+            path.unlink(missing_ok=True)
         self._mine = uuid.uuid4().hex
         write_atomic(self._path, self._mine.encode())
 

@@ -1,12 +1,15 @@
 """The server's half of a masked sum: who takes part, and the sum without its masks. It never sees one update."""
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from hashlib import sha256
-from itertools import combinations, islice
+from itertools import combinations
+from math import comb
+from random import Random
 
 import torch
 
+from pfedsam import log
 from pfedsam.config import ServerConfig
 from pfedsam.errors import UserFault
 from pfedsam.exchange.masked_site import pair_seed, public
@@ -34,6 +37,7 @@ class MaskedSum:
         self._sealed: Tensors = {}
         self._commitments: dict[str, bytes] = {}  # the digest of each site's own mask's seed
         self.opened: Tensors = {}  # by site, the shares that it opened after the round
+        self.wrong = set[str]()  # the sites of which one was wrong
 
     def take(self, step: str, site: str, tensors: Tensors) -> str | None:
         """Keep a site's message of a step that `step_fault` has accepted. Why it does not count, or None if it does."""
@@ -122,10 +126,12 @@ class MaskedSum:
         """A site's secret, joined from the opened shares: its own mask's seed if it is in the sum, else its key."""
         names = sorted(self.roster)
         row = names.index(site)
-        shares = {names.index(giver) + 1: to_bytes(rows[row]) for giver, rows in sorted(self.opened.items())}
-        for places in islice(combinations(shares, self.least), TRIES):
-            found = join({place: shares[place] for place in places})
-            if found is not None and self._fits(site, found, there=site in given):
+        given_out = {giver: to_bytes(rows[row]) for giver, rows in self.opened.items() if giver not in self.wrong}
+        shares = {names.index(giver) + 1: share for giver, share in sorted(given_out.items())}
+        for places in _sets(list(shares), self.least):
+            right = {place: shares[place] for place in places}
+            if (found := join(right)) is not None and self._fits(site, found, there=site in given):
+                self._name_wrong({names[place - 1]: {place: share} for place, share in shares.items()}, right, found)
                 return found
         raise UserFault(
             expected=f"{self.least} right shares of the secret of {site}",
@@ -133,7 +139,24 @@ class MaskedSum:
             do="repeat the round. If it happens again, leave out the sites that the log names, one after the other",
         )
 
+    def _name_wrong(self, shares: Mapping[str, Mapping[int, bytes]], right: Mapping[int, bytes], secret: bytes) -> None:
+        """Log the sites whose shares do not go with the right ones, and take no more of theirs in this sum."""
+        _, *rest = right
+        others = {site: share for site, share in shares.items() if not share.keys() & right.keys()}
+        for site, share in others.items():
+            if join({**{place: right[place] for place in rest}, **share}) != secret:
+                log.error("[server] %s opened a wrong share. Its shares are left out of the sum", site)
+                self.wrong.add(site)
+
     def _fits(self, site: str, secret: bytes, *, there: bool) -> bool:
         return (
             sha256(secret).digest() == self._commitments[site] if there else public(secret) == self.roster[site].agree
         )
+
+
+def _sets(places: list[int], size: int) -> Iterator[Sequence[int]]:
+    """Sets of shares to try. If there are too many for all, random ones: any order would begin with the same sites."""
+    if comb(len(places), size) <= TRIES:
+        return combinations(places, size)
+    draw = Random(0)
+    return (draw.sample(places, size) for _ in range(TRIES))

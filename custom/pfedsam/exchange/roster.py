@@ -142,6 +142,12 @@ def step_fault(step: object, tensors: dict[str, Any], *, up: bool) -> str | None
     return fault
 
 
+def sent_names() -> list[list[str]]:
+    """The tensors that a site sends in the steps of a masked sum, beside its masked update."""
+    steps: tuple[Step, ...] = "keys", "shares", "open"
+    return [sorted(_schema(step, {}, up=True)) for step in steps]
+
+
 def _schema(step: Step, tensors: dict[str, Any], *, up: bool) -> Schema:
     """The tensors of a message. Where their number follows from that of the sites, the message's own says it."""
     if step == "keys":

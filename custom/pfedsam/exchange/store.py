@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from pfedsam import log
-from pfedsam.errors import UserFault
+from pfedsam.errors import UserFault, unread
 from pfedsam.exchange.claim import Claim
 from pfedsam.files import Tensors, facts_of, not_finite, pack, parsed, unpack, write_atomic, write_json
-from pfedsam.names import one_name
+from pfedsam.names import one_name, unfinished
 
 KEEP = 3  # rounds of a run: one to redo the round in flight, one more should the server fall back one, the newest
 LAST = 10**9  # a round after every other
@@ -86,7 +86,7 @@ class SiteStore:
         Raises:
             UserFault: it is earlier. What the site had before that round may be gone, and would be trained over.
         """
-        labels = map(_label, self._files())
+        labels = [*map(_label, self._files()), (at.run, round_of(facts_of(self._accepted(at.run))))]
         newest = max((round_ for run, round_ in labels if run == at.run), default=0)
         if at.round < newest - 1:
             raise UserFault(
@@ -133,11 +133,12 @@ class SiteStore:
             path.unlink(missing_ok=True)
 
     def files_of(self, run: str) -> list[Path]:
-        """The files of a run: its generations, the last model that it was sent, and its notes."""
+        """The files of a run: its generations, the last model that it was sent, its notes, and unfinished writes."""
         generations = [path for path in self._files() if _label(path)[0] == run]
         ending = f"{one_name(run, 'run')}.json"  # a note's own name has no dot, but a run's may have some
         notes = sorted(path for path in self.folder.glob("*.json") if path.name.partition(".")[2] == ending)
-        return [*generations, *(path for path in [self._accepted(run), *notes] if path.exists())]
+        others = [self._accepted(run), *notes, *unfinished(self.folder)]
+        return [*generations, *(path for path in others if path.exists())]
 
     def keep_accepted(self, tensors: Tensors, at: Moment) -> None:
         """Keep the model that this site was sent in a round of a run, instead of the one before.
@@ -150,12 +151,18 @@ class SiteStore:
 
     def accepted(self, run: str) -> tuple[Tensors, int] | None:
         """The last model of a run that this site has trained on, and its round. None if there is none, or a damaged
-        one."""
+        one.
+
+        Raises:
+            UserFault: the disk does not give it now. Without it any model would pass.
+        """
         try:
             tensors, facts = _sound(self._accepted(run))
             return tensors, round_of(facts)
-        except (OSError, ValueError):
+        except (FileNotFoundError, ValueError):
             return None
+        except OSError as fault:
+            raise unread(self._accepted(run), fault) from None
 
     def _accepted(self, run: str) -> Path:
         return self.folder / f"accepted.{one_name(run, 'run')}.safetensors"

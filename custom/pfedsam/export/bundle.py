@@ -27,11 +27,31 @@ from pfedsam.record.cards import USE
 
 SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
 MODEL = "models/model.safetensors"
+PICTURE = ".png"
 LICENCE = """The site or study that made this model fills in its licence here.
 
 Base weights: see docs/README.md. The training data's licence, consent and ethics approval: the sites'.
 """
 Sample = dict[str, Any]
+
+
+def pictures(folder: str) -> list[Sample]:
+    """A sample for each `*.png` file of a folder, by name.
+
+    Raises:
+        UserFault: there is none.
+    """
+    place = Path(folder)
+    files = sorted(path for path in place.iterdir() if path.suffix == PICTURE) if place.is_dir() else []
+    if not files:
+        others = [path.name for path in place.iterdir() if path.is_file()] if place.is_dir() else []
+        came = f"{len(others)} files of other kinds, such as {min(others)}" if others else "no such file"
+        raise UserFault(
+            expected=f"pictures (*{PICTURE}, in small letters) in the folder {folder}",
+            came=came if place.is_dir() else "no such folder",
+            do="correct --dataset_dir, or rename the files. pfedsam predict reads other kinds, and subfolders too",
+        )
+    return [{"image": str(path)} for path in files]
 
 
 class Network(nn.Module):

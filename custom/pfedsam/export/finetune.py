@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
+from monai.engines import Evaluator
 from monai.transforms import Compose, Lambdad
 from torch import Tensor, nn
 
-from pfedsam import methods
+from pfedsam import log, methods
 from pfedsam.config import Config
 from pfedsam.data import datalist
 from pfedsam.data.augment import changes
@@ -180,16 +181,32 @@ class Masks:
 
 
 class Best:
-    """A handler of MONAI's evaluator: saves the network each time that its key metric is the best so far."""
+    """A handler of MONAI's evaluator: saves the network each time that its key metric is the best so far.
+
+    After `begin`, better than the start too.
+    """
 
     def __init__(self, network: Branch, path: str, site: str = "") -> None:
         self.network, self.path, self.site = network, path, site
+        self.beginning = self.saved = False
 
     def attach(self, engine: Engine) -> None:
         """Have it called after each validation."""
         engine.add_event_handler(Events.COMPLETED, self)
 
+    def begin(self, evaluator: Evaluator) -> None:
+        """Validate the start, and save nothing of it: it may be the file at `path` itself."""
+        self.beginning = True
+        evaluator.run()
+        evaluator.state.best_metric_epoch, self.beginning = 0, False
+
     def __call__(self, engine: Engine) -> None:
         """Save, if this validation was the best."""
-        if engine.state.best_metric_epoch == engine.state.epoch:
+        if not self.beginning and engine.state.best_metric_epoch == engine.state.epoch:
             self.network.save(self.path, self.site)
+            self.saved = True
+
+    def tell(self) -> None:
+        """Say at the end whether anything was written."""
+        if not self.saved:
+            log.warning("no validation was better than that of the start (--model), so %s was not written", self.path)

@@ -16,6 +16,8 @@ from pfedsam.export.merge import plain
 from pfedsam.files import write_atomic
 from pfedsam.inference.facts import source_lines
 from pfedsam.inference.predictor import Predictor
+from pfedsam.model.backbones import Backbone
+from pfedsam.model.prepared import state_of
 
 OPSET = 20  # the first with GELU of its own; onnxruntime 1.17 and later run it
 CLOSE = 1e-4  # logits of the graph against torch in float32, relative to the largest logit where that exceeds 1
@@ -54,6 +56,24 @@ def check_packages() -> None:
             expected="the packages that ONNX export needs",
             came=f"no {', '.join(missing)}",
             do="pip install 'pfedsam[onnx]'",
+        )
+
+
+def check_size(base: Backbone) -> None:
+    """Refuse a base that is too large for a graph, before one is made.
+
+    Raises:
+        UserFault: it is.
+    """
+    _require_small(sum(4 * tensor.numel() for tensor in state_of(base).values()))
+
+
+def _require_small(size: int) -> None:
+    if size > LARGE:
+        raise UserFault(
+            expected="a graph of less than 2 GB, as ONNX holds in one file",
+            came=f"{size / 2**30:.1f} GiB",
+            do="export a smaller backbone",
         )
 
 
@@ -103,12 +123,7 @@ def _bytes(program: Any) -> bytes:
 
     proto = program.model_proto
     _strip(proto)
-    if proto.ByteSize() > LARGE:
-        raise UserFault(
-            expected="a graph of less than 2 GB, as ONNX holds in one file",
-            came=f"{proto.ByteSize() / 2**30:.1f} GiB",
-            do="export a smaller backbone",
-        )
+    _require_small(proto.ByteSize())
     onnx.checker.check_model(proto)
     return bytes(proto.SerializeToString())
 

@@ -6,8 +6,9 @@ from pfedsam.errors import UserFault
 from pfedsam.export.card import card
 from pfedsam.export.source import RunModel
 from pfedsam.files import write_atomic
-from pfedsam.inference.facts import read_facts
+from pfedsam.inference.facts import ModelFacts, read_facts
 from pfedsam.inference.model_file import write_model
+from pfedsam.model import build
 from pfedsam.model.backbones import Backbone
 
 
@@ -25,6 +26,25 @@ def card_beside(out: Path) -> Path:
             do="name it .safetensors",
         )
     return card
+
+
+def base_of(facts: ModelFacts, weights: Path | None) -> Backbone:
+    """The frozen base that a run began with.
+
+    Args:
+        weights: the folder of pretrained weight files; None: PFEDSAM_WEIGHTS.
+
+    Raises:
+        UserFault: its weights are missing, or are others than the run's.
+    """
+    base = build.backbone(facts.config.model, weights)
+    if (found := build.base_digest(base)) != facts.origin.base:
+        raise UserFault(
+            expected=f"the base model that the run began with ({facts.origin.base[:12]})",
+            came=f"another base model ({found[:12]})",
+            do="use the weight file of the run: name its folder with --weights",
+        )
+    return base
 
 
 def write_single(source: RunModel, out: Path, folder: Path, *, base: Backbone | None = None) -> str:

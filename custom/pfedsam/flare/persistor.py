@@ -101,8 +101,8 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
             round_, digest = int(fl_ctx.get_prop(AppConstants.CURRENT_ROUND)), job_config(fl_ctx).digest()
             self._write(self.state.shared, fl_ctx, "shared", {"round": str(round_)})
             results = fl_ctx.get_engine().get_component("results").results
+            self._save_best(fl_ctx)  # first: a repeated round does not score the model again that it began with
             self._checkpoints.save(Checkpoint(self.run, round_ + 1, digest, self.base, results, self.state))
-            self._save_best(fl_ctx)
         except UserFault as fault:
             log.error("[server] %s", fault)
             self.system_panic(str(fault), fl_ctx)
@@ -117,6 +117,12 @@ class SharedPersistor(ModelPersistor):  # type: ignore[misc]
         self.run = self.run or f"{fl_ctx.get_job_id()}{mark}"
         points.begin(self.run)
         self.point = points.load(self.run)
+        if self.point is None and (some := points.rounds(self.run)):
+            raise UserFault(
+                expected=f"one whole checkpoint of run {self.run}",
+                came=f"{len(some)}, all damaged",
+                do="bring them back from a backup, or begin a new run",
+            )
         if self.point is None:
             self.point = self._first(fresh, fl_ctx)
             points.save(self.point)

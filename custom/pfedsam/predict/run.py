@@ -9,10 +9,11 @@ from pfedsam.data.readable import readable
 from pfedsam.errors import UserFault
 from pfedsam.inference.predictor import Predictor
 from pfedsam.predict.given import read_scan
+from pfedsam.predict.made import Maker, Record, maker_of
 from pfedsam.predict.masks import Way, segment
 from pfedsam.predict.scans import Scan, parts, twins
 from pfedsam.predict.segmentation import Classes, check_series
-from pfedsam.predict.written import existing, files_of, target, write
+from pfedsam.predict.written import existing, files_of, write
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Done:
         scan: None if the file could not be recognised as a scan.
         files: what was written; empty if all files existed already.
         fault: why nothing could be written, or None.
-        pixels: the number per class, summed over the slices.
+        pixels: of the mask, the number per class, summed over the slices; empty if the mask was not written.
     """
 
     scan: Scan | None
@@ -32,12 +33,22 @@ class Done:
     pixels: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where masks go: a folder, the record of what made those in it, and whether they are written again."""
+
+    out: Path
+    record: Record
+    again: bool
+
+
 def predict(
     model: Predictor, scans: Iterable[Scan | UserFault], out: Path, way: Way, classes: Classes, *, again: bool = False
 ) -> Iterator[Done]:
     """Write the masks of every scan below `out`. A faulty scan is reported and skipped.
 
-    If several items would get the same mask file, all of them are faulty.
+    If several items would get the same mask file, all of them are faulty. So is one whose files are there already, but
+    of another model, branch, plane or scale, or of another image.
 
     Args:
         classes: their names in order, and their codes.
@@ -45,6 +56,7 @@ def predict(
     """
     every = list(scans)
     known = [scan for scan in every if isinstance(scan, Scan)]
+    record = Record(out)
     faults = twins(known) | parts(known) | _rivals(known, out, len(classes.names), way)
     for scan in every:
         if isinstance(scan, UserFault):
@@ -53,7 +65,7 @@ def predict(
         try:
             if scan.files[0] in faults:
                 raise faults[scan.files[0]]
-            yield _one(model, scan, out, way, classes, again)
+            yield _one(model, scan, Place(out, record, again), way, classes)
         except UserFault as fault:
             yield Done(scan, fault=_named(fault, scan))
 
@@ -75,37 +87,57 @@ def _rivals(scans: list[Scan], out: Path, classes: int, way: Way) -> dict[Path, 
     }
 
 
-def _one(model: Predictor, scan: Scan, out: Path, way: Way, classes: Classes, again: bool) -> Done:
+def _one(model: Predictor, scan: Scan, place: Place, way: Way, classes: Classes) -> Done:
+    files = files_of(place.out, scan, len(classes.names), probabilities=way.probabilities)
+    missing = [path for path in files if place.again or not path.exists()]
     with readable(scan.files[0]):
-        if done := _there(scan, out, way, classes, again):
-            return done
+        maker = maker_of(model, way, scan)
+        _check_mask(scan, files[0], place, kept=files[0] not in missing, anonymous=classes.anonymous)
+        for path in files_of(place.out, scan, len(classes.names), probabilities=True):
+            if path.exists() and path not in missing:
+                _check_maker(path, place.record, maker, needed=bool(missing) and path in files)
+        if not missing:
+            return Done(scan)
         volume = read_scan(scan)
         if scan.kind == "dicom":  # before the mask is computed
             check_series(scan, classes)
     found = segment(model, volume, way)
     with readable(scan.files[0]):
-        written = write(out, scan, found, classes, again=again)
-    return Done(scan, tuple(written), pixels=tuple(int(one.sum()) for one in found.masks))
+        place.record.add(missing, maker)
+        written = write(place.out, scan, found, classes, again=place.again)
+    counts = tuple(int(one.sum()) for one in found.masks) if files[0] in written else ()
+    return Done(scan, tuple(written), pixels=counts)
 
 
-def _there(scan: Scan, out: Path, way: Way, classes: Classes, again: bool) -> Done | None:
-    """The outcome of a scan whose files are there already. None if there is something to do."""
-    mask = target(out, scan)
+def _check_mask(scan: Scan, mask: Path, place: Place, *, kept: bool, anonymous: bool) -> None:
+    """Refuse a mask that would replace its image, and one to be kept that is not this scan's."""
     if mask in scan.files:
         raise UserFault(
-            expected="a separate output folder", came=f"{out}, which contains {scan.name}", do="name another"
+            expected="a separate output folder", came=f"{place.out}, which contains {scan.name}", do="name another"
         )
-    if not again and mask.exists():
-        if wrong := existing(mask, scan, anonymous=classes.anonymous):
-            raise UserFault(
-                expected=f"no other mask at {mask}",
-                came=f"{wrong}; it was not replaced",
-                do="name another output folder, or --overwrite",
-            )
-        files = files_of(out, scan, len(classes.names), probabilities=way.probabilities)
-        if all(path.exists() for path in files):
-            return Done(scan)
-    return None
+    if kept and (wrong := existing(mask, scan, anonymous=anonymous)):
+        raise _not_replaced(mask, wrong)
+
+
+def _check_maker(path: Path, record: Record, maker: Maker, *, needed: bool) -> None:
+    """Refuse to keep a file of another maker.
+
+    Args:
+        needed: other files are to be written beside it, so its maker must be known.
+    """
+    if wrong := record.other(path, maker):
+        raise _not_replaced(path, f"one of {wrong}")
+    if needed and not record.known(path):
+        raise _not_replaced(path, "one whose model is not known, beside files that are missing")
+
+
+def _not_replaced(path: Path, wrong: str) -> UserFault:
+    likely = " and --probabilities" if ".prob" in path.name else ""
+    return UserFault(
+        expected=f"no other mask at {path}",
+        came=f"{wrong}; it was not replaced",
+        do=f"name another output folder, remove what is there, or add --overwrite{likely}",
+    )
 
 
 def _named(fault: UserFault, scan: Scan) -> UserFault:

@@ -1,6 +1,7 @@
 """Masks as a DICOM segmentation that refers to its series, with the facts on classes and patient."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,7 @@ import pydicom
 from highdicom.enum import SpecificCharacterSetValues
 from highdicom.sr.coding import CodedConcept
 from numpy.typing import NDArray
+from pydicom.charset import convert_encodings, decode_bytes, encode_string
 from pydicom.uid import generate_uid
 from pydicom.valuerep import DA, TM
 
@@ -23,6 +25,7 @@ from pfedsam.predict.scans import Scan
 TISSUE = CodedConcept("85756007", "SCT", "Tissue")
 LEARNED = CodedConcept("123109", "DCM", "Artificial Intelligence")
 CODE = "SCT:10200004:Liver"
+UTF_8 = "ISO_IR 192"
 IDENTITY = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")
 # what a segmentation states on patient and study; all of it may be empty
 TYPE_2 = (*IDENTITY, "AccessionNumber", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName")
@@ -156,7 +159,7 @@ def _built(sources: list[Any], scan: Scan, planes: NDArray[Any], classes: Classe
             device_serial_number="0",
             series_description="pfedsam probabilities" if fractional else "pfedsam segmentation",
             content_label="SEGMENTATION",
-            specific_character_set=_characters(sources[0]),
+            specific_character_set=_characters(sources[0], [*classes.names, *classes.codes.values()]),
         )
         if classes.anonymous:
             anonymise(built, classes.secret)
@@ -171,15 +174,27 @@ def _built(sources: list[Any], scan: Scan, planes: NDArray[Any], classes: Classe
         ) from None
 
 
-def _characters(source: Any) -> Any:
-    """The series' character set, or UTF-8 if highdicom does not know it; None if it states none."""
+def _characters(source: Any, texts: Iterable[str]) -> Any:
+    """The series' character set, or UTF-8 if highdicom does not know it or it cannot hold the texts.
+
+    None if the series states none and ASCII is enough.
+    """
     stated = source.get("SpecificCharacterSet")
     try:
         for one in [stated] if isinstance(stated, str) else stated or []:
             SpecificCharacterSetValues(one)
     except ValueError:
-        return "ISO_IR 192"
-    return stated or None
+        return UTF_8
+    return (stated or None) if all(text.isascii() or _holds(stated, text) for text in texts) else UTF_8
+
+
+def _holds(stated: Any, text: str) -> bool:
+    """Whether a text comes back from a stated character set as it was."""
+    if not stated:
+        return False
+    sets = convert_encodings(stated)
+    with warnings.catch_warnings(action="ignore"):  # where it cannot encode a letter, pydicom writes a question mark
+        return bool(decode_bytes(encode_string(text, sets), sets, set()) == text)
 
 
 def _nameless(error: Exception, source: Any) -> str:
