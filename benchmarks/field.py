@@ -42,10 +42,10 @@ RATES = (
     " rates, 1e-2 also for LoRA that stays at a site, and the plain mean. Training alone has 3e-3."
 )
 OF_SUITE = {  # where this is not so
-    "leading": "What stays at the site has the rate 3e-3 in all rows, and training alone too. Else all rows have"
-    " FedAvg's rates, and the plain mean. A lean decoder has 3e-3.",
-    "beside": "What stays at the site has the rate 3e-3 in all rows, and so have training alone and pooled. FedSAM has"
-    " 3e-4. Else all rows have FedAvg's rates, and the plain mean.",
+    "leading": "What stays at the site has the rate 3e-3 in all rows, but for whole decoders, and training alone"
+    " too. Else all rows have FedAvg's rates, and the plain mean. A lean decoder has 3e-3.",
+    "beside": "What stays at the site has the rate 3e-3 in all rows, but for whole decoders, and so have training alone"
+    " and pooled. FedSAM has 3e-4. Else all rows have FedAvg's rates, and the plain mean.",
     "bounds": "Both rows have FedAvg's rates. The defaults cut each update to the round's median length, and a site's"
     " share to one and a half equal shares.",
 }

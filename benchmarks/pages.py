@@ -83,7 +83,7 @@ SOURCES = {  # as NOTICE has them
     "polyp": "Kvasir-SEG",
 }
 OLD_RATES = "rates_8_rounds"
-MORE = ("beside", "ablations", "scarce")  # suites with kept runs that a leaderboard's page shows below it
+MORE = ("slower", "beside", "ablations", "scarce")  # suites with kept runs that a leaderboard's page shows below it
 
 
 @dataclass(frozen=True)

@@ -325,8 +325,9 @@ def cells(runs: list[dict[str, dict[str, float]]], sites: list[str]) -> list[str
     """Dice per site, mean Dice, worst site's Dice, then the other metrics' means; of the sites that took part."""
     dice = [spread([run[s]["dice"] for run in runs if s in run]) for s in sites]
     mean = spread([st.mean(found["dice"] for found in run.values()) for run in runs])
-    worst = spread([min(found["dice"] for found in run.values()) for run in runs])
-    return [*dice, mean, worst, *(rest(runs, metric) for metric in REST)]
+    worst = min(sites, key=lambda site: st.fmean([run[site]["dice"] for run in runs if site in run] or [1.0]))
+    low = spread([run[worst]["dice"] for run in runs if worst in run])
+    return [*dice, mean, low, *(rest(runs, metric) for metric in REST)]
 
 
 def rest(runs: list[dict[str, dict[str, float]]], metric: str) -> str:

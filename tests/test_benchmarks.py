@@ -17,7 +17,7 @@ from parts import worth
 from shards import shards
 from stock import random_state
 from suites import NAMES, SUITES, Row, rows_of
-from sweep import FOLDERS, Run, done, settings, sweep, trained_before
+from sweep import FOLDERS, WHOLE, Run, done, settings, sweep, trained_before
 from tables import (
     Found,
     Home,
@@ -386,7 +386,7 @@ def test_rows_of_a_suite_have_names_of_their_own_and_settings_that_are_known(sui
     assert len({row.name for row in rows}) == len(rows)
     task = "fundus" if suite == "partial" else "brain_mri"
     for row in rows:
-        job = read_job(ROOT / "jobs" / f"{task}.json", row.changes)
+        job = read_job(ROOT / "jobs" / f"{task}.json", [*WHOLE, *row.changes])
         assert (
             suite in ("late", "efficiency", "scarce", "unlabelled", "few")
             or job.config.train.epochs * (row.rounds or job.rounds) == 15

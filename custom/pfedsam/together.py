@@ -17,6 +17,7 @@ from pfedsam.names import one_name
 
 OWN_RANK = "model.experts_rank of 1 or more with model.expert head, whose experts have low-rank parts of their own"
 ONE = "change one of the two"
+FULL = "set model.decoder to full"
 RESERVED = ("budget", "prepared", "scratch")  # what a site store holds beside its studies (`BUDGET`, `Places`)
 
 
@@ -31,7 +32,7 @@ def check_together(config: Config) -> None:
         (m.image_size % 16, "model.image_size a multiple of 16", str(m.image_size), "use 256, 512 or 1024"),
         (0 < m.experts < m.top_k, f"model.top_k at most model.experts ({m.experts})", str(m.top_k), "lower top_k"),
         (m.expert == "head" and m.experts > 0 == m.experts_rank, OWN_RANK, "0", "set it, e.g. to 4, or expert conv"),
-        (m.decoder == "lora" and not method.decoder_lora, f"model.decoder full with {config.method}", "lora", "set it"),
+        (m.decoder == "lora" and not method.decoder_lora, f"model.decoder full with {config.method}", "lora", FULL),
         (m.experts_in == "mlp" and m.lora_on == "qkv", "model.lora_on linear with model.experts_in mlp", "qkv", ONE),
     ):
         if broken:
