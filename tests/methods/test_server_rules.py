@@ -103,6 +103,14 @@ def test_no_site_s_control_variate_leads_the_others() -> None:
     assert after.memory["own/c/w"].norm().item() == pytest.approx(2.0)  # no further than the shorter of two
 
 
+def test_under_the_plain_mean_scaffold_s_c_is_the_paper_s() -> None:
+    state = ServerState({"w": torch.zeros(2)}, {"w": torch.zeros(2)})
+    told = {"a": (1.0, 0.0), "b": (1.0, 0.0), "c": (-2.0, 0.0)}
+    given = {site: moved_by(0.0, 0.0, extras={"w": torch.tensor(c)}) for site, c in told.items()}
+    after = scaffold.rule(state, given, tiny(method="scaffold", server={"rule": "mean"}))
+    assert after.memory["w"].tolist() == [0.0, 0.0]
+
+
 def test_a_site_s_control_variate_is_the_mean_of_its_gradients(open_site) -> None:
     config = tiny(method="scaffold")
     site, seen = open_site(config), []

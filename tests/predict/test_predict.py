@@ -576,6 +576,14 @@ def test_masks_in_a_folder_below_the_images_are_no_images(
     assert sorted(p.name for p in (tmp_path / "masks").iterdir()) == [RECORD, "a.nii.gz"]
 
 
+def test_nor_are_the_masks_of_an_earlier_command(model: Predictor, volume: NDArray[np.float32], tmp_path: Path) -> None:
+    nifti(tmp_path / "a.nii.gz", volume)
+    run(model, tmp_path, tmp_path / "first")
+    (done,) = run(model, tmp_path, tmp_path / "second")
+    assert [path.name for path in done.files] == ["a.nii.gz"]
+    assert sorted(p.name for p in (tmp_path / "second").iterdir()) == [RECORD, "a.nii.gz"]
+
+
 def test_values_beyond_eight_bits_are_told_where_training_took_eight(
     model: Predictor, volume: NDArray[np.float32], tmp_path: Path
 ) -> None:

@@ -3,8 +3,8 @@
 Option II sets c_i to c_i - c + (x - y_i) / (K lr). With SGD this is the mean of the gradients that the site computed.
 We take that mean itself, so that it also holds with AdamW. A site sends c_i instead of its change, and the server
 keeps each site's. This is our choice: a change that arrived too late would leave c wrong for good. c is the mean over
-the sites that have trained. From three sites on, no c_i is longer than their median (our choice). Updates are weighted
-by samples, as in all methods here.
+the sites that have trained. From three sites on, no c_i is longer than their median under `server.rule` clipped (our
+choice). Updates are weighted by samples, as in all methods here.
 """
 
 from collections.abc import Collection, Mapping
@@ -62,7 +62,8 @@ def rule(state: ServerState, contributions: Mapping[str, Contribution], config: 
     for site, one in contributions.items():
         known |= under(f"{OWN}{site}/", one.extras)
     sites = {key.split("/")[1] for key in known}
-    known = bounded(known, sites) if max(len(sites), state.sites) >= MAJORITY else known
+    cut = config.server.rule == "clipped" and max(len(sites), state.sites) >= MAJORITY
+    known = bounded(known, sites) if cut else known
     control = weighted(dict.fromkeys(sites, 1 / len(sites)), lambda site: below(f"{OWN}{site}/", known))
     return replace(mean(state, contributions, config), memory=control | known)
 

@@ -11,9 +11,7 @@ from urllib.parse import quote
 from pfedsam.files import append_line, parsed
 from pfedsam.inference.predictor import Predictor
 from pfedsam.predict.masks import Way
-from pfedsam.predict.scans import Scan
-
-RECORD = ".pfedsam-predict.jsonl"  # in the output folder: one line for what was written of one scan
+from pfedsam.predict.scans import RECORD, Scan
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from pfedsam.data.slices import make_volume, scattered
 from pfedsam.data.volume import Kind, kind_of, stem_of
 from pfedsam.errors import UserFault
 
+RECORD = ".pfedsam-predict.jsonl"  # in an output folder: one line for what was written of one scan
 NO_IMAGE = ("SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG")  # DICOM modalities without an image
 
 
@@ -87,13 +88,18 @@ def _folders(source: Path, out: Path | None) -> Iterator[tuple[Path, list[Path]]
     own = out.resolve() if out else None
     refused: list[OSError] = []
     for top, below, names in os.walk(source, onerror=refused.append):
-        below[:] = sorted(n for n in below if not n.startswith(".") and Path(top, n).resolve() != own)
+        below[:] = sorted(n for n in below if not n.startswith(".") and not _has_masks(Path(top, n), own))
         for link in (Path(top, name) for name in below if Path(top, name).is_symlink()):
             yield UserFault(expected=f"a folder at {link}", came=LINKED[0], do=LINKED[1])
         yield Path(top), [Path(top) / name for name in sorted(names) if not name.startswith(".")]
     for error in refused:
         came, do = closed(error)
         yield UserFault(expected=f"a folder that can be read at {error.filename}", came=came, do=do)
+
+
+def _has_masks(folder: Path, own: Path | None) -> bool:
+    """Whether a folder holds masks of `predict`: of this command or of an earlier one."""
+    return folder.resolve() == own or (folder / RECORD).is_file()
 
 
 def _in_folder(folder: Path, files: list[Path], source: Path, others: list[Path]) -> Iterator[Scan | UserFault]:
