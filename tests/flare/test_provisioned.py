@@ -98,6 +98,10 @@ def test_a_job_of_configuration_alone_runs_and_its_results_are_fetched(hospitals
     assert not list(job.rglob("*.py"))
     number = hospitals.submit(job)
     assert end_of(hospitals, number) == "FINISHED:COMPLETED"
+    with hospitals.admin() as admin:
+        assert admin.heard(number)  # the server's log, by grep
+        with pytest.raises(UserFault, match=r"not authorized"):
+            admin.call("cat_target", "server", "", "log.txt")
     fetched = hospitals.fetch(number)
     (found,) = fetched.rglob("results.json")
     results = json.loads(found.read_text())
