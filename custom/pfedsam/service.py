@@ -79,26 +79,29 @@ def serve_round(
         scored.update(before=_before(site, turn), received=site.validated("global"))
 
     began = _told(site, taken(site, wire, turn, look), turn.run)
-    before, received = scored["before"], scored["received"]
     update = site.train(turn.round, turn.rounds, progress=progress, stop=stop)
     if update.report.stopped:
         return update, {}
     if update.epsilon is not None:
         log.info("[%s] privacy: epsilon %.2f of %g spent", site.name, update.epsilon, site.config.privacy.epsilon)
-    personal, experts = site.validated("personal"), site.experts("val")
+    scored |= {"personal": site.validated("personal"), "experts": site.experts("val")}
     late = 2 * turn.round >= turn.rounds  # before, the mean of all sites is ahead of any one of them
     two = bool(site.private()) and site.method.personal != site.method.global_
     if two and late and site.config.model.experts_share == 1:  # else it predicts with other weights
-        _warn_behind(site.name, personal, received, "If it stays behind, lower train.lr_private")
-    return update, {
+        _warn_behind(site.name, scored["personal"], scored["received"], "If it stays behind, lower train.lr_private")
+    sizes = {"bytes_received": payload_bytes(wire), "bytes_sent": payload_bytes(update.wire)}
+    return update, _numbers(site, update, scored) | {"private": began, **sizes}
+
+
+def _numbers(site: Site, update: Update, scored: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What a round's report says of the training and of the scores."""
+    val = {"global": scored["received"], "personal": scored["personal"]}
+    return {
         "losses": update.report.losses,
         "seconds": update.report.seconds,
         "scoring_seconds": site.scoring_seconds,
         "samples": update.samples,
-        **coarse({"val": {"global": received, "personal": personal}, "before": before, "experts": experts}),
-        "private": began,
-        "bytes_received": payload_bytes(wire),
-        "bytes_sent": payload_bytes(update.wire),
+        **coarse({"val": val, "before": scored["before"], "experts": scored["experts"]}),
         **({} if update.epsilon is None else {"epsilon": update.epsilon}),
     }
 
