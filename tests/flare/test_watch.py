@@ -131,6 +131,18 @@ def test_a_site_that_waits_outside_is_taken_in_at_the_round_s_boundary(tmp_path:
     assert at - server.submitted[0] == pytest.approx(120, abs=4)  # as the second round ends, not in its middle
 
 
+def test_nor_in_the_middle_of_the_first_round_that_the_server_tells(tmp_path: Path) -> None:
+    long = Plan(lasts=600, every=60, done=10)
+    server = Server(Time(), long, Plan(first=2, inside=("a", "b", "c"), done=10), sites={"a": 0, "b": 0, "c": 15})
+    ask = server.ask
+    server.ask = lambda question, *rest: (
+        None if question == "show_stats" and server.time.now < 90 else ask(question, *rest)
+    )
+    assert watched(server, tmp_path, rounds=10).ends == (REJOIN, COMPLETED)
+    ((at, _),) = server.aborts
+    assert at - server.submitted[0] == pytest.approx(120, abs=4)
+
+
 def test_a_round_that_does_not_end_is_aborted_after_twice_the_longest(tmp_path: Path) -> None:
     """It may be waiting for the very site that is to be taken in."""
     server = Server(Time(), Plan(lasts=FOR_EVER, every=30), Plan(done=10), sites={"a": 0, "b": 0, "c": 70})
