@@ -67,7 +67,7 @@ COPYING = ("pfedsam", "r1", "r2", "recopy_always", "margin_01", "fedavg", "local
 DISTILLING = ("pfedsam", "distill_none", "distill_down", "distill_up", "distill_05", "rank_8", "fedavg")
 SMALL = ("own", "own_lora", "fedavg", "fedavg_lora", "dual_lora_own", "dual_lora_own_lora", "fedper_own")
 WIRE = ("wire_brain_mri", "wire_nuclei")
-ASKED = ("copying", "distilling", "efficiency", "late", "partial", "unequal")  # suites whose records a question shows
+ASKED = ("distilling", "efficiency", "late", "partial", "unequal")  # suites whose records a question shows
 RATES = {
     "brain_mri": [
         f"{row}{end}" for row in ("fedper", "fedrep", "fedsa_lora", "ffa_lora") for end in ("", "_3e-3_3e-4")
@@ -340,7 +340,6 @@ BLOCKS: dict[str, Callable[[], list[str]]] = {
     "leads": lambda: several(*map(leads, kept().values())),
     "experts": lambda: several(*map(carried, today()), gated()),
     "earlier_experts": lambda: several(of_earlier("nuclei", *EXPERTS), transcribed("parts")),
-    "copying": lambda: small("copying"),
     "earlier_copying": lambda: several(of_earlier("nuclei", *COPYING), of_earlier("brain_mri", *COPYING)),
     "distillation": lambda: small("distilling"),
     "earlier_distillation": lambda: of_earlier("nuclei", *DISTILLING),

@@ -236,12 +236,6 @@ SUITES = {
         variant(OWN_LORA, "up", "personal teaches global", "method.distill=personal_to_global"),
         variant(OWN_LORA, "strong", "distillation weight 0.5", "method.distill_weight=0.5"),
     ],
-    "copying": [  # readings, with the jobs' private part
-        OWN_LORA,
-        variant(OWN_LORA, "r3", "reading R3, copied where the server's validates higher", "method.reading=R3"),
-        variant(OWN_LORA, "always", "reading R3, always copied", "method.reading=R3", ALWAYS),
-        variant(OWN_LORA, "r1", "reading R1", "method.reading=R1"),
-    ],
     "beside": [  # the suite `leading` goes on: other forms, the systems that pFedSAM comes from, the rank of its sum
         PRIVATE["own"],
         NAMED["fedavg"],
