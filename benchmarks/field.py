@@ -46,6 +46,10 @@ OF_SUITE = {  # where this is not so
     " too. Else all rows have FedAvg's rates, and the plain mean. A lean decoder has 3e-3.",
     "beside": "What stays at the site has the rate 3e-3 in all rows, but for whole decoders, and so have training alone"
     " and pooled. FedSAM has 3e-4. Else all rows have FedAvg's rates, and the plain mean.",
+    "efficiency": "Each site has the row's number of images, and what stays there the rate 3e-3, but for whole"
+    " decoders. Training alone has 3e-3. Else all rows have FedAvg's rates, and the plain mean.",
+    "late": "A site that joins or trains alone has the row's number of images, and the others 16. The private part and"
+    " training alone have the rate 3e-3. Else rows have FedAvg's rates, and the plain mean.",
     "bounds": "Both rows have FedAvg's rates. The defaults cut each update to the round's median length, and a site's"
     " share to one and a half equal shares.",
 }
