@@ -33,7 +33,7 @@ def configs(method: str) -> st.SearchStrategy[Config]:
             own={"reading": reading} if method in EXPERTS else {},
             model={
                 "backbone": backbone,
-                "decoder": decoder,
+                "decoder": decoder if decoder != "lora" or methods.get(method).decoder_lora else "full",
                 "exclusive": exclusive,
                 "num_classes": classes,
                 "lora_last": last,

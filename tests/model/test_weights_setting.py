@@ -174,4 +174,4 @@ def test_a_run_from_weights_of_one_s_own_goes_to_masks_by_its_file_or_without_it
         assert "FAILED" not in said(capsys, "verify", file, "--weights", path.parent)
     scans = hospital / "site-1/images"
     said(capsys, "predict", scans, tmp_path / "masks", "--model", files["bare"], "--weights", path.parent)
-    assert len(list((tmp_path / "masks").iterdir())) == len(list(scans.iterdir()))
+    assert len(list((tmp_path / "masks").glob("*.png"))) == len(list(scans.iterdir()))
