@@ -153,7 +153,8 @@ def test_a_rendered_job_brings_its_code_and_its_changes(tmp_path: Path) -> None:
     assert not any((out / "app/custom/pfedsam" / name).exists() for name in ("prepare", "inference", "api.py"))
     assert {path.stem for path in (out / "app/custom/pfedsam/methods").glob("*.py")} == {"__init__", "base", "pfedsam"}
     assert {path.suffix for path in (out / "app/custom/pfedsam/assets").iterdir()} == {".safetensors", ".json"}
-    assert sum(p.stat().st_size for p in out.rglob("*") if p.is_file()) < 4_150_000  # POC deploys at most 4 MiB
+    size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
+    assert size < 4_075_000  # POC deploys at most 4 MiB, and FLARE adds 110 kB of its own
     job = read_job(out)
     assert (job.config.train.lr, job.config.study, job.rounds) == (0.5, "other", 3)
     assert json.loads((out / "meta.json").read_text())["deploy_map"] == {"app": ["@ALL"]}

@@ -39,7 +39,12 @@ TASKS = ("train", "validate")
 FOR_PEOPLE = ("*.html", "*.md", "bundle*", "jobs", "poc")  # of the assets
 OF_A_PERSON = (  # rooms and modules of verbs that no job calls
     *("cli", "doctor", "export", "inference", "predict", "prepare", "report"),
-    *("api.py", "federation.py", "flare/admin.py", "flare/kit.py", "flare/presence.py", "flare/watch.py"),
+    *("api.py", "federation.py", "jobs.py", "pages.py", "shipped.py", "data/owners.py"),
+    *("flare/admin.py", "flare/kit.py", "flare/presence.py", "flare/recipe.py", "flare/watch.py"),
+)
+OF_METHODS = (  # modules that only methods import
+    *("data/spectrum.py", "exchange/slots.py", "model/prompted.py", "train/ala.py", "train/boundary.py"),
+    *("train/crf.py", "train/pseudo.py", "train/representation.py"),
 )
 
 
@@ -176,8 +181,8 @@ def _check_unedited(job: Path) -> None:
 def copy_code(target: Path, job: Job) -> None:
     """Copy the parts of the package that a job needs to `target`: FLARE's http takes at most 4 MiB.
 
-    The demo backbone's weights are copied only if they are used, and of the methods only the job's, unless it begins
-    with the model of a run of any method. FLARE allows no links in a job.
+    The demo backbone's weights are copied only if they are used, and of the methods only the job's with their modules,
+    unless it begins with the model of a run of any method. FLARE allows no links in a job.
     """
     config = job.config
     leave = ["__pycache__", *FOR_PEOPLE, *([] if config.model.backbone == "demo" else ["*.safetensors"])]
@@ -187,3 +192,7 @@ def copy_code(target: Path, job: Job) -> None:
     if not job.begin:
         for name in methods.OURS - methods.needed(config.method):
             (target / f"methods/{name}.py").unlink()
+        lines = "".join(path.read_text() for path in (target / "methods").glob("*.py"))
+        for name in OF_METHODS:
+            if f"from pfedsam.{name.removesuffix('.py').replace('/', '.')} import" not in lines:
+                (target / name).unlink()
