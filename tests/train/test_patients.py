@@ -72,14 +72,12 @@ def test_scores_are_of_as_few_patients_as_show_the_rarest_scored_class(tmp_path:
         mask = (np.asarray(Image.open(path)) > 0).astype(np.uint8)
         mask[:2, :2] = 2 if number == 3 else 0
         Image.fromarray(mask).save(path)
-    shown = {
-        named: fewest_shown(
-            read_site(
-                tmp_path, "site-1", tiny(model={"num_classes": 2}, data={"unannotated": {"site-1": list(named)}})
-            )["test"]
-        )
-        for named in ((), (2,), (1,))
-    }
+
+    def fewest(left_out: tuple[int, ...]) -> int:
+        config = tiny(model={"num_classes": 2}, data={"unannotated": {"site-1": list(left_out)}})
+        return fewest_shown(read_site(tmp_path, "site-1", config)["test"])
+
+    shown = {left_out: fewest(left_out) for left_out in ((), (2,), (1,))}
     assert shown == {(): 1, (2,): 5, (1,): 1}
 
 

@@ -38,6 +38,7 @@ class MaskedSum:
         self._commitments: dict[str, bytes] = {}  # the digest of each site's own mask's seed
         self.opened: Tensors = {}  # by site, the shares that it opened after the round
         self.wrong = set[str]()  # the sites of which one was wrong
+        self._compared = False  # whether all shares of a secret were compared
 
     def take(self, step: str, site: str, tensors: Tensors) -> str | None:
         """Keep a site's message of a step that `step_fault` has accepted. Why it does not count, or None if it does."""
@@ -128,10 +129,11 @@ class MaskedSum:
         row = names.index(site)
         given_out = {giver: to_bytes(rows[row]) for giver, rows in self.opened.items() if giver not in self.wrong}
         shares = {names.index(giver) + 1: share for giver, share in sorted(given_out.items())}
-        for places in _sets(list(shares), self.least):
+        for number, places in enumerate(_sets(list(shares), self.least)):
             right = {place: shares[place] for place in places}
             if (found := join(right)) is not None and self._fits(site, found, there=site in given):
-                self._name_wrong({names[place - 1]: {place: share} for place, share in shares.items()}, right, found)
+                if number or not self._compared:  # one comparison takes a join a site
+                    self._name_wrong(shares, right, found)
                 return found
         raise UserFault(
             expected=f"{self.least} right shares of the secret of {site}",
@@ -139,14 +141,14 @@ class MaskedSum:
             do="repeat the round. If it happens again, leave out the sites that the log names, one after the other",
         )
 
-    def _name_wrong(self, shares: Mapping[str, Mapping[int, bytes]], right: Mapping[int, bytes], secret: bytes) -> None:
-        """Log the sites whose shares do not go with the right ones, and take no more of theirs in this sum."""
-        _, *rest = right
-        others = {site: share for site, share in shares.items() if not share.keys() & right.keys()}
-        for site, share in others.items():
-            if join({**{place: right[place] for place in rest}, **share}) != secret:
-                log.error("[server] %s opened a wrong share. Its shares are left out of the sum", site)
-                self.wrong.add(site)
+    def _name_wrong(self, shares: Mapping[int, bytes], right: Mapping[int, bytes], secret: bytes) -> None:
+        """Log the sites whose shares, by place, do not go with the right ones, and take no more of theirs."""
+        names, rest = sorted(self.roster), dict(list(right.items())[1:])
+        for place in sorted(shares.keys() - right.keys()):
+            if join({**rest, place: shares[place]}) != secret:
+                log.error("[server] %s opened a wrong share. Its shares are left out of the sum", names[place - 1])
+                self.wrong.add(names[place - 1])
+        self._compared = True
 
     def _fits(self, site: str, secret: bytes, *, there: bool) -> bool:
         return (

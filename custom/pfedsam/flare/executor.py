@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -72,6 +72,7 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
         close_early()
         quiet()
         self._site: Site | None = None
+        self._tested: Callable[[], int]  # reads all masks, so once a process
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Prepare the job's process, before it takes a message."""
@@ -100,6 +101,7 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
             torch.use_deterministic_algorithms(not torch.cuda.is_available())
             name, config = str(fl_ctx.get_identity_name()), job_config(fl_ctx)
             self._site = Site(name, config, places(fl_ctx, name, config))
+            self._tested = cache(partial(_tested, self._site))
         return self._site
 
     def _train(self, site: Site, shareable: Shareable, fl_ctx: FLContext, stop: Signal) -> Shareable:
@@ -111,7 +113,7 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
         images = len(train.labelled()) or len(train)  # one with a label among others shows most
         slices = slices_seen(train, site.config, site.seed, turn.round, site.method.phase)
         seen = {"seen": len(slices), "patients": patients_seen(train, slices)}
-        ask_fences(fl_ctx, site.config, images=images, **seen, tested=partial(_tested, site))
+        ask_fences(fl_ctx, site.config, images=images, **seen, tested=self._tested)
         every = LINE_EVERY_SIMULATED if simulated(fl_ctx) else LINE_EVERY
         progress = _Progress(site.name, turn, _started(run_dir(fl_ctx), turn.round), every)
         update, report = serve_round(site, wire, turn, progress=progress, stop=lambda: bool(stop.triggered))
@@ -142,7 +144,7 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
     def _validate(self, site: Site, shareable: Shareable, fl_ctx: FLContext, _: Signal) -> Shareable:
         wire, turn = _asked(shareable, fl_ctx)
         for fence in fences(fl_ctx):
-            fence.require_tested(partial(_tested, site))
+            fence.require_tested(self._tested)
         _count_test(run_dir(fl_ctx) / "tests.json")
         folder = run_dir(fl_ctx) / OWN
         metrics = serve_test(site, wire, turn, folder)

@@ -58,26 +58,25 @@ FROM_THE_SERVER = {  # what a site takes from the server
     CellChannel.CLIENT_MAIN: ALL,  # commands; `ordered` judges them
     CellChannel.AUX_COMMUNICATION: frozenset({ReservedTopic.END_RUN}),
 }
-ORDERS = (
-    frozenset(  # of the commands, those about jobs and the process itself. FLARE's shell reads any of a site's files
-        {
-            TrainingTopic.CHECK_RESOURCE,
-            TrainingTopic.CANCEL_RESOURCE,
-            TrainingTopic.DEPLOY,
-            TrainingTopic.START_JOB,
-            TrainingTopic.ABORT,
-            TrainingTopic.ABORT_TASK,
-            TrainingTopic.DELETE_RUN,
-            TrainingTopic.NOTIFY_JOB_STATUS,
-            TrainingTopic.CHECK_STATUS,
-            TrainingTopic.GET_SCOPES,
-            TrainingTopic.RESTART,
-            TrainingTopic.SHUTDOWN,
-            SysCommandTopic.SYS_INFO,
-            SysCommandTopic.REPORT_RESOURCES,
-            SysCommandTopic.REPORT_VERSION,
-        }
-    )
+# Of the commands, those about jobs and the process itself. FLARE's shell reads any of a site's files.
+ORDERS = frozenset(
+    {
+        TrainingTopic.CHECK_RESOURCE,
+        TrainingTopic.CANCEL_RESOURCE,
+        TrainingTopic.DEPLOY,
+        TrainingTopic.START_JOB,
+        TrainingTopic.ABORT,
+        TrainingTopic.ABORT_TASK,
+        TrainingTopic.DELETE_RUN,
+        TrainingTopic.NOTIFY_JOB_STATUS,
+        TrainingTopic.CHECK_STATUS,
+        TrainingTopic.GET_SCOPES,
+        TrainingTopic.RESTART,
+        TrainingTopic.SHUTDOWN,
+        SysCommandTopic.SYS_INFO,
+        SysCommandTopic.REPORT_RESOURCES,
+        SysCommandTopic.REPORT_VERSION,
+    }
 )
 JOB = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # how FLARE names a job: a folder in the kit
 APP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")  # an app's name, also a folder's

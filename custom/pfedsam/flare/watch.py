@@ -213,8 +213,8 @@ class _Job:
         if joinable and someone_outside(present, self._run, self._outside, self._look):
             limit = self._look.patience.boundary if self._longest is None else 2 * self._longest
             self._abort_at, self._abort_after = now if lacking else now + limit, self._round
-        if self._abort_after is None:  # the round was not known yet when the abort was planned
-            self._abort_after = self._round if self._abort_at is not None else None
+        if self._abort_at is not None and self._abort_after is None:  # no round was known when it was planned
+            self._abort_after = self._round
         if self._abort_at is not None and (now >= self._abort_at or self._round != self._abort_after):
             self._admin.ask("abort_job", self._run.job)
 
