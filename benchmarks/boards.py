@@ -4,6 +4,7 @@ import statistics as st
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from kept import Fault, Kept, Runs, codes_of, commits, device_of, faults, kept, note_of
 from machine import markdown
@@ -238,6 +239,53 @@ def carried(task: Kept) -> list[str]:
     ]
     rows += [["all sites", *(spread(means(found)) for found in both), points(gaps)]]
     return markdown([f"{task.name} (test patients)", "with the private part", "without it", "points gained"], rows)
+
+
+def between(tasks: Sequence[Kept]) -> list[str]:
+    """Of each task's first row: the Dice if a rule chooses between a site's two branches.
+
+    The first rule can be followed. The other two know the test's scores: no rule by site, or by image, gets above them.
+    """
+    head = ["task", "personal", "global", *CHOICES]
+    rows = []
+    for task in tasks:
+        runs = next(iter(task.suite(task.main).values()))
+        both = [sites_of(task, runs, role) for role in ("personal", "global")]
+        ruled = [
+            sites_of(task, {seed: by(task, run) for seed, run in runs.items()}, "personal") for by in CHOICES.values()
+        ]
+        rows.append([task.name, *(spread(means(found)) for found in both + ruled)])
+    return markdown(head, rows)
+
+
+def by_validation(task: Kept, run: Found) -> Found:
+    """A run whose sites each predict with the branch that validates higher there; with equal ones, the personal."""
+    return choosing(run, lambda key: run.last_global.get(site := task.homes[key[0]].site, 0) > run.last.get(site, 0))
+
+
+def by_test(task: Kept, run: Found) -> Found:
+    """The same, but each site knows which branch has the higher test Dice there."""
+    ours, others = (by_site(run, role, task.homes) for role in ("personal", "global"))
+    return choosing(run, lambda key: others[site := task.homes[key[0]].site]["dice"] > ours[site]["dice"])
+
+
+def by_image(_task: Kept, run: Found) -> Found:
+    """The same, but for each image and class."""
+    return choosing(run, lambda key: run.scores["global"][key]["dice"] > run.scores["personal"][key]["dice"])
+
+
+CHOICES = {
+    "what validates higher at the site": by_validation,
+    "what tests higher at the site": by_test,
+    "what tests higher for the image": by_image,
+}
+
+
+def choosing(run: Found, takes_global: Callable[[tuple[str, int]], bool]) -> Found:
+    """The run with the global branch's scores as the personal's, wherever the rule says so."""
+    ours, others = run.scores["personal"], run.scores["global"]
+    chosen = {key: others[key] if takes_global(key) else scores for key, scores in ours.items()}
+    return replace(run, scores=run.scores | {"personal": chosen})
 
 
 def points(gap: Gap) -> str:

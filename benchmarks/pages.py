@@ -14,6 +14,7 @@ from typing import Any
 
 from boards import (
     beside,
+    between,
     board,
     carried,
     in_points,
@@ -339,6 +340,7 @@ BLOCKS: dict[str, Callable[[], list[str]]] = {
     "datasets": datasets,
     "leads": lambda: several(*map(leads, kept().values())),
     "experts": lambda: several(*map(carried, today()), gated()),
+    "between": lambda: between(today()),
     "earlier_experts": lambda: several(of_earlier("nuclei", *EXPERTS), transcribed("parts")),
     "earlier_copying": lambda: several(of_earlier("nuclei", *COPYING), of_earlier("brain_mri", *COPYING)),
     "distillation": lambda: small("distilling"),

@@ -12,7 +12,7 @@ import statistics as st
 import sys
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import compress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,6 +56,7 @@ class Found:
         validation: after each round, of the model that sites would go on with (`validation`).
         waits: for the mean of a round, which it predicts with: that comes with the next round's download.
         last: by site, of the model that the final test tested.
+        last_global: the same of the global branch.
         ran: what ran where: the code's digest, torch's version, the device.
         pooled: one site held all data.
         units: of the sites' distances; nothing of those whose files do not say.
@@ -70,6 +71,7 @@ class Found:
     ran: tuple[str, str, str] = ("", "", "")
     pooled: bool = False
     units: frozenset[str] = frozenset()
+    last_global: dict[str, float] = field(default_factory=dict)
 
 
 def main() -> None:
@@ -143,8 +145,10 @@ def read(folder: Path, record: dict[str, Any]) -> Found:
     seconds = st.median(entry["seconds"] for entry in record["rounds"])
     known = record.get("versions", {})
     ran = (known.get("code", "unknown"), f"torch {known.get('torch', 'unknown')}", record.get("device", ""))
-    last, waits = of_sites(record["final"]["sites"], "personal"), one_branch(record)
-    return Found(scores, (up, down), seconds, validation(record), waits, last, ran, pooled, frozenset(units))
+    sites, waits = record["final"]["sites"], one_branch(record)
+    last, last_global = of_sites(sites, "personal"), of_sites(sites, "global")
+    dice = validation(record)
+    return Found(scores, (up, down), seconds, dice, waits, last, ran, pooled, frozenset(units), last_global)
 
 
 def demand_own(cases: Cases, role: str, dice: float | None, folder: Path) -> None:

@@ -9,7 +9,20 @@ from pathlib import Path
 import machine
 import pages
 import pytest
-from boards import carried, codes_of, dice_interval, in_points, leaderboard, starred, together, wrapped
+from boards import (
+    by_image,
+    by_test,
+    by_validation,
+    carried,
+    codes_of,
+    dice_interval,
+    in_points,
+    leaderboard,
+    sites_of,
+    starred,
+    together,
+    wrapped,
+)
 from figures import dice_by_megabytes
 from kept import RESULTS, Fault, Kept, commits, device_of, earlier, kept, with_earlier
 from machine import Table, publish
@@ -73,6 +86,18 @@ def test_what_the_private_part_carries_is_the_difference_of_both_branches_at_eac
         assert float(gained.split()[0]) == pytest.approx(100 * (personal - shared), abs=0.16)  # three decimals each
     of_sites = [float(gained.split()[0]) for *_, gained in lines]
     assert float(whole[-1].split()[0]) == pytest.approx(sum(of_sites) / len(of_sites), abs=0.11)
+
+
+@pytest.mark.parametrize("task", today(), ids=lambda task: task.name)
+def test_no_choice_between_the_branches_tests_higher_than_the_best_one_for_each_image(task: Kept) -> None:
+    run = next(iter(task.runs["own_lora"].values()))
+    chosen = [{0: by(task, run)} for by in (by_validation, by_test, by_image)]
+    of_validation, of_test, of_image = (sites_of(task, found, "personal")[0] for found in chosen)
+    ours, others = (sites_of(task, {0: run}, role)[0] for role in ("personal", "global"))
+    for site in ours:
+        by_rule = others if run.last_global[site] > run.last[site] else ours
+        assert of_validation[site]["dice"] == by_rule[site]["dice"]
+        assert of_test[site]["dice"] == max(ours[site]["dice"], others[site]["dice"]) <= of_image[site]["dice"]
 
 
 def test_the_page_on_experts_compares_several_adapters_and_a_gate_with_a_plain_one_on_each_task_that_ran() -> None:
