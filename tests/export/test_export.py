@@ -146,6 +146,17 @@ def test_a_global_branch_that_sites_keep_a_part_of_is_not_given_to_others(
     assert gather(Place(folder, "site-1")).facts.branches == ("global", "personal")
 
 
+@pytest.mark.parametrize("method", ["fedicra", "fedsca"])
+def test_a_site_s_private_part_is_not_put_beside_tensors_that_the_site_does_not_predict_with(
+    hospital: Path, tmp_path: Path, method: str
+) -> None:
+    """Of the first, a site mixes the decoder that it gets. Of the second, the server makes a model for each site."""
+    folder = lay(hospital, tmp_path, method=method)
+    assert gather(Place(folder, "site-1", store=folder / "store")).facts.branches == ("global", "personal")
+    with pytest.raises(UserFault, match="the shared.safetensors that the site tested"):
+        gather(Place(folder / "server/simulate_job", "site-1", store=folder / "store"))
+
+
 def test_scores_of_the_sites_own_models_are_not_those_of_the_shared_one(hospital: Path, tmp_path: Path) -> None:
     folder = lay(hospital, tmp_path, method="similarity")
     assert not gather(Place(folder, alone=True)).tested

@@ -77,6 +77,8 @@ def gather(place: Place) -> RunModel:
     roles = roles_of(config, private=private is not None)
     if private is None:
         _require_whole(config)
+    else:
+        _require_own(config, known)
     origin, tested = _origin(known, own, results)
     tested = tested and not (private is None and methods.get(config.method).own_models)
     return RunModel(ModelFacts(config, digest, origin, roles, settings=settings), shared, private, results, tested)
@@ -94,6 +96,21 @@ def _require_whole(config: Config) -> None:
             expected=f"a site's private part: with {config.method} each site keeps some or all of the global branch",
             came="none",
             do="name the site with --site, on its own machine. Another site cannot use this model",
+        )
+
+
+def _require_own(config: Config, known: dict[str, str]) -> None:
+    """Refuse the server's shared part where a site predicts with one of its own: its scores would be another model's.
+
+    Raises:
+        UserFault: it is not the file that the site tested.
+    """
+    method = methods.get(config.method)
+    if (method.own_models or method.blends) and known and "site" not in known:
+        raise UserFault(
+            expected=f"the {SHARED} that the site tested: with {config.method} each site has one of its own",
+            came="the server's",
+            do=f"name the site's own folder of the run, which has {SHARED} and {PRIVATE}",
         )
 
 

@@ -162,6 +162,8 @@ class Method:
         joins: whether the method needs the model of another run to begin with.
         rule: what the server makes of the sites' contributions.
         own_models: whether the rule makes a model for each site. Then no site tests the shared one.
+        blends: whether `merge` changes the global branch by what the site remembers. No site then predicts with the
+            server's tensors as they are.
         up: what goes up beside the update, by name, from the shared tensors' schema: shape, dtype, bound.
         down: what goes down beside the shared tensors: these names of the rule's memory. They begin at zero.
         tell: called after training. It gives what goes up and what the site remembers. A site that lost that stops.
@@ -190,6 +192,7 @@ class Method:
     joins: bool = False
     rule: Rule = mean
     own_models: bool = False
+    blends: bool = False
     up: Extras = no_extras
     down: Extras = no_extras
     tell: Callable[[Branches, Config, Here, RoundReport], Told] = nothing_told

@@ -110,6 +110,7 @@ def tell(model: Branches, _config: Config, _here: Here, _report: RoundReport) ->
 METHOD = replace(
     Method(branches, declare, losses, merge, personal="personal", global_="global"),
     terms=("crf",),
+    blends=True,
     tell=tell,
     augment=uncached,
     settings=Settings,
