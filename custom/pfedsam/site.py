@@ -165,6 +165,7 @@ class Site:
             when=when,
             phase=self.method.phase,
             gradient=self.method.gradient,
+            stepped=self.method.stepped,
             hidden=paid.hidden if paid else None,
             augmented=lambda augment: self.method.augment(augment, self.config, self._here),
             source=self._source,

@@ -12,7 +12,8 @@ from conftest import tiny
 from pfedsam import methods
 from pfedsam.config import Config
 from pfedsam.data.dataset import View
-from pfedsam.data.spectrum import low, restyled
+from pfedsam.data.spectrum import foreign, low, restyled
+from pfedsam.data.values import IGNORED
 from pfedsam.errors import UserFault
 from pfedsam.exchange.schema import EXTRA
 from pfedsam.exchange.server import Contribution, ServerState
@@ -23,7 +24,7 @@ from pfedsam.methods.base import Here, no_extras
 from pfedsam.model.segmenter import Branches
 from pfedsam.site_faults import require_fresh_views
 from pfedsam.study import initial_shared
-from pfedsam.train.boundary import contrast, regions
+from pfedsam.train.boundary import boundary_loss, contrast, pooled, regions
 from pfedsam.train.losses import segmentation_loss
 
 SEED = 3
@@ -42,18 +43,39 @@ def same(image: torch.Tensor, mask: torch.Tensor, _view: View) -> tuple[torch.Te
 
 
 def test_gin_s_network_is_four_convolutions_with_two_hidden_channels_written_out() -> None:
-    """Pixel by pixel, with weights drawn in the same order."""
+    """Pixel by pixel, with weights and shifts drawn in the same order, on values in deviations of the image."""
     found = gin.network(image(), drawn(), gin.Settings())
-    draw, x, sides = drawn(), image(), []
+    draw, x, sides = drawn(), image() / image().std(), []
     for layer, (into, out) in enumerate(((3, 2), (2, 2), (2, 2), (2, 3))):
         side = 1 + 2 * int(torch.randint(2, (), generator=draw))
         weight = torch.randn(out, into, side, side, generator=draw)
         wide = F.pad(torch.where(x > 0, x, 0.01 * x) if layer else x, (side // 2,) * 4)
         places = wide.unfold(1, side, 1).unfold(2, side, 1)  # (into, H, W, side, side)
-        x = torch.einsum("oiab,ihwab->ohw", weight, places)
+        x = torch.einsum("oiab,ihwab->ohw", weight, places) + torch.randn(out, 1, 1, generator=draw)
         sides.append(side)
     assert set(sides) == {1, 3}
-    assert torch.allclose(found, x, rtol=1e-4, atol=1e-4)
+    assert torch.allclose(found, x * image().std(), rtol=1e-4, atol=1e-4)
+
+
+def test_gin_s_maps_of_intensity_bend_elsewhere_than_at_the_image_s_mean(monkeypatch) -> None:
+    """With kernels of 1 alone the network maps each value by itself; leaky ReLUs make the map's kinks."""
+    monkeypatch.setattr(torch, "randint", lambda *_, **__: torch.tensor(0))
+    ramp = torch.linspace(-0.3, 0.3, 201).expand(3, 1, 201).contiguous()
+    kinks, middles = [], []
+    for seed in range(100):
+        line = gin.network(ramp, drawn(seed), gin.Settings())[:, 0]
+        bend = (line[:, 2:] - 2 * line[:, 1:-1] + line[:, :-2]).abs() / (line.amax(1) - line.amin(1))[:, None]
+        kinks.append((bend > 1e-4).any(0).nonzero()[:, 0] - 99)
+        middles.append(line[:, 100].abs().max().item())
+    assert (torch.cat(kinks).abs() > 2).float().mean() > 0.8
+    assert min(middles) > 1e-3  # g(0) is not 0
+
+
+def test_gin_s_changes_do_not_depend_on_an_image_s_contrast() -> None:
+    for form in gin.FORMS.values():
+        one, other = (form(times * (image() - 0.5), drawn(), gin.Settings()) for times in (1.0, 0.1))
+        assert torch.allclose(0.1 * one, other, rtol=1e-3, atol=1e-5)
+    assert gin.network(torch.zeros(3, 8, 8), drawn(), gin.Settings()).abs().max() < 1e-4
 
 
 def test_a_blend_has_the_image_s_own_norm_and_alpha_says_how_much_of_it_is_new() -> None:
@@ -293,6 +315,54 @@ def test_the_boundary_loss_pulls_vectors_of_one_kind_together_and_leaves_out_mis
                     terms.append(-math.log(pair / (pair + sum(math.exp(own[i] @ v / 0.5) for v in others))))
     assert contrast(first, second, 0.5).item() == pytest.approx(sum(terms) / len(terms), rel=1e-5)
     assert contrast(torch.zeros(2, 6), torch.zeros(2, 6), 0.5) == 0
+
+
+def test_feddg_contrasts_each_class_s_boundary_by_itself(open_site) -> None:
+    """In the reference too: disc and cup have embeddings and a contrast of their own, and the two are summed."""
+    config = tiny(
+        method="feddg", own={"boundary_weight": 1.0}, model={"num_classes": 2}, train={"max_steps": 1, "batch_size": 2}
+    )
+    site = open_site(config)
+    batch = site.data["train"].batch([View(0), View(1)])
+    batch.label.zero_()
+    batch.label[:, 8:40, 8:40], batch.label[:, 20:30, 20:30], batch.label[1, :10] = 1, 2, IGNORED
+    site.method.merge(site.model, config, Here(extras={feddg.BANK: spectra(config, 0.2)}))
+    torch.manual_seed(0)
+    found = site.method.loss(site.model, batch, config)["boundary"].item()
+
+    encoder, received = site.model["global"].encoder, site.model.received
+    torch.manual_seed(0)
+    own = batch.image * received[feddg.STD] + received[feddg.MEAN]
+    changed = (foreign(own, received[feddg.BANK]) - received[feddg.MEAN]) / received[feddg.STD]
+    slopes = torch.autograd.grad(
+        segmentation_loss(site.model(batch.image)["global"], batch, config.train),
+        [p for p in encoder.parameters() if p.requires_grad],
+    )
+    stepped = copy.deepcopy(encoder)
+    for p, slope in zip((p for p in stepped.parameters() if p.requires_grad), slopes, strict=True):
+        p.data -= 1e-3 * slope
+    maps = encoder(batch.image), stepped(changed)
+
+    def loss(label: torch.Tensor) -> float:
+        areas = regions(label, maps[0].shape[-1])
+        return contrast(*(torch.cat([pooled(one, area) for one in maps]) for area in areas), 0.05).item()
+
+    ignored = torch.full_like(batch.label, IGNORED)
+    each = [torch.where(batch.label == IGNORED, ignored, (batch.label == c).long()) for c in (1, 2)]
+    assert found == pytest.approx(sum(map(loss, each)), rel=1e-4)
+    merged = torch.where(batch.label == IGNORED, ignored, (batch.label > 0).long())
+    assert found != pytest.approx(loss(merged), rel=1e-2)
+
+
+def test_of_one_class_the_boundary_loss_is_bit_for_bit_that_of_all_that_is_marked() -> None:
+    label = (torch.rand(2, 64, 64, generator=drawn()) > 0.8).long()
+    label[:, :10] = IGNORED
+    maps = [torch.randn(2, 8, 16, 16, generator=drawn(seed)) for seed in (1, 2)]
+    marked, known = ((label == 1)[:, None].float(), (label != IGNORED)[:, None].float())
+    edge = F.adaptive_avg_pool2d(marked * F.max_pool2d(1 - marked, 3, 1, 1), 16)
+    ring = F.adaptive_avg_pool2d((F.max_pool2d(marked, 11, 1, 5) - marked) * known, 16)
+    vectors = (torch.cat([pooled(one, area) for one in maps]) for area in (edge, ring))
+    assert torch.equal(boundary_loss(maps, label, classes=1, temperature=0.05), contrast(*vectors, 0.05))
 
 
 def test_spectra_leave_a_hospital_only_if_its_fence_permits_what_is_made_of_images() -> None:

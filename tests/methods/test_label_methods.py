@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from conftest import tiny
+from conftest import NEEDS, tiny
 from pfedsam.config import Config
 from pfedsam.data import square
 from pfedsam.data.dataset import PLAIN, Batch, View
@@ -203,8 +203,8 @@ def semi(**data: object) -> Config:
 def test_a_site_s_gap_is_the_received_model_s_loss_less_its_own_and_its_average_goes_on(open_site) -> None:
     config = semi()
     site, path = open_site(config), []
-    spied = lambda model, config: (path.append(site.shared()), fedsemidg.gradient(model, config))  # noqa: E731
-    site.method = replace(site.method, gradient=spied)
+    spied = lambda model, config: (path.append(site.shared()), fedsemidg.stepped(model, config))  # noqa: E731
+    site.method = replace(site.method, stepped=spied)
     sent = initial_shared(config)[0]
     site.receive(sent, Moment("run", 0))
     update = site.train(0, 2)
@@ -221,9 +221,11 @@ def test_a_site_s_gap_is_the_received_model_s_loss_less_its_own_and_its_average_
     dataset.config = replace(config, train=replace(config.train, dice_weight=0.0))
     found, own = fedsemidg.gap_of(site.model, config, site._here).item(), loss()
     average = below("memory/average/", site.store.load()[0])
+    assert len(path) == 3
     for name, kept in average.items():
-        expected = sent[name]
-        for step in path:
+        assert torch.equal(path[-1][name], site.shared()[name])
+        expected = path[0][name]  # of one model the mean is that model
+        for step in path[1:]:
             expected = 0.5 * expected + 0.5 * step[name]
         assert torch.allclose(kept, expected, atol=1e-6), name
     site.receive(sent, Moment("run", 1), trained=True)
@@ -231,6 +233,24 @@ def test_a_site_s_gap_is_the_received_model_s_loss_less_its_own_and_its_average_
     assert site.model.received["trust"].item() == 0.25
     again = below("average/", site.model.received)
     assert all(torch.equal(again[name], kept) for name, kept in average.items())
+
+
+@pytest.mark.parametrize(
+    ("method", "own", "share"), [("fedsemidg", {}, 1), ("iscos", {}, 1), ("cpss_adapt", {"decay": 0.75}, 0.25)]
+)
+def test_a_moving_average_has_met_the_model_that_a_round_s_last_step_made(
+    open_site, method: str, own: dict[str, float], share: float
+) -> None:
+    """After a round of one step. The first move of an average that counts its moves goes the whole way."""
+    data, train = {"unlabelled": {"site-1": 0.5}}, {"max_steps": 1, "lr": 1e-2, "batch_size": 2}
+    site = open_site(tiny(method=method, own=own, model=NEEDS.get(method, {}), data=data, train=train))
+    site.receive(initial_shared(site.config)[0], Moment("run", 0))
+    start = {name: tensor.clone() for name, tensor in below("average/", site.model.received).items()}
+    site.train(0, 2)
+    live = dict(site.model[site.method.personal].named_parameters())
+    assert any((live[name] - tensor).abs().max() > 1e-3 for name, tensor in start.items())
+    for name, kept in below("memory/average/", site.store.load()[0]).items():
+        assert torch.allclose(kept, start[name].lerp(live[name], share), atol=1e-6), name
 
 
 def test_a_site_without_any_label_has_no_gap_and_trusts_no_pseudo_label_in_its_first_round(open_site) -> None:

@@ -1,6 +1,7 @@
 """Methods that change the server's step or the site's loss: right values by hand."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -86,19 +87,50 @@ def test_a_site_in_fednova_tells_the_steps_that_it_took(open_site) -> None:
     assert extras_of(site.train(0, 1).wire)["steps"].tolist() == [3.0]
 
 
-def test_feddyn_on_quadratics_ends_at_the_federation_s_minimum_where_fedavg_does_not() -> None:
-    """Sites with (w - c)^2 curv / 2, each minimised in full. FedAvg's fixed point is the mean of the minima."""
-    curvature, centre, alpha = {"a": 1.0, "b": 9.0}, {"a": 0.0, "b": 1.0}, 2.0
+def end_of_feddyn(
+    curvature: Sequence[float] = (1.0, 1.0),
+    samples: Sequence[int] = (1, 1),
+    every: Sequence[int] = (1, 1),
+    begins: Sequence[int] = (0, 0),
+    alpha: float = 0.5,
+) -> float:
+    """Where FedDyn ends with site a's loss w^2 curv / 2 and b's (w - 1)^2 curv / 2, each minimised in full."""
     config, rule = tiny(method="feddyn", own={"alpha": alpha}), methods.get("feddyn").rule
-    state, slope = start(0.0), dict.fromkeys(curvature, 0.0)
-    for _ in range(60):
+    state, slope = start(3.0), [0.0, 0.0]
+    for round_ in range(400):
         w, given = state.shared["w"].item(), {}
-        for site, h in curvature.items():
-            now = (h * centre[site] + slope[site] + alpha * w) / (h + alpha)
-            slope[site] -= alpha * (now - w)
-            given[site] = moved_by(now - w)
-        state = rule(state, given, config)
-    assert state.shared["w"].item() == pytest.approx(0.9, abs=1e-4)
+        for i in (i for i in (0, 1) if round_ % every[i] == 0 and round_ >= begins[i]):
+            now = (curvature[i] * i + slope[i] + alpha * w) / (curvature[i] + alpha)
+            slope[i] -= alpha * (now - w)
+            given["ab"[i]] = moved_by(now - w, samples=samples[i])
+        state = rule(state, given, config) if given else state
+    return state.shared["w"].item()
+
+
+def test_feddyn_on_quadratics_ends_at_the_federation_s_minimum_where_fedavg_does_not() -> None:
+    """FedAvg's fixed point is the mean of the minima."""
+    assert end_of_feddyn(curvature=(1.0, 9.0), alpha=2.0) == pytest.approx(0.9, abs=1e-4)
+
+
+@pytest.mark.parametrize("every", [(1, 1), (1, 2), (1, 3), (3, 1)])
+def test_feddyn_weighs_sites_by_samples_whoever_takes_part_how_often(every: tuple[int, int]) -> None:
+    assert end_of_feddyn(samples=(90, 10), every=every) == pytest.approx(0.1, abs=1e-3)
+
+
+def test_a_site_that_joins_feddyn_late_counts_like_its_equals() -> None:
+    assert end_of_feddyn(begins=(0, 3)) == pytest.approx(0.5, abs=1e-3)
+
+
+def test_feddyn_goes_on_with_a_checkpoint_that_does_not_know_the_sites_samples() -> None:
+    """Earlier versions kept a 1 for each site. Its sum counts on, and a site that is away counts as one sample."""
+    ones, rule = {f"site/{site}": torch.ones(1) for site in "ab"}, methods.get("feddyn").rule
+    state = replace(start(0.0), memory={"sum/w": torch.tensor([2.0])} | ones)
+    given = {"a": moved_by(0.0, samples=90), "b": moved_by(1.0, samples=10)}
+    after = rule(state, given, tiny(method="feddyn"))
+    assert after.memory["sum/w"].item() == pytest.approx(2.1)
+    assert [after.memory[f"site/{site}"].item() for site in "ab"] == [90, 10]
+    alone = rule(state, {"a": given["a"]}, tiny(method="feddyn"))
+    assert (alone.memory["sum/w"].item(), alone.memory["site/b"].item()) == (pytest.approx(2.0), 1)
 
 
 def test_feddyn_s_sum_counts_a_round_by_the_share_of_sites_in_it() -> None:

@@ -13,7 +13,7 @@ from pfedsam.errors import UserFault
 from pfedsam.exchange.aggregate import apply
 from pfedsam.exchange.guard import Accepted, judge_message
 from pfedsam.exchange.schema import EXTRA, Spec, extras_of, shared_of
-from pfedsam.exchange.server import Contribution, ServerState, begin_state, contribution, message
+from pfedsam.exchange.server import Contribution, ServerState, begin_state, contribution, message, weighted
 from pfedsam.exchange.store import LAST, Moment
 from pfedsam.files import Tensors
 from pfedsam.layout import Places
@@ -109,6 +109,52 @@ def test_under_the_plain_mean_scaffold_s_c_is_the_paper_s() -> None:
     given = {site: moved_by(0.0, 0.0, extras={"w": torch.tensor(c)}) for site, c in told.items()}
     after = scaffold.rule(state, given, tiny(method="scaffold", server={"rule": "mean"}))
     assert after.memory["w"].tolist() == [0.0, 0.0]
+
+
+def end_of_scaffold(*samples: int) -> float:
+    """Where SCAFFOLD ends with the losses w^2 / 2 and (w - 1)^2 / 2, and five steps of SGD a round."""
+    config, rate, own = tiny(method="scaffold"), 0.1, [0.0, 0.0]
+    state = ServerState({"w": torch.tensor([3.0])}, {"w": torch.zeros(1)})
+    for _ in range(300):
+        w, c, given = state.shared["w"].item(), state.memory["w"].item(), {}
+        for i, count in enumerate(samples):
+            y, gradients = w, []
+            for _ in range(5):
+                gradients.append(y - i)
+                y -= rate * (gradients[-1] + c - own[i])
+            own[i] = sum(gradients) / 5
+            given["ab"[i]] = moved_by(y - w, samples=count, extras={"w": torch.tensor([own[i]])})
+        state = scaffold.rule(state, given, config)
+    return state.shared["w"].item()
+
+
+def test_scaffold_ends_at_the_minimum_of_the_loss_over_all_samples() -> None:
+    assert end_of_scaffold(90, 10) == pytest.approx(0.1, abs=1e-3)
+    assert end_of_scaffold(5, 5) == pytest.approx(0.5, abs=1e-3)
+
+
+def controls_of(**told: tuple[int, float]) -> dict[str, Contribution]:
+    """By site, its samples and its control variate."""
+    return {site: moved_by(0.0, samples=count, extras={"w": torch.tensor([c])}) for site, (count, c) in told.items()}
+
+
+def test_scaffold_s_c_weighs_a_site_that_is_away_by_its_last_samples() -> None:
+    config, state = tiny(method="scaffold"), ServerState({"w": torch.zeros(1)}, {"w": torch.zeros(1)})
+    state = scaffold.rule(state, controls_of(a=(90, 0.0), b=(10, 1.0)), config)
+    assert state.memory["w"].item() == pytest.approx(0.1)
+    assert scaffold.rule(state, controls_of(a=(30, 0.0)), config).memory["w"].item() == pytest.approx(0.25)
+    old = replace(state, memory={key: t for key, t in state.memory.items() if not key.startswith("samples/")})
+    after = scaffold.rule(old, controls_of(a=(90, 0.0)), config)  # an earlier version's checkpoint knows no samples
+    assert after.memory["w"].item() == pytest.approx(0.5)
+
+
+def test_with_equal_samples_scaffold_s_c_is_bit_for_bit_the_plain_mean() -> None:
+    told = {"a": 0.1, "b": 0.7, "c": -1.3}
+    for count in (7, 16, 1001):
+        given, state = controls_of(**{site: (count, c) for site, c in told.items()}), ServerState({"w": torch.zeros(1)})
+        after = scaffold.rule(state, given, tiny(method="scaffold", server={"rule": "mean"}))
+        plain = weighted(dict.fromkeys(told, 1 / 3), lambda site: {"w": torch.tensor([told[site]])})
+        assert torch.equal(after.memory["w"], plain["w"])
 
 
 def test_a_site_s_control_variate_is_the_mean_of_its_gradients(open_site) -> None:

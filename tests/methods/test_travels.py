@@ -149,14 +149,20 @@ def test_dual_lora_trains_both_by_one_loss_and_sends_the_global_one(open_site) -
     assert any(not torch.equal(site.private()[name], tensor) for name, tensor in before.items())
 
 
+ATTENTIONS = ("self_attn", "cross_attn_token_to_image", "cross_attn_image_to_token")  # of a layer of SAM's decoder
+
+
 def test_flap_sam_shares_of_the_decoder_what_makes_masks_and_trains_nothing_else_of_it(open_site) -> None:
     config = tiny(method="flap_sam", model={"num_classes": 2})
     decoder = {name.removeprefix("decoder.") for name in shared_schema(config) if name.startswith("decoder.")}
     tops = {name.split(".")[0] for name in decoder}
     assert tops == {"upscaling", "hypernetworks", "iou_token", "mask_tokens", "transformer", "head"}
-    assert {name for name in decoder if name.startswith("transformer")} == {
-        "transformer.norm_final_attn.weight",
-        "transformer.norm_final_attn.bias",
+    attentions = [f"layers.{i}.{kind}" for i in (0, 1) for kind in ATTENTIONS] + ["final_attn_token_to_image"]
+    factors = {f"{at}.{end}_proj.lora.{f}.weight" for at in attentions for end in "qv" for f in "ab"}
+    assert {name.removeprefix("transformer.") for name in decoder if name.startswith("transformer")} == {
+        "norm_final_attn.weight",
+        "norm_final_attn.bias",
+        *factors,
     }
     whole = shared_schema(tiny(method="fedavg", model={"num_classes": 2}))
     for part in ("decoder.upscaling.", "decoder.hypernetworks.", "encoder."):
@@ -165,7 +171,8 @@ def test_flap_sam_shares_of_the_decoder_what_makes_masks_and_trains_nothing_else
     frozen = {n: p.clone() for n, p in site.model["global"].decoder.named_parameters() if n not in decoder}
     site.receive(initial_shared(config)[0])
     wire = site.train(0, 2).wire
-    assert all(wire["decoder." + name].any() for name in decoder if "upscaling.0" in name or "hypernetworks.0" in name)
+    trained = [name for name in decoder if any(part in name for part in ("upscaling.0", "hypernetworks.0", ".lora.b."))]
+    assert all(wire["decoder." + name].any() for name in trained)
     live = dict(site.model["global"].decoder.named_parameters())
     assert all(torch.equal(live[name], tensor) for name, tensor in frozen.items())
 

@@ -144,6 +144,19 @@ def test_the_gradient_is_the_sum_of_clipped_patients_over_their_expected_number(
     assert float(torch.cat([weight.grad.flatten() for weight in every]).norm()) <= 0.05 * 1.0001
 
 
+def test_a_method_may_act_after_the_optimisers_too_even_if_no_patient_was_drawn(open_site) -> None:
+    site, seen = open_site(hides(train={"batch_size": 2})), []
+    shared = tensors_of(site.model, site.part, Part.SHARED)
+    name = next(iter(shared))
+    start = shared[name].detach().clone()
+    spy = lambda model, _config: seen.append(torch.equal(dict(model.named_parameters())[name], start))  # noqa: E731
+    moving = {Part.SHARED: torch.optim.SGD(shared.values(), lr=0.1)}
+    data = site.data["train"]
+    steps = Hidden(Noise(bytes(32)), site.config).steps(site.model, site.method.loss, data, spy, spy)
+    assert steps(None, moving) == {}
+    assert seen == [True, False]
+
+
 def test_a_step_without_a_patient_is_noise_of_the_declared_size(open_site) -> None:
     config = hides(privacy={"noise": 3.0, "clip": 0.1}, train={"batch_size": 2})
     site = open_site(config)

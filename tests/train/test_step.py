@@ -51,6 +51,37 @@ def test_losses_come_without_a_gradient_and_are_what_was_minimised(open_site: Op
     assert not any(value.requires_grad for value in losses.values())
 
 
+def test_a_method_may_act_between_the_gradient_and_the_optimisers_and_after_them(open_site: Open) -> None:
+    site, seen = open_site(tiny()), []
+    site.receive(initial_shared(site.config)[0])
+    optimisers = make_optimisers(site.model, site.part, site.config.train).values()
+    name, start = next(iter(site.shared().items()))
+
+    def spy(model: Branches, _config: Config) -> None:
+        p = dict(model["global"].named_parameters())[name]
+        seen.append((p.grad is not None, torch.equal(p, start)))
+
+    step(
+        site.model,
+        site.data["train"].batch([View(0)]),
+        optimisers,
+        site.method.loss,
+        site.config,
+        gradient=spy,
+        stepped=spy,
+    )
+    assert seen == [(True, True), (True, False)]
+
+
+def test_a_site_calls_both_in_each_step(open_site: Open) -> None:
+    site, seen = open_site(tiny()), []
+    hooks = {name: lambda *_, name=name: seen.append(name) for name in ("gradient", "stepped")}
+    site.method = replace(site.method, **hooks)
+    site.receive(initial_shared(site.config)[0])
+    site.train(0, 1)
+    assert seen == ["gradient", "stepped"] * 2
+
+
 def test_after_a_step_nothing_of_its_graph_is_kept(open_site: Open) -> None:
     """What L-MoEs keep for the balance term would hold all activations until the next step."""
     site = open_site(tiny())

@@ -21,7 +21,7 @@ from pfedsam.model.build import Adapt, lora, segmenter
 from pfedsam.model.partition import Declaration, Kind, Part, Partition, partition
 from pfedsam.model.segmenter import Branches, Segmenter
 from pfedsam.train.loop import Phase, RoundReport, always
-from pfedsam.train.step import Gradient, LossOf, untouched
+from pfedsam.train.step import Hook, LossOf, untouched
 
 
 @dataclass(frozen=True)
@@ -171,6 +171,7 @@ class Method:
         looks: whether `merge` learns from the site's images, whose patients no noise would hide there.
         couples: whether its loss keeps something from one image to the next. It then goes with no DP-SGD.
         gradient: called in each step between the gradient and the optimisers. It may change gradients in place.
+        stepped: called in each step after the optimisers. It sees the weights that the step made.
         augment: makes the round's augmentation from the job's (None: off). It cannot be used with `train.cache`.
         unlabelled: whether it learns from images without labels. Otherwise they are left out and do not count.
         prompts: whether it has SAM label the site's images. Its model then holds SAM's prompt encoder.
@@ -199,7 +200,8 @@ class Method:
     sends: Callable[[Branches, Config, Tensors], Tensors] = all_of_it
     looks: bool = False
     couples: bool = False
-    gradient: Gradient = untouched
+    gradient: Hook = untouched
+    stepped: Hook = untouched
     augment: Callable[[Augmented, Config, Here], Augmented] = as_it_is
     unlabelled: bool = False
     prompts: bool = False

@@ -4,7 +4,7 @@ Built from a description: features are cut into patches, and a patch takes over 
 one (AdaIN), channel by channel. Our choices: the features are those of the patch embedding, before SAM adds positions,
 because these must stay where they are. The partners come from the whole batch. Half of the patches swap. A patch that
 is nearly flat, such as black padding, gives its mean but not its deviation, which would erase the other's content.
-The paper's second use, to adapt to a new site without the source's data, is not built.
+The paper's second use, to adapt to a new site without the source's data, is `cpss_adapt`.
 """
 
 import math

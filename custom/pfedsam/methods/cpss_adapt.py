@@ -63,7 +63,7 @@ def merge(model: Branches, _config: Config, here: Here) -> None:
     model.received = under(AVERAGE, average_of(model["personal"], below(AVERAGE, here.memory)))
 
 
-def gradient(model: Branches, config: Config) -> None:
+def stepped(model: Branches, config: Config) -> None:
     """Move the average towards the site's model, in place."""
     move(below(AVERAGE, model.received), model["personal"], config.own(Settings).decay)
 
@@ -79,7 +79,7 @@ LOCAL = replace(
     loss=losses,
     terms=("pseudo",),
     merge=merge,
-    gradient=gradient,
+    stepped=stepped,
     phase=newcomer.phase,
 )
 METHOD = replace(LOCAL, tell=tell, augment=uncached, unlabelled=True, joins=True, settings=Settings)

@@ -3,7 +3,7 @@
 The server solves min over w, max over lambda of sum_k lambda_k f_k(w): lambda_k <- lambda_k exp(eta loss_k), scaled to
 a sum of 1. Sites minimise their loss on mixed images, x = l x_i + (1 - l) x_j. Built from a description, without the
 paper's equations. Our choices: lambda begins at n_k / n and weighs the mean of all sites instead of drawing some; the
-loss on a mixed image is l times that of mask i and 1 - l times that of mask j; j is the batch's next image; l is
+loss on a mixed image is l times that of mask i and 1 - l times that of mask j; j is the batch's image before i; l is
 uniform in 1 - `mix` to 1; no lambda is above `server.most_share` equal shares or below a hundredth of one. So a site
 gains little by claiming a high loss, however many rounds it does.
 """

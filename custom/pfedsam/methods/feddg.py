@@ -1,7 +1,8 @@
 """FedDG-ELCFS (Liu et al., CVPR 2021): sites exchange low-frequency amplitudes of some images, and learn in episodes.
 
 A site restyles its images by others' amplitudes, at a new place between the two for each. An episode takes one inner
-step on the plain images, and judges the stepped model on the restyled ones, also by a loss that contrasts boundaries.
+step on the plain images, and judges the stepped model on the restyled ones, also by a loss that contrasts each class's
+boundary with its surroundings.
 Our choices: a gradient of first order (Finn et al. 2017), how many spectra are sent and their reach, and the encoder's
 embeddings in the boundary loss. Spectra are made of images, so a hospital must permit them (`derived` in its fence).
 """
@@ -23,7 +24,7 @@ from pfedsam.files import below
 from pfedsam.methods import fedavg
 from pfedsam.methods.base import Here, Told, of_others, uncached
 from pfedsam.model.segmenter import Branches
-from pfedsam.train.boundary import contrast, pooled, regions
+from pfedsam.train.boundary import boundary_loss
 from pfedsam.train.loop import RoundReport
 from pfedsam.train.losses import segmentation_loss
 from pfedsam.train.step import Losses
@@ -78,12 +79,12 @@ def losses(model: Branches, batch: Batch, config: Config) -> Losses:
     image = (foreign(batch.image * spread + centre, others) - centre) / spread
     changed = functional_call(student.encoder, below("encoder.", ahead), (image,))
     logits = functional_call(student.decoder, below("decoder.", ahead), (changed,))
-    areas = regions(batch.label, embedding.shape[-1])
-    edge, ring = (torch.cat([pooled(maps, area) for maps in (embedding, changed)]) for area in areas)
+    maps, classes = (embedding, changed), config.model.num_classes
+    boundary = boundary_loss(maps, batch.label, classes=classes, temperature=own.temperature)
     return {
         "global": plain,
         "episode": segmentation_loss(logits, batch, config.train),
-        "boundary": own.boundary_weight * contrast(edge, ring, own.temperature),
+        "boundary": own.boundary_weight * boundary,
     }
 
 

@@ -1,12 +1,14 @@
 """FedDyn (Acar et al. 2021): each site's loss is changed from round to round, until its minimum is the federation's.
 
 Site: loss - <g_k, w> + alpha / 2 |w - w_t|^2, then g_k <- g_k - alpha (w_k - w_t). Server: w <- mean(w_k) + s, where s
-sums the mean updates of all rounds, each times the share of all sites that took part. So s is the paper's -h / alpha.
-Our choices: sites are weighed by samples, as in all methods here, and "all sites" are those that have ever trained.
+sums the mean updates of all rounds, each times the share of all samples that took part. So s is the paper's -h / alpha.
+Our choices: sites are weighed by samples, as in all methods here, and "all" are the sites that have ever trained, with
+the samples of their last round. When a site is new, s is scaled to the larger whole, as if the site had never moved.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import fsum
 
 import torch
 
@@ -55,12 +57,17 @@ def tell(model: Branches, config: Config, _here: Here, _report: RoundReport) -> 
 
 
 def rule(state: ServerState, contributions: Mapping[str, Contribution], _config: Config) -> ServerState:
-    """The mean of the sites' models, plus the sum of the mean updates."""
+    """The mean of the sites' models, plus the sum of the mean updates.
+
+    A checkpoint of an earlier version has a 1 for each site. Such a site counts as one sample until it next takes part.
+    """
     past, mean = below(SUM, state.memory), mean_update(contributions)
-    sites = below(SITE, state.memory) | {site: torch.ones(1) for site in contributions}
-    share = len(contributions) / len(sites)
-    total = {name: past.get(name, 0) + share * tensor for name, tensor in mean.items()}
+    known = {site: float(count) for site, count in below(SITE, state.memory).items()}
+    samples = known | {site: one.samples for site, one in contributions.items()}
+    before, here = (fsum(samples[site] for site in some) / fsum(samples.values()) for some in (known, contributions))
+    total = {name: before * past.get(name, 0) + here * tensor for name, tensor in mean.items()}
     after = moved(state, {name: mean[name] + total[name] for name in mean})
+    sites = {site: torch.tensor([count], dtype=torch.float64) for site, count in samples.items()}
     return replace(after, memory=under(SUM, total) | under(SITE, sites))
 
 

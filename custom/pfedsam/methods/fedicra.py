@@ -3,7 +3,9 @@ own value by value (ALA, from FedALA), selects channels by a gate of its own, an
 
 ALA: theta = own + (received - own) W, with W <- clip(W - eta grad (received - own), 0, 1). W is trained on the site's
 images before each round, and persists. Our choices: the mixed layers are SAM's decoder, a round's W learns from a few
-batches, and an unknown site gets the model without a gate. The site-contrastive loss and the tree energy are left out.
+batches and on the whole loss, all parts train together, the cross-entropy has Dice beside it, and an unknown site gets
+the model without a gate. The release first trains its last convolution alone, and trains W on the cross-entropy alone
+and only after iteration 50. The site-contrastive loss and the tree energy are left out.
 """
 
 from collections.abc import Iterator

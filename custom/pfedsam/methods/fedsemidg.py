@@ -68,7 +68,7 @@ def merge(model: Branches, _config: Config, here: Here) -> None:
         model.received[name] = here.memory.get(name, torch.zeros(())).clone().to(next(model.parameters()).device)
 
 
-def gradient(model: Branches, config: Config) -> None:
+def stepped(model: Branches, config: Config) -> None:
     """Move the average towards the site's model, in place."""
     move(below(AVERAGE, model.received), model["global"], config.own(Settings).decay, model.received[STEPS])
 
@@ -111,7 +111,5 @@ def rule(state: ServerState, contributions: Mapping[str, Contribution], config: 
     return replace(mean(state, fair(weighed, most, state.sites), config), memory=memory)
 
 
-LOCAL = replace(
-    fedavg.METHOD, loss=losses, terms=("pseudo", "align"), merge=merge, gradient=gradient, settings=Settings
-)
+LOCAL = replace(fedavg.METHOD, loss=losses, terms=("pseudo", "align"), merge=merge, stepped=stepped, settings=Settings)
 METHOD = replace(LOCAL, tell=tell, rule=rule, up=gap_schema, augment=uncached, unlabelled=True)

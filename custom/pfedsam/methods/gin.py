@@ -2,8 +2,9 @@
 
 The network changes intensities and keeps shapes, so that a site with one modality learns shapes. Beside it are three
 plainer changes to compare it with: one random convolution (Xu et al. 2021), the spectrum's amplitude, and intensities.
-Our choices: the method comes after the job's augmentation, on values around the image's mean, which are cut to 0..1
-afterwards, because SAM knows no others. Black padding takes part. The three plainer changes' strengths are ours too.
+The network's values are in deviations around the image's mean. Our choices: the method comes after the job's
+augmentation, mean and deviation are the view's, black padding too, and values are cut to 0..1 afterwards, because SAM
+knows no others. The three plainer changes' strengths are ours too.
 """
 
 from collections.abc import Callable
@@ -36,11 +37,17 @@ class Settings:
 
 
 def network(image: Tensor, draw: Generator, own: Settings) -> Tensor:
-    """The image (3, H, W) through random convolutions, each of kernel 1 or 3. Leaky ReLU follows all but the last."""
-    widths = [3, *[own.width] * (own.layers - 1), 3]
+    """The image (3, H, W), of mean 0, through random convolutions, each of kernel 1 or 3 and with a random shift.
+
+    Leaky ReLU follows all but the last. Values are in deviations of the image, so that a shift is about as large as
+    they are. Without shifts every kink of a map of intensities would be at the image's mean.
+    """
+    widths, deviation = [3, *[own.width] * (own.layers - 1), 3], image.std().clamp_min(1e-6)
+    image = image / deviation
     for i, (into, out) in enumerate(pairwise(widths)):
         image = convolved(F.leaky_relu(image) if i else image, out, into, draw)
-    return image
+        image = image + torch.randn(out, 1, 1, generator=draw)
+    return image * deviation
 
 
 def convolution(image: Tensor, draw: Generator, _own: Settings) -> Tensor:

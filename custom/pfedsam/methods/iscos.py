@@ -104,7 +104,7 @@ def merge(model: Branches, _config: Config, here: Here) -> None:
     model.received = under(AVERAGE, average_of(model["global"], below(AVERAGE, here.memory))) | counts
 
 
-def gradient(model: Branches, config: Config) -> None:
+def stepped(model: Branches, config: Config) -> None:
     """Move the average towards the site's model, in place."""
     move(below(AVERAGE, model.received), model["global"], config.own(Settings).decay, model.received[STEPS])
 
@@ -115,6 +115,6 @@ def tell(model: Branches, _config: Config, _here: Here, _report: RoundReport) ->
 
 
 LOCAL = replace(
-    fedavg.METHOD, build=branches, declare=declare, loss=losses, terms=("pseudo",), merge=merge, gradient=gradient
+    fedavg.METHOD, build=branches, declare=declare, loss=losses, terms=("pseudo",), merge=merge, stepped=stepped
 )
 METHOD = replace(LOCAL, tell=tell, augment=uncached, unlabelled=True, prompts=True, settings=Settings)

@@ -4,11 +4,13 @@ Option II sets c_i to c_i - c + (x - y_i) / (K lr). With SGD this is the mean of
 We take that mean itself, so that it also holds with AdamW. A site sends c_i instead of its change, and the server
 keeps each site's. This is our choice: a change that arrived too late would leave c wrong for good. c is the mean over
 the sites that have trained. From three sites on, no c_i is longer than their median under `server.rule` clipped (our
-choice). Updates are weighted by samples, as in all methods here.
+choice). Updates and c_i are weighted by samples, as in all methods here. For c these are each site's last.
 """
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from math import fsum
+from statistics import fmean
 
 import torch
 
@@ -24,7 +26,7 @@ from pfedsam.model.segmenter import Branches
 from pfedsam.train.loop import RoundReport
 
 BOUND = 1e6  # of a control variate's values: no working training has gradients that large
-OWN, CORRECTION, SUM = "own/", "correction/", "sum/"
+OWN, SAMPLES, CORRECTION, SUM = "own/", "samples/", "correction/", "sum/"
 
 
 def controls(shared: Schema, _config: Config) -> Schema:
@@ -57,15 +59,20 @@ def tell(model: Branches, _config: Config, _here: Here, report: RoundReport) -> 
 
 
 def rule(state: ServerState, contributions: Mapping[str, Contribution], config: Config) -> ServerState:
-    """The model moved by the mean of the updates, and c, the mean of the sites' c_i."""
+    """The model moved by the mean of the updates, and c, the mean of the sites' c_i, both weighted by samples."""
     known = {key: tensor for key, tensor in state.memory.items() if key.startswith(OWN)}
     for site, one in contributions.items():
         known |= under(f"{OWN}{site}/", one.extras)
     sites = {key.split("/")[1] for key in known}
     cut = config.server.rule == "clipped" and max(len(sites), state.sites) >= MAJORITY
     known = bounded(known, sites) if cut else known
-    control = weighted(dict.fromkeys(sites, 1 / len(sites)), lambda site: below(f"{OWN}{site}/", known))
-    return replace(mean(state, contributions, config), memory=control | known)
+    counts = {site: float(count) for site, count in below(SAMPLES, state.memory).items()}
+    counts |= {site: one.samples for site, one in contributions.items()}
+    counts = dict.fromkeys(sites, fmean(counts.values())) | counts  # an earlier version's checkpoint knows no samples
+    shares = {site: count / fsum(counts.values()) for site, count in counts.items()}
+    control = weighted(shares, lambda site: below(f"{OWN}{site}/", known))
+    samples = {site: torch.tensor([count], dtype=torch.float64) for site, count in counts.items()}
+    return replace(mean(state, contributions, config), memory=control | known | under(SAMPLES, samples))
 
 
 def bounded(known: Tensors, sites: Collection[str]) -> Tensors:

@@ -1,22 +1,37 @@
 """FedDG's boundary-oriented loss (Liu et al. 2021): embeddings of boundaries are alike, and unlike the others."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pfedsam.data.values import IGNORED
+from pfedsam.train.losses import one_hot
 
-INSIDE, AROUND = 1, 5  # pixels of the label: how wide the boundary is, and the ring of background around it
+INSIDE, AROUND = 1, 5  # pixels of the label: how wide the boundary is, and the ring around it
 FAR = -1e4  # the logarithm of nothing, which a sum of exponentials ignores
 
 
-def regions(label: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """The boundary within the objects and the ring around them, (B, 1, side, side): the share of each in a place.
+def boundary_loss(maps: Sequence[Tensor], label: Tensor, *, classes: int, temperature: float) -> Tensor:
+    """The contrast of each class's boundary with its surroundings, summed over the classes, a scalar.
 
     Args:
-        label: (B, L, L) of class numbers. Pixels without a label are in neither.
+        maps: embeddings of the same images in several styles, (B, C, side, side) each.
+        label: (B, L, L) of class numbers, from 1 to `classes`. Another number is no class.
     """
-    marked = ((label > 0) & (label != IGNORED))[:, None].float()
+    areas = zip(*(found.unbind(1) for found in regions(label, maps[0].shape[-1], classes)), strict=True)  # by class
+    vectors = ([torch.cat([pooled(one, area[:, None]) for one in maps]) for area in pair] for pair in areas)
+    return torch.stack([contrast(edge, ring, temperature) for edge, ring in vectors]).sum()
+
+
+def regions(label: Tensor, side: int, classes: int = 1) -> tuple[Tensor, Tensor]:
+    """The boundary within each class's objects and the ring around them, (B, classes, side, side): shares of a place.
+
+    Args:
+        label: (B, L, L) of class numbers. Pixels without a label are in neither. Other classes may be in a ring.
+    """
+    marked = one_hot(label, classes, background=False)
     known = (label != IGNORED)[:, None].float()
     edge = marked * F.max_pool2d(1 - marked, 2 * INSIDE + 1, 1, INSIDE)
     ring = (F.max_pool2d(marked, 2 * AROUND + 1, 1, AROUND) - marked) * known

@@ -18,7 +18,7 @@ from pfedsam.model.moe import statistics
 from pfedsam.model.partition import DECODER, Part, Partition, kinds, tensors_of
 from pfedsam.model.segmenter import Branches
 from pfedsam.train.patients import Hidden, patients_of
-from pfedsam.train.step import Gradient, Losses, LossOf, Optimisers, Steps, untouched
+from pfedsam.train.step import Hook, Losses, LossOf, Optimisers, Steps, untouched
 
 T = TypeVar("T")
 Source = Callable[[Dataset, list[View], Augment | None], Batch]
@@ -64,7 +64,8 @@ def train_round(
     *,
     when: tuple[int, int, int],
     phase: Phase = always,
-    gradient: Gradient = untouched,
+    gradient: Hook = untouched,
+    stepped: Hook = untouched,
     hidden: Hidden | None = None,
     augmented: Callable[[Augment | None], Augment | None] = lambda augment: augment,
     source: Source = Dataset.batch,
@@ -81,6 +82,7 @@ def train_round(
         when: (seed, round, rounds). Order, augmentation and noise follow from seed and round.
         phase: gives the parts to train in the next step, from the number of steps done and of all steps.
         gradient: called in each step between the gradient and the optimisers.
+        stepped: called in each step after the optimisers.
         hidden: hides the patients, by their sampling and by noise in each step. None: no privacy.
         augmented: makes the round's augmentation from the job's (None: off).
         source: makes a batch from views. The default reads the data set, `Prefix.batch` caches.
@@ -96,7 +98,8 @@ def train_round(
     now, began, seen = Progress(0, steps, {}), time.monotonic(), 0
     model.train()
     augment = augmented(augmentation(seed, config) if config.train.augment else None)
-    take = hidden.steps(model, loss_of, data, gradient) if hidden else Steps(model, loss_of, config, gradient)
+    hooks = gradient, stepped
+    take = hidden.steps(model, loss_of, data, *hooks) if hidden else Steps(model, loss_of, config, *hooks)
     with take.stream():
         order = hidden.views(data, round_, steps) if hidden else views_of(data, config.train, seed, round_, steps)
         for batch in (ahead if take.records else map)(lambda views: _made(source, data, views, augment), order):

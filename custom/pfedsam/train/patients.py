@@ -15,7 +15,7 @@ from pfedsam.config import Config
 from pfedsam.data.dataset import PLAIN, Batch, Dataset, View
 from pfedsam.exchange.privacy import Noise, sampling_rate
 from pfedsam.model.segmenter import Branches
-from pfedsam.train.step import Gradient, Losses, LossOf, Optimisers, descend, untouched, weights_of
+from pfedsam.train.step import Hook, Losses, LossOf, Optimisers, descend, untouched, weights_of
 
 
 def patients_of(data: Dataset) -> list[list[int]]:
@@ -48,10 +48,12 @@ class Hidden:
             drawn = zip(patients, self.noise.uniform(len(patients)), self.noise.uniform(len(patients)), strict=True)
             yield [View(own[int(which * len(own))], number) for own, chance, which in drawn if chance < rate]
 
-    def steps(self, model: Branches, loss_of: LossOf, data: Dataset, gradient: Gradient) -> "HiddenSteps":
+    def steps(
+        self, model: Branches, loss_of: LossOf, data: Dataset, gradient: Hook, stepped: Hook = untouched
+    ) -> "HiddenSteps":
         """The steps of a round on that training split."""
         patients = len(patients_of(data))
-        return HiddenSteps(model, loss_of, self, sampling_rate(self.config, patients) * patients, gradient)
+        return HiddenSteps(model, loss_of, self, sampling_rate(self.config, patients) * patients, gradient, stepped)
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ class HiddenSteps:
     loss_of: LossOf
     hidden: Hidden
     expected: float
-    gradient: Gradient = untouched
+    gradient: Hook = untouched
+    stepped: Hook = untouched
     records: bool = False
 
     def stream(self) -> AbstractContextManager[None]:
@@ -95,4 +98,5 @@ class HiddenSteps:
         self.gradient(self.model, config)
         for optimiser in optimisers.values():
             optimiser.step()
+        self.stepped(self.model, config)
         return losses

@@ -18,12 +18,12 @@ from pfedsam.train.precision import autocast
 
 Losses = dict[str, Tensor]
 LossOf = Callable[[Branches, Batch, Config], Losses]
-Gradient = Callable[[Branches, Config], None]
+Hook = Callable[[Branches, Config], None]
 Optimisers = dict[Part, torch.optim.Optimizer]
 
 
 def untouched(_model: Branches, _config: Config) -> None:
-    """Leave the gradient unchanged."""
+    """A hook that changes nothing."""
 
 
 def step(
@@ -33,7 +33,8 @@ def step(
     loss_of: LossOf,
     config: Config,
     *,
-    gradient: Gradient = untouched,
+    gradient: Hook = untouched,
+    stepped: Hook = untouched,
 ) -> Losses:
     """The losses, detached, after one step of all optimisers on the sum of the method's losses.
 
@@ -43,11 +44,13 @@ def step(
     Args:
         batch: may be on any device.
         gradient: called between the gradient and the optimisers. It may change gradients in place.
+        stepped: called after the optimisers.
     """
     losses = descend(model, batch, optimisers, loss_of, config)
     gradient(model, config)
     for optimiser in optimisers:
         optimiser.step()
+    stepped(model, config)
     return losses
 
 
@@ -97,13 +100,17 @@ class Steps:
     """The steps of one round at one site, recorded if `train.record` is true.
 
     A step on a few small images is thousands of kernels of microseconds each. A GPU waits for the CPU to launch them
-    one by one. A CUDA graph launches all of them at once. The first step of full size runs directly and creates the
-    optimisers' state. The second is recorded. A batch of another size always runs directly. If the trained parts
-    change (`Method.phase`), recording starts again. It is off by default: no GPU has measured its gain yet.
+    one by one. A CUDA graph launches all of them at once, those of the method's hooks too. The first step of full size
+    runs directly and creates the optimisers' state. The second is recorded. A batch of another size always runs
+    directly. If the trained parts change (`Method.phase`), recording starts again. It is off by default: no GPU has
+    measured its gain yet.
     """
 
-    def __init__(self, model: Branches, loss_of: LossOf, config: Config, gradient: Gradient = untouched) -> None:
-        self._model, self._loss_of, self._config, self._gradient = model, loss_of, config, gradient
+    def __init__(
+        self, model: Branches, loss_of: LossOf, config: Config, gradient: Hook = untouched, stepped: Hook = untouched
+    ) -> None:
+        self._model, self._loss_of, self._config = model, loss_of, config
+        self._gradient, self._stepped = gradient, stepped
         self._device = next(model.parameters()).device
         self.records = config.train.record and self._device.type == "cuda"
         self._active: frozenset[Part] = frozenset()
@@ -137,7 +144,8 @@ class Steps:
         return self._recording.replay(batch)
 
     def _run(self, batch: Batch, optimisers: Optimisers) -> Losses:
-        return step(self._model, batch, optimisers.values(), self._loss_of, self._config, gradient=self._gradient)
+        hooks = {"gradient": self._gradient, "stepped": self._stepped}
+        return step(self._model, batch, optimisers.values(), self._loss_of, self._config, **hooks)
 
     def _record(self, batch: Batch, optimisers: Optimisers) -> Recording:
         held = replace(batch, image=batch.image.to(self._device), label=batch.label.to(self._device))
