@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from pfedsam.errors import UserFault
+from pfedsam.errors import UserFault, unread
 from pfedsam.names import beside
 from pfedsam.umask import file_mode
 
@@ -212,14 +212,28 @@ def intact(said: str, tensors: Tensors, file: BinaryIO) -> bool:
 
 
 def facts_of(path: Path) -> dict[str, str]:
-    """The facts in a file's header. The rest is not read. Empty if the file is damaged or missing."""
+    """The facts in a file's header. The rest is not read. Empty if the file is damaged, missing or unreadable."""
+    try:
+        return facts_now(path)
+    except UserFault:
+        return {}
+
+
+def facts_now(path: Path) -> dict[str, str]:
+    """The facts in a file's header. The rest is not read. Empty if the file is damaged or missing.
+
+    Raises:
+        UserFault: the disk does not give it now.
+    """
     try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
             header = file.read(min(size, 10_000_000))
         return _facts(size.to_bytes(8, "little") + header)
-    except (OSError, ValueError, OverflowError):
+    except (FileNotFoundError, ValueError, OverflowError):
         return {}
+    except OSError as fault:
+        raise unread(path, fault) from None
 
 
 def _facts(data: bytes) -> dict[str, str]:

@@ -78,7 +78,7 @@ def serve_round(
     def look() -> None:
         scored.update(before=_before(site, turn), received=site.validated("global"))
 
-    began = _told(site, taken(site, wire, turn, look), turn.run)
+    began = _told(site, taken(site, wire, turn, look), turn)
     update = site.train(turn.round, turn.rounds, progress=progress, stop=stop)
     if update.report.stopped:
         return update, {}
@@ -153,7 +153,7 @@ def serve_test(site: Site, wire: Tensors, turn: Turn, folder: Path) -> dict[str,
     return coarse(found) | {"patients": len({one.group for one in site.data["test"].slices})}
 
 
-def _told(site: Site, facts: dict[str, str], run: str) -> dict[str, Any]:
+def _told(site: Site, facts: dict[str, str], turn: Turn) -> dict[str, Any]:
     """The origin of a round's private part, for results.json: run and round. Empty: as drawn. It logs a new origin."""
     if not site.private():
         return {}
@@ -161,8 +161,10 @@ def _told(site: Site, facts: dict[str, str], run: str) -> dict[str, Any]:
         log.info("[%s] begins with a private part drawn from the seed", site.name)
         return {}
     source, round_ = facts.get("run", ""), round_of(facts)
-    if source != run:
+    if source != turn.run:
         log.info("[%s] begins with its private part of run %s, round %d", site.name, source, round_ + 1)
+    elif (ago := turn.round - round_) > 1:
+        log.info("[%s] goes on with its private part of round %d, %d rounds ago", site.name, round_ + 1, ago)
     return {"run": source, "round": round_}
 
 

@@ -263,7 +263,8 @@ def test_the_doctor_says_whether_the_privacy_budget_pays_the_job(tmp_path: Path)
     config = from_dict({"model": {"experts": 0}, "privacy": {"unit": "patient", "noise": 2.0}})
     plan = partial(checks.privacy, config, tmp_path, "site-1", 30, 60)  # 15 steps a round, of 4 in 30 patients
     assert plan(rounds=10).ok
-    assert plan(rounds=10).found.startswith("epsilon 0 spent, 4.35 after 10 rounds, of 8")
+    file = tmp_path / "budget/site-1.json"
+    assert plan(rounds=10).found.startswith(f"epsilon 0 spent (no file {file}), 4.35 after 10 rounds, of 8")
     assert not plan(rounds=100).ok
     Budget(tmp_path, "site-1").pay("of another study", Mechanism(2.0, 4 / 30, 375), config.privacy)
     assert not plan(rounds=10).ok

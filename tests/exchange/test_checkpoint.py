@@ -1,5 +1,6 @@
 import itertools
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,6 +113,43 @@ def test_a_run_that_died_before_its_first_round_ended_begins_anew_under_its_name
     assert checkpoints.load("young") is None
     checkpoints.save(point(4))
     assert checkpoints.find("latest") == "run"
+
+
+def test_the_latest_run_is_told_by_what_was_saved_and_not_by_times_of_files(tmp_path: Path) -> None:
+    """A plain copy of the store gives its files new times, and a file that is deleted gives its folder one."""
+    checkpoints = Checkpoints(tmp_path, "study")
+    checkpoints.save(point(1))
+    checkpoints.save(replace(point(1), run="younger"))
+    for path in (checkpoints.folder / "younger").glob("*"):
+        os.utime(path, (1, 1))
+    os.utime(checkpoints.folder / "younger", (1, 1))
+    (checkpoints.folder / "run/stray").touch()
+    assert checkpoints.find("latest") == checkpoints.find("latest", trained=True) == "younger"
+    checkpoints.begin("run")
+    assert checkpoints.find("latest") == "run"
+
+
+def test_a_stray_file_is_no_checkpoint(tmp_path: Path) -> None:
+    checkpoints = filled(tmp_path)
+    (checkpoints.folder / "run/round.old.json").touch()
+    assert checkpoints.load("run").done == 3
+
+
+def test_a_process_that_a_later_job_has_replaced_keeps_no_best_model(tmp_path: Path) -> None:
+    left, later = (Checkpoints(tmp_path, "study") for _ in range(2))
+    left.begin("run")
+    later.begin("run")
+    later.save_best("run", point(2).state.shared, {"val_dice": "0.9"})
+    with pytest.raises(UserFault, match="a later job that has taken it over"):
+        left.save_best("run", point(1).state.shared, {"val_dice": "0.5"})
+    assert later.load_best("run")[1]["val_dice"] == "0.9"
+
+
+def test_a_best_model_that_cannot_be_read_now_is_told(tmp_path: Path) -> None:
+    checkpoints = filled(tmp_path)
+    (checkpoints.folder / "run/best.safetensors").mkdir()
+    with pytest.raises(UserFault, match=r"to read .*best\.safetensors; came Is a directory"):
+        checkpoints.load_best("run")
 
 
 def test_a_run_that_does_not_exist_is_told(tmp_path: Path) -> None:

@@ -119,6 +119,13 @@ def test_a_repeated_round_has_the_same_noise_and_every_other_round_another(tmp_p
     assert not torch.equal(first, Budget(tmp_path, "other").pay("round 0", ROUND, AT)[0].normal(like))
 
 
+def test_a_budget_that_begins_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A store that is not mounted, or a site under a new name, would spend its patients' privacy a second time."""
+    for round_ in range(2):
+        Budget(tmp_path, "site").pay(f"round {round_}", ROUND, AT)
+    assert caplog.text.count(f"a new privacy budget begins in {tmp_path / 'budget/site.json'}") == 1
+
+
 @pytest.mark.parametrize("harm", ["torn", "edited", "empty", "another"])
 def test_a_damaged_budget_stops_the_site_instead_of_beginning_anew(tmp_path: Path, harm: str) -> None:
     budget = Budget(tmp_path, "site")

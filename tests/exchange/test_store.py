@@ -255,6 +255,27 @@ def test_a_last_model_that_cannot_be_read_now_is_not_taken_for_none(tmp_path: Pa
         store.accepted("run")
 
 
+def test_a_generation_that_cannot_be_read_now_is_not_trained_over_from_the_one_before(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    path = newest(store)
+    path.unlink()
+    path.mkdir()
+    for use in (store.load, lambda: store.load(Moment("run", 3)), lambda: store.require_next(Moment("run", 3))):
+        with pytest.raises(UserFault, match=rf"to read .*{path.name}; came Is a directory"):
+            use()
+
+
+def test_a_note_and_a_claim_that_cannot_be_read_now_are_told(tmp_path: Path) -> None:
+    store = filled(tmp_path).claim()
+    for name in ("before.run.json", "owner"):
+        (store.folder / name).unlink(missing_ok=True)
+        (store.folder / name).mkdir()
+    with pytest.raises(UserFault, match=r"to read .*before\.run\.json"):
+        store.remembered("before", "run")
+    with pytest.raises(UserFault, match=r"to read .*owner"):
+        store.save(value(1), {})
+
+
 def test_old_generations_are_dropped(tmp_path: Path) -> None:
     store = SiteStore(tmp_path, "study", "site")
     rounds(store, "run", *range(9))

@@ -153,7 +153,7 @@ def test_a_site_s_private_part_is_not_put_beside_tensors_that_the_site_does_not_
     """Of the first, a site mixes the decoder that it gets. Of the second, the server makes a model for each site."""
     folder = lay(hospital, tmp_path, method=method)
     assert gather(Place(folder, "site-1", store=folder / "store")).facts.branches == ("global", "personal")
-    with pytest.raises(UserFault, match="the shared.safetensors that the site tested"):
+    with pytest.raises(UserFault, match=r"the shared\.safetensors that the site tested"):
         gather(Place(folder / "server/simulate_job", "site-1", store=folder / "store"))
 
 

@@ -26,10 +26,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     console.of_a_job(parser)
     add = parser.add_argument
-    data, weights = os.environ.get("PFEDSAM_DATA") or None, os.environ.get("PFEDSAM_WEIGHTS") or None
+    data, weights, store = (os.environ.get(f"PFEDSAM_{name}") or None for name in ("DATA", "WEIGHTS", "STORE"))
     add("--data", type=Path, default=data, help="the site's data folder; default: PFEDSAM_DATA")
     add("--weights", type=Path, default=weights, help="the folder of weight files; default: PFEDSAM_WEIGHTS")
-    add("--store", type=Path, default=Path(), help="a folder on the disk that the run will use; default: this folder")
+    add("--store", type=Path, default=store or ".", help="the site's store; default: PFEDSAM_STORE, else this folder")
     add("--site", default="", help="the site in the datalist; default: the job's site with the most training rows")
     add("--bandwidth", type=float, metavar="MBIT", help="the site's bandwidth in megabits per second, each way")
     add("--threads", type=int, help="torch threads per site; default: all cores, or 1 with --sites")

@@ -142,14 +142,16 @@ def privacy(config: Config, store: Path, site: str, patients: int, slices: int, 
         store: the site store's folder, which holds what earlier jobs spent.
         patients, slices: of the training split.
     """
-    budget = Budget(store, site).spent()
-    spent = budget.mechanisms if budget else ()
+    budget = Budget(store, site)
+    known = budget.spent()
+    spent = known.mechanisms if known else ()
+    of = "" if known else f" (no file {budget.path})"
     each = mechanism_of(config, patients, steps_of(slices, config.train))
     costs = [epsilon([*spent, replace(each, steps=each.steps * n)], config.privacy) for n in (0, rounds)]
     return Finding(
         "privacy",
         costs[1] <= config.privacy.epsilon,
-        f"epsilon {costs[0]:.3g} spent, {costs[1]:.3g} after {rounds} rounds, of {config.privacy.epsilon:g}"
+        f"epsilon {costs[0]:.3g} spent{of}, {costs[1]:.3g} after {rounds} rounds, of {config.privacy.epsilon:g}"
         f" (delta {config.privacy.delta:g}, {patients} training patients)",
         "plan fewer rounds or steps, a smaller train.batch_size, or more privacy.noise",
     )

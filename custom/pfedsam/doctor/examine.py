@@ -36,7 +36,7 @@ class Here:
 
     Attributes:
         data, weights: folders; None if there is none.
-        store: a folder on the disk that the run will use.
+        store: the site's store, which has its privacy budget. Its disk is what the run will use.
         threads: torch threads in each site's process.
         site: the site; empty: the one with the most training rows.
         sites: the job's sites, one of which `site` is. Empty: the job names none.

@@ -1,19 +1,19 @@
 """The server's checkpoints of a run: a safetensors file and a JSON file after each round. Old ones are thinned."""
 
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pfedsam import log
 from pfedsam.errors import UserFault, unread
-from pfedsam.exchange.claim import Claim
+from pfedsam.exchange.claim import Claim, claimed
 from pfedsam.exchange.server import ServerState, unflat
 from pfedsam.files import PAYLOAD, Tensors, digest, facts_of, pack, parsed, unpack, write_atomic, write_json
 from pfedsam.names import one_name
 
 KEEP, LEAST = 8, 3  # checkpoints of a run, if the server says nothing else, and at least
 BEST = "best.safetensors"
-BEGUN = "round.000000.json"  # of a run that has begun: no round is finished
 LATEST = 10**9  # after every round
 KINDS = {"run": str, "done": int, "config": str, "base": str, "results": dict}  # of the facts in the JSON file
 
@@ -59,18 +59,17 @@ class Checkpoints:
         Raises:
             UserFault: the disk is full or forbids writing, or a later job continues the run.
         """
-        if point.run in self._claims:
-            self._claims[point.run].demand_mine()
+        self._demand_mine(point.run)
         path = self._path(point.run, point.done)
         facts = {"run": point.run, "done": str(point.done), "config": point.config, "base": point.base}
         tensors = point.state.flat()
         write_atomic(path.with_suffix(".safetensors"), pack(tensors, facts))
         bounds = {"sites": point.state.sites, "usual": dict(point.state.usual)}
         known = {**facts, "done": point.done, "sha256": digest(tensors), "bounds": bounds, "results": point.results}
-        write_json(path, known)
+        write_json(path, known | {"saved": time.time()})
         rounds = self.rounds(point.run)
         for old in set(rounds) - set(thinned(rounds, self.keep)):
-            for ending in (".json", ".safetensors"):
+            for ending in (".safetensors", ".json"):  # a kill between the two leaves what the next round deletes
                 self._path(point.run, old).with_suffix(ending).unlink(missing_ok=True)
 
     def load(self, run: str) -> Checkpoint | None:
@@ -98,14 +97,15 @@ class Checkpoints:
 
         A checkpoint is good once the next round has been trained from it. Then there is a later one.
         """
-        return sorted(int(path.stem.split(".")[1]) for path in self._of(run).glob("round.*.json"))
+        names = [path.stem.removeprefix("round.") for path in self._of(run).glob("round.*.json")]
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def runs(self) -> frozenset[str]:
         """The names of the study's runs."""
         return frozenset(path.name for path in self.folder.glob("*") if path.is_dir())
 
     def find(self, run: str, *, trained: bool = False) -> str:
-        """The name of a run that has begun. "latest" is the run that wrote last.
+        """The name of a run that has begun. "latest" is the run that was claimed or saved last.
 
         Args:
             trained: "latest" counts only runs that have finished a round.
@@ -130,16 +130,31 @@ class Checkpoints:
         self._claims[run].take()
 
     def save_best(self, run: str, tensors: Tensors, facts: dict[str, str]) -> None:
-        """Keep the run's best shared part so far. `facts` hold its metric."""
+        """Keep the run's best shared part so far. `facts` hold its metric.
+
+        Raises:
+            UserFault: as for `save`.
+        """
+        self._demand_mine(run)
         write_atomic(self._of(run) / BEST, pack(tensors, facts))
 
     def load_best(self, run: str) -> tuple[Tensors, dict[str, str]] | None:
-        """The run's best shared part so far and its facts, or None if there is none."""
+        """The run's best shared part so far and its facts, or None if there is none or a damaged one.
+
+        Raises:
+            UserFault: the disk does not give it now. A worse one would be kept over it.
+        """
         path = self._of(run) / BEST
         try:
             return unpack(path.read_bytes())
-        except (OSError, ValueError):
+        except (FileNotFoundError, ValueError):
             return None
+        except OSError as fault:
+            raise unread(path, fault) from None
+
+    def _demand_mine(self, run: str) -> None:
+        if run in self._claims:
+            self._claims[run].demand_mine()
 
     def _of(self, run: str) -> Path:
         """The run's folder. The name comes from a job, so it must not lead out of the study's folder."""
@@ -149,9 +164,21 @@ class Checkpoints:
         return self._of(run) / f"round.{done:06d}.json"
 
     def _latest(self, trained: bool) -> str | None:
-        found = self.folder.glob("*/round.*.json" if trained else "*/*")
-        runs = {path.parent for path in found if not trained or path.name != BEGUN}
-        return max(runs, key=lambda path: path.stat().st_mtime_ns).name if runs else None
+        """The run that was claimed or saved last. Both say when: a copy of the folder may have changed files' times."""
+        when: dict[str, float] = {}
+        for run in self.runs():
+            done = self.rounds(run)
+            if not trained or (done and done[-1]):
+                when[run] = max([claimed(self._of(run)), *(_saved(self._path(run, last)) for last in done[-1:])])
+        return max(when, key=lambda run: when[run], default=None)
+
+
+def _saved(path: Path) -> float:
+    """When a checkpoint was saved, in seconds since 1970: as it says itself, else by its file."""
+    try:
+        return float(parsed(path.read_bytes())["saved"])
+    except (OSError, ValueError, KeyError, TypeError):  # damaged, or of an older version
+        return path.stat().st_mtime
 
 
 def thinned(rounds: list[int], keep: int) -> list[int]:

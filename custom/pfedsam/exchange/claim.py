@@ -1,9 +1,10 @@
 """Who may write in a folder: the process that claimed it last."""
 
+import time
 import uuid
 from pathlib import Path
 
-from pfedsam.errors import UserFault
+from pfedsam.errors import UserFault, unread
 from pfedsam.files import write_atomic
 from pfedsam.names import unfinished
 
@@ -24,14 +25,15 @@ class Claim:
         """Make this process the owner, and delete what killed processes left half written."""
         for path in unfinished(self._path.parent):
             path.unlink(missing_ok=True)
-        self._mine = uuid.uuid4().hex
+        self._mine = f"{uuid.uuid4().hex} {time.time()}"
         write_atomic(self._path, self._mine.encode())
 
     def demand_mine(self) -> None:
         """Do nothing if this process has claimed nothing, or if its claim is the last one and is still there.
 
         Raises:
-            UserFault: another process has claimed the folder since, or `pfedsam forget` has emptied it.
+            UserFault: another process has claimed the folder since, `pfedsam forget` has emptied it, or the disk does
+                not give the claim now.
         """
         found = self._found() if self._mine else b""
         if found is None:
@@ -52,3 +54,16 @@ class Claim:
             return self._path.read_bytes()
         except FileNotFoundError:
             return None
+        except OSError as fault:
+            raise unread(self._path, fault) from None
+
+
+def claimed(folder: Path) -> float:
+    """When a folder was claimed last, in seconds since 1970: as the claim says, else by its file. 0 if it never was."""
+    try:
+        text, known = (folder / OWNER).read_bytes(), (folder / OWNER).stat().st_mtime
+        return float(text.split()[1])
+    except OSError:
+        return 0.0
+    except (ValueError, IndexError):  # of an older version
+        return known

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pfedsam import log
 from pfedsam.config import Config, PrivacyConfig
 from pfedsam.errors import UserFault
 from pfedsam.exchange.change import norm
@@ -226,6 +227,11 @@ class Budget:
         return Noise(hmac.digest(bytes.fromhex(spent.secret), f"noise/{purpose}".encode(), "sha256"))
 
     def _write(self, spent: Spent) -> None:
+        if not self.path.exists():
+            told = (
+                "a new privacy budget begins in %s: nothing counts as spent. If this site has spent some, bring it back"
+            )
+            log.warning(told, self.path)
         steps = Counter[tuple[float, float]]()
         for one in spent.mechanisms:
             steps[one.noise, one.rate] += one.steps

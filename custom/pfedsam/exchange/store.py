@@ -7,7 +7,7 @@ from typing import Any
 from pfedsam import log
 from pfedsam.errors import UserFault, unread
 from pfedsam.exchange.claim import Claim
-from pfedsam.files import Tensors, facts_of, not_finite, pack, parsed, unpack, write_atomic, write_json
+from pfedsam.files import Tensors, facts_now, not_finite, pack, parsed, unpack, write_atomic, write_json
 from pfedsam.names import one_name, unfinished
 
 KEEP = 3  # rounds of a run: one to redo the round in flight, one more should the server fall back one, the newest
@@ -86,14 +86,15 @@ class SiteStore:
         Raises:
             UserFault: it is earlier. What the site had before that round may be gone, and would be trained over.
         """
-        labels = [*map(_label, self._files()), (at.run, round_of(facts_of(self._accepted(at.run))))]
+        labels = [*map(_label, self._files()), (at.run, round_of(facts_now(self._accepted(at.run))))]
         newest = max((round_ for run, round_ in labels if run == at.run), default=0)
         if at.round < newest - 1:
             raise UserFault(
                 expected=f"a round of run {at.run} not before round {newest}, because this site has trained"
                 f" round {newest + 1}",
                 came=f"round {at.round + 1}",
-                do="continue the run from a later round, or begin a new run",
+                do="continue the run from a later round. If the server has lost it, go on from the earlier one under"
+                " another name: pfedsam back, at the server",
             )
 
     def load(
@@ -106,12 +107,17 @@ class SiteStore:
             begin: the run to take if this one has trained nothing yet. "latest": the one that trained last.
             trained: whether the site has trained before this round. If a run went back and nothing from before the
                 round is left, the oldest of what came later is taken.
+
+        Raises:
+            UserFault: the disk does not give a generation now. An older one would be trained over it.
         """
         for path in self._files() if before is None else self._candidates(before, begin, trained):
             try:
                 return _sound(path)
-            except ValueError as fault:
+            except (FileNotFoundError, ValueError) as fault:
                 log.warning("site store: %s is damaged (%s). The generation before it is tried", path.name, fault)
+            except OSError as fault:
+                raise unread(path, fault) from None
         return None
 
     def _candidates(self, before: Moment, begin: str, trained: bool) -> list[Path]:
@@ -173,12 +179,18 @@ class SiteStore:
         write_json(self._note(name, run), value)
 
     def remembered(self, name: str, run: str) -> Any:
-        """The fact of this run that was kept as `name`, or None if there is none or it is damaged."""
+        """The fact of this run that was kept as `name`, or None if there is none or it is damaged.
+
+        Raises:
+            UserFault: the disk does not give it now.
+        """
         path = self._note(name, run)
         try:
             return parsed(path.read_bytes())
-        except (OSError, ValueError):
+        except (FileNotFoundError, ValueError):
             return None
+        except OSError as fault:
+            raise unread(path, fault) from None
 
     def _note(self, name: str, run: str) -> Path:
         """The file of a run's fact. The run's name comes in a message, so it is checked."""
@@ -213,8 +225,8 @@ def _number(path: Path) -> int:
 
 
 def _label(path: Path) -> tuple[str | None, int]:
-    """The run and the round of a generation. None and -1 if it has none."""
-    facts = facts_of(path)
+    """The run and the round of a generation. None and -1 if it has none. UserFault if the disk does not give it now."""
+    facts = facts_now(path)
     return facts.get("run"), round_of(facts)
 
 
