@@ -172,9 +172,9 @@ class Federation:
         """The rendered job in the form that these sites allow: with its code, or without. `facts` as for `render`."""
         from pfedsam.flare.recipe import render  # loads torch, which no other verb needs
 
-        out = self.home / "jobs" / f"{job.stem}-{time.time_ns()}"
+        code, out = self.facts["byoc"], self.home / "jobs" / f"{job.stem}-{time.time_ns()}"
         out.parent.mkdir(exist_ok=True)
-        render(job, out, changes=changes, code=self.facts["byoc"], **facts)
+        render(job, out, changes=changes, code=code, **facts)
         return out
 
     def submit(self, job: Path) -> str:
@@ -202,10 +202,7 @@ class Federation:
     def fetch(self, number: str) -> Path:
         """The folder of a finished job's results, after downloading them."""
         with self.admin() as admin:
-            found = admin.fetch(number, self.home / "results")
-        if found is None:
-            raise UserFault(expected=f"the results of job {number}", came="none", do="wait for its end, or see status")
-        return found
+            return admin.fetch(number, self.home / "results")
 
     @property
     def environment(self) -> dict[str, str]:

@@ -46,6 +46,12 @@ def test_a_run_is_forgotten_and_one_whose_name_ends_with_its_own_keeps_its_notes
     assert store.remembered("before", "2") is None
 
 
+def test_the_parts_of_a_rotated_ledger_stay_too(store: SiteStore) -> None:
+    (store.folder / "ledger.jsonl").rename(store.folder / "ledger.jsonl.1")
+    assert forget(store, "--yes") == 0
+    assert names(store) == {"ledger.jsonl.1"}
+
+
 def test_a_study_is_forgotten_and_its_ledger_stays(store: SiteStore, capsys: pytest.CaptureFixture[str]) -> None:
     assert forget(store, "--yes") == 0
     assert names(store) == {"ledger.jsonl"}

@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard
 
 from conftest import tiny
 from pfedsam.config import Config
+from pfedsam.errors import UserFault
 from pfedsam.export.card import card
 from pfedsam.export.source import RunModel
 from pfedsam.inference.facts import ModelFacts, Origin
@@ -93,6 +94,14 @@ def test_images_of_a_site_make_it_medical_and_private_and_drawn_ones_do_not() ->
         said = head(text_of(source(tiny(data={"source": given}))))
         assert said["model-index"][0]["results"][0]["dataset"]["type"] == kind
         assert ("medical" in said["tags"]) is medical
+
+
+@pytest.mark.parametrize("sites", [{"site-1": {}}, {"site-1": 3}, 3])
+def test_a_record_without_the_number_of_slices_is_told(sites: object) -> None:
+    given = source(tiny())
+    given.results["rounds"] = [{"round": 0, "sites": sites}]
+    with pytest.raises(UserFault, match=r"results\.json.*take the one that the server wrote"):
+        text_of(given)
 
 
 def test_no_other_site_and_no_path_stands_in_it() -> None:

@@ -6,11 +6,18 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from pfedsam.errors import UserFault
-from pfedsam.flare.admin import GONE
+from pfedsam.flare.admin import GONE, Unfetched
 from pfedsam.flare.ends import ABORTED, COMPLETED
 from pfedsam.flare.presence import Clock
 
 FOR_EVER = 1e9
+
+
+def unfetched(cause: Exception) -> Unfetched:
+    """The fault of `Admin.fetch` for that cause."""
+    fault = Unfetched(expected="the results", came=str(cause), do="free space")
+    fault.__cause__ = cause
+    return fault
 
 
 class Time:
@@ -88,8 +95,8 @@ class Server:
         self.deployed: list[object] = []  # for whom each job is
 
     @property
-    def silent(self) -> bool:
-        return self.away[0] <= self.time.now < self.away[1]
+    def silent(self) -> str:
+        return "cannot connect to server" if self.away[0] <= self.time.now < self.away[1] else ""
 
     @property
     def started(self) -> float:
@@ -108,7 +115,7 @@ class Server:
 
     def submit(self, folder: Path, token: str) -> str:
         if self.silent:
-            raise ConnectionError("cannot connect to server")
+            raise ConnectionError(self.silent)
         plan = self.plans.pop(0) if len(self.plans) > 1 else self.plans[0]
         if isinstance(plan, UserFault):
             raise plan
@@ -155,9 +162,9 @@ class Server:
     def heard(self, name: str) -> tuple[str, ...]:
         return tuple(self.jobs[name].plan.heard.splitlines())
 
-    def fetch(self, name: str, out: Path) -> Path | None:
+    def fetch(self, name: str, out: Path) -> Path:
         if self.silent:
-            return None
+            raise unfetched(ConnectionError(self.silent))
         job, folder = self.jobs[name], out / name / "workspace"
         folder.mkdir(parents=True, exist_ok=True)
         done = job.round(job.aborted) if job.aborted < FOR_EVER else job.plan.done

@@ -22,7 +22,7 @@ from pfedsam.errors import UserFault
 from pfedsam.exchange.schema import REPORT, STAMP
 from pfedsam.files import digest
 from pfedsam.flare.context import RUN, TRAINED, ledger, places, setting
-from pfedsam.flare.executor import PFedSAMExecutor
+from pfedsam.flare.executor import PFedSAMExecutor, _started
 from pfedsam.flare.filters import OnlyDeclaredEnters, OnlySharedLeaves
 from pfedsam.flare.policy import SitePolicy
 from pfedsam.settings import from_dict
@@ -400,3 +400,22 @@ def test_a_message_of_a_run_whose_name_leads_elsewhere_is_not_served(fl_ctx: FLC
     harmful.set_header(RUN, "x/../../../../outside")
     reply = PFedSAMExecutor().execute(task, harmful, fl_ctx, Signal())
     assert reply.get_return_code() == ReturnCode.EXECUTION_EXCEPTION
+
+
+def test_a_damaged_note_of_the_job_s_start_costs_an_estimate_and_no_round(tmp_path: Path) -> None:
+    """A full disk had left it empty, and each later round failed."""
+    begun = _started(tmp_path, 3)
+    assert _started(tmp_path, 5) == begun
+    for text in ("", "[1.0", "[1.0]", "{}", "null"):
+        (tmp_path / "started.json").write_text(text)
+        assert _started(tmp_path, 5)[1] == 5
+
+
+def test_nor_does_a_disk_that_takes_no_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pfedsam.files.os.fsync", full)
+    monkeypatch.setattr(Path, "write_text", full)
+    assert _started(tmp_path, 3)[1] == 3
+    assert list(tmp_path.iterdir()) == []

@@ -5,7 +5,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import ReservedTopic, ServerCommandNames
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.utils.event import fire_event_to_components
 from nvflare.fuel.f3.cellnet.core_cell import CoreCell
 from nvflare.fuel.f3.cellnet.defs import CellChannel, MessageHeaderKey, MessagePropKey
 from nvflare.fuel.f3.endpoint import Endpoint
@@ -13,11 +16,12 @@ from nvflare.fuel.f3.message import Message
 from nvflare.fuel.f3.streaming.stream_const import STREAM_CHANNEL, STREAM_DATA_TOPIC, StreamHeaderKey
 from nvflare.private.admin_defs import Message as Order
 from nvflare.private.defs import RequestHeader, SysCommandTopic, TrainingTopic
+from nvflare.private.fed.app.utils import component_security_check
 from test_simulator import job, results, simulate
 
 from conftest import ROOT
 from pfedsam.flare.executor import PFedSAMExecutor
-from pfedsam.flare.gate import Request, Watch, allowed, refuse, refuse_unread
+from pfedsam.flare.gate import Gate, Request, Watch, allowed, refuse, refuse_unread
 
 AUX, COMMAND = CellChannel.AUX_COMMUNICATION, CellChannel.SERVER_COMMAND
 NEEDED = [  # who sends what to whom in a run
@@ -153,6 +157,24 @@ def test_a_message_that_is_no_stream_is_bounded_before_it_is_read(size: int, ori
     head = {MessageHeaderKey.ORIGIN: origin, MessageHeaderKey.CHANNEL: COMMAND, MessageHeaderKey.TOPIC: "submit_update"}
     assert (refuse_unread(Message(head, bytes(size)), Watch("server", most=1000)) is None) == goes
     assert refuse_unread(Message(head, bytes(size)), Watch("server")) is None
+
+
+def test_a_process_whose_umask_is_mistyped_does_not_start_and_its_gate_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """FLARE goes on after nearly any fault of a component."""
+    filters, fl_ctx = [], FLContext()
+
+    def note(*filter_: object) -> None:
+        filters.append(filter_)
+
+    cell = SimpleNamespace(add_incoming_filter=note, add_incoming_request_filter=note)
+    monkeypatch.setattr(CoreCell, "ALL_CELLS", {"site-1": cell})
+    monkeypatch.setenv("PFEDSAM_UMASK", "O27")
+    fire_event_to_components(EventType.SYSTEM_BOOTSTRAP, [Gate()], fl_ctx)
+    assert len(filters) == 2
+    with pytest.raises(RuntimeError, match="PFEDSAM_UMASK"):
+        component_security_check(fl_ctx)
 
 
 def test_the_gate_of_a_job_s_process_is_closed_while_its_parts_are_made(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import stat
 import subprocess
 from pathlib import Path
 
@@ -103,9 +104,20 @@ def test_a_second_federation_in_the_same_folder_is_refused(
     assert "remove first" in capsys.readouterr().err
 
 
-def test_a_verb_without_a_federation_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["start", "--home", str(tmp_path)]) == 2
-    assert "run prepare first" in capsys.readouterr().err
+@pytest.mark.parametrize("verb", ["start", "submit", "watch", "fetch"])
+def test_a_verb_without_a_federation_is_told(verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--home", str(tmp_path / "none")]) == 2
+    assert re.search("run (prepare|submit) first", capsys.readouterr().err)
+
+
+def test_nobody_else_on_the_machine_reads_the_project_s_root_key(kits: dict[bool, Federation], tmp_path: Path) -> None:
+    """FLARE writes it for all to read. A copy of the folder, as a renewal makes it, is as closed."""
+    state = kits[False].home / "workspace/pfedsam/state"
+    assert "root_pri_key" in json.loads((state / "cert.json").read_text())
+    subprocess.run(["cp", "-r", state, tmp_path / "state.before"], check=True)
+    for folder in (state, tmp_path / "state.before"):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE((state / "cert.json").stat().st_mode) == 0o600
 
 
 def test_the_classes_that_sites_allow_are_those_that_our_jobs_name() -> None:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from fake import FOR_EVER, Plan, Server, Time
+from fake import FOR_EVER, Plan, Server, Time, unfetched
 
 from conftest import ROOT
 from pfedsam.errors import UserFault
@@ -113,13 +113,109 @@ def test_results_that_do_not_come_at_once_are_asked_for_again(tmp_path: Path) ->
     server = Server(Time(), Plan())
     fetch, asked = server.fetch, []
 
-    def sparing(name: str, out: Path) -> Path | None:
+    def sparing(name: str, out: Path) -> Path:
         asked.append(name)
-        return fetch(name, out) if len(asked) > 2 else None
+        if len(asked) < 3:
+            raise unfetched(RuntimeError("not now"))
+        return fetch(name, out)
 
     server.fetch = sparing
     assert watched(server, tmp_path).ends == (COMPLETED,)
     assert asked == ["job-1"] * 3
+
+
+def without_room(name: str, out: Path) -> Path:
+    """What `Admin.fetch` does if the lead's disk is full."""
+    raise unfetched(OSError(28, "No space left on device"))
+
+
+def test_a_completed_job_whose_results_the_lead_cannot_store_is_not_run_again(tmp_path: Path) -> None:
+    server = Server(Time(), Plan())
+    server.fetch = without_room
+    with pytest.raises(UserFault, match=r"No space left on device.*free space.*--continue job-\w+$"):
+        watched(server, tmp_path)
+    assert len(server.jobs) == 1
+
+
+def test_a_run_that_goes_on_is_not_given_up_because_the_lead_cannot_store_what_its_jobs_leave(tmp_path: Path) -> None:
+    """Each job ends after a round more, as the server's statistics say."""
+    plans = [Plan(DIED, first=first, done=first + 1, lasts=12) for first in range(6)]
+    server = Server(Time(), *plans, Plan(first=6, done=7, lasts=12))
+    fetch = server.fetch
+    server.fetch = lambda name, out: (fetch if len(server.jobs) > 6 else without_room)(name, out)
+    assert len(watched(server, tmp_path, rounds=7).ends) == 7
+
+
+def test_a_completed_job_s_results_are_waited_for_while_the_server_does_not_answer(tmp_path: Path) -> None:
+    server = Server(Time(), Plan())
+    fetch = server.fetch
+
+    def asked(name: str, out: Path) -> Path:
+        server.away, server.fetch = (server.time.now, 600), fetch
+        return fetch(name, out)
+
+    server.fetch = asked
+    assert watched(server, tmp_path).ends == (COMPLETED,)
+    assert server.time.now >= 600
+
+
+def test_results_of_another_form_are_a_fault_that_names_the_run(tmp_path: Path) -> None:
+    server = Server(Time(), Plan())
+    fetch = server.fetch
+
+    def other(name: str, out: Path) -> Path:
+        folder = fetch(name, out)
+        (folder / "workspace/results.json").write_text('{"rounds": [{}, {}]}')
+        return folder
+
+    server.fetch = other
+    with pytest.raises(UserFault, match=r"results\.json.*--continue job-\w+$"):
+        watched(server, tmp_path)
+
+
+def test_the_job_s_copy_is_below_the_results_where_no_cleaner_of_temporary_files_comes(tmp_path: Path) -> None:
+    server, places = Server(Time(), Plan()), []
+    submit = server.submit
+
+    def noted(folder: Path, token: str) -> str:
+        places.append(folder)
+        return submit(folder, token)
+
+    server.submit = noted
+    watched(server, tmp_path)
+    assert all(place.is_relative_to(tmp_path / "out") for place in places)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["job-1"]
+
+
+def test_a_server_that_does_not_answer_is_told_as_such_and_not_as_absent_sites(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    watched(Server(Time(), Plan(), away=(0, 400)), tmp_path)
+    assert "the server does not answer (cannot connect to server)" in caplog.text
+    assert "connected: none" not in caplog.text
+
+
+def test_submissions_that_fail_for_hours_are_told_ever_more_rarely(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = Server(Time(), Plan())
+    submit = server.submit
+
+    def late(folder: Path, token: str) -> str:
+        if server.time.now < 3600:
+            raise ConnectionError("no")
+        return submit(folder, token)
+
+    server.submit = late
+    watched(server, tmp_path)
+    assert caplog.text.count("could not be submitted") < 100
+    assert server.submitted[0] < 3600 + 90
+
+
+def test_a_submission_that_is_refused_in_mid_run_names_the_run(tmp_path: Path) -> None:
+    refusal = UserFault(expected="the right", came="none", do="ask for it")
+    with pytest.raises(UserFault, match=r"ask for it; then watch it again with --continue job-\w+$"):
+        watched(Server(Time(), Plan(DIED, done=1), refusal), tmp_path)
 
 
 def test_a_site_that_waits_outside_is_taken_in_at_the_round_s_boundary(tmp_path: Path) -> None:
@@ -287,7 +383,7 @@ def test_a_continued_run_is_one_that_must_exist(tmp_path: Path) -> None:
         (Plan(UNDEPLOYED, deploy=("b: NVFLARE_ERROR: BYOC not permitted",), done=0), 1, "b: BYOC not permitted"),
         (Plan(UNDEPLOYED, deploy=("b: no reply (deployment timeout)",), done=0), 5, "b: no reply"),
         (Plan(UNSCHEDULED, history=("2026-01-01 10:00:00: no deploy map",), done=0), 1, "no deploy map"),
-        (Plan(DIED, log=WEIGHTS, done=0), 1, "set PFEDSAM_WEIGHTS; then watch the job again"),
+        (Plan(DIED, log=WEIGHTS, done=0), 1, "set PFEDSAM_WEIGHTS; then watch it again with --continue job-"),
         (Plan(DIED, log=FAULTY, done=0), 1, "nonsense"),
         (Plan(DIED, log=SILENT, done=0), 2, "update of a not counted"),
         (Plan(DIED, heard=f"{FAILED} b: infrastructure error", done=0), 5, "at site b ended"),

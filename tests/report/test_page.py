@@ -383,6 +383,33 @@ def test_a_hospitals_own_folder_tells_its_own_rounds_from_its_ledger(tmp_path: P
     assert "Dice on the test split: 0.100 before training, 0.600 global, 0.700 personal." in text
 
 
+def test_a_ledger_that_was_rotated_in_mid_run_counts_whole(tmp_path: Path) -> None:
+    clock = itertools.count(1.0).__next__
+    ledger = Ledger(tmp_path / "kit/pfedsam_store/liver/north/ledger.jsonl", clock)
+    for number in range(12):
+        facts = {REPORT: report_of(number, 0.0)}
+        ledger.note("in", {}, task="train", round_=number, facts={}, run="r")
+        ledger.note("out", {}, task="train", round_=number, facts=facts, run="r")
+        if number in (3, 7):  # as logrotate does
+            for age in (1, 0):
+                ending = f".{age}" if age else ""
+                path = ledger.path.with_name(f"ledger.jsonl{ending}")
+                if path.exists():
+                    path.rename(ledger.path.with_name(f"ledger.jsonl.{age + 1}"))
+    found = gather(tmp_path / "kit")
+    assert [entry["round"] for entry in found.results["rounds"]] == list(range(12))
+    assert (found.sent["north"]["out"], found.sent["north"]["into"]) == (12, 12)
+    ledger.path.unlink()  # nothing has been written since the rotation
+    assert len(gather(tmp_path / "kit").results["rounds"]) == 8
+
+
+@pytest.mark.parametrize("key", ["losses", "samples"])
+def test_a_record_that_lacks_what_every_update_says_is_told(tmp_path: Path, results: dict[str, Any], key: str) -> None:
+    del results["rounds"][0]["sites"]["north"][key]
+    with pytest.raises(UserFault, match="take the one that the server wrote"):
+        gather(written(tmp_path / "run", results))
+
+
 def test_a_kit_whose_store_lies_elsewhere_is_reported_whole(tmp_path: Path) -> None:
     kit, clock = tmp_path / "north", itertools.count().__next__
     worked(Ledger(tmp_path / "disk/liver/north/ledger.jsonl", clock), "liver-1", 0.7, tested=True)

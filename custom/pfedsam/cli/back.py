@@ -66,6 +66,6 @@ def _told(new: str, step: dict[str, Any], asked: int | None, folder: Path) -> li
             f"The server neither asks nor sends {site} anything in run {new}.",
             f"What {site} contributed is still in {folder / old} and in the results of that run's jobs."
             " Delete them once nobody needs them.",
-            "If the job's min_sites is above the number of sites that are left, lower it in the job's settings.",
+            "If the job's min_sites is above the number of sites that are left, lower it in a copy of the job's file.",
         ]
     return [*lines, f"End a job of run {old} that still runs. Then: pfedsam watch JOB --kit KIT --continue {new}"]

@@ -52,7 +52,7 @@ def everything(folder: Path) -> list[Path]:
     from pfedsam.exchange.ledger import LEDGER
 
     found = sorted(folder.iterdir(), key=lambda path: (path.name != OWNER, path))
-    return [path for path in found if path.name != LEDGER]
+    return [path for path in found if not path.name.startswith(LEDGER)]  # a rotated one has an ending
 
 
 def _delete(path: Path) -> None:

@@ -1,12 +1,16 @@
 """pfedsam watch: submit a job and continue its run until the last round is done."""
 
 import argparse
+import os
+import threading
 from pathlib import Path
 
 from pfedsam.cli import console
 
 HELP = "submit a rendered job and continue its run to the last round, even if processes die"
 EXAMPLE = "pfedsam watch /tmp/job --kit kits/lead@hub.org --out results"
+STOPPED = "; a submitted job goes on without you. To watch it again, add --continue RUN with the run's name"
+ENDS_WITHIN = 10.0  # seconds from Ctrl-C. Our choice: longer than FLARE takes to end a session
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +32,12 @@ def serve(options: argparse.Namespace) -> None:
     console.tell()
     for line in warnings(options.kit, now()):
         log.warning("%s", line)
-    with Admin(options.kit.resolve()) as admin:
-        outcome = watch(options.job, Lookout(admin), out=options.out.resolve(), continues=options.continues)
+    try:
+        with Admin(options.kit.resolve()) as admin:
+            outcome = watch(options.job, Lookout(admin), out=options.out.resolve(), continues=options.continues)
+    except KeyboardInterrupt:
+        end = threading.Timer(ENDS_WITHIN, os._exit, [130])  # Python waits for each thread of FLARE's, for ever
+        end.daemon = True
+        end.start()
+        raise
     console.show(f"run {outcome.run} ended after {len(outcome.ends)} jobs; results: {outcome.folder}")

@@ -5,10 +5,11 @@ from typing import Any
 
 from pfedsam.config import Config
 from pfedsam.data.planes import described
+from pfedsam.errors import UserFault
 from pfedsam.export.source import RunModel
 from pfedsam.files import parsed
 from pfedsam.inference.facts import ModelFacts
-from pfedsam.layout import CASES, sites_folders
+from pfedsam.layout import CASES, RESULTS, sites_folders
 from pfedsam.methods.pfedsam import Settings
 from pfedsam.model.weights import provenance
 from pfedsam.pages import filled
@@ -46,7 +47,7 @@ def card(source: RunModel, facts: ModelFacts, file: Path, folder: Path | None = 
         file=file.name,
         use=USE,
         images=images_of(config),
-        slices={name: of["samples"] for entry in results.get("rounds", []) for name, of in entry["sites"].items()},
+        slices=_slices(results),
         plane=described(config.data.plane),
         tested=source.tested,
         rows=rows,
@@ -56,6 +57,19 @@ def card(source: RunModel, facts: ModelFacts, file: Path, folder: Path | None = 
         reading=_reading(config),
         base=provenance(config.model),
     )
+
+
+def _slices(results: dict[str, Any]) -> dict[str, int]:
+    """The number of training slices by site; empty where the site has no record.
+
+    Raises:
+        UserFault: the record lacks them.
+    """
+    try:
+        return {name: of["samples"] for entry in results.get("rounds", []) for name, of in entry["sites"].items()}
+    except (KeyError, TypeError, AttributeError):
+        came, do = "other keys than docs/results.md lists", "take the one that the server wrote"
+        raise UserFault(expected=f"the run's {RESULTS} of schema 1", came=came, do=do) from None
 
 
 def index(facts: ModelFacts, rows: dict[str, Row]) -> list[dict[str, Any]]:

@@ -2,24 +2,43 @@
 
 import io
 import json
+import os
+import tempfile
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
+from nvflare.apis.fl_exception import FLCommunicationError
 from nvflare.fuel.flare_api.api_spec import (
     AuthenticationError,
     AuthorizationError,
     InvalidJobDefinition,
+    JobNotDone,
     JobNotFound,
+    JobNotRunning,
+    NoClientsAvailable,
+    NoReply,
+    SessionClosed,
 )
-from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
+from nvflare.fuel.flare_api.flare_api import Session
 
 from pfedsam import log
-from pfedsam.errors import UserFault
+from pfedsam.errors import UserFault, reason
 from pfedsam.flare.ends import lines_of
 from pfedsam.layout import PERSON
 
 GONE: dict[str, Any] = {"status": "GONE"}  # what stands for a job that the server does not have
+ANSWERS = (JobNotDone, JobNotRunning, NoClientsAvailable, NoReply)  # the server's own, in FLARE's exceptions
+AWAY = (ConnectionError, FLCommunicationError, SessionClosed)
+
+
+class Unfetched(UserFault):
+    """A job's results did not come, or could not be stored."""
+
+    @property
+    def away(self) -> bool:
+        """Whether the server did not answer, so that they may still come."""
+        return isinstance(self.__cause__, AWAY)
 
 
 class Admin:
@@ -30,6 +49,9 @@ class Admin:
     Args:
         kit: the person's startup kit.
 
+    Attributes:
+        silent: why the server did not answer the last question. Empty if it did.
+
     Raises:
         UserFault: there is no kit. Later calls raise it if the server refuses the person.
     """
@@ -37,9 +59,10 @@ class Admin:
     def __init__(self, kit: Path) -> None:
         self._kit = kit
         self._session: Session | None = None
+        self.silent = ""
         try:
             self.user = str(json.loads((kit / PERSON).read_text())["admin"]["username"])
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             raise UserFault(
                 expected="a person's startup kit", came=f"none in {kit}", do="name the folder that you were given"
             ) from None
@@ -59,7 +82,8 @@ class Admin:
         try:
             if self._session is None:
                 with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # it prints at each connection
-                    self._session = new_secure_session(self.user, str(self._kit), timeout=10)
+                    self._session = Session(self.user, str(self._kit))  # known before its threads begin, to end them
+                    self._session.try_connect(10)
             return getattr(self._session, question)(*arguments, **options)
         except (AuthenticationError, AuthorizationError, InvalidJobDefinition) as fault:
             self.__exit__()
@@ -74,15 +98,18 @@ class Admin:
 
     def ask(self, question: str, *arguments: Any, gone: Any = None, **options: Any) -> Any:
         """The answer to one question. None if the server does not answer, `gone` if it has no such job."""
+        answer, self.silent = None, ""
         try:
-            return self.call(question, *arguments, **options)
+            answer = self.call(question, *arguments, **options)
         except UserFault:
             raise
         except JobNotFound:
-            return gone
-        except Exception as fault:  # FLARE raises many kinds for a server that is away
+            answer = gone
+        except ANSWERS as fault:
             log.debug("%s: %s", question, fault)
-            return None
+        except Exception as fault:  # FLARE raises many kinds for a server that is away
+            self.silent = told(fault)
+        return answer
 
     def submit(self, folder: Path, token: str | None = None) -> str:
         """The id of the job, after submitting its folder.
@@ -121,9 +148,33 @@ class Admin:
         except UserFault:
             return ()
 
-    def fetch(self, job: str, out: Path) -> Path | None:
-        """The folder of a job's downloaded results. None if FLARE has none or does not answer."""
-        if (out / job).is_dir():
-            return out / job
-        found = self.ask("download_job_result", job, str(out))
-        return Path(found) if found else None
+    def fetch(self, job: str, out: Path) -> Path:
+        """The folder of a job's downloaded results, all of them.
+
+        Raises:
+            Unfetched: FLARE has none or does not answer, or they cannot be stored.
+        """
+        folder = out / job
+        if folder.is_dir():
+            return folder
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=out, prefix=f".{job}.") as place:  # FLARE may move a part and fail
+                found = self.call("download_job_result", job, place)
+                if not found:
+                    raise FileNotFoundError("the server sent nothing")
+                os.rename(found, folder)
+            return folder
+        except UserFault:
+            raise
+        except Exception as fault:
+            raise Unfetched(
+                expected=f"the results of job {job} in {out}",
+                came=f"none: {told(fault)}",
+                do="free space there and in your kit, or mend what the reason names; then fetch them again",
+            ) from fault
+
+
+def told(fault: Exception) -> str:
+    """The reason in a fault of FLARE or of the system."""
+    return reason(fault) if isinstance(fault, OSError) else str(fault) or type(fault).__name__

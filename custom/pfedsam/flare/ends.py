@@ -5,6 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pfedsam.errors import UserFault
+from pfedsam.files import read_json
+from pfedsam.layout import RESULTS
+
 FINISHED, COMPLETED, ABORTED = "FINISHED", "FINISHED:COMPLETED", "FINISHED:ABORTED"
 UNSCHEDULED, UNDEPLOYED = "FINISHED:CAN_NOT_SCHEDULE", "FINISHED:FAILED_TO_RUN"
 LOST, REJOIN = "LOST", "REJOIN"
@@ -93,6 +97,23 @@ def trace_of(status: str, meta: dict[str, Any], folder: Path | None, heard: tupl
     lines = (line for path in logs if path.is_file() for line in lines_of(path.read_bytes().decode(errors="replace")))
     lost = any(path.name.endswith(AGES[0]) and path.is_file() for path in logs)
     return Trace(status, meta, tuple(lines), heard, begins=not lost)
+
+
+def sites_in(folder: Path) -> tuple[list[set[str]], set[str]]:
+    """The sites that trained, by round, and those that tested, in a job's downloaded results. None without a record.
+
+    Raises:
+        UserFault: the record is damaged, or of another form.
+    """
+    found = sorted(folder.rglob(RESULTS))
+    if not found:
+        return [], set()
+    results = read_json(found[0])
+    try:
+        return [set(entry["sites"]) for entry in results["rounds"]], set(results["final"]["sites"])
+    except (KeyError, TypeError):
+        do = "install the server's version of pfedsam here"
+        raise UserFault(expected=f"a run's record in {found[0]}", came="other keys", do=do) from None
 
 
 def lines_of(text: str) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 """A site's FLARE tasks: train, validate, the steps of a masked sum. It translates, calls `Site`, translates back."""
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -239,12 +238,18 @@ def _model_in(shareable: Shareable) -> DXO:
 
 
 def _started(folder: Path, round_: int) -> tuple[float, int]:
-    """The start of this site's first task of the job, in seconds since 1970, and its round."""
+    """The start of this site's first task of the job, in seconds since 1970, and its round.
+
+    Only the estimate of the time left needs it. If the note cannot be written or read, the job counts from now.
+    """
     path = folder / "started.json"
-    if not path.exists():
-        path.write_text(json.dumps([time.time(), round_]))
-    clock, first = json.loads(path.read_text())
-    return float(clock), int(first)
+    try:
+        if not path.exists():
+            write_json(path, [time.time(), round_])
+        clock, first = parsed(path.read_bytes())
+        return float(clock), int(first)
+    except (OSError, ValueError, TypeError):
+        return time.time(), round_
 
 
 def _threads(fl_ctx: FLContext) -> int:

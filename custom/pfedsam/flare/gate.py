@@ -14,6 +14,7 @@ from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_constant import EventScope, FLContextKey, ReservedTopic, ServerCommandNames
 from nvflare.apis.fl_context import FLContext
+from nvflare.apis.fl_exception import UnsafeComponentError
 from nvflare.fuel.f3.cellnet.core_cell import CoreCell
 from nvflare.fuel.f3.cellnet.defs import CellChannel, MessageHeaderKey, MessagePropKey, ReturnCode
 from nvflare.fuel.f3.cellnet.utils import make_reply
@@ -130,8 +131,10 @@ def close(fl_ctx: FLContext, most: int | None = None) -> None:
 
     Args:
         most: the bytes of the largest message that another party may send to this process; None: any.
+
+    Raises:
+        UserFault: PFEDSAM_UMASK is no umask. The gate is closed all the same.
     """
-    private_files()
     _align_log()
     job = str(fl_ctx.get_job_id() or "")
     for name, cell in list(CoreCell.ALL_CELLS.items()):
@@ -139,6 +142,7 @@ def close(fl_ctx: FLContext, most: int | None = None) -> None:
         watch = Watch(home, most, passes_on=name == SERVER)
         cell.add_incoming_filter("*", "*", refuse_unread, watch)
         cell.add_incoming_request_filter("*", "*", refuse, watch)
+    private_files()
 
 
 def close_early() -> None:
@@ -168,9 +172,16 @@ class Gate(FLComponent):  # type: ignore[misc]
     """The gate of a kit's long-lived process: a component in local/resources.json. Jobs close their own."""
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """Close the gate when the process begins."""
+        """Close the gate when the process begins. If it cannot, the process does not start.
+
+        Raises:
+            UnsafeComponentError: why it cannot. FLARE's `component_security_check` stops on no other error.
+        """
         if event_type == EventType.SYSTEM_BOOTSTRAP and not federated(fl_ctx):
-            close(fl_ctx, LONG_LIVED)
+            try:
+                close(fl_ctx, LONG_LIVED)
+            except Exception as fault:
+                raise UnsafeComponentError(str(fault)) from fault
 
 
 class Watch:

@@ -72,7 +72,8 @@ class HospitalKit(Builder):  # type: ignore[misc]
         }
 
     def build(self, project: Project, ctx: ProvisionContext) -> None:
-        """Write the files of the server and of every site."""
+        """Write the files of the server and of every site. Close FLARE's folder of the root's key to other users."""
+        Path(ctx.get_state_dir()).chmod(0o700)
         server = Path(ctx.get_local_dir(project.get_server()))
         write_json(server / RESOURCES, _stored(_own(server, self.at_server, gate=not self.byoc), self.storage))
         self._authorize(server, *LOG_READING)
@@ -82,6 +83,11 @@ class HospitalKit(Builder):  # type: ignore[misc]
             write_json(folder / RESOURCES, own)
             self._authorize(folder)
             write_json(folder / PRIVACY.name, privacy(self.fence))
+
+    def finalize(self, project: Project, ctx: ProvisionContext) -> None:
+        """Close the file of the root's key too: FLARE's builder of certificates, which comes later, has written it."""
+        for path in Path(ctx.get_state_dir()).glob("*.json"):
+            path.chmod(0o600)
 
     def _authorize(self, folder: Path, *read: str) -> None:
         """Narrow a kit's roles, in FLARE's default file too: FLARE reads that if the kit's own file is deleted."""

@@ -56,9 +56,9 @@ class Lookout:
     patience: Patience = Patience()  # frozen
     clock: Clock = Clock()  # frozen
 
-    def wait(self) -> None:
-        """Wait until the next look."""
-        self.clock.sleep(self.patience.poll)
+    def wait(self, failed: int = 0) -> None:
+        """Wait until the next look. The more tries in a row have failed, the longer: at most 32 times as long."""
+        self.clock.sleep(self.patience.poll * 2 ** min(failed, 5))
 
 
 @dataclass
@@ -69,7 +69,8 @@ class Run:
     job: str = ""
     server: Any = None  # when the server that took the job was started
     rounds: int = 0
-    begun: bool = False  # whether the server has rounds of it to go on from
+    begun: bool = False  # whether the server is known to have it, to go on from
+    submitted: bool = False  # whether a job of it was
     quorum: int = 1
     total: int = 0
     named: frozenset[str] = frozenset()  # the sites that the job names; none: it is for all
@@ -117,7 +118,7 @@ def wait_for_sites(look: Lookout, run: Run) -> None:
     """
     patience, clock = look.patience, look.clock
     began = told = changed = clock.now()
-    before: set[str] = set()
+    before, silent = set[str](), ""
     while True:
         here, now = set(present_sites(look.admin, run)), clock.now()
         before, changed = here, changed if here == before else now
@@ -126,9 +127,10 @@ def wait_for_sites(look: Lookout, run: Run) -> None:
             if run.sites - here:
                 log.warning("continuing without %s", ", ".join(sorted(run.sites - here)))
             return
-        if now - told > patience.sites:
-            told = now
-            log.warning("waiting for %d sites, connected: %s", run.quorum, ", ".join(sorted(here)) or "none")
+        if now - told > patience.sites or look.admin.silent not in ("", silent):
+            told, silent = now, look.admin.silent
+            absent = f"waiting for {run.quorum} sites, connected: {', '.join(sorted(here)) or 'none'}"
+            log.warning("%s", f"the server does not answer ({silent}). Trying again" if silent else absent)
         look.wait()
 
 
@@ -154,3 +156,14 @@ def someone_outside(present: dict[str, set[str]], run: Run, outside: dict[str, f
     for site in late:
         log.info("site %s is connected but not in job %s. It is taken in after this round", site, run.job)
     return bool(late)
+
+
+def current_round(admin: Admin, job: str) -> int | None:
+    """The round in progress. FLARE reports it under the workflow's name, which is nested in other groups."""
+    groups = [admin.ask("show_stats", job, "server")]
+    for group in groups:  # grows as it is gone through
+        if isinstance(group, dict):
+            if group.get("current_round") is not None:
+                return int(group["current_round"])
+            groups += group.values()
+    return None

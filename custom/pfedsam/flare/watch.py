@@ -12,17 +12,28 @@ import tempfile
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pfedsam import log
-from pfedsam.errors import UserFault
-from pfedsam.files import read_json
-from pfedsam.flare.admin import GONE, Admin
-from pfedsam.flare.ends import ABORTED, DIVERGED, FINISHED, LOST, REJOIN, Cause, cause_of, refusals, trace_of
+from pfedsam.errors import Diverged, UserFault
+from pfedsam.flare.admin import GONE, Unfetched, told
+from pfedsam.flare.ends import (
+    ABORTED,
+    COMPLETED,
+    DIVERGED,
+    FINISHED,
+    LOST,
+    REJOIN,
+    Cause,
+    cause_of,
+    refusals,
+    sites_in,
+    trace_of,
+)
 from pfedsam.flare.presence import (
     Lookout,
     Patience,
     Run,
+    current_round,
     inside_job,
     note_end,
     present_sites,
@@ -30,9 +41,10 @@ from pfedsam.flare.presence import (
     wait_for_sites,
 )
 from pfedsam.jobs import deploy_to, name_run, read_job
-from pfedsam.layout import RESULTS, SETTINGS
+from pfedsam.layout import SETTINGS
 from pfedsam.names import back_name, job_name
 
+FETCHES = 3  # tries to fetch a job's results from a server that answers. Our choice
 STARTED = ("DISPATCHED", "RUNNING", "GONE")  # states of a job that a running server should know
 
 
@@ -68,32 +80,48 @@ def watch(job: Path, look: Lookout, *, out: Path, continues: str = "") -> Outcom
     facts, folder = read_job(job), job_name(job.resolve().name)
     name, named = continues or f"{folder}-{uuid.uuid4().hex[:8]}", frozenset(facts.sites)
     run = Run(name, quorum=facts.quorum, total=facts.rounds, named=named, sites=set(named), begun=bool(continues))
-    with tempfile.TemporaryDirectory() as place:
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".watch.") as place:  # a system may clean /tmp before a run ends
         copy = Path(place) / folder
         shutil.copytree(job, copy)
         name_run(copy, run.name, must_exist=bool(continues))
-        return _bring_to_its_end(run, copy, look, out=out)
+        try:
+            return _bring_to_its_end(run, copy, look, out=out)
+        except Diverged:
+            raise
+        except UserFault as fault:
+            raise _with_a_way_on(fault, run) from None
+
+
+def _with_a_way_on(fault: UserFault, run: Run) -> UserFault:
+    """The fault, which also names the run if a job was submitted: to watch the job alone would begin another run."""
+    if not run.submitted:
+        return fault
+    unsure = "" if run.begun else ", or without it if the server does not have that run"
+    do = f"{fault.do}; then watch it again with --continue {run.name}{unsure}"
+    return UserFault(expected=fault.expected, came=tuple(fault.came.split("\n")), do=do)
 
 
 def _bring_to_its_end(run: Run, job: Path, look: Lookout, *, out: Path) -> Outcome:
     ends, best = list[str](), (0, Path())
     while True:
         _begin(look, run, job)
-        ended = _Job(look, run).follow()
+        followed = _Job(look, run)
+        ended = followed.follow()
         ends.append(ended)
-        folder = None if ended == LOST else _fetch(look, run.job, out)
-        found = sorted(folder.rglob(RESULTS)) if folder else []
-        results = read_json(found[0]) if found else {}
-        done = len(results.get("rounds", []))
+        folder = None if ended == LOST else _fetch(look, run.job, ended, out)
+        trained, tested = sites_in(folder) if folder else ([], set[str]())
+        done = len(trained) if folder else followed.done
         log.info("job %s of run %s ended: %s, %d of %d rounds", run.job, run.name, ended, done, run.total)
-        if folder is not None and done >= run.total:
-            best = max((len(results["final"]["sites"]), folder), best, key=lambda one: one[0])
-            if _tested(run, results, look.patience):
+        if folder and done >= run.total:
+            best = max((len(tested), folder), best, key=lambda one: one[0])
+            run.retests += 1
+            if tested and (trained[-1] <= tested or run.retests > look.patience.retests):
                 return Outcome(run.name, best[1], tuple(ends))
         cause = None  # where we ended it ourselves
         if ended != REJOIN:
-            told = look.admin.meta(run.job) or {}
-            cause = cause_of(trace_of(ended, told, folder, look.admin.heard(run.job)))
+            meta = look.admin.meta(run.job) or {}
+            cause = cause_of(trace_of(ended, meta, folder, look.admin.heard(run.job)))
         note_end(look, run, cause.site if cause else "", progress=done > run.rounds)
         if cause is not None and cause.kind == DIVERGED:
             _go_back(run, job, done, cause)
@@ -108,11 +136,11 @@ def _go_back(run: Run, job: Path, bad: int, cause: Cause) -> None:
         bad: after how many rounds the model was bad.
 
     Raises:
-        UserFault: there is no model before it, or the run has gone back and has come no further.
+        Diverged: there is no model before it, or the run has gone back and has come no further.
     """
     if bad <= run.bad:
         went = "The run went back once, and it was the same" if bad else "There is no model before it"
-        raise UserFault(
+        raise Diverged(
             expected=f"run {run.name} to train on from its model after {bad} rounds",
             came=f"{cause.what}. {went}",
             do="compare the sites in results.json, and lower train.lr if no site stands out. Then at the server:"
@@ -124,20 +152,24 @@ def _go_back(run: Run, job: Path, bad: int, cause: Cause) -> None:
     run.name, run.rounds, run.bad, run.begun, run.fruitless = new, bad - 1, bad, True, []
 
 
-def _fetch(look: Lookout, job: str, out: Path) -> Path | None:
-    """The folder of an ended job's results. None if the server has none or does not send them in three tries."""
-    for _ in range(3):
-        if folder := look.admin.fetch(job, out):
-            return folder
-        look.wait()
-    return None
+def _fetch(look: Lookout, job: str, ended: str, out: Path) -> Path | None:
+    """The folder of an ended job's results. None if they cannot be had, and the run can go on without them.
 
-
-def _tested(run: Run, results: dict[str, Any], patience: Patience) -> bool:
-    """Whether every site of the last round has tested the final model, or the retests are used up."""
-    tested, trained = set(results["final"]["sites"]), set(results["rounds"][-1]["sites"])
-    run.retests += 1
-    return bool(tested) and (trained <= tested or run.retests > patience.retests)
+    Raises:
+        Unfetched: the job completed. Another job would only repeat its last test.
+    """
+    tries = 0
+    while True:
+        try:
+            return look.admin.fetch(job, out)
+        except Unfetched as fault:
+            tries += not fault.away
+            if tries >= FETCHES and ended == COMPLETED:
+                raise
+            log.warning("the results of job %s did not come (%s)", job, fault.came)
+            if tries >= FETCHES:
+                return None
+            look.wait(tries or FETCHES)
 
 
 def _begin(look: Lookout, run: Run, job: Path) -> None:
@@ -148,20 +180,22 @@ def _begin(look: Lookout, run: Run, job: Path) -> None:
     running = {entry.job_id for entry in system.job_info} if system else set()
     left = [number for number in look.admin.unfinished(run.name) if number in running]
     if left:
-        run.job = left[-1]
+        run.job, run.submitted = left[-1], True
         log.info("job %s of run %s still runs. Following it", run.job, run.name)
         return
     if run.left_out:
         deploy_to(job, sorted(present_sites(look.admin, run) if run.out else run.named))
-    token, run.job = uuid.uuid4().hex, ""
+    token, run.job, failed = uuid.uuid4().hex, "", 0
     while not run.job:  # until the server answers; a refusal goes through
         try:
             run.job = look.admin.submit(job, token)
         except UserFault:
             raise
         except Exception as fault:
-            log.warning("the job could not be submitted (%s). Trying again", fault or type(fault).__name__)
-            look.wait()
+            log.warning("the job could not be submitted (%s). Trying again", told(fault))
+            failed += 1
+            look.wait(failed)
+    run.submitted = True
     log.info("submitted job %s of run %s", run.job, run.name)
 
 
@@ -179,6 +213,11 @@ class _Job:
         self._abort_after: int | None = None  # or as soon as this round is over
         self._refused: dict[str, str] = {}  # the sites that did not take this job, and why
 
+    @property
+    def done(self) -> int:
+        """The finished rounds of the run, as far as the server's statistics told of them."""
+        return self._round or 0
+
     def follow(self) -> str:
         """The job's end, after waiting for it: FLARE's status, or LOST or REJOIN."""
         while True:
@@ -186,6 +225,7 @@ class _Job:
             meta = self._admin.meta(self._run.job)
             status = str(meta.get("status", "")) if meta else ""
             if status.startswith(FINISHED):
+                self._run.begun |= status == COMPLETED
                 return REJOIN if self._abort_at is not None and status == ABORTED else status
             system = self._admin.ask("get_system_info")
             if not status or system is None:
@@ -204,7 +244,7 @@ class _Job:
 
     def _see(self, now: float) -> None:
         """Note the round and who takes part. Abort the job if a site waits outside and the round is over."""
-        self._note_round(_round(self._admin, self._run.job), now)
+        self._note_round(current_round(self._admin, self._run.job), now)
         present = {s: jobs for s, jobs in present_sites(self._admin, self._run).items() if s not in self._refused}
         inside = inside_job(present, self._run)
         self._run.sites |= inside
@@ -227,20 +267,10 @@ class _Job:
     def _note_round(self, round_: int | None, now: float) -> None:
         if round_ is None or round_ == self._round:
             return
+        self._run.begun = True
         if self._round is not None:
             self._longest = max(self._longest or 0.0, now - self._round_began)
         self._round, self._round_began = round_, now
-
-
-def _round(admin: Admin, job: str) -> int | None:
-    """The round in progress. FLARE reports it under the workflow's name, which is nested in other groups."""
-    groups = [admin.ask("show_stats", job, "server")]
-    for group in groups:  # grows as it is gone through
-        if isinstance(group, dict):
-            if group.get("current_round") is not None:
-                return int(group["current_round"])
-            groups += group.values()
-    return None
 
 
 def _count(run: Run, done: int, cause: Cause | None, patience: Patience) -> None:
@@ -260,10 +290,9 @@ def _count(run: Run, done: int, cause: Cause | None, patience: Patience) -> None
     lasting = cause.kind == "aborted" or (cause.tries is not None and alike >= cause.tries)
     if lasting or len(run.fruitless) >= patience.attempts:
         went = "" if lasting else f", the last of {patience.attempts} jobs without a new round"
-        again = f"watch it again with --continue {run.name}" if run.begun else "watch the job again"
         raise UserFault(
             expected=f"run {run.name} to make progress",
             came=f"the end of job {run.job}{went}: {cause.what}",
-            do=f"{cause.do}; then {again}",
+            do=cause.do,
         )
     log.warning("why it ended: %s. To mend it: %s", cause.what, cause.do)

@@ -74,11 +74,11 @@ def gather(run: Path) -> Material:
 def _ledgers(files: list[Path], run: str) -> dict[str, list[dict[str, Any]]]:
     """By site, the lines of `run`, or of the last run in any study's ledger."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for path in files:
-        lines = _lines(path) if path.name == LEDGER else []
+    for folder in sorted({path.parent for path in files if path.name.startswith(LEDGER)}):
+        lines = _lines(folder)
         last = run or next((line["run"] for line in reversed(lines) if line.get("run")), "")
         lines = [line for line in lines if line.get("run", last) in ("", last)]
-        name, known = path.parent.name, found.get(path.parent.name)
+        name, known = folder.name, found.get(folder.name)
         if lines and (not known or lines[-1]["time"] > known[-1]["time"]):
             found[name] = lines
     return found
@@ -117,7 +117,8 @@ def read_results(path: Path) -> dict[str, Any]:
         fits = found["schema"] == 1 and isinstance(found["method"], str) and isinstance(found["config"], dict)
         sites = [site for entry in found["rounds"] for site in entry["sites"].values()]
         fits = fits and all(isinstance(entry["round"], int) for entry in found["rounds"])
-        fits = fits and all(isinstance(site["val"], dict) for site in sites)
+        fits = fits and all(isinstance(site[key], dict) for site in sites for key in ("val", "losses"))
+        fits = fits and all(isinstance(site["samples"], int) for site in sites)
         fits = fits and all(isinstance(roles, dict) for roles in found["final"]["sites"].values())
     except (KeyError, TypeError, AttributeError):
         fits = False
@@ -206,19 +207,20 @@ def _store(kit: Path) -> Path:
 
 
 def _files(run: Path) -> Iterator[Path]:
-    wanted = {RESULTS, CASES, LEDGER, SETTINGS.name}
+    wanted = {RESULTS, CASES, SETTINGS.name}
     for folder, inner, names in os.walk(run):
         inner[:] = [name for name in inner if name not in SKIP]
-        yield from (Path(folder) / name for name in names if name in wanted)
+        yield from (Path(folder) / name for name in names if name in wanted or name.startswith(LEDGER))
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """A ledger's complete lines."""
-    return [
-        line
-        for line in Ledger(path).lines()
-        if isinstance(line, dict) and {"direction", "bytes", "facts", "time"} <= set(line)
-    ]
+def _lines(folder: Path) -> list[dict[str, Any]]:
+    """A ledger's complete lines, oldest first, with those of the files that it was rotated into."""
+    parts = [[line for line in Ledger(path).lines() if _complete(line)] for path in folder.glob(f"{LEDGER}*")]
+    return [line for part in sorted(filter(None, parts), key=lambda part: part[0]["time"]) for line in part]
+
+
+def _complete(line: object) -> bool:
+    return isinstance(line, dict) and {"direction", "bytes", "facts", "time"} <= set(line)
 
 
 def _sent(lines: list[dict[str, Any]]) -> dict[str, float]:
