@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from conftest import tiny
-from pfedsam.data.classes import check_class_names
+from pfedsam.data.classes import check_class_names, sided
 from pfedsam.errors import UserFault
 from pfedsam.federation import Plan, federate
 from pfedsam.layout import Places
@@ -85,3 +85,27 @@ def test_a_site_compares_before_it_trains(hospital: Path, tmp_path: Path) -> Non
     site(folder, {"1": "Spleen"})
     with pytest.raises(UserFault, match="1 Target"):
         Site("site-1", named("Target", classes=1), Places(folder, tmp_path / "store"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("kidney_left", "Lung_L", "Lung_R", "Kidney_L", "L kidney", "LeftLung", "lungRight", "Lung-Left", "RtLung"),
+        *("lt eye", "left_lung2", "poumon gauche", "rein droit", "oreille droite", "riñón izquierdo", "mama derecha"),
+        *("linker Vorhof", "Niere links", "rechte Niere", "Ren dexter", "pulmo sinister", "rim esquerdo"),
+    ],
+)
+def test_a_class_of_one_side_is_known_by_its_name(name: str) -> None:
+    assert sided(["liver", name]) == [name]
+
+
+def test_both_eyes_are_sides_and_a_disc_or_a_bone_is_none() -> None:
+    assert sided(["macula_OD", "macula_OS", "OD", "OS"]) == ["macula_OD", "macula_OS", "OD", "OS"]
+    assert sided(["OD", "OC"]) == sided(["Os sacrum", "Os coxae"]) == sided(["disc_OD", "cup_OS"]) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["Liver", "RLiver", "VB_L1", "L5", "Leftover", "bright spot", "cartilage", "artery", "VesselR", "Lr", "ALT"]
+)
+def test_a_name_with_the_letters_of_a_side_in_it_is_no_side(name: str) -> None:
+    assert sided([name]) == []

@@ -299,3 +299,35 @@ def test_a_table_of_another_form_is_told_once_with_its_remedy(
     with pytest.raises(UserFault, match=said) as fault:
         datalist.raw_rows(tmp_path / "datalist.csv")
     assert str(fault.value).count("to mend it") == 1
+
+
+@pytest.mark.parametrize("cells", ["a.png,m.png,train,Meier, Jane", "a.png,m.png,train,p1,,x"])
+def test_a_row_with_more_cells_than_columns_is_named_instead_of_read_with_shifted_cells(
+    tmp_path: Path, cells: str
+) -> None:
+    path = two_images(tmp_path, ["b.png,m.png,train,p2", cells])
+    with pytest.raises(UserFault, match=r"4 cells, as many as columns, in row 2 of .*; came [56]; .*quotation marks"):
+        datalist.read(path)
+
+
+def test_a_comma_at_the_end_of_a_row_shifts_nothing(tmp_path: Path) -> None:
+    path = two_images(tmp_path, ["b.png,m.png,train,p2,", "a.png,m.png,train,p1,"])
+    assert [row["group"] for row in datalist.raw_rows(path)] == ["p2", "p1"]
+
+
+@pytest.mark.parametrize(("one", "other"), [("Site-1", "site-1"), ("Zürich", "Zu\u0308rich")])
+def test_a_site_in_two_spellings_does_not_lose_the_rows_of_one(tmp_path: Path, one: str, other: str) -> None:
+    records = of_sites("site")
+    for record, name in zip(records, [one, other, other, "b", "b", "b"], strict=True):
+        record["site"] = name
+    for wanted in ((one,), (other,), ("b",), ()):
+        with pytest.raises(UserFault, match=rf"one spelling of each site in .*; came {one} and {other}"):
+            datalist.read(listed(tmp_path, records, "csv"), *wanted)
+
+
+@pytest.mark.parametrize("wanted", [("a", "bb"), ("bb",)])
+def test_a_site_that_a_job_joins_must_have_rows(tmp_path: Path, wanted: tuple[str, ...]) -> None:
+    path = listed(tmp_path, of_sites("site"), "csv")
+    with pytest.raises(UserFault, match=r"rows of site bb in .*; came rows of a, b; .*data\.joined"):
+        datalist.read(path, *wanted)
+    assert len(datalist.read(path, "a", "b")["train"]) == 2

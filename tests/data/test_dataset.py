@@ -12,7 +12,7 @@ from pfedsam.data import dataset, reader
 from pfedsam.data.augment import augmentation
 from pfedsam.data.datalist import Row
 from pfedsam.data.dataset import PLAIN, Dataset, View, open_site
-from pfedsam.data.square import fit, fit_labels, unfit
+from pfedsam.data.square import fit, fit_labels, label_map, unfit
 from pfedsam.errors import UserFault
 
 
@@ -119,8 +119,10 @@ def test_a_volume_and_a_mask_that_lie_apart_are_refused_by_their_headers_alone(
 
 
 def test_a_mask_that_does_not_say_where_it_lies_is_refused_beside_a_volume_that_does(tmp_path: Path) -> None:
-    with pytest.raises(UserFault, match="mm away"):
-        Dataset(tmp_path, stored(tmp_path, RAS, RAS, unset=True), tiny(), split="train")
+    rows = stored(tmp_path, RAS, RAS, unset=True)
+    for plane, said in (("axial", r"a position in the header of .*a_m\.nii"), ("stored", "mm away")):
+        with pytest.raises(UserFault, match=said):
+            Dataset(tmp_path, rows, tiny(data={"plane": plane}), split="train")
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.2])
@@ -192,3 +194,9 @@ def test_values_beyond_eight_bits_are_told_and_not_cut_off(hospital: Path, tmp_p
         sets["train"].picture(0)
     percentile = open_site(tmp_path, "site-1", tiny(data={"scale": "percentile"}))
     assert percentile["train"].picture(0).max() == 1
+
+
+def test_of_two_overlapping_classes_that_are_both_certain_the_one_with_the_higher_logit_is_named() -> None:
+    """Both sigmoids are 1 in float32, so they cannot show which is higher."""
+    maps = torch.tensor([[[18.0, 30.0, -30.0]], [[30.0, 18.0, -18.0]]])
+    assert label_map(maps, exclusive=False).tolist() == [[2, 1, 0]]

@@ -159,10 +159,94 @@ def test_an_enhanced_file_a_slice_is_rescaled_as_its_functional_groups_say(tmp_p
     assert volume.spacing == pytest.approx((0.5, 0.75, 2.5))
 
 
-def test_bits_beside_an_enhanced_image_s_own_count_nothing(tmp_path: Path) -> None:
-    path = enhanced(tmp_path, RAMP | np.uint16(1 << 13), shuffled=True)
+def overlay(file: Path, bit: int, *, apart: bool = False) -> None:
+    """State an overlay in a bit of the file's pixels, or apart from them in an element of its own."""
+    data = pydicom.dcmread(file)
+    data.add_new(0x60020100, "US", 16)
+    data.add_new(0x60020102, "US", bit)
+    if apart:
+        data.add_new(0x60023000, "OW", bytes(4))
+    data.save_as(file)
+
+
+def test_the_bits_of_an_overlay_beside_an_image_s_own_count_nothing(tmp_path: Path) -> None:
+    path = enhanced(tmp_path / "whole", RAMP | np.uint16(1 << 13), shuffled=True)
     change(path, BitsStored=12, HighBit=11)
+    overlay(path, 13)
     assert np.array_equal(read_volume(path).values, RAMP)
+    for file in write_series(tmp_path / "apart", RAMP | np.uint16(1 << 13), tags={"BitsStored": 12, "HighBit": 11}):
+        overlay(file, 13, apart=True)
+    with pytest.raises(UserFault, match="BitsStored"):
+        read_dicom(tmp_path / "apart")
+
+
+def test_numbers_of_sixteen_bits_under_a_header_of_twelve_are_refused_and_not_cut(tmp_path: Path) -> None:
+    """A lesion of 5000 in tissue of 1000 was read as 904."""
+    values = np.full((8, 8, 3), 1000, np.uint16)
+    values[2:5, 2:5] = 5000
+    files = write_series(tmp_path, values, tags={"BitsStored": 12, "HighBit": 11})
+    for use in (lambda: read_dicom(tmp_path), lambda: read_volume(files[0], labels=True)):
+        with pytest.raises(
+            UserFault, match=r"bits 0 to 11 of .*dcm.*BitsStored.*set BitsStored to 16 and HighBit to 15"
+        ):
+            use()
+
+
+def twelve(folder: Path, stored: list[int], *, signed: bool) -> list[int]:
+    """What is read of a slice with these numbers, of 16 bits as they come, whose header says 12 bits."""
+    tags = {"BitsStored": 12, "HighBit": 11, "PixelRepresentation": int(signed)}
+    values = np.array(stored).astype(np.int16).view(np.uint16)[None, :, None]
+    write_series(folder, values, tags=tags)
+    found: list[int] = read_dicom(folder).values[0, :, 0].tolist()
+    return found
+
+
+def test_negative_numbers_of_twelve_bits_are_read_with_and_without_their_sign_in_the_other_bits(tmp_path: Path) -> None:
+    numbers = [-2048, -5, 0, 7, 2047]
+    assert twelve(tmp_path / "with", numbers, signed=True) == numbers
+    assert twelve(tmp_path / "without", [number & 0xFFF for number in numbers], signed=True) == numbers
+    assert twelve(tmp_path / "positive", [0, 4095], signed=False) == [0, 4095]
+
+
+@pytest.mark.parametrize(
+    ("stored", "signed"), [([5000, 1], True), ([-3000, 1], True), ([-5, 3000], True), ([-5, 1], False)]
+)
+def test_numbers_beyond_twelve_bits_with_a_sign_are_refused(tmp_path: Path, stored: list[int], signed: bool) -> None:
+    with pytest.raises(UserFault, match="as BitsStored and HighBit say"):
+        twelve(tmp_path, stored, signed=signed)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_numbers_in_the_upper_bits_are_read_as_a_ramp(tmp_path: Path, signed: bool) -> None:
+    ramp = (np.arange(0, 4096, 64) - 2048 * signed).reshape(8, 8, 1)
+    tags = {"BitsStored": 12, "HighBit": 15, "PixelRepresentation": int(signed)}
+    files = write_series(tmp_path, (ramp << 4).astype(np.int16).view(np.uint16), tags=tags)
+    assert np.array_equal(read_dicom(tmp_path).values, ramp)
+    change(files[0], PixelData=((ramp << 4) + 1).astype(np.int16).tobytes())
+    with pytest.raises(UserFault, match="bits 4 to 15 of"):
+        read_dicom(tmp_path)
+    overlay(files[0], 0)
+    assert np.array_equal(read_dicom(tmp_path).values, ramp)
+
+
+@pytest.mark.parametrize("high", [7, 16])
+def test_a_highest_bit_that_cannot_be_is_named(tmp_path: Path, high: int) -> None:
+    write_series(tmp_path, RAMP, tags={"BitsStored": 12, "HighBit": high})
+    with pytest.raises(UserFault, match=rf"HighBit of 11 to 15 in .*came {high}"):
+        read_dicom(tmp_path)
+
+
+@pytest.mark.parametrize(("vr", "padding"), [("US", 63536), ("SS", -32768)])
+def test_padding_beyond_the_stored_bits_is_padding(tmp_path: Path, vr: str, padding: int) -> None:
+    values = np.full((8, 8, 3), 1000, np.int16)
+    values[4:] = 50
+    values[:2] = np.array(padding).astype(np.int16)
+    tags = {"BitsStored": 12, "HighBit": 11, "PixelRepresentation": int(vr == "SS")}
+    for file in write_series(tmp_path, values.view(np.uint16), tags=tags):
+        data = pydicom.dcmread(file)
+        data.add_new("PixelPaddingValue", vr, padding)
+        data.save_as(file)
+    assert read_dicom(tmp_path).values[:, 0, 0].tolist() == [50, 50, 1000, 1000, 50, 50, 50, 50]
 
 
 def test_a_label_map_in_an_enhanced_file_keeps_its_numbers(tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from pfedsam.data import reader
+from pfedsam.data.planes import STORED
 from pfedsam.data.volume import read_nifti
 from pfedsam.errors import UserFault
+from pfedsam.prepare.site import Wish, prepare
 
 AFFINE = np.diag([0.5, 0.75, 2, 1])
 VOLUME = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
@@ -70,6 +72,52 @@ def test_rounding_between_sform_and_qform_passes_and_a_form_without_a_code_does_
         use()
     path = formed(tmp_path / "b.nii", AFFINE, np.diag([-0.5, -0.75, 2, 1]), codes=(2, 0))
     assert np.allclose(read_nifti(path).affine, AFFINE)
+
+
+def placeless(path: Path, values: np.ndarray = VOLUME) -> Path:
+    """A file whose header states no position: both codes are 0."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = nibabel.Nifti1Image(values, None)
+    file.header.set_zooms((0.5, 0.75, 2))
+    file.to_filename(path)
+    return path
+
+
+def test_a_header_that_states_no_position_is_read_as_stored_and_refused_in_another_plane(tmp_path: Path) -> None:
+    """nibabel guesses that x runs to the left; another program guesses otherwise."""
+    path = placeless(tmp_path / "a.nii")
+    assert reader.header(path, STORED).spacing == read_nifti(path).spacing == (0.5, 0.75, 2)
+    with pytest.raises(
+        UserFault, match=r"a position in the header of .*a\.nii, so that axial .*came none.*set_sform.*stored"
+    ):
+        reader.header(path, "axial")
+
+
+def test_prepare_leaves_out_a_scan_or_a_mask_without_a_position(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(5):
+        values, home = rng.integers(0, 99, (6, 7, 4)).astype(np.int16), tmp_path / "in"
+        for kind, found, lost in (("images", values, i == 0), ("masks", (values > 50).astype(np.uint8), i < 2)):
+            path = placeless(home / kind / f"p{i}.nii", found)
+            if not lost:
+                saved(path, found)
+    report = prepare([tmp_path / "in"], None, Wish())
+    assert (report["cases"], [one["file"] for one in report["dropped"]]) == (3, ["images/p0.nii", "images/p1.nii"])
+    assert [name in one["why"] for name, one in zip(("images", "masks"), report["dropped"], strict=True)] == [True] * 2
+    assert all("a position in the header" in one["why"] and "set_sform" in one["do"] for one in report["dropped"])
+
+
+def test_what_prepare_writes_of_a_scan_without_a_position_states_none_either(tmp_path: Path) -> None:
+    for i in range(3):
+        values = np.random.default_rng(i).integers(0, 99, (6, 7, 4)).astype(np.int16)
+        placeless(tmp_path / f"in/images/p{i}.nii", values)
+        placeless(tmp_path / f"in/masks/p{i}.nii", (values > 50).astype(np.uint8))
+    assert prepare([tmp_path / "in"], tmp_path / "out", Wish(plane=STORED))["cases"] == 3
+    for path in (tmp_path / "out").glob("*/*.nii"):
+        assert reader.header(path, STORED).spacing == (0.5, 0.75, 2)
+        assert reader.header(path, STORED).unit == "mm"
+        with pytest.raises(UserFault, match="a position in the header"):
+            reader.header(path, "coronal")
 
 
 def test_pixdim_that_disagrees_with_the_affine_is_named(tmp_path: Path) -> None:

@@ -361,6 +361,20 @@ def test_a_tiff_of_16_bit_colours_is_refused(tmp_path: Path) -> None:
         reader.read_image(path)
 
 
+@pytest.mark.parametrize(("channels", "photometric"), [(2, 1), (4, 2), (5, 2), (5, 5)])
+def test_a_tiff_with_a_channel_that_is_neither_colour_nor_transparency_is_refused_and_never_cut(
+    tmp_path: Path, channels: int, photometric: int
+) -> None:
+    values = np.random.default_rng(0).integers(0, 255, (4, 6, channels), np.uint8)
+    extra = (0, 0) if (channels, photometric) == (5, 2) else 0
+    path = tiff(tmp_path / "x.tif", values, tags={262: photometric, 338: extra})
+    for use in (reader.header, reader.read_image, read_picture, lambda p: read_volume(p, labels=True)):
+        with pytest.raises(UserFault, match=r"came an extra channel .*ExtraSamples 0.*save it without"):
+            use(path)
+    path = tiff(path, values[..., : 2 if photometric == 1 else 4], tags={262: 1 if photometric == 1 else 2, 338: 2})
+    assert reader.read_image(path).shape == (4, 6, 3)
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 @pytest.mark.parametrize("value", [0, 255])
 def test_a_drawing_in_the_transparency_alone_is_refused_in_a_mask_and_in_an_image(
@@ -419,11 +433,12 @@ def test_an_image_of_nearly_one_value_keeps_its_others(tmp_path: Path) -> None:
     values = np.zeros((256, 256), np.uint16)
     values[10:20, 10:20] = np.arange(100).reshape(10, 10) * 500 + 1000
     path = picture(tmp_path / "x.png", values)
-    assert reader.ends_of_file(path, "percentile") == (0, 50_500)
-    shown = reader.unit(reader.read_image(path), (0, 50_500), "x")
+    ends = reader.ends_of_file(path, "percentile")
+    assert ends == reader.Ends(0, 50_500)
+    shown = reader.unit(reader.read_image(path), ends, "x")
     assert len(np.unique(shown)) == 101
     black = reader.ends_of_file(picture(tmp_path / "black.png", np.zeros((8, 8), np.uint8)), "percentile")
-    assert black == (0, 1)
+    assert black == reader.Ends(0, 1)
 
 
 @pytest.mark.parametrize("factor", [1.0, 1e-9, 1e-12, 1e9])
@@ -463,3 +478,14 @@ def test_fractions_of_0_to_1_are_refused_where_8_bits_are_expected_and_dark_slic
     assert reader.ends_of_file(tmp_path / "bright.nii.gz", "uint8") == reader.EIGHT_BIT
     assert reader.ends_of_file(tmp_path / "dark.nii.gz", "uint8") == reader.EIGHT_BIT
     assert reader.ends_of_file(tmp_path / "unit.nii.gz", "percentile")[1] <= 1
+
+
+def test_percentiles_of_exactly_0_and_255_cut_what_is_beyond_them_as_any_others_do(tmp_path: Path) -> None:
+    values = np.repeat([0, 255], 200).reshape(20, 20).astype(np.uint16)
+    values[1, 1] = 400
+    path = picture(tmp_path / "x.png", values)
+    ends = reader.ends_of_file(path, "percentile")
+    assert ends == reader.Ends(0, 255)
+    assert reader.unit(reader.read_image(path), ends, "x").max() == 1
+    with pytest.raises(UserFault, match=r"set data\.scale to percentile"):
+        reader.unit(reader.read_image(path), reader.ends_of_file(path, "uint8"), "x")

@@ -1,22 +1,26 @@
 """The graph computes what torch does, for every way a branch can be built."""
 
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 
 import pfedsam
-from conftest import after_a_round, save_model, tiny
+from conftest import ROOT, after_a_round, save_model, tiny
 from pfedsam.errors import UserFault
 from pfedsam.export.merge import merged, plain
 from pfedsam.export.onnx import CLOSE, OPSET, export_onnx
 from pfedsam.inference.predictor import Predictor, load_model
 from pfedsam.model.lora import LoRALinear, adapted, loras
 from pfedsam.model.moe import LocalMoE
+from pfedsam.site import Site
 
 READINGS: list[dict[str, Any]] = [{"own": {"reading": reading}} for reading in ("R1", "R3", "post")]
 BACKBONES: list[dict[str, Any]] = [
@@ -79,6 +83,37 @@ def test_the_graph_with_experts_computes_what_torch_does_at_any_batch_and_says_h
     assert str(Path(pfedsam.__file__).parent).encode() not in data
     assert graph.graph.input[0].type.tensor_type.shape.dim[0].dim_param
     assert {o.version for o in graph.opset_import if not o.domain} == {OPSET}
+
+
+def code_of(page: str, heading: str) -> str:
+    """The Python below a heading of a page."""
+    _, text = (ROOT / "docs" / page).read_text().split(f"\n## {heading}\n")
+    (code,) = re.findall(r"^```python\n(.*?)^```", text.split("\n## ")[0], re.DOTALL | re.MULTILINE)
+    return str(code)
+
+
+def test_the_page_s_code_without_pfedsam_makes_pfedsam_s_masks_and_the_graph_says_the_same_in_words(
+    trained_model: Path, trained_site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(trained_model, device="cpu", precision="fp32")
+    export_onnx(model, tmp_path / "model.onnx", "personal")
+    notes = {entry.key: entry.value for entry in onnx.load(tmp_path / "model.onnx").metadata_props}
+    assert "at least 1" in notes["input"]
+    assert "bilinear with antialiasing" in notes["input"]
+    assert "bilinear to 64 x 64, cut to the sides above, then bilinear to the image's own size" in notes["output"]
+    code = code_of("predict.md", "ONNX, for other programs")
+    assert "pfedsam" not in code
+    monkeypatch.chdir(tmp_path)
+    for i, size in enumerate(((512, 768), (768, 512), (37, 50))):
+        grey = Image.fromarray((255 * trained_site.data["test"].picture(i)[0].numpy()).astype(np.uint8))
+        speckle = np.asarray(grey.resize(size)) * np.random.default_rng(i).normal(1, 0.35, size[::-1])
+        Image.fromarray(speckle.clip(0, 255).astype(np.uint8)).save("scan.png")
+        found: dict[str, Any] = {}
+        exec(code, found)
+        expected = pfedsam.load(trained_model, device="cpu").predict("scan.png", scale="uint8") > 0
+        assert found["mask"].shape == (1, *expected.shape)
+        assert expected.any()
+        assert 2 * (found["mask"][0].numpy() & expected).sum() / (found["mask"].sum() + expected.sum()) >= 0.98
 
 
 @pytest.mark.long

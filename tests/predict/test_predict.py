@@ -1,5 +1,6 @@
 """Masks come in the format, size and place of what was given, and are those of the final test."""
 
+import json
 import os
 import re
 import subprocess
@@ -14,7 +15,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-from data.dicoms import SAGITTAL, several_frames, write_series
+from data.dicoms import SAGITTAL, change, several_frames, write_series
 from nibabel import orientations
 from numpy.typing import NDArray
 from PIL import Image
@@ -522,6 +523,55 @@ def test_masks_of_another_model_branch_or_image_are_named_and_neither_kept_as_th
     assert run(other, tmp_path / "in", tmp_path / "out", way)[0].files, "the user removed the old mask"
 
 
+NAMED = Classes(["target"], {"target": "SCT:4147007:Mass", "lesion": "SCT:4147007:Mass"})
+RENAMED = {
+    "other class names": replace(NAMED, names=["lesion"]),
+    "other codes": Classes(["target"], {"target": "SCT:108369006:Neoplasm"}),
+    "another choice of --anonymous": replace(NAMED, anonymous=True),
+}
+
+
+@pytest.mark.parametrize("words", RENAMED)
+def test_a_segmentation_with_other_names_or_codes_is_named_and_neither_kept_as_this_one_nor_replaced(
+    model: Predictor, volume: NDArray[np.float32], tmp_path: Path, words: str
+) -> None:
+    write_series(tmp_path / "in/a", volume.astype(np.uint16))
+    likely = replace(WAY, probabilities=True)
+    files = next(predict(model, find_scans(tmp_path / "in"), tmp_path / "out", likely, NAMED)).files
+    same = replace(NAMED, codes={"target": NAMED.codes["target"]})
+    (kept,) = predict(model, find_scans(tmp_path / "in"), tmp_path / "out", WAY, same)
+    assert (kept.files, kept.fault) == ((), None)
+    if "anonymous" in words:
+        files[0].unlink()  # the mask itself tells of its patient
+    (done,) = predict(model, find_scans(tmp_path / "in"), tmp_path / "out", likely, RENAMED[words])
+    assert f"came one of {words}; it was not replaced" in str(done.fault)
+
+
+def test_a_segmentation_of_other_pixels_with_the_same_uids_is_named(
+    model: Predictor, volume: NDArray[np.float32], tmp_path: Path
+) -> None:
+    (file, *_) = write_series(tmp_path / "in/a", volume.astype(np.uint16))
+    run(model, tmp_path / "in", tmp_path / "out")
+    change(file, PixelData=volume[::-1, :, 0].astype(np.uint16).tobytes())
+    (done,) = run(model, tmp_path / "in", tmp_path / "out")
+    assert "came one of another image, which had this name; it was not replaced" in str(done.fault)
+
+
+def test_a_segmentation_whose_record_says_less_is_kept(
+    model: Predictor, volume: NDArray[np.float32], tmp_path: Path
+) -> None:
+    """An older version noted neither names nor the image of a DICOM series."""
+    write_series(tmp_path / "in/a", volume.astype(np.uint16))
+    run(model, tmp_path / "in", tmp_path / "out")
+    said = json.loads((tmp_path / "out" / RECORD).read_text())
+    said["maker"] = {name: said["maker"][name] for name in ("model", "branch", "plane", "scale")}
+    (tmp_path / "out" / RECORD).write_text(json.dumps(said | {"maker": said["maker"] | {"image": ""}}))
+    (kept,) = run(model, tmp_path / "in", tmp_path / "out")
+    assert (kept.files, kept.fault) == ((), None)
+    (done,) = run(model, tmp_path / "in", tmp_path / "out", replace(WAY, branch="global"))
+    assert "one of the personal branch" in str(done.fault)
+
+
 def test_a_mask_is_not_written_again_beside_maps_of_another_branch(
     model: Predictor, volume: NDArray[np.float32], tmp_path: Path
 ) -> None:
@@ -590,6 +640,17 @@ def test_values_beyond_eight_bits_are_told_where_training_took_eight(
     nifti(tmp_path / "a.nii.gz", 4 * volume)
     (done,) = run(model, tmp_path / "a.nii.gz", tmp_path / "out", Way("global", scale="uint8"))
     assert "--scale percentile" in str(done.fault)
+
+
+def test_a_nifti_that_states_no_position_gets_a_mask_only_as_stored(
+    model: Predictor, volume: NDArray[np.float32], tmp_path: Path
+) -> None:
+    nibabel.Nifti1Image(volume, None).to_filename(tmp_path / "a.nii")
+    (done,) = run(model, tmp_path / "a.nii", tmp_path / "out")
+    assert re.search(r"a position in the header of the image, .*axial slices .*a\.nii; .*--plane", str(done.fault))
+    (done,) = run(model, tmp_path / "a.nii", tmp_path / "out", replace(WAY, plane="stored"))
+    mask = nibabel.load(done.files[0])
+    assert (int(mask.header["qform_code"]), int(mask.header["sform_code"])) == (0, 0)
 
 
 def test_a_folder_without_images_is_told(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from prepare.corpus import lesion, picture, scan
 from pfedsam.data import datalist
 from pfedsam.data.datalist import Row
 from pfedsam.errors import UserFault
+from pfedsam.prepare.copies import fingerprint
 from pfedsam.prepare.found import Case
 from pfedsam.prepare.grouping import by_file, by_level, grouped
 from pfedsam.prepare.patients import told_apart
@@ -419,6 +420,16 @@ def test_patients_with_a_copy_of_one_image_are_one_patient_and_told(tmp_path: Pa
     homes = {((tmp_path / "out" / row.image).read_bytes(), row.split, row.group) for row in rows}
     assert len(homes) == 8
     assert ",p00 and p20,p-" in (tmp_path / "out/names.csv").read_text()
+
+
+def test_a_copy_is_known_whatever_its_type_of_numbers_or_number_of_equal_channels() -> None:
+    grey = np.random.default_rng(0).integers(0, 255, (9, 8, 2), np.uint8)
+    colour = np.random.default_rng(1).integers(0, 255, (9, 8, 2, 3), np.uint8)
+    same = [*(grey.astype(kind) for kind in ("u1", "i2", "u2", "f4")), np.repeat(grey[..., None], 3, -1)]
+    assert len({fingerprint(values) for values in same}) == 1
+    tenths = np.asfortranarray(grey / np.float32(10))
+    assert fingerprint(tenths) == fingerprint(np.ascontiguousarray(tenths))
+    assert len({*map(fingerprint, (grey, grey[::-1], tenths, colour, colour[..., ::-1]))}) == 5
 
 
 def test_blank_images_are_no_copies_of_each_other(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ RED, GREEN, GREY = (128, 0, 0), (0, 128, 0), (1, 1, 1)
 
 
 def site(folder: Path, colours: list[tuple[int, int, int]]) -> Path:
+    """A case for each colour, which is that of number 1."""
     for i, colour in enumerate(colours):
         picture(folder / f"images/p{i}.png", scan(i, (12, 12)).astype(np.uint8))
         mask = Image.fromarray(lesion(i, (12, 12, 3))[..., 1])
@@ -36,6 +37,17 @@ def test_masks_whose_palettes_contradict_each_other_are_asked_about_and_labels_a
     assert prepare([home], None, Wish(table={"1": 1}))["cases"] == 4
 
 
-def test_a_grey_palette_says_nothing_about_classes(tmp_path: Path) -> None:
+RIM, CUP = (128, 128, 128), (255, 255, 255)
+
+
+def test_greys_that_a_program_numbered_anew_in_a_mask_without_one_of_them_are_not_swapped(tmp_path: Path) -> None:
+    """Of 0, 128 and 255 the highest is number 2; where 128 is absent, it is number 1."""
+    with pytest.raises(UserFault, match=r"number 1 as .*\(255, 255, 255\) in p5.png, and \(128, 128, 128\)"):
+        prepare([site(tmp_path / "many", [RIM, RIM, RIM, RIM, RIM, CUP, CUP, CUP])], None, Wish())
+    report = prepare([site(tmp_path / "one", [RIM, RIM, RIM, RIM, RIM, CUP])], None, Wish())
+    assert [d["file"] for d in report["dropped"]] == ["images/p5.png"]
+
+
+def test_a_grey_that_is_the_number_itself_says_nothing_about_classes(tmp_path: Path) -> None:
     home = site(tmp_path / "in", [GREY, (255, 255, 255), GREY, (255, 255, 255)])
     assert prepare([home], None, Wish())["cases"] == 4

@@ -113,6 +113,23 @@ def test_a_series_uid_for_each_slice_is_named_as_such(tmp_path: Path) -> None:
     )
 
 
+def test_a_segmentation_of_an_absent_series_is_not_paired_with_another_in_its_frame_of_reference(
+    tmp_path: Path,
+) -> None:
+    """Drawn on T2, which is not there, it was paired with T1 of the same patient."""
+    frame = pydicom.uid.generate_uid()
+    for kind in ("t1", "t2"):
+        write_series(tmp_path / kind, IMAGE, tags={"FrameOfReferenceUID": frame})
+    path = write_seg(tmp_path / "t1/drawn.dcm", files_of(tmp_path / "t2"), lesion(1), ["Tumour"])
+    found = discover([tmp_path / "t1"], None)
+    assert found.cases == []
+    assert ("drawn.dcm", "a DICOM-SEG whose series is not in the folder") in [(d.file, d.why) for d in found.dropped]
+    data = pydicom.dcmread(path)
+    del data.ReferencedSeriesSequence
+    data.save_as(path)
+    assert len(discover([tmp_path / "t1"], None).cases) == 1
+
+
 def test_a_series_that_shares_its_instances_with_another_is_named_with_it(tmp_path: Path) -> None:
     for name in "ab":
         for k, file in enumerate(write_series(tmp_path / f"images/{name}", scan(ord(name)).astype(np.uint16))):

@@ -9,7 +9,14 @@ from pfedsam.config import Config
 from pfedsam.errors import ClassesDiffer, UserFault
 from pfedsam.files import read_json
 
-SIDES = {"left", "right", "links", "rechts", "linke", "rechte"}  # words of a class that a mirror makes another
+SIDES = "left|right|links|rechts|linke|rechte|gauche|droite"  # words of a class that a mirror makes another
+NAMED_SIDES = (  # the same, but in the name of a file they may be a person's
+    "linke[rs]|rechte[rs]|droit|izquierd[oa]|derech[oa]|esquerd[oa]|direit[oa]|destr[oa]|sinister|sinistr(?:o|a|um)"
+    "|dexter|dextr(?:a|um)"
+)
+SHORT_SIDES = "l|r|lt|rt"
+SIDE = re.compile(rf"{SIDES}|{NAMED_SIDES}|lt|rt")
+EYES = {"od": "os", "os": "od"}  # right and left; but OD is also the optic disc, and os a bone
 CLASSES_FILE = "classes.json"  # beside the datalist, as `pfedsam prepare` writes it: {"1": "Liver", "2": "Tumour"}
 
 
@@ -65,8 +72,20 @@ def check_one_meaning(folders: Mapping[str, Path]) -> None:
 
 
 def sided(names: Sequence[str]) -> list[str]:
-    """Those of the classes' names that say left or right, such as `kidney_left`."""
-    return [name for name in names if SIDES & set(re.split(r"[\W_]+", name.casefold()))]
+    """Those of the classes' names that say left or right: `kidney_left`, `LeftKidney`, `Kidney_L`.
+
+    `OD` counts only if another name differs by `OS` alone, and the other way round.
+    """
+    parts = [tuple(re.split(r"[\W_]+", name.casefold())) for name in names]
+    mirrored = [tuple(EYES.get(part, part) for part in one) for one in parts]
+    eyes = [one != other and other in parts for one, other in zip(parts, mirrored, strict=True)]
+    short = [any(re.fullmatch(SHORT_SIDES, part) for part in one) for one in parts]
+    return [name for i, name in enumerate(names) if eyes[i] or short[i] or _says_side(name)]
+
+
+def _says_side(name: str) -> bool:
+    words = re.split(r"[\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).casefold())
+    return any(map(SIDE.fullmatch, words))
 
 
 def own_names(folder: Path) -> dict[int, str]:

@@ -78,7 +78,8 @@ def read(path: Path, *sites: str) -> dict[str, list[Row]]:
 
     Raises:
         UserFault: a column is missing, a split is unknown or empty, a file does not exist, only some rows have a
-            site, or a group or an image is in two splits. Each message names the file and the row.
+            site, a site has two spellings or no row, or a group or an image is in two splits. Each message names the
+            file and the row.
     """
     records = raw_rows(path)
     own = dict(_of_sites(path, records, sites))
@@ -147,7 +148,16 @@ def _table(path: Path, reader: "csv.DictReader[str]") -> list[dict[str, Any]]:
             came=f"no {', '.join(lacking)} in {','.join(names)!r}",
             do="write these names into the first line, with commas between them",
         )
-    return list(reader)
+    records = list(reader)
+    if long := next(
+        (n for n, record in enumerate(records, 1) if any(record.get(None) or ())), None
+    ):  # the rest of a row
+        raise UserFault(
+            expected=f"{len(names)} cells, as many as columns, in row {long} of {path}",
+            came=str(len(names) + len(records[long - 1][None])),
+            do="put a cell that has a comma in it into quotation marks, or remove the extra cell",
+        )
+    return records
 
 
 def _columns(path: Path, names: Sequence[object]) -> list[str]:
@@ -176,7 +186,24 @@ def _of_sites(path: Path, records: list[dict[str, Any]], sites: tuple[str, ...])
             came="none",
             do="fill it in, or remove the column",
         )
+    _check_sites(path, [record["site"] for record in records], sites)
     return [(number, record) for number, record in numbered if not sites or record["site"] in sites]
+
+
+def _check_sites(path: Path, known: list[str], wanted: tuple[str, ...]) -> None:
+    """Refuse two spellings of one site, and a wanted site without rows."""
+    if twice := next((pair for pair in zip(alike(known), known, strict=True) if pair[0] != pair[1]), None):
+        raise UserFault(
+            expected=f"one spelling of each site in {path}",
+            came=" and ".join(twice),
+            do="write it in one way; two sites need names that differ in more than capitals",
+        )
+    if absent := [site for site in wanted if site not in known]:
+        raise UserFault(
+            expected=f"rows of site {absent[0]} in {path}",
+            came=f"rows of {', '.join(sorted({*known})[:SHOWN])}",
+            do="correct the site's name in the column site or in the job (its sites, data.joined)",
+        )
 
 
 def _row(path: Path, number: int, record: dict[str, Any]) -> Row:

@@ -28,11 +28,13 @@ class Volume:
         affine: (4, 4), from (row, column, slice) to millimetres towards right, anterior, superior; None if the file
             does not state its position (pictures).
         spacing: (row, column, slice) in mm; 1 if the file does not know millimetres.
+        guessed: the file states no position, so `affine` is the reader's guess, good for the plane `stored` alone.
     """
 
     values: NDArray[Any]
     affine: Affine | None = None
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    guessed: bool = False
 
 
 def oriented(volume: Volume, plane: str) -> Volume:
@@ -143,6 +145,25 @@ def check_cut(affine: Affine | None, shape: tuple[int, ...], plane: str, where: 
             expected=f"{plane} slices of several rows and columns in {where}",
             came=f"a single {whole} slice, which {plane} cuts into pieces of {shape[0]} x {shape[1]} pixels",
             do=f"use the plane {whole} (data.plane of the job, --plane of prepare and predict)",
+        )
+
+
+def check_placed(guessed: bool, plane: str, where: str) -> None:
+    """Refuse a volume that states no position, unless it is taken as stored. Programs do not all guess the same left.
+
+    Args:
+        guessed: as in `Volume`.
+        where: the file, for the message.
+
+    Raises:
+        UserFault: its position is a guess, and `plane` needs it.
+    """
+    if guessed and plane != STORED:
+        raise UserFault(
+            expected=f"a position in the header of {where}, so that {plane} slices can be found",
+            came="none: qform_code and sform_code are 0, so nothing says where left is",
+            do="write it there (nibabel: image.set_sform(affine, 1); a mask takes the affine of its image), or, if all"
+            f" files are stored alike, take the plane {STORED} (data.plane of the job, --plane of prepare and predict)",
         )
 
 

@@ -78,6 +78,11 @@ def affine_of(path: Path, file: Any) -> Affine:
     return affine
 
 
+def guessed(file: Any) -> bool:
+    """Whether the header states no position, so that nibabel makes one up: from the middle, with x to the left."""
+    return not (int(file.header["qform_code"]) or int(file.header["sform_code"]))
+
+
 def unit(file: Any) -> Literal["mm", "px"]:
     """The unit of the spacing. NIfTI cannot say that a source knows no millimetres, so `prepare` writes a note."""
     return "px" if bytes(file.header["descrip"].tobytes()).startswith(PIXELS) else "mm"

@@ -28,6 +28,7 @@ EXIF_OF_PNG = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # the m
 BLACK = 16  # a palette's colour with all channels below this looks black
 LOSSY = (6, 7, 34712, 50001)  # compressions of TIFF: JPEG in two ways, JPEG 2000, WebP
 SIGNED = 2  # a TIFF's SampleFormat
+OTHER = 0  # a TIFF's ExtraSamples: a channel that is not transparency
 FORMS = {SIGNED: " with sign", 3: " floating point", 5: " complex, of whole numbers", 6: " complex"}
 
 
@@ -38,8 +39,8 @@ def pixels(path: Path, *, labels: bool = False) -> NDArray[Any]:
         labels: read stored numbers, also with a palette, in a TIFF that shows 0 as white, and of 2 or 4 bits.
 
     Raises:
-        UserFault: several pages, 16-bit colours, too many pixels, a drawing in the transparency, or a mask with a
-            palette whose background is not number 0.
+        UserFault: several pages, 16-bit colours, an extra channel, too many pixels, a drawing in the transparency, or a
+            mask with a palette whose background is not number 0.
         Exception: nearly any, if the file is damaged; see `readable`.
     """
     with _opened(path) as file:
@@ -101,6 +102,7 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
                 raise _too_large(path)
             _check_one_page(path, file)
             _check_depth(path, file)
+            _check_extra(path, file)
             yield file
 
 
@@ -138,6 +140,16 @@ def _check_depth(path: Path, file: Image.Image) -> None:
             expected=f"colours of 8 bits, or grey of 8 or 16 bits, in {path}",
             came=f"several channels of {_depth(path, file)} bits",
             do="save it as RGB with 8 bits per channel (ImageJ: Image, Type, RGB Color), or as one 16-bit channel",
+        )
+
+
+def _check_extra(path: Path, file: Image.Image) -> None:
+    """Refuse a TIFF with a channel that is neither colour nor transparency, because Pillow silently drops it."""
+    if OTHER in _tag(file, TiffImagePlugin.EXTRASAMPLES, ()):
+        raise UserFault(
+            expected=f"one channel of grey, or red, green and blue, in {path}",
+            came="an extra channel that is not marked as transparency (ExtraSamples 0)",
+            do="save it without that channel, or save the channel that matters as a grey picture",
         )
 
 

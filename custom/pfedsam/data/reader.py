@@ -10,23 +10,33 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pfedsam.config import Scale
 from pfedsam.data import nifti, picture
-from pfedsam.data.geometry import Affine, check_cut, laid, spacing_of
+from pfedsam.data.geometry import Affine, check_cut, check_placed, laid, spacing_of
 from pfedsam.data.planes import STORED
 from pfedsam.data.readable import readable
 from pfedsam.data.values import IGNORED, require_finite, whole_numbers
 from pfedsam.errors import UserFault
 
 Pixels = NDArray[np.float32]
-EIGHT_BIT = (0.0, 255.0)
 UNIT = 1.0  # an image of 8 bits whose brightest value is no higher is black to the eye
 READ = (*picture.PICTURES, *nifti.NIFTI)
+
+
+class Ends(NamedTuple):
+    """The values that become 0 and 1. If they are `fixed`, a value beyond them is a fault; otherwise it is cut off."""
+
+    low: float
+    high: float
+    fixed: bool = False
+
+
+EIGHT_BIT = Ends(0.0, 255.0, fixed=True)
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,7 @@ def header(path: Path, plane: str = STORED) -> Header:
     """The header of an image or mask file, cut into slices of `plane` (see `geometry.oriented`).
 
     Raises:
-        UserFault: the format is unknown, the file is unreadable, or a volume is not 3-D.
+        UserFault: the format is unknown, the file is unreadable, or a volume is not 3-D or states no position.
     """
     with _read(path) as is_nifti:
         return _nifti_header(path, plane) if is_nifti else Header(picture.shape(path), 1, (1.0, 1.0, 1.0))
@@ -105,12 +115,12 @@ def read_mask(
     return np.asarray(np.where(unlabelled, IGNORED, numbers), dtype=np.uint8)
 
 
-def ends_of_file(path: Path, scale: Scale, plane: str = STORED) -> tuple[float, float]:
+def ends_of_file(path: Path, scale: Scale, plane: str = STORED) -> Ends:
     """The `ends_of` a whole file, from slices of `plane`."""
     return ends_of((read_image(path, i, plane) for i in judged(header(path, plane).slices, scale)), scale, str(path))
 
 
-def ends_of(pictures: Iterable[Pixels], scale: Scale, name: str) -> tuple[float, float]:
+def ends_of(pictures: Iterable[Pixels], scale: Scale, name: str) -> Ends:
     """The values of an image's pictures (H, W, 3) that become 0 and 1.
 
     Raises:
@@ -132,14 +142,14 @@ def ends_of(pictures: Iterable[Pixels], scale: Scale, name: str) -> tuple[float,
     return EIGHT_BIT
 
 
-def unit(pixels: Pixels, ends: tuple[float, float], name: str) -> Pixels:
-    """(H, W, 3) in 0..1, from values between `ends`. Values beyond the ends are cut off.
+def unit(pixels: Pixels, ends: Ends, name: str) -> Pixels:
+    """(H, W, 3) in 0..1, from values between `ends`. Values beyond them are cut off.
 
     Raises:
-        UserFault: the ends are those of 8 bits, and values are beyond them. The message names the file.
+        UserFault: the ends are fixed, and values are beyond them. The message names the file.
     """
-    low, high = ends
-    if ends == EIGHT_BIT and (pixels.min() < low or pixels.max() > high):
+    low, high, fixed = ends
+    if fixed and (pixels.min() < low or pixels.max() > high):
         raise UserFault(
             expected=f"values of 0 to 255 in {name}, for data.scale uint8",
             came=f"{pixels.min():g} to {pixels.max():g}",
@@ -148,7 +158,7 @@ def unit(pixels: Pixels, ends: tuple[float, float], name: str) -> Pixels:
     return np.asarray(np.clip((pixels - low) / (high - low), 0, 1), dtype=np.float32)
 
 
-def levels(pictures: Iterable[Pixels]) -> tuple[float, float]:
+def levels(pictures: Iterable[Pixels]) -> Ends:
     """The 0.5 and 99.5 percentiles of pictures (H, W, 3), from every fourth value.
 
     If nearly all values are one, both percentiles are that. Then it is the least and the highest value. An image of one
@@ -159,7 +169,7 @@ def levels(pictures: Iterable[Pixels]) -> tuple[float, float]:
     low, high = np.percentile(np.concatenate(parts), (0.5, 99.5))
     if low == high:
         low, high = min(least), max(most)
-    return float(low), float(high if high > low else low + max(1.0, abs(low)))
+    return Ends(float(low), float(high if high > low else low + max(1.0, abs(low))))
 
 
 def judged(count: int, scale: Scale) -> range:
@@ -207,6 +217,7 @@ def _nifti_header(path: Path, plane: str) -> Header:
             came=f"shape {volume.shape}",
             do="split it into 3-D volumes" if several else "run pfedsam prepare, which gives it three axes",
         )
+    check_placed(nifti.guessed(volume), plane, str(path))
     layout = laid(nifti.affine_of(path, volume), volume.shape, plane)
     assert layout.affine is not None
     check_cut(layout.affine, layout.shape, plane, str(path))

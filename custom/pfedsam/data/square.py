@@ -13,7 +13,7 @@ THRESHOLD = 0.5  # on probabilities, never on logits
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # segment_anything build_sam.py, RGB of 0..255
 
 
-def shown(pixels: reader.Pixels, ends: tuple[float, float], name: str) -> Tensor:
+def shown(pixels: reader.Pixels, ends: reader.Ends, name: str) -> Tensor:
     """A picture (H, W, 3) as (3, H, W) in 0..1, from values between `ends`. It raises as `reader.unit` does."""
     return torch.from_numpy(reader.unit(pixels, ends, name)).permute(2, 0, 1).contiguous()
 
@@ -96,10 +96,10 @@ def decide(maps: Tensor, *, exclusive: bool) -> Tensor:
 
 def label_map(maps: Tensor, *, exclusive: bool) -> Tensor:
     """(H, W) uint8 class numbers, 0 for background, from (outputs, H, W) logits. The best overlapping class wins."""
+    best = maps.argmax(0)  # of logits: two sigmoids may both be rounded to 1
     if exclusive:
-        return maps.argmax(0).to(torch.uint8)
-    best, which = maps.sigmoid().max(0)
-    return ((which + 1) * (best > THRESHOLD)).to(torch.uint8)
+        return best.to(torch.uint8)
+    return ((best + 1) * (maps.sigmoid() > THRESHOLD).any(0)).to(torch.uint8)
 
 
 def probabilities(maps: Tensor, *, exclusive: bool) -> Tensor:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, pixel_array
 from pydicom.uid import JPEGExtended12Bit
 
+from pfedsam.data.bits import own_bits
 from pfedsam.data.headers import frames, group
 from pfedsam.errors import UserFault
 
@@ -37,17 +38,19 @@ def intensities(file: Path, data: Any) -> list[Frame]:
     Whole numbers are as stored or from the file's table. If the file or a frame rescales, the result is float32.
 
     Raises:
-        UserFault: the compression has no plugin, or colours have more than 8 bits.
+        UserFault: the compression has no plugin, colours have more than 8 bits, or bits are set beyond BitsStored.
         Exception: nearly any, if the file is damaged; see `readable`.
     """
     _check_plugin(file, data)
     check_colours(file, data)
-    stored = _stored(data)
+    decoded = _decoded(data)
+    if decoded.ndim == 4:
+        return [Frame(one) for one in np.asarray(decoded, dtype=np.uint8)]
     if data.PhotometricInterpretation == "PALETTE COLOR":
+        stored = np.stack([own_bits(file, data, one) for one in decoded])
         return [Frame(one) for one in eight_bit(file, np.asarray(apply_color_lut(stored, data)))]
-    if stored.ndim == 4:
-        return [Frame(one) for one in np.asarray(stored, dtype=np.uint8)]
-    return [_rescaled(frame, data, i) for i, frame in enumerate(stored)]
+    numbers = [own_bits(file, data, one, _padding(data, one)) for one in decoded]
+    return [_rescaled(own, data, i, _padding(data, decoded[i], own)) for i, own in enumerate(numbers)]
 
 
 def comparable(series: Sequence[Frame]) -> list[NDArray[Any]]:
@@ -64,11 +67,11 @@ def comparable(series: Sequence[Frame]) -> list[NDArray[Any]]:
     return [found if padding is None else np.where(padding, lowest, found) for found, padding in pairs]
 
 
-def class_numbers(file: Path, data: Any) -> NDArray[Any]:
+def class_numbers(file: Path, data: Any) -> list[NDArray[Any]]:
     """A mask's stored numbers, one array per frame. Display rules (MONOCHROME1, a palette) do not change them.
 
     Raises:
-        UserFault: the compression has no plugin, or the file rescales the numbers.
+        UserFault: the compression has no plugin, the file rescales the numbers, or bits are set beyond BitsStored.
         Exception: nearly any, if the file is damaged; see `readable`.
     """
     _check_plugin(file, data)
@@ -79,12 +82,13 @@ def class_numbers(file: Path, data: Any) -> NDArray[Any]:
             came="numbers that its header rescales (RescaleSlope, RescaleIntercept or ModalityLUTSequence)",
             do="save the mask as a DICOM-SEG, as NIfTI or as PNG",
         )
-    return _stored(data)
+    decoded = _decoded(data)
+    return [*decoded] if decoded.ndim == 4 else [own_bits(file, data, one) for one in decoded]
 
 
-def _stored(data: Any) -> NDArray[Any]:
-    """The stored numbers, (N, H, W) or (N, H, W, 3), without the bits of an overlay."""
-    pixels = pixel_array(data)
+def _decoded(data: Any) -> NDArray[Any]:
+    """The numbers of all frames, (N, H, W) with all their bits, or (N, H, W, 3)."""
+    pixels = pixel_array(data, correct_unused_bits=int(data.get("SamplesPerPixel") or 1) > 1)
     return np.asarray(pixels if frames(data) > 1 else pixels[None])
 
 
@@ -131,9 +135,9 @@ def _deep(file: Path, bits: int) -> UserFault:
     )
 
 
-def _rescaled(stored: NDArray[Any], data: Any, index: int) -> Frame:
+def _rescaled(stored: NDArray[Any], data: Any, index: int, padding: NDArray[np.bool_] | None) -> Frame:
     """Frame `index` of a file, from its numbers (H, W)."""
-    dark, padding = data.PhotometricInterpretation == "MONOCHROME1", _padding(stored, data)
+    dark = data.PhotometricInterpretation == "MONOCHROME1"
     if data.get("ModalityLUTSequence"):
         looked_up = apply_modality_lut(stored.astype(np.int32), data)  # int32 can index a table of any length
         most = np.iinfo(looked_up.dtype).max
@@ -152,13 +156,18 @@ def _mirrored_at(mirror: float, frame: Frame) -> NDArray[Any]:
     return (frame.values.astype(np.float64) + (mirror - float(frame.mirror or 0))).astype(np.float32)
 
 
-def _padding(stored: NDArray[Any], data: Any) -> NDArray[np.bool_] | None:
-    """Where the numbers are those that the header declares as padding; None if nowhere."""
+def _padding(data: Any, decoded: NDArray[Any], own: NDArray[Any] | None = None) -> NDArray[np.bool_] | None:
+    """Where a frame's numbers are those that the header declares as padding; None if nowhere.
+
+    Args:
+        decoded: the numbers with all their bits; `own`: with their own bits alone. A header may mean either.
+    """
     ends = [data.get(tag) for tag in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
-    known = [_as_stored(end, stored.dtype) for end in ends if isinstance(end, int)]
+    known = [_as_stored(end, decoded.dtype) for end in ends if isinstance(end, int)]
     if not isinstance(ends[0], int) or None in known:
         return None
-    padding = np.asarray((stored >= min(known)) & (stored <= max(known)))
+    both = [decoded] if own is None or own is decoded else [decoded, own]
+    padding = np.any([(one >= min(known)) & (one <= max(known)) for one in both], axis=0)
     return padding if padding.any() else None
 
 

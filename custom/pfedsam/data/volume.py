@@ -59,13 +59,13 @@ def read_nifti(path: Path, *, labels: bool = False) -> Volume:
     """The volume in a NIfTI file, with its axes as stored. Floats become float32, whole numbers stay.
 
     Raises:
-        UserFault: it is unreadable, truncated, not 3-D, complex, or its header states no position or two.
+        UserFault: it is unreadable, truncated, not 3-D, complex, or its header states two positions.
     """
     with readable(path):
         file = nifti.opened(path)
         affine = nifti.affine_of(path, file)
         values = _values(path, file, labels)
-    return Volume(values, affine, spacing_of(affine))
+    return Volume(values, affine, spacing_of(affine), nifti.guessed(file))
 
 
 def read_picture(path: Path, *, labels: bool = False) -> Volume:

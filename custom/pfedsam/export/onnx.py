@@ -161,15 +161,16 @@ def _notes(model: Predictor, branch: str) -> dict[str, str]:
     config, facts, size = model.config, model.facts, model.size
     if branch == "global":
         facts = replace(facts, origin=replace(facts.origin, site="", private_round=None))
-    apart = "softmax over outputs, the first is the background"
-    reading = apart if config.model.exclusive else "sigmoid for each class"
+    apart = "then the largest output counts (softmax for probabilities), the first is the background"
+    reading = apart if config.model.exclusive else "then sigmoid for each class, which is there above 0.5"
     return source_lines(facts) | {
-        "input": f"image: float32 (batch, 3, {size}, {size}), RGB of 0..1, longest side scaled to {size},"
-        " zeros right and below",
+        "input": f"image: float32 (batch, 3, {size}, {size}), RGB of 0..1; each side scaled to"
+        f" round(side * {size} / longest side), at least 1, bilinear with antialiasing; zeros right and below",
         "scale": SCALES[config.data.scale],
         "plane": described(config.data.plane),
         "classes": json.dumps(config.class_names),
-        "output": f"logits: float32 (batch, outputs, h, h); {reading}",
+        "output": f"logits: float32 (batch, outputs, h, h); bilinear to {size} x {size}, cut to the sides above, then"
+        f" bilinear to the image's own size, both without antialiasing; {reading}",
         "normalisation": "inside the graph",
         "branch": branch,
         "model_sha256": facts.sha256,

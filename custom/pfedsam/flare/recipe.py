@@ -40,6 +40,7 @@ FOR_PEOPLE = ("*.html", "*.md", "bundle*", "jobs", "poc")  # of the assets
 OF_A_PERSON = (  # rooms and modules of verbs that no job calls
     *("cli", "doctor", "export", "inference", "predict", "prepare", "report"),
     *("api.py", "federation.py", "jobs.py", "pages.py", "shipped.py", "data/owners.py"),
+    *("data/bits.py", "data/dicom.py", "data/headers.py", "data/slices.py", "data/stored.py", "data/volume.py"),
     *("flare/admin.py", "flare/kit.py", "flare/presence.py", "flare/recipe.py", "flare/watch.py"),
 )
 OF_METHODS = (  # modules that only methods import

@@ -3,8 +3,8 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -12,16 +12,18 @@ from pfedsam.files import append_line, parsed
 from pfedsam.inference.predictor import Predictor
 from pfedsam.predict.masks import Way
 from pfedsam.predict.scans import RECORD, Scan
+from pfedsam.predict.segmentation import Classes
 
 
 @dataclass(frozen=True)
 class Maker:
-    """What a mask depends on.
+    """What a mask depends on. What an older version did not note is empty, and compared with nothing.
 
     Attributes:
         model: the sha256 of the model's tensors.
         branch, plane, scale: as in `masks.Way`.
-        image: the sha256 of the picture's or the NIfTI file; empty for DICOM, whose mask names its images itself.
+        image: a sha256 of the image's files.
+        names, codes, anonymous: as in `segmentation.Classes`, for DICOM alone: other masks do not hold them.
     """
 
     model: str
@@ -29,15 +31,29 @@ class Maker:
     plane: str
     scale: str
     image: str = ""
+    names: str = ""
+    codes: str = ""
+    anonymous: str = ""
 
 
-def maker_of(model: Predictor, way: Way, scan: Scan) -> Maker:
+def maker_of(model: Predictor, way: Way, scan: Scan, classes: Classes) -> Maker:
     """What makes the masks of a scan."""
-    image = ""
+    plane = way.plane or model.config.data.plane
+    maker = Maker(model.facts.sha256, way.branch, plane, way.scale, _digest(scan.files))
     if scan.kind != "dicom":
-        with scan.files[0].open("rb") as file:
-            image = hashlib.file_digest(file, "sha256").hexdigest()
-    return Maker(model.facts.sha256, way.branch, way.plane or model.config.data.plane, way.scale, image)
+        return maker
+    codes = [classes.codes.get(name, "") for name in classes.names]
+    told = {"names": classes.names, "codes": codes, "anonymous": classes.anonymous}
+    return replace(maker, **{name: json.dumps(value) for name, value in told.items()})
+
+
+def _digest(files: Sequence[Path]) -> str:
+    """Of one file its sha256, of several that of theirs."""
+    each = []
+    for path in files:
+        with path.open("rb") as file:
+            each.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return each[0] if len(each) == 1 else hashlib.sha256(" ".join(each).encode()).hexdigest()
 
 
 class Record:
@@ -81,8 +97,13 @@ class Record:
             "plane": f"{made.plane} slices",
             "scale": f"scale {made.scale}",
             "image": "another image, which had this name",
+            "names": "other class names",
+            "codes": "other codes",
+            "anonymous": "another choice of --anonymous",
         }
-        return " and ".join(told for name, told in words.items() if getattr(made, name) != getattr(maker, name))
+        return " and ".join(
+            told for name, told in words.items() if getattr(made, name) not in ("", getattr(maker, name))
+        )
 
     def _name(self, file: Path) -> str:
         """A file's path in the folder, in ASCII."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pfedsam.config import Scale
-from pfedsam.data.geometry import Volume, check_cut, oriented, restored
+from pfedsam.data.geometry import Volume, check_cut, check_placed, oriented, restored
 from pfedsam.data.reader import ends_of, judged, rgb
 from pfedsam.data.square import decide, label_map, probabilities, shown
 from pfedsam.data.values import require_finite
@@ -75,11 +75,12 @@ def segment(model: Predictor, volume: Volume, way: Way) -> Prediction:
     """The masks of one volume or picture. Each slice is treated as in the final test of the training.
 
     Raises:
-        UserFault: values are not finite or do not fit `scale`, a single slice has another plane, or the model file
-            lacks the branch.
+        UserFault: values are not finite or do not fit `scale`, a single slice has another plane, the plane needs a
+            position that the file does not state, or the model file lacks the branch.
     """
     require_finite(volume.values, "the image")
     plane = way.plane or model.config.data.plane
+    check_placed(volume.guessed, plane, "the image")
     laid = oriented(volume, plane)
     check_cut(laid.affine, laid.values.shape[:3], plane, "the image")
     kept = [_kept(maps, model.config.model.exclusive, way) for maps in _logits(model, laid, way)]

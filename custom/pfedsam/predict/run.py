@@ -48,7 +48,7 @@ def predict(
     """Write the masks of every scan below `out`. A faulty scan is reported and skipped.
 
     If several items would get the same mask file, all of them are faulty. So is one whose files are there already, but
-    of another model, branch, plane or scale, or of another image.
+    of another model, branch, plane or scale, of another image, or with other names in a DICOM segmentation.
 
     Args:
         classes: their names in order, and their codes.
@@ -91,7 +91,7 @@ def _one(model: Predictor, scan: Scan, place: Place, way: Way, classes: Classes)
     files = files_of(place.out, scan, len(classes.names), probabilities=way.probabilities)
     missing = [path for path in files if place.again or not path.exists()]
     with readable(scan.files[0]):
-        maker = maker_of(model, way, scan)
+        maker = maker_of(model, way, scan, classes)
         _check_mask(scan, files[0], place, kept=files[0] not in missing, anonymous=classes.anonymous)
         for path in files_of(place.out, scan, len(classes.names), probabilities=True):
             if path.exists() and path not in missing:

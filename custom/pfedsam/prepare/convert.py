@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pfedsam.data.dicom import read_in_order
-from pfedsam.data.geometry import Volume, check_cut, check_formats, oriented, placeless, strayed
+from pfedsam.data.geometry import Volume, check_cut, check_formats, check_placed, oriented, placeless, strayed
 from pfedsam.data.nifti import PIXELS
 from pfedsam.data.picture import SIDEWAYS, lossy, turn
 from pfedsam.data.values import IGNORED, require_finite
@@ -79,6 +79,7 @@ def read_pair(case: Case, plan: Plan) -> Pair:
     else:
         source, files = read_volume(case.image[0]), case.image
     require_finite(source.values, str(case.image[0]))
+    check_placed(source.guessed, plan.plane, str(case.image[0]))
     labels, covered = _labels(case, source, files, plan)
     image, mask = oriented(source, plan.plane), oriented(_placed(labels, source), plan.plane)
     _check_fit(case, image, mask)
@@ -138,6 +139,7 @@ def _labels(case: Case, source: Volume, files: Sequence[Path], plan: Plan) -> tu
         return replace(source, values=values), dict(covered)
     for i, path in enumerate(case.masks):  # one at a time, because there may be a hundred structures
         own = _own_labels(path)
+        check_placed(own.guessed, plan.plane, str(path))
         shown = set(counted(own.values))
         if case.structures:
             mapping = _structure(shown, path, plan.segments[case.structures[i]], plan.rule.ignore)
@@ -253,14 +255,15 @@ def _write(path: Path, volume: Volume, plane: str) -> None:
     if path.suffix == ".png":
         return Image.fromarray(np.ascontiguousarray(volume.values[:, :, 0])).save(path)
     affine = placeless(volume.spacing, plane) if volume.affine is None else volume.affine
-    file = nibabel.Nifti1Image(_compact(volume.values), affine)
+    file = nibabel.Nifti1Image(compact(volume.values), None if volume.guessed else affine)
+    file.header.set_zooms(volume.spacing)
     file.header.set_xyzt_units("mm")
     if volume.affine is None and volume.spacing == (1, 1, 1):
         file.header["descrip"] = PIXELS
     nibabel.save(file, path)
 
 
-def _compact(values: NDArray[Any]) -> NDArray[Any]:
+def compact(values: NDArray[Any]) -> NDArray[Any]:
     """The values as uint8, int16 or float32, whichever is the smallest exact type. Colours are NIfTI records."""
     if values.ndim == 4:
         bytes_ = np.ascontiguousarray(values, dtype=np.uint8)

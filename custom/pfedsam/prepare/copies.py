@@ -9,16 +9,23 @@ from typing import Any
 from numpy.typing import NDArray
 
 from pfedsam.errors import UserFault
+from pfedsam.prepare.convert import compact
 from pfedsam.prepare.outcome import Prepared
 
 
 def fingerprint(values: NDArray[Any]) -> str:
-    """A digest of an image's pixels, (H, W, N[, 3]). Empty if all are equal, because two blank images are no copies."""
+    """A digest of an image's pixels, (H, W, N[, 3]), whatever their type. Three equal channels are grey.
+
+    Empty if all are equal, because two blank images are no copies.
+    """
+    if values.ndim == 4 and (values == values[..., :1]).all():
+        values = values[..., 0]
     if values.min() == values.max():
         return ""
-    digest = hashlib.sha256(f"{values.shape} {values.dtype.str}".encode())
-    for k in range(values.shape[2]):  # a slice at a time: a whole volume may be stored in another order
-        digest.update(values[:, :, k].tobytes())
+    kept = compact(values)
+    digest = hashlib.sha256(f"{kept.shape} {kept.dtype.str}".encode())
+    for k in range(kept.shape[2]):  # a slice at a time: a whole volume may be stored in another order
+        digest.update(kept[:, :, k].tobytes())
     return digest.hexdigest()
 
 

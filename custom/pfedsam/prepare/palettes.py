@@ -34,11 +34,11 @@ def unlike(cases: Sequence[Case], values: Sequence[Values]) -> dict[int, Dropped
 
 
 def _colours(case: Case, held: Values) -> dict[int, Colour]:
-    """The colour of each number in a case's mask. Greys are left out, because they may show the number itself."""
+    """The colour of each number in a case's mask. A grey that is the number itself is left out: it says no more."""
     found: dict[int, Colour] = {}
     for mask in case.masks if kind_of(case.mask) == "picture" else ():
         colours = palette(mask)
-        found |= {n: c for n in held if 0 < n < len(colours) and len(set(c := colours[n])) > 1}
+        found |= {n: colours[n] for n in held if 0 < n < len(colours) and colours[n] != (n, n, n)}
     return found
 
 

@@ -105,8 +105,8 @@ def stacked(files: Iterable[File]) -> Stack:
 def matched(stack: Stack) -> tuple[list[Case], list[Series], list[Dropped]]:
     """Cases, series without a segmentation, and segmentations that fit no series or share one.
 
-    A segmentation belongs to the series of the instances that it names, else to the series of its series UID,
-    else to the only series in its frame of reference.
+    A segmentation belongs to the series of the instances that it names, else to the series that it names. If it names
+    none, it belongs to the only series in its frame of reference.
     """
     claims: dict[int, list[Segmentation]] = defaultdict(list)
     cases, dropped = [], []
@@ -208,7 +208,7 @@ def _fitting(one: Segmentation, series: list[Series]) -> list[int]:
     by_instance = [i for i, s in enumerate(series) if s.instances.keys() & one.instances]
     by_series = [i for i, s in enumerate(series) if s.uid in one.series]
     by_frame = [i for i, s in enumerate(series) if one.frame and s.frame == one.frame]
-    return by_instance or by_series or by_frame
+    return by_instance or by_series or ([] if one.series else by_frame)
 
 
 def _missing(one: Segmentation, series: Series) -> int:

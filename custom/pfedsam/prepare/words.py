@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from pfedsam.data.classes import SIDES as SIDE_WORDS
+from pfedsam.data import classes
 from pfedsam.errors import UserFault
 from pfedsam.names import spelling
 
@@ -24,8 +24,8 @@ WEAK = re.compile(  # a mask only beside an image of the same name
     rf"rois?|contours?|lesions?|tumou?rs?|{LONG_READERS}"
 )
 SPLITS = r"train|training|val|valid|validation|test|testing"
-SURE_SIDES = "|".join((*sorted(SIDE_WORDS), "od", "os", "ou"))
-SIDES = rf"{SURE_SIDES}|l|r|lt|rt"
+SURE_SIDES = "|".join((classes.SIDES, *classes.EYES, "ou"))
+SIDES = rf"{SURE_SIDES}|{classes.SHORT_SIDES}"
 DATE = (  # a whole one
     r"(?:19|20)\d\d[-_.]?(?:0[1-9]|1[0-2])[-_.]?(?:0[1-9]|[12]\d|3[01])"
     r"|(?:0[1-9]|[12]\d|3[01])[-_.](?:0[1-9]|1[0-2])[-_.](?:19|20)\d\d"
