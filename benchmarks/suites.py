@@ -228,7 +228,9 @@ SUITES = {
         FEDPER,
         Row("heads", "pFedSAM, whole decoder, 4 private adapters, 2 chosen", own(4, 4)),
     ],
-    "slower": rates(OWN_LORA, LOWER) + rates(DUAL_LORA, LOWER),  # where LoRA's rate of 1e-2 breaks a run
+    "slower": [  # where LoRA's rate of 1e-2 breaks a run
+        found for row in (OWN_LORA, DUAL_LORA, FEDAVG_LORA) for found in rates(row, LOWER)
+    ],
     "distilling": [  # what distillation is worth, in the jobs' form
         OWN_LORA,
         variant(OWN_LORA, "apart", "no distillation", "method.distill=none"),
