@@ -98,16 +98,19 @@ def test_a_trial_is_a_real_run_in_small(hospital: Path, tmp_path: Path) -> None:
     assert (tmp_path / "store/pfedsam/site-1/final/pictures.safetensors").is_file()
 
 
-@pytest.mark.parametrize(("method", "always", "each"), [("pfedsam", 0, 0), ("scaffold", 1, 1), ("similarity", 0, 1)])
+@pytest.mark.parametrize(
+    ("method", "always", "each", "counted"),
+    [("pfedsam", 0, 0, 0), ("scaffold", 1, 1, 8), ("similarity", 0, 1, 0)],  # 8 bytes: SCAFFOLD counts samples
+)
 def test_a_trial_finds_what_the_server_remembers(
-    hospital: Path, tmp_path: Path, method: str, always: int, each: int
+    hospital: Path, tmp_path: Path, method: str, always: int, each: int, counted: int
 ) -> None:
     places = Places(hospital, tmp_path / "store", cache=tmp_path / "cache")
     found = tried("site-1", tiny(method=method), places, threads=1, seconds=0.5)
     size = sum(math.prod(spec.shape) * 4 for spec in shared_schema(tiny(method=method)).values())
-    assert found.memory == (always * size, each * size)
+    assert found.memory == (always * size, each * size + counted)
     some, more = (needs.disk(tiny(method=method), found, Setting(2, sites=n), 0).server for n in (2, 3))
-    assert more - some == each * size * 4  # checkpoints after 0, 1 and 2 rounds, and one being written
+    assert more - some == (each * size + counted) * 4  # checkpoints after 0, 1 and 2 rounds, and one being written
 
 
 def test_the_examination_measures_in_a_process_of_its_own_and_finds_the_machine_well(
