@@ -211,6 +211,20 @@ def intact(said: str, tensors: Tensors, file: BinaryIO) -> bool:
     return said == digest(tensors) or said == _older_digest(file)
 
 
+def bytes_now(path: Path) -> bytes:
+    """A file's bytes; none if it is missing.
+
+    Raises:
+        UserFault: the disk does not give it now. To take it for missing would lose what it holds.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as fault:
+        raise unread(path, fault) from None
+
+
 def facts_of(path: Path) -> dict[str, str]:
     """The facts in a file's header. The rest is not read. Empty if the file is damaged, missing or unreadable."""
     try:

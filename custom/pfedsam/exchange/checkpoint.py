@@ -9,7 +9,7 @@ from pfedsam import log
 from pfedsam.errors import UserFault, unread
 from pfedsam.exchange.claim import Claim, claimed
 from pfedsam.exchange.server import ServerState, unflat
-from pfedsam.files import PAYLOAD, Tensors, digest, facts_of, pack, parsed, unpack, write_atomic, write_json
+from pfedsam.files import PAYLOAD, Tensors, bytes_now, digest, facts_of, pack, parsed, unpack, write_atomic, write_json
 from pfedsam.names import one_name
 
 KEEP, LEAST = 8, 3  # checkpoints of a run, if the server says nothing else, and at least
@@ -144,13 +144,11 @@ class Checkpoints:
         Raises:
             UserFault: the disk does not give it now. A worse one would be kept over it.
         """
-        path = self._of(run) / BEST
+        held = bytes_now(self._of(run) / BEST)
         try:
-            return unpack(path.read_bytes())
-        except (FileNotFoundError, ValueError):
+            return unpack(held)
+        except ValueError:
             return None
-        except OSError as fault:
-            raise unread(path, fault) from None
 
     def _demand_mine(self, run: str) -> None:
         if run in self._claims:

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from pfedsam import log
-from pfedsam.errors import UserFault, unread
+from pfedsam.errors import UserFault
 from pfedsam.exchange.claim import Claim
-from pfedsam.files import Tensors, facts_now, not_finite, pack, parsed, unpack, write_atomic, write_json
+from pfedsam.files import Tensors, bytes_now, facts_now, not_finite, pack, parsed, unpack, write_atomic, write_json
 from pfedsam.names import one_name, unfinished
 
 KEEP = 3  # rounds of a run: one to redo the round in flight, one more should the server fall back one, the newest
@@ -112,12 +112,11 @@ class SiteStore:
             UserFault: the disk does not give a generation now. An older one would be trained over it.
         """
         for path in self._files() if before is None else self._candidates(before, begin, trained):
+            held = bytes_now(path)
             try:
-                return _sound(path)
-            except (FileNotFoundError, ValueError) as fault:
+                return _sound(held)
+            except ValueError as fault:
                 log.warning("site store: %s is damaged (%s). The generation before it is tried", path.name, fault)
-            except OSError as fault:
-                raise unread(path, fault) from None
         return None
 
     def _candidates(self, before: Moment, begin: str, trained: bool) -> list[Path]:
@@ -162,13 +161,12 @@ class SiteStore:
         Raises:
             UserFault: the disk does not give it now. Without it any model would pass.
         """
+        held = bytes_now(self._accepted(run))
         try:
-            tensors, facts = _sound(self._accepted(run))
+            tensors, facts = _sound(held)
             return tensors, round_of(facts)
-        except (FileNotFoundError, ValueError):
+        except ValueError:
             return None
-        except OSError as fault:
-            raise unread(self._accepted(run), fault) from None
 
     def _accepted(self, run: str) -> Path:
         return self.folder / f"accepted.{one_name(run, 'run')}.safetensors"
@@ -184,13 +182,11 @@ class SiteStore:
         Raises:
             UserFault: the disk does not give it now.
         """
-        path = self._note(name, run)
+        held = bytes_now(self._note(name, run))
         try:
-            return parsed(path.read_bytes())
-        except (FileNotFoundError, ValueError):
+            return parsed(held)
+        except ValueError:
             return None
-        except OSError as fault:
-            raise unread(path, fault) from None
 
     def _note(self, name: str, run: str) -> Path:
         """The file of a run's fact. The run's name comes in a message, so it is checked."""
@@ -200,9 +196,9 @@ class SiteStore:
         return sorted(self.folder.glob("private.*.safetensors"), key=_number, reverse=True)
 
 
-def _sound(path: Path) -> tuple[Tensors, dict[str, str]]:
+def _sound(held: bytes) -> tuple[Tensors, dict[str, str]]:
     """A generation's tensors and facts. ValueError if it is damaged or holds NaN, which later rounds would keep."""
-    tensors, facts = unpack(path.read_bytes())
+    tensors, facts = unpack(held)
     if name := not_finite(tensors):
         raise ValueError(f"NaN or infinite values at {name}")
     return tensors, facts
