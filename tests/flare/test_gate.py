@@ -1,6 +1,9 @@
 """What a hostile member sends to other members' processes changes nothing there, and each kind is in the log."""
 
 import json
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -148,6 +151,21 @@ def test_the_server_commands_a_site_only_about_jobs(origin: str, topic: str, hea
     stream = {**head, MessageHeaderKey.CHANNEL: STREAM_CHANNEL, MessageHeaderKey.TOPIC: STREAM_DATA_TOPIC}
     parts = {**stream, StreamHeaderKey.CHANNEL: CellChannel.CLIENT_MAIN, StreamHeaderKey.TOPIC: topic}
     assert refuse(Message(parts, b"part"), Watch("site-1")) is not None
+
+
+def test_a_server_that_writes_the_site_s_own_name_is_not_obeyed() -> None:
+    """FLARE's shell then read any of the site's files: it asks for no permission where the message does not."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        url = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    run = [sys.executable, str(Path(__file__).with_name("forger.py"))]
+    with subprocess.Popen([*run, "site", url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as site:
+        try:
+            subprocess.run([*run, "server", url], check=True, capture_output=True, timeout=60)
+        finally:
+            site.kill()
+        heard, told = site.communicate()
+    assert heard.split() == [TrainingTopic.CHECK_STATUS], told
+    assert told.count("in this site's own name") == 3
 
 
 @pytest.mark.parametrize(

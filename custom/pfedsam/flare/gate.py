@@ -3,7 +3,7 @@
 Any member of a federation may send FLARE's events, its administrators' commands and its network commands to any other
 member's processes. A run needs few of them: a site asks the server for tasks and gives its results, the server deploys
 and ends jobs, and nothing goes from site to site. The gate refuses all else before FLARE acts on it, and logs each kind
-once. The server's gate also refuses what a member sends in another's name.
+once. It also refuses a false name: at the server one that is not the sender's, at a site its own name from outside.
 """
 
 import logging
@@ -18,6 +18,7 @@ from nvflare.apis.fl_exception import UnsafeComponentError
 from nvflare.fuel.f3.cellnet.core_cell import CoreCell
 from nvflare.fuel.f3.cellnet.defs import CellChannel, MessageHeaderKey, MessagePropKey, ReturnCode
 from nvflare.fuel.f3.cellnet.utils import make_reply
+from nvflare.fuel.f3.endpoint import Endpoint
 from nvflare.fuel.f3.message import Message
 from nvflare.fuel.f3.streaming.download_service import OBJ_DOWNLOADER_CHANNEL
 from nvflare.fuel.f3.streaming.stream_const import STREAM_CHANNEL, STREAM_DATA_TOPIC, StreamHeaderKey
@@ -139,7 +140,7 @@ def close(fl_ctx: FLContext, most: int | None = None) -> None:
     job = str(fl_ctx.get_job_id() or "")
     for name, cell in list(CoreCell.ALL_CELLS.items()):
         home = name.removesuffix(f".{job}") if job else name
-        watch = Watch(home, most, passes_on=name == SERVER)
+        watch = Watch(home, most, cell, passes_on=name == SERVER)
         cell.add_incoming_filter("*", "*", refuse_unread, watch)
         cell.add_incoming_request_filter("*", "*", refuse, watch)
     private_files()
@@ -154,7 +155,9 @@ def close_early() -> None:
     for name, cell in list(CoreCell.ALL_CELLS.items()):
         home, _, job = name.partition(".")
         if job and "." not in job:
-            cell.add_incoming_request_filter("*", "*", refuse, Watch(home))
+            watch = Watch(home, cell=cell)
+            cell.add_incoming_filter("*", "*", refuse_unread, watch)
+            cell.add_incoming_request_filter("*", "*", refuse, watch)
 
 
 def _align_log() -> None:
@@ -190,6 +193,7 @@ class Watch:
     Args:
         home: FLARE's name of the site whose process this is, or "server".
         most: the bytes of the largest message that another party may send; None: any.
+        cell: what sends and receives the process's messages; None: nothing comes from outside.
         passes_on: whether this process passes messages on from member to member.
 
     Attributes:
@@ -197,14 +201,30 @@ class Watch:
         streams: what comes in parts from other parties; None: not bounded.
     """
 
-    def __init__(self, home: str, most: int | None = None, *, passes_on: bool = False) -> None:
-        self.home, self.passes_on = home, passes_on
+    def __init__(
+        self, home: str, most: int | None = None, cell: CoreCell | None = None, *, passes_on: bool = False
+    ) -> None:
+        self.home, self.cell, self.passes_on = home, cell, passes_on
         self.told: set[Request] = set()
         self.streams = Streams(most) if most else None
 
     def own(self, origin: str) -> bool:
         """Whether a message comes from the same party."""
         return f"{origin}.".startswith(f"{self.home}.")
+
+    def outside(self, sender: Endpoint | None) -> bool:
+        """Whether a message came over a site's connection to the server.
+
+        A sender's name does not tell: with FLARE's gRPC a site cannot compare the server's name with its certificate.
+        """
+        way = getattr(self.cell, "bb_ext_connector", None)
+        if self.cell is None or not way or not sender:
+            return False  # the server has no such way
+        if sender is getattr(CoreCell.ALL_CELLS.get(sender.name), "endpoint", None):
+            return False  # a cell of this very process
+        known = self.cell.communicator.conn_manager.sfm_endpoints.get(sender.name)
+        inside = [c.conn.connector.handle != way.handle for c in known.connections] if known else []
+        return not (inside and all(inside) and known.endpoint is sender)
 
 
 def refuse(message: Message, watch: Watch) -> Message | None:
@@ -229,14 +249,18 @@ def refuse(message: Message, watch: Watch) -> Message | None:
 def refuse_unread(message: Message, watch: Watch) -> Message | None:
     """A refusal of what may not even be read or passed on, or None.
 
-    That is a message larger than any of the job's that does not come as a stream. And at the server it is one in
-    another member's name. FLARE ties a connection's name to its certificate. It does not tie a message's to that of
-    its connection: with a token that it signed for a relay, or for an earlier registration, a member may write any
-    name, the server's too.
+    That is a message larger than any of the job's that does not come as a stream, or one in a false name: at the
+    server another member's, and at a site the site's own if it comes over the connection to the server. FLARE ties a
+    connection's name to its certificate. It does not tie a message's to that of its connection: with a token that it
+    signed for a relay, or for an earlier registration, a member may write any name, the server's too. And a server may
+    write whatever it likes.
     """
-    request, sender = request_of(message), getattr(message.get_prop(MessagePropKey.ENDPOINT), "name", "")
-    if watch.passes_on and _member(request.origin) != _member(sender):
-        return _refusal(request, f"in another's name, sent by {ascii(sender)[:60]}", watch.told)
+    request, sender = request_of(message), message.get_prop(MessagePropKey.ENDPOINT)
+    name = getattr(sender, "name", "")
+    if watch.passes_on and _member(request.origin) != _member(name):
+        return _refusal(request, f"in another's name, sent by {ascii(name)[:60]}", watch.told)
+    if watch.own(request.origin) and watch.outside(sender):
+        return _refusal(request, f"in this site's own name, sent by {ascii(name)[:60]}", watch.told)
     size = len(message.payload or b"")
     if watch.streams is None or watch.own(request.origin) or size <= room(watch.streams.most):
         return None
