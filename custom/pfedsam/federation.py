@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from monai.data import get_track_meta, set_track_meta
 
 from pfedsam import methods
 from pfedsam.config import Config, to_dict
@@ -177,12 +178,13 @@ def _finish(plan: Plan, sites: dict[str, Site], point: Checkpoint) -> dict[str, 
 
 @contextmanager
 def torch_as_it_was() -> Iterator[None]:
-    """Afterwards torch's threads, its random numbers and its choice of algorithms are the caller's again."""
+    """Afterwards torch's threads, random numbers and algorithms, and MONAI's tracking, are the caller's again."""
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    lenient = torch.is_deterministic_algorithms_warn_only_enabled()
+    lenient, tracked = torch.is_deterministic_algorithms_warn_only_enabled(), get_track_meta()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         try:
             yield
         finally:
             torch.set_num_threads(threads)
             torch.use_deterministic_algorithms(strict, warn_only=lenient)
+            set_track_meta(tracked)

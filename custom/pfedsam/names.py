@@ -47,6 +47,9 @@ def aligned(record: logging.LogRecord) -> bool:
     FLARE logs texts of sites as they come. A line at the margin looks like a message of its own, and a long one drives
     older lines out of the log's files. So the middle of a long one is left out. Our own lines have passed `shown`.
     """
+    if record.exc_info and not record.exc_text:
+        told = shortened(logging.Formatter().formatException(record.exc_info), LONGEST_LINE)
+        record.exc_text = "\n".join(map(_indented, told.split("\n")))
     if record.name == "pfedsam":
         return True
     try:
@@ -55,9 +58,6 @@ def aligned(record: logging.LogRecord) -> bool:
         return True
     first = one_line(first) if first.startswith("[") else _apart(one_line(first))
     record.msg, record.args = "\n".join([first, *map(_indented, more)]), None
-    if record.exc_info and not record.exc_text:
-        told = shortened(logging.Formatter().formatException(record.exc_info), LONGEST_LINE)
-        record.exc_text = "\n".join(map(_indented, told.split("\n")))
     return True
 
 

@@ -52,6 +52,13 @@ def test_the_parts_of_a_rotated_ledger_stay_too(store: SiteStore) -> None:
     assert names(store) == {"ledger.jsonl.1"}
 
 
+def test_a_site_that_is_not_in_the_store_is_told_with_those_that_are(
+    store: SiteStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert forget(store, "--site", "hospital-b") == 2
+    assert "came liver/hospital-a; to mend it: correct STUDY, --site or --store" in capsys.readouterr().err
+
+
 def test_a_study_is_forgotten_and_its_ledger_stays(store: SiteStore, capsys: pytest.CaptureFixture[str]) -> None:
     assert forget(store, "--yes") == 0
     assert names(store) == {"ledger.jsonl"}

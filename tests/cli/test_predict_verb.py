@@ -36,6 +36,32 @@ def test_a_folder_of_pictures_comes_out_with_its_folders(
     assert sorted(p.name for p in (tmp_path / "out/deep").iterdir()) == ["0.png", "1.png", "2.png"]
 
 
+@pytest.mark.parametrize(("mask", "beside"), [("masks/0.png", "images/0.png"), ("0_mask.png", "0.png")])
+def test_images_that_are_named_as_masks_are_said(
+    mask: str,
+    beside: str,
+    trained_site: Site,
+    trained_model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in (mask, beside):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(trained_site.data["test"].slices[0].image.read_bytes())
+    assert main(["predict", str(tmp_path / "in"), str(tmp_path / "out"), "--model", str(trained_model)]) == 0
+    said = f"1 of 2 images are named as masks are, such as {tmp_path / 'in' / mask}."
+    assert said in capsys.readouterr().err
+
+
+def test_a_folder_for_masks_that_is_named_as_a_file_is_refused(
+    trained_site: Site, trained_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = str(trained_site.data["test"].slices[0].image)
+    assert main(["predict", source, str(tmp_path / "mask.png"), "--model", str(trained_model)]) == 2
+    assert "expected a folder for the masks; came" in capsys.readouterr().err
+    assert not (tmp_path / "mask.png").exists()
+
+
 def test_a_wrong_number_of_names_is_told_before_anything_is_written(
     trained_site: Site, trained_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

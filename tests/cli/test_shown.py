@@ -117,6 +117,9 @@ def test_in_flare_s_lines_a_site_s_text_stays_within_its_line() -> None:
     ours = logging.LogRecord("pfedsam", logging.INFO, "", 0, "done\nresults: here", (), None)
     assert aligned(ours)
     assert ours.getMessage() == "done\nresults: here"
+    beside = logging.LogRecord("pfedsam", logging.DEBUG, "", 0, "could not be judged", (), failed.exc_info)
+    assert aligned(beside)
+    assert all(line.startswith("  ") for line in logging.Formatter().format(beside).split("\n")[1:])
     own = logging.LogRecord("ServerRunner", logging.INFO, "", 0, "[identity=server]: started", (), None)
     assert aligned(own)
     assert own.getMessage() == "[identity=server]: started"

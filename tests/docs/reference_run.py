@@ -87,6 +87,8 @@ def through_flare(folder: Path) -> Run:
     tell(writer, server, AppEventType.AFTER_CONTRIBUTION_ACCEPT, **given)
     tell(writer, server, REJECTED, **{REJECTED: {"site": "site-2", "reason": "no update came"}})
     tell(writer, server, AppEventType.BEFORE_LEARNABLE_PERSIST)
+    tell(writer, server, EventType.ABOUT_TO_END_RUN)  # as if the checkpoint could not be written
+    assert not (folder / "server/job/results.json").exists()
     tell(writer, server, AppEventType.ROUND_DONE)
     _, tested = exchange("validate", site, server)
     for name, result in (("site-1", tested), ("site-2", in_two_units(tested))):

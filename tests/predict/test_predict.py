@@ -318,6 +318,8 @@ def test_files_whose_masks_would_be_one_file_are_refused_and_named_before_anythi
     faults = [str(d.fault) for d in done if d.fault]
     assert len(faults) == 2
     assert all(str(tmp_path / "in" / name) in fault for fault in faults for name in ("a.jpg", "a.png"))
+    likely = run(model, tmp_path / "in", tmp_path / "both", Way("personal", scale="percentile", probabilities=True))
+    assert all(f"into {tmp_path / 'both/a.png'};" in str(d.fault) for d in likely if "a.jpg" in str(d.fault))
     assert sorted(str(d.files[0].relative_to(tmp_path / "out")) for d in done if d.files) == [
         "b.png",
         "below/a.png",

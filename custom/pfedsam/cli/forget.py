@@ -15,6 +15,7 @@ STAYS = (
     " keep its model (private.safetensors), the scores of its cases (cases.json) and pictures of patients"
     " (pictures.safetensors). Delete those yourself."
 )
+SHOWN = 5  # sites that a message names
 RUNNING = "A job that is still running writes its run anew: stop it first."
 
 
@@ -34,7 +35,11 @@ def serve(options: argparse.Namespace) -> int:
     study, site = one_name(options.study, "study"), site_name(options.site)
     folder = options.store / study / site
     if not folder.is_dir():
-        raise UserFault(expected=f"a folder of site {site} in {options.store / study}", came="none", do="correct it")
+        raise UserFault(
+            expected=f"a folder of site {site} in {options.store / study}",
+            came=_there(options.store),
+            do="correct STUDY, --site or --store",
+        )
     found = SiteStore(options.store, study, site).files_of(options.run) if options.run else everything(folder)
     if not found:
         raise UserFault(expected=f"files of run {options.run} in {folder}", came="none", do="correct the run's name")
@@ -44,6 +49,12 @@ def serve(options: argparse.Namespace) -> int:
         show(f"{'deleted' if options.yes else 'would delete'} {path}")
     show(" ".join([*["Nothing is deleted yet: add --yes."] * (not options.yes), *[RUNNING] * bool(options.run), STAYS]))
     return 0
+
+
+def _there(store: Path) -> str:
+    """The studies and sites of a store, as STUDY/SITE."""
+    found = sorted(str(path.relative_to(store)) for path in store.glob("*/*") if path.is_dir())
+    return ", ".join(found[:SHOWN]) + " and more" * (len(found) > SHOWN) if found else "none"
 
 
 def everything(folder: Path) -> list[Path]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pfedsam.cli import console
 from pfedsam.data.planes import CHOICES
+from pfedsam.data.volume import kind_of
 from pfedsam.errors import UserFault
 
 HELP = "write masks of pictures, NIfTI or DICOM, in the same format and geometry"
@@ -52,6 +53,7 @@ def serve(options: argparse.Namespace) -> int:
         raise UserFault(expected="--batch above 0", came=str(options.batch), do="give a number of 1 or more")
     _check_folder(options.out)
     scans = list(console.tracked(find_scans(options.source, options.out), "looking"))
+    _tell_masks([scan for scan in scans if not isinstance(scan, UserFault)])
     places = {name: getattr(options, name) for name in ("weights", "cache", "device")}
     model = load_on(options.runtime, options.model, **places)
     data = model.config.data
@@ -67,10 +69,11 @@ def serve(options: argparse.Namespace) -> int:
         model.ready(branch)
     coded = zip(names, map(data.codes.get, model.config.class_names), strict=True)  # a new name keeps the code
     classes, done = Classes(names, {name: code for name, code in coded if code}, options.anonymous), []
-    results = predict(model, scans, options.out, way, classes, again=options.overwrite)
+    results, said = predict(model, scans, options.out, way, classes, again=options.overwrite), set()
     for result in console.tracked(results, "predicting", len(scans)):
-        if result.fault:
+        if result.fault and str(result.fault) not in said:  # two images that one mask would be of have the same
             console.show(f"pfedsam: {result.fault}", error=True)
+            said.add(str(result.fault))
         done.append(_told(result))
     if not options.anonymous and any(entry["kind"] == "dicom" and entry["written"] for entry in done):
         console.show(NAMED, error=True)
@@ -79,9 +82,25 @@ def serve(options: argparse.Namespace) -> int:
     return int(any(entry["fault"] for entry in done))
 
 
+def _tell_masks(scans: list[Any]) -> None:
+    """Say which of the images look like masks by their name or folder."""
+    from pfedsam.names import spelling
+    from pfedsam.prepare.words import MASK_END, cut, role
+
+    named = {scan: spelling(scan.name.name) for scan in scans}
+    found = [s for s, name in named.items() if any(map(role, s.name.parts[:-1])) or cut(name, MASK_END) != name]
+    if found and len(found) < len(scans):
+        said = f"{len(found)} of {len(scans)} images are named as masks are, such as {found[0].files[0]}"
+        console.show(f"pfedsam: {said}. If they are masks, name the folder of the images alone", error=True)
+
+
 def _check_folder(out: Path) -> None:
-    """UserFault if `out`, or a folder above it, is a file."""
+    """UserFault if `out` is named as an image is, or if it or a folder above it is a file."""
     there = next(filter(os.path.exists, (out, *out.parents)), Path())
+    if there != out and kind_of(out):
+        raise UserFault(
+            expected="a folder for the masks", came=f"{out}, which is named as a file is", do="name a folder"
+        )
     if not there.is_dir():
         raise UserFault(
             expected=f"a folder for the masks at {out}", came=f"the file {there}", do="name a folder, new or old"

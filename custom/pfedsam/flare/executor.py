@@ -105,8 +105,9 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
 
     def _train(self, site: Site, shareable: Shareable, fl_ctx: FLContext, stop: Signal) -> Shareable:
         wire, turn = _asked(shareable, fl_ctx)
-        member, attempt = _member(site, fl_ctx), str(facts_of(shareable).get("attempt", ""))
-        if masked(site.config):
+        member = _member(site, fl_ctx) if masked(site.config) else None
+        attempt = str(facts_of(shareable).get("attempt", ""))
+        if member:
             member.ready(attempt)  # else the training would be in vain
         train = site.data["train"]
         images = len(train.labelled()) or len(train)  # one with a label among others shows most
@@ -124,7 +125,7 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
             STAMP: asdict(site.stamp(turn.round)),
             REPORT: report,
         }
-        sent = member.mask(attempt, update.wire) if masked(site.config) else update.wire
+        sent = member.mask(attempt, update.wire) if member else update.wire
         return DXO(DataKind.WEIGHT_DIFF, data=sent, meta=meta).to_shareable()
 
     def _step(self, step: str, site: Site, shareable: Shareable, fl_ctx: FLContext, _: Signal) -> Shareable:

@@ -29,6 +29,7 @@ class ResultsWriter(Widget):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self.results: dict[str, Any] = {}
+        self._done = 0  # rounds whose checkpoint is on the disk
         self._round: dict[str, Any] = {"sites": {}, "rejected": {}}
         self._round_began = time.time()
         self._began = self._round_began  # minus the seconds that the run's jobs before this one took
@@ -62,6 +63,7 @@ class ResultsWriter(Widget):  # type: ignore[misc]
         gone = {"run": persistor.run, "jobs": jobs, "versions": ran, "rounds": list(past.get("rounds", []))}
         gone |= {"back": past["back"]} if "back" in past else {}
         self.results = {**fresh, **gone, "begun_with": begun, "planned": planned}
+        self._done = len(gone["rounds"])
         if doubt := replanned(self.results):
             log.warning("[server] %s", doubt)
         self._began -= past.get("seconds", 0.0)
@@ -91,6 +93,7 @@ class ResultsWriter(Widget):  # type: ignore[misc]
         self.results = {**self.results, "begun_with": begun, "rounds": rounds, "seconds": now - self._began}
 
     def _round_done(self, fl_ctx: FLContext) -> None:
+        self._done = len(self.results["rounds"])
         self._write(fl_ctx)
         last = self.results["rounds"][-1]
         dice = [site["val"]["personal"]["dice"] for site in last["sites"].values()]
@@ -108,8 +111,9 @@ class ResultsWriter(Widget):  # type: ignore[misc]
             self.results["final"]["sites"][site] = tested
 
     def _end(self, fl_ctx: FLContext) -> None:
-        if not self.results.get("rounds"):
+        if not self._done:
             return
+        self.results["rounds"] = self.results["rounds"][: self._done]  # not one whose checkpoint could not be written
         self.results = finish(self.results, time.time() - self._began)
         path = self._write(fl_ctx)
         table = final_table(self.results).replace("%", "%%")  # in the message itself, whose line breaks stay

@@ -1,5 +1,6 @@
 """The tensors of a SAM, out of the forms in which such files are published."""
 
+import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -13,6 +14,8 @@ from pfedsam.files import Tensors, below
 ENCODER = "image_encoder."
 WRAPS = ("model", "state_dict", "model_state_dict", "model_state")  # where a training checkpoint has the model
 COUNTER = "num_batches_tracked"  # of a batch norm: torch fills it in where a file leaves it out
+PICKLE = b"\x80"  # the first byte of torch's older files
+NO_TORCH = "a file that torch cannot read as tensors: it is damaged, or no torch file"
 SHOWN = 3  # tensors that a message names, at most
 
 
@@ -32,15 +35,22 @@ def load_any(path: Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError:
+        if not zipfile.is_zipfile(path) and not _pickled(path):
+            raise OSError(NO_TORCH) from None
         raise UserFault(
             expected=f"tensors alone in {path}",
-            came="pickled objects, which may run code when they are read, or no torch file",
+            came="pickled objects, which may run code when they are read",
             do="ask its publisher for the state_dict alone, best as safetensors",
         ) from None
     except OSError:
         raise
     except Exception:  # torch's reader raises whatever its steps raise on bytes that are no torch file
-        raise OSError("a file that torch cannot read as tensors: it is damaged, or no torch file") from None
+        raise OSError(NO_TORCH) from None
+
+
+def _pickled(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(1) == PICKLE
 
 
 def sam_tensors(content: object, path: Path) -> Tensors:

@@ -82,7 +82,7 @@ def _rivals(scans: list[Scan], out: Path, classes: int, way: Way) -> dict[Path, 
             came=" and ".join(map(str, files)),
             do="rename them, or predict each separately into its own folder",
         )
-        for mask, files in rivals.items()
+        for mask, files in reversed(rivals.items())  # of an image's files, the mask is the first
         for file in (files if len(files) > 1 else ())
     }
 

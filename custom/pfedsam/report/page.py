@@ -58,7 +58,7 @@ def page(material: Material, rows: list[SiteRow]) -> str:
         rounds=results["rounds"],
         title=f"{results['method']}, study {results['config'].get('study', 'pfedsam')}",
         own=material.own,
-        date=time.strftime("%Y-%m-%d %H:%M"),
+        date=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         summary=words.summary(material, rows),
         doubts=words.doubts(material, rows),
         rows=rows,
