@@ -198,13 +198,13 @@ def test_a_process_whose_umask_is_mistyped_does_not_start_and_its_gate_is_closed
 def test_the_gate_of_a_job_s_process_is_closed_while_its_parts_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hostile site began a second too early in one run of many, and ended another site's run."""
     closed: list[tuple[str, str]] = []
-    cells = {
-        name: SimpleNamespace(add_incoming_request_filter=lambda *of, name=name: closed.append((name, of[-1].home)))
-        for name in ("server", "server.job", "site-1", "site-1.job")
-    }
+    cells = {}
+    for name in ("server", "server.job", "site-1", "site-1.job"):
+        note = lambda *of, name=name: closed.append((name, of[-1].home))  # noqa: E731
+        cells[name] = SimpleNamespace(add_incoming_filter=note, add_incoming_request_filter=note)
     monkeypatch.setattr(CoreCell, "ALL_CELLS", cells)
     PFedSAMExecutor()
-    assert closed == [("server.job", "server"), ("site-1.job", "site-1")]
+    assert closed == [("server.job", "server")] * 2 + [("site-1.job", "site-1")] * 2  # all messages, and requests
 
 
 @pytest.mark.flare
