@@ -1,7 +1,7 @@
 """Fixtures that several rooms' tests have in common."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pfedsam.config import Config
+from pfedsam.data.datalist import read
 from pfedsam.data.synthetic import write_site
 from pfedsam.exchange.server import begin_state, message
 from pfedsam.inference.facts import ModelFacts, Origin, roles_of
@@ -57,6 +58,19 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for site in ("site-1", "site-2"):
         write_site(root / site, site, {"train": 6, "val": 2, "test": 3}, seed=0)
     return root
+
+
+def in_one(hospital: Path, folder: Path, sites: Iterable[str]) -> Path:
+    """The folder, with one datalist for these sites of `hospital`, whose files it names where they are."""
+    lines = ["image,mask,split,group,site"]
+    for site in sites:
+        rows = [row for of in read(hospital / site / "datalist.csv").values() for row in of]
+        lines += [
+            f"{hospital / site / r.image},{hospital / site / r.mask},{r.split},{site}/{r.group},{site}" for r in rows
+        ]
+    folder.mkdir()
+    (folder / "datalist.csv").write_text("\n".join(lines) + "\n")
+    return folder
 
 
 @pytest.fixture

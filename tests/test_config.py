@@ -57,6 +57,9 @@ def test_the_digest_changes_with_any_setting() -> None:
         ({"train": {"lr_private": -1e-3}}, "lr_private of 0 or more"),
         ({"train": {"dice_weight": -1}}, "dice_weight of 0 or more"),
         ({"train": {"views": 0}}, "views of 1 or more"),
+        ({"model": {"num_classes": 255}}, "model.num_classes of 1 or more and at most 254"),
+        ({"data": {"val": 0}}, "data.val of 1 or more"),
+        ({"data": {"test": 0}}, "data.test of 1 or more"),
         ({"method": {"recopy_if": "always", "recopy_margin": 0.01}}, "which compares nothing"),
         ({"model": {"lora_last": 0}}, "lora_last of 1 or more"),
         ({"model": 3}, "an object at model"),
@@ -110,6 +113,19 @@ def test_a_wrong_setting_is_told_by_name(values: dict, told: str) -> None:
         ),
         ({"method": {"recopy_if": "always"}}, "beside the job's method.recopy_if; came method.reading R2"),
         ({"method": {"reading": "R1", "recopy": 0.5}}, "method.reading R3 or post beside the job's method.recopy;"),
+        ({"method": "gin", "train": {"augment": False}}, "train.augment true beside the job's method gin"),
+        (
+            {"method": {"name": "drflm", "mix": 0.5}, "train": {"batch_size": 1}},
+            "2 or more beside the job's method.mix",
+        ),
+        ({"model": {"interpolation": "bicubic"}}, "model.expert conv beside the job's model.interpolation; came model"),
+        ({"train": {"flips": "none", "augment": False}}, "train.augment true beside the job's train.flips"),
+        ({"train": {"cache_gb": 1.0}}, "train.cache memory or disk beside the job's train.cache_gb"),
+        (
+            {"train": {"record": True}, "model": {"experts": 0}, "privacy": {"unit": "patient"}},
+            "privacy.unit none or site beside the job's train.record; came privacy.unit patient",
+        ),
+        ({"data": {"pool": True, "joined": {"a": ["b", "c"]}}}, "data.pool false beside the job's data.joined"),
     ],
 )
 def test_a_setting_that_another_one_would_have_to_turn_on_is_never_ignored(values: dict, told: str) -> None:
@@ -166,6 +182,20 @@ def test_what_a_single_site_does_otherwise_is_checked(values: dict, named: str) 
 def test_settings_of_single_sites_are_held_against_the_sites_that_there_are(values: dict, told: str) -> None:
     with pytest.raises(UserFault, match=told):
         check_sites(from_dict(values), ("site-2", "site-1"), 3)
+
+
+@pytest.mark.parametrize(
+    ("server", "least"),
+    [({"rule": "krum"}, 5), ({"rule": "trimmed"}, 3), ({"rule": "median", "hostile": 2}, 5), ({"rule": "product"}, 1)],
+)
+def test_too_few_sites_for_the_server_s_rule_are_refused_before_a_round_is_trained(server: dict, least: int) -> None:
+    sites = [f"site-{number + 1}" for number in range(least)]
+    config, rarely = (from_dict({"server": server, "every": every}) for every in ({}, {"site-1": 2}))
+    check_sites(config, sites, 3)
+    if least > 1:
+        for one, there in ((config, sites[1:]), (rarely, sites)):
+            with pytest.raises(UserFault, match=f"at least {least} sites for server.rule .*; came {least - 1}"):
+                check_sites(one, there, 3)
 
 
 def test_a_settings_file_that_is_no_text_is_told(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from conftest import NEEDS, tiny
+from conftest import NEEDS, in_one, tiny
 from pfedsam import methods
 from pfedsam.errors import UserFault
 from pfedsam.exchange.checkpoint import Checkpoints
@@ -101,7 +101,8 @@ def test_two_sites_never_read_the_same_images(hospital: Path, tmp_path: Path) ->
     linked = {**same, "south": Places(tmp_path / "link", tmp_path / "sites")}
     with pytest.raises(UserFault, match="at both north and south"):
         federate(Plan(tiny(), linked, 1, tmp_path))
-    federate(Plan(tiny(data={"pool": True}), same, 1, tmp_path / "pooled"))
+    whole = Places(in_one(hospital, tmp_path / "whole", ["site-1", "site-2"]), tmp_path / "sites")
+    federate(Plan(tiny(data={"pool": True}), dict.fromkeys(same, whole), 1, tmp_path / "pooled"))
 
 
 def test_a_run_of_an_earlier_version_which_kept_no_digest_of_data_goes_on(hospital: Path, tmp_path: Path) -> None:

@@ -103,6 +103,12 @@ def test_the_quorum_is_never_above_the_sites_that_are_named(tmp_path: Path) -> N
     assert json.loads((tmp_path / "job/meta.json").read_text())["min_clients"] == 1
 
 
+def test_the_quorum_is_never_below_what_the_server_s_rule_needs(tmp_path: Path) -> None:
+    render(MAIN, tmp_path / "job", code=False, changes=["server.rule=trimmed"])
+    assert read_job(tmp_path / "job").min_sites == 3
+    assert read_job(MAIN, ["server.rule=median", "server.hostile=0"]).quorum == 2
+
+
 def test_what_else_flare_is_told_of_a_job_goes_along(tmp_path: Path) -> None:
     more = {"resource_spec": {"site-1": {"num_of_gpus": 1}}, "scope": "pfedsam"}
     render(MAIN, tmp_path / "job", code=False, meta=more, grace=60, timeout=5, begin="demo/latest")

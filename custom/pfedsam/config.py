@@ -49,7 +49,7 @@ class ModelConfig:
     pretrained: bool = True  # False: random weights, alike everywhere; to try shapes, speed and memory without a file
     weights: WeightsConfig | None = None  # a SAM file of your own, NAME:SHA256[:unit]; None: the published file
     image_size: int = number(128, least=16, most=4096)  # pixels, square; SAM's own is 1024
-    num_classes: int = number(1, least=1, most=255)  # foreground classes
+    num_classes: int = number(1, least=1, most=254)  # foreground classes; 255 is no class: nobody labelled the pixel
     exclusive: bool = False  # True: classes exclude each other (softmax); False: one sigmoid each
     lora_rank: int = number(4, least=1, most=1024)  # our choice: Conv-LoRA takes 3, SAMed 4
     lora_alpha: float = number(4.0, least=0, most=10_000)  # = rank, so the adapter's scale is 1
@@ -89,7 +89,7 @@ class TrainConfig:
     batch_size: int = number(4, least=1, most=4096)  # FedFMS
     lr: float = number(1e-4, above=0, most=10)  # FedFMS, Conv-LoRA
     lr_private: float | None = number(None, least=0, most=10)  # experts and personal copies; None: lr
-    lr_decoder: float | None = number(None, least=0, most=10)  # SAM's mask decoder; None: the rate of its part
+    lr_decoder: float | None = number(None, least=0, most=10)  # SAM's mask decoder, not its LoRA; None: its part's rate
     weight_decay: float = number(1e-4, least=0, most=100)  # Conv-LoRA
     schedule: Literal["constant", "cosine"] = "constant"  # over all rounds of the job
     warmup: int = number(0, least=0, most=10_000_000)  # steps in which the rate rises; at most half a round
@@ -157,8 +157,8 @@ class DataConfig:
     weaken: dict[str, Weak] = field(default_factory=dict)  # site: weak labels that training makes of its whole masks
     unlabelled: dict[str, float] = number(dict, least=0, most=1)  # site: share of training rows without mask, by seed
     train: int = number(48, least=1, most=1_000_000)  # synthetic only: images per split
-    val: int = number(8, least=0, most=1_000_000)  # synthetic only
-    test: int = number(16, least=0, most=1_000_000)  # synthetic only
+    val: int = number(8, least=1, most=1_000_000)  # synthetic only
+    test: int = number(16, least=1, most=1_000_000)  # synthetic only
 
     def rows_of(self, site: str) -> list[str]:
         """The names in a datalist's column `site` whose rows a site takes. Empty: all."""

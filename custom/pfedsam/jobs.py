@@ -10,6 +10,7 @@ from typing import Any
 from pfedsam.bounds import number
 from pfedsam.config import MOST_ROUNDS, Config
 from pfedsam.errors import UserFault
+from pfedsam.exchange.robust import least_sites
 from pfedsam.files import parsed, read_json
 from pfedsam.layout import META, SERVER, SETTINGS
 from pfedsam.names import job_name, one_name, site_names
@@ -29,7 +30,7 @@ class Job:
         name: the job's name, which people see.
         settings: as `Config` reads them. Settings that are left out have their defaults.
         rounds: the number of rounds.
-        min_sites: the number of valid updates that a round needs.
+        min_sites: the number of valid updates that a round needs. It needs more if `server.rule` does.
         grace: seconds for the other sites after `min_sites` have answered.
         timeout: the most seconds for a round, and for the final test. 0: no limit.
         sites: the sites that take part, for `simulate` and `doctor`. `render` does not read them: without `--sites` the
@@ -74,8 +75,9 @@ class Job:
 
     @property
     def quorum(self) -> int:
-        """The number of updates that a round needs: `min_sites`, but at most the number of sites."""
-        return min(self.min_sites, len(self.sites) or self.min_sites)
+        """The number of updates that a round needs: `min_sites`, or what `server.rule` needs. At most all sites."""
+        least = max(self.min_sites, least_sites(self.config.server))
+        return min(least, len(self.sites) or least)
 
 
 FACTS = tuple(fact.name for fact in fields(Job))

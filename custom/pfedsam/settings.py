@@ -11,6 +11,7 @@ from pfedsam import methods
 from pfedsam.bounds import KEY, Bounds
 from pfedsam.config import Config, WeightsConfig
 from pfedsam.errors import UserFault
+from pfedsam.exchange.robust import require_voters
 from pfedsam.files import encodable, read_json
 from pfedsam.masked import check_masked_sites
 from pfedsam.renamed import in_new_places
@@ -52,7 +53,8 @@ def check_sites(config: Config, sites: Collection[str], rounds: int) -> None:
     """Check the settings of single sites against the sites of the run.
 
     Raises:
-        UserFault: a setting names another site, no site would train in a round, or too few for a masked sum.
+        UserFault: a setting names another site, or in a round no site would train, or too few for a masked sum or for
+            the server's rule.
     """
     named: dict[str, Collection[str]] = {
         "every": config.every,
@@ -70,11 +72,12 @@ def check_sites(config: Config, sites: Collection[str], rounds: int) -> None:
                 do="correct the spelling",
             )
     check_masked_sites(config, sites, rounds)
-    idle = [r for r in range(rounds) if not any(config.trains(site, r) for site in sites)]
-    if idle:
-        raise UserFault(
-            expected="a site that trains in each round", came=f"none in round {idle[0]}", do="correct the setting every"
-        )
+    training = [sum(config.trains(site, round_) for site in sites) for round_ in range(rounds)]
+    if 0 in training:
+        came = f"none in round {training.index(0)}"
+        raise UserFault(expected="a site that trains in each round", came=came, do="correct the setting every")
+    for count in training:
+        require_voters(count, config.server)
 
 
 def _config(values: object, *, recorded: bool) -> Config:

@@ -14,7 +14,7 @@ from pfedsam.config import Config
 from pfedsam.data.dataset import Dataset, open_site
 from pfedsam.exchange.accept import accept, note_moved
 from pfedsam.exchange.codec import with_feedback
-from pfedsam.exchange.privacy import Budget
+from pfedsam.exchange.privacy import budget_of
 from pfedsam.exchange.schema import EXTRA, Stamp, extras_of, shared_of
 from pfedsam.exchange.store import Moment, SiteStore
 from pfedsam.files import Tensors, at_rest, below, digest, seed_of, under, unprefixed
@@ -30,7 +30,6 @@ from pfedsam.site_faults import (
     require_declared,
     require_finite_weights,
     require_fit,
-    require_fresh_views,
     require_kept,
     require_named,
     require_prompts,
@@ -82,11 +81,10 @@ class Site:
         self.part = self.method.partition(self.model, config)
         self.model.to(device)
         self.data: dict[str, Dataset] = open_site(places.data, name, config, unlabelled=self.method.unlabelled)
-        require_fresh_views(self.method, config)
         front = prefix(self.model, config, (places.scratch or places.store / "scratch") / name / self.base[:16])
         self._source = front.batch if front else Dataset.batch
         self.store = SiteStore(places.store, config.study, name).claim()
-        self.budget = Budget(places.store, name if config.data.source == "site" else f"{name}.synthetic")
+        self.budget = budget_of(places.store, name, config)
         self.scoring_seconds = 0.0  # spent on scoring since the round began
         self.validations: dict[str, Validation] = {}  # by branch
         self._first = {name: tensor.clone() for name, tensor in self.private().items()}  # until something is stored

@@ -12,7 +12,7 @@ from pfedsam.exchange.guard import names_fault, tensor_fault
 from pfedsam.exchange.schema import EXTRA, Schema
 from pfedsam.exchange.store import Moment
 from pfedsam.files import Tensors, not_finite
-from pfedsam.methods.base import Method, as_it_is
+from pfedsam.methods.base import Method
 from pfedsam.model.segmenter import Branches
 
 
@@ -107,14 +107,4 @@ def require_prompts(method: Method, model: Branches, config: Config) -> None:
             expected=f"a SAM with its prompt encoder for {config.method}",
             came=f"{config.model.backbone} from a file without one",
             do="take another backbone, such as tiny_vit or vit_b, with the weights as published",
-        )
-
-
-def require_fresh_views(method: Method, config: Config) -> None:
-    """Raise UserFault if the job caches views that the method makes again in each round."""
-    if method.augment is not as_it_is and config.train.cache != "none":
-        raise UserFault(
-            expected=f"train.cache none with {config.method}, which augments differently in each round",
-            came=config.train.cache,
-            do="leave train.cache out",
         )

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from pfedsam import methods
-from pfedsam.config import Config, ServerConfig, TrainConfig
+from pfedsam.config import Config, ModelConfig, ServerConfig
 from pfedsam.data.classes import sided
 from pfedsam.errors import UserFault
 from pfedsam.exchange.aggregate import chosen
@@ -49,6 +49,12 @@ def check_together(config: Config) -> None:
             came="a new view in each epoch",
             do="set train.views, e.g. 8, or train.augment false",
         )
+    if t.cache != "none" and method.augment is not as_it_is:
+        raise UserFault(
+            expected=f"train.cache none with {config.method}, which needs the images themselves in each round",
+            came=t.cache,
+            do="leave train.cache out",
+        )
     chosen(method.rule, config)
     check_masked(config)
     _check_privacy(config)
@@ -77,31 +83,65 @@ def check_heard(config: Config) -> None:
         )
 
 
-def _unheard(config: Config) -> Iterator[tuple[str, str, str, str]]:
-    """What is ignored: the setting, what would turn it on, what is there instead, and what to do."""
-    server, usual, train, own = config.server, ServerConfig(), config.train, config.method_settings
+Unheard = Iterator[tuple[str, str, str, str]]  # a setting, what would turn it on, what is there instead, what to do
+
+
+def _unheard(config: Config) -> Unheard:
+    """What is ignored."""
+    yield from _unheard_by_server(config)
+    yield from _unheard_in_training(config)
+    yield from _unheard_by_method(config)
+    model = config.model
+    if config.method in ("pfedsam", "newcomer") and model.experts_share < 1 and not model.experts_rank:
+        yield "model.experts_share", "model.experts_rank of 1 or more", "model.experts_rank 0", "set it, e.g. to 8"
+    if model.interpolation != ModelConfig().interpolation and model.expert != "conv":
+        yield "model.interpolation", "model.expert conv", f"model.expert {model.expert}", "set model.expert to conv"
+    if config.data.pool and config.data.joined:
+        yield "data.joined", "data.pool false", "data.pool true", "set data.pool to false"
+
+
+def _unheard_by_server(config: Config) -> Unheard:
+    server, usual = config.server, ServerConfig()
     if config.privacy.unit == "none" and (names := _changed(config.privacy)):
         hidden = " and ".join(f"privacy.{name}" for name in names)
         yield hidden, "privacy.unit patient or site", "privacy.unit none", "set privacy.unit to patient or site"
     if server.secure == "none" and server.norm != usual.norm:
         yield "server.norm", "server.secure masks", "server.secure none", "set server.secure to masks"
     if server.rule not in OUTVOTE and server.hostile > usual.hostile:
-        votes = f"{', '.join(OUTVOTE[:-1])} or {OUTVOTE[-1]}"
+        *some, last = OUTVOTE
+        votes = f"{', '.join(some)} or {last}"
         yield "server.hostile", f"server.rule {votes}", f"server.rule {server.rule}", "set one of these rules"
-    if config.method in ("pfedsam", "newcomer") and config.model.experts_share < 1 and not config.model.experts_rank:
-        yield "model.experts_share", "model.experts_rank of 1 or more", "model.experts_rank 0", "set it, e.g. to 8"
-    if train.loss == "ce" and train.pos_weight != TrainConfig().pos_weight:
+
+
+def _unheard_in_training(config: Config) -> Unheard:
+    train, changed = config.train, _changed(config.train)
+    if train.loss == "ce" and "pos_weight" in changed:
         yield "train.pos_weight", "train.loss bce", "train.loss ce", "choose bce, where classes may overlap"
-    teaching = [name for name in ("distill_weight", "temperature") if name in _changed(own)]
+    for name in ("views", "flips"):
+        if name in changed and not train.augment:
+            yield f"train.{name}", "train.augment true", "train.augment false", "set train.augment true"
+    if "cache_gb" in changed and train.cache == "none":
+        yield "train.cache_gb", "train.cache memory or disk", "train.cache none", "set train.cache"
+    if train.record and config.privacy.unit == "patient":
+        yield "train.record", "privacy.unit none or site", "privacy.unit patient", "set privacy.unit to none"
+
+
+def _unheard_by_method(config: Config) -> Unheard:
+    own, train = config.method_settings, config.train
+    changed = _changed(own)
+    teaching = [name for name in ("distill_weight", "temperature") if name in changed]
     if teaching and getattr(own, "distill", "") == "none":
         taught = " and ".join(f"method.{name}" for name in teaching)
         yield taught, "method.distill other than none", "method.distill none", "choose who teaches whom"
-    if train.views is not None and not train.augment:
-        yield "train.views", "train.augment true", "train.augment false", "set train.augment true"
     reading = getattr(own, "reading", "") if config.method == "pfedsam" else ""  # a newcomer has what its study has
-    if reading in ("R1", "R2") and (names := [name for name in _changed(own) if name.startswith("recopy")]):
+    if reading in ("R1", "R2") and (names := [name for name in changed if name.startswith("recopy")]):
         copying = " and ".join(f"method.{name}" for name in names)
         yield copying, "method.reading R3 or post", f"method.reading {reading}", "set one of these readings"
+    if config.method == "gin" and not train.augment:
+        yield "method gin", "train.augment true", "train.augment false", "set train.augment true"
+    mixes = "mix" in changed and getattr(own, "mix", 0.0) > 0
+    if config.method == "drflm" and mixes and train.batch_size == 1:
+        yield "method.mix", "train.batch_size of 2 or more", "train.batch_size 1", "raise train.batch_size"
 
 
 def _changed(settings: Any) -> list[str]:
@@ -148,6 +188,12 @@ def _check_privacy(config: Config) -> None:
         raise UserFault(
             expected="a method whose sites send something, with privacy.unit site",
             came=f"{config.method}, whose updates are zero. Noise alone would replace the model",
+            do="set privacy.unit to patient, or none",
+        )
+    if unit == "site" and not method.shares(config):
+        raise UserFault(
+            expected="a method whose sites send something, with privacy.unit site",
+            came=f"{config.method}, which sends nothing of a model. The budget would be spent on nothing",
             do="set privacy.unit to patient, or none",
         )
     if unit == "patient" and method.couples:

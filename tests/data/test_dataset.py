@@ -7,12 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import tiny
+from conftest import in_one, tiny
 from pfedsam.data import dataset, reader
 from pfedsam.data.augment import augmentation
 from pfedsam.data.datalist import Row
 from pfedsam.data.dataset import PLAIN, Dataset, View, open_site
 from pfedsam.data.square import fit, fit_labels, label_map, unfit
+from pfedsam.doctor import checks
 from pfedsam.errors import UserFault
 
 
@@ -200,3 +201,16 @@ def test_of_two_overlapping_classes_that_are_both_certain_the_one_with_the_highe
     """Both sigmoids are 1 in float32, so they cannot show which is higher."""
     maps = torch.tensor([[[18.0, 30.0, -30.0]], [[30.0, 18.0, -18.0]]])
     assert label_map(maps, exclusive=False).tolist() == [[2, 1, 0]]
+
+
+def test_a_pooled_job_reads_a_datalist_of_several_sites_and_no_single_site_s_folder(
+    hospital: Path, tmp_path: Path
+) -> None:
+    config = tiny(method="fedavg", data={"pool": True})
+    with pytest.raises(UserFault, match=r"a datalist of several sites.*site-1/datalist\.csv, with no such column"):
+        open_site(hospital, "site-1", config)
+    assert "several sites" in checks.data(config, hospital, "site-1").do
+    with pytest.raises(UserFault, match="rows of site-1 alone"):
+        open_site(in_one(hospital, tmp_path / "one", ["site-1"]), "pooled", config)
+    found = open_site(in_one(hospital, tmp_path / "both", ["site-1", "site-2"]), "pooled", config)
+    assert {split: len(data) for split, data in found.items()} == {"train": 12, "val": 4, "test": 6}

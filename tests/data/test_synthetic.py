@@ -5,9 +5,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from conftest import tiny
 from pfedsam.cli import main
 from pfedsam.data import datalist, synthetic
-from pfedsam.data.synthetic import DEMO_SITES, PRETRAIN_SITES, appearance_of, draw, write_pool, write_site
+from pfedsam.data.synthetic import (
+    DEMO_SITES,
+    PRETRAIN_SITES,
+    appearance_of,
+    draw,
+    drawn,
+    write_pool,
+    write_site,
+)
 from pfedsam.errors import UserFault
 
 
@@ -105,3 +114,27 @@ def test_what_an_interruption_left_of_a_pool_does_not_stop_the_next_try(
         with pytest.raises(KeyboardInterrupt):
             write_pool(tmp_path / "out", counts, seed=0)
     assert write_pool(tmp_path / "out", counts, seed=0).is_file()
+
+
+def test_a_run_with_other_counts_another_seed_or_a_pool_does_not_train_on_an_earlier_one_s_images(
+    tmp_path: Path,
+) -> None:
+    few = {"source": "synthetic", "train": 2, "val": 1, "test": 1}
+    jobs = [tiny(data=few), tiny(data={**few, "train": 3}), tiny(data=few, seed=1), tiny(data={**few, "pool": True})]
+    folders = [drawn(tmp_path, "site-1", job) for job in jobs]
+    assert len(set(folders)) == len(jobs)
+    assert [len(datalist.read(folder / "datalist.csv")["train"]) for folder in folders] == [2, 3, 2, 8]
+    images = [(folder / "images/synthetic_train_000.png").read_bytes() for folder in folders[:3]]
+    assert images[0] == images[1] != images[2]
+    kept = (folders[0] / "datalist.csv").stat().st_mtime_ns
+    assert drawn(tmp_path, "site-1", tiny(data=few, study="other")) == folders[0]
+    assert (folders[0] / "datalist.csv").stat().st_mtime_ns == kept
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_site_without_images_of_a_split_is_not_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], split: str
+) -> None:
+    assert main(["synthetic", str(tmp_path / "site"), f"--{split}", "0"]) == 2
+    assert f"--{split} of 1 or more" in capsys.readouterr().err
+    assert not (tmp_path / "site").exists()

@@ -17,9 +17,9 @@ from pfedsam.data.synthetic import write_site
 from pfedsam.doctor import checks, memory, needs
 from pfedsam.doctor.examine import Here, examine, together
 from pfedsam.doctor.needs import Setting
-from pfedsam.doctor.trial import Trial, tried
+from pfedsam.doctor.trial import Trial, server_memory, tried
 from pfedsam.errors import UserFault
-from pfedsam.exchange.privacy import Budget, Mechanism
+from pfedsam.exchange.privacy import Budget, Mechanism, budget_of
 from pfedsam.federation import Plan, federate
 from pfedsam.flare.recipe import render
 from pfedsam.layout import Places
@@ -113,6 +113,11 @@ def test_a_trial_finds_what_the_server_remembers(
     assert more - some == (each * size + counted) * 4  # checkpoints after 0, 1 and 2 rounds, and one being written
 
 
+@pytest.mark.parametrize("rule", ["krum", "trimmed", "median", "geometric"])
+def test_a_trial_of_one_site_measures_under_a_rule_that_needs_more(open_site, rule: str) -> None:
+    assert server_memory(open_site(tiny(method="fedavg", server={"rule": rule}))) == (0, 0)
+
+
 def test_the_examination_measures_in_a_process_of_its_own_and_finds_the_machine_well(
     hospital: Path, tmp_path: Path
 ) -> None:
@@ -123,6 +128,14 @@ def test_the_examination_measures_in_a_process_of_its_own_and_finds_the_machine_
     assert found.slices == {"train": 6, "val": 2, "test": 3}
     assert 2e8 < found.memory.site < 3e9
     assert 0 < found.seconds.round < found.seconds.run
+
+
+def test_without_the_sites_data_a_pooled_job_is_tried_on_drawn_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pfedsam.doctor.examine.together", lambda works, *_, **__: [work() for work in works])
+    here = Here(None, None, tmp_path, threads=1, site="pooled", seconds=0.5)
+    assert examine(tiny(data={"pool": True}), here, Setting(1, flare=False)).assumed
 
 
 def test_missing_weights_and_data_are_named_with_what_to_do(tmp_path: Path) -> None:
@@ -271,3 +284,17 @@ def test_the_doctor_says_whether_the_privacy_budget_pays_the_job(tmp_path: Path)
     assert not plan(rounds=100).ok
     Budget(tmp_path, "site-1").pay("of another study", Mechanism(2.0, 4 / 30, 375), config.privacy)
     assert not plan(rounds=10).ok
+
+
+def test_the_doctor_asks_for_the_budget_that_the_job_s_rounds_are_paid_from(open_site, tmp_path: Path) -> None:
+    """Drawn images have one of their own."""
+    hidden = {"model": {"experts": 0}, "privacy": {"unit": "patient", "noise": 2.0}}
+    config = tiny(**hidden, data={"source": "synthetic"})
+    assert open_site(config).budget.path == budget_of(tmp_path / "store", "site-1", config).path
+    budget_of(tmp_path, "site-1", config).pay("a round", Mechanism(2.0, 4 / 30, 375), config.privacy)
+    found = {
+        of: checks.privacy(tiny(**hidden, data={"source": of}), tmp_path, "site-1", 30, 60, rounds=1).found
+        for of in ("synthetic", "site")
+    }
+    assert not found["synthetic"].startswith("epsilon 0 spent")
+    assert found["site"].startswith("epsilon 0 spent")

@@ -30,7 +30,8 @@ def alone(workspace: Path, folder: Path, sites: tuple[str, ...], secure: str) ->
     """The model of the run in one process, on the data of a run through FLARE."""
     values = json.loads((workspace.parent / "job/app/config/pfedsam.json").read_text())
     values["server"] = {"rule": "mean", "secure": secure}
-    places = {site: Places(workspace / site / "simulate_job/synthetic_data", folder / "stores") for site in sites}
+    data = {site: next((workspace / site / "simulate_job/synthetic_data").iterdir()) for site in sites}
+    places = {site: Places(path, folder / "stores") for site, path in data.items()}
     federate(Plan(from_dict(values), places, 1, folder))
     return load_file(next((folder / "store").rglob("round.000001.safetensors")))
 

@@ -150,7 +150,8 @@ def test_a_small_job_in_integers_runs_and_the_ledger_counts_its_bytes_both_ways(
 def test_the_run_in_one_process_gives_the_bits_of_the_run_through_flare(run: tuple[Path, str], tmp_path: Path) -> None:
     config = read_config(run[0].parent / "job/app/config/pfedsam.json")
     sites = ("site-1", "site-2")
-    places = {site: Places(run[0] / site / "simulate_job/synthetic_data", tmp_path / "stores") for site in sites}
+    data = {site: next((run[0] / site / "simulate_job/synthetic_data").iterdir()) for site in sites}
+    places = {site: Places(path, tmp_path / "stores") for site, path in data.items()}
     found, through = federate(Plan(config, places, 2, tmp_path / "out")), results(run[0])
     assert found["final"] == through["final"]
     for one, other in zip(found["rounds"], through["rounds"], strict=True):
@@ -329,7 +330,7 @@ def test_a_killed_run_of_a_method_with_a_rule_goes_on_to_the_bits_of_the_run_in_
     render(folder, tmp_path / "rest", run="latest", continues=True, sites=["site-1", "site-2"])
     assert "continues after" in simulate(tmp_path / "rest", tmp_path / "ws", threads=2, **store)
     data = {site: tmp_path / "ws" / site / "simulate_job/synthetic_data" for site in ("site-1", "site-2")}
-    places = {site: Places(path, tmp_path / "stores") for site, path in data.items()}
+    places = {site: Places(next(path.iterdir()), tmp_path / "stores") for site, path in data.items()}
     alone = federate(Plan(read_config(folder / "app/config/pfedsam.json"), places, 3, tmp_path / "out"))
     through = results(tmp_path / "ws")
     assert through["final"] == alone["final"]

@@ -63,6 +63,12 @@ def test_a_site_whose_updates_are_zero_does_not_send_noise_alone() -> None:
         tiny(method="newcomer", privacy={"unit": "site"})
 
 
+def test_a_method_that_shares_nothing_spends_no_budget_to_hide_a_site() -> None:
+    with pytest.raises(UserFault, match=r"sites send something, with privacy\.unit site; came local"):
+        tiny(method="local", privacy={"unit": "site"})
+    assert tiny(method="fedavg", privacy={"unit": "site"}).privacy.unit == "site"
+
+
 def test_the_embeddings_are_what_the_branches_decode(open_site) -> None:
     site = open_site(tiny(method="ditto"))
     image = torch.rand(2, 3, 64, 64)

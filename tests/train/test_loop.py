@@ -8,7 +8,7 @@ from conftest import tiny
 from pfedsam.data.dataset import PLAIN, View
 from pfedsam.layout import Places
 from pfedsam.model.moe import statistics
-from pfedsam.model.partition import DECODER, Part, kinds
+from pfedsam.model.partition import DECODER, Kind, Part, kinds
 from pfedsam.site import Site
 from pfedsam.study import initial_shared
 from pfedsam.train.loop import ahead, make_optimisers, views_of
@@ -59,6 +59,16 @@ def test_the_decoder_s_rate_is_its_own_in_both_parts(open_site) -> None:
         still = of is Part.FROZEN or id(tensors[name]) in followed
         expected = None if still else 1e-3 if of is Part.SHARED else 1e-2
         assert rates.get(id(tensors[name])) == (1e-5 if expected and kind[name] in DECODER else expected)
+
+
+def test_the_decoder_s_lora_has_the_rate_of_its_part_and_what_is_not_linear_the_decoder_s(open_site) -> None:
+    site = open_site(tiny(method="fedavg", model={"decoder": "lora"}, train={"lr": 1e-3, "lr_decoder": 1e-5}))
+    (optimiser,) = make_optimisers(site.model, site.part, site.config.train).values()
+    rates = {id(p): group["lr"] for group in optimiser.param_groups for p in group["params"]}
+    tensors, kind = dict(site.model.named_parameters()), kinds(site.model)
+    found = {kind[name]: rates[id(tensors[name])] for name in site.part.names(Part.SHARED)}
+    assert (found[Kind.DECODER_LORA_A], found[Kind.DECODER_LORA_B]) == (1e-3, 1e-3)
+    assert {found[one] for one in DECODER & found.keys()} == {1e-5}
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def serve(options: argparse.Namespace) -> None:
     """Write the site."""
+    from pfedsam.config import DataConfig
     from pfedsam.data.synthetic import write_site
+    from pfedsam.settings import field_values
 
     counts = {split: getattr(options, split) for split in ("train", "val", "test")}
+    field_values(DataConfig, counts, "--", "pfedsam synthetic")  # a site needs images of every split
     show(f"wrote {write_site(options.out, options.site, counts, options.seed)}")

@@ -19,7 +19,7 @@ from pfedsam.data.classes import check_class_names
 from pfedsam.data.datalist import Row
 from pfedsam.data.geometry import across, check_formats, strayed
 from pfedsam.data.square import Normalise, fit, fit_labels, scaled, shown, shrink
-from pfedsam.data.taken import taken
+from pfedsam.data.taken import datalist_of, taken
 from pfedsam.data.values import IGNORED
 from pfedsam.data.weak import weakened
 from pfedsam.errors import UserFault
@@ -231,7 +231,7 @@ def open_site(folder: Path, site: str, config: Config, *, unlabelled: bool = Fal
         UserFault: the datalist, one of its files, or the meaning of the masks' numbers does not fit the job. Or no
             image is left to train on.
     """
-    path = datalist.find(folder, site)
+    path = datalist_of(folder, site, config)
     check_class_names(path.parent, config)
     splits = datalist.read(path, *config.data.rows_of(site))
     splits["train"] = taken(splits["train"], config, site, unlabelled=unlabelled)

@@ -5,6 +5,7 @@ resolution, field of view, lesion size, and at one site the labelling habit.
 """
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,17 +92,19 @@ def appearance_of(site: str) -> Appearance:
 
 
 def drawn(folder: Path, site: str, config: Config) -> Path:
-    """`folder` with the data of `site`, or of all demo sites if the job pools them. It is drawn at first use.
+    """The folder with the data of `site`, or of all demo sites if the job pools them. It is drawn at first use.
+
+    It is below `folder`, and named after the settings that its images follow from: other settings have another one.
 
     Raises:
-        UserFault: `folder` contains something else, or cannot be written.
+        UserFault: the folder contains something else, or cannot be written.
     """
-    if not (folder / "datalist.csv").exists():
-        if config.data.pool:
-            write_pool(folder, config.data.counts, config.seed)
-        else:
-            write_site(folder, site, config.data.counts, config.seed)
-    return folder
+    counts, seed = config.data.counts, config.seed
+    drawn_by = json.dumps([config.data.pool, counts, seed], sort_keys=True)
+    own = folder / hashlib.sha256(drawn_by.encode()).hexdigest()[:12]
+    if not (own / "datalist.csv").exists():
+        write_pool(own, counts, seed) if config.data.pool else write_site(own, site, counts, seed)
+    return own
 
 
 def write_site(folder: Path, site: str, counts: dict[str, int], seed: int) -> Path:

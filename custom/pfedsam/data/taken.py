@@ -1,13 +1,31 @@
-"""Which rows of its training split a site takes, by the job's settings and what its method learns from."""
+"""Which datalist is a site's, and which rows of its training split it takes, by the job's settings and its method."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from pfedsam.config import Config
+from pfedsam.data import datalist
 from pfedsam.data.datalist import Row
 from pfedsam.errors import UserFault
 from pfedsam.files import seed_of
+
+
+def datalist_of(folder: Path, site: str, config: Config) -> Path:
+    """The datalist of `site`, in `folder/site` or else in `folder`.
+
+    Raises:
+        UserFault: there is none. Or the job pools all sites, and the datalist has not several.
+    """
+    path = datalist.find(folder, site)
+    if config.data.pool and config.data.source == "site" and len(names := datalist.sites(path)) < 2:
+        raise UserFault(
+            expected="a datalist of several sites, with a column site, for data.pool",
+            came=f"{path}, with {f'rows of {names[0]} alone' if names else 'no such column'}",
+            do="write the rows of all sites into one datalist with that column, or leave data.pool out",
+        )
+    return path
 
 
 def taken(rows: list[Row], config: Config, site: str, *, unlabelled: bool) -> list[Row]:

@@ -15,8 +15,9 @@ from pfedsam.config import Config
 from pfedsam.data import datalist
 from pfedsam.data.datalist import NAMES, SPLITS
 from pfedsam.data.owners import require_own
+from pfedsam.data.taken import datalist_of
 from pfedsam.errors import UserFault
-from pfedsam.exchange.privacy import Budget, epsilon, mechanism_of
+from pfedsam.exchange.privacy import budget_of, epsilon, mechanism_of
 from pfedsam.model import weights
 from pfedsam.train.loop import steps_of
 
@@ -88,7 +89,7 @@ def data(config: Config, folder: Path | None, site: str) -> Finding:
     if folder is None:
         return Finding("data", False, "no folder given", "give it with --data or in PFEDSAM_DATA")
     try:
-        splits = datalist.read(datalist.find(folder, site), *config.data.rows_of(site))
+        splits = datalist.read(datalist_of(folder, site, config), *config.data.rows_of(site))
     except UserFault as fault:
         return Finding("data", False, "cannot be read", str(fault))
     rows = ", ".join(f"{len(rows)} {split}" for split, rows in splits.items())
@@ -142,7 +143,7 @@ def privacy(config: Config, store: Path, site: str, patients: int, slices: int, 
         store: the site store's folder, which holds what earlier jobs spent.
         patients, slices: of the training split.
     """
-    budget = Budget(store, site)
+    budget = budget_of(store, site, config)
     known = budget.spent()
     spent = known.mechanisms if known else ()
     of = "" if known else f" (no file {budget.path})"

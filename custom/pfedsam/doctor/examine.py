@@ -167,6 +167,7 @@ def _tried(
     data, counts = here.data or folder / "data", config.data.counts
     if here.data is None:  # only as many images as a trial reads
         write_site(data, here.site, {split: min(count, DRAWN[split]) for split, count in counts.items()}, config.seed)
+        config = replace(config, data=replace(config.data, pool=False))  # they are one site's
 
     def work(store: Path, seconds: float) -> Callable[[], Trial]:
         places = Places(data, store, here.weights, folder / "cache", store / "run")

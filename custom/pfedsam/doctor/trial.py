@@ -143,11 +143,12 @@ def rehearse(site: Site, opened: Trial, seconds: float) -> Trial:
 def server_memory(site: Site) -> tuple[int, int]:
     """Bytes of the method rule's memory: independent of the number of sites, and per site."""
     config, up, down = site.config, up_schema(site.config), down_schema(site.config)
+    plain = replace(config, server=replace(config.server, rule="mean"))  # robust ones keep nothing, and want more sites
     begun = begin_state(site.shared(), down)
     nothing = {name: spec.zeros() for name, spec in wire_schema(up, config.wire.up).items()}
     one = contribution(nothing, 1, {}, config=config, up=up)
     sizes = [
-        payload_bytes(apply(site.method.rule, begun, dict.fromkeys(names, one), config=config, down=down).flat())
+        payload_bytes(apply(site.method.rule, begun, dict.fromkeys(names, one), config=plain, down=down).flat())
         for names in ("a", "ab")
     ]
     each = sizes[1] - sizes[0]

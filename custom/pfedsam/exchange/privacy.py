@@ -251,6 +251,15 @@ class Budget:
             yield
 
 
+def budget_of(root: Path, site: str, config: Config) -> Budget:
+    """The budget that a site's rounds of a job are paid from. Drawn images have one of their own: they show no patient.
+
+    Args:
+        root: the site store's folder.
+    """
+    return Budget(root, site if config.data.source == "site" else f"{site}.synthetic")
+
+
 def _checksum(held: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
 

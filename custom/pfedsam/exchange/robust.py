@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from pfedsam.config import Config
+from pfedsam.config import Config, ServerConfig
 from pfedsam.errors import UserFault
 from pfedsam.exchange.change import A, B, Change, change_of
 from pfedsam.exchange.server import Given, ServerState, moved, weighted
@@ -28,7 +28,7 @@ def product_mean(state: ServerState, given: Given, _config: Config) -> ServerSta
 def krum(state: ServerState, given: Given, config: Config) -> ServerState:
     """Multi-Krum (Blanchard et al. 2017): the mean of the n - f sites that are closest to n - f - 2 others."""
     f, n = config.server.hostile, len(given)
-    _require(given, 2 * f + 3, config)
+    require_voters(n, config.server)
     changes = _changes(state, given)
     inner = _gram(changes)
     gaps = (inner.diag()[:, None] + inner.diag() - 2 * inner).fill_diagonal_(math.inf)
@@ -42,7 +42,7 @@ def geometric(state: ServerState, given: Given, config: Config) -> ServerState:
 
     Every site counts alike, our choice: a site with half of the samples would be the median.
     """
-    _require(given, 2 * config.server.hostile + 1, config)
+    require_voters(len(given), config.server)
     changes = _changes(state, given)
     inner = _gram(changes)
     usual = float(inner.diag().median())
@@ -59,13 +59,13 @@ def geometric(state: ServerState, given: Given, config: Config) -> ServerState:
 def trimmed(state: ServerState, given: Given, config: Config) -> ServerState:
     """The mean of each value without its f highest and f lowest (Yin et al. 2018)."""
     f = config.server.hostile
-    _require(given, 2 * f + 1, config)
+    require_voters(len(given), config.server)
     return _by_value(state, given, lambda values: values.sort(0).values[f : len(values) - f].mean(0))
 
 
 def middle(state: ServerState, given: Given, config: Config) -> ServerState:
     """The median of each value (Yin et al. 2018), of an even number the mean of the two in the middle."""
-    _require(given, 2 * config.server.hostile + 1, config)
+    require_voters(len(given), config.server)
     return _by_value(state, given, lambda values: values.quantile(0.5, dim=0))
 
 
@@ -76,16 +76,23 @@ RULES: dict[str, Callable[[ServerState, Given, Config], ServerState]] = {
     "trimmed": trimmed,
     "median": middle,
 }
-OUTVOTE = ("krum", "geometric", "trimmed", "median")  # those that ask how many sites are hostile
+# Those that ask how many sites are hostile, and how many they need beyond two for each hostile one.
+OUTVOTE = {"krum": 3, "geometric": 1, "trimmed": 1, "median": 1}
 
 
-def _require(given: Given, least: int, config: Config) -> None:
-    if len(given) < least:
+def least_sites(server: ServerConfig) -> int:
+    """The fewest sites in a round that `server.rule` can work with."""
+    return 2 * server.hostile + OUTVOTE[server.rule] if server.rule in OUTVOTE else 1
+
+
+def require_voters(count: int, server: ServerConfig) -> None:
+    """Raise UserFault if a round has too few sites for `server.rule`."""
+    if count < (least := least_sites(server)):
         raise UserFault(
-            expected=f"at least {least} sites for server.rule {config.server.rule} against {config.server.hostile}"
-            " hostile (server.hostile)",
-            came=f"{len(given)}",
-            do="wait for more sites, or choose server.rule clipped",
+            expected=f"at least {least} sites for server.rule {server.rule} in a round,"
+            f" against {server.hostile} hostile (server.hostile)",
+            came=f"{count}",
+            do="let more sites take part, or choose server.rule clipped",
         )
 
 

@@ -213,6 +213,11 @@ class Method:
         """The names that its losses may have."""
         return frozenset(("global", "personal", *self.terms))
 
+    def shares(self, config: Config) -> bool:
+        """Whether a site sends anything of its model."""
+        part_of = self.declare(config)
+        return any(part_of(self.global_, kind) is Part.SHARED for kind in Kind)
+
     def model(self, parts: Backbone, config: Config) -> Branches:
         """The branches on a backbone. The job's seed draws what is not pretrained, torch's generator the experts."""
         model = self.build(segmenter(config, parts, self.adapt), config)
