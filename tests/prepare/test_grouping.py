@@ -176,6 +176,25 @@ def test_a_number_alone_is_a_patient_and_the_word_before_it_is_none(names: list[
         ([f"P{p}{end}.png" for p in (1, 2, 3) for end in ("", "_flip", "_rot90")], "P1, P1_flip"),
         ([f"P{p}{end}.png" for p in (1, 2, 3) for end in ("", " (1)")], r"P1, P1 \(1\)"),
         ([f"00{p}_{k}HC.png" for p in (1, 2, 3) for k in ("", 2)], "001_2HC, 001_HC"),
+        (["T0/0012/a", "T0/0013/a", "T0/0014/a", "T3/0012/a", "T6/0013/a"], "0012, 0013 in several of 3 folders"),
+        ([f"Q{q}/{p}/a" for q in (1, 2) for p in ("Meier", f"Kim{q}")], r"meier in several of 2 folders \(Q1, Q2"),
+        ([f"ward{w}/{p}/a" for w in (1, 2, 3) for p in (17, w)], "17 in several of 3 folders"),
+        ([f"Raum {r}/{p} 1956/a" for r in (1, 2, 3) for p in ("Meier Hans", f"Kim{r}")], "meier hans 1956 in several"),
+        ([f"Woche {w}/{p}.png" for w in (1, 2, 3) for p in ("Meier", "Kim", "Lee")], "kim, lee, meier in several of 3"),
+        ([f"Woche {w}/{p}_{w}.png" for w in (1, 2, 3) for p in ("Meier", SURNAMES[w])], "meier in several of 3"),
+        ([f"{i:03d} {p}.png" for i, p in enumerate(("Meier Hans", "Huber Eva", "Meier Hans"))], "begin with meier, in"),
+        ([f"{i}_{p}.png" for i, p in enumerate(("Meier", "Huber", "Meier", "Kim"))], "begin with meier, in"),
+        ([f"OP{i}_{p}.png" for i, p in enumerate(("Meier", "Huber", "Meier", "Kim"))], "begin with meier, in"),
+        ([f"{i:03d} {p}/a" for i, p in enumerate(["Meier"] * 8 + ["Kim", "Lee"])], "begin with meier, in"),
+        ([f"{p}_{zoom}x.png" for p in SURNAMES for zoom in (20, 40)], "begin with adler, braun, fuchs and 1 more each"),
+        ([f"{p}-{depth}cm.png" for p in SURNAMES for depth in (10, 20)], "begin with adler, braun, fuchs and 1 more"),
+        ([f"{p} 1956 {part}.png" for p in SURNAMES for part in ("oben", "Mitte")], "begin with adler, braun, fuchs"),
+        ([f"{p}_Bild{i}_{e}.png" for p in SURNAMES for i, e in ((1, "vorn"), (2, "quer"))], "begin with adler, braun"),
+        ([f"{p}_19560312{end}/a" for p in SURNAMES for end in ("", "_2")], "begin with adler, braun, fuchs and 1 more"),
+        (
+            ["Lee_An_19900101/a", "Lee_An_20010101/a", *(f"{p}_Jo_19600101/a" for p in SURNAMES)],
+            "Lee_An_19900101 and Lee_An_20010101, which may be two persons' dates of birth",
+        ),
         ([f"GLI-0000{p}-00{v}/t1.nii" for p in (1, 2, 3) for v in (0, 1)], "GLI-00001-000, GLI-00001-001"),
     ],
 )
@@ -245,6 +264,15 @@ def test_folders_of_plain_words_above_some_patients_are_no_question() -> None:
 
 def test_visits_with_numbers_of_any_padding_are_no_question() -> None:
     assert found([f"{p}/visit{v}/{i}.png" for p in SIX for v in ("1", "02") for i in SLICES]) == SIX
+
+
+@pytest.mark.parametrize("form", ["{p:04d}/{part}.png", "P{p}/{part}/a.png", "HC{p:02d}/{part}.png"])
+def test_parts_of_the_body_in_each_patient_s_folder_are_no_question(form: str) -> None:
+    assert len(found([form.format(p=p, part=part) for p in range(1, 9) for part in ("Thorax", "Becken")])) == 8
+
+
+def test_examinations_that_are_counted_below_numbers_are_no_question() -> None:
+    assert len(found([f"{p}/{e}/a.png" for p in range(1, 9) for e in range(1, p + 1)])) == 8
 
 
 def test_groups_of_patients_are_no_surnames() -> None:
@@ -466,3 +494,32 @@ def test_a_patient_of_the_user_s_in_two_splits_of_a_datalist_is_refused_until_th
         prepare([tmp_path], None, Wish(patient=said))
     assert "--split" in caught.value.do
     assert prepare([tmp_path], None, Wish(patient=said, shares=(0.4, 0.3, 0.3)))["patients"] == 3
+
+
+def two_wards(top: Path, kinds: tuple[str, str] = ("images", "masks")) -> list[Path]:
+    """Two folders with three images each, of the same names."""
+    for k, (ward, i) in enumerate((ward, i) for ward in "AB" for i in range(3)):
+        picture(top / f"{ward}/{kinds[0]}/{i}.png", scan(k, (9, 8)).astype(np.uint8))
+        picture(top / f"{ward}/{kinds[1]}/{i}.png", lesion(k, (9, 8, 3))[..., 1])
+    return [top / "A", top / "B"]
+
+
+def test_names_that_repeat_in_two_given_folders_are_asked_about(tmp_path: Path) -> None:
+    homes = two_wards(tmp_path)
+    for folders in (homes, [home / kind for home in homes for kind in ("images", "masks")]):
+        with pytest.raises(UserFault, match="each patient in one of the given folders") as caught:
+            prepare(folders, None, Wish())
+        assert "0 in A/" in caught.value.came
+        assert caught.value.came.endswith("0.png")
+    ways = [word.strip("';,") for word in caught.value.do.split() if "'" in word]
+    assert [prepare(homes, None, Wish(patient=way))["patients"] for way in (*ways, "each")] == [6, 3, 6]
+    picture(tmp_path / "C/x.png", scan(9, (9, 8)).astype(np.uint8))
+    picture(tmp_path / "C/x_mask.png", lesion(9, (9, 8, 3))[..., 1])
+    report = prepare([*homes, tmp_path / "C"], None, Wish(patient="folder"))
+    assert (report["patients"], report["cases"]) == (3, 7)
+
+
+def test_messages_name_the_given_folder_too_if_there_are_several(tmp_path: Path) -> None:
+    homes = two_wards(tmp_path)
+    picture(tmp_path / "B/masks/1.png", np.zeros((3, 3), np.uint8))
+    assert prepare(homes, None, Wish(patient="(.+/[0-9]+)"))["dropped"][0]["file"] == "B/images/1.png"

@@ -360,3 +360,12 @@ def test_the_page_s_option_for_several_channels_of_nnunet_takes_the_second(tmp_p
     assert [(case.name, case.mask.name) for case in cases] == [
         (f"imagesTr/case_{i:03d}_0001.nii.gz", f"case_{i:03d}.nii.gz") for i in range(3)
     ]
+
+
+def test_masks_in_a_folder_of_another_name_are_told_with_the_option_for_them(tmp_path: Path) -> None:
+    for i in range(3):
+        nifti(tmp_path / f"Bilder/p{i}.nii", scan(i))
+        nifti(tmp_path / f"Masken/p{i}.nii", lesion(i))
+    with pytest.raises(UserFault, match="--masks DIR"):
+        prepare([tmp_path], None, Wish())
+    assert prepare([tmp_path], None, Wish(masks=tmp_path / "Masken"))["cases"] == 3

@@ -4,6 +4,8 @@ import csv
 import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -284,7 +286,9 @@ def test_a_mask_that_is_drawn_the_other_way_round_is_pointed_at(tmp_path: Path) 
     nifti_site(tmp_path / "in", 5)
     nifti(tmp_path / "in/labels/p02_seg.nii.gz", 1 - lesion(2))
     report = prepare([tmp_path / "in"], tmp_path / "out", Wish())
-    assert [note for note in report["notes"] if "background and class exchanged" in note and "case-0003" in note]
+    assert [
+        note for note in report["notes"] if "background and class exchanged" in note and "images/p02.nii.gz" in note
+    ]
 
 
 def test_a_jpeg_mask_is_cut_at_half(tmp_path: Path) -> None:
@@ -321,7 +325,7 @@ def test_a_mask_that_shows_nothing_is_kept_and_pointed_at(tmp_path: Path) -> Non
     nifti(tmp_path / "in/labels/p01_seg.nii.gz", lesion(0) * 0)
     report = prepare([tmp_path / "in"], tmp_path / "out", Wish())
     assert report["cases"] == 3
-    assert any("show no class" in note and "case-0002" in note for note in report["notes"])
+    assert any("show no class" in note and "images/p01.nii.gz" in note for note in report["notes"])
 
 
 def test_the_same_seed_draws_the_same_splits_and_another_salt(tmp_path: Path) -> None:
@@ -345,6 +349,16 @@ def test_what_leaves_the_folder_names_no_patient(tmp_path: Path) -> None:
             assert b"ID-1" not in path.read_bytes(), path
             assert b"Doe" not in path.read_bytes(), path
     assert (tmp_path / "out/names.csv").stat().st_mode & 0o077 == 0
+
+
+def test_a_class_with_an_umlaut_is_written_where_the_system_knows_only_ascii(tmp_path: Path) -> None:
+    nifti_site(tmp_path / "in", 3)
+    code = "import sys; from pathlib import Path; from pfedsam.prepare.site import Wish, prepare; "
+    code += "prepare([Path(sys.argv[1])], Path(sys.argv[2]), Wish(names=('Gr\\u00f6\\u00dfe',)))"
+    plain = os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-X", "utf8=0", "-c", code, str(tmp_path / "in"), str(tmp_path / "out")]
+    subprocess.run(command, check=True, env=plain)
+    assert json.loads((tmp_path / "out/report.json").read_text(encoding="utf-8"))["class_names"] == ["Gr\u00f6\u00dfe"]
 
 
 def test_slices_of_a_patient_stay_in_one_split(tmp_path: Path) -> None:

@@ -6,11 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from data.dicoms import write_seg, write_series
+from PIL import Image
 from prepare.corpus import nifti, picture, scan
 
 from pfedsam.cli import main
+from pfedsam.data.datalist import SPLITS, Row, write_csv
 from pfedsam.data.dicom import files_of
 from pfedsam.errors import UserFault
+from pfedsam.prepare.labels import is_blurred
 from pfedsam.prepare.site import Wish, prepare
 
 SHAPE = (12, 12)
@@ -115,3 +118,73 @@ def test_one_patient_id_in_all_series_is_told_with_the_way_to_go_by_folders(tmp_
     assert "ANONYMOUS" not in str(caught.value)
     assert "--patient folder" in caught.value.do
     assert prepare([tmp_path], None, Wish(patient="folder"))["patients"] == 4
+
+
+def test_hidden_files_and_folders_are_named(tmp_path: Path) -> None:
+    home = pictures(tmp_path / "in", ())
+    for name in ("images/.a5.png", ".old/p9.png", "images/.notes.txt", "images/._p1.png"):
+        picture(home / "new.png", scan(1, SHAPE).astype(np.uint8))
+        (home / name).parent.mkdir(exist_ok=True)
+        (home / "new.png").rename(home / name)
+    left = {one["file"]: one["why"] for one in prepare([home], None, Wish())["dropped"]}
+    assert left == dict.fromkeys((".old", "images/.a5.png"), "hidden, because its name begins with a dot")
+
+
+def test_what_a_datalist_does_not_name_is_said(tmp_path: Path) -> None:
+    home = pictures(tmp_path, ())
+    rows = [Row(f"images/p{i}.png", f"masks/p{i}.png", split, f"p{i}") for i, split in enumerate(SPLITS)]
+    write_csv(home / "datalist.csv", rows)
+    (home / "manifest.csv").write_text("image,mask\n")
+    notes = "\n".join(prepare([home], None, Wish())["notes"])
+    assert "10 file(s) are in no row of datalist.csv and are not read (such as images/p3.png)" in notes
+    assert "manifest.csv beside datalist.csv is not read" in notes
+
+
+def test_too_few_patients_are_told_with_what_was_left_out_and_joined(tmp_path: Path) -> None:
+    home = pictures(tmp_path, ())
+    for i in range(2, 8):
+        picture(home / f"masks/p{i}_old.png", np.zeros(SHAPE, np.uint8))
+    with pytest.raises(UserFault, match="at least three patients") as caught:
+        prepare([home], None, Wish())
+    first, why = caught.value.came.split("\n")[:2]
+    assert first.startswith("2 (Each file name is a patient")
+    assert "1 images and 2 masks have the same name" in why
+    assert caught.value.do.startswith("mend what is named above")
+    for i in range(2, 8):
+        (home / f"masks/p{i}_old.png").unlink()
+        (home / f"images/p{i}.png").write_bytes((home / "images/p1.png").read_bytes())
+    with pytest.raises(UserFault, match=r"6 image\(s\) are copies of another patient's image"):
+        prepare([home], None, Wish())
+
+
+@pytest.mark.parametrize("end", ["", "_liver"])
+def test_a_mask_that_resizing_blurred_is_told_so(tmp_path: Path, end: str) -> None:
+    """What *=1 would do is to enlarge it."""
+    for i in range(4):
+        mask = np.zeros((16, 16), np.uint8)
+        mask[4:12, 4:12] = 255
+        picture(tmp_path / f"images/p{i}.png", scan(i, (48, 48)).astype(np.uint8))
+        for name in {end, end and "_spleen"}:
+            blurred = Image.fromarray(mask).resize((48, 48), Image.Resampling.BILINEAR)
+            picture(tmp_path / f"masks/p{i}{name}.png", np.asarray(blurred))
+    with pytest.raises(UserFault, match="the mask was probably blurred by resizing: save it again") as caught:
+        prepare([tmp_path], None, Wish())
+    assert "nearest neighbour" in caught.value.do
+
+
+def test_blurred_masks_among_others_are_left_out_and_decide_nothing(tmp_path: Path) -> None:
+    home = pictures(tmp_path, ())
+    for i in range(4):
+        mask = Image.open(home / f"masks/p{i}.png").resize((24, 24), Image.Resampling.BILINEAR)
+        mask.save(home / f"masks/p{i}.png")
+        picture(home / f"images/p{i}.png", scan(i, (24, 24)).astype(np.uint8))
+    report = prepare([home], None, Wish())
+    assert (report["cases"], report["classes"]) == (4, 1)
+    assert all(one["do"].startswith("the mask was probably blurred") for one in report["dropped"])
+
+
+def test_object_numbers_and_grey_levels_are_not_called_blurred() -> None:
+    assert not is_blurred({0: 900} | dict.fromkeys(range(1, 40), 20))
+    assert not is_blurred({0: 900, 50: 90, 100: 80, 150: 85, 255: 70})
+    assert not is_blurred({0: 900, 1: 3, 2: 3, 3: 3, 4: 90})
+    assert not is_blurred({0: 900})

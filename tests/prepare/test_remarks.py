@@ -11,6 +11,8 @@ from PIL import Image
 from prepare.corpus import nifti, picture, scan
 
 from pfedsam.data import reader
+from pfedsam.errors import UserFault
+from pfedsam.prepare.convert import UPRIGHT
 from pfedsam.prepare.labels import parse_table
 from pfedsam.prepare.page import _grey
 from pfedsam.prepare.site import Wish, prepare
@@ -72,6 +74,22 @@ def test_class_numbers_that_no_mask_shows_are_named_with_the_way_to_close_the_ga
 @pytest.mark.parametrize(("exif", "said"), [(1, False), (3, True), (6, True)])
 def test_images_that_exif_turns_without_their_masks_are_named(tmp_path: Path, exif: int, said: bool) -> None:
     assert ("turned upright as their EXIF says" in notes(site(tmp_path / "in", lambda mask: mask, exif))) == said
+
+
+def test_an_image_that_exif_turns_to_another_size_than_its_mask_gets_a_remedy_that_keeps_the_drawing(
+    tmp_path: Path,
+) -> None:
+    tags = Image.Exif()
+    tags[0x112] = 6
+    for i in range(3):
+        image = picture(tmp_path / f"images/p{i}.png", scan(i, (9, 12)).astype(np.uint8))
+        Image.open(image).save(image, exif=tags)
+        picture(tmp_path / f"masks/p{i}.png", np.ones((9, 12), np.uint8))
+    with pytest.raises(UserFault, match="a mask of its image's size, 12 x 9") as caught:
+        prepare([tmp_path], None, Wish())
+    page = (Path(__file__).parents[2] / "docs/faq.md").read_text().replace("\n", " ")
+    assert caught.value.do.startswith(UPRIGHT)
+    assert UPRIGHT in page
 
 
 @pytest.mark.parametrize(("unit", "said"), [("mm", False), ("meter", True)])

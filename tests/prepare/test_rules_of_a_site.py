@@ -101,6 +101,11 @@ def test_an_issuer_tells_patients_apart_only_where_each_series_of_the_id_has_one
     assert by_issuer([("", "A"), ("", "")]) == (["", ""], [])
 
 
+def test_masks_of_two_meanings_are_named_with_a_file_of_each() -> None:
+    with pytest.raises(UserFault, match=r"2 mask\(s\) of 0 and 255 \(such as a\), and 1 with 1 \(such as b\)"):
+        understood([{0: 9, 255: 9}, {0: 9, 1: 9}, {0: 9, 255: 9}], None, None, names=["a", "b", "c"])
+
+
 def test_a_pattern_must_catch_something() -> None:
     cases = [Case("p1_2.png", (), (HERE,)), Case("other.png", (), (HERE,))]
     kept, dropped, _ = by_pattern(cases, r"^(p\d)_")
@@ -108,6 +113,14 @@ def test_a_pattern_must_catch_something() -> None:
     for wrong in (r"p\d", r"(p\d"):
         with pytest.raises(UserFault):
             by_pattern(cases, wrong)
+
+
+def test_patients_by_a_pattern_that_differ_only_in_leading_zeros_are_asked_about() -> None:
+    cases = [Case(name, (), (HERE,)) for name in ("P1.png", "P01_b.png", "P2.png")]
+    with pytest.raises(UserFault, match=r"P1 in P1\.png and P01 in P01_b\.png") as caught:
+        by_pattern(cases, r"(P\d+)")
+    assert "'P0*([0-9]+)'" in caught.value.do
+    assert [case.patient for case in by_pattern(cases, r"P0*(\d+)")[0]] == ["1", "1", "2"]
 
 
 @pytest.mark.parametrize("said", [None, "folder", r"^(?:.*/)?([^/]+)/"])
@@ -136,13 +149,13 @@ def test_a_pseudonym_does_not_give_the_patient_away() -> None:
 @given(st.integers(3, 60), st.integers(0, 99), st.tuples(*[st.floats(0.01, 1)] * 3))
 def test_no_split_is_empty_and_each_patient_has_one(count: int, seed: int, shares: tuple[float, float, float]) -> None:
     total = sum(shares)
-    found = drawn([str(i) for i in range(count)], tuple(s / total for s in shares), seed, "by name")
+    found = drawn([str(i) for i in range(count)], tuple(s / total for s in shares), seed=seed, known_by="by name")
     assert set(found.values()) == {"train", "val", "test"}
     assert len(found) == count
 
 
 def test_shares_are_kept_to() -> None:
-    found = list(drawn([str(i) for i in range(100)], parse_shares("70,10,20"), 3, "by name").values())
+    found = list(drawn([str(i) for i in range(100)], parse_shares("70,10,20"), seed=3, known_by="by name").values())
     assert [found.count(split) for split in ("train", "val", "test")] == [70, 10, 20]
     for wrong in ("1,2", "a,b,c", "1,0,1", "nan,1,1"):
         with pytest.raises(UserFault):

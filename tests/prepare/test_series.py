@@ -188,3 +188,17 @@ def test_a_mask_in_a_plain_dicom_file_keeps_its_numbers(tmp_path: Path) -> None:
             file.rename(tmp_path / f"in/{role}/p{i}.dcm")
     report = prepare([tmp_path / "in"], None, Wish())
     assert (report["cases"], [row["pixels"] for row in report["labels"]]) == (3, [3 * (480 - 35), 3 * 35])
+
+
+def test_a_series_that_is_left_over_in_a_folder_with_others_is_named_by_its_first_file(tmp_path: Path) -> None:
+    files = write_series(tmp_path / "study", IMAGE)
+    write_seg(tmp_path / "seg.dcm", files_of(tmp_path / "study"), lesion(1), ["Tumour"])
+    assert [file.rename(file.with_name(f"a{file.name}")) for file in files]
+    write_series(tmp_path / "other", IMAGE, tags={"SeriesInstanceUID": "1.2.9"})
+    for k, file in enumerate(sorted((tmp_path / "other").iterdir())):
+        file.rename(tmp_path / f"study/b{k}.dcm")
+    write_series(tmp_path / "third", IMAGE, tags={"SeriesInstanceUID": "1.2.10"})
+    for k, file in enumerate(sorted((tmp_path / "third").iterdir())):
+        file.rename(tmp_path / f"study/c{k}.dcm")
+    left = sorted(one.file for one in discover([tmp_path], None).dropped)
+    assert left == ["study (the series of b0.dcm)", "study (the series of c0.dcm)"]

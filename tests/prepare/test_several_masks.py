@@ -143,7 +143,7 @@ def test_pixels_that_one_structure_covers_of_another_are_counted(tmp_path: Path)
 def test_a_structure_that_is_hidden_in_some_cases_is_said_with_their_names(tmp_path: Path) -> None:
     notes = covered(tmp_path, square(0, 0) | square(2, 2), "liver=1,spleen=2")
     assert "81 pixels count as spleen only." in notes
-    assert "Nothing of liver is left in 3 of these cases (case-0002, case-0003, case-0004)." in notes
+    assert "Nothing of liver is left in 3 of these cases (s1/ct.nii, s2/ct.nii, s3/ct.nii)." in notes
     assert "LOST" not in notes
 
 
@@ -230,13 +230,43 @@ def test_structures_are_told_by_the_ends_of_names_or_by_folders(names: list[str]
     assert sorted(map(len, pairs)) == [3, 3]
 
 
-def test_words_that_single_masks_carry_are_pointed_at(tmp_path: Path) -> None:
+def test_words_of_single_masks_are_asked_about_if_no_word_is_usual(tmp_path: Path) -> None:
     for i in range(4):
         nifti(tmp_path / f"p{i}.nii", scan(i, SHAPE))
         nifti(tmp_path / f"p{i}_{'liver' if i < 2 else 'spleen'}_mask.nii", square(0, 0))
-    report = prepare([tmp_path], None, Wish())
-    assert any("--labels liver=1,spleen=2" in note for note in report["notes"])
+    with pytest.raises(UserFault, match="'liver' in the path of its only mask") as caught:
+        prepare([tmp_path], None, Wish())
+    assert "--labels liver=1,spleen=2 if the words are structures" in caught.value.do
     assert prepare([tmp_path], None, Wish(table=parse_table("liver=1,spleen=2")))["class_names"] == ["liver", "spleen"]
+    assert prepare([tmp_path], None, Wish(table=parse_table("liver=1,spleen=1")))["classes"] == 1
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("images/p0", "masks/p0_flip"),
+        ("images/p0", "masks/p0_pred"),
+        ("images/p0", "masks/p0_reader2"),
+        ("images/p0", "masks/p0_post"),
+        ("images/p0_us", "masks/p0_doppler"),
+        ("images/IMG_001", "masks/IMG_001 - Copy"),
+        ("images/A", "masks/A 2 weeks later"),
+        ("P1/img", "P1/followup/mask"),
+    ],
+)
+def test_a_mask_with_a_word_that_most_lack_is_left_out_with_its_image(image: str, mask: str) -> None:
+    good = [(f"images/q{i}", f"masks/q{i}") for i in range(2)]
+    pairs, left = pair(image, mask, *(name for both in good for name in both))
+    assert pairs == set(good)
+    assert set(left) == {image, mask}
+    assert "in the path of its only mask, while most masks have no such word" in left[image]
+
+
+def test_a_word_of_one_mask_beside_the_usual_word_of_others_is_no_guess() -> None:
+    names = [f"p{i}{end}" for i in range(4) for end in ("", "_prostate_mask" if i else "_bladder_mask")]
+    pairs, left = pair(*names)
+    assert pairs == {(f"p{i}", f"p{i}_prostate_mask") for i in (1, 2, 3)}
+    assert "'bladder' in the path of its only mask, while most masks have 'prostate'" in left["p0"]
 
 
 def test_the_names_of_dicom_segments_are_reported_and_can_be_ordered(

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 
 from pfedsam.names import spelling
@@ -16,7 +16,6 @@ from pfedsam.prepare.words import (
     SIDES,
     SLICES,
     TIMES,
-    some_of,
 )
 
 RUN = re.compile(r"\d+|[^\W\d_]+")
@@ -28,7 +27,6 @@ BARE_SLICE = re.compile(rf"(?:\D*[ _.-])?(?:{SLICES})[ _-]?\d+")
 BEFORE_PATIENT = re.compile(rf"(?:.*[ _.-])?(?:(?P<sure>{OWNERS})(?:[ _.-]?(?:id|no|nr|number))?|{OWNED})")
 PATIENT = re.compile(rf"(?:^|[ _.-])(?:{OWNERS})[ _.-]?\d")
 OWNER = re.compile(rf"(?:^|[ /_.-])(?:{OWNERS}|{OWNED})[ _.-]?\d+")
-VISIT = re.compile(r"[tmqvwdy]\d{1,2}")  # T0, M6, Q1
 TOKEN = re.compile(r"[^ _.\-/]+")
 ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
 SEVERAL = 3  # numbers that repeat beside one that never does, and may then be the patients' own
@@ -66,26 +64,6 @@ def is_before_patient(name: str) -> bool:
     return found is not None and bool(found["sure"] or not PATIENT.search(spelling(name)))
 
 
-def no_patients(folders: Sequence[str | None], inside: Sequence[str]) -> str:
-    """Why folders are probably not the patients: they are slices, or contain the same patients. Empty if they may be.
-
-    Args:
-        folders: of each file; None: it is in none.
-        inside: the path of each file below its folder.
-    """
-    found = sorted({folder for folder in folders if folder is not None})
-    if 2 * sum(map(is_slice, found)) > len(found):
-        return f"{len(found)} folders ({some_of(found)}), which may be slices"
-    if 2 * sum(OWNER.search(spelling(folder)) is not None for folder in found) > len(found):
-        return ""
-    hits = zip(map(OWNER.search, map(spelling, inside)), folders, strict=True)
-    owners = {(hit[0].strip(" /_.-"), folder) for hit, folder in hits if hit}
-    homes = Counter(owner for owner, _ in owners)
-    again = sorted(owner for owner, count in homes.items() if count > 1)
-    several = again and len(owners) >= 2 * len(found)  # one in each folder may be two people of one name
-    return f"{some_of(again)} in several of {len(found)} folders ({some_of(found)})" if several else ""
-
-
 def also_below(levels: Sequence[Sequence[str]]) -> list[str]:
     """The outermost folders whose names are also below others of them: `P1`, if there is `M6/P1` too.
 
@@ -102,17 +80,27 @@ def also_below(levels: Sequence[Sequence[str]]) -> list[str]:
     return sorted(first[name] for name in first.keys() & below)
 
 
-def may_be_visits(within: Mapping[str, Iterable[str]]) -> list[str]:
-    """The folders with a number that are in several others, if these may be visits, such as `T0`, `M6` or `Q1`.
+def owner(path: str) -> str:
+    """The first part of a path that names a patient or a part of one by number, such as `patient_1`. Empty: none."""
+    hit = OWNER.search(spelling(path))
+    return hit[0].strip(" /_.-") if hit else ""
+
+
+def in_several(within: Mapping[str, Collection[str]]) -> list[str]:
+    """The names in several folders, if these may be visits or rooms of the same patients: `T0`, `Q1` or `Raum 2`.
+
+    None if the folders are named as patients. A number in a folder that is a number may count examinations. If all
+    names are in several folders, and there are at most half as many names as folders, they sort a patient's files.
 
     Args:
-        within: by folder, the folders in it.
+        within: by folder, the names in it.
     """
-    if 2 * sum(VISIT.fullmatch(spelling(one)) is not None for one in within) <= len(within):
+    if 2 * sum(map(bool, map(owner, within))) > len(within):
         return []
-    homes = Counter(name for inner in within.values() for name in {spelling(one) for one in inner})
-    again = sorted(name for name, count in homes.items() if count > 1 and any(map(str.isdigit, name)))
-    return again if len(again) >= len(within) else []
+    inner = ((spelling(one), folder) for folder, names in within.items() for one in names if not is_slice(one))
+    homes = Counter(name for name, folder in set(inner) if not (name + folder).isdigit())
+    again = sorted(name for name, count in homes.items() if count > 1)
+    return [] if len(again) == len(homes) and 2 * len(again) <= len(within) else again
 
 
 def without_zeros(name: str) -> str:

@@ -94,7 +94,7 @@ def check_numbers(segments: dict[str, int], rule: LabelRule, values: Sequence[Va
         segments: the class of each structure.
         values: of each case's mask; empty where names count instead.
     """
-    plain = [(case.name, mask.keys() - {0, rule.ignore}) for case, mask in zip(cases, values, strict=True) if mask]
+    plain = [(case.shown, mask.keys() - {0, rule.ignore}) for case, mask in zip(cases, values, strict=True) if mask]
     showing = {name: shown for name, shown in plain if shown}
     numbers = sorted(set().union(*showing.values()))
     clear = len(set(map(str.casefold, segments))) == rule.classes == 1

@@ -20,7 +20,20 @@ from pfedsam.data.volume import kind_of, read_volume
 from pfedsam.errors import UserFault
 from pfedsam.prepare.dicomseg import is_segmentation, read_segmentation
 from pfedsam.prepare.found import Case
-from pfedsam.prepare.labels import UNLABELLED, WHITE, LabelRule, Values, counted, halved, label_numbers, translated
+from pfedsam.prepare.labels import (
+    SHARPEN,
+    UNLABELLED,
+    WHITE,
+    LabelRule,
+    Values,
+    counted,
+    halved,
+    is_blurred,
+    label_numbers,
+    translated,
+)
+
+UPRIGHT = "EXIF turns the image, but not the mask: save the image upright without EXIF"
 
 
 @dataclass(frozen=True)
@@ -99,9 +112,14 @@ def read_weak(case: Case, plan: Plan) -> Pair | None:
 
 
 def _is_turned_alone(case: Case, image: Volume) -> bool:
-    turns = [turn(path) if kind_of(path) == "picture" else 1 for path in (case.image[0], *case.masks)]
     height, width = image.values.shape[:2]
-    return turns[0] != 1 and set(turns[1:]) == {1} and (height == width or turns[0] not in SIDEWAYS)
+    return (turned := _turned_alone(case)) != 1 and (height == width or turned not in SIDEWAYS)
+
+
+def _turned_alone(case: Case) -> int:
+    """EXIF's number for how the image is turned, if no mask is; else 1, as for an upright one."""
+    turns = [turn(path) if kind_of(path) == "picture" else 1 for path in (case.image[0], *case.masks)]
+    return turns[0] if set(turns[1:]) == {1} else 1
 
 
 def write_pair(pair: Pair, folder: Path, name: str, *, plane: str) -> tuple[str, str]:
@@ -140,11 +158,11 @@ def _labels(case: Case, source: Volume, files: Sequence[Path], plan: Plan) -> tu
     for i, path in enumerate(case.masks):  # one at a time, because there may be a hundred structures
         own = _own_labels(path)
         check_placed(own.guessed, plan.plane, str(path))
-        shown = set(counted(own.values))
+        shown = counted(own.values)
         if case.structures:
             mapping = _structure(shown, path, plan.segments[case.structures[i]], plan.rule.ignore)
         else:
-            mapping = plan.rule.mapping(shown, path)
+            mapping = plan.rule.mapping(shown, path, blurred=is_blurred(shown))
         one = _on_image(replace(own, values=translated(own.values, mapping)), case, path, source)
         if joined is not None:
             one, lost = _joined(joined, one, case, path, plan=plan)
@@ -154,14 +172,15 @@ def _labels(case: Case, source: Volume, files: Sequence[Path], plan: Plan) -> tu
     return joined, dict(covered)
 
 
-def _structure(values: set[int], path: Path, number: int, ignore: int | None) -> dict[int, int]:
+def _structure(shown: Values, path: Path, number: int, ignore: int | None) -> dict[int, int]:
     """The class of each value in the mask of one structure. Of one that is left out, nothing counts.
 
     Raises:
         UserFault: it contains several values besides 0 and the ignored one.
     """
-    if len(marked := values - {0, ignore}) > 1:
+    if len(marked := shown.keys() - {0, ignore}) > 1:
         way = f"use {UNLABELLED}; otherwise " if ignore is None and WHITE in marked else ""
+        way = SHARPEN if is_blurred(shown) else way
         raise UserFault(
             expected=f"one value besides 0 in the mask of one structure {path}",
             came=", ".join(map(str, sorted(marked)[:8])),
@@ -237,7 +256,9 @@ def _check_fit(case: Case, image: Volume, mask: Volume) -> None:
         raise UserFault(
             expected=f"a mask of its image's size, {_size(shapes[0])}, in {case.mask}",
             came=_size(shapes[1]),
-            do="pair the right files, or resample the mask onto the image",
+            do=f"{UPRIGHT}, or draw the mask on the image as a viewer shows it"
+            if shapes[1][:2] == shapes[0][1::-1] and _turned_alone(case) in SIDEWAYS
+            else "pair the right files, or resample the mask onto the image",
         )
     if (far := strayed(image.affine, mask.affine, shapes[0])) is not None:
         raise UserFault(

@@ -51,7 +51,7 @@ def joined(done: Sequence[Prepared]) -> tuple[list[Prepared], list[str]]:
         of[_first(first, patient)].append(patient)
     named = {home: " and ".join([all_[0], *(p.removeprefix("name:") for p in all_[1:])]) for home, all_ in of.items()}
     cases = [replace(d, case=replace(d.case, patient=named[_first(first, d.case.patient)])) for d in done]
-    count, some = sum(map(len, torn)) - len(torn), " and ".join(one.case.name for one in torn[0][:2])
+    count, some = sum(map(len, torn)) - len(torn), " and ".join(one.case.shown for one in torn[0][:2])
     return cases, [
         f"{count} image(s) are copies of another patient's image (such as {some}). Patients with a common image count"
         " as one patient, so that no image is in two splits. If a copy is a mistake, remove it and prepare again."
@@ -66,7 +66,7 @@ def check_kept(done: Sequence[Prepared]) -> None:
         if other.case.split != one.case.split:
             raise UserFault(
                 expected="each image of the datalist in one split, also under another name",
-                came=f"copies: {other.case.name} in {other.case.split} and {one.case.name} in {one.case.split}",
+                came=f"copies: {other.case.shown} in {other.case.split} and {one.case.shown} in {one.case.split}",
                 do="remove one of the two rows, or draw new splits with --split 0.7,0.1,0.2",
             )
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from pathlib import PurePath
 
 from pfedsam.names import alike, spelling
-from pfedsam.prepare.apart import KIND, is_before_patient, is_slice
+from pfedsam.prepare.apart import KIND, PATIENT, is_before_patient, is_slice
 from pfedsam.prepare.words import (
     CLASSES,
     DATE,
@@ -34,6 +34,8 @@ VIEW = re.compile(rf"(?P<rest>.*\d.*?)[ _.-]+(?:{SIDES}|{TIMES}|{MODALITIES}|{IM
 SIDE = re.compile(rf"(?P<rest>.+?)[ _.-]+(?:{SURE_SIDES})", re.IGNORECASE)
 FIRST = re.compile(rf"(?:{SURE_SIDES}|{MODALITIES})[ _.-]+(?P<rest>.*\d.*)", re.IGNORECASE)
 DAY_AFTER = re.compile(rf"(?P<rest>.*[^\W\d_].*?)[ _.-]+(?:{DATE})")  # Meier_Hans_20200101
+YEAR = re.compile(r"(?:19|20)\d\d")
+LIFE = 10  # years: the dates of one patient's visits are nearer, dates of birth may not be
 YEAR_AFTER = re.compile(r"(?P<rest>.*[^\W\d_].*?)[ _.-]+(?:19|20)\d\d(?:[-_.]?(?:0[1-9]|1[0-2]))?")
 DATED = re.compile(rf"(?:{TIMES})[ _.-]+(?P<rest>.*[^\W\d_].*)", re.IGNORECASE)
 EYE = re.compile(r"(?P<rest>.*\d)[lr]", re.IGNORECASE)
@@ -108,20 +110,30 @@ def unsliced(name: str) -> str:
 
 
 def surnames(names: Sequence[str], each: float = float("inf")) -> list[str]:
-    """Words without a number that begin several names and may be surnames: of `Meier_1` and of `Meier_oben`.
+    """Words without a number that begin several names and may be surnames: of `Meier_1`, `Meier_oben`, `1_Meier_40x`.
 
     A word alone is none if nearly all names begin with it, as with `pic_1`, or if first names may follow it.
 
     Args:
         each: with this number of names for each word, or more, the words are groups of patients: `HC_01`, `PD_01`.
+            That does not hold if a number comes first.
     """
     every = list(dict.fromkeys(alike(names)))
-    rests = [m["rest"] if (m := COUNTER.fullmatch(name)) else name for name in every]
-    rests = ["" if has_number(rest) or fits(rest, ROLES, SORTS) else rest for rest in rests]
-    phrases = [rest if rest != name else _first_word(name) for name, rest in zip(every, rests, strict=True)]
     shared = set.intersection(*(set(words(spelling(name))) for name in every)) if every else set[str]()
-    heads = [_first_word(rest, shared) for rest in rests]
-    return _repeated(every, phrases, each) or _repeated(every, heads, each)
+    each = float("inf") if any(has_number(words(name)[0]) for name in every if words(name)) else each
+    rests = [_uncounted(name) for name in every]
+    phrases = [_phrase(name, rest) for name, rest in zip(every, rests, strict=True)]
+    return _repeated(every, phrases, each) or _repeated(every, [_first_word(rest, shared) for rest in rests], each)
+
+
+def _phrase(name: str, rest: str) -> str:
+    """All of a name before its last number; its first word if that has a number too, or if the name ends otherwise."""
+    first = _first_word(rest)
+    return rest if first and rest != name and not has_number(rest) else first
+
+
+def _uncounted(name: str) -> str:
+    return m["rest"] if (m := COUNTER.fullmatch(name)) else name
 
 
 def _repeated(names: Sequence[str], begun: Sequence[str], each: float) -> list[str]:
@@ -139,16 +151,40 @@ def _repeated(names: Sequence[str], begun: Sequence[str], each: float) -> list[s
 
 
 def _says_no_more(word: str, name: str) -> bool:
-    """Whether a name says only a number, a date or the like besides a word. `Meier_Hans` says more than `Meier`."""
-    found, own = COUNTER.fullmatch(name), words(spelling(word))
-    rest = words(spelling(found["rest"] if found else name))
-    return all(part in own or fits(part, ROLES, SORTS) for part in rest)
+    """Whether a name says only a date or the like besides a word, or has a number inside. `Meier_Hans` says more."""
+    own, rest = words(spelling(word)), words(spelling(_uncounted(name)))
+    return any(map(has_number, rest)) or all(part in own or fits(part, ROLES, SORTS) for part in rest)
 
 
 def _first_word(name: str, shared: Collection[str] = ()) -> str:
-    """The first word of a name without a number that is no role, class, time or place. Empty: there is none."""
-    parts = [] if has_number(name) else words(spelling(name))
+    """The first word of a name that has no number and is no role, class, time or place. Empty: there is none.
+
+    Nor is there one in `P1_oben`, which names the patient, and a letter beside a number is none.
+    """
+    plain = spelling(name)
+    if PATIENT.search(plain) or fits(plain, ROLES, SORTS):
+        return ""
+    parts = [part for part in words(plain) if not has_number(part) and (len(part) > 1 or not has_number(plain))]
     return next((part for part in parts if part not in shared and not fits(part, ROLES, SORTS)), "")
+
+
+def person(stem: str) -> str:
+    """What of a file's name may be a person's: words of letters, without dates and a last number. Empty: nothing."""
+    rest = _uncounted(core(stem))
+    parts = [part for part in words(spelling(rest)) if not fits(part, SORTS)]
+    wordy = any(len(part) > 1 and not fits(part, ROLES) for part in parts) and not fits(rest, ROLES, SORTS)
+    return "_".join(parts) if wordy and not any(map(has_number, parts)) else ""
+
+
+def several_dates(stems: Sequence[str]) -> list[str]:
+    """Two names of one person with dates so far apart that they may be dates of birth; none if no person has any."""
+    first: dict[str, tuple[int, str]] = {}
+    for stem in stems:
+        if (m := DAY_AFTER.fullmatch(stem)) and (year := YEAR.search(stem, m.end("rest"))):
+            own, other = (int(year[0]), stem), first.setdefault(spelling(m["rest"]), (int(year[0]), stem))
+            if abs(own[0] - other[0]) >= LIFE:
+                return [other[1], own[1]]
+    return []
 
 
 def places(name: PurePath) -> set[tuple[str, ...]]:

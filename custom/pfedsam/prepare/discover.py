@@ -1,7 +1,9 @@
 """Finds a site's cases: from an existing datalist, else series by reference and files by name."""
 
+import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -78,15 +80,28 @@ def _from_files(
             files_of_masks = tuple(mask.files[0] for mask in match.masks)
             patient = patients.get(image.files[0], "")
             cases.append(Case(image.name, image.files, files_of_masks, patient, structures=match.names))
-    cases, left = told(cases, left, stack)
+    cases, left = told(_at_home(cases, folders), left, stack)
     nameless = sum(not series.patient for series in stack.series)
     return Discovered(
         len(files) + len(dropped),
-        sorted(cases, key=lambda case: case.name),
+        sorted(cases, key=lambda case: case.shown),
         sorted(dropped + stack.dropped + orphans + left, key=lambda d: d.file),
         [*stack.notes, *([f"{nameless} DICOM series have no PatientID."] if nameless else []), *matches.notes],
         _with_structures(number_labels(s.labels for s in stack.segmentations), matches.structures),
     )
+
+
+def _at_home(cases: Sequence[Case], folders: Sequence[Path]) -> list[Case]:
+    """The cases, each with the given folder that it is in. A folder named for images counts as the one around it."""
+    places = {folder.absolute(): folder.absolute() for folder in folders}
+    places = {folder: folder if role(folder.name) is None else folder.parent for folder in places}
+    if len(set(places.values())) < 2:
+        return [*cases]
+    top = os.path.commonpath(places.values())
+    homes = {folder: os.path.relpath(place, top) for folder, place in places.items()}
+    return [
+        replace(case, home=next(homes[up] for up in case.image[0].absolute().parents if up in homes)) for case in cases
+    ]
 
 
 def _with_structures(segments: dict[str, int], structures: Iterable[str]) -> dict[str, int]:
@@ -179,7 +194,22 @@ def _from_datalist(path: Path, folders: int, site: str | None) -> Discovered:
         )
         for r in rows
     ]
-    note = f"Cases, patients and splits are taken from {path.name}."
+    notes = [f"Cases, patients and splits are taken from {path.name}.", *_unread(path)]
     segments = number_labels(map(_labels_in, sorted({case.mask for case in cases})))
     files = len(every) + len(rows) + sum(case.weak is not None for case in cases)
-    return Discovered(files, sorted(cases, key=lambda case: case.name), bare, [note], segments)
+    return Discovered(files, sorted(cases, key=lambda case: case.name), bare, notes, segments)
+
+
+def _unread(path: Path) -> Iterator[str]:
+    """Remarks on what is beside a datalist and not read: another datalist, and files that no row names."""
+    others = [name for name in datalist.NAMES if (path.parent / name).is_file() and name != path.name]
+    if others:
+        yield f"{' and '.join(others)} beside {path.name} is not read. Remove the one that does not count."
+    columns = (record.get(column) for record in datalist.raw_rows(path) for column in datalist.PATHS)
+    named = {os.path.normpath(path.parent / str(name)) for name in columns if name}
+    found = [one for one in files_below(path.parent) if isinstance(one, File)]
+    if lone := [one.name for one in found if os.path.normpath(one.path) not in named]:
+        yield (
+            f"{len(lone)} file(s) are in no row of {path.name} and are not read (such as {lone[0]}). If they belong to"
+            " it, add rows for them and prepare again."
+        )

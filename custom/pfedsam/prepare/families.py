@@ -47,11 +47,15 @@ def taken_whole(found: Claimed, wanted: Collection[str] = ()) -> Matches:
     extras = {image: _extras(claims) for image, claims in found.masks.items()}
     known = _known(found.masks, extras, wanted)
     numbered = {image.place + image.bare[:-1] for image in found.images if NUMBER.fullmatch("".join(image.bare[-1:]))}
-    numbers, structures, dropped = list[Match](), list[Match](), list(found.dropped)
+    lone = {image: _word(image, claims) for image, claims in found.masks.items() if extras[image][0] not in known}
+    numbers, structures, dropped = list[Match](), list[Match](), [*found.dropped, *_strange(found.masks, lone)]
+    usual = _usual(lone)
     for image, claims in found.masks.items():
         masks, names = tuple(claim.mask for claim in claims), extras[image]
         if all(name in known for name in names) and len(set(names)) == len(names):
             structures.append(Match(image, masks, tuple(known[name] for name in names)))
+        elif lone.get(image, ()) not in ((), usual):
+            continue
         elif _one_drawing(image, claims, names) and not (
             any(map(_is_number, names)) and image.place + image.bare in numbered
         ):
@@ -62,7 +66,40 @@ def taken_whole(found: Claimed, wanted: Collection[str] = ()) -> Matches:
     kept, other = (structures, numbers) if by_name else (numbers, structures)
     dropped += [d for match in other for d in _other_kind(match, by_name)]
     shown = list(known.values()) if by_name else []
-    return Matches(kept, dropped, shown, [*_remarks(kept, shown), *([] if by_name else _differing(kept, extras))])
+    return Matches(kept, dropped, shown, list(_remarks(kept, shown)))
+
+
+def _word(image: Candidate, claims: Sequence[Claim]) -> Words:
+    """The words of an image's only mask that its image lacks. Empty: none, or its folder or the user says whose it is.
+
+    A number alone is no word: `_one_drawing` judges it.
+    """
+    claim = claims[0]
+    if len(claims) > 1 or claim.by != "name" or _is_number(claim.extra):
+        return ()
+    own = {word for name in (*image.place, image.stem) for word in words(name)}
+    return tuple(part for part in claim.extra if not own.issuperset(words(part)))
+
+
+def _usual(lone: Mapping[Candidate, Words]) -> Words:
+    """The words that most single masks have. Empty: most have none, or no words are in most."""
+    (word, count), *_ = [*Counter(lone.values()).most_common(1), ((), 0)]
+    return word if 2 * count > len(lone) else ()
+
+
+def _strange(masks: Mapping[Candidate, list[Claim]], lone: Mapping[Candidate, Words]) -> Iterator[Dropped]:
+    """Images whose only mask has words that most lack, with that mask: it may be a copy, or show something else."""
+    usual, every = _usual(lone), list(dict.fromkeys(map("_".join, lone.values())))
+    most = repr("_".join(usual)) if usual else "no such word"
+    do = "name the mask like its image if it is drawn on it; otherwise remove it; or use --pair"
+    if all(every):
+        table = ",".join(f"{word}={i}" for i, word in enumerate(every[:5], 1))
+        do = f"use --labels {table} if the words are structures (with equal numbers if they are one class); else {do}"
+    for image, word in lone.items():
+        if word and word != usual:
+            mask = masks[image][0].mask
+            why = f"{'_'.join(word)!r} in the path of its only mask, while most masks have {most}"
+            yield from (Dropped(one.name, f"{why} ({image.name}, {mask.name})", do) for one in (image, mask))
 
 
 def _extras(claims: Sequence[Claim]) -> list[Words]:
@@ -168,17 +205,3 @@ def _remarks(pairs: Sequence[Match], structures: Sequence[str]) -> Iterator[str]
                 f"{len(lacking)} image(s) have no mask file for {name} (such as {lacking[0]}). They count as images"
                 " without it. If it was never drawn there, remove these images and prepare again."
             )
-
-
-def _differing(pairs: Sequence[Match], extras: Mapping[Candidate, list[Words]]) -> list[str]:
-    """A remark if single masks carry different words, each in several images: they may be different structures."""
-    count = Counter(extras[m.image][0] for m in pairs if len(m.masks) == 1 and _may_be_structure(extras[m.image][0]))
-    often = {name: n for name, n in count.items() if n > 1}
-    if len(often) < 2:
-        return []
-    some = ", ".join(f"{'_'.join(name)} in {n} images" for name, n in list(often.items())[:5])
-    table = ",".join(f"{'_'.join(name)}={i + 1}" for i, name in enumerate(list(often)[:5]))
-    return [
-        f"The masks' names differ by a word ({some}). All are taken to mean the same classes. If the words are"
-        f" different structures, use --labels {table}."
-    ]

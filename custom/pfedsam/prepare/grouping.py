@@ -8,7 +8,7 @@ from pathlib import PurePath
 
 from pfedsam.errors import UserFault
 from pfedsam.names import alike, spelling
-from pfedsam.prepare.apart import also_below, evened, is_slice, may_be_one, may_be_visits, no_patients
+from pfedsam.prepare.apart import also_below, evened, in_several, is_slice, may_be_one, owner
 from pfedsam.prepare.cores import (
     ODD,
     ROLES,
@@ -18,6 +18,8 @@ from pfedsam.prepare.cores import (
     cores,
     fits,
     has_number,
+    person,
+    several_dates,
     stem_of,
     surnames,
     undated,
@@ -56,6 +58,8 @@ def grouped(names: Sequence[PurePath], among: int | None = None) -> Grouping:
     """
     found = _grouped(names, among)
     _check_zeros(names, found.keys, among)
+    if some := several_dates([part for name in names for part in (*name.parts[:-1], stem_of(name))]):
+        raise _question(names, f"{' and '.join(some)}, which may be two persons' dates of birth")
     return found
 
 
@@ -133,9 +137,10 @@ def _by_folder(names: Sequence[PurePath]) -> Grouping | None:
         below = sorted(set[str]().union(*within.values()))
         if again := also_below([list(map(core, _numbered(level[depth:]))) for level in levels]):
             raise _question(names, f"folders that are beside others and also inside others ({some_of(again)})")
-        if again := may_be_visits(within):
+        numbered = 2 * sum(map(has_number, found)) > len(found)
+        if numbered and (again := in_several(within) or in_several(_people(names, levels, depth))):
             raise _question(names, f"{some_of(again)} in several of {len(found)} folders ({some_of(found)})")
-        if sum(map(has_number, found)) * 2 <= len(found):
+        if not numbered:
             if (below and _may_be_surnames(within)) or (not below and _are_doubtful(names, levels, found)):
                 raise _question(names, f"{len(found)} folders ({some_of(found)}), which may be patients or classes")
         elif len(found) >= ENOUGH:
@@ -143,13 +148,22 @@ def _by_folder(names: Sequence[PurePath]) -> Grouping | None:
                 some = f"{len(found)} folders ({some_of(found)}), and in them {len(below)} ({some_of(below)})"
                 raise _question(names, some)
             keys = _undated([_folder(level, depth) for level in levels])
-            inside = [[*level[depth + 1 :], stem_of(name)] for level, name in zip(levels, names, strict=True)]
-            if doubt := no_patients(keys, ["/".join(parts) for parts in inside]):
-                raise _question(names, doubt)
+            if 2 * sum(map(is_slice, found)) > len(found):
+                raise _question(names, f"{len(found)} folders ({some_of(found)}), which may be slices")
             return _with_enough("Each folder at one level is a patient", names, keys)
         elif not below or any(map(_is_patient, found)):
             raise _question(names, f"{len(found)} folder(s) that may be patients ({some_of(found)})")
     return None
+
+
+def _people(names: Sequence[PurePath], levels: Sequence[Sequence[str]], depth: int) -> dict[str, set[str]]:
+    """By folder at this depth, what in the paths below it may name a person."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for name, level in zip(names, levels, strict=True):
+        stem = stem_of(name)
+        if len(level) > depth and (who := owner("/".join([*level[depth + 1 :], stem])) or person(stem)):
+            found[level[depth]].add(who)
+    return found
 
 
 def _folder(level: Sequence[str], depth: int) -> str | None:
@@ -208,8 +222,8 @@ def _by_name(names: Sequence[PurePath]) -> Grouping:
         raise _question(names, f"{len(groups)} patient(s) if the last number of a name is a slice ({some_of(groups)})")
     if 2 * sum(map(is_slice, bare)) > len(bare):
         raise _question(names, "names of slices without a patient")
-    _check_surnames(names, surnames(bare))
     _check_apart(names, bare)
+    _check_surnames(names, surnames(bare))
     own = len(set(bare)) == len(set(stems))
     rule = "Each file name is a patient" if own else "A name without its side, date or sequence is the patient"
     return Grouping([*bare], _said(rule, names, bare) + " If a patient has several files, use --patient REGEX.")

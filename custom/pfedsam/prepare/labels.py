@@ -20,11 +20,16 @@ Values = dict[int, int]  # number of pixels by value
 
 LARGEST = 20  # a higher value is a grey level or an instance, not a class
 WHITE = 255
+MIXED = 3  # so many values between two others are no classes, if they are rare
 SPECK = 10  # fewer pixels of a class number beside 255 are not a drawing
 ODD = 0.2  # at most this share of a site's masks is odd; a value in more of them has a meaning
 BLOCK, FLAT = 8, 8  # the side of JPEG's blocks in pixels; how far JPEG may change a block's black or white
 REST = -1  # in a table: every value that the table does not name
 UNLABELLED = "--ignore 255 if 255 marks pixels that nobody labelled"
+SHARPEN = (
+    "the mask was probably blurred by resizing: save it again from its source, resized with nearest neighbour;"
+    " only if each value is meant, "
+)
 SAY = "say what the values mean, such as --labels 128=1,255=2, or *=1 for any value (0 stays the background)"
 
 
@@ -43,8 +48,8 @@ class LabelRule:
     white: bool = False
     ignore: int | None = None
 
-    def mapping(self, values: Iterable[int], path: Path) -> dict[int, int]:
-        """The class of each of a mask's values.
+    def mapping(self, values: Iterable[int], path: Path, *, blurred: bool = False) -> dict[int, int]:
+        """The class of each of a mask's values. `blurred` changes the message: its values were mixed by resizing.
 
         Raises:
             UserFault: a value has no meaning.
@@ -63,9 +68,16 @@ class LabelRule:
             raise UserFault(
                 expected=f"values {_listed(known)} in the mask {path}",
                 came=f"also {_listed(strange)}",
-                do=which if self.table is None and strange == {1 if self.white else WHITE} else SAY,
+                do=which if self.table is None and strange == {1 if self.white else WHITE} else SHARPEN * blurred + SAY,
             )
         return {value: known[value] for value in values}
+
+
+def is_blurred(pixels: Values) -> bool:
+    """Whether a mask looks like two values, 0 and a higher one, that were mixed at the edges by resizing."""
+    top = max(pixels, default=0)
+    between = [count for value, count in pixels.items() if LARGEST < value < top]
+    return len(between) >= MIXED and max(between) < pixels[top] and sum(between) < 2 * pixels[top]
 
 
 def parse_table(text: str) -> dict[str, int]:
@@ -102,6 +114,7 @@ def understood(
     *,
     ignore: int | None = None,
     structures: Mapping[str, int] = MappingProxyType({}),
+    names: Sequence[str] = (),
 ) -> LabelRule:
     """The rule for a site's masks, from the values in each mask. A few odd masks do not decide it.
 
@@ -110,6 +123,7 @@ def understood(
 
     Args:
         structures: those that the files name, with the class of each.
+        names: of the masks' cases, for the message; empty: it names none.
 
     Raises:
         UserFault: the masks contradict each other, or `classes` or `ignore` contradicts the table or the structures.
@@ -124,7 +138,7 @@ def understood(
     if ignore is not None:
         _check_ignore(ignore, range((classes or 0) + 1) if table is None else {0, *table}, highest)
     drawn = [_drawn(mask, ignore) for mask in masks] if table is None else []
-    if classes in (None, 1) and _white([values for values in drawn if values]):
+    if classes in (None, 1) and _white(drawn, names):
         return LabelRule(highest, white=highest == 1, ignore=ignore)
     return LabelRule(classes or max(_highest(drawn), highest), table, ignore=ignore)
 
@@ -145,26 +159,34 @@ def _check_ignore(ignore: int, own: Collection[int], highest: int) -> None:
 
 
 def _drawn(mask: Values, ignore: int | None) -> set[int]:
-    """The values with which a mask is drawn, without background, unlabelled pixels, and specks beside white."""
+    """The values with which a mask is drawn, without background, unlabelled pixels, and specks beside white.
+
+    Those of a blurred mask mean nothing. It is left out later.
+    """
+    if is_blurred({value: pixels for value, pixels in mask.items() if value != ignore}):
+        return set()
     specks = {v for v, pixels in mask.items() if v <= LARGEST and pixels < SPECK} if WHITE in mask else set()
     return mask.keys() - specks - {0, ignore}
 
 
-def _white(drawn: Sequence[set[int]]) -> bool:
+def _white(drawn: Sequence[set[int]], names: Sequence[str]) -> bool:
     """Whether 255 is the class.
 
     Raises:
         UserFault: neither masks of 0 and 255 nor other masks are rare, or one of the others contains 1.
     """
-    others = [values for values in drawn if values != {WHITE}]
-    white, few = len(drawn) - len(others), ODD * len(drawn)
-    if not white or (others and white <= few):
+    others = [i for i, values in enumerate(drawn) if values and values != {WHITE}]
+    white = [i for i, values in enumerate(drawn) if values == {WHITE}]
+    few = ODD * (len(white) + len(others))
+    if not white or (others and len(white) <= few):
         return False
-    if len(others) > few or any(1 in values for values in others):
+    if len(others) > few or any(1 in drawn[i] for i in others):
+        strange = set().union(*(drawn[i] for i in others))
+        one, other = (f" (such as {names[those[0]]})" if names else "" for those in (white, others))
         raise UserFault(
             expected="values that mean the same in all masks",
-            came=f"{white} mask(s) of 0 and 255, and {len(others)} with {_listed(set().union(*others))}",
-            do=_meanings(set().union(*others)),
+            came=f"{len(white)} mask(s) of 0 and 255{one}, and {len(others)} with {_listed(strange)}{other}",
+            do=_meanings(strange),
         )
     return True
 

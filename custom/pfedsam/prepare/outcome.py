@@ -51,7 +51,7 @@ def write_down(
     if report["class_names"]:
         named = {str(number): name for number, name in enumerate(report["class_names"], 1)}
         (folder / CLASSES_FILE).write_text(json.dumps(named, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    _private(folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False))
+    _private(folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
     _private(folder / "report.html").write_text(page(report, pictures), encoding="utf-8")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from pfedsam.names import spelling
-from pfedsam.prepare.found import Dropped
+from pfedsam.prepare.found import ALONE, ELSEWHERE, Dropped, of_series
 from pfedsam.prepare.words import (
     IMAGE,
     MASK,
@@ -33,18 +33,6 @@ from pfedsam.prepare.words import (
 )
 
 BIDS = re.compile("derivatives|anat|dwi|perf|func|fmap|pet")
-ALONE = {  # the reason and remedy for a mask (True) or an image without a partner
-    True: ("a mask without an image of its name", "add the image, rename the mask like it, or use --pair"),
-    False: (
-        "an image without a mask of its name",
-        "add its mask: the same name in a folder masks/ or labels/, or with _mask, _seg or _label at the end;"
-        " for DICOM, the DICOM-SEG drawn on it; or use --pair to say how the names fit",
-    ),
-}
-ELSEWHERE = (
-    "if they are a pair, put both into one folder, or into images/ and masks/ of one folder, or use --pair;"
-    " otherwise rename one"
-)
 
 
 @dataclass(frozen=True)
@@ -287,7 +275,7 @@ def _ambiguous(one: Candidate, images: Sequence[Candidate], shown: Mapping[Candi
 
 def _left_over(lone: list[Candidate], every: list[Candidate], shown: Mapping[Candidate, str]) -> Iterator[Dropped]:
     """Why each item has no partner. If only one image and one mask share a name, the message points to both."""
-    count = Counter((i.keys[1], i.mask) for i in every)
+    count, same = Counter((i.keys[1], i.mask) for i in every), Counter(i.name for i in every)
     partners = {(i.keys[1], i.mask): i for i in lone if i.keys[1] and count[i.keys[1], i.mask] == 1}
     for one in lone:
         other = partners.get((one.keys[1], not one.mask))
@@ -296,4 +284,5 @@ def _left_over(lone: list[Candidate], every: list[Candidate], shown: Mapping[Can
         if other is not None and (one.keys[1], one.mask) in partners:
             what, missing = ("a mask", "image") if one.mask else ("an image", "mask")
             why, do = f"{what} whose {missing} of the same name is in other folders ({shown[other]})", ELSEWHERE
-        yield Dropped(one.name, why if shown[one] == one.name else f"{why}: {shown[one]}", do)
+        name = one.name if same[one.name] == 1 or len(one.files) < 2 else of_series(one.name, one.files[0])
+        yield Dropped(name, why if shown[one] == one.name else f"{why}: {shown[one]}", do)

@@ -12,7 +12,7 @@ from pfedsam.names import alike, spelling
 from pfedsam.prepare.apart import without_zeros
 from pfedsam.prepare.cores import place_of, places
 from pfedsam.prepare.found import Case, Dropped
-from pfedsam.prepare.grouping import by_file, by_level, grouped
+from pfedsam.prepare.grouping import Grouping, by_file, by_level, grouped
 from pfedsam.prepare.words import pattern_of
 
 
@@ -20,19 +20,33 @@ def by_pattern(cases: Sequence[Case], pattern: str) -> tuple[list[Case], list[Dr
     """Patients by the first group of `pattern` in the file name, else in the path. Other cases are left out.
 
     Raises:
-        UserFault: it is not a regular expression, or has no group.
+        UserFault: it is not a regular expression, or has no group. Or patients differ only in leading zeros.
     """
     rule = pattern_of(pattern, "--patient", "for the patient")
     kept, dropped = [], []
     for case in cases:
-        found = rule.search(PurePath(case.name).name) or rule.search(case.name)
+        found = rule.search(PurePath(case.name).name) or rule.search(case.shown)
         if found is not None and found.group(1):
             kept.append(replace(case, patient=found.group(1)))
         else:
-            dropped.append(Dropped(case.name, f"the name does not fit --patient {pattern}", "widen the pattern"))
+            dropped.append(Dropped(case.shown, f"the name does not fit --patient {pattern}", "widen the pattern"))
+    _check_zeros(kept)
     words = f"Patients are identified by the group of --patient {pattern} in the file name, else in the path"
-    some = f", such as {kept[0].patient} in {kept[0].name}" if kept else ""
+    some = f", such as {kept[0].patient} in {kept[0].shown}" if kept else ""
     return kept, dropped, f"{words}{some}."
+
+
+def _check_zeros(cases: Sequence[Case]) -> None:
+    first: dict[str, Case] = {}
+    for case in cases:
+        other = first.setdefault(without_zeros(case.patient), case)
+        if spelling(other.patient) != spelling(case.patient):
+            raise UserFault(
+                expected="patients by --patient that differ in more than leading zeros",
+                came=f"{other.patient} in {other.shown} and {case.patient} in {case.shown}",
+                do="write each patient's number in one way, or put 0* before the brackets, such as --patient"
+                " 'P0*([0-9]+)'; if they are two patients, put more of their names into the brackets",
+            )
 
 
 def by_issuer(ids: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
@@ -86,8 +100,8 @@ def _told(cases: Sequence[Case], said: str | None) -> tuple[list[Case], list[Dro
     if not nameless:
         by = "the column group of the datalist" if any(c.split for c in cases) else "PatientID in the DICOM files"
         return list(cases), [], f"Patients are identified by {by}."
-    names = [PurePath(case.name) for case in nameless]
-    found = grouped(names, len(cases)) if said is None else by_level(names) if said == "folder" else by_file(names)
+    found = _by_names(nameless, said, len(cases))
+    _check_homes(nameless, found.keys)
     keys = dict(zip(nameless, found.keys, strict=True))
     known = _known(keys, [case for case in cases if case not in keys])
     kept, dropped = [], []
@@ -96,13 +110,38 @@ def _told(cases: Sequence[Case], said: str | None) -> tuple[list[Case], list[Dro
             kept.append(case)
         elif (key := keys[case]) is None:
             why = "it is outside the folders that identify patients"
-            dropped.append(Dropped(case.name, why, "put it into its patient's folder, or use --patient REGEX"))
+            dropped.append(Dropped(case.shown, why, "put it into its patient's folder, or use --patient REGEX"))
         else:
             kept.append(replace(case, patient=known.get(spelling(key), "name:" + key)))
     if len(nameless) == len(cases):
         return kept, dropped, found.words
     words = "Patients are identified by PatientID if a DICOM file has it, or another one in the same patient's folder."
     return kept, dropped, f"{words} Otherwise: {found.words}"
+
+
+def _by_names(cases: Sequence[Case], said: str | None, among: int) -> Grouping:
+    """The grouping by the paths below the given folders. These folders count if the user says so."""
+    names, whole = ([PurePath(name) for name in paths] for paths in ([c.name for c in cases], [c.shown for c in cases]))
+    if said is None:
+        return grouped(names, among)
+    if said == "each":
+        return by_file(whole)
+    found = by_level(names)
+    return found if any(found.keys) else by_level(whole)
+
+
+def _check_homes(cases: Sequence[Case], keys: Sequence[str | None]) -> None:
+    """UserFault if one patient is in several of the folders that the user gave."""
+    first: dict[str, Case] = {}
+    for case, key in zip(cases, keys, strict=True):
+        if key is not None and (other := first.setdefault(spelling(key), case)).home != case.home:
+            raise UserFault(
+                expected="each patient in one of the given folders, because names may repeat in another one",
+                came=f"{key} in {other.shown} and in {case.shown}",
+                do="use --patient folder, if each given folder is one patient; otherwise --patient REGEX, which is"
+                " searched in the file name, then in such a path: '(.+/[0-9]+)' makes them two patients, '([0-9]+)'"
+                " makes them one",
+            )
 
 
 def _known(keys: Mapping[Case, str | None], others: Sequence[Case]) -> dict[str, str]:
@@ -137,7 +176,7 @@ def _known(keys: Mapping[Case, str | None], others: Sequence[Case]) -> dict[str,
 def _doubt(case: Case, key: str, count: int) -> UserFault:
     return UserFault(
         expected="one PatientID for the patient of a file without one",
-        came=f"{count} that may be {key}'s, for {case.name}",
+        came=f"{count} that may be {key}'s, for {case.shown}",
         do="write PatientID into the file, if it is DICOM; otherwise put the file into a folder named by the PatientID,"
         " or use --patient REGEX",
     )

@@ -12,7 +12,7 @@ from pfedsam.data.readable import readable
 from pfedsam.data.slices import make_volume, scattered
 from pfedsam.errors import UserFault
 from pfedsam.prepare.dicomseg import STORAGE, segment_labels
-from pfedsam.prepare.found import Case, Dropped, Reason, reason
+from pfedsam.prepare.found import Case, Dropped, Reason, of_series, reason
 from pfedsam.prepare.patients import by_issuer
 from pfedsam.prepare.walk import File
 
@@ -137,8 +137,13 @@ def matched(stack: Stack) -> tuple[list[Case], list[Series], list[Dropped]]:
 def told(cases: list[Case], left: list[Dropped], stack: Stack) -> tuple[list[Case], list[Dropped]]:
     """The usable cases, and what is left out. If a series has a fault, that fault is the reason."""
     faults, apart = {one.files[0].path: one.fault for one in stack.series if one.fault}, _scattered(stack.series)
-    lost = [Dropped(case.name, *fault) for case in cases if (fault := faults.get(case.image[0]))]
-    reasons = {one.name: reason for one in stack.series if (reason := one.fault or apart.get(one.files[0].path))}
+    lost = [Dropped(case.shown, *fault) for case in cases if (fault := faults.get(case.image[0]))]
+    reasons = {
+        name: reason
+        for one in stack.series
+        if (reason := one.fault or apart.get(one.files[0].path))
+        for name in (one.name, of_series(one.name, one.files[0].path))
+    }
     named = [Dropped(drop.file, *reasons[drop.file]) if drop.file in reasons else drop for drop in left]
     return [case for case in cases if case.image[0] not in faults], lost + named
 

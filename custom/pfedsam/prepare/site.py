@@ -98,20 +98,21 @@ def _prepared(found: Discovered, folder: Path | None, wish: Wish, watch: Watch) 
     cases, unread, values = _surveyed(cases, watch, colours=wish.table is None)
     check_by_name(segments, wish.table, values)
     classes = wish.classes or len(wish.names) or None
-    rule = understood(values, table, classes, ignore=wish.ignore, structures=segments)
+    names = [case.shown for case in cases]
+    rule = understood(values, table, classes, ignore=wish.ignore, structures=segments, names=names)
     check_numbers(segments, rule, values, cases)
     done, failed, pictures = _converted(cases, folder, Plan(wish.plane, rule, segments, bool(wish.structures)), watch)
     left = [*found.dropped, *dropped, *unread, *failed]
     if not done:
         raise _nothing(found, [*unread, *failed, *dropped, *telling(found.dropped)])
     done, copies = joined(done)
-    splits, split_by = _splits(done, wish, patients_by)
-    names = class_names(rule.classes, names_of(segments), wish.names)
+    splits, split_by = _splits(done, wish, patients_by, [*_reasons(left), *copies])
+    called = class_names(rule.classes, names_of(segments), wish.names)
     report = _report(replace(found, notes=[*found.notes, *copies]), done, left, wish, segments) | {
         "classes": rule.classes,
-        "class_names": names,
+        "class_names": called,
         "labels": measurements.label_table(
-            [d.facts for d in done], names_of(segments) | dict(enumerate(names, 1)), rule.classes
+            [d.facts for d in done], names_of(segments) | dict(enumerate(called, 1)), rule.classes
         ),
         "labels_by": labels_by(rule, segments, values),
         "unlabelled": None if rule.ignore is None else measurements.unlabelled([d.facts for d in done]),
@@ -119,7 +120,7 @@ def _prepared(found: Discovered, folder: Path | None, wish: Wish, watch: Watch) 
         "split_by": split_by,
         "splits": {s: _totals([d for d in done if splits[d.case.patient] == s]) for s in SPLITS},
     }
-    if those := sided(names):
+    if those := sided(called):
         report["notes"].append(f"Train with train.flips=vertical. The default mirrors {some_of(those)}.")
     if folder is not None:
         write_down(folder, done, splits, report, pictures)
@@ -128,13 +129,17 @@ def _prepared(found: Discovered, folder: Path | None, wish: Wish, watch: Watch) 
 
 def _nothing(found: Discovered, left: Sequence[Dropped]) -> UserFault:
     """The fault of a folder without a usable pair: each reason once, and the first one's remedy."""
-    reasons = by_reason([vars(one) for one in left])[:3]
     pairs = f"none of {len(found.cases)} pairs" if found.cases else "none"
     return UserFault(
         expected="a usable pair of image and mask",
-        came=(f"{pairs} in {found.files} files", *(f"{some_of(files)}: {why}" for why, _, files in reasons)),
+        came=(f"{pairs} in {found.files} files", *_reasons(left)),
         do=left[0].do if left else "name the folder that contains images and masks",
     )
+
+
+def _reasons(left: Sequence[Dropped]) -> list[str]:
+    """The first reasons for leaving out files, with some files each."""
+    return [f"{some_of(files)}: {why}" for why, _, files in by_reason([vars(one) for one in left])[:3]]
 
 
 def _surveyed(cases: Sequence[Case], watch: Watch, *, colours: bool) -> tuple[list[Case], list[Dropped], list[Values]]:
@@ -150,7 +155,7 @@ def _surveyed(cases: Sequence[Case], watch: Watch, *, colours: bool) -> tuple[li
                 values.append(mask_values(case))
             kept.append(case)
         except UserFault as fault:
-            dropped.append(Dropped(case.name, *_with_image(case, fault)))
+            dropped.append(Dropped(case.shown, *_with_image(case, fault)))
     odd = unlike(kept, values) if colours else {}
     like = [i for i in range(len(kept)) if i not in odd]
     return [kept[i] for i in like], [*dropped, *odd.values()], [values[i] for i in like]
@@ -182,19 +187,19 @@ def _converted(
                 pair, weak = read_pair(case, plan), read_weak(case, plan)
                 facts, pixels = measured(pair), fingerprint(pair.image.values)
         except UserFault as fault:
-            dropped.append(Dropped(case.name, *reason(fault)))
+            dropped.append(Dropped(case.shown, *reason(fault)))
             continue
         name = f"case-{len(done) + 1:04d}"
         image, mask = write_pair(pair, folder, name, plane=plan.plane) if folder else ("", "")
         sparse = write_mask(weak, folder, f"{name}-weak", plane=plan.plane) if folder and weak else ""
         done.append(Prepared(case, name, image, mask, facts, sparse, pixels))
         if i in shown and folder:
-            pictures.append((f"{name}: {case.name}", thumbnail(pair)))
+            pictures.append((f"{name}: {case.shown}", thumbnail(pair)))
     return done, dropped, pictures
 
 
-def _splits(done: Sequence[Prepared], wish: Wish, patients_by: str) -> tuple[dict[str, str], str]:
-    """The split of each patient, and a sentence on where the splits come from."""
+def _splits(done: Sequence[Prepared], wish: Wish, patients_by: str, lost: Sequence[str]) -> tuple[dict[str, str], str]:
+    """The split of each patient, and a sentence on where the splits come from. `lost` is said if they are too few."""
     patients = [d.case.patient for d in done]
     kept = {d.case.patient: d.case.split for d in done if d.case.split}
     if wish.shares is not None or len(kept) < len(set(patients)):
@@ -202,7 +207,7 @@ def _splits(done: Sequence[Prepared], wish: Wish, patients_by: str) -> tuple[dic
             _check_ids(done)
         shares = wish.shares or SHARES
         words = f"Splits ({', '.join(f'{share:.0%}' for share in shares)}) were drawn by patient with seed {wish.seed}."
-        return drawn(patients, shares, wish.seed, patients_by), words
+        return drawn(patients, shares, seed=wish.seed, known_by=patients_by, lost=lost), words
     check_kept(done)
     _check_whole(done)
     if empty := [split for split in SPLITS if split not in kept.values()]:
@@ -222,7 +227,7 @@ def _check_whole(done: Sequence[Prepared]) -> None:
         if other.split != case.split:
             raise UserFault(
                 expected="each patient in one split of the datalist, with patients by --patient",
-                came=f"{other.name} in {other.split} and {case.name} in {case.split}, both of {who}",
+                came=f"{other.shown} in {other.split} and {case.shown} in {case.split}, both of {who}",
                 do="draw new splits with --split 0.7,0.1,0.2, or correct the datalist or --patient",
             )
 
@@ -250,7 +255,7 @@ def _totals(done: Sequence[Prepared]) -> dict[str, int]:
 def _report(
     found: Discovered, done: Sequence[Prepared], left: Sequence[Dropped], wish: Wish, segments: dict[str, int]
 ) -> dict[str, Any]:
-    facts, names = [d.facts for d in done], [d.name for d in done]
+    facts, names = [d.facts for d in done], [d.case.shown for d in done]
     return {
         "site": wish.site,
         "stays_at_site": True,

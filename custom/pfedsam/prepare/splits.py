@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from pfedsam.data.datalist import SPLITS
 from pfedsam.errors import UserFault
@@ -30,11 +30,14 @@ def parse_shares(text: str) -> tuple[float, float, float]:
     return train / total, val / total, test / total
 
 
-def drawn(patients: Iterable[str], shares: tuple[float, float, float], seed: int, known_by: str) -> dict[str, str]:
+def drawn(
+    patients: Iterable[str], shares: tuple[float, float, float], *, seed: int, known_by: str, lost: Sequence[str] = ()
+) -> dict[str, str]:
     """The split of each patient. Every split has at least one patient.
 
     Args:
         known_by: how patients were identified, for the message.
+        lost: why there may be fewer than the user expects: what is left out, and copies.
 
     Raises:
         UserFault: fewer than three patients.
@@ -43,8 +46,10 @@ def drawn(patients: Iterable[str], shares: tuple[float, float, float], seed: int
     if len(order) < len(SPLITS):
         raise UserFault(
             expected="at least three patients, one for each split",
-            came=f"{len(order)} ({known_by})",
-            do="add patients, or identify them with --patient REGEX",
+            came=(f"{len(order)} ({known_by})", *lost),
+            do="mend what is named above, add patients, or identify them with --patient REGEX"
+            if lost
+            else "add patients, or identify them with --patient REGEX",
         )
     random.Random(seed).shuffle(order)
     val, test = (max(1, round(share * len(order))) for share in shares[1:])

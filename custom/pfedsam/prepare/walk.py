@@ -1,17 +1,20 @@
 """All files below a folder, by kind. Files that cannot be used are reported."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pfedsam.data.nifti import NIFTI
 from pfedsam.data.picture import PICTURES
 from pfedsam.data.readable import LINKED, closed, hindrance
-from pfedsam.data.volume import Kind, kind_of, stem_of
+from pfedsam.data.volume import ENDINGS, Kind, kind_of, stem_of
 from pfedsam.files import encodable
 from pfedsam.prepare.found import Dropped, Reason
 
+HIDDEN = ("hidden, because its name begins with a dot", "nothing, if it is not needed; otherwise rename it")
+READ = tuple(end for ends in ENDINGS.values() for end in ends)
+OF_MAC = "._"  # macOS writes such a file beside each file on a foreign disk
 FOREIGN = ("its name is not in UTF-8", "rename it: old shares and archives have names in other codes")
 MARK = "names.salt"  # a file in every folder that prepare has written
 
@@ -40,9 +43,13 @@ class File:
 
 
 def files_below(root: Path) -> Iterator[File | Dropped]:
-    """Each file of a kind that can be read, and each other file with the reason. Hidden files are skipped."""
+    """Each file of a kind that can be read, and each other file with the reason.
+
+    A hidden file is skipped without a word if its name does not end as an image's.
+    """
     refused: list[OSError] = []
     for folder, folders, files in os.walk(root, onerror=refused.append):
+        yield from (Dropped(_shown(Path(folder, name), root), *HIDDEN) for name in _hidden(folders, files))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for path in [Path(folder, name) for name in folders]:
             if why := _odd(path):
@@ -55,6 +62,12 @@ def files_below(root: Path) -> Iterator[File | Dropped]:
     for error in refused:
         where = os.path.relpath(error.filename, root)
         yield Dropped(where, *closed(error))
+
+
+def _hidden(folders: Sequence[str], files: Sequence[str]) -> list[str]:
+    """The hidden folders, and the hidden files that their names say are images or masks."""
+    named = [name for name in files if name.lower().endswith(READ) and not name.startswith(OF_MAC)]
+    return sorted(name for name in (*folders, *named) if name.startswith("."))
 
 
 def _shown(path: Path, root: Path) -> str:
