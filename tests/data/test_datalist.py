@@ -130,15 +130,21 @@ def test_a_row_without_a_site_among_rows_with_one_is_told(tmp_path: Path, kind: 
     if kind == "json":
         del records[row]["site"]
     path = listed(tmp_path, records, kind)
-    with pytest.raises(UserFault, match=rf"site in row {row + 1} of .*datalist\.{kind}"):
+    with pytest.raises(UserFault, match=rf"site in (object|row) {row + 1} .*of .*datalist\.{kind}"):
         datalist.read(path, "b")
 
 
 def test_a_site_s_faulty_row_is_told_by_its_place_in_the_file(tmp_path: Path) -> None:
     records = of_sites("site")
     records[4]["GROUP"] = ""
-    with pytest.raises(UserFault, match="in row 5 of"):
+    with pytest.raises(UserFault, match="in row 5 below the header of"):
         datalist.read(listed(tmp_path, records, "csv"), "b")
+
+
+def test_a_spreadsheet_s_empty_last_rows_are_no_rows(tmp_path: Path) -> None:
+    path = listed(tmp_path, [row.__dict__ for row in GOOD], "csv")
+    path.write_text(path.read_text() + ",,,\n" * 2)
+    assert len(datalist.raw_rows(path)) == len(GOOD)
 
 
 def test_an_empty_site_column_is_none(tmp_path: Path) -> None:
@@ -191,7 +197,7 @@ def test_a_key_that_stands_twice_in_json_is_named(tmp_path: Path) -> None:
         datalist.raw_rows(tmp_path / "datalist.json")
 
 
-@pytest.mark.parametrize(("sign", "said"), [(";", "came ;"), ("\t", "came tabs")])
+@pytest.mark.parametrize(("sign", "said"), [(";", "came semicolons"), ("\t", "came tabs")])
 def test_a_table_without_commas_is_told_so(tmp_path: Path, sign: str, said: str) -> None:
     (tmp_path / "datalist.csv").write_text("image,mask,split,group\na,b,train,p\n".replace(",", sign))
     with pytest.raises(UserFault, match=f"commas between the columns .*{said}"):
@@ -280,8 +286,12 @@ def test_a_patient_in_two_spellings_is_counted_once_in_the_first(tmp_path: Path)
 @pytest.mark.parametrize(
     ("text", "encoding", "said"),
     [
-        ("image;mask;split;group\na;b;train;p\n", "utf-8", "expected commas between the columns of .*; came ;; to"),
-        ("image|mask|split|group\na|b|train|p\n", "utf-8", "commas between the columns .*came \\|; to"),
+        (
+            "image;mask;split;group\na;b;train;p\n",
+            "utf-8",
+            "expected commas between the columns of .*; came semicolons; to",
+        ),
+        ("image|mask|split|group\na|b|train|p\n", "utf-8", "commas between the columns .*came vertical bars; to"),
         (
             "sep=,\nimage,mask,split,group\na,b,train,p\n",
             "utf-8",
@@ -306,7 +316,9 @@ def test_a_row_with_more_cells_than_columns_is_named_instead_of_read_with_shifte
     tmp_path: Path, cells: str
 ) -> None:
     path = two_images(tmp_path, ["b.png,m.png,train,p2", cells])
-    with pytest.raises(UserFault, match=r"4 cells, as many as columns, in row 2 of .*; came [56]; .*quotation marks"):
+    with pytest.raises(
+        UserFault, match=r"4 cells, as many as columns, in row 2 below .*; came [56]; .*quotation marks"
+    ):
         datalist.read(path)
 
 

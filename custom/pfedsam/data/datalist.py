@@ -25,6 +25,7 @@ SHOWN = 4  # sites that a message names, at most
 SPLITS = ("train", "val", "test")
 COLUMNS = ("image", "mask", "split", "group")
 PATHS = ("image", "mask", "weak")
+SIGNS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}  # that other programs put between columns
 WORDS = ("split", "group", "site")  # columns of words; the others hold paths, in which blanks count
 
 
@@ -139,8 +140,7 @@ def raw_rows(path: Path) -> list[dict[str, Any]]:
 def _table(path: Path, reader: "csv.DictReader[str]") -> list[dict[str, Any]]:
     """A CSV's rows. The columns are looked at first, because a row cannot hold one name twice."""
     names = _columns(path, list(reader.fieldnames or ()))
-    if len(names) == 1 and (other := next((sign for sign in ";\t|" if sign in names[0]), None)):
-        came = "tabs" if other == "\t" else other
+    if len(names) == 1 and (came := next((said for sign, said in SIGNS.items() if sign in names[0]), None)):
         raise UserFault(expected=f"commas between the columns of {path}", came=came, do="save it as CSV with commas")
     if lacking := [name for name in COLUMNS if name not in names]:
         raise UserFault(
@@ -149,11 +149,12 @@ def _table(path: Path, reader: "csv.DictReader[str]") -> list[dict[str, Any]]:
             do="write these names into the first line, with commas between them",
         )
     records = list(reader)
-    if long := next(
-        (n for n, record in enumerate(records, 1) if any(record.get(None) or ())), None
-    ):  # the rest of a row
+    while records and not any(records[-1].values()):  # a spreadsheet's empty last rows
+        records.pop()
+    rest = (n for n, record in enumerate(records, 1) if any(record.get(None) or ()))
+    if long := next(rest, None):
         raise UserFault(
-            expected=f"{len(names)} cells, as many as columns, in row {long} of {path}",
+            expected=f"{len(names)} cells, as many as columns, in {_where(path, long)}",
             came=str(len(names) + len(records[long - 1][None])),
             do="put a cell that has a comma in it into quotation marks, or remove the extra cell",
         )
@@ -164,10 +165,13 @@ def _columns(path: Path, names: Sequence[object]) -> list[str]:
     """The columns' plain names. UserFault if two are alike."""
     plain = [str(name).strip().casefold() for name in names]
     if twice := next((name for name in plain if plain.count(name) > 1), None):
-        raise UserFault(
-            expected=f"one column {twice} in {path}", came=f"{plain.count(twice)}", do="keep only the right one"
-        )
+        came = f"{plain.count(twice)}"
+        raise UserFault(expected=f"one column {twice} in {path}", came=came, do="keep only the right one")
     return plain
+
+
+def _where(path: Path, number: int) -> str:
+    return f"object {number} of {path}" if path.suffix == ".json" else f"row {number} below the header of {path}"
 
 
 def _plain(path: Path, record: dict[str, Any]) -> dict[str, Any]:
@@ -182,7 +186,7 @@ def _of_sites(path: Path, records: list[dict[str, Any]], sites: tuple[str, ...])
         return numbered
     if bare := next((number for number, record in numbered if not record.get("site")), None):
         raise UserFault(
-            expected=f"a site in row {bare} of {path}, as in other rows",
+            expected=f"a site in {_where(path, bare)}, as in other rows",
             came="none",
             do="fill it in, or remove the column",
         )
@@ -211,13 +215,13 @@ def _row(path: Path, number: int, record: dict[str, Any]) -> Row:
     missing = [key for key in needed if not record.get(key)]
     if missing:
         raise UserFault(
-            expected=f"columns image, mask, split, group in row {number} of {path}",
+            expected=f"columns image, mask, split, group in {_where(path, number)}",
             came="nothing in " + ", ".join(missing),
-            do="fill them in; group is the patient",
+            do="fill them in, or remove the row; group is the patient",
         )
     if record["split"] not in SPLITS:
         raise UserFault(
-            expected=f"split train, val or test in row {number} of {path}",
+            expected=f"split train, val or test in {_where(path, number)}",
             came=record["split"],
             do="write one of these three",
         )

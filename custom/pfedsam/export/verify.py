@@ -130,7 +130,8 @@ def _round(subject: Subject) -> Check:
         return Check("round", None, f"{number or 'not in the file'}" + ("" if rounds else "; no results.json at hand"))
     last = subject.kind == "shared" and "val_dice" not in subject.lines
     allowed = rounds[-1:] if last else rounds
-    why = f"{number}, " + ("as in results.json" if number in allowed else f"the run's rounds end with {rounds[-1]}")
+    theirs = "as in results.json" if number in allowed else f"the run's rounds end with {rounds[-1]}"
+    why = f"{number}, counted from 0, {theirs}"
     return Check("round", number in allowed, why)
 
 
