@@ -47,7 +47,7 @@ def accepted(job: Path) -> None:
 def test_the_main_job_s_folder_is_what_the_recipe_exports(tmp_path: Path) -> None:
     """After a change of the recipe: copy what it exports over jobs/pfedsam."""
     job = read_job(MAIN)
-    assert (job.name, job.rounds, job.sites) == ("pfedsam", 6, ("site-1", "site-2", "site-3", "site-4"))
+    assert (job.name, job.rounds, job.sites) == ("pfedsam", 12, ("site-1", "site-2", "site-3", "site-4"))
     PFedSAMRecipe.of(job, code=False).export(str(tmp_path))
     assert files(tmp_path / "pfedsam") == files(MAIN)
     assert json.loads((tmp_path / "pfedsam/meta.json").read_text()) == json.loads((MAIN / "meta.json").read_text())
@@ -191,7 +191,7 @@ def torn(folder: Path) -> Path:
     (folder / "torn/server/app/config/config_fed_server.json").write_text('{"workflows": []}')
     (folder / "torn/meta/meta.json").unlink()
     old = folder / "torn/old/app/config/config_fed_server.json"
-    old.write_text(old.read_text().replace('"rounds": 6', '"num_rounds": 6'))
+    old.write_text(old.read_text().replace('"rounds": 12', '"num_rounds": 12'))
     (folder / "torn/settings/app/config/bare.json").write_text('{"study": "mine"}')
     (folder / "torn/odd.json").write_text('{"settings": {}, "min_clients": 2}')
     (folder / "torn/sites.json").write_text('{"settings": {}, "sites": "site-1"}')
@@ -222,7 +222,7 @@ def torn(folder: Path) -> Path:
         (["render", "{torn}/settings", "{out}"], "a JSON file"),
         (["render", "{torn}/server", "{out}"], "rounds among the workflows"),
         (["render", "{torn}/meta", "{out}"], "a JSON file at"),
-        (["convert", "{job}/meta.json"], "tensors alone in"),
+        (["convert", "{job}/meta.json"], "whole weights in"),
     ],
 )
 def test_a_wrong_command_is_told_without_a_traceback(
