@@ -18,6 +18,7 @@ from tables import (
     caption,
     compared,
     corrected,
+    counted,
     differences,
     spread,
 )
@@ -62,7 +63,8 @@ def leaderboard(task: Kept) -> list[str]:
         status = ", ".join(marks) or "valid"
         rows.append([*cells(task, row, found[row], role), *device(row), gap, commits_of(runs), status])
     notes = [line for name, says in met.items() for line in ["", *wrapped(f"**{name.split(': ')[-1]}**: {says}")]]
-    return [*markdown([*BOARD, *device(None), "less pFedSAM, paired", "commit", "status"], rows), *notes]
+    less = f"less {next(iter(found)).label}, paired"
+    return [*markdown([*BOARD, *device(None), less, "commit", "status"], rows), *notes]
 
 
 def pairs(found: Runs) -> list[tuple[Row, str]]:
@@ -93,9 +95,8 @@ def _device(runs: dict[int, Found]) -> str:
 
 
 def short_device(run: Found) -> str:
-    """GPU or CPU, where the device is known."""
-    device = device_of(run)
-    return "GPU" if device.startswith("NVIDIA") else device
+    """GPU or CPU, where the device is known; both of a row that is of two runs."""
+    return ", ".join(sorted({"GPU" if one.startswith("NVIDIA") else one for one in device_of(run).split(", ")}))
 
 
 def wrapped(text: str, indent: str = "") -> list[str]:
@@ -183,7 +184,7 @@ def beside(task: Kept) -> list[str]:
     told = {row: in_points(gaps[row], p) for row, p in corrected(gaps).items()}
     rows = [
         [
-            row.label if len(runs) == len(first[1]) else f"{row.label} ({len(runs)} seeds)",
+            row.label if len(runs) == len(first[1]) else f"{row.label} ({counted(len(runs))})",
             short(task, runs, "personal")[0],
             f"{worst_of(task, runs, 'personal')[1]:.3f}",
             told.get(row, ""),
@@ -196,15 +197,15 @@ def beside(task: Kept) -> list[str]:
 
 
 def together(tasks: Sequence[Kept], told: Callable[[Gap, float], str]) -> list[str]:
-    """The trained rows that half of the tasks have with all seeds: by task, and the difference to the first.
+    """The trained rows that most of the tasks have with all seeds: by task, and the difference to the first.
 
     `told` puts a difference and its p value into words. It is of all sites of the tasks that have the row.
     """
     found = [(task, {row.name: runs for row, runs in task.suite(task.main).items()}) for task in tasks]
-    labels = {row.name: row.label for task in tasks for row in task.suite(task.main) if not row.tests}
+    labels = {row.name: row.label.split(":")[0] for task in tasks for row in task.suite(task.main) if not row.tests}
     first = next(iter(labels))
     of_row = {name: [one for one in found if complete(name, one[1], first)] for name in labels}
-    shown = {name: of for name, of in of_row.items() if 2 * len(of) >= len(tasks)}
+    shown = {name: of for name, of in of_row.items() if 2 * len(of) > len(tasks)}
     gaps = {name: apart(of, name, first) for name, of in shown.items() if name != first}
     differ = {name: told(gaps[name], p) for name, p in corrected(gaps).items()}
     rows = [
@@ -299,6 +300,12 @@ def in_points(gap: Gap, p: float) -> str:
     return f"{points(gap)}, p {p:.3f}"
 
 
+def with_median(gap: Gap, p: float) -> str:
+    """The same with the median over sites of their differences."""
+    sites = [st.mean(mean_of({site: seed[site]}) for seed in gap) for site in gap[0]]
+    return f"{in_points(gap, p)}; median site {100 * st.median(sites):+.1f}"
+
+
 def starred(gap: Gap, p: float) -> str:
     """The same with a star if chance alone would hardly do that."""
     return points(gap) + " *" * (p < RARE)
@@ -330,7 +337,7 @@ def shown(task: Kept) -> Runs:
 
 def summary() -> list[str]:
     """The main methods on all tasks whose runs have earlier defaults, with the test patients in the head."""
-    tasks = {name: task for name, task in kept().items() if task.main == "methods"}
+    tasks = {name: task for name, task in kept().items() if task.past}
     head = [""]
     for name, task in tasks.items():
         head += [f"{name} ({patients(task)})", "worst"]
@@ -364,7 +371,7 @@ def of_sites(task: Kept) -> str:
 
 def ran_on(found: Runs) -> str:
     """Whether rows ran on a GPU, a CPU or both, in a sentence."""
-    known = sorted({short_device(run) for runs in found.values() for run in runs.values()})
+    known = sorted({one for runs in found.values() for run in runs.values() for one in short_device(run).split(", ")})
     return f"Ran on a {' and a '.join(known)}."
 
 

@@ -6,7 +6,7 @@ It needs a GPU. `make bench-gpu` runs it and recording.py. What does not gain st
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,6 +17,7 @@ import torch
 from machine import Table, interleaved, keepable, median, publish
 from recording import TINY, VIT_B, steps
 from stock import StockSAM, adapted, stepper
+from torch import Tensor, nn
 from training_step import batch, state_of
 
 from pfedsam.config import Config
@@ -135,8 +136,17 @@ def fused() -> Iterator[None]:
 
 @contextmanager
 def chosen() -> Iterator[None]:
-    """Each expert on the images that chose it, which waits for the GPU, instead of all experts on all images."""
-    with patch.object(moe, "runs_all", lambda _: False):
+    """Each expert on the images that chose it, which waits for the GPU, instead of all experts on all images.
+
+    In float32 without casts, as all experts run on a GPU: else the row would differ in its precision too.
+    """
+    mix = moe.mix
+
+    def in_float32(h: Tensor, experts: Iterable[nn.Module], weights: Tensor, who: Tensor) -> Tensor:
+        with torch.autocast(h.device.type, enabled=False):
+            return mix(h.float(), experts, weights, who).to(h.dtype)
+
+    with patch.object(moe, "runs_all", lambda _: False), patch.object(moe, "mix", in_float32):
         yield
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evidence import EARLIER, HERE, unpack
-from suites import NAMES, Row, Sizes, rows_of
+from suites import NAMES, OWN_LORA, SUITES, Row, Sizes, rows_of
 from tables import Found, Home, read, rival
 
 from pfedsam.errors import UserFault
@@ -22,6 +22,7 @@ AS_KEPT = (  # the defaults of the runs in evidence/earlier
     "train.lr_private=null",
 )
 RESULTS = Path(__file__).parent / "results"
+MAINS = ("leading", "methods")  # suites whose rows a leaderboard shows
 Runs = dict[Row, dict[int, Found]]
 
 
@@ -40,7 +41,7 @@ class Kept:
 
     Attributes:
         name: of its page: the task's; for runs of earlier defaults another one, where there are today's too.
-        main: the suite that its leaderboard shows.
+        main: the suite that its leaderboard begins with: `leading` if pFedSAM ran as the jobs have it, else `methods`.
         runs: by row's name and seed.
         homes: of each test case.
         rows: of all suites, by name.
@@ -48,6 +49,7 @@ class Kept:
         sizes: training images of each site.
         images: for training, validation and test, of each site.
         joined: names of rows whose runs are earlier ones, in their order.
+        past: all runs have the defaults of evidence/earlier.
     """
 
     task: str
@@ -60,19 +62,19 @@ class Kept:
     sizes: Sizes
     images: dict[str, tuple[int, int, int]]
     joined: tuple[str, ...] = ()
+    past: bool = False
 
     def of(self, *names: str) -> Runs:
         """The runs of these rows, in this order; a row without runs is left out."""
         return {self.rows[name]: self.runs[name] for name in names if name in self.runs}
 
     def suite(self, name: str) -> Runs:
-        """The runs of a suite; of the main one, the rival too."""
-        rows = rows_of(name, self.task, self.sizes)
-        found = {row: self.runs[row.name] for row in rows if row.name in self.runs}
-        if name != self.main:
-            return found
-        found |= self.of(*self.joined)
-        return found | rival(found, self.homes)
+        """The runs of a suite; of the main one, those of the other main one and the rival too."""
+        suites = dict.fromkeys((name, *MAINS) if name == self.main else (name,))
+        rows = [row for suite in suites for row in rows_of(suite, self.task, self.sizes) if row.name in self.runs]
+        found = {row: self.runs[row.name] for row in _labelled(rows)}
+        told = {row: {seed: with_device(run) for seed, run in runs.items()} for row, runs in found.items()}
+        return found | (rival(told, self.homes) if name == self.main else {})
 
     def seeds(self) -> list[int]:
         """The seeds of the first row, pFedSAM."""
@@ -89,9 +91,9 @@ def kept() -> dict[str, Kept]:
     with tempfile.TemporaryDirectory() as name:
         unpack(now := Path(name) / "now")
         unpack(past := Path(name) / EARLIER, HERE / EARLIER)
-        before = {folder.name: _task(folder, "methods") for folder in sorted(past.iterdir())}
+        before = {folder.name: replace(_task(folder), past=True) for folder in sorted(past.iterdir())}
         folders = sorted(now.iterdir()) if now.exists() else []
-        today = {folder.name: _task(folder, "leading") for folder in folders}
+        today = {folder.name: _task(folder) for folder in folders}
     named = {f"{name}_{EARLIER}" if name in today else name: task for name, task in before.items()}
     found = {name: with_earlier(task, before.get(name)) for name, task in today.items()}
     return found | {name: replace(task, name=name) for name, task in named.items()}
@@ -99,7 +101,7 @@ def kept() -> dict[str, Kept]:
 
 def earlier(task: str) -> Kept:
     """A task's kept runs of earlier defaults."""
-    return next(one for one in kept().values() if one.task == task and one.main == "methods")
+    return next(one for one in kept().values() if one.task == task and one.past)
 
 
 def with_earlier(task: Kept, before: Kept | None) -> Kept:
@@ -116,18 +118,45 @@ def with_earlier(task: Kept, before: Kept | None) -> Kept:
     )
 
 
-def _task(folder: Path, main: str) -> Kept:
+def _labelled(rows: list[Row]) -> list[Row]:
+    """The rows, each name once. Of two with one label the second has its name in its label."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        taken = row.label in [one.label for one in found.values()]
+        found.setdefault(row.name, replace(row, label=f"{row.label}, row `{row.name}`") if taken else row)
+    return list(found.values())
+
+
+def _task(folder: Path) -> Kept:
     records = {path.parent: json.loads(path.read_text()) for path in sorted(folder.glob("*/*/results.json"))}
-    first = "own_lora/0" if main == "leading" else "pfedsam/0"
-    sizes = _sizes(records[folder / first])
+    main = "leading" if (folder / OWN_LORA.name).exists() else "methods"
+    first = _first(folder, records)
+    sizes = _sizes(records[first])
     runs: dict[str, dict[int, Found]] = {}
     for run, record in records.items():
         runs.setdefault(run.parent.name, {})[int(run.name)] = read(run, record)
     suites = (*reversed(NAMES), main)  # a row is called as in the main suite, else as in the first that has it
     rows = {row.name: row for suite in suites for row in rows_of(suite, folder.name, sizes)}
     configs = {run.parent.name: record["config"] for run, record in records.items()}
-    images = _images(records[folder / first], sizes)
-    return Kept(folder.name, folder.name, main, runs, _homes(folder / first), rows, configs, sizes, images)
+    images = _images(records[first], sizes)
+    return Kept(folder.name, folder.name, main, runs, _homes(first), rows, configs, sizes, images)
+
+
+def _first(folder: Path, records: dict[Path, dict[str, Any]]) -> Path:
+    """The run that tells of a task's sites: the first of the leaderboard's rows that has the hospitals as its sites.
+
+    Raises:
+        UserFault: there is none.
+    """
+    names = [row.name for suite in MAINS for row in SUITES[suite]]
+    runs = [run for name in names for run in records if run.parent.name == name]
+    if whole := [run for run in runs if not records[run]["config"]["data"]["pool"]]:
+        return whole[0]
+    raise UserFault(
+        expected=f"a run of the suites {' or '.join(MAINS)}, not pooled, of {folder.name}",
+        came=", ".join(sorted({run.parent.name for run in records})) or "none",
+        do="run one of them on the task, and pack it too",
+    )
 
 
 def _sizes(record: dict[str, Any]) -> Sizes:
@@ -199,6 +228,11 @@ def device_of(run: Found) -> str:
     """Where a run ran: as its JSON says; of older ones, whose JSON names no device, as status.json has it."""
     known = {one["code"]: one.get("device", "not known") for one in _status()["codes"]}
     return run.ran[2] or ", ".join(dict.fromkeys(known[code] for code in run.ran[0].split(", ")))
+
+
+def with_device(run: Found) -> Found:
+    """The run as if its JSON had named its device."""
+    return replace(run, ran=(*run.ran[:2], device_of(run)))
 
 
 def faults() -> list[Fault]:

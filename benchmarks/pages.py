@@ -17,7 +17,6 @@ from boards import (
     between,
     board,
     carried,
-    in_points,
     leaderboard,
     of_sites,
     ran,
@@ -29,10 +28,12 @@ from boards import (
     starred,
     summary,
     together,
+    with_median,
     wrapped,
 )
 from kept import RESULTS, Kept, earlier, kept
 from machine import ROOT, SYSTEMS, Table, markdown
+from suites import METHODS, SUITES
 from tables import ON_THE_WAY, budgets, table
 
 MADE = "<!-- Made by `make tables`: what is written here by hand is lost. -->"
@@ -108,9 +109,19 @@ class Record:
         """Where it is from, its tables, its notes."""
         told = f"{self.date}, commit {self.commit}. {self.machine}. `{self.command}`."
         from_page = " Transcribed: what the runs wrote is not kept." if self.transcribed else ""
-        tables = [line for one in self.tables for line in ["", *Table(**one).lines()]]
+        tables = [line for one in self.tables for line in ["", *Table(**self._without_chances(one)).lines()]]
         notes = ["", *(line for note in self.notes for line in wrapped(f"- {note}", "  "))] if self.notes else []
         return [*wrapped(told + from_page), *tables, *notes]
+
+    def _without_chances(self, table: dict[str, Any]) -> dict[str, Any]:
+        """A table; without p values where there was one seed, because they know of patients alone."""
+        if not any("One seed" in note for note in self.notes):
+            return table
+        kept = [i for i, name in enumerate(table["columns"]) if name != "p"]
+        columns = {name: form for name, form in table["columns"].items() if name != "p"}
+        rows = [[row[i] for i in kept] for row in table["rows"]]
+        bare = [[re.sub(r", p [\d.]+$", "", one) if isinstance(one, str) else one for one in row] for row in rows]
+        return {"columns": columns, "rows": bare}
 
 
 def main() -> None:
@@ -148,7 +159,9 @@ def text(lines: list[str]) -> str:
 def leaderboard_page(task: Kept) -> list[str]:
     """All that is kept of a task's methods."""
     found = task.suite(task.main)
-    folder = "../evidence" if task.main == "leading" else "../evidence/earlier"
+    folder = "../evidence/earlier" if task.past else "../evidence"
+    others = {row.name for row in found} & {row.name for row in METHODS} - {row.name for row in SUITES[task.main]}
+    rows = f"the suite `{task.main}`{', and what ran of `methods`' if others else ''}"
     joined = f"{len(task.joined)} rows are of [earlier runs](../evidence/earlier), as their commits say."
     return [
         f"# {task.name}: leaderboard",
@@ -158,8 +171,7 @@ def leaderboard_page(task: Kept) -> list[str]:
         *wrapped(f"Made from [{task.task}.tar.xz]({folder}). Test patients: {of_sites(task)}."),
         *([joined] if task.joined else []),
         f"{ran_on(found)} {seeds(task)}",
-        f"The rows are the suite `{task.main}`; [README.md](README.md) says what each column is, "
-        "and how to run it again.",
+        *wrapped(f"The rows are {rows}. [README.md](README.md) says what each column is, and how to run it again."),
         "",
         *leaderboard(task),
         "",
@@ -204,7 +216,7 @@ def tasks() -> list[str]:
 def datasets() -> list[str]:
     """A line a site: where its images are from, and how many train, validate and test."""
     rows = [
-        [task.task, SOURCES[task.task], site, *map(str, counts)]
+        [task.task, SOURCES.get(task.task, "not named yet"), site, *map(str, counts)]
         for task in {task.task: task for task in kept().values()}.values()
         for site, counts in task.images.items()
     ]
@@ -274,7 +286,7 @@ def summary_page() -> list[str]:
         "",
         "Differences are paired by patient and seed. p is of their bootstrap, corrected by Holm for a table's rows.",
         "",
-        *several(together(alike(), in_points), *map(beside, today())),
+        *several(together(alike(), with_median), *map(beside, today())),
         "",
         "## Earlier defaults",
         "",

@@ -17,7 +17,7 @@ class Row:
         sites: the sites that take part. Empty: all of the task's.
         begins: the row whose last shared tensors it starts from. Empty: none.
         beside: the row to compare its Dice with. None: the suite's first. Empty: none.
-        rounds: the run's rounds. None: those of the task's job.
+        at_once: it trains in one round, with the epochs of all rounds of the task's job.
         tests: the row whose ended runs it tests anew, with other settings of prediction. Empty: it trains its own.
     """
 
@@ -27,7 +27,7 @@ class Row:
     sites: tuple[str, ...] = ()
     begins: str = ""
     beside: str | None = None
-    rounds: int | None = None
+    at_once: bool = False
     tests: str = ""
 
 
@@ -58,8 +58,8 @@ def private(row: Row, *lrs: str) -> list[Row]:
 def once(row: Row, *lrs: str) -> list[Row]:
     """A row for each rate, with one optimiser and one warm-up: all epochs of the task's job in one round."""
     return [
-        replace(found, name=f"{found.name}_once", label=f"{found.label}, one optimiser throughout", rounds=1)
-        for found in rates(replace(row, changes=(*row.changes, "train.epochs=15")), *((lr, "3e-4") for lr in lrs))
+        replace(found, name=f"{found.name}_once", label=f"{found.label}, one optimiser throughout", at_once=True)
+        for found in rates(row, *((lr, "3e-4") for lr in lrs))
     ]
 
 

@@ -148,7 +148,7 @@ def places(run: Run, out: Path) -> Places:
 
 
 def settings(run: Run, rounds: int | None) -> tuple[Config, int]:
-    """A run's settings and its number of rounds: the given number, or that of its row or its task's job.
+    """A run's settings and its number of rounds: the given number, or that of its task's job; 1 of a row at once.
 
     The job's rate and share of private parts are for experts. A row of a method without them has a rate of its own, or
     one for all parts, and takes all of its private part. The decoder is whole and messages are float32, whatever the
@@ -156,8 +156,12 @@ def settings(run: Run, rounds: int | None) -> tuple[Config, int]:
     """
     other = any(change.startswith("method=") and change != "method=newcomer" for change in run.row.changes)
     first = [*PLAIN, *WHOLE, *([ONE_RATE, ALL] if other else []), *joined_of(run.task, run.row)]
-    job = read_job(ROOT / "jobs" / f"{run.task}.json", [*first, *run.row.changes, f"seed={run.seed}"])
-    return job.config, rounds or run.row.rounds or job.rounds
+    path, changes = ROOT / "jobs" / f"{run.task}.json", [*first, *run.row.changes, f"seed={run.seed}"]
+    job = read_job(path, changes)
+    if not run.row.at_once:
+        return job.config, rounds or job.rounds
+    epochs = job.config.train.epochs * job.rounds
+    return read_job(path, [*changes, f"train.epochs={epochs}"]).config, rounds or 1
 
 
 def joined(task: str) -> dict[str, list[str]]:
@@ -166,9 +170,9 @@ def joined(task: str) -> dict[str, list[str]]:
 
 
 def joined_of(task: str, row: Row) -> list[str]:
-    """The setting for those of them that a row takes."""
-    known = joined(task)
-    kept = {site: list(parts) for site, parts in known.items() if not row.sites or site in row.sites}
+    """The setting for those of them that a row takes. A pooled row has all rows at one site, and joins none."""
+    known, pooled = joined(task), "data.pool=true" in row.changes
+    kept = {site: list(parts) for site, parts in known.items() if not pooled and (not row.sites or site in row.sites)}
     return [f"data.joined={json.dumps(kept)}"] if len(kept) < len(known) else []
 
 
@@ -249,12 +253,14 @@ def data_of(task: str) -> Path:
 
 
 def sizes(task: str) -> Sizes:
-    """The sites of a task, with their training rows: those of its job's `data.joined`, or all of its manifest."""
+    """The sites of a task, with their training rows: its job's if the manifest has them all, else the manifest's."""
     rows = Counter(row["site"] for row in raw_rows(data_of(task) / "manifest.csv") if row["split"] == "train")
     job = read_job(ROOT / "jobs" / f"{task}.json", [])
     joined = job.config.data.joined
-    names = job.sites if joined else rows
-    return {site: sum(rows[name] for name in joined.get(site, [site])) for site in sorted(names)}
+    parts = {site: joined.get(site, [site]) for site in job.sites}
+    if not joined and not rows.keys() >= set(job.sites):  # as fundus, whose parts `shards.py` makes
+        parts = {site: [site] for site in rows}
+    return {site: sum(rows[name] for name in of) for site, of in sorted(parts.items())}
 
 
 def work(missing: list[Run], options: argparse.Namespace) -> int:

@@ -351,9 +351,16 @@ def spread(values: list[float], digits: int = 3) -> str:
 def difference(these: dict[int, Found], those: dict[int, Found], role: str, homes: dict[str, Home]) -> str:
     """Mean over sites of the paired difference in Dice, with its 95 % interval; over the seeds that both have.
 
-    Paired by case and class: a class that one row's site does not annotate is left out.
+    If `these` have more seeds, it says how many both have. Paired by case and class: a class that one row's site does
+    not annotate is left out.
     """
-    return in_words(differences(these, those, role, homes))
+    gaps = differences(these, those, role, homes)
+    return in_words(gaps) + (f" ({counted(len(gaps))})" if 0 < len(gaps) < len(these) else "")
+
+
+def counted(seeds: int) -> str:
+    """A number of seeds in words."""
+    return f"{seeds} seed{'s' * (seeds > 1)}"
 
 
 def in_words(runs: list[dict[str, Classes]]) -> str:

@@ -4,8 +4,8 @@ OUT is a folder of sweep.py. The Dice is that of the model that sites predict wi
 seconds are those of the rounds, all sites one after the other, on the cores that the run had.
 
 With --here the seconds are the rounds of the runs in OUT, times the CPU seconds of a round that is run here with one
-thread. That needs PFEDSAM_WEIGHTS and PFEDSAM_DATA_ROOT. With --demo and no OUT the demonstration job runs here to its
-end, with one thread too.
+thread. Both are of one row with one kind of settings. That needs PFEDSAM_WEIGHTS and PFEDSAM_DATA_ROOT. With --demo and
+no OUT the demonstration job runs here to its end, with one thread too.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from itertools import accumulate, pairwise
 from math import inf
 from pathlib import Path
@@ -23,11 +24,12 @@ from typing import Any
 
 import torch
 from machine import ROOT, Table, keepable, publish
-from suites import rows_of
-from sweep import Run, places, settings, sites
+from suites import SUITES, Row, rows_of
+from sweep import Run, places, record_of, settings, sites
 from tables import validation
 
 from pfedsam.api import simulate
+from pfedsam.errors import UserFault
 from pfedsam.federation import Plan, federate, torch_as_it_was
 from pfedsam.quiet import quietly
 
@@ -75,7 +77,10 @@ def main() -> None:
         return
     lines, title = kept(options.out / options.task, options.here), f"Time to a Dice: {options.task}"
     if options.here:
-        seconds = {name: cpu_seconds(run_of(options.task, name)) for name in options.here}
+        runs = {name: run_of(options.task, name) for name in options.here}
+        for run in runs.values():
+            demand_same(run, options.out)
+        seconds = {name: cpu_seconds(run) for name, run in runs.items()}
         publish(title, Table(COLUMNS_HERE, products(lines, seconds)), notes=PRODUCT, keep=options.keep)
     else:
         publish(title, Table(COLUMNS, sorted(lines, key=lambda row: float(row[4]))), notes=[OWN], keep=options.keep)
@@ -105,11 +110,26 @@ def products(table: list[list[Any]], seconds: dict[str, float]) -> list[list[Any
 
 
 def run_of(task: str, name: str) -> Run:
-    """The run of a row of the suite `methods`, with the first seed."""
-    found = {row.name: row for row in rows_of("methods", task, {})}
+    """The run of a row of any suite whose rows do not depend on the task's sites, with the first seed."""
+    found: dict[str, Row] = {}
+    for row in (row for suite in SUITES for row in rows_of(suite, task, {})):
+        found.setdefault(row.name, row)
     if name not in found:
         raise SystemExit(f"expected a row among {', '.join(found)}; came {name}; to mend it: correct --here")
     return Run(task, found[name], 0)
+
+
+def demand_same(run: Run, out: Path) -> None:
+    """Hold the settings of a row's ended runs against those that it would have here.
+
+    Raises:
+        SystemExit: they differ, so rounds of one model would be multiplied by the seconds of another.
+    """
+    try:
+        for path in sorted((out / run.task / run.row.name).glob("*/results.json")):
+            record_of(replace(run, seed=int(path.parent.name)), out, None)
+    except UserFault as fault:
+        sys.exit(f"{fault}")
 
 
 def cpu_seconds(run: Run) -> float:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from field import IMAGES, ROUNDS, SMALL, ended, small
+from field import IMAGES, ONE_SEED, ROUNDS, SMALL, ended, small
 from machine import Table, keepable, publish
 from monai.networks.nets import DynUNet
 from monai.transforms import (
@@ -37,7 +37,7 @@ from monai.transforms import (
 )
 from suites import Row, Sizes, few, rows_of
 from sweep import Run, data_of, settings, sizes
-from tables import Found, differences, read_homes, spread, with_chances
+from tables import Found, differences, in_words, read_homes, spread, with_chances
 from tables import runs as kept_runs
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import PolynomialLR
@@ -65,6 +65,7 @@ WAYS = {
 FILTERS = (32, 64, 128, 256, 512, 512, 512)  # nnU-Net's 2-D plan for 256 px: at most 512 channels, down to 4 x 4 pixels
 SMALL_FILTERS = FILTERS[:-1]  # for 128 px
 TURNS, BATCH, RATE = 20, 4, 0.01
+CHANCE = ", with p by its bootstrap, corrected by Holm for the whole table"
 BRANCH = "global"
 
 
@@ -104,7 +105,8 @@ def main() -> None:
         table(found, options),
         notes=[
             "Test Dice at the sites' own images, mean of the sites; the worst site. Differences are the SAM row less"
-            " the U-Net, paired by patient and seed, with p by its bootstrap, corrected by Holm for the whole table.",
+            f" the U-Net, paired by patient and seed{'' if len(options.seeds) == 1 else CHANCE}.",
+            *([ONE_SEED] if len(options.seeds) == 1 else []),
             f"Seeds {', '.join(map(str, options.seeds))}. U-Net: {options.steps} steps of {BATCH} images at each site, "
             f"{sum(p.numel() for p in net(1, filters(options)).parameters()) / 1e6:.0f} million values.",
         ],
@@ -122,7 +124,7 @@ def table(found: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -
         for way, tries in found.items()
         for row, of_row in runs.items()
     }
-    told = with_chances(gaps)
+    told = {pair: in_words(gap) for pair, gap in gaps.items()} if len(options.seeds) == 1 else with_chances(gaps)
     lines: list[list[str | float]] = [
         [
             way,

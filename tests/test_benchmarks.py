@@ -1,11 +1,15 @@
 """The benchmarks' slow reference must be the same model, or the ratios say nothing; the tables must say what ran."""
 
+import csv
 import json
+import shutil
 from argparse import Namespace
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import field
+import gpu
 import pytest
 import torch
 from between import draw_near
@@ -17,7 +21,7 @@ from parts import worth
 from shards import shards
 from stock import random_state
 from suites import NAMES, SUITES, Row, rows_of
-from sweep import FOLDERS, WHOLE, Run, done, settings, sweep, trained_before
+from sweep import FOLDERS, Run, done, settings, sizes, sweep, trained_before
 from tables import (
     Found,
     Home,
@@ -45,6 +49,7 @@ from pfedsam.federation import Plan, federate
 from pfedsam.files import write_json
 from pfedsam.jobs import read_job
 from pfedsam.layout import Places
+from pfedsam.model import moe
 from pfedsam.model.lora import adapted, taking
 from pfedsam.record.cases import read_cases
 from pfedsam.record.scores import coarse, summary
@@ -107,6 +112,15 @@ def test_a_table_says_what_the_runs_wrote(tmp_path: Path) -> None:
     )
     assert rows[3].endswith("| +0.250 (+0.250 to +0.250) |")
     assert difference({0: other}, {1: first}, "personal", HOMES) == ""
+
+
+def test_a_difference_of_fewer_seeds_than_its_row_has_says_so(tmp_path: Path) -> None:
+    """The other way round it is the row's own number of seeds, which stands beside it."""
+    first, other = ran(tmp_path / "first", 0.0), ran(tmp_path / "other", 0.25)
+    part = {Row("first", "first"): {0: first}, Row("other", "other"): {0: other, 1: other}}
+    assert table(part, HOMES)[3].endswith("| +0.250 (+0.250 to +0.250) (1 seed) |")
+    whole = {Row("first", "first"): {0: first, 1: first}, Row("other", "other"): {0: other}}
+    assert table(whole, HOMES)[3].endswith("| +0.250 (+0.250 to +0.250) |")
 
 
 def test_a_table_s_caption_has_the_test_patients_and_the_unit(tmp_path: Path) -> None:
@@ -362,6 +376,12 @@ def test_a_task_has_its_own_rates_in_every_suite() -> None:
     assert rate("nuclei", "rates", "local_3e-3_3e-4") == 3e-3
 
 
+def test_a_pooled_row_joins_no_sites_of_a_task() -> None:
+    (pooled,) = [row for row in SUITES["methods"] if row.name == "pooled"]
+    data = settings(Run("polyp_hospitals", pooled, 0), None)[0].data
+    assert (data.pool, data.joined) == (True, {})
+
+
 SIZES = {"tcga_cs": 65, "tcga_du": 96, "tcga_ht": 95}
 TRAINING_ROWS = {
     "brain_mri": SIZES,
@@ -386,11 +406,34 @@ def test_rows_of_a_suite_have_names_of_their_own_and_settings_that_are_known(sui
     assert len({row.name for row in rows}) == len(rows)
     task = "fundus" if suite == "partial" else "brain_mri"
     for row in rows:
-        job = read_job(ROOT / "jobs" / f"{task}.json", [*WHOLE, *row.changes])
+        config, rounds = settings(Run(task, row, 0), None)
         assert (
-            suite in ("late", "efficiency", "scarce", "unlabelled", "few")
-            or job.config.train.epochs * (row.rounds or job.rounds) == 15
+            suite in ("late", "efficiency", "scarce", "unlabelled", "few") or config.train.epochs * rounds == 15
         )  # one budget
+
+
+@pytest.mark.parametrize(("task", "epochs"), [("brain_mri", 15), ("nuclei_he", 10)])
+def test_a_row_of_one_round_has_the_epochs_of_all_rounds_of_its_task_s_job(task: str, epochs: int) -> None:
+    found = [row for row in rows_of("rates", task, SIZES) if row.name.endswith("_once")]
+    assert len(found) == 3
+    for row in found:
+        config, rounds = settings(Run(task, row, 0), None)
+        assert (rounds, config.train.epochs, config.train.lr) == (1, epochs, float(row.name.split("_")[1]))
+
+
+def test_a_task_s_sites_are_its_job_s_where_the_manifest_has_them_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The manifest of polyp has the hospitals of polyp_hospitals too. Fundus has one, until `shards.py` parts it."""
+    monkeypatch.setenv("PFEDSAM_DATA_ROOT", str(tmp_path))
+    three = ["bkai_hanoi", "cvc_colondb", "etis_paris"]
+    for folder, names in {"polyp": ["kvasir_inset", "kvasir_plain", *three], "fundus": ["drishti_gs"]}.items():
+        (tmp_path / folder).mkdir()
+        lines = ["site,image,mask,split,group", *(f"{name},a,b,train,p" for name in names)]
+        (tmp_path / folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+    assert list(sizes("polyp")) == ["kvasir_inset", "kvasir_plain"]
+    assert sizes("polyp_hospitals") == {**dict.fromkeys(three, 1), "kvasir": 2}
+    assert list(sizes("fundus")) == ["drishti_gs"]
 
 
 def test_a_site_that_joins_late_was_not_there_before_and_waits_for_the_run_that_it_starts_from(tmp_path: Path) -> None:
@@ -449,6 +492,86 @@ def test_a_site_with_few_images_leaves_the_others_theirs() -> None:
     (row,) = [row for row in rows_of("unequal", "brain_mri", SIZES) if row.name == "few_fedavg"]
     limit = read_job(ROOT / "jobs/brain_mri.json", row.changes).config.data.limit
     assert limit == {**SIZES, "tcga_cs": 6}
+
+
+def test_a_small_table_of_one_seed_has_no_p_and_says_what_its_rows_settings_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(field, "sizes", lambda _task: SIZES)
+    row, other = Row("a", "a"), Row("b", "b")
+    cells = {"own site": 0.5, "worst": 0.4, "global": 0.5, "validation": 0.5, "MB up": 1.0, "CPU s": 2.0}
+    differ = {other: ("-0.1", "0.050")}
+    one, two = (field.as_table({row: [cells] * seeds, other: [cells] * seeds}, differ) for seeds in (1, 2))
+    assert [*one.columns, "p"] == [*two.columns]
+    assert (one.lines()[-1].split(" | ")[-1], two.lines()[-1].split(" | ")[-1]) == ("-0.1 |", "0.050 |")
+    ways = {row.label: settings(Run("nuclei", row, 0), None)[0] for row in rows_of("crossmodal", "nuclei", SIZES)}
+    told = field.notes("crossmodal", "nuclei", [0], ways)
+    assert "at a site: 0.01 / 0.0003 / 0.003 for pFedSAM; 0.01 / 0.0003 / 0.01 for all others." in told[-1]
+    assert "Decoder: whole for all rows." in told[-1]
+    assert field.ONE_SEED in told
+    assert field.PAIRED in told
+    assert field.PAIRED + field.CHANCE in field.notes("crossmodal", "nuclei", [0, 1], ways)
+
+
+def test_of_all_methods_pfedsam_has_the_form_of_the_jobs() -> None:
+    ours, *_ = field.of_methods()
+    config = settings(Run("nuclei_he", ours, 0), None)[0]
+    job = read_job(ROOT / "jobs/nuclei_he.json", []).config
+    assert (config.model, config.wire, config.train) == (job.model, job.wire, job.train)
+
+
+@pytest.mark.usefixtures("manifests")
+def test_a_small_run_is_not_taken_for_one_with_other_settings_or_rounds(tmp_path: Path) -> None:
+    run = Run("brain_mri", Row("local", "local", ("method=local",)), 0)
+    config, rounds = field.smaller(run, 6)[1:]
+    record = {"schema": 1, "method": "local", "config": to_dict(config), "final": {"sites": {}}}
+    record["rounds"] = [{"round": number, "sites": {}} for number in range(rounds)]
+    write_json(run.folder(tmp_path) / "results.json", record)
+    write_json(run.folder(tmp_path) / "cells.json", {"own site": 0.5})
+    assert field.line(run, tmp_path, 6) == {"own site": 0.5}
+    with pytest.raises(UserFault, match=r"expected 12 rounds in .*came 6.*--out"):
+        field.line(run, tmp_path, 12)
+    other = replace(run, row=replace(run.row, changes=("method=local", "train.lr=0.5")))
+    with pytest.raises(UserFault, match=r"train\.lr 0\.01.*--out"):
+        field.line(other, tmp_path, 6)
+
+
+def test_a_small_pooled_run_trains_on_the_images_that_each_site_would_draw(
+    hospital: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    rows = []
+    for site in ("site-1", "site-2"):
+        shutil.copytree(hospital / site, data / site, ignore=shutil.ignore_patterns("datalist.csv"))
+        for row in raw_rows(hospital / site / "datalist.csv"):
+            rows.append({**row, "site": site, "image": f"{site}/{row['image']}", "mask": f"{site}/{row['mask']}"})
+    with (data / "manifest.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+    monkeypatch.setattr(field, "IMAGES", 3)
+    monkeypatch.setattr(field, "joined", lambda _task: {})
+    folder = field.few_of_each(data, tmp_path / "few", "brain_mri", seed=4)
+    pooled = open_site(folder, "pooled", tiny(data={"source": "site", "pool": True}, seed=4))
+    config = tiny(data={"source": "site", "limit": {"site-1": 3, "site-2": 3}}, seed=4)
+    alone = [open_site(data, site, config)["train"] for site in ("site-1", "site-2")]
+    wanted = [one.image.relative_to(data) for of in alone for one in of.slices]
+    assert [one.image.relative_to(folder) for one in pooled["train"].slices] == wanted
+    assert len(pooled["train"].slices) == 6
+    assert len(pooled["test"].slices) == 6
+
+
+def test_on_a_gpu_chosen_experts_are_timed_at_the_precision_of_all_experts() -> None:
+    h, weights = torch.randn(2, 3, 4, 4).bfloat16(), torch.tensor([[0.4, 0.6], [1.0, 0.0]])
+    experts = torch.nn.ModuleList(moe.Expert(3, ratio, "bilinear") for ratio in (1, 2))
+    seen: list[torch.dtype] = []
+    experts[0].conv.register_forward_hook(lambda _module, _given, out: seen.append(out.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        with gpu.chosen():
+            found = moe.mix(h, experts, weights, (weights > 0).float())
+        moe.mix(h, experts, weights, (weights > 0).float())
+    assert seen == [torch.float32, torch.bfloat16]
+    torch.testing.assert_close(found, moe.mix_all(h.float(), experts, weights).bfloat16())
 
 
 def test_a_small_row_is_compared_with_the_row_that_it_names_else_the_first() -> None:

@@ -1,6 +1,7 @@
 """What is told of compiling, and of the seconds to a Dice, is what was measured here."""
 
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import pytest
 import time_to_dice
 import torch
 from compiled import Timed, look_up, process, row, verdict
-from suites import Row
-from sweep import Run
+from suites import OWN_LORA, Row
+from sweep import Run, settings
 from time_to_dice import ROUNDS, cpu_seconds, demo, kept, products, run_of
 
+from pfedsam.config import to_dict
+from pfedsam.files import write_json
 from pfedsam.model.backbones import BUILDERS
 from pfedsam.model.tinyvit import TinyViTBlock
 
@@ -106,6 +109,27 @@ def test_a_row_that_is_timed_has_the_settings_of_the_kept_runs() -> None:
     assert "method=ditto" in run_of("brain_mri", "ditto").row.changes
     with pytest.raises(SystemExit, match=r"expected a row among pfedsam, local.*came fedavgg"):
         run_of("brain_mri", "fedavgg")
+
+
+def test_a_row_of_any_suite_can_be_timed() -> None:
+    assert run_of("brain_mri", "own_lora").row == OWN_LORA
+    assert "train.lr=1e-2" in run_of("nuclei", "local").row.changes
+
+
+def test_rounds_of_runs_with_other_settings_are_not_multiplied_by_seconds_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweep.sizes", lambda _task: {"a": 8})
+    run = run_of("brain_mri", "own_lora")
+    config, rounds = settings(run, None)
+    record = {"schema": 1, "method": "pfedsam", "rounds": [{"round": 0, "sites": {}}] * rounds}
+    record["final"] = {"sites": {"a": {}}}
+    write_json(run.folder(tmp_path) / "results.json", record | {"config": to_dict(config)})
+    time_to_dice.demand_same(run, tmp_path)
+    eight = replace(config, model=replace(config.model, experts=8))
+    write_json(run.folder(tmp_path) / "results.json", record | {"config": to_dict(eight)})
+    with pytest.raises(SystemExit, match=r"model\.experts 8"):
+        time_to_dice.demand_same(run, tmp_path)
 
 
 def test_the_demo_s_seconds_are_those_of_its_own_rounds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -18,11 +19,14 @@ from boards import (
     dice_interval,
     in_points,
     leaderboard,
+    ran_on,
     sites_of,
     starred,
     together,
+    with_median,
     wrapped,
 )
+from evidence import EARLIER, HERE, pack, unpack
 from figures import dice_by_megabytes
 from kept import RESULTS, Fault, Kept, commits, device_of, earlier, kept, with_earlier
 from machine import Table, publish
@@ -126,6 +130,19 @@ def test_over_several_tasks_a_difference_is_the_mean_over_all_their_sites() -> N
     assert abs(less(*tasks) - sum(map(less, tasks)) / len(tasks)) > 0.11  # not the mean over tasks
 
 
+def test_beside_the_mean_over_sites_stands_their_median_which_one_site_cannot_move() -> None:
+    sites = {"a": [{"p1": [-0.01]}], "b": [{"p2": [-0.02]}], "c": [{"p3": [-0.6]}]}
+    assert with_median([sites, sites], 0.5) == f"{in_points([sites, sites], 0.5)}; median site -2.0"
+    assert in_points([sites, sites], 0.5).startswith("-21.0 ")
+
+
+def test_a_row_that_only_half_of_the_tasks_have_is_not_shown_over_all() -> None:
+    one, other = with_fedper()[:2]
+    lacking = replace(one, runs={name: runs for name, runs in one.runs.items() if name != "fedper_own"})
+    assert [line for line in together([one, other], in_points) if "| FedPer |" in line]
+    assert not [line for line in together([other, lacking], in_points) if "| FedPer |" in line]
+
+
 def test_a_row_that_one_task_lacks_says_so_and_is_compared_over_the_others() -> None:
     one, other = with_fedper()[:2]
     lacking = replace(one, runs={name: runs for name, runs in one.runs.items() if name != "fedper_own"})
@@ -154,6 +171,56 @@ def test_a_task_s_page_has_its_earlier_runs_of_methods_without_experts_that_were
     assert len(names) == len(set(names))
     assert names[0] == "own_lora"
     assert found.runs["fedavg"] is anew["fedavg"]
+
+
+@pytest.fixture
+def packing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., dict[str, Kept]]]:
+    """What is kept after rows of earlier runs were packed as new runs of a task, as `evidence.py pack` does it."""
+    shutil.copytree(HERE, here := tmp_path / "evidence")
+    unpack(past := tmp_path / "past", HERE / EARLIER)
+    monkeypatch.setattr("kept.HERE", here)
+    monkeypatch.setattr("kept.unpack", lambda out, folder=here: unpack(out, folder))
+
+    def after(task: str, *rows: str) -> dict[str, Kept]:
+        for row in rows:
+            shutil.copytree(past / "brain_mri" / row, tmp_path / "new" / task / row)
+        pack(tmp_path / "new" / task, here / f"{task}.tar.xz")
+        kept.cache_clear()
+        return kept()
+
+    yield after
+    kept.cache_clear()
+
+
+def test_a_row_of_the_methods_that_was_run_again_is_on_its_task_s_page(packing: Callable[..., dict[str, Kept]]) -> None:
+    before = [row.label for row in kept()["brain_mri"].suite("leading")]
+    task = packing("brain_mri", "pooled", "ditto")["brain_mri"]
+    assert {"pooled", "ditto"} < task.runs.keys()
+    assert {"pooled", "ditto"}.isdisjoint(task.joined)
+    assert [row.label for row in task.suite("leading")] == before
+
+
+def test_a_new_task_has_a_page_whichever_of_the_two_suites_was_packed(packing: Callable[..., dict[str, Kept]]) -> None:
+    task = packing("fundus", "fedavg", "local", "pooled", "fedper")["fundus"]
+    assert (task.main, task.past, len(task.sizes)) == ("methods", False, 3)
+    assert [row.name for row in task.suite("methods")] == ["local", "fedavg", "pooled", "fedper", "better"]
+    assert "fundus" not in [task.name for task in today()]
+    text = "\n".join(pages.leaderboard_page(task))
+    assert "(../evidence)" in text
+    assert "less local only, paired" in text
+    assert "| fundus |" in "\n".join(pages.datasets())
+
+
+def test_pooled_runs_alone_tell_no_sites(packing: Callable[..., dict[str, Kept]]) -> None:
+    with pytest.raises(UserFault, match=r"not pooled, of fundus; came pooled"):
+        packing("fundus", "pooled")
+
+
+def test_two_rows_of_one_page_have_labels_of_their_own(packing: Callable[..., dict[str, Kept]]) -> None:
+    task = packing("nuclei_he", "ditto")["nuclei_he"]
+    labels = [row.label for row in task.suite("leading")]
+    assert {"Ditto", "Ditto, row `ditto`"} < set(labels)
+    assert len(labels) == len(set(labels))
 
 
 def test_a_dice_is_within_its_interval_and_three_seeds_reach_further_than_one() -> None:
@@ -203,6 +270,14 @@ def test_rows_name_their_device_where_a_table_mixes_them_and_only_there() -> Non
     assert "device" not in leaderboard(kept()["nuclei"])[0]
 
 
+def test_a_row_of_two_runs_names_the_devices_of_both() -> None:
+    task = kept()["brain_mri"]
+    head, _, *rows = leaderboard(task)
+    (rival,) = [line for line in rows if "by validation" in line]
+    assert rival.split(" | ")[head.split(" | ").index("device")] == "CPU, GPU"
+    assert ran_on(task.suite("leading")) == "Ran on a CPU and a GPU."
+
+
 def test_a_device_is_what_the_run_wrote_and_else_what_is_known_of_its_code() -> None:
     run = next(iter(earlier("brain_mri").runs["fedavg"].values()))
     assert run.ran[2] == ""
@@ -232,6 +307,13 @@ def test_a_script_s_record_becomes_a_section_and_the_newest_is_shown(systems: Pa
     assert "| one | 1.00 |" not in text
     assert "Earlier: 2020-01-01" in text
     assert "Transcribed" not in text
+
+
+def test_a_record_of_one_seed_shows_no_p_and_one_of_several_does() -> None:
+    table = {"columns": {"row": "", "less a": "", "p": ""}, "rows": [["b", "-0.1 (-0.2 to +0.1), p 0.300", "0.010"]]}
+    record = pages.Record("t", "2020-01-01", "c", "m", "x", [table], ["One seed: little is known."])
+    assert record.lines()[-3] == "| b | -0.1 (-0.2 to +0.1) |"
+    assert replace(record, notes=["Three."]).lines()[-3] == "| b | -0.1 (-0.2 to +0.1), p 0.300 | 0.010 |"
 
 
 def test_nothing_is_written_where_a_record_is_not_to_be_kept(systems: Path, capsys: pytest.CaptureFixture[str]) -> None:
