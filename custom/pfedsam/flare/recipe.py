@@ -36,6 +36,7 @@ from pfedsam.names import job_name
 from pfedsam.settings import check_sites
 
 TASKS = ("train", "validate")
+ASKS_EVERY = 0.5  # seconds: how often an idle site asks for a task. Our choice: in FLARE's two it idles after each task
 FOR_PEOPLE = ("*.html", "*.md", "bundle*", "jobs", "poc")  # of the assets
 OF_A_PERSON = (  # rooms and modules of verbs that no job calls
     *("cli", "doctor", "export", "inference", "predict", "prepare", "report"),
@@ -116,6 +117,7 @@ class PFedSAMRecipe(Recipe):  # type: ignore[misc]
         put(ResultsWriter(), id="results")
         put(MetricsArtifactWriter(), id="metrics")
         put(TBAnalyticsReceiver(events=[CURVE]), id="tb_receiver")
+        self.add_server_config({"server": {"task_request_interval": ASKS_EVERY}})
         for task in ("train", *self._steps):
             self.add_server_input_filter(UpdateGuard(), [task])
         for task in TASKS[:2]:  # a filter a task: FLARE writes several tasks of one in any order
