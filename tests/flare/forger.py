@@ -29,6 +29,7 @@ def site(url: str) -> None:
     close(FLContext(), LONG_LIVED)
     cell.register_request_cb(CellChannel.CLIENT_MAIN, "*", lambda order: print(order.payload.topic, flush=True))
     cell.start()
+    cell.fire_and_forget(CellChannel.CLIENT_MAIN, "own", SITE, Message({}, Order("own", "")))
     time.sleep(30)
 
 

@@ -271,6 +271,21 @@ def test_parts_of_the_body_in_each_patient_s_folder_are_no_question(form: str) -
     assert len(found([form.format(p=p, part=part) for p in range(1, 9) for part in ("Thorax", "Becken")])) == 8
 
 
+@pytest.mark.parametrize("parts", [("Thorax", "Becken"), ("Study1",), ("portal", "arterial"), ("LCC", "RCC", "LMLO")])
+def test_nor_if_one_patient_has_one_part_more(parts: tuple[str, ...]) -> None:
+    more = ["K003/Other/a.png"]
+    assert len(found([*(f"K{p:03d}/{part}/a.png" for p in range(1, 13) for part in parts), *more])) == 12
+
+
+@pytest.mark.parametrize("form", ["K{p:03d}/CT_{y}0301.png", "P{p:02d}/MRI-{y}-03-01.png", "IMG_{y}03{p:02d}.png"])
+def test_dates_of_examinations_years_apart_are_no_question(form: str) -> None:
+    assert len(found([form.format(p=p, y=2000 + p) for p in range(1, 21)])) == 20
+
+
+def test_nor_are_those_of_one_subject() -> None:
+    assert len(found([f"sub-{p:02d}_{y}0101.png" for p in range(1, 13) for y in (2005, 2020)])) == 12
+
+
 def test_examinations_that_are_counted_below_numbers_are_no_question() -> None:
     assert len(found([f"{p}/{e}/a.png" for p in range(1, 9) for e in range(1, p + 1)])) == 8
 

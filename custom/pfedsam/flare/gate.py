@@ -220,8 +220,8 @@ class Watch:
         way = getattr(self.cell, "bb_ext_connector", None)
         if self.cell is None or not way or not sender:
             return False  # the server has no such way
-        if sender is getattr(CoreCell.ALL_CELLS.get(sender.name), "endpoint", None):
-            return False  # a cell of this very process
+        if sender.name in CoreCell.ALL_CELLS:
+            return False  # this very process: FLARE closes a connection that claims its name
         known = self.cell.communicator.conn_manager.sfm_endpoints.get(sender.name)
         inside = [c.conn.connector.handle != way.handle for c in known.connections] if known else []
         return not (inside and all(inside) and known.endpoint is sender)

@@ -29,6 +29,7 @@ PATIENT = re.compile(rf"(?:^|[ _.-])(?:{OWNERS})[ _.-]?\d")
 OWNER = re.compile(rf"(?:^|[ /_.-])(?:{OWNERS}|{OWNED})[ _.-]?\d+")
 TOKEN = re.compile(r"[^ _.\-/]+")
 ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
+MANY = 6  # folders of which most have a file of one kind
 SEVERAL = 3  # numbers that repeat beside one that never does, and may then be the patients' own
 
 
@@ -89,8 +90,8 @@ def owner(path: str) -> str:
 def in_several(within: Mapping[str, Collection[str]]) -> list[str]:
     """The names in several folders, if these may be visits or rooms of the same patients: `T0`, `Q1` or `Raum 2`.
 
-    None if the folders are named as patients. A number in a folder that is a number may count examinations. If all
-    names are in several folders, and there are at most half as many names as folders, they sort a patient's files.
+    None if the folders are named as patients. A number in a folder that is a number may count examinations. Names of
+    which there are at most half as many as folders sort a patient's files, if each is in several, or in most of many.
 
     Args:
         within: by folder, the names in it.
@@ -99,6 +100,9 @@ def in_several(within: Mapping[str, Collection[str]]) -> list[str]:
         return []
     inner = ((spelling(one), folder) for folder, names in within.items() for one in names if not is_slice(one))
     homes = Counter(name for name, folder in set(inner) if not (name + folder).isdigit())
+    usual = [name for name, count in homes.items() if 2 * count > len(within) >= MANY]
+    if 2 * len(usual) <= len(within):
+        homes = Counter({name: count for name, count in homes.items() if name not in usual})
     again = sorted(name for name, count in homes.items() if count > 1)
     return [] if len(again) == len(homes) and 2 * len(again) <= len(within) else again
 

@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import PurePath
 
 from pfedsam.names import alike, spelling
@@ -176,12 +176,18 @@ def person(stem: str) -> str:
     return "_".join(parts) if wordy and not any(map(has_number, parts)) else ""
 
 
-def several_dates(stems: Sequence[str]) -> list[str]:
-    """Two names of one person with dates so far apart that they may be dates of birth; none if no person has any."""
+def several_dates(named: Iterable[tuple[str, str]]) -> list[str]:
+    """Two names of one person with dates so far apart that they may be dates of birth; none if no person has any.
+
+    Args:
+        named: parts of paths, each with its patient. A date counts only behind a word that is the patient.
+    """
     first: dict[str, tuple[int, str]] = {}
-    for stem in stems:
-        if (m := DAY_AFTER.fullmatch(stem)) and (year := YEAR.search(stem, m.end("rest"))):
-            own, other = (int(year[0]), stem), first.setdefault(spelling(m["rest"]), (int(year[0]), stem))
+    for stem, key in named:
+        m = DAY_AFTER.fullmatch(stem)
+        own_word = m and not has_number(key) and person(key) and spelling(m["rest"]) == spelling(key)
+        if m and own_word and (year := YEAR.search(stem, m.end("rest"))):
+            own, other = (int(year[0]), stem), first.setdefault(spelling(key), (int(year[0]), stem))
             if abs(own[0] - other[0]) >= LIFE:
                 return [other[1], own[1]]
     return []

@@ -93,8 +93,9 @@ def _strange(masks: Mapping[Candidate, list[Claim]], lone: Mapping[Candidate, Wo
     most = repr("_".join(usual)) if usual else "no such word"
     do = "name the mask like its image if it is drawn on it; otherwise remove it; or use --pair"
     if all(every):
-        table = ",".join(f"{word}={i}" for i, word in enumerate(every[:5], 1))
-        do = f"use --labels {table} if the words are structures (with equal numbers if they are one class); else {do}"
+        one = ",".join(f"{word}=1" for word in every[:5])
+        several = ",".join(f"{word}={i}" for i, word in enumerate(every[:5], 1))
+        do = f"use --labels {one} if all mean one class, or --labels {several} if the words are structures; else {do}"
     for image, word in lone.items():
         if word and word != usual:
             mask = masks[image][0].mask

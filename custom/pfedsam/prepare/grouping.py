@@ -58,7 +58,8 @@ def grouped(names: Sequence[PurePath], among: int | None = None) -> Grouping:
     """
     found = _grouped(names, among)
     _check_zeros(names, found.keys, among)
-    if some := several_dates([part for name in names for part in (*name.parts[:-1], stem_of(name))]):
+    keyed = ((name, key) for name, key in zip(names, found.keys, strict=True) if key)
+    if some := several_dates((part, key) for name, key in keyed for part in (*name.parts[:-1], stem_of(name))):
         raise _question(names, f"{' and '.join(some)}, which may be two persons' dates of birth")
     return found
 
