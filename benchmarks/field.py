@@ -6,7 +6,6 @@ their own. It is no leaderboard. It needs PFEDSAM_DATA_ROOT and PFEDSAM_WEIGHTS.
 """
 
 import argparse
-import csv
 import json
 import statistics as st
 import sys
@@ -24,7 +23,8 @@ from tables import Found, by_site, corrected, differences, in_words, read, read_
 
 from pfedsam import methods
 from pfedsam.config import Config
-from pfedsam.data.datalist import raw_rows
+from pfedsam.data.cells import write_cells
+from pfedsam.data.datalist import PATHS, raw_rows
 from pfedsam.errors import UserFault
 from pfedsam.federation import federate
 from pfedsam.files import write_json
@@ -310,9 +310,8 @@ def few_of_each(data: Path, folder: Path, task: str, seed: int) -> Path:
         if entry.name != "manifest.csv" and not (folder / entry.name).exists():
             (folder / entry.name).symlink_to(entry.resolve())
     with (folder / "manifest.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, list(rows[0]))
-        table.writeheader()
-        table.writerows(row for i, row in enumerate(rows) if row["split"] != "train" or i in taken)
+        kept = [row for i, row in enumerate(rows) if row["split"] != "train" or i in taken]
+        write_cells(file, list(rows[0]), kept, {*PATHS})
     return folder
 
 

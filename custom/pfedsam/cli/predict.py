@@ -7,7 +7,6 @@ from typing import Any
 
 from pfedsam.cli import console
 from pfedsam.data.planes import CHOICES
-from pfedsam.data.volume import kind_of
 from pfedsam.errors import UserFault
 
 HELP = "write masks of pictures, NIfTI or DICOM, in the same format and geometry"
@@ -96,6 +95,8 @@ def _tell_masks(scans: list[Any]) -> None:
 
 def _check_folder(out: Path) -> None:
     """UserFault if `out` is named as an image is, or if it or a folder above it is a file."""
+    from pfedsam.data.volume import kind_of
+
     there = next(filter(os.path.exists, (out, *out.parents)), Path())
     if there != out and kind_of(out):
         raise UserFault(
