@@ -25,6 +25,7 @@ from pfedsam import methods
 from pfedsam.config import Config
 from pfedsam.data.cells import write_cells
 from pfedsam.data.datalist import PATHS, raw_rows
+from pfedsam.data.taken import at_most
 from pfedsam.errors import UserFault
 from pfedsam.federation import federate
 from pfedsam.files import write_json
@@ -287,12 +288,6 @@ def by_hospital(run: Run, out: Path, names: list[str]) -> dict[str, list[float]]
     return {branch: [of[name]["dice"] for name in names] for branch, of in found.items()}
 
 
-def drawn(rows: list[int], count: int, seed: int) -> list[int]:
-    """At most `count` of the rows, in their order: those that `data.limit` draws."""
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
-    return [rows[i] for i in sorted(order[:count].tolist())]
-
-
 def few_of_each(data: Path, folder: Path, task: str, seed: int) -> Path:
     """`folder` with a task's images, and a datalist that has only as many training rows of each site as it has here.
 
@@ -304,7 +299,7 @@ def few_of_each(data: Path, folder: Path, task: str, seed: int) -> Path:
     for i, row in enumerate(rows):
         if row["split"] == "train":
             trains.setdefault(homes.get(row["site"], row["site"]), []).append(i)
-    taken = {i for of in trains.values() for i in drawn(of, IMAGES, seed)}
+    taken = {i for of in trains.values() for i in at_most(IMAGES, of, seed)}
     folder.mkdir(parents=True, exist_ok=True)
     for entry in data.iterdir():
         if entry.name != "manifest.csv" and not (folder / entry.name).exists():

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -10,6 +11,8 @@ from pfedsam.data import datalist
 from pfedsam.data.datalist import Row
 from pfedsam.errors import UserFault
 from pfedsam.files import seed_of
+
+T = TypeVar("T")
 
 
 def datalist_of(folder: Path, site: str, config: Config) -> Path:
@@ -50,10 +53,13 @@ def taken(rows: list[Row], config: Config, site: str, *, unlabelled: bool) -> li
 
 def limited(rows: list[Row], config: Config, site: str) -> list[Row]:
     """At most `data.limit` of a site's rows in their order, drawn by the job's seed."""
-    if len(rows) <= config.data.limit.get(site, len(rows)):
-        return rows
-    drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(config.seed))
-    return [rows[i] for i in sorted(drawn[: config.data.limit[site]].tolist())]
+    return at_most(config.data.limit.get(site, len(rows)), rows, config.seed)
+
+
+def at_most(count: int, items: list[T], seed: int) -> list[T]:
+    """All items, or `count` of them in their order, drawn by the seed."""
+    drawn = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed))
+    return [items[i] for i in sorted(drawn[:count].tolist())]
 
 
 def unmasked(rows: list[Row], config: Config, site: str) -> list[Row]:

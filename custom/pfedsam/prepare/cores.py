@@ -185,8 +185,9 @@ def several_dates(named: Iterable[tuple[str, str]]) -> list[str]:
     first: dict[str, tuple[int, str]] = {}
     for stem, key in named:
         m = DAY_AFTER.fullmatch(stem)
-        own_word = m and not has_number(key) and person(key) and spelling(m["rest"]) == spelling(key)
-        if m and own_word and (year := YEAR.search(stem, m.end("rest"))):
+        if m is None or has_number(key) or not person(key) or spelling(m["rest"]) != spelling(key):
+            continue
+        if year := YEAR.search(stem, m.end("rest")):
             own, other = (int(year[0]), stem), first.setdefault(spelling(key), (int(year[0]), stem))
             if abs(own[0] - other[0]) >= LIFE:
                 return [other[1], own[1]]

@@ -48,8 +48,8 @@ def taken_whole(found: Claimed, wanted: Collection[str] = ()) -> Matches:
     known = _known(found.masks, extras, wanted)
     numbered = {image.place + image.bare[:-1] for image in found.images if NUMBER.fullmatch("".join(image.bare[-1:]))}
     lone = {image: _word(image, claims) for image, claims in found.masks.items() if extras[image][0] not in known}
-    numbers, structures, dropped = list[Match](), list[Match](), [*found.dropped, *_strange(found.masks, lone)]
     usual = _usual(lone)
+    numbers, structures, dropped = list[Match](), list[Match](), [*found.dropped, *_strange(found.masks, lone, usual)]
     for image, claims in found.masks.items():
         masks, names = tuple(claim.mask for claim in claims), extras[image]
         if all(name in known for name in names) and len(set(names)) == len(names):
@@ -87,9 +87,11 @@ def _usual(lone: Mapping[Candidate, Words]) -> Words:
     return word if 2 * count > len(lone) else ()
 
 
-def _strange(masks: Mapping[Candidate, list[Claim]], lone: Mapping[Candidate, Words]) -> Iterator[Dropped]:
+def _strange(
+    masks: Mapping[Candidate, list[Claim]], lone: Mapping[Candidate, Words], usual: Words
+) -> Iterator[Dropped]:
     """Images whose only mask has words that most lack, with that mask: it may be a copy, or show something else."""
-    usual, every = _usual(lone), list(dict.fromkeys(map("_".join, lone.values())))
+    every = list(dict.fromkeys(map("_".join, lone.values())))
     most = repr("_".join(usual)) if usual else "no such word"
     do = "name the mask like its image if it is drawn on it; otherwise remove it; or use --pair"
     if all(every):
