@@ -24,7 +24,7 @@ from tables import Found, by_site, corrected, differences, in_words, read, read_
 from pfedsam import methods
 from pfedsam.config import Config
 from pfedsam.data.cells import write_cells
-from pfedsam.data.datalist import PATHS, raw_rows
+from pfedsam.data.records import PATHS, raw_rows
 from pfedsam.data.taken import at_most
 from pfedsam.errors import UserFault
 from pfedsam.federation import federate

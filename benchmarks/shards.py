@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pfedsam.data.cells import write_cells
-from pfedsam.data.datalist import raw_rows
+from pfedsam.data.records import raw_rows
 
 Row = dict[str, Any]
 Home = tuple[str, str, str]  # what stays together: site, split, group

@@ -25,7 +25,7 @@ from suites import ALL, NAMES, Row, Sizes, rows_of
 
 from pfedsam import methods
 from pfedsam.config import Config, to_dict
-from pfedsam.data.datalist import raw_rows
+from pfedsam.data.records import raw_rows
 from pfedsam.errors import UserFault
 from pfedsam.exchange.checkpoint import Checkpoints
 from pfedsam.federation import OTHER, RUN, Plan, federate

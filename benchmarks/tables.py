@@ -21,7 +21,7 @@ from suites import NAMES, Row, rows_of
 from sweep import Run, data_of, joined, record_of, sizes
 
 from pfedsam import methods
-from pfedsam.data.datalist import raw_rows
+from pfedsam.data.records import raw_rows
 from pfedsam.errors import UserFault
 from pfedsam.record.cases import ROLES, Cases, Classes, Scores, gathered, less, read_cases
 from pfedsam.record.measures import DISTANCES, HIGHER_IS_BETTER, METRICS, MIXED, TITLES

@@ -42,8 +42,8 @@ from training_step import ROWS, Case, batch, ours, stock
 
 from conftest import ROOT, after_a_round, tiny
 from pfedsam.config import to_dict
-from pfedsam.data.datalist import raw_rows
 from pfedsam.data.dataset import open_site
+from pfedsam.data.records import raw_rows
 from pfedsam.errors import UserFault
 from pfedsam.federation import Plan, federate
 from pfedsam.files import write_json

@@ -5,6 +5,7 @@ import pytest
 
 from pfedsam.data import datalist
 from pfedsam.data.datalist import Row
+from pfedsam.data.records import raw_rows
 from pfedsam.errors import UserFault
 
 
@@ -144,7 +145,7 @@ def test_a_site_s_faulty_row_is_told_by_its_place_in_the_file(tmp_path: Path) ->
 def test_a_spreadsheet_s_empty_last_rows_are_no_rows(tmp_path: Path) -> None:
     path = listed(tmp_path, [row.__dict__ for row in GOOD], "csv")
     path.write_text(path.read_text() + ",,,\n" * 2)
-    assert len(datalist.raw_rows(path)) == len(GOOD)
+    assert len(raw_rows(path)) == len(GOOD)
 
 
 def test_an_empty_site_column_is_none(tmp_path: Path) -> None:
@@ -186,7 +187,7 @@ def test_a_column_that_stands_twice_is_named_even_with_the_same_name(tmp_path: P
     names = head.split(",")
     (tmp_path / "datalist.csv").write_text(head + "\n" + ",".join("a" for _ in names) + "\n")
     with pytest.raises(UserFault, match=r"one column (mask|group|image) .*came 2"):
-        datalist.raw_rows(tmp_path / "datalist.csv")
+        raw_rows(tmp_path / "datalist.csv")
 
 
 def test_a_key_that_stands_twice_in_json_is_named(tmp_path: Path) -> None:
@@ -194,14 +195,14 @@ def test_a_key_that_stands_twice_in_json_is_named(tmp_path: Path) -> None:
         '[{"image": "a", "mask": "b", "mask": "c", "split": "train", "group": "p"}]'
     )
     with pytest.raises(UserFault, match="mask twice in one object"):
-        datalist.raw_rows(tmp_path / "datalist.json")
+        raw_rows(tmp_path / "datalist.json")
 
 
 @pytest.mark.parametrize(("sign", "said"), [(";", "came semicolons"), ("\t", "came tabs")])
 def test_a_table_without_commas_is_told_so(tmp_path: Path, sign: str, said: str) -> None:
     (tmp_path / "datalist.csv").write_text("image,mask,split,group\na,b,train,p\n".replace(",", sign))
     with pytest.raises(UserFault, match=f"commas between the columns .*{said}"):
-        datalist.raw_rows(tmp_path / "datalist.csv")
+        raw_rows(tmp_path / "datalist.csv")
 
 
 def two_images(folder: Path, rows: list[str]) -> Path:
@@ -307,7 +308,7 @@ def test_a_table_of_another_form_is_told_once_with_its_remedy(
 ) -> None:
     (tmp_path / "datalist.csv").write_text(text, encoding=encoding)
     with pytest.raises(UserFault, match=said) as fault:
-        datalist.raw_rows(tmp_path / "datalist.csv")
+        raw_rows(tmp_path / "datalist.csv")
     assert str(fault.value).count("to mend it") == 1
 
 
@@ -324,7 +325,7 @@ def test_a_row_with_more_cells_than_columns_is_named_instead_of_read_with_shifte
 
 def test_a_comma_at_the_end_of_a_row_shifts_nothing(tmp_path: Path) -> None:
     path = two_images(tmp_path, ["b.png,m.png,train,p2,", "a.png,m.png,train,p1,"])
-    assert [row["group"] for row in datalist.raw_rows(path)] == ["p2", "p1"]
+    assert [row["group"] for row in raw_rows(path)] == ["p2", "p1"]
 
 
 @pytest.mark.parametrize(("one", "other"), [("Site-1", "site-1"), ("Zürich", "Zu\u0308rich")])

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from conftest import tiny
 from pfedsam.config import to_dict
 from pfedsam.data import datalist
-from pfedsam.data.datalist import COLUMNS, SPLITS
+from pfedsam.data.datalist import SPLITS
+from pfedsam.data.records import COLUMNS
 from pfedsam.errors import UserFault
 from pfedsam.exchange.accept import accept
 from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints

@@ -15,6 +15,7 @@ from pfedsam.config import Config
 from pfedsam.data import datalist
 from pfedsam.data.datalist import NAMES, SPLITS
 from pfedsam.data.owners import require_own
+from pfedsam.data.records import raw_rows
 from pfedsam.data.taken import datalist_of
 from pfedsam.errors import UserFault
 from pfedsam.exchange.privacy import budget_of, epsilon, mechanism_of
@@ -168,7 +169,7 @@ def _sites(folder: Path) -> Iterator[tuple[str, int]]:
     lists = [path for place in (folder, *sorted(folder.glob("*/"))) for n in NAMES if (path := place / n).is_file()]
     for path in lists:
         try:
-            rows = [row for row in datalist.raw_rows(path) if row.get("split") == SPLITS[0]]
+            rows = [row for row in raw_rows(path) if row.get("split") == SPLITS[0]]
         except UserFault:
             continue
         names = [str(row.get("site", path.parent.name if path.parent != folder else "site-1")) for row in rows]

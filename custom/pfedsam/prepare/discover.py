@@ -10,6 +10,7 @@ from pathlib import Path
 from pfedsam.data import datalist
 from pfedsam.data.dicom import dicom_header
 from pfedsam.data.readable import readable
+from pfedsam.data.records import PATHS, raw_rows
 from pfedsam.data.volume import kind_of, stem_of
 from pfedsam.errors import UserFault
 from pfedsam.prepare.dicomseg import number_labels, segment_labels
@@ -205,7 +206,7 @@ def _unread(path: Path) -> Iterator[str]:
     others = [name for name in datalist.NAMES if (path.parent / name).is_file() and name != path.name]
     if others:
         yield f"{' and '.join(others)} beside {path.name} is not read. Remove the one that does not count."
-    columns = (record.get(column) for record in datalist.raw_rows(path) for column in datalist.PATHS)
+    columns = (record.get(column) for record in raw_rows(path) for column in PATHS)
     named = {os.path.normpath(path.parent / str(name)) for name in columns if name}
     found = [one for one in files_below(path.parent) if isinstance(one, File)]
     if lone := [one.name for one in found if os.path.normpath(one.path) not in named]:
