@@ -271,6 +271,26 @@ def test_a_group_of_one_name_in_two_splits_at_two_sites_is_told_without_its_name
     assert not caplog.messages
 
 
+def test_all_sites_together_have_a_patient_of_one_name_each_and_it_is_told_if_their_splits_differ(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The pooled baseline takes what the sites take apart, and counts their patients apart."""
+    (tmp_path / "g.png").write_bytes(b"")
+    splits = datalist.read(at_two_sites(tmp_path, "g.png,m.png,test,A,south"))
+    assert {name: [row.group for row in rows] for name, rows in splits.items()} == {
+        "train": ["north/a", "south/d"],
+        "val": ["north/b", "south/e"],
+        "test": ["north/c", "south/f", "south/a"],
+    }
+    assert "1 group(s) of the datalist are in another split at other sites" in caplog.text
+    with pytest.raises(UserFault, match=r"each image .* in one split"):
+        datalist.read(at_two_sites(tmp_path, "a.png,m.png,test,p9,south"))
+    with pytest.raises(UserFault, match="each case once"):
+        datalist.read(at_two_sites(tmp_path, "./a.png,m.png,train,a,south"))
+    with pytest.raises(UserFault, match=r"each group .* in one split"):
+        datalist.read(at_two_sites(tmp_path, "g.png,m.png,test,a,north"))
+
+
 def test_a_faulty_row_of_another_site_does_not_stop_one(tmp_path: Path) -> None:
     path = at_two_sites(tmp_path, ",,dev,,south")
     assert len(datalist.read(path, "north")["val"]) == 1

@@ -70,7 +70,8 @@ def find(root: Path, site: str) -> Path:
 def read(path: Path, *sites: str) -> dict[str, list[Row]]:
     """The rows of each split. If the file has a column `site` and `sites` are named, only the rows of these.
 
-    A group has the spelling in which it comes first.
+    A group has the spelling in which it comes first. Where none of several sites is named, its site stands before it:
+    two hospitals may each have a patient 7.
 
     Raises:
         UserFault: a column is missing, a split is unknown or empty, a file does not exist, only some rows have a
@@ -82,8 +83,11 @@ def read(path: Path, *sites: str) -> dict[str, list[Row]]:
     rows = [_row(path, number, record) for number, record in own.items()]
     rows = [replace(row, group=group) for row, group in zip(rows, alike(row.group for row in rows), strict=True)]
     _check_files(path, rows)
-    _check_splits(path, rows)
-    _check_elsewhere(path, rows, [record for number, record in enumerate(records, 1) if number not in own])
+    pooled = len({record.get("site") for record in records}) > 1 and not sites
+    groups = [f"{of['site']}/{row.group}" if pooled else row.group for row, of in zip(rows, own.values(), strict=True)]
+    _check_splits(path, rows, groups)
+    _check_elsewhere(path, rows, [record for i, record in enumerate(records, 1) if pooled or i not in own])
+    rows = [replace(row, group=group) for row, group in zip(rows, groups, strict=True)]
     splits = {split: [row for row in rows if row.split == split] for split in SPLITS}
     for split, found in splits.items():
         if not found:
@@ -157,7 +161,7 @@ def _row(path: Path, number: int, record: dict[str, Any]) -> Row:
     return Row(*(str(record.get(key) or "") for key in (*COLUMNS, "weak")))
 
 
-def _check_splits(path: Path, rows: list[Row]) -> None:
+def _check_splits(path: Path, rows: list[Row], groups: list[str]) -> None:
     """A patient, in any spelling, and an image, by any path to it, belong to one split. A case is listed once.
 
     All files are there: a name that no file can have, such as one with a zero byte, has no real path.
@@ -166,7 +170,7 @@ def _check_splits(path: Path, rows: list[Row]) -> None:
     cases = Counter((file, row.split, row.mask, row.weak, row.group) for file, row in zip(files, rows, strict=True))
     if twice := next((image for (image, *_), count in cases.items() if count > 1), None):
         raise UserFault(expected=f"each case once in {path}", came=f"{twice} twice", do="keep one of its rows")
-    patients = [spelling(row.group) for row in rows]
+    patients = [spelling(group) for group in groups]
     for what, things, do in (
         ("group", patients, "put all of a patient's images into one split"),
         ("image", files, "keep it only in the split of its patient"),
@@ -184,7 +188,7 @@ def _check_elsewhere(path: Path, rows: list[Row], others: list[dict[str, Any]]) 
 
     Args:
         rows: the site's own.
-        others: those of other sites, unchecked. Their files need not be there.
+        others: those of other sites, unchecked, or those of all. Their files need not be there.
     """
     others = [record for record in others if record.get("split") in SPLITS]
     own = {os.path.realpath(path.parent / row.image): row for row in rows}
