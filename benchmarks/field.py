@@ -59,11 +59,12 @@ OF_SUITE = {  # what else a reader has to know
     " shares.",
 }
 DECODERS = {"full": "whole", "lora": "by LoRA", "lean": "lean"}
-TOLD: dict[str, Callable[[Config], str]] = {  # settings that rows differ in, and how a note tells them
-    "Rates of what is trained in the encoder, of the decoder, and of what stays at a site": lambda one: rates(one),
-    "Decoder": lambda config: DECODERS[config.model.decoder],
-    "Messages": lambda config: config.wire.up,
-    "The server's rule": lambda config: config.server.rule,
+RATES = "Rates: of what is trained in the encoder, of the decoder, and of what stays at a site."
+TOLD: dict[str, Callable[[Config], str]] = {  # settings in which rows may differ
+    "rates": lambda config: rates(config),
+    "decoder": lambda config: DECODERS[config.model.decoder],
+    "messages": lambda config: config.wire.up,
+    "server's rule": lambda config: config.server.rule,
 }
 Cells = dict[str, float]  # of one run, by column
 
@@ -95,7 +96,7 @@ def main() -> None:
     table = unseen(found) if options.suite == UNSEEN else as_table(found, differing(runs, options.out))
     ways = {row.label: smaller(of_row[0], options.rounds)[1] for row, of_row in runs.items()}
     told = notes(options.suite, options.task, options.seeds, ways)
-    publish(title, table, notes=told, keep=options.keep)
+    publish(title, with_settings(table, ways), notes=told, keep=options.keep)
 
 
 def notes(suite: str | None, task: str, seeds: list[int], ways: dict[str, Config]) -> list[str]:
@@ -111,28 +112,22 @@ def notes(suite: str | None, task: str, seeds: list[int], ways: dict[str, Config
         *([ONE_SEED] if one else []),
         *([PAIRED + CHANCE * (not one)] if suite != UNSEEN else []),
         *([OF_SUITE[suite]] if suite in OF_SUITE else []),
-        settings_of(ways),
+        f"{RATES} {in_common(ways)}".strip(),
     ]
 
 
-def settings_of(ways: dict[str, Config]) -> str:
-    """What the rows' settings are, by label: a sentence for each of `TOLD`. Most rows are "all others"."""
-    told = []
-    for name, tell in TOLD.items():
-        found: dict[str, list[str]] = {}
-        for label, config in ways.items():
-            found.setdefault(tell(config), []).append(label)
-        *few, (most, labels) = sorted(found.items(), key=lambda one: len(one[1]))
-        whose = "all others" if few else "all rows" if len(labels) > 1 else labels[0]
-        values = [*(f"{value} for {listed(of)}" for value, of in few), f"{most} for {whose}"]
-        told.append(f"{name}: {'; '.join(values)}.")
-    return " ".join(told)
+def with_settings(table: Table, ways: dict[str, Config]) -> Table:
+    """The table, with a column for each setting in which its rows differ. `ways` has their settings by label."""
+    differ = {name: tell for name, tell in TOLD.items() if len({*map(tell, ways.values())}) > 1}
+    rows = [[*row, *(tell(ways[str(row[0])]) for tell in differ.values())] for row in table.rows]
+    return Table(table.columns | dict.fromkeys(differ, ""), rows)
 
 
-def listed(labels: list[str]) -> str:
-    """Labels in words."""
-    told = [f'"{label}"' if "," in label else label for label in labels]
-    return " and ".join(filter(None, [", ".join(told[:-1]), told[-1]]))
+def in_common(ways: dict[str, Config]) -> str:
+    """What is alike in the rows' settings."""
+    found = {name: {*map(tell, ways.values())} for name, tell in TOLD.items()}
+    alike = [f"{name} {value}" for name, (value, *others) in found.items() if not others]
+    return f"Alike in all rows: {', '.join(alike)}." if alike else ""
 
 
 def rates(config: Config) -> str:

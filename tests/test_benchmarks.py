@@ -17,6 +17,7 @@ from ceiling import graded, perfect, sure
 from evidence import EARLIER, HERE, pack, unpack
 from field import beside_of
 from kept import as_kept
+from machine import Table
 from parts import worth
 from shards import shards
 from stock import random_state
@@ -506,10 +507,12 @@ def test_a_small_table_of_one_seed_has_no_p_and_says_what_its_rows_settings_are(
     assert (one.lines()[-1].split(" | ")[-1], two.lines()[-1].split(" | ")[-1]) == ("-0.1 |", "0.050 |")
     ways = {row.label: settings(Run("nuclei", row, 0), None)[0] for row in rows_of("crossmodal", "nuclei", SIZES)}
     told = field.notes("crossmodal", "nuclei", [0], ways)
-    assert "at a site: 0.01 / 0.0003 / 0.003 for pFedSAM; 0.01 / 0.0003 / 0.01 for all others." in told[-1]
-    assert "Decoder: whole for all rows." in told[-1]
+    assert told[-1] == f"{field.RATES} Alike in all rows: decoder whole, messages fp32, server's rule mean."
     assert field.ONE_SEED in told
     assert field.PAIRED in told
+    table = field.with_settings(Table({"row": "", "Dice": ".1f"}, [["pFedSAM", 0.5], ["CPSS", 0.5]]), ways)
+    assert table.columns == {"row": "", "Dice": ".1f", "rates": ""}
+    assert [row[-1] for row in table.rows] == ["0.01 / 0.0003 / 0.003", "0.01 / 0.0003 / 0.01"]
     assert field.PAIRED + field.CHANCE in field.notes("crossmodal", "nuclei", [0, 1], ways)
 
 
