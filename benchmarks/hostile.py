@@ -24,12 +24,13 @@ from pfedsam.exchange.aggregate import apply
 from pfedsam.exchange.change import A, B
 from pfedsam.exchange.guard import Rejected, judge_message
 from pfedsam.exchange.server import Contribution, ServerState, begin_state, contribution, message
-from pfedsam.files import Tensors, write_json
+from pfedsam.files import write_json
 from pfedsam.layout import Places
 from pfedsam.service import Turn, serve_round
 from pfedsam.settings import from_dict
 from pfedsam.site import Site
 from pfedsam.study import down_schema, up_schema
+from pfedsam.tensors import Tensors
 
 HONEST, ROUNDS = ("site-1", "site-2", "site-4", "site-5"), 6
 HOSTILE = "site-6"

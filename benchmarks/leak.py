@@ -28,12 +28,12 @@ from pfedsam.exchange.codec import decode
 from pfedsam.exchange.server import begin_state, message
 from pfedsam.exchange.store import LAST, Moment
 from pfedsam.federation import RUN, Plan, federate
-from pfedsam.files import Tensors
 from pfedsam.layout import Places
 from pfedsam.model.partition import Part, tensors_of, wire_name
 from pfedsam.settings import from_dict
 from pfedsam.site import Site
 from pfedsam.study import down_schema, initial_shared, up_schema
+from pfedsam.tensors import Tensors
 
 SITE = "site-1"
 VARIATIONS = (0.5, 3.0)  # weights of the total variation; the better one counts

@@ -11,9 +11,9 @@ from pfedsam.exchange.codec import decode
 from pfedsam.exchange.server import messages
 from pfedsam.exchange.store import LAST, Moment
 from pfedsam.federation import RUN
-from pfedsam.files import Tensors
 from pfedsam.site import Site
 from pfedsam.study import down_schema
+from pfedsam.tensors import Tensors
 
 
 def reopened(run: Run, out: Path) -> Iterator[tuple[Site, Tensors]]:

@@ -18,11 +18,11 @@ from pfedsam.config import Config
 from pfedsam.exchange.codec import encode
 from pfedsam.exchange.ledger import payload_bytes
 from pfedsam.exchange.server import contribution, mean_update
-from pfedsam.files import Tensors
 from pfedsam.flare.recipe import render
 from pfedsam.jobs import read_job
 from pfedsam.layout import simulated_results
 from pfedsam.study import shared_schema
+from pfedsam.tensors import Tensors
 
 SETTINGS = (*VIT_B, "model.image_size=256")
 FORMATS = {

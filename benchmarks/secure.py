@@ -28,9 +28,9 @@ from pfedsam.exchange.ledger import payload_bytes
 from pfedsam.exchange.masked_round import MaskedRound
 from pfedsam.exchange.roster import new_attempt
 from pfedsam.exchange.server import Contribution, contribution, mean_update
-from pfedsam.files import Tensors
 from pfedsam.jobs import read_job
 from pfedsam.study import shared_schema, up_schema
+from pfedsam.tensors import Tensors
 
 MODELS = {
     "tiny_vit, 256 px": ("model.backbone=tiny_vit", "model.image_size=256"),

@@ -19,10 +19,11 @@ from pfedsam.config import TrainConfig
 from pfedsam.data.dataset import Batch
 from pfedsam.data.square import MEAN, STD, fit
 from pfedsam.data.synthetic import PRETRAIN_SITES, draw
+from pfedsam.files import sha256
 from pfedsam.model.backbones import DEMO, Backbone, vit_encoder, with_sam_decoder
 from pfedsam.model.decoder import PromptFreeDecoder
 from pfedsam.model.segmenter import Segmenter
-from pfedsam.model.weights import ASSETS, sha256
+from pfedsam.model.weights import ASSETS
 from pfedsam.train.losses import segmentation_loss
 
 log = logging.getLogger("pretrain_demo")

@@ -14,11 +14,11 @@ from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
 from pfedsam.exchange.server import ServerState, message
 from pfedsam.exchange.store import Moment
 from pfedsam.federation import RUN, Plan, federate
-from pfedsam.files import Tensors
 from pfedsam.layout import Places
 from pfedsam.record.back import came_from, go_back, left_out, line_in
 from pfedsam.service import Turn, serve_round
 from pfedsam.study import down_schema, initial_shared
+from pfedsam.tensors import Tensors
 
 LOSSY = {"up": "int4", "down": "int8"}
 SITES = ("site-1", "site-2")

@@ -15,12 +15,12 @@ from pfedsam import methods
 from pfedsam.errors import UserFault
 from pfedsam.exchange.checkpoint import Checkpoints
 from pfedsam.federation import RUN, Plan, federate
-from pfedsam.files import digest, facts_of
 from pfedsam.layout import Places
 from pfedsam.record.measures import METRICS
 from pfedsam.record.table import final_table
 from pfedsam.report.gather import gather
 from pfedsam.report.words import site_rows, summary
+from pfedsam.tensors import digest, facts_of
 
 
 def plan(hospital: Path, folder: Path, method: str = "pfedsam") -> Plan:

@@ -14,8 +14,9 @@ from safetensors.torch import save
 
 from pfedsam.errors import UserFault
 from pfedsam.exchange.store import SiteStore
-from pfedsam.files import append_line, digest, pack, parsed, unpack, write_atomic, write_json
+from pfedsam.files import append_line, parsed, write_atomic, write_json
 from pfedsam.predict.written import _replace
+from pfedsam.tensors import digest, pack, unpack
 
 TENSORS = {
     "b": torch.tensor([1.0, -2.0], dtype=torch.bfloat16),

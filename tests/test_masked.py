@@ -15,10 +15,10 @@ from pfedsam.errors import UserFault
 from pfedsam.exchange.masks import steps_of
 from pfedsam.exchange.server import mean
 from pfedsam.federation import Plan, federate
-from pfedsam.files import Tensors
 from pfedsam.layout import Places
 from pfedsam.methods.base import no_extras
 from pfedsam.settings import check_sites, from_record
+from pfedsam.tensors import Tensors
 
 MASKS = {"rule": "mean", "secure": "masks"}
 SITES = ("site-1", "site-2", "site-3")

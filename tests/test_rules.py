@@ -26,7 +26,7 @@ LOWER = {  # a room may import these rooms, and itself
     "flare": {"settings", "methods", "study", "record", "exchange", "train", "data", "site", "service"}
     | {"jobs", "doctor"},
 }
-FREE = {"bounds", "certificates", "config", "errors", "files", "layout", "names", "pages", "quiet", "umask"}
+FREE = {"bounds", "certificates", "config", "errors", "files", "layout", "names", "pages", "quiet", "tensors", "umask"}
 
 
 def imports(path: Path) -> set[str]:

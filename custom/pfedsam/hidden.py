@@ -13,7 +13,7 @@ from pfedsam.data.dataset import Dataset
 from pfedsam.errors import UserFault
 from pfedsam.exchange.change import norm
 from pfedsam.exchange.privacy import Budget, Noise, mechanism_of, noised
-from pfedsam.files import Tensors
+from pfedsam.tensors import Tensors
 from pfedsam.train.loop import steps_of
 from pfedsam.train.patients import Hidden, patients_of
 

@@ -12,13 +12,13 @@ from pfedsam.exchange.codec import decode
 from pfedsam.exchange.ledger import payload_bytes
 from pfedsam.exchange.schema import shared_of
 from pfedsam.exchange.store import LAST, Moment, round_of
-from pfedsam.files import Tensors
 from pfedsam.kept import tested_site
 from pfedsam.record.scores import behind, coarse, over_masks, summary
 from pfedsam.record.site_files import write_site_files
 from pfedsam.site import Site, Update
 from pfedsam.site_faults import require_base, require_turn
 from pfedsam.study import down_schema
+from pfedsam.tensors import Tensors
 from pfedsam.train.loop import Progress
 
 BEFORE = "before"  # name of the store's note: test metrics before training

@@ -17,7 +17,7 @@ from pfedsam.exchange.codec import with_feedback
 from pfedsam.exchange.privacy import budget_of
 from pfedsam.exchange.schema import EXTRA, Stamp, extras_of, shared_of
 from pfedsam.exchange.store import Moment, SiteStore
-from pfedsam.files import Tensors, at_rest, below, digest, seed_of, under, unprefixed
+from pfedsam.files import seed_of
 from pfedsam.hidden import Paid, facts_of, pay, require_hidden
 from pfedsam.layout import Places
 from pfedsam.methods.base import Dice, Here, nothing_told
@@ -35,6 +35,7 @@ from pfedsam.site_faults import (
     require_prompts,
 )
 from pfedsam.study import up_schema
+from pfedsam.tensors import Tensors, at_rest, below, digest, under, unprefixed
 from pfedsam.train.evaluate import evaluate
 from pfedsam.train.loop import Progress, RoundReport, train_round
 from pfedsam.train.prefix import prefix

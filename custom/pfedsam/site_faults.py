@@ -11,9 +11,9 @@ from pfedsam.errors import Diverged, UserFault
 from pfedsam.exchange.guard import names_fault, tensor_fault
 from pfedsam.exchange.schema import EXTRA, Schema
 from pfedsam.exchange.store import Moment
-from pfedsam.files import Tensors, not_finite
 from pfedsam.methods.base import Method
 from pfedsam.model.segmenter import Branches
+from pfedsam.tensors import Tensors, not_finite
 
 
 def require_fit(stored: Tensors, model: Tensors, facts: dict[str, str], *, base: str, folder: Path) -> None:

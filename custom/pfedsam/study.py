@@ -13,13 +13,13 @@ from pfedsam.errors import UserFault
 from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
 from pfedsam.exchange.masks import masked_schema
 from pfedsam.exchange.schema import EXTRA, Schema, schema_of
-from pfedsam.files import Tensors, digest, under
 from pfedsam.methods.base import Extras
 from pfedsam.model import build
 from pfedsam.model.partition import Part, tensors_of, wire_name
 from pfedsam.model.prepared import prepared
 from pfedsam.names import one_name
 from pfedsam.settings import from_record
+from pfedsam.tensors import Tensors, digest, under
 
 OF_EXPERTS = [
     "experts",

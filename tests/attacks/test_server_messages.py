@@ -30,7 +30,6 @@ from pfedsam.errors import UserFault
 from pfedsam.exchange.codec import encode
 from pfedsam.exchange.schema import STAMP
 from pfedsam.exchange.store import Moment
-from pfedsam.files import not_finite
 from pfedsam.flare.context import RUN, TRAINED
 from pfedsam.flare.executor import _asked
 from pfedsam.flare.filters import OnlyDeclaredEnters
@@ -38,6 +37,7 @@ from pfedsam.layout import Places
 from pfedsam.service import taken
 from pfedsam.site import Site
 from pfedsam.study import initial_shared
+from pfedsam.tensors import not_finite
 
 SEEDS, MANY = 2, 25  # messages of a family in the fast tests, and in all
 NEXT, ROUNDS = 3, 2000  # the site has trained rounds 0, 1, 2

@@ -25,8 +25,8 @@ from pfedsam.exchange.guard import FACTS, TEXT, Accepted, Rejected, judge_sample
 from pfedsam.exchange.ledger import Ledger
 from pfedsam.exchange.roster import sent_names
 from pfedsam.exchange.schema import Spec
-from pfedsam.files import PAYLOAD, digest, facts_of
 from pfedsam.settings import from_dict
+from pfedsam.tensors import PAYLOAD, digest, facts_of
 
 EXAMPLE = torch.tensor([[0.5, -1.0, 0.25], [2.0, 0.0, -0.125]])
 

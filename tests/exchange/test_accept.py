@@ -9,7 +9,7 @@ import torch
 from pfedsam.errors import Diverged, UserFault
 from pfedsam.exchange.accept import accept, judge, note_moved
 from pfedsam.exchange.store import Moment, SiteStore
-from pfedsam.files import Tensors
+from pfedsam.tensors import Tensors
 
 
 def model() -> Tensors:

@@ -12,8 +12,8 @@ from pfedsam.config import to_dict
 from pfedsam.errors import UserFault
 from pfedsam.exchange.checkpoint import KEEP, LEAST, Checkpoint, Checkpoints, thinned
 from pfedsam.exchange.server import ServerState
-from pfedsam.files import digest
 from pfedsam.study import first_tensors
+from pfedsam.tensors import digest
 
 
 def point(done: int, run: str = "run") -> Checkpoint:

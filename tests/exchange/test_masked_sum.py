@@ -30,7 +30,7 @@ from pfedsam.exchange.roster import (
 from pfedsam.exchange.schema import schema_of
 from pfedsam.exchange.server import Contribution
 from pfedsam.exchange.shamir import SHARE
-from pfedsam.files import Tensors
+from pfedsam.tensors import Tensors
 
 SERVER = ServerConfig(rule="mean", secure="masks")
 SAMPLES = {f"site-{i}": 10 + 40 * i for i in range(6)}

@@ -22,7 +22,7 @@ from pfedsam.exchange.masks import (
     words_of,
 )
 from pfedsam.exchange.schema import schema_of
-from pfedsam.files import Tensors
+from pfedsam.tensors import Tensors
 
 NORM = 100.0
 

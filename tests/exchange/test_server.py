@@ -6,8 +6,8 @@ import torch
 from pfedsam.exchange import server
 from pfedsam.exchange.schema import EXTRA, Spec
 from pfedsam.exchange.server import Contribution, ServerState, mean, unflat, weighted
-from pfedsam.files import Tensors, pack, unpack
 from pfedsam.settings import from_dict
+from pfedsam.tensors import Tensors, pack, unpack
 
 SHAPES = {"w": (7, 5), "b": (3,)}
 

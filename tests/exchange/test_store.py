@@ -14,7 +14,8 @@ import torch
 from pfedsam.errors import UserFault
 from pfedsam.exchange.ledger import Ledger
 from pfedsam.exchange.store import KEEP, Moment, SiteStore
-from pfedsam.files import digest, pack, unpack, write_atomic
+from pfedsam.files import write_atomic
+from pfedsam.tensors import digest, pack, unpack
 
 OLD, NEW = {"gate": torch.ones(3)}, {"gate": torch.full((3,), 2.0)}
 

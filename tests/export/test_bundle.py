@@ -19,9 +19,9 @@ from pfedsam.cli import main
 from pfedsam.data import reader
 from pfedsam.errors import UserFault
 from pfedsam.export.bundle import Labels, pictures, write_bundle
-from pfedsam.files import pack
 from pfedsam.inference.predictor import load_model
 from pfedsam.study import initial_shared
+from pfedsam.tensors import pack
 
 REQUIRED = (  # what MONAI's schema of metadata asks for, and for each tensor in network_data_format
     *("schema", "version", "monai_version", "pytorch_version", "numpy_version", "required_packages_version"),

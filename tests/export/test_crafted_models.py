@@ -18,8 +18,8 @@ from pfedsam.cli import main
 from pfedsam.config import to_dict
 from pfedsam.errors import UserFault
 from pfedsam.export.verify import verify
-from pfedsam.files import PAYLOAD, Tensors, digest, facts_of, unpack
 from pfedsam.inference.facts import SEAL, seal
+from pfedsam.tensors import PAYLOAD, Tensors, digest, facts_of, unpack
 
 SECONDS, ROOM = 15, 300  # of CPU, and MB, that looking at one file may take
 

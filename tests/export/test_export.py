@@ -16,12 +16,12 @@ from pfedsam.exchange.store import LAST, Moment
 from pfedsam.export.single import card_beside
 from pfedsam.export.source import Place, gather
 from pfedsam.federation import Plan, federate
-from pfedsam.files import facts_of, pack, unpack
 from pfedsam.inference.facts import read_facts
 from pfedsam.inference.predictor import load_model
 from pfedsam.layout import Places
 from pfedsam.model import weights
 from pfedsam.site import Site
+from pfedsam.tensors import facts_of, pack, unpack
 
 
 def lay(hospital: Path, folder: Path, **changes: object) -> Path:

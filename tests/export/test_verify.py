@@ -11,11 +11,11 @@ from pfedsam.cli import main
 from pfedsam.errors import UserFault
 from pfedsam.export.verify import verify
 from pfedsam.federation import Plan, federate
-from pfedsam.files import pack
 from pfedsam.inference import facts as headers
 from pfedsam.layout import Places
 from pfedsam.record.results import start
 from pfedsam.study import initial_shared
+from pfedsam.tensors import pack
 
 CHECKS = ["format", "tensors", "header", "settings", "round", "names and shapes", "base"]
 

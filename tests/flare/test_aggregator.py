@@ -28,7 +28,6 @@ from pfedsam.exchange.checkpoint import Checkpoints
 from pfedsam.exchange.guard import Rejected
 from pfedsam.exchange.schema import REPORT, STAMP
 from pfedsam.exchange.server import ServerState
-from pfedsam.files import facts_of
 from pfedsam.flare.aggregator import SharedAggregator
 from pfedsam.flare.context import CLASSES_DIFFER, DIVERGED, REASON, REJECTED, certified, selected_by
 from pfedsam.flare.evaluation import FinalEvaluation
@@ -38,6 +37,7 @@ from pfedsam.flare.rounds import Rounds
 from pfedsam.flare.sends import SitesOwnModel, model_task
 from pfedsam.settings import from_dict
 from pfedsam.study import shared_schema
+from pfedsam.tensors import facts_of
 
 SETTINGS = {"model": {"image_size": 64, "experts": 2}}
 

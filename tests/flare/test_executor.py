@@ -20,13 +20,13 @@ from nvflare.private.privacy_manager import Scope
 from pfedsam import methods
 from pfedsam.errors import UserFault
 from pfedsam.exchange.schema import REPORT, STAMP
-from pfedsam.files import digest
 from pfedsam.flare.context import RUN, TRAINED, ledger, places, setting
 from pfedsam.flare.executor import PFedSAMExecutor, _started
 from pfedsam.flare.filters import OnlyDeclaredEnters, OnlySharedLeaves
 from pfedsam.flare.policy import SitePolicy
 from pfedsam.settings import from_dict
 from pfedsam.study import initial_shared
+from pfedsam.tensors import digest
 
 SETTINGS = {
     "model": {"image_size": 64, "experts": 2},

@@ -11,10 +11,10 @@ from test_simulator import job, ledger, results, simulate
 
 from pfedsam.exchange.masks import steps_of
 from pfedsam.federation import Plan, federate
-from pfedsam.files import Tensors
 from pfedsam.layout import Places
 from pfedsam.settings import from_dict, read_config
 from pfedsam.study import shared_schema
+from pfedsam.tensors import Tensors
 
 pytestmark = [pytest.mark.flare, pytest.mark.long]
 SITES = ("site-1", "site-2", "site-3")

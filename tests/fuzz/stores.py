@@ -23,13 +23,13 @@ from pfedsam.exchange.ledger import Ledger
 from pfedsam.exchange.server import ServerState
 from pfedsam.exchange.store import Moment, SiteStore
 from pfedsam.export.verify import verify
-from pfedsam.files import PAYLOAD, Tensors, digest, pack, unpack
 from pfedsam.inference.facts import SEAL, ModelFacts, Origin, facts_of, seal
 from pfedsam.inference.model_file import write_model
 from pfedsam.inference.predictor import load_model
 from pfedsam.model import build
 from pfedsam.prepare.site import Wish, prepare
 from pfedsam.study import initial_shared
+from pfedsam.tensors import PAYLOAD, Tensors, digest, pack, unpack
 
 GATE = {"gate": torch.ones(3), "owed/x": torch.zeros(2, 2)}
 SHARED = {"decoder.weight": torch.ones(4), "encoder.x.lora.a.weight": torch.ones(2, 3)}

@@ -23,10 +23,11 @@ from pfedsam.exchange.guard import Rejected, facts_fault, judge_message
 from pfedsam.exchange.schema import Stamp
 from pfedsam.exchange.server import ServerState
 from pfedsam.exchange.store import Moment, SiteStore, round_of
-from pfedsam.files import SETTINGS, facts_of, parsed, read_json
+from pfedsam.files import parsed, read_json
 from pfedsam.predict.scans import Scan, find_scans
 from pfedsam.prepare.site import Wish, prepare
 from pfedsam.settings import from_dict
+from pfedsam.tensors import SETTINGS, facts_of
 
 DEEP = b"[" * 100_000
 GATE = {"gate": torch.ones(3)}

@@ -16,9 +16,10 @@ from pfedsam.config import Number, to_dict
 from pfedsam.exchange.codec import LEAST, decode, encode, scales_fault, wire_schema
 from pfedsam.exchange.guard import Accepted, Rejected, facts_fault, judge_message, judge_samples
 from pfedsam.exchange.schema import Spec, Stamp, schema_of
-from pfedsam.files import not_finite, write_json
+from pfedsam.files import write_json
 from pfedsam.record.said import report_fault, tested_fault
 from pfedsam.settings import from_dict, from_record, read_config
+from pfedsam.tensors import not_finite
 
 NUMBERS = st.sampled_from(get_args(Number))
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.uint8, torch.int8, torch.int64]

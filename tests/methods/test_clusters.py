@@ -11,10 +11,10 @@ from pfedsam.errors import UserFault
 from pfedsam.exchange.schema import extras_of
 from pfedsam.exchange.server import Contribution, ServerState
 from pfedsam.exchange.store import Moment
-from pfedsam.files import Tensors, digest
 from pfedsam.methods import clustered, spp_fgc
 from pfedsam.model.lora import loras
 from pfedsam.study import initial_shared
+from pfedsam.tensors import Tensors, digest
 from pfedsam.train.patients import patients_of
 
 

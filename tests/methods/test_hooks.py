@@ -10,8 +10,8 @@ from conftest import tiny
 from pfedsam import methods
 from pfedsam.errors import UserFault
 from pfedsam.exchange.privacy import Budget
-from pfedsam.files import not_finite
 from pfedsam.study import initial_shared
+from pfedsam.tensors import not_finite
 
 
 def test_a_site_sends_of_its_update_what_its_method_lets_leave(open_site) -> None:

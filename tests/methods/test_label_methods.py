@@ -16,12 +16,12 @@ from pfedsam.errors import UserFault
 from pfedsam.exchange.schema import EXTRA
 from pfedsam.exchange.server import Contribution, ServerState
 from pfedsam.exchange.store import LAST, Moment
-from pfedsam.files import below
 from pfedsam.methods import cpss_adapt, fedsemidg, furl, iscos
 from pfedsam.model.channel_gate import ChannelGate
 from pfedsam.model.partition import Kind, kinds
 from pfedsam.site import Site
 from pfedsam.study import initial_shared, shared_schema
+from pfedsam.tensors import below
 from pfedsam.train import ala
 from pfedsam.train.losses import segmentation_loss
 from pfedsam.train.pseudo import agreed, move, perturbed, pseudo_loss

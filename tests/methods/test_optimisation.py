@@ -15,9 +15,9 @@ from pfedsam.exchange.aggregate import apply
 from pfedsam.exchange.schema import extras_of, schema_of
 from pfedsam.exchange.server import Contribution, ServerState
 from pfedsam.exchange.store import Moment
-from pfedsam.files import Tensors
 from pfedsam.methods import drflm, fedavg, feddyn, moon
 from pfedsam.study import initial_shared, private_schema
+from pfedsam.tensors import Tensors
 
 
 def moved_by(*values: float, samples: float = 1, **more: Tensors) -> Contribution:

@@ -15,13 +15,13 @@ from pfedsam.exchange.guard import Accepted, judge_message
 from pfedsam.exchange.schema import EXTRA, Spec, extras_of, shared_of
 from pfedsam.exchange.server import Contribution, ServerState, begin_state, contribution, message, weighted
 from pfedsam.exchange.store import LAST, Moment
-from pfedsam.files import Tensors
 from pfedsam.layout import Places
 from pfedsam.methods import fedavg, scaffold, similarity
 from pfedsam.methods.base import Here, Told
 from pfedsam.site import Site
 from pfedsam.site_faults import require_declared
 from pfedsam.study import down_schema, initial_shared, shared_schema, up_schema
+from pfedsam.tensors import Tensors
 
 
 def moved_by(*values: float, samples: int = 1, **more: Tensors) -> Contribution:

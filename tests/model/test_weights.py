@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from conftest import tiny
 from pfedsam.config import ModelConfig, WeightsConfig
 from pfedsam.errors import UserFault
+from pfedsam.files import sha256
 from pfedsam.model import build, weights
 from pfedsam.model.backbones import BUILDERS, VITS, looks_like
 from pfedsam.model.prepared import prepared
@@ -30,7 +31,7 @@ def tuned() -> dict[str, torch.Tensor]:
 
 def named(path: Path, backbone: str = "demo", size: int = 64) -> ModelConfig:
     """The settings of a model that begins with the file at `path`."""
-    own = WeightsConfig(path.name, weights.sha256(path))
+    own = WeightsConfig(path.name, sha256(path))
     return ModelConfig(backbone=backbone, image_size=size, weights=own)
 
 
@@ -42,7 +43,7 @@ def saved(content: object, path: Path) -> Path:
 def test_the_demo_weights_are_the_recorded_ones() -> None:
     path = weights.locate(ModelConfig())
     record = json.loads(path.with_suffix(".json").read_text())
-    assert weights.sha256(path) == record["sha256"]
+    assert sha256(path) == record["sha256"]
     assert path.stat().st_size <= 6_000_000
 
 
@@ -63,7 +64,7 @@ def test_a_file_with_the_right_name_and_other_content_is_refused(tmp_path: Path)
 def converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A known file's conversion, the file itself gone."""
     source = saved({"image_encoder.patch_embed.proj.weight": torch.ones(768, 3, 16, 16)}, tmp_path / "sam.pth")
-    known = weights.WeightFile(source.name, weights.sha256(source), weights.SAM)
+    known = weights.WeightFile(source.name, sha256(source), weights.SAM)
     monkeypatch.setitem(weights.KNOWN, "vit_b", (known,))
     monkeypatch.setitem(weights.FILES, known.name, known)
     done = weights.convert(source)
@@ -148,7 +149,7 @@ def test_a_file_with_another_checksum_than_the_job_s_is_refused_with_both(tmp_pa
     with pytest.raises(UserFault) as fault:
         weights.read(model, tmp_path)
     assert model.weights is not None
-    for part in (f"mine.pth with sha256 {model.weights.sha256}", weights.sha256(tmp_path / "mine.pth"), "from whoever"):
+    for part in (f"mine.pth with sha256 {model.weights.sha256}", sha256(tmp_path / "mine.pth"), "from whoever"):
         assert part in str(fault.value)
 
 

@@ -13,6 +13,7 @@ from pfedsam.config import Config, WeightsConfig, to_dict
 from pfedsam.doctor import checks
 from pfedsam.errors import UserFault
 from pfedsam.federation import Plan, federate
+from pfedsam.files import sha256
 from pfedsam.inference.facts import read_facts
 from pfedsam.inference.predictor import load_model
 from pfedsam.jobs import read_job
@@ -99,7 +100,7 @@ def test_settings_differ_by_the_file_both_ways() -> None:
 
 def test_the_doctor_looks_at_the_file_that_the_job_names(tmp_path: Path) -> None:
     path = own_file(tmp_path, 0.01)
-    config = tiny(model={"weights": f"{path.name}:{weights.sha256(path)}"})
+    config = tiny(model={"weights": f"{path.name}:{sha256(path)}"})
     assert checks.weight_file(config, tmp_path) == checks.Finding("weights", True, "mine.pth, sha256 as the job says")
     own_file(tmp_path, 0.02)
     found = checks.weight_file(config, tmp_path)
@@ -108,7 +109,7 @@ def test_the_doctor_looks_at_the_file_that_the_job_names(tmp_path: Path) -> None
 
 
 def job_of(path: Path) -> Config:
-    return tiny(method="fedavg", model={"weights": f"{path.name}:{weights.sha256(path)}:unit"})
+    return tiny(method="fedavg", model={"weights": f"{path.name}:{sha256(path)}:unit"})
 
 
 def test_a_site_with_another_file_of_that_name_does_not_take_part(hospital: Path, tmp_path: Path) -> None:
@@ -134,7 +135,7 @@ def test_a_run_from_weights_of_one_s_own_goes_to_masks_by_its_file_or_without_it
 ) -> None:
     path = own_file(tmp_path / "weights", 0.01)
     line = said(capsys, "convert", path)
-    assert f"--set model.backbone=demo --set model.weights=mine.pth:{weights.sha256(path)}" in line
+    assert f"--set model.backbone=demo --set model.weights=mine.pth:{sha256(path)}" in line
     config = job_of(path)
     places = dict.fromkeys(("site-1", "site-2"), Places(hospital, tmp_path / "store", path.parent))
     federate(Plan(config, places, 1, tmp_path / "run"))
@@ -158,7 +159,7 @@ def test_a_run_from_weights_of_one_s_own_goes_to_masks_by_its_file_or_without_it
     card = files["bare"].with_suffix(".md").read_text()
     for part in (
         "mine.pth",
-        weights.sha256(path),
+        sha256(path),
         "Base weights (mine.pth): as its publisher says; not known to pfedsam",
     ):
         assert part in card

@@ -23,11 +23,11 @@ from pfedsam.exchange.aggregate import apply
 from pfedsam.exchange.codec import wire_schema
 from pfedsam.exchange.ledger import payload_bytes
 from pfedsam.exchange.server import begin_state, contribution, message
-from pfedsam.files import Tensors
 from pfedsam.layout import Places
 from pfedsam.service import Turn, serve_round, serve_test
 from pfedsam.site import Site
 from pfedsam.study import down_schema, up_schema
+from pfedsam.tensors import Tensors
 from pfedsam.train.patients import patients_of
 from pfedsam.train.prefix import prefix
 

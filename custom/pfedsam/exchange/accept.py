@@ -7,7 +7,7 @@ from pfedsam.errors import Diverged
 from pfedsam.exchange.change import A, B, cosine, norm
 from pfedsam.exchange.schema import misfits, schema_of
 from pfedsam.exchange.store import Moment, SiteStore
-from pfedsam.files import Tensors
+from pfedsam.tensors import Tensors
 
 LORA = ".lora."  # in the names of LoRA's tensors
 NORMS = {"LoRA": 1.5, "other tensors": 0.5}  # the furthest that a model may move in a round, in norms of the last one

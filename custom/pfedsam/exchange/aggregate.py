@@ -9,7 +9,7 @@ from pfedsam.exchange.bounded import MAJORITY, Sizes, clipped, fair, left_out, n
 from pfedsam.exchange.robust import RULES
 from pfedsam.exchange.schema import EXTRA, Schema, misfits
 from pfedsam.exchange.server import Contribution, Given, Rule, ServerState, mean
-from pfedsam.files import under
+from pfedsam.tensors import under
 
 
 def apply(

@@ -8,7 +8,7 @@ from statistics import fmean, median
 from pfedsam.config import Config
 from pfedsam.exchange.change import A, B, change_of, paired
 from pfedsam.exchange.server import Contribution, Given, ServerState
-from pfedsam.files import Tensors
+from pfedsam.tensors import Tensors
 
 MAJORITY = 3  # sites from which on one of them can be outvoted
 FAR = 3.0  # times the round's median, from which on an update is left out

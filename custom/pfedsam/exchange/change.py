@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pfedsam.files import Tensors
+from pfedsam.tensors import Tensors
 
 A, B = ".lora.a.weight", ".lora.b.weight"  # the ends of a LoRA's names: (rank, in) and (out, rank)
 

@@ -9,8 +9,9 @@ from pfedsam import log
 from pfedsam.errors import UserFault, unread
 from pfedsam.exchange.claim import Claim, claimed
 from pfedsam.exchange.server import ServerState, unflat
-from pfedsam.files import PAYLOAD, Tensors, bytes_now, digest, facts_of, pack, parsed, unpack, write_atomic, write_json
+from pfedsam.files import bytes_now, parsed, write_atomic, write_json
 from pfedsam.names import one_name
+from pfedsam.tensors import PAYLOAD, Tensors, digest, facts_of, pack, unpack
 
 KEEP, LEAST = 8, 3  # checkpoints of a run, if the server says nothing else, and at least
 BEST = "best.safetensors"

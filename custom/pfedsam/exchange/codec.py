@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pfedsam.config import Number
 from pfedsam.exchange.schema import EXTRA, Schema, Spec, schema_of, shared_of
-from pfedsam.files import Tensors
+from pfedsam.tensors import Tensors
 
 LEAST = float(torch.finfo(torch.bfloat16).tiny)  # the least scale but 0: below it, numbers lose their digits
 BLOCK = 64  # values a scale, 3 % on top of int8; our choice, as in FLARE's 4-bit quantiser

@@ -13,7 +13,8 @@ from pfedsam.config import Number
 from pfedsam.errors import one_line
 from pfedsam.exchange.codec import decode, scales_fault, wire_schema
 from pfedsam.exchange.schema import Schema, Spec, Stamp
-from pfedsam.files import encodable, not_finite
+from pfedsam.files import encodable
+from pfedsam.tensors import not_finite
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from pfedsam.files import Tensors, append_line, digest, parsed
+from pfedsam.files import append_line, parsed
+from pfedsam.tensors import Tensors, digest
 
 LEDGER = "ledger.jsonl"  # a site's file in its folder of a study
 

@@ -11,7 +11,7 @@ from pfedsam.exchange.masked_site import MaskedSite
 from pfedsam.exchange.masked_sum import MaskedSum
 from pfedsam.exchange.schema import Schema
 from pfedsam.exchange.server import Contribution
-from pfedsam.files import Tensors
+from pfedsam.tensors import Tensors
 
 
 class MaskedRound:

@@ -46,8 +46,9 @@ from pfedsam.exchange.roster import (
 )
 from pfedsam.exchange.schema import schema_of
 from pfedsam.exchange.shamir import SHARE, split
-from pfedsam.files import Tensors, read_json, write_json
+from pfedsam.files import read_json, write_json
 from pfedsam.names import site_names
+from pfedsam.tensors import Tensors
 
 AGAIN = "nothing: the server repeats the round with fresh keys"
 

@@ -18,7 +18,7 @@ from pfedsam.exchange.roster import KEY, Keys, keys_of, roster_digest, roster_te
 from pfedsam.exchange.schema import Schema
 from pfedsam.exchange.server import Contribution
 from pfedsam.exchange.shamir import join
-from pfedsam.files import Tensors
+from pfedsam.tensors import Tensors
 
 TRIES = 2000  # sets of shares that are tried before a secret counts as lost
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pfedsam.exchange.change import norm as norm_of
 from pfedsam.exchange.schema import Schema, Spec
-from pfedsam.files import Tensors
+from pfedsam.tensors import Tensors
 
 Words = NDArray[np.uint32]
 ROOM = 2**30  # the largest sum, in steps; the rest up to 2^31 is room for the sites' rounding

@@ -24,7 +24,8 @@ from pfedsam import log
 from pfedsam.config import Config, PrivacyConfig
 from pfedsam.errors import UserFault
 from pfedsam.exchange.change import norm
-from pfedsam.files import Tensors, read_json, write_json
+from pfedsam.files import read_json, write_json
+from pfedsam.tensors import Tensors
 
 BUDGET = "budget"  # a site store's folder of budgets, beside its studies
 PIECE = 1 << 16  # normal numbers that are drawn at once

@@ -14,7 +14,7 @@ from pfedsam.config import Config, ServerConfig
 from pfedsam.errors import UserFault
 from pfedsam.exchange.change import A, B, Change, change_of
 from pfedsam.exchange.server import Given, ServerState, moved, weighted
-from pfedsam.files import Tensors
+from pfedsam.tensors import Tensors
 
 
 def product_mean(state: ServerState, given: Given, _config: Config) -> ServerState:

@@ -21,7 +21,7 @@ from pfedsam.exchange.guard import judge_samples, names_fault, tensor_fault
 from pfedsam.exchange.schema import Schema, Spec
 from pfedsam.exchange.server import Contribution
 from pfedsam.exchange.shamir import SHARE
-from pfedsam.files import Tensors, below, under
+from pfedsam.tensors import Tensors, below, under
 
 Step = Literal["keys", "shares", "open"]
 STEPS: tuple[Step, ...] = ("keys", "shares", "open")  # the tasks beside "train", in their order around it

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from pfedsam.files import Tensors, below
+from pfedsam.tensors import Tensors, below
 
 EXTRA = "extra/"  # before the name of what a method sends beside shared tensors; no parameter's name holds a slash
 STAMP = "pfedsam_stamp"  # a message's key: its `Stamp`

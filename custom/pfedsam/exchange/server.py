@@ -12,7 +12,7 @@ from torch import Tensor
 from pfedsam.config import Config
 from pfedsam.exchange.codec import decode, encode
 from pfedsam.exchange.schema import EXTRA, Schema, extras_of, shared_of
-from pfedsam.files import Tensors, below, under, unprefixed
+from pfedsam.tensors import Tensors, below, under, unprefixed
 
 MEMORY, MODEL = "memory/", "model/"  # before a name in a checkpoint; no parameter's name holds a slash
 OWN = "own/"  # before a site's name, in a memory that keeps what the site last sent

@@ -6,7 +6,8 @@ import torch
 
 from pfedsam.errors import UserFault
 from pfedsam.exchange.schema import Schema, Spec
-from pfedsam.files import Tensors, seed_of, under
+from pfedsam.files import seed_of
+from pfedsam.tensors import Tensors, under
 
 WHOSE, SAMPLES = "whose", "samples"  # (slots,): whose a slot is, by `tag`, 0 if it is empty; the site's samples
 

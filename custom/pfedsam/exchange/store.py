@@ -7,8 +7,9 @@ from typing import Any
 from pfedsam import log
 from pfedsam.errors import UserFault
 from pfedsam.exchange.claim import Claim
-from pfedsam.files import Tensors, bytes_now, facts_now, not_finite, pack, parsed, unpack, write_atomic, write_json
+from pfedsam.files import bytes_now, parsed, write_atomic, write_json
 from pfedsam.names import one_name, unfinished
+from pfedsam.tensors import Tensors, facts_now, not_finite, pack, unpack
 
 KEEP = 3  # rounds of a run: one to redo the round in flight, one more should the server fall back one, the newest
 LAST = 10**9  # a round after every other

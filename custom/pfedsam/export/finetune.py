@@ -17,13 +17,13 @@ from pfedsam.data.augment import changes
 from pfedsam.data.dataset import Batch, Dataset, label_size, open_site
 from pfedsam.data.square import shrink
 from pfedsam.errors import UserFault
-from pfedsam.files import at_rest
 from pfedsam.inference.facts import ModelFacts, roles_of
 from pfedsam.inference.model_file import read_tensors, write_model
 from pfedsam.inference.predictor import load_model
 from pfedsam.model.moe import balance_term
 from pfedsam.model.partition import Part, tensors_of, wire_name
 from pfedsam.model.prepared import assemble
+from pfedsam.tensors import at_rest
 from pfedsam.train.evaluate import labelled, masks, reference
 from pfedsam.train.loop import make_optimisers
 from pfedsam.train.losses import segmentation_loss

@@ -6,7 +6,6 @@ the signer and of the project's root. Nothing in it is secret.
 
 import base64
 import datetime
-import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +29,7 @@ from pfedsam.certificates import (
     root_of,
 )
 from pfedsam.errors import UserFault
-from pfedsam.files import parsed, write_json
+from pfedsam.files import parsed, sha256, write_json
 from pfedsam.layout import PARTY_CERTIFICATES, ROOT_CERTIFICATE
 
 ENDING = ".sig"
@@ -87,7 +86,7 @@ def signer_of(kit: Path, at: datetime.datetime) -> Signer:
 def sign(file: Path, signer: Signer, at: datetime.datetime) -> Path:
     """The path of the signature, which it writes beside `file`."""
     when = f"{at:%Y-%m-%d %H:%M} UTC"
-    said = {"file": file.name, "bytes": file.stat().st_size, "sha256": _sha256(file), "signed": when}
+    said = {"file": file.name, "bytes": file.stat().st_size, "sha256": sha256(file), "signed": when}
     statement = json.dumps(said, sort_keys=True)
     mark = signer.key.sign(PURPOSE + statement.encode(), PSS, hashes.SHA256())
     chain = [one.public_bytes(Encoding.PEM).decode() for one in (signer.own, signer.root)]
@@ -160,10 +159,5 @@ def _unsigned(parts: _Parts) -> str:
 
 def _differs(file: Path, said: dict[str, Any]) -> str:
     """Why the file is not the signed one, or empty if it is. Its name may have changed."""
-    fits = said.get("sha256") == _sha256(file)
+    fits = said.get("sha256") == sha256(file)
     return "" if fits else f"a signature of other content: {file.name} was changed or replaced after it was signed"
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -10,11 +10,12 @@ from pfedsam import methods
 from pfedsam.config import Config, text_digest
 from pfedsam.errors import UserFault
 from pfedsam.exchange.store import LAST, Moment, SiteStore
-from pfedsam.files import SETTINGS, Tensors, facts_of, parsed, read_json, unpack, unprefixed
+from pfedsam.files import parsed, read_json
 from pfedsam.inference.facts import ModelFacts, Origin, roles_of
 from pfedsam.layout import MODELS, PRIVACY, RESULTS, servers_folders, sites_folders
 from pfedsam.settings import from_record
 from pfedsam.study import private_schema
+from pfedsam.tensors import SETTINGS, Tensors, facts_of, unpack, unprefixed
 
 GLOBAL = "branch.global."  # how the names of that branch's tensors begin
 

@@ -9,7 +9,7 @@ from pfedsam.config import Config, text_digest
 from pfedsam.errors import UserFault
 from pfedsam.exchange.schema import misfits
 from pfedsam.export.signature import check
-from pfedsam.files import PAYLOAD, SETTINGS, Tensors, below, facts_of, parsed, read_json, unpack, unprefixed
+from pfedsam.files import parsed, read_json
 from pfedsam.inference.facts import FORMAT, VERSION, sealed
 from pfedsam.inference.model_file import BASE, PRIVATE, SHARED, base_schema, check_tensors, read_model
 from pfedsam.inference.predictor import load_model
@@ -17,6 +17,7 @@ from pfedsam.layout import RESULTS, servers_folders
 from pfedsam.model import build
 from pfedsam.model.prepared import assemble
 from pfedsam.settings import from_record
+from pfedsam.tensors import PAYLOAD, SETTINGS, Tensors, below, facts_of, unpack, unprefixed
 
 
 @dataclass(frozen=True)

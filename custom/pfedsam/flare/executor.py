@@ -24,7 +24,7 @@ from pfedsam.errors import ClassesDiffer, Diverged, UserFault
 from pfedsam.exchange.masked_site import MaskedSite
 from pfedsam.exchange.roster import STEPS
 from pfedsam.exchange.schema import REPORT, STAMP
-from pfedsam.files import Tensors, parsed, write_json
+from pfedsam.files import parsed, write_json
 from pfedsam.flare.context import (
     BACK,
     CLASSES_DIFFER,
@@ -51,6 +51,7 @@ from pfedsam.quiet import quiet
 from pfedsam.record.back import line_in
 from pfedsam.service import Turn, serve_round, serve_test
 from pfedsam.site import Site
+from pfedsam.tensors import Tensors
 from pfedsam.train.evaluate import fewest_shown
 from pfedsam.train.loop import Progress, patients_seen, slices_seen
 

@@ -19,12 +19,12 @@ from pfedsam.exchange.guard import Accepted, Rejected, Verdict, facts_fault, jud
 from pfedsam.exchange.masks import unmasked_fault
 from pfedsam.exchange.roster import STEPS
 from pfedsam.exchange.schema import REPORT, STAMP, Stamp
-from pfedsam.files import Tensors
 from pfedsam.flare.context import REASON, RUN, job_config, ledger, selected_by, stamp_of
 from pfedsam.flare.steps import facts_of, is_step, masked, step_dxo, step_of, step_verdict
 from pfedsam.names import one_name
 from pfedsam.record.said import report_fault
 from pfedsam.study import down_schema, sent_schema
+from pfedsam.tensors import Tensors
 
 UPDATE_FACTS = (MetaKey.NUM_STEPS_CURRENT_ROUND, MetaKey.INITIAL_METRICS, REPORT)  # beside an update and its stamp
 NOTED, ENTERED = "pfedsam_noted", "pfedsam_entered"  # in FLARE's context: the message that the ledger has, out and in

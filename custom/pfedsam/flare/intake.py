@@ -24,9 +24,9 @@ from pfedsam.config import Config
 from pfedsam.exchange.codec import wire_schema
 from pfedsam.exchange.guard import Rejected
 from pfedsam.exchange.schema import size_of
-from pfedsam.files import Tensors
 from pfedsam.flare.streams import too_much
 from pfedsam.study import down_schema, sent_schema
+from pfedsam.tensors import Tensors
 
 FACTOR, FIXED = 1.1, 2_000_000  # on top of the declared tensors: their names, and what is said beside them. Our choice
 WAITING_MOST = 4  # fetches from one member at a time. A run has one, and FLARE has 64 threads for all members

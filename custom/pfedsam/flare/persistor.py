@@ -16,7 +16,6 @@ from pfedsam.config import Config, to_dict
 from pfedsam.errors import UserFault
 from pfedsam.exchange.checkpoint import Checkpoint, Checkpoints
 from pfedsam.exchange.server import ServerState, begin_state
-from pfedsam.files import Tensors, not_finite
 from pfedsam.flare.context import cache, checkpoints, job_config, model_meta, run_dir, simulated, store, weights
 from pfedsam.flare.gate import close_early, federated
 from pfedsam.flare.process import set_up
@@ -25,6 +24,7 @@ from pfedsam.record.back import came_from, go_back, left_out
 from pfedsam.record.cards import write_part
 from pfedsam.record.results import start
 from pfedsam.study import down_schema, first_tensors, initial_shared, same_settings
+from pfedsam.tensors import Tensors, not_finite
 
 
 class SharedPersistor(ModelPersistor):  # type: ignore[misc]

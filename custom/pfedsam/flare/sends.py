@@ -10,11 +10,11 @@ from nvflare.apis.shareable import Shareable
 from nvflare.app_common.app_constant import AppConstants
 
 from pfedsam.exchange.server import message
-from pfedsam.files import Tensors
 from pfedsam.flare.context import BACK, RUN, TRAINED, job_config, model_meta
 from pfedsam.record.back import came_from
 from pfedsam.record.results import sites_of
 from pfedsam.study import down_schema
+from pfedsam.tensors import Tensors
 
 Received = Callable[[ClientTask, FLContext], None]
 SENT_TO = "pfedsam_sent_to"  # in the context of a site's request: FLARE's name of the site

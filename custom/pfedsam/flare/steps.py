@@ -15,8 +15,8 @@ from pfedsam.exchange.guard import Accepted, Rejected, Verdict, facts_fault, sta
 from pfedsam.exchange.masked_sum import MaskedSum
 from pfedsam.exchange.roster import step_fault
 from pfedsam.exchange.schema import STAMP, Stamp
-from pfedsam.files import Tensors
 from pfedsam.flare.context import RUN, job_config, stamp_of
+from pfedsam.tensors import Tensors
 
 STEP = "pfedsam_step"  # in a message: which step it is of
 ATTEMPT = "pfedsam_attempt"  # in a task: the attempt at a masked sum

@@ -9,10 +9,11 @@ from pfedsam import methods
 from pfedsam.config import Config
 from pfedsam.data.readable import hindrance
 from pfedsam.errors import UserFault
-from pfedsam.files import PAYLOAD, SETTINGS, facts_of, parsed
+from pfedsam.files import parsed
 from pfedsam.record import results
 from pfedsam.settings import from_record
 from pfedsam.study import private_schema
+from pfedsam.tensors import PAYLOAD, SETTINGS, facts_of
 
 FORMAT = "pfedsam.model"
 VERSION = 1

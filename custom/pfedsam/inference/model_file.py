@@ -9,12 +9,13 @@ import torch
 from pfedsam.config import Config
 from pfedsam.errors import UserFault
 from pfedsam.exchange.schema import Schema, misfits, schema_of
-from pfedsam.files import Tensors, below, digest, not_finite, pack, under, unpack, write_atomic
+from pfedsam.files import write_atomic
 from pfedsam.inference.facts import NOT_ONE, ModelFacts, header, read_facts, roles_of
 from pfedsam.model import build
 from pfedsam.model.backbones import Backbone
 from pfedsam.model.prepared import state_of
 from pfedsam.study import private_schema, shared_schema
+from pfedsam.tensors import Tensors, below, digest, not_finite, pack, under, unpack
 
 SHARED, PRIVATE, BASE = "shared/", "private/", "base/"  # before a tensor's name in the file
 MOST_DRAWN = 2**30  # most values that a header alone may make the reader allocate; a whole ViT-H has 0.6 of it

@@ -12,7 +12,6 @@ from pfedsam import methods
 from pfedsam.config import Config, Precision
 from pfedsam.data.square import Normalise, decide, fit, unfit
 from pfedsam.errors import UserFault
-from pfedsam.files import Tensors
 from pfedsam.inference.facts import ModelFacts, Origin, require_branch, roles_of
 from pfedsam.inference.model_file import read_model
 from pfedsam.methods.base import Here, Method
@@ -23,6 +22,7 @@ from pfedsam.model.partition import Part, tensors_of, wire_name
 from pfedsam.model.prepared import assemble, prepared
 from pfedsam.model.segmenter import Branches
 from pfedsam.study import initial_shared
+from pfedsam.tensors import Tensors
 from pfedsam.train.evaluate import logits_of
 
 Compute = Callable[[Tensor], Tensor]  # from images to logits, both as in `Predictor.logits`

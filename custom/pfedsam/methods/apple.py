@@ -22,11 +22,11 @@ from pfedsam.exchange.change import A, B
 from pfedsam.exchange.schema import Schema
 from pfedsam.exchange.server import Contribution, ServerState, mean_model, trained
 from pfedsam.exchange.slots import SAMPLES, WHOSE, filled, slotted, tag
-from pfedsam.files import below, under
 from pfedsam.methods import ditto
 from pfedsam.methods.base import Here, Told, keep_trained
 from pfedsam.model.aside import Aside
 from pfedsam.model.segmenter import Branches, Segmenter
+from pfedsam.tensors import below, under
 from pfedsam.train.loop import RoundReport
 from pfedsam.train.losses import segmentation_loss
 from pfedsam.train.step import Losses

@@ -15,11 +15,11 @@ from pfedsam.errors import UserFault
 from pfedsam.exchange.privacy import Noise
 from pfedsam.exchange.schema import Schema
 from pfedsam.exchange.server import Rule, mean
-from pfedsam.files import Tensors
 from pfedsam.model.backbones import Backbone
 from pfedsam.model.build import Adapt, lora, segmenter
 from pfedsam.model.partition import Declaration, Kind, Part, Partition, partition
 from pfedsam.model.segmenter import Branches, Segmenter
+from pfedsam.tensors import Tensors
 from pfedsam.train.loop import Phase, RoundReport, always
 from pfedsam.train.step import Hook, LossOf, untouched
 

@@ -18,9 +18,9 @@ from pfedsam.config import Config
 from pfedsam.exchange.bounded import fair
 from pfedsam.exchange.change import cosine
 from pfedsam.exchange.server import Contribution, ServerState, mean, mean_model
-from pfedsam.files import Tensors, below, under
 from pfedsam.methods import fedavg
 from pfedsam.methods.similarity import Cosines
+from pfedsam.tensors import Tensors, below, under
 
 GROUP, ROUNDS = "group/", "rounds"  # in the state's memory: the number of each site's group; the rounds that are done
 Groups = Mapping[str, int]  # by site

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from pfedsam.bounds import number
 from pfedsam.config import Config
 from pfedsam.data.dataset import Batch
-from pfedsam.files import below, under
 from pfedsam.methods import cpss, ditto, newcomer
 from pfedsam.methods.base import Here, Told, copy_trained, uncached
 from pfedsam.model.segmenter import Branches
+from pfedsam.tensors import below, under
 from pfedsam.train.loop import RoundReport
 from pfedsam.train.losses import segmentation_loss
 from pfedsam.train.pseudo import agreed, average_of, move, pseudo_loss, taught

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from pfedsam.bounds import number
 from pfedsam.config import Config
-from pfedsam.files import Tensors, below, under
 from pfedsam.methods import ditto, fedavg
 from pfedsam.methods.base import Here, Told, keep_trained, shared_alone
 from pfedsam.model.partition import Kind, kinds
 from pfedsam.model.segmenter import Branches, Segmenter
+from pfedsam.tensors import Tensors, below, under
 from pfedsam.train.loop import RoundReport
 
 COMMON, BEGAN, MOVE, BEFORE = "common/", "began/", "move/", "before/"

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pfedsam.bounds import number
 from pfedsam.config import Config
 from pfedsam.exchange.server import Contribution, ServerState, mean_update, moved
-from pfedsam.files import below, under
 from pfedsam.methods import fedavg
+from pfedsam.tensors import below, under
 
 FIRST, SECOND = "first/", "second/"  # moments, in the state's memory
 

@@ -14,10 +14,11 @@ import torch
 from pfedsam.bounds import number
 from pfedsam.config import Config
 from pfedsam.data.dataset import Batch, Dataset, View
-from pfedsam.files import Tensors, below, seed_of, under
+from pfedsam.files import seed_of
 from pfedsam.methods import ditto, fedavg
 from pfedsam.methods.base import Here, Told, keep_trained, shared_alone
 from pfedsam.model.segmenter import Branches
+from pfedsam.tensors import Tensors, below, under
 from pfedsam.train.ala import put, turn
 from pfedsam.train.loop import RoundReport
 from pfedsam.train.step import descend

@@ -20,10 +20,10 @@ from pfedsam.data.spectrum import foreign, low
 from pfedsam.data.square import Normalise
 from pfedsam.exchange.schema import Schema, Spec
 from pfedsam.exchange.server import Contribution, ServerState, banked, mean
-from pfedsam.files import below
 from pfedsam.methods import fedavg
 from pfedsam.methods.base import Here, Told, of_others, uncached
 from pfedsam.model.segmenter import Branches
+from pfedsam.tensors import below
 from pfedsam.train.boundary import boundary_loss
 from pfedsam.train.loop import RoundReport
 from pfedsam.train.losses import segmentation_loss

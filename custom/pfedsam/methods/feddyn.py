@@ -16,10 +16,10 @@ from pfedsam.bounds import number
 from pfedsam.config import Config
 from pfedsam.data.dataset import Batch
 from pfedsam.exchange.server import Contribution, ServerState, mean_update, moved
-from pfedsam.files import below, under
 from pfedsam.methods import fedavg
 from pfedsam.methods.base import Here, Told, distance, note_received
 from pfedsam.model.segmenter import Branches
+from pfedsam.tensors import below, under
 from pfedsam.train.loop import RoundReport
 from pfedsam.train.step import Losses
 

@@ -20,11 +20,12 @@ from pfedsam.bounds import number
 from pfedsam.config import Config
 from pfedsam.data.dataset import Batch, View
 from pfedsam.data.square import spread
-from pfedsam.files import Tensors, below, seed_of, under
+from pfedsam.files import seed_of
 from pfedsam.methods.base import Here, Method, Told, uncached
 from pfedsam.model.channel_gate import ChannelGate
 from pfedsam.model.partition import DECODER, Declaration, Kind, Part, kinds
 from pfedsam.model.segmenter import Branches, Segmenter, twin
+from pfedsam.tensors import Tensors, below, under
 from pfedsam.train.ala import train_weight
 from pfedsam.train.crf import gated_crf
 from pfedsam.train.loop import RoundReport

@@ -20,10 +20,10 @@ from pfedsam.data.dataset import Batch
 from pfedsam.exchange.bounded import fair, shares, with_new
 from pfedsam.exchange.schema import Schema, Spec
 from pfedsam.exchange.server import Contribution, ServerState, mean
-from pfedsam.files import below, under
 from pfedsam.methods import fedavg
 from pfedsam.methods.base import Here, Told, uncached
 from pfedsam.model.segmenter import Branches
+from pfedsam.tensors import below, under
 from pfedsam.train.loop import RoundReport
 from pfedsam.train.losses import segmentation_loss
 from pfedsam.train.pseudo import agreed, average_of, mean_loss, move, perturbed, pseudo_loss, taught

@@ -17,12 +17,12 @@ from torch import Tensor
 from pfedsam.bounds import number
 from pfedsam.config import Config
 from pfedsam.data.dataset import Batch
-from pfedsam.files import below, under
 from pfedsam.methods import fedavg
 from pfedsam.methods.base import Here, Told, uncached
 from pfedsam.model.partition import Declaration, Part
 from pfedsam.model.prompted import answer, prompt_of
 from pfedsam.model.segmenter import Branches, Segmenter, twin
+from pfedsam.tensors import below, under
 from pfedsam.train.loop import RoundReport
 from pfedsam.train.losses import resize, segmentation_loss
 from pfedsam.train.pseudo import average_of, move, pseudo_loss, taught

@@ -19,10 +19,10 @@ from pfedsam.exchange.bounded import MAJORITY, middle
 from pfedsam.exchange.change import norm
 from pfedsam.exchange.schema import Schema
 from pfedsam.exchange.server import Contribution, ServerState, mean, weighted
-from pfedsam.files import Tensors, below, under
 from pfedsam.methods import fedavg
 from pfedsam.methods.base import Here, Told
 from pfedsam.model.segmenter import Branches
+from pfedsam.tensors import Tensors, below, under
 from pfedsam.train.loop import RoundReport
 
 BOUND = 1e6  # of a control variate's values: no working training has gradients that large

@@ -22,11 +22,11 @@ from pfedsam.config import Config
 from pfedsam.data.dataset import Dataset
 from pfedsam.exchange.schema import Schema, Spec
 from pfedsam.exchange.server import Contribution, ServerState
-from pfedsam.files import below, digest, under
 from pfedsam.methods import fedavg
 from pfedsam.methods.base import Here, Told
 from pfedsam.methods.clustered import grouped, joined
 from pfedsam.model.segmenter import Branches
+from pfedsam.tensors import below, digest, under
 from pfedsam.train.loop import RoundReport
 from pfedsam.train.patients import patients_of
 from pfedsam.train.representation import representations, without_adapters

@@ -12,10 +12,10 @@ from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom
 from torch import Tensor, nn
 
 from pfedsam.errors import UserFault
-from pfedsam.files import Tensors, below
 from pfedsam.model.encoder import ChannelsFirst, Encoder
 from pfedsam.model.sam_format import ENCODER, fill
 from pfedsam.model.vit import PatchAndPosition, ViTBlock
+from pfedsam.tensors import Tensors, below
 
 
 @dataclass(frozen=True)

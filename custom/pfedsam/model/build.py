@@ -8,7 +8,6 @@ from torch import nn
 
 from pfedsam.config import Config, ModelConfig
 from pfedsam.errors import UserFault
-from pfedsam.files import Tensors, tensors_digest
 from pfedsam.model import weights
 from pfedsam.model.adapters import TokenAdapter
 from pfedsam.model.backbones import BUILDERS, Backbone, builder, looks_like
@@ -18,6 +17,7 @@ from pfedsam.model.lora import Adapted, LoRA, adapted
 from pfedsam.model.moe import LocalMoE
 from pfedsam.model.sam_format import Misfit
 from pfedsam.model.segmenter import Segmenter
+from pfedsam.tensors import Tensors, tensors_digest
 
 Adapt = Callable[[Segmenter, Config], None]
 Drawn = LoRA | ClassHead | TokenAdapter  # modules without pretrained weights; they start alike everywhere

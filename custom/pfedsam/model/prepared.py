@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from pfedsam import log
 from pfedsam.config import ModelConfig
-from pfedsam.files import below, parsed, under, write_atomic, write_json
+from pfedsam.files import parsed, sha256, write_atomic, write_json
 from pfedsam.model import weights
 from pfedsam.model.backbones import BUILDERS, PROMPTS, Backbone
 from pfedsam.model.build import backbone, base_digest
+from pfedsam.tensors import below, under
 
 LAYOUT = 2  # raised when the content of a prepared file changes its meaning
 MATRICES = (nn.Linear, nn.Conv2d)  # autocast rounds their parameters for each use
@@ -64,14 +65,14 @@ def write_base(path: Path, parts: Backbone, *, bf16: bool) -> None:
         round_matrices(parts.encoder)
     prompts = {} if parts.prompts is None else parts.prompts.state_dict()
     write_atomic(path, save(state_of(parts) | under(PROMPTS, prompts)))
-    write_json(path.with_suffix(".json"), {"base": base, "sha256": weights.sha256(path)})
+    write_json(path.with_suffix(".json"), {"base": base, "sha256": sha256(path)})
 
 
 def read_base(path: Path, config: ModelConfig) -> tuple[Backbone, str] | None:
     """The parts in the file, mapped, and the digest of their base before rounding. None if absent or damaged."""
     try:
         note = parsed(path.with_suffix(".json").read_bytes())
-        if weights.sha256(path) != note["sha256"]:
+        if sha256(path) != note["sha256"]:
             raise ValueError("the checksum does not fit")
         return assemble(config, load_file(path)), str(note["base"])
     except FileNotFoundError:

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pfedsam.errors import UserFault
-from pfedsam.files import Tensors, below
+from pfedsam.tensors import Tensors, below
 
 ENCODER = "image_encoder."
 WRAPS = ("model", "state_dict", "model_state_dict", "model_state")  # where a training checkpoint has the model

@@ -8,10 +8,10 @@ import torch
 from segment_anything.modeling import PromptEncoder
 from torch import Tensor, nn
 
-from pfedsam.files import tensors_digest
 from pfedsam.model.aside import Aside
 from pfedsam.model.encoder import Encoder
 from pfedsam.model.lora import adapted, loras, side_by_side
+from pfedsam.tensors import tensors_digest
 
 
 class Segmenter(nn.Module):

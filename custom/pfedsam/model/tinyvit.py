@@ -10,11 +10,11 @@ from segment_anything.modeling.common import LayerNorm2d
 from timm.models.tiny_vit import Attention, ConvNorm, PatchEmbed, TinyVit, TinyVitBlock
 from torch import Tensor, nn
 
-from pfedsam.files import Tensors, below
 from pfedsam.model.encoder import ChannelsFirst, ChannelsLast, Encoder
 from pfedsam.model.lora import LoRALinear
 from pfedsam.model.sam_format import ENCODER, fill
 from pfedsam.model.windows import windowed
+from pfedsam.tensors import Tensors, below
 
 RENAMES = (  # MobileSAM's key -> timm's, applied in order
     (r"^patch_embed\.seq\.0\.", "patch_embed.conv1."),

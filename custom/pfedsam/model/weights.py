@@ -1,6 +1,5 @@
 """Pretrained weight files: which are known or named by a job, where they lie, and how they are read."""
 
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +8,11 @@ from safetensors import SafetensorError, safe_open
 
 from pfedsam.config import ModelConfig
 from pfedsam.errors import UserFault
-from pfedsam.files import PAYLOAD, Tensors, facts_of, intact, pack, write_atomic
+from pfedsam.files import sha256, write_atomic
 from pfedsam.layout import ASSETS
 from pfedsam.model.backbones import BUILDERS, builder, looks_like
 from pfedsam.model.sam_format import load_any, sam_tensors
+from pfedsam.tensors import PAYLOAD, Tensors, facts_of, intact, pack
 
 ENVIRONMENT = "PFEDSAM_WEIGHTS"
 SAM = "github.com/facebookresearch/segment-anything"
@@ -217,12 +217,6 @@ def _check_free(target: Path) -> None:
             came="another file",
             do="move it away, or delete it if it is damaged",
         )
-
-
-def sha256(path: Path) -> str:
-    """The file's sha256, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _checked(path: Path, known: WeightFile) -> Path:

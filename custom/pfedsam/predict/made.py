@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
-from pfedsam.files import append_line, parsed
+from pfedsam.files import append_line, parsed, sha256
 from pfedsam.inference.predictor import Predictor
 from pfedsam.predict.masks import Way
 from pfedsam.predict.scans import RECORD, Scan
@@ -49,10 +49,7 @@ def maker_of(model: Predictor, way: Way, scan: Scan, classes: Classes) -> Maker:
 
 def _digest(files: Sequence[Path]) -> str:
     """Of one file its sha256, of several that of theirs."""
-    each = []
-    for path in files:
-        with path.open("rb") as file:
-            each.append(hashlib.file_digest(file, "sha256").hexdigest())
+    each = [sha256(path) for path in files]
     return each[0] if len(each) == 1 else hashlib.sha256(" ".join(each).encode()).hexdigest()
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import yaml
 
 from pfedsam.config import Config
-from pfedsam.files import SETTINGS, Tensors, pack, write_atomic
+from pfedsam.files import write_atomic
+from pfedsam.tensors import SETTINGS, Tensors, pack
 
 USE = "Research use; not a medical device. Test it on your own data before you rely on it."
 HUB = {  # the published SAM of a backbone on the Hugging Face hub, where its authors put it there

@@ -7,7 +7,8 @@ from pathlib import Path
 from torch import Tensor
 
 from pfedsam.errors import UserFault
-from pfedsam.files import Tensors, below, pack, parsed, unpack
+from pfedsam.files import parsed
+from pfedsam.tensors import Tensors, below, pack, unpack
 
 SIDE = 512  # most pixels that are kept of a picture's longer side; our choice
 

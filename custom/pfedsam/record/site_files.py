@@ -5,11 +5,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pfedsam.config import Config
-from pfedsam.files import Tensors, write_atomic, write_json
+from pfedsam.files import write_atomic, write_json
 from pfedsam.layout import CASES, PICTURES
 from pfedsam.record.cards import write_part
 from pfedsam.record.pictures import Gallery, packed
 from pfedsam.record.scores import CaseScore
+from pfedsam.tensors import Tensors
 
 
 @dataclass(frozen=True)

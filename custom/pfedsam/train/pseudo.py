@@ -12,8 +12,8 @@ from pfedsam.config import Pixels
 from pfedsam.data.dataset import Batch, Dataset, View
 from pfedsam.data.square import MEAN, spread
 from pfedsam.data.values import IGNORED
-from pfedsam.files import Tensors
 from pfedsam.model.segmenter import Segmenter
+from pfedsam.tensors import Tensors
 from pfedsam.train.losses import resize, segmentation_loss
 from pfedsam.train.precision import autocast
 

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from pfedsam.config import Config
 from pfedsam.data.dataset import Dataset, View
-from pfedsam.files import Tensors
 from pfedsam.model.encoder import Encoder
 from pfedsam.model.partition import Kind, kinds
+from pfedsam.tensors import Tensors
 from pfedsam.train.precision import autocast
 
 
