@@ -2,18 +2,26 @@
 
 import json
 import re
+import shutil
 import stat
 import subprocess
 from pathlib import Path
 
 import pytest
 from federation import Federation, main
+from nvflare.apis.fl_constant import SiteType
+from nvflare.fuel.utils.config_factory import ConfigFactory
+from nvflare.lighter.tool_consts import NVFLARE_SIG_FILE
+from nvflare.lighter.utils import load_private_key_file, sign_folders
+from nvflare.private.fed.app.fl_app_validator import FLAppValidator
 
 from conftest import ROOT
 from pfedsam.certificates import now, root_of, warnings
+from pfedsam.cli import main as command
 from pfedsam.errors import UserFault
 from pfedsam.export.signature import check, sign, signer_of
 from pfedsam.flare.admin import Admin
+from pfedsam.flare.apps import SettingsAlone, strange
 from pfedsam.flare.kit import CLASSES
 
 pytestmark = pytest.mark.flare
@@ -126,7 +134,62 @@ def test_the_classes_that_sites_allow_are_those_that_our_jobs_name() -> None:
     for file in (ROOT / "jobs").rglob("config_fed_*.json"):
         named |= set(re.findall(r'"((?:pfedsam|nvflare)\.[\w.]+)"', file.read_text()))
     assert named <= set(CLASSES)
-    assert set(CLASSES) - named == {"pfedsam.flare.policy.SitePolicy", "pfedsam.flare.gate.Gate"}
+    own = {"pfedsam.flare.policy.SitePolicy", "pfedsam.flare.gate.Gate", "pfedsam.flare.apps.SettingsAlone"}
+    assert set(CLASSES) - named == own
+
+
+@pytest.fixture
+def app(tmp_path: Path, kits: dict[bool, Federation]) -> Path:
+    """What a party gets of a job without code, with a lead's signatures."""
+    assert command(["render", "pfedsam", str(tmp_path / "job"), "--no-code"]) == 0
+    startup = kits[False].kit("lead@hub.org") / "startup"
+    sign_folders(str(tmp_path / "job/app"), load_private_key_file(startup / "client.key"), str(startup / "client.crt"))
+    assert (tmp_path / "job/app/config" / NVFLARE_SIG_FILE).is_file()
+    return tmp_path / "job/app"
+
+
+@pytest.mark.parametrize("site_type", [SiteType.CLIENT, SiteType.SERVER])
+@pytest.mark.parametrize(
+    "brought",
+    ["extra/x.py", "config/comm_config.json", "config/resources.json", "config/more/config_fed_client.json", "x.py"],
+)
+def test_a_party_that_takes_no_code_deploys_settings_alone(app: Path, brought: str, site_type: str) -> None:
+    """FLARE takes only a folder `custom` for code. But a job's comm_config.json names any folder to import."""
+    asked = FLAppValidator(site_type, [SettingsAlone()])
+    assert asked.validate(str(app)) == ("", {})
+    (app / "custom").mkdir()
+    (app / "custom/mine.py").touch()
+    assert asked.validate(str(app)) == ("", {"byoc": True})  # FLARE then asks who may bring code
+    (app / brought).parent.mkdir(exist_ok=True)
+    (app / brought).write_text("{}")
+    assert re.search(f"1 other files, such as {brought}", asked.validate(str(app))[0])
+
+
+def test_a_link_among_a_job_s_settings_is_none(app: Path) -> None:
+    settings = app / "config/pfedsam.json"
+    settings.rename(app.parent / "elsewhere.json")
+    settings.symlink_to(app.parent / "elsewhere.json")
+    assert strange(app) == ["config/pfedsam.json"]
+
+
+@pytest.mark.parametrize("name", ["resources.json", "resources.json.default"])
+def test_flare_s_processes_ask_it_where_a_kit_takes_no_code(kits: dict[bool, Federation], name: str) -> None:
+    asked = {"path": "pfedsam.flare.apps.SettingsAlone", "args": {}}
+    for party in ("hospital-a", "fl-server"):
+        assert local(kits[False], party, name)["app_validator"] == asked
+        assert "app_validator" not in local(kits[True], party, name)
+
+
+def test_flare_finds_no_job_s_network_settings(kits: dict[bool, Federation], tmp_path: Path) -> None:
+    """It takes the first comm_config.json that it meets, from the kit's top on."""
+    for party in ("hospital-a", "fl-server"):
+        kit = tmp_path / party
+        shutil.copytree(kits[True].kit(party), kit)
+        (kit / "0job/app/config").mkdir(parents=True)
+        (kit / "0job/app/config/comm_config.json").write_text('{"comm_driver_path": "."}')
+        _, found = ConfigFactory.search_config_format("comm_config.json", [str(kit)])
+        assert found == str(kit / "comm_config.json")
+        assert json.loads(Path(found).read_text()) == {}
 
 
 def test_a_folder_that_is_no_kit_and_one_that_is_not_empty_are_told(tmp_path: Path) -> None:

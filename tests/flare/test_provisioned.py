@@ -164,6 +164,20 @@ def test_a_job_with_code_is_refused_where_nobody_takes_any(hospitals: Federation
     assert "BYOC not permitted" in told
 
 
+def test_code_that_a_job_s_network_settings_name_does_not_run(hospitals: Federation, tmp_path: Path) -> None:
+    """FLARE takes only a folder `custom` for code, but imports what a comm_config.json names, wherever it finds one."""
+    job = hospitals.render(ROOT / "jobs/pfedsam", *TINY, rounds=1)
+    (job / "app/config/comm_config.json").write_text(json.dumps({"comm_driver_path": "."}))
+    (job / "app/extra").mkdir()
+    (job / "app/extra/mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    number = hospitals.submit(job)
+    assert end_of(hospitals, number) != "FINISHED:COMPLETED"
+    with hospitals.admin() as admin:
+        told = json.dumps(admin.ask("get_job_meta", number))
+    assert "a job of settings alone" in told
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_message_over_the_site_s_limit_does_not_leave_and_the_site_says_why(hospitals: Federation) -> None:
     """hospital-a's administrator lowers the limit below what this job sends; the others go on."""
     policy = hospitals.kit("hospital-a") / "local/privacy.json"

@@ -10,6 +10,7 @@ from nvflare.lighter.spec import Builder, ProvisionContext
 
 from pfedsam.files import read_json, write_json
 from pfedsam.flare import recipe
+from pfedsam.flare.apps import SettingsAlone
 from pfedsam.flare.gate import Gate
 from pfedsam.flare.policy import SitePolicy
 from pfedsam.layout import PRIVACY
@@ -18,13 +19,16 @@ from pfedsam.layout import PRIVACY
 # site's policy and the kit's gate. Not the whole package, because FLARE would call any function of it. And not FLARE's
 # own list: its swarm and cyclic controllers send results to other sites, past the policy.
 PARTS = [one for one in vars(recipe).values() if isinstance(one, type) and issubclass(one, FLComponent)]
-CLASSES = [f"{one.__module__}.{one.__name__}" for one in (*PARTS, SitePolicy, Gate)]
-RESOURCES, AUTHORIZATION = "resources.json", "authorization.json"
+CLASSES = [f"{one.__module__}.{one.__name__}" for one in (*PARTS, SitePolicy, Gate, SettingsAlone)]
+RESOURCES, AUTHORIZATION, NETWORK = "resources.json", "authorization.json", "comm_config.json"
 LOG_READING = ("grep",)  # how `pfedsam watch` reads the server's log
 
 
 class HospitalKit(Builder):  # type: ignore[misc]
     """Writes resources.json, authorization.json, and for sites privacy.json, into a kit's local folder.
+
+    An empty comm_config.json at the kit's top keeps FLARE from looking for one in the folders of jobs, where it would
+    name code to import.
 
     From then on they belong to the kit's owner, whose administrator may tighten or loosen them. In
     project.yml, name this builder after StaticFileBuilder, which writes the defaults that it reads.
@@ -75,14 +79,17 @@ class HospitalKit(Builder):  # type: ignore[misc]
         """Write the files of the server and of every site. Close FLARE's folder of the root's key to other users."""
         Path(ctx.get_state_dir()).chmod(0o700)
         server = Path(ctx.get_local_dir(project.get_server()))
-        write_json(server / RESOURCES, _stored(_own(server, self.at_server, gate=not self.byoc), self.storage))
+        write_json(server / RESOURCES, _stored(_own(server, self.at_server, closed=not self.byoc), self.storage))
         self._authorize(server, *LOG_READING)
         for site in project.get_clients():
             folder = Path(ctx.get_local_dir(site))
-            own = {**_own(folder, gate=not self.byoc), "allow_log_streaming": False}  # project.yml cannot say it
+            own = {**_own(folder, closed=not self.byoc), "allow_log_streaming": False}  # project.yml cannot say it
             write_json(folder / RESOURCES, own)
             self._authorize(folder)
             write_json(folder / PRIVACY.name, privacy(self.fence))
+        for party in (project.get_server(), *project.get_clients()):
+            if not party.get_listening_host():  # else FLARE writes this file into `local`
+                write_json(Path(ctx.get_ws_dir(party)) / NETWORK, {})
 
     def finalize(self, project: Project, ctx: ProvisionContext) -> None:
         """Close the file of the root's key too: FLARE's builder of certificates, which comes later, has written it."""
@@ -126,22 +133,28 @@ def privacy(limits: dict[str, float | None]) -> dict[str, Any]:
     return {"scopes": [scope], "default_scope": "pfedsam"}
 
 
-def _own(folder: Path, more: Sequence[str] = (), *, gate: bool) -> dict[str, Any]:
+def _own(folder: Path, more: Sequence[str] = (), *, closed: bool) -> dict[str, Any]:
     """A kit's resources. A job without code may name only the parts of our own jobs, and `more`.
 
     FLARE's default file gets the same list. `nvflare poc prepare` writes the server's resources.json again from it,
     and FLARE reads it if the kit's own file is deleted.
 
     Args:
-        gate: whether the long-lived process has the gate. It must have this package installed.
+        closed: whether the long-lived process has the gate, and refuses a job's files that are no settings. It must
+            have this package installed.
     """
     default = folder / f"{RESOURCES}.default"
     found = read_json(default)
-    ours = [{"id": "gate", "path": f"{Gate.__module__}.{Gate.__name__}", "args": {}}] if gate else []
-    components = [*found.get("components", []), *ours]
-    resources = {**found, "components": components, "class_allow_list": [*CLASSES, *more]}
+    components = [*found.get("components", []), *([{"id": "gate", **_part(Gate)}] if closed else [])]
+    validator = {"app_validator": _part(SettingsAlone)} if closed else {}
+    resources = {**found, **validator, "components": components, "class_allow_list": [*CLASSES, *more]}
     write_json(default, resources)
     return resources
+
+
+def _part(one: type) -> dict[str, Any]:
+    """A part of FLARE's process, as its settings name it."""
+    return {"path": f"{one.__module__}.{one.__name__}", "args": {}}
 
 
 def _stored(resources: dict[str, Any], storage: str | None) -> dict[str, Any]:
