@@ -192,7 +192,7 @@ def beside(task: Kept) -> list[str]:
         ]
         for row, runs in found.items()
     ]
-    head = f"{task.task}: {patients(task)} test patients, {len(task.seeds())} seeds"
+    head = f"{task.task}: {patients(task)} test patients, {counted(len(task.seeds()))}"
     return markdown([head, "Dice", "worst site", "points less pFedSAM", "MB"], rows)
 
 

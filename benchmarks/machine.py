@@ -148,7 +148,9 @@ def command() -> str:
 
 def machine() -> str:
     """This machine and its peaks, in words."""
-    where = f"{torch.get_num_threads()} threads of {os.cpu_count()} cores, {_processor()}, torch {torch.__version__}"
+    threads = torch.get_num_threads()
+    taken = f"{threads} thread{'s' * (threads > 1)} of {os.cpu_count()} cores"
+    where = f"{taken}, {_processor()}, torch {torch.__version__}"
     return f"{where}; {peaks()}"
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from machine import Table, keepable, publish
 from sweep import ROOT, data_of, sizes
+from tables import counted
 
 from pfedsam.config import Config
 from pfedsam.federation import Plan, federate
@@ -76,7 +77,7 @@ def main() -> None:
         lines = [line(task, row, options.seeds, RATES[: options.rates]) for row in ROWS]
         values = sum(math.prod(spec.shape) for spec in shared_schema(config_of(task, ROWS[0], RATES[0], 0)).values())
         columns = {"hidden": "", "noise": "", "epsilon": "", "rate": "", "Dice": ".3f", "validation": ".3f"}
-        title = f"Privacy on {task}: Dice of the shared model after {ROUNDS} rounds, {options.seeds} seed(s)"
+        title = f"Privacy on {task}: Dice of the shared model after {ROUNDS} rounds, {counted(options.seeds)}"
         before = st.fmean(one.pop("before") for one in lines)
         notes = [
             f"{len(sizes(task))} sites, {values} shared values, delta 1e-5, Renyi accounting.",
