@@ -42,7 +42,7 @@ SITES = 2  # of the three hospitals, if the rule needs no more: the kills matter
 TINY = ["train.max_steps=6", "train.epochs=3", "data.train=8", "data.val=2", "data.test=2", "model.image_size=64"]
 JOB, PARENT = ("worker_process", "runner_process"), ("client_train", "server_train")
 WHAT = {"job": JOB, "parent": PARENT, "both": JOB + PARENT}
-HIDDEN = ["privacy.unit=patient", "privacy.noise=4", "privacy.epsilon=1000000", "model.experts=0"]
+HIDDEN = ["privacy.unit=patient", "privacy.noise=4", "privacy.epsilon=50", "model.experts=0"]
 HIDES = "Each run has noise of its own. Bit-equal means: a repeated round sent the same bytes, and was paid once."
 PATIENCE = Patience(poll=1.0, sites=60.0, outside=10.0, lost=8.0, attempts=30, rejoins=30)
 Tensors = dict[str, torch.Tensor]

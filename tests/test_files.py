@@ -48,6 +48,20 @@ def test_a_file_is_the_user_s_alone_also_in_a_process_with_a_wider_umask(
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {mode}
 
 
+def test_a_new_file_s_name_is_on_the_disk_once_its_first_line_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut could leave a ledger without its name in the folder."""
+    synced: list[Path] = []
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda one: synced.append(Path(f"/proc/self/fd/{one}").resolve()) or real(one))
+    path = tmp_path / "ledger.jsonl"
+    append_line(path, "one")
+    assert synced == [path, tmp_path]
+    append_line(path, "two")
+    assert synced[2:] == [path]
+
+
 @pytest.mark.parametrize(
     "value",
     [

@@ -36,7 +36,10 @@ def append_line(path: Path, line: str) -> None:
     data = line.encode() + b"\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        new = not path.exists()
         _write_synced(path, data if _ends_whole(path) else b"\n" + data, "ab")
+        if new:  # else a power cut may leave no name to the file
+            _sync_folder(path.parent)
     except OSError as error:
         raise _unwritten(path, data, error) from None
 

@@ -5,6 +5,8 @@ import re
 
 from pfedsam.errors import UserFault
 
+USUAL = "077"
+
 
 def private_files() -> None:
     """From now on only this process's user can read the files that it makes. PFEDSAM_UMASK=027 lets the group read.
@@ -25,7 +27,7 @@ def file_mode() -> int:
 
 
 def _umask() -> int:
-    text = os.environ.get("PFEDSAM_UMASK", "077")
+    text = os.environ.get("PFEDSAM_UMASK", USUAL)
     if not re.fullmatch("0?[0-7]{3}", text):
         raise UserFault(expected="PFEDSAM_UMASK as three digits of 0 to 7", came=repr(text), do="write e.g. 027")
     return int(text, 8)

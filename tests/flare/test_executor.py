@@ -171,6 +171,20 @@ def test_the_fence_is_asked_before_a_round_trains_and_pays(fl_ctx: FLContext, ca
         SitePolicy(most_epsilon=8).require_privacy(large)
 
 
+@pytest.mark.parametrize(("privacy", "came"), [({"epsilon": 50.1}, "epsilon 50.1"), ({"delta": 1e-3}, "delta 0.001")])
+def test_a_job_whose_rounds_draw_their_patients_needs_a_small_budget_in_the_place_of_the_floors(
+    privacy: dict[str, float], came: str
+) -> None:
+    """Half of such rounds saw fewer than eight images, and to refuse these would tell what chance drew."""
+    job = {"model": {"experts": 0}, "train": {"batch_size": 1, "max_steps": 8}}
+    drawn = from_dict({**job, "privacy": {"unit": "patient", "epsilon": 50.0, **privacy}})
+    with pytest.raises(ContentBlockedException, match=rf"unit patient, .* at most 50 and .* at most 1e-05, .*{came}"):
+        SitePolicy().require(drawn, 60)
+    SitePolicy(most_epsilon=60, most_delta=1e-3).require(drawn, 60)  # the administrator's choice
+    SitePolicy().require(from_dict({**job, "privacy": {"unit": "patient", "epsilon": 50.0}}), 60)
+    SitePolicy().require(from_dict({**job, "privacy": {"unit": "site", "epsilon": 1e6}}), 60)  # the floors hold there
+
+
 def fenced(fl_ctx: FLContext, fence: SitePolicy) -> None:
     """Put the site behind a fence of its own."""
     scope = Scope()
@@ -238,6 +252,10 @@ def test_what_a_method_makes_of_images_leaves_only_if_the_fence_permits_it(
     monkeypatch.setattr(methods, "get", lambda _: made)
     with pytest.raises(Exception, match="nothing made of images, came pfedsam with spectra"):
         SitePolicy(8, 1, 1).process(reply, fl_ctx)
+    with pytest.raises(ContentBlockedException, match=r"a method that limits .*; came pfedsam"):
+        SitePolicy(8, 1, 1, derived=True).process(reply, fl_ctx)
+    own = type(from_dict(SETTINGS).method_settings)
+    monkeypatch.setattr(own, "hold_derived", lambda _own, _config: None, raising=False)
     assert from_shareable(SitePolicy(8, 1, 1, derived=True).process(reply, fl_ctx)).data
 
 

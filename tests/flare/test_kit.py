@@ -1,6 +1,7 @@
 """The startup kits that poc/project.yml makes, and how the watcher reads what the sites answer."""
 
 import json
+import os
 import re
 import shutil
 import stat
@@ -190,6 +191,27 @@ def test_flare_finds_no_job_s_network_settings(kits: dict[bool, Federation], tmp
         _, found = ConfigFactory.search_config_format("comm_config.json", [str(kit)])
         assert found == str(kit / "comm_config.json")
         assert json.loads(Path(found).read_text()) == {}
+
+
+@pytest.mark.parametrize("party", ["hospital-a", "fl-server"])
+@pytest.mark.parametrize(("umask", "mode"), [(None, 0o600), ("027", 0o640), ("everybody", None)])
+def test_flare_s_own_files_are_the_user_s_alone_from_the_process_s_first_moment(
+    kits: dict[bool, Federation], tmp_path: Path, party: str, umask: str | None, mode: int | None
+) -> None:
+    """FLARE opens its logs before it makes the gate. A kit that takes code has no gate there."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python3").write_text('#!/bin/sh\ntouch "$HOME/log.txt"\n')
+    (tmp_path / "bin/python3").chmod(0o700)
+    usual = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    environment = usual | ({"PFEDSAM_UMASK": umask} if umask else {})
+    for federation in kits.values():
+        (tmp_path / "log.txt").unlink(missing_ok=True)
+        script = federation.kit(party) / "startup/sub_start.sh"
+        assert os.access(script, os.X_OK)
+        done = subprocess.run([script, "--once"], env=environment, umask=0o022, capture_output=True)
+        assert (done.returncode == 0) == (mode is not None)
+        made = [stat.S_IMODE(path.stat().st_mode) for path in tmp_path.glob("log.txt")]
+        assert made == ([mode] if mode else [])
 
 
 def test_a_folder_that_is_no_kit_and_one_that_is_not_empty_are_told(tmp_path: Path) -> None:

@@ -368,3 +368,30 @@ def test_spectra_leave_a_hospital_only_if_its_fence_permits_what_is_made_of_imag
     for name in methods.names():
         method = methods.get(name)
         assert not method.derived or method.up is not no_extras, name
+        assert not method.derived or hasattr(method.settings, "hold_derived"), name
+
+
+@pytest.mark.parametrize("size", [256, 512, 1024])
+@pytest.mark.parametrize("method", ["feddg", "furl", "spp_fgc"])
+def test_a_fence_lets_out_what_a_method_makes_of_images_as_it_is_by_default(method: str, size: int) -> None:
+    SitePolicy(derived=True).require_model_only(tiny(method=method, model={"image_size": size}))
+
+
+@pytest.mark.parametrize(
+    ("method", "own", "size", "came"),
+    [
+        ("feddg", {"spectra": 9}, 256, "method.spectra of 1 or more and at most 8; came 9"),
+        ("feddg", {"reach": 0.5}, 256, "method.reach in periods an image of 1 or more and at most 20; came 127"),
+        ("feddg", {}, 4096, "at most 20; came 82"),
+        ("furl", {"entries": 17}, 256, "method.entries of 1 or more and at most 16; came 17"),
+        ("spp_fgc", {"size": 17}, 256, "method.size of 1 or more and at most 16; came 17"),
+        ("spp_fgc", {"noise": 0.49}, 256, "method.noise of 0.5 or more and at most 1000; came 0.49"),
+    ],
+)
+def test_no_job_makes_a_fence_let_out_more_of_the_images(
+    method: str, own: dict[str, float], size: int, came: str
+) -> None:
+    """A whole spectrum of amplitudes shows the image: its phases can be found from them."""
+    job = tiny(method=method, own=own, model={"image_size": size})
+    with pytest.raises(ContentBlockedException, match=came):
+        SitePolicy(derived=True).require_model_only(job)

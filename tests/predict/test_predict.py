@@ -25,6 +25,7 @@ from pfedsam.cli import main
 from pfedsam.data.dicom import read_series
 from pfedsam.data.volume import read_nifti
 from pfedsam.errors import UserFault
+from pfedsam.files import sha256
 from pfedsam.inference.predictor import Predictor, load_model
 from pfedsam.predict.made import RECORD
 from pfedsam.predict.masks import Prediction, Way, segment
@@ -557,6 +558,39 @@ def test_a_segmentation_of_other_pixels_with_the_same_uids_is_named(
     change(file, PixelData=volume[::-1, :, 0].astype(np.uint16).tobytes())
     (done,) = run(model, tmp_path / "in", tmp_path / "out")
     assert "came one of another image, which had this name; it was not replaced" in str(done.fault)
+
+
+@pytest.mark.parametrize("kind", ["dicom", "nifti"])
+def test_nothing_of_the_source_is_in_the_record_of_anonymous_masks(
+    model: Predictor, volume: NDArray[np.float32], tmp_path: Path, kind: str
+) -> None:
+    """Whoever has a patient's image could have compared its checksum. All else is compared as ever."""
+
+    def masks(way: Way) -> Done:
+        (done,) = predict(model, find_scans(tmp_path / "in"), tmp_path / "out", way, replace(NAMED, anonymous=True))
+        return done
+
+    if kind == "dicom":
+        write_series(tmp_path / "in/a", volume.astype(np.uint16)[..., :1])
+    else:
+        nifti(tmp_path / "in/a.nii.gz", volume)
+    (source,) = (path for path in (tmp_path / "in").rglob("*") if path.is_file())
+    assert masks(WAY).files
+    said = (tmp_path / "out" / RECORD).read_text()
+    assert json.loads(said)["maker"]["image"] == ""
+    assert sha256(source) not in said
+    assert (masks(WAY).files, masks(WAY).fault) == ((), None)
+    assert "one of the personal branch" in str(masks(replace(WAY, branch="global")).fault)
+
+
+def test_anonymous_masks_whose_record_is_an_older_version_s_are_kept(
+    model: Predictor, volume: NDArray[np.float32], tmp_path: Path
+) -> None:
+    """It noted the image's checksum."""
+    nifti(tmp_path / "in/a.nii.gz", volume)
+    assert run(model, tmp_path / "in", tmp_path / "out")[0].files
+    (kept,) = predict(model, find_scans(tmp_path / "in"), tmp_path / "out", WAY, Classes(["target"], anonymous=True))
+    assert (kept.files, kept.fault) == ((), None)
 
 
 def test_a_segmentation_whose_record_says_less_is_kept(

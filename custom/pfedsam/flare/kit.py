@@ -14,6 +14,7 @@ from pfedsam.flare.apps import SettingsAlone
 from pfedsam.flare.gate import Gate
 from pfedsam.flare.policy import SitePolicy
 from pfedsam.layout import PRIVACY
+from pfedsam.umask import USUAL
 
 # The classes that a job without code may name: the components that the recipe imports, since it makes every job, the
 # site's policy and the kit's gate. Not the whole package, because FLARE would call any function of it. And not FLARE's
@@ -22,6 +23,8 @@ PARTS = [one for one in vars(recipe).values() if isinstance(one, type) and issub
 CLASSES = [f"{one.__module__}.{one.__name__}" for one in (*PARTS, SitePolicy, Gate, SettingsAlone)]
 RESOURCES, AUTHORIZATION, NETWORK = "resources.json", "authorization.json", "comm_config.json"
 LOG_READING = ("grep",)  # how `pfedsam watch` reads the server's log
+START = "sub_start.sh"  # of a kit: FLARE's script that starts the process, and again after it died
+CLOSED = f'umask "${{PFEDSAM_UMASK:-{USUAL}}}" || exit 1'
 
 
 class HospitalKit(Builder):  # type: ignore[misc]
@@ -30,8 +33,12 @@ class HospitalKit(Builder):  # type: ignore[misc]
     An empty comm_config.json at the kit's top keeps FLARE from looking for one in the folders of jobs, where it would
     name code to import.
 
+    The script that starts a process sets its umask, so that FLARE's own logs too are files of one user. The process
+    itself does so later (`Gate`), when FLARE has opened them.
+
     From then on they belong to the kit's owner, whose administrator may tighten or loosen them. In
-    project.yml, name this builder after StaticFileBuilder, which writes the defaults that it reads.
+    project.yml, name this builder after StaticFileBuilder, which writes the defaults that it reads, and before
+    SignatureBuilder, which signs the startup folder of a kit with homomorphic encryption.
 
     Args:
         byoc: whether server and sites let a project lead's job bring its own code. False allows only jobs of
@@ -88,6 +95,8 @@ class HospitalKit(Builder):  # type: ignore[misc]
             self._authorize(folder)
             write_json(folder / PRIVACY.name, privacy(self.fence))
         for party in (project.get_server(), *project.get_clients()):
+            for script in Path(ctx.get_kit_dir(party)).glob(START):
+                script.write_text(closed(script.read_text()))  # in place: it stays executable
             if not party.get_listening_host():  # else FLARE writes this file into `local`
                 write_json(Path(ctx.get_ws_dir(party)) / NETWORK, {})
 
@@ -102,6 +111,12 @@ class HospitalKit(Builder):  # type: ignore[misc]
         narrowed = roles(read_json(default), byoc=self.byoc, read=read)
         for path in (default, folder / AUTHORIZATION):
             write_json(path, narrowed)
+
+
+def closed(script: str) -> str:
+    """A start script whose process makes files for its own user alone, or for whom PFEDSAM_UMASK lets."""
+    first, rest = script.split("\n", 1)
+    return f"{first}\n{CLOSED}\n{rest}"
 
 
 def roles(default: dict[str, Any], *, byoc: bool, read: Collection[str] = ()) -> dict[str, Any]:

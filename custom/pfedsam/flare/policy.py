@@ -12,10 +12,13 @@ from nvflare.apis.shareable import Shareable
 
 from pfedsam import log, methods
 from pfedsam.config import Config
+from pfedsam.errors import UserFault
 from pfedsam.exchange.ledger import payload_bytes
 from pfedsam.flare.filters import OnlySharedLeaves, parts
 from pfedsam.flare.steps import masked
 from pfedsam.train.loop import sharing, steps_of
+
+MOST_EPSILON = 50.0  # of a job whose rounds draw their patients by chance, unless the administrator says another
 
 
 class SitePolicy(OnlySharedLeaves):
@@ -25,6 +28,9 @@ class SitePolicy(OnlySharedLeaves):
     FLARE applies it to every job of the scope, before the job's filters. A job cannot leave it out, nor the line in
     the ledger. It holds for jobs of the installed package. A job that brings code can do whatever the site's process
     can. A site that permits that trusts the submitter.
+
+    With `privacy.unit` patient chance draws the images of each step, so `least_images` and `least_patients` count all
+    that could be drawn. Instead the job's budget must be small (`require_privacy`).
 
     Args:
         max_megabytes: the largest message, tensors and facts together, in MB.
@@ -37,10 +43,11 @@ class SitePolicy(OnlySharedLeaves):
         least_tested: the fewest patients of a test or validation split whose scores may leave, counted for the class
             that the fewest of them show. The default lets all leave, because a small hospital may have one.
         most_epsilon: the largest privacy budget (`privacy.epsilon`) of a job whose update may leave. None: jobs
-            without differential privacy are welcome too.
-        most_delta: the largest `privacy.delta` of such a job, if `most_epsilon` is set.
+            without differential privacy are welcome too, and with `privacy.unit` patient `MOST_EPSILON` holds.
+        most_delta: the largest `privacy.delta` of such a job.
         masked: whether only masked updates may leave, so that no job can have this site's update in plain.
         derived: whether values that a method makes of images themselves may leave (`Method.derived`), to all sites.
+            No job says how many: `hold_derived` of the method's settings has the limits.
     """
 
     def __init__(
@@ -123,22 +130,49 @@ class SitePolicy(OnlySharedLeaves):
             )
 
     def require_privacy(self, config: Config) -> None:
-        """Raise if the job has less differential privacy than the administrator asks for."""
-        asked = math.inf if config.privacy.unit == "none" else config.privacy.epsilon
-        if self.most_epsilon is not None and (asked > self.most_epsilon or config.privacy.delta > self.most_delta):
+        """Raise if the job has less differential privacy than the administrator asks for.
+
+        With `privacy.unit` patient a budget is needed in any case, in place of the floors. There chance may draw one
+        image in a round, and to refuse that round would tell what was drawn. Epsilon bounds what all updates together
+        tell of a patient: 50 is about 72 bits (50 / ln 2), far less than an image has. Delta must be small too, because
+        no epsilon bounds what is told of a patient whom a round draws with a smaller chance than delta.
+        """
+        unit, delta = config.privacy.unit, config.privacy.delta
+        if self.most_epsilon is None and unit != "patient":
+            return
+        most = MOST_EPSILON if self.most_epsilon is None else self.most_epsilon
+        asked = math.inf if unit == "none" else config.privacy.epsilon
+        if asked > most or delta > self.most_delta:
+            units = "patient" if self.most_epsilon is None else "patient or site"
             raise ContentBlockedException(
-                "expected a job with privacy.unit patient or site,"
-                f" privacy.epsilon of at most {self.most_epsilon:g} and privacy.delta of at most {self.most_delta:g},"
-                f" came unit {config.privacy.unit}, epsilon {asked:g} and delta {config.privacy.delta:g}"
+                f"expected a job with privacy.unit {units},"
+                f" privacy.epsilon of at most {most:g} and privacy.delta of at most {self.most_delta:g},"
+                f" came unit {unit}, epsilon {asked:g} and delta {delta:g}"
             )
 
     def require_model_only(self, config: Config) -> None:
-        """Raise if the job's method sends values that are made of images, and the administrator does not permit it."""
-        if (made := methods.get(config.method).derived) and not self.derived:
+        """Raise if the job's method sends values that are made of images, and the administrator does not permit it.
+
+        Or more of them than the method's own limit, which the job cannot raise.
+        """
+        if not (made := methods.get(config.method).derived):
+            return
+        if not self.derived:
             raise ContentBlockedException(
                 f"expected a method that sends nothing made of images, came {config.method} with"
                 f" {', '.join(sorted(made))}: set derived true in the fence to permit it"
             )
+        hold: Callable[[Config], None] = getattr(config.method_settings, "hold_derived", _unlimited)
+        try:
+            hold(config)
+        except UserFault as fault:
+            raise ContentBlockedException(f"{fault}. No fence lets more out that is made of images") from None
+
+
+def _unlimited(config: Config) -> None:
+    """What holds for a method that says no limit."""
+    wanted, do = "a method that limits what it makes of images (hold_derived)", "ask its authors for limits"
+    raise UserFault(expected=wanted, came=config.method, do=do)
 
 
 def fences(fl_ctx: FLContext) -> list[SitePolicy]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch.func import functional_call
 
-from pfedsam.bounds import number
+from pfedsam.bounds import Bounds, number
 from pfedsam.config import Config
 from pfedsam.data.dataset import Batch
 from pfedsam.data.spectrum import foreign, low
@@ -42,6 +42,11 @@ class Settings:
     inner_rate: float = number(1e-3, least=0, most=10)  # of the inner step; as released
     boundary_weight: float = number(0.1, least=0, most=1_000_000)  # as released
     temperature: float = number(0.05, above=0, most=1_000)  # of the boundary loss; as released
+
+    def hold_derived(self, config: Config) -> None:
+        """UserFault if the spectra show more than the usual ones at 1024 pixels. Whole spectra show the images."""
+        Bounds(1, Settings.spectra).hold("method.spectra", self.spectra)
+        Bounds(1, 20).hold("method.reach in periods an image", reach_of(config))
 
 
 def reach_of(config: Config) -> int:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from pfedsam.bounds import number
+from pfedsam.bounds import Bounds, number
 from pfedsam.config import Config
 from pfedsam.data.dataset import Batch
 from pfedsam.exchange.schema import Schema, Spec
@@ -39,6 +39,10 @@ class Settings:
     dictionary: int = number(64, least=1, most=100_000)  # representations that a site is sent
     temperature: float = number(0.1, above=0, most=1_000)  # of the contrast
     align_weight: float = number(1.0, least=0, most=1_000_000)  # of staying near the base model
+
+    def hold_derived(self, _config: Config) -> None:
+        """UserFault if the representations are of more images than usual."""
+        Bounds(1, Settings.entries).hold("method.entries", self.entries)
 
 
 def losses(model: Branches, batch: Batch, config: Config) -> Losses:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from pfedsam.bounds import number
+from pfedsam.bounds import Bounds, number
 from pfedsam.config import Config
 from pfedsam.data.dataset import Dataset
 from pfedsam.exchange.schema import Schema, Spec
@@ -42,6 +42,11 @@ class Settings:
     groups: int = number(2, least=1, most=100)  # of sites
     noise: float = number(0.5, least=0, most=1000)  # its deviation, in parts of what one patient can change
     size: int = number(16, least=1, most=1024)  # the numbers of a sketch
+
+    def hold_derived(self, _config: Config) -> None:
+        """UserFault if the sketch has more numbers than usual, or less noise."""
+        Bounds(1, Settings.size).hold("method.size", self.size)
+        Bounds(Settings.noise, 1000).hold("method.noise", self.noise)
 
 
 def up(_shared: Schema, config: Config) -> Schema:

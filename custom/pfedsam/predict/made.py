@@ -22,7 +22,9 @@ class Maker:
     Attributes:
         model: the sha256 of the model's tensors.
         branch, plane, scale: as in `masks.Way`.
-        image: a sha256 of the image's files.
+        image: a sha256 of the image's files. None is kept with `anonymous`: whoever has a patient's image could find
+            out which result is that patient's. So a later call does not notice that another image of the same size has
+            this name now.
         names, codes, anonymous: as in `segmentation.Classes`, for DICOM alone: other masks do not hold them.
     """
 
@@ -39,7 +41,8 @@ class Maker:
 def maker_of(model: Predictor, way: Way, scan: Scan, classes: Classes) -> Maker:
     """What makes the masks of a scan."""
     plane = way.plane or model.config.data.plane
-    maker = Maker(model.facts.sha256, way.branch, plane, way.scale, _digest(scan.files))
+    image = "" if classes.anonymous else _digest(scan.files)
+    maker = Maker(model.facts.sha256, way.branch, plane, way.scale, image)
     if scan.kind != "dicom":
         return maker
     codes = [classes.codes.get(name, "") for name in classes.names]
@@ -86,7 +89,7 @@ class Record:
         return self._name(file) in self.makers
 
     def other(self, file: Path, maker: Maker) -> str:
-        """What of a file's maker differs from `maker`, in words; empty if nothing does, or if it is not known."""
+        """What of a file's maker differs from `maker`, in words; empty if nothing does, or if one is not known."""
         made = self.makers.get(self._name(file), maker)
         words = {
             "model": "another model",
@@ -98,9 +101,8 @@ class Record:
             "codes": "other codes",
             "anonymous": "another choice of --anonymous",
         }
-        return " and ".join(
-            told for name, told in words.items() if getattr(made, name) not in ("", getattr(maker, name))
-        )
+        pairs = {name: (getattr(made, name), getattr(maker, name)) for name in words}
+        return " and ".join(words[name] for name, (old, new) in pairs.items() if old and new and old != new)
 
     def _name(self, file: Path) -> str:
         """A file's path in the folder, in ASCII."""

@@ -179,7 +179,8 @@ def sharing(phase: Phase, steps: int) -> list[int]:
 def slices_seen(data: Dataset, config: Config, seed: int, round_: int, phase: Phase = always) -> set[int]:
     """The slices that a round's `sharing` steps see. Beside slices with a label, those without do not count.
 
-    If the round hides its patients, chance draws them anew each step, and all count.
+    If the round hides its patients, chance draws them anew each step, and all count. To refuse a round because of its
+    draw would tell the draw. A hospital's fence demands a small budget there (`SitePolicy.require_privacy`).
     """
     slices = set(data.labelled()) or set(range(len(data)))
     if config.privacy.unit != "patient":
