@@ -1,6 +1,7 @@
 """The server's aggregator, called as FLARE calls it."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,11 +10,13 @@ from typing import Any
 import pytest
 import torch
 from nvflare.apis.client import Client
+from nvflare.apis.controller_spec import ClientTask, Task
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
 from nvflare.apis.event_type import EventType
 from nvflare.apis.filter import ContentBlockedException
 from nvflare.apis.fl_constant import FLContextKey, ReservedKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
+from nvflare.apis.impl.bcast_manager import BcastTaskManager
 from nvflare.apis.shareable import Shareable, make_copy, make_reply
 from nvflare.apis.signal import Signal
 from nvflare.apis.workspace import Workspace
@@ -73,6 +76,8 @@ TOLD = {
     **{"losses": {"global": 0.7}, "seconds": 2.5, "scoring_seconds": 0.5, "samples": 4},
     **{"bytes_sent": 9, "bytes_received": 9, "val": {"global": ROW, "personal": ROW}, "before": ROW, "private": {}},
 }
+
+TESTED = {"global": ROW, "personal": ROW, "val": {"global": ROW, "personal": ROW}}  # a site's final test
 
 
 def update(site: str, value: float, *, round_: int = 2, samples: int = 4, **said: Any) -> Shareable:
@@ -187,9 +192,27 @@ def rounds() -> Rounds:
     return controller
 
 
-def answer(controller: Rounds, site: str, result: Shareable, fl_ctx: FLContext) -> None:
+class Asked:
+    """A task of FLARE's. It ends as soon as the least number of sites has answered, and without them does not."""
+
+    def __init__(self, least: int = 2, sites: str = "abcdefgh") -> None:
+        self.task = Task("train", Shareable())
+        self.task.targets = list(sites)
+        self._manager = BcastTaskManager(self.task, least, wait_time_after_min_received=0)
+
+    def answer(self, controller: Rounds | FinalEvaluation, site: str, result: Shareable, fl_ctx: FLContext) -> bool:
+        """Whether the task has ended after a site's result. FLARE marks it as received after the callback."""
+        client_task = ClientTask(Client(site, ""), self.task)
+        self.task.client_tasks.append(client_task)
+        client_task.result = result
+        controller._received(client_task, fl_ctx)
+        client_task.result_received_time = 1.0
+        return bool(self._manager.check_task_exit(self.task)[0])
+
+
+def answer(controller: Rounds | FinalEvaluation, site: str, result: Shareable, fl_ctx: FLContext) -> None:
     """As FLARE hands in a site's result."""
-    controller._received(SimpleNamespace(client=Client(site, ""), result=result), fl_ctx)
+    Asked().answer(controller, site, result, fl_ctx)
 
 
 def late(controller: Rounds, site: str, result: Shareable, fl_ctx: FLContext) -> None:
@@ -339,7 +362,7 @@ def test_a_return_code_of_lists_within_lists_costs_no_other_site_the_task(
     answer(controller, "a", nested(), fl_ctx)
     late(controller, "late", nested(), fl_ctx)
     evaluation = FinalEvaluation(grace=1, timeout=1)
-    evaluation._received(SimpleNamespace(client=Client("b", ""), result=nested()), fl_ctx)
+    answer(evaluation, "b", nested(), fl_ctx)
     assert controller._failed == {"a": "no return code"}
     assert EventType.FATAL_SYSTEM_ERROR not in events
     assert "update of a not counted: no update came: no return code" in caplog.text
@@ -357,7 +380,7 @@ def test_an_answer_that_nobody_can_judge_is_refused_by_the_name_of_what_it_raise
     monkeypatch.setattr("pfedsam.flare.aggregator.from_shareable", fail)
     evaluation.fire_event = fail
     answer(controller, "a", update("a", 1.0), fl_ctx)
-    evaluation._received(SimpleNamespace(client=Client("c", ""), result=update("c", 1.0)), fl_ctx)
+    answer(evaluation, "c", DXO(DataKind.METRICS, data=TESTED).to_shareable(), fl_ctx)
     assert controller._failed.keys() == {"a"}
     assert controller.aggregator.given.keys() == {"b"}
     told = "expected an answer that can be judged, came one with RecursionError"
@@ -371,14 +394,96 @@ def test_a_refused_update_takes_no_part_in_choosing_the_best_model(fl_ctx: FLCon
     selector.handle_event(EventType.START_RUN, fl_ctx)
     fl_ctx.get_engine().fire_event = selector.handle_event
     controller = rounds()
-    for samples, votes in ((9, 0.0), (4, 1.0), (4, 1.0)):  # a lie, an update, and a second one
-        message = update("a", 1.0, samples=samples)
-        message.add_cookie(AppConstants.CONTRIBUTION_ROUND, 2)
-        peer = FLContext()
-        peer.set_prop(FLContextKey.SHAREABLE, message, private=True)
-        fl_ctx.set_peer_context(peer)
-        answer(controller, "a", message, fl_ctx)
+    for samples, votes in (([9], 0.0), ([4, 4], 1.0)):  # a lie, then an update and a second one
+        for said in samples:
+            message = update("a", 1.0, samples=said)
+            message.add_cookie(AppConstants.CONTRIBUTION_ROUND, 2)
+            answer(controller, "a", message, fl_ctx)
+        controller._vote(fl_ctx)
         assert selector.validation_metric_sum_of_weights == votes
+
+
+def guarded(site: str, value: float, fl_ctx: FLContext, dice: float = 0.5) -> Shareable:
+    """A site's update as the server's filter lets it through."""
+    told = {**TOLD, "val": {"global": {**ROW, "dice": dice}, "personal": ROW}}
+    said = {REPORT: told, MetaKey.INITIAL_METRICS: selected_by(told)}
+    return UpdateGuard().process(update(site, value, **said), fl_ctx)
+
+
+LENGTHS = {"a": 1.0, "b": 1.0, "c": 1.1, "far": 100.0}
+
+
+def gathering(sites: Iterable[str], least: int, fl_ctx: FLContext) -> Rounds:
+    """The controller, whose round each of these sites answers."""
+    controller, asked = Rounds(rounds=3, min_sites=least, grace=3600, timeout=7200), Asked(least)
+    controller.aggregator, controller.round = SharedAggregator(), 2
+    controller.persistor = fl_ctx.get_engine().get_component("persistor")
+    controller.persistor.left_out = frozenset()
+    fl_ctx.get_engine().get_clients = lambda: [Client(site, "") for site in sites]
+
+    def broadcast(**_: object) -> None:
+        for site in sites:
+            dice = 0.9 if site == "far" else 0.5
+            asked.answer(controller, site, guarded(site, LENGTHS[site], fl_ctx, dice), fl_ctx)
+
+    controller.broadcast_and_wait = broadcast
+    return controller
+
+
+def test_an_update_that_is_left_out_for_its_length_takes_no_part_in_choosing_the_best_model(
+    fl_ctx: FLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    selector, controller = IntimeModelSelector(key_metric="val_dice"), gathering(LENGTHS, 2, fl_ctx)
+    fl_ctx.get_engine().fire_event = selector.handle_event
+    controller.persistor.model = lambda _: make_model_learnable({}, {})
+    controller.persistor.save = lambda *_: None
+    assert controller._gather(2, Signal(), fl_ctx)
+    controller._end(Signal(), fl_ctx)
+    assert selector.best_val_metric == pytest.approx(0.5)
+    assert sum("update of far not counted: expected an update of about" in line for line in caplog.messages) == 1
+    assert fl_ctx.get_peer_context() is None  # it would hold an update
+
+
+def test_nor_does_it_count_towards_the_quorum(
+    fl_ctx: FLContext, events: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert not gathering(["a", "b", "far"], 3, fl_ctx)._gather(2, Signal(), fl_ctx)
+    assert EventType.FATAL_SYSTEM_ERROR in events
+    assert "expected valid updates of 3 sites, came 2" in caplog.text
+    assert "update of far not counted" in caplog.text
+
+
+def test_grace_begins_after_so_many_valid_updates_however_many_others_came(fl_ctx: FLContext) -> None:
+    """FLARE counts each answer. One that failed at once would give the others less time."""
+    controller, asked = rounds(), Asked(least=2)
+    assert not asked.answer(controller, "x", make_reply(ReturnCode.EXECUTION_EXCEPTION), fl_ctx)
+    assert not asked.answer(controller, "a", guarded("a", 1.0, fl_ctx), fl_ctx)
+    assert not asked.answer(controller, "y", update("y", 1.0, round_=1), fl_ctx)
+    assert asked.answer(controller, "b", guarded("b", 1.0, fl_ctx), fl_ctx)
+
+
+def test_one_that_is_left_out_for_its_length_does_not_begin_it_either(fl_ctx: FLContext) -> None:
+    controller, asked = rounds(), Asked(least=3)
+    controller._least = 3
+    ended = [asked.answer(controller, site, guarded(site, LENGTHS[site], fl_ctx), fl_ctx) for site in sorted(LENGTHS)]
+    assert ended == [False, False, True, True]
+    controller, asked = rounds(), Asked(least=3)
+    controller._least = 3
+    ended = [asked.answer(controller, site, guarded(site, LENGTHS[site], fl_ctx), fl_ctx) for site in ("a", "far", "b")]
+    assert ended == [False, False, False]
+    assert asked.answer(controller, "c", guarded("c", 1.0, fl_ctx), fl_ctx)
+
+
+def test_the_final_test_s_grace_begins_after_as_many_valid_reports(
+    fl_ctx: FLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    evaluation, asked = FinalEvaluation(grace=0, timeout=0), Asked(least=2)
+    good, bad = (DXO(DataKind.METRICS, data=data).to_shareable() for data in (TESTED, {"global": "Doe^John"}))
+    assert not asked.answer(evaluation, "x", make_reply(ReturnCode.EXECUTION_EXCEPTION), fl_ctx)
+    assert not asked.answer(evaluation, "a", make_copy(good), fl_ctx)
+    assert not asked.answer(evaluation, "y", bad, fl_ctx)
+    assert asked.answer(evaluation, "b", make_copy(good), fl_ctx)
+    assert "final test of y failed: expected" in caplog.text
 
 
 FORGED = "x\n2026-01-01 10:00:00,000 - pfedsam - ERROR - [server] expected a disk, came none"
@@ -396,7 +501,7 @@ def test_no_text_of_a_site_begins_a_line_of_the_log_or_the_record(
     controller, evaluation = rounds(), FinalEvaluation(grace=1, timeout=1)
     for workflow in (controller, evaluation):
         workflow.process_result_of_unknown_task(Client("d", ""), FORGED * 9_999, "", update("d", 1.0), fl_ctx)
-    evaluation._received(SimpleNamespace(client=Client("c", ""), result=make_reply(FORGED)), fl_ctx)
+    answer(evaluation, "c", make_reply(FORGED), fl_ctx)
     answer(controller, "b", make_reply(f"{FORGED} [x=1]: y"), fl_ctx)
     answer(controller, "a", message, fl_ctx)
     assert len(caplog.messages) == 5

@@ -39,6 +39,7 @@ NEEDED = [  # who sends what to whom in a run
     ("_admin_1", CellChannel.SERVER_MAIN, "challenge", "server"),
     ("_admin_1", CellChannel.HCI, "command", "server"),
     ("_admin_1", AUX, "ObjectStreamer.Request", "server"),
+    ("_admin_1", CellChannel.CELLNET, "bye", "server"),
     ("server", COMMAND, ServerCommandNames.HANDLE_DEAD_JOB, "server"),
     ("server.1", CellChannel.SERVER_PARENT_LISTENER, "heartbeat", "server"),
 ]
@@ -61,6 +62,7 @@ HARMFUL = [
     ("site-2.1", AUX, "ObjectStreamer.Request", "server"),
     ("_admin_1", COMMAND, ServerCommandNames.SUBMIT_UPDATE, "server"),
     ("_admin_1", AUX, "fed.event", "server"),
+    ("_admin_1", CellChannel.CELLNET, "bulk", "server"),  # its messages would have no certificate
     ("_admin_1", CellChannel.CLIENT_MAIN, "train.abort", "site-1"),
     ("site-22.1", AUX, "x", "site-2"),  # a longer name is not the site's own
     ("serverless", AUX, ReservedTopic.END_RUN, "site-1"),
@@ -102,7 +104,20 @@ def test_the_server_passes_on_nothing_in_another_s_name(
     message.set_prop(MessagePropKey.ENDPOINT, sender and Endpoint(sender))
     assert (refuse_unread(message, Watch("server", passes_on=True)) is None) == own
     assert any("in another's name" in line for line in caplog.messages) != own
-    assert refuse_unread(message, Watch("server")) is None  # a job's process hears all from its parent
+    if not origin.startswith("_admin_"):
+        assert refuse_unread(message, Watch("server")) is None  # a job's process hears all from its parent
+
+
+@pytest.mark.parametrize("kind", ["req", "reply"])
+def test_a_job_s_process_hears_no_person(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Persons write to the server's own process. There only names of their own choice would tell them apart."""
+    head = {MessageHeaderKey.ORIGIN: "_admin_1", MessageHeaderKey.CHANNEL: AUX, MessageHeaderKey.TOPIC: "x"}
+    message = Message({**head, MessageHeaderKey.MSG_TYPE: kind})
+    message.set_prop(MessagePropKey.ENDPOINT, Endpoint("_admin_1"))
+    assert refuse_unread(message, Watch("server", most=1000, passes_on=True)) is None
+    assert not caplog.messages
+    assert refuse_unread(message, Watch("server", most=1000)) is not None
+    assert caplog.messages == [f"refused a request that no run needs: 'x' on '{AUX}' from '_admin_1'"]
 
 
 def test_a_part_of_a_longer_request_is_judged_by_the_request_and_told_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -12,9 +12,11 @@ import pytest
 import torch
 from federation import Federation
 from nvflare.apis.client import Client
+from nvflare.apis.controller_spec import Task
 from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.apis.fl_constant import FLContextKey, ReservedKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
+from nvflare.apis.impl.bcast_manager import _KEY_MIN_RESPS, BcastTaskManager
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 from nvflare.apis.workspace import Workspace
@@ -238,10 +240,12 @@ def test_keys_that_a_site_has_not_signed_do_not_come_on_the_roster(
     member = MaskedSite("hospital-a", CONFIG.server, path=tmp_path / "a", identity=Identity(kit.sign, kit.fault))
     found, refused = MaskedSum(RUN, CONFIG.server), []
     masking = Masking(Line(tmp_path), grace=0, timeout=0, refuse=lambda site, *_: refused.append(site))
+    task = Task("keys", Shareable())
+    BcastTaskManager(task, 3)
     keys = member.keys(RUN, 2)
     for site, told in (("hospital-a", {**keys, "signature": keys["seal"]}), ("hospital-b", keys), ("hospital-a", keys)):
         answer = step_dxo("keys", told, Stamp(0, CONFIG.digest(), "base")).to_shareable()
-        masking._received("keys", found, SimpleNamespace(client=Client(site, ""), result=answer), fl_ctx)
+        masking._received("keys", found, SimpleNamespace(client=Client(site, ""), result=answer, task=task), fl_ctx)
     assert refused == ["hospital-a", "hospital-b"]
     assert "expected keys that hospital-b has signed, came a signature" in fl_ctx.get_prop(REASON)
     assert found.roster.keys() == {"hospital-a"}
@@ -264,14 +268,17 @@ class Line:
     def __init__(self, folder: Path, lost: Callable[[str, str], bool] = lambda *_: False, *, answer: str = "") -> None:
         self.sites = {f"site-{i}": MaskedSite(f"site-{i}", CONFIG.server, path=folder / f"{i}") for i in range(1, 5)}
         self.lost, self.answer, self.asked, self.least = lost, answer, [], []
+        self.waited: list[int] = []  # how many answers each task waited for at its end, before grace could begin
 
     def broadcast_and_wait(self, task: Any, fl_ctx: FLContext, targets: list[str], **limits: Any) -> None:
         self.asked.append((task.name, list(targets)))
         self.least.append(limits["min_responses"])
+        BcastTaskManager(task, limits["min_responses"])
         for site in targets:
             if not self.lost(task.name, site):
                 told = self.reply(task, site)
-                task.result_received_cb(SimpleNamespace(client=Client(site, ""), result=told), fl_ctx)
+                task.result_received_cb(SimpleNamespace(client=Client(site, ""), result=told, task=task), fl_ctx)
+        self.waited.append(task.props[_KEY_MIN_RESPS])
 
     def reply(self, task: Any, site: str) -> Shareable:
         if self.answer == site:
@@ -309,6 +316,17 @@ def test_a_site_that_is_lost_before_its_shares_costs_the_others_fresh_keys(
     assert line.asked == [("keys", ALL), ("shares", ALL), ("keys", ALL[:3]), ("shares", ALL[:3])]
     assert line.least == [3, 3, 3, 3]  # so nobody waits for its shares until the timeout
     assert "site-4 sealed no shares in time" in caplog.text
+
+
+@pytest.mark.parametrize("answer", [make_reply(ReturnCode.EXECUTION_EXCEPTION), Shareable()])
+def test_a_step_waits_for_one_more_answer_for_each_that_is_refused(
+    answer: Shareable, fl_ctx: FLContext, tmp_path: Path
+) -> None:
+    line = Line(tmp_path)
+    line.reply = lambda task, site: answer if site == "site-1" else Line.reply(line, task, site)
+    assert Masking(line, grace=0, timeout=0, refuse=lambda *_: None).agree(ALL, 2, Signal(), fl_ctx)
+    assert line.least == [3, 3]
+    assert line.waited == [4, 3]  # without site-1 there are no shares to wait for
 
 
 def test_a_step_s_answer_that_raises_costs_no_other_site_the_step(fl_ctx: FLContext, tmp_path: Path) -> None:

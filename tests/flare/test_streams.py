@@ -1,8 +1,10 @@
 """What other members' streams may hold at a process: size, parts, number, and what comes after the end."""
 
+import uuid
+
 import pytest
 from nvflare.apis.fl_constant import ServerCommandNames
-from nvflare.fuel.f3.cellnet.defs import CellChannel, MessageHeaderKey
+from nvflare.fuel.f3.cellnet.defs import CellChannel, MessageHeaderKey, MessagePropKey
 from nvflare.fuel.f3.message import Message
 from nvflare.fuel.f3.streaming.stream_const import (
     STREAM_ACK_TOPIC,
@@ -91,6 +93,38 @@ def test_a_member_has_few_unfinished_streams_and_others_have_theirs() -> None:
     )
     now[0] = SILENT + 1  # FLARE has dropped them
     assert not streams.fault(part(0, 3000))
+
+
+def from_persons(streams: Streams, certificate: str | None, names: int = 5, **part_: object) -> list[str]:
+    """What becomes of 16 parts of each of some persons' processes, all with one certificate."""
+    faults = []
+    for name in (f"_admin_{uuid.uuid4()}" for _ in range(names)):
+        for number in range(OPEN_MOST):
+            one = part(0, number, **{MessageHeaderKey.ORIGIN: name}, **part_)
+            one.set_prop(MessagePropKey.COMMON_NAME, certificate)
+            faults.append(streams.fault(one))
+    return faults
+
+
+@pytest.mark.parametrize(("certificate", "told"), [("hospital-b", "'hospital-b'"), (None, "'_admin_'")])
+def test_a_member_that_connects_as_many_persons_has_the_streams_of_one_member(
+    certificate: str | None, told: str
+) -> None:
+    """FLARE takes any certificate for a person's process, and FLARE's threads are for all members."""
+    streams = Streams(MOST)
+    faults = from_persons(streams, certificate)
+    assert sum(not fault for fault in faults) == OPEN_MOST
+    assert {fault for fault in faults if fault} == {f"expected at most 16 unfinished messages of {told}, came more"}
+    assert not any(from_persons(streams, "lead@hub.org", names=1))
+    own = part(0, 1000, **{MessageHeaderKey.ORIGIN: "hospital-b.job"})
+    assert bool(streams.fault(own)) == (certificate == "hospital-b")  # its own streams count too
+
+
+def test_a_member_that_connects_as_many_persons_holds_the_bytes_of_one_member() -> None:
+    size = MOST // 2
+    faults = from_persons(Streams(MOST), "hospital-b", payload=bytes(size))
+    assert sum(not fault for fault in faults) * size <= 5 * MOST
+    assert any("more than 4 of them at a time of 'hospital-b'" in fault for fault in faults)
 
 
 def test_streams_without_a_first_part_are_never_forgotten_as_flare_keeps_them() -> None:

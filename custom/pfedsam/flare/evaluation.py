@@ -4,6 +4,7 @@ from typing import Any
 
 from nvflare.apis.client import Client
 from nvflare.apis.controller_spec import ClientTask
+from nvflare.apis.dxo import from_shareable
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.impl.controller import Controller
 from nvflare.apis.shareable import Shareable
@@ -15,6 +16,7 @@ from pfedsam import log
 from pfedsam.flare.answers import note_late, receive
 from pfedsam.flare.context import REASON
 from pfedsam.flare.sends import model_task
+from pfedsam.record.said import tested_fault
 
 
 class FinalEvaluation(Controller):  # type: ignore[misc]
@@ -24,7 +26,7 @@ class FinalEvaluation(Controller):  # type: ignore[misc]
     shared model is sent, and each personal model is tested at its own site.
 
     Args:
-        grace: seconds for the other sites after as many have answered as trained in the last round.
+        grace: seconds for the other sites after as many have sent a valid report as trained in the last round.
         timeout: seconds that a site may take.
     """
 
@@ -64,10 +66,14 @@ class FinalEvaluation(Controller):  # type: ignore[misc]
     def _received(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
         receive(client_task, fl_ctx, take=self._take, refuse=_refuse)
 
-    def _take(self, site: str, result: Shareable, fl_ctx: FLContext) -> None:
+    def _take(self, site: str, result: Shareable, fl_ctx: FLContext) -> bool:
+        if fault := tested_fault(from_shareable(result).data):
+            fl_ctx.set_prop(REASON, fault, private=True, sticky=False)
+            return False
         fl_ctx.set_prop(AppConstants.DATA_CLIENT, site, private=True, sticky=False)
         fl_ctx.set_prop(AppConstants.VALIDATION_RESULT, result, private=True, sticky=False)
         self.fire_event(AppEventType.VALIDATION_RESULT_RECEIVED, fl_ctx)
+        return True
 
 
 def _refuse(site: str, code: str, fl_ctx: FLContext) -> None:

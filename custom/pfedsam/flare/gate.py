@@ -16,7 +16,7 @@ from nvflare.apis.fl_constant import EventScope, FLContextKey, ReservedTopic, Se
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.fl_exception import UnsafeComponentError
 from nvflare.fuel.f3.cellnet.core_cell import CoreCell
-from nvflare.fuel.f3.cellnet.defs import CellChannel, MessageHeaderKey, MessagePropKey, ReturnCode
+from nvflare.fuel.f3.cellnet.defs import CellChannel, CellChannelTopic, MessageHeaderKey, MessagePropKey, ReturnCode
 from nvflare.fuel.f3.cellnet.utils import make_reply
 from nvflare.fuel.f3.endpoint import Endpoint
 from nvflare.fuel.f3.message import Message
@@ -26,7 +26,7 @@ from nvflare.private.admin_defs import Message as Order
 from nvflare.private.defs import RequestHeader, SysCommandTopic, TrainingTopic
 
 from pfedsam import log
-from pfedsam.flare.streams import Streams, room, too_much
+from pfedsam.flare.streams import PERSON, Streams, room, root, too_much
 from pfedsam.names import aligned
 from pfedsam.umask import private_files
 
@@ -48,9 +48,9 @@ FROM_A_SITE = {  # what the server takes from a site, by channel
         {ReservedTopic.SYNC_RUNNER, ReservedTopic.JOB_HEART_BEAT, ReservedTopic.TASK_CHECK}
     ),
 }
-PERSON = "_admin_"  # how FLARE names a person's process; no site may have such a name
-FROM_A_PERSON = {  # what the server takes from a person
+FROM_A_PERSON = {  # what the server's own process takes from a person. A job's takes nothing: `refuse_unread`
     **TRANSPORT,
+    CellChannel.CELLNET: frozenset({CellChannelTopic.Bye}),  # in a bulk no message has a certificate
     CellChannel.SERVER_MAIN: ALL,  # logging in
     CellChannel.HCI: ALL,  # commands; FLARE checks the certificate and the role
     CellChannel.AUX_COMMUNICATION: frozenset({"ObjectStreamer.Request", "ObjectStreamer.Abort"}),  # a job's files
@@ -194,7 +194,7 @@ class Watch:
         home: FLARE's name of the site whose process this is, or "server".
         most: the bytes of the largest message that another party may send; None: any.
         cell: what sends and receives the process's messages; None: nothing comes from outside.
-        passes_on: whether this process passes messages on from member to member.
+        passes_on: whether this is the server's own process, which passes messages on from member to member.
 
     Attributes:
         told: the kinds of refused requests that are in the log.
@@ -254,10 +254,14 @@ def refuse_unread(message: Message, watch: Watch) -> Message | None:
     connection's name to its certificate. It does not tie a message's to that of its connection: with a token that it
     signed for a relay, or for an earlier registration, a member may write any name, the server's too. And a server may
     write whatever it likes.
+
+    Nor may a person's be read but at the server's own process. FLARE's console and sessions write to no other.
     """
     request, sender = request_of(message), message.get_prop(MessagePropKey.ENDPOINT)
     name = getattr(sender, "name", "")
-    if watch.passes_on and _member(request.origin) != _member(name):
+    if request.origin.startswith(PERSON) and not watch.passes_on:
+        return _refusal(request, "that no run needs", watch.told)
+    if watch.passes_on and root(request.origin) != root(name):
         return _refusal(request, f"in another's name, sent by {ascii(name)[:60]}", watch.told)
     if watch.own(request.origin) and watch.outside(sender):
         return _refusal(request, f"in this site's own name, sent by {ascii(name)[:60]}", watch.told)
@@ -272,10 +276,6 @@ def request_of(message: Message) -> Request:
     head = message.get_header
     names = MessageHeaderKey.ORIGIN, MessageHeaderKey.CHANNEL, MessageHeaderKey.TOPIC
     return Request(*(str(head(name, "")) for name in names))
-
-
-def _member(name: str) -> str:
-    return name.partition(".")[0]
 
 
 def _refusal(request: Request, why: str, told: set[Request]) -> Message:

@@ -16,6 +16,7 @@ from nvflare.app_opt.pt.decomposers import TensorDecomposer
 from nvflare.app_opt.pt.tensor_downloader import download_tensors
 from nvflare.fuel.f3.cellnet import cell
 from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey
+from nvflare.fuel.f3.message import Message
 from nvflare.fuel.utils import fobs
 from nvflare.fuel.utils.fobs import dots
 
@@ -24,7 +25,7 @@ from pfedsam.config import Config
 from pfedsam.exchange.codec import wire_schema
 from pfedsam.exchange.guard import Rejected
 from pfedsam.exchange.schema import size_of
-from pfedsam.flare.streams import too_much
+from pfedsam.flare.streams import member_of, root, too_much
 from pfedsam.study import down_schema, sent_schema
 from pfedsam.tensors import Tensors
 
@@ -90,10 +91,11 @@ def _fetched(
     """FLARE's error and the tensors, or a refusal."""
     context = {} if fobs_ctx is None else fobs_ctx
     source = str(where.get("from_fqcn", ""))
-    member, sender = source.partition(".")[0], _sender(context)
-    if sender not in (None, member):
-        return _refused(source, f"expected the tensors of {ascii(sender)[:60]}, came those of another member")
-    with _waiting(member) as few:
+    message: Message | None = context.get(fobs.FOBSContextKey.MESSAGE)
+    sender = source if message is None else str(message.get_header(MessageHeaderKey.ORIGIN, ""))
+    if root(sender) != root(source):
+        return _refused(source, f"expected the tensors of {ascii(root(sender))[:60]}, came those of another member")
+    with _waiting(member_of(source, message)) as few:
         if not few:
             return _refused(source, f"expected at most {WAITING_MOST} fetches from a member at a time, came more")
         return _fetch(context, most=most, at_server=at_server, **where)
@@ -111,12 +113,6 @@ def _fetch(context: dict[str, Any], *, most: int, at_server: bool, **where: Any)
     if not reason and error and at_server:
         reason = f"expected the tensors of an update, came none: {error}"
     return _refused(str(where.get("from_fqcn", "")), reason) if reason else (error, tensors)
-
-
-def _sender(context: dict[str, Any]) -> str | None:
-    """The member that sent the message at hand; None if FLARE does not say."""
-    message = context.get(fobs.FOBSContextKey.MESSAGE)
-    return None if message is None else str(message.get_header(MessageHeaderKey.ORIGIN, "")).partition(".")[0]
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from functools import partial
 
 from nvflare.apis.controller_spec import ClientTask
 from nvflare.apis.dxo import from_shareable
-from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.impl.controller import Controller
 from nvflare.apis.shareable import Shareable
@@ -31,7 +30,7 @@ class Masking:
 
     Args:
         controller: broadcasts the tasks.
-        grace: seconds for the other sites after enough have answered, at most `GRACE`.
+        grace: seconds for the other sites after enough have sent a valid message, at most `GRACE`.
         timeout: seconds that a step may take.
         refuse: called for a site whose message is refused before the round.
     """
@@ -81,10 +80,10 @@ class Masking:
         """Keep a site's message of a step under the name in its certificate."""
         refuse = _not_opened if step == "open" else self._refuse  # its update is in the sum, and others may open it
 
-        def take(site: str, result: Shareable, fl_ctx: FLContext) -> None:
+        def take(site: str, result: Shareable, fl_ctx: FLContext) -> bool:
             if reason := self._fault(step, hidden, site, result, fl_ctx):
                 fl_ctx.set_prop(REASON, reason, private=True, sticky=False)
-                refuse(site, ReturnCode.OK, fl_ctx)
+            return reason is None
 
         receive(client_task, fl_ctx, take=take, refuse=refuse)
 

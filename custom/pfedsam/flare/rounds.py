@@ -1,7 +1,7 @@
 """The rounds of a run: each site gets its model, and the rule makes the next model from the sites' updates."""
 
 from nvflare.apis.client import Client
-from nvflare.apis.controller_spec import ClientTask
+from nvflare.apis.controller_spec import ClientTask, Task
 from nvflare.apis.fl_constant import FLContextKey, ReservedKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.impl.controller import Controller
@@ -16,7 +16,7 @@ from pfedsam import log
 from pfedsam.errors import UserFault, one_line
 from pfedsam.exchange.masked_sum import MaskedSum
 from pfedsam.exchange.roster import LEAST
-from pfedsam.flare.answers import code_of, note_late, receive
+from pfedsam.flare.answers import code_of, note_late, receive, wait_for
 from pfedsam.flare.context import CLASSES_DIFFER, DIVERGED, REASON, REJECTED, certified, job_config
 from pfedsam.flare.ends import WHERE_DIVERGED
 from pfedsam.flare.masking import Masking
@@ -35,13 +35,14 @@ class Rounds(Controller):  # type: ignore[misc]
     """Runs the rounds until the run has `rounds`, counting those that its earlier jobs finished.
 
     Quorum and deadline are FLARE's: a round ends when every site has answered, or `grace` seconds after `min_sites`
-    have, or after `timeout` seconds. It fires the events of FLARE's own workflows, for FLARE's widgets and ours.
+    valid updates, or after `timeout` seconds. It fires the events of FLARE's own workflows, for FLARE's widgets and
+    ours.
 
     Args:
         rounds: of the whole run.
         min_sites: the number of valid updates that a round needs. With fewer the job stops and says so. It also
             stops if the training diverged at more sites than it went well: then the model is bad.
-        grace: seconds for the other sites after `min_sites` have answered.
+        grace: seconds for the other sites after `min_sites` valid updates.
         timeout: seconds that a round may take.
     """
 
@@ -50,6 +51,8 @@ class Rounds(Controller):  # type: ignore[misc]
         self.rounds, self.min_sites, self.grace, self.timeout = rounds, min_sites, grace, timeout
         self.round: int | None = None  # the one in progress, or the last
         self._failed: dict[str, str] = {}  # the sites without a valid update in this round, and their return codes
+        self._came: dict[str, Shareable] = {}  # the updates that the aggregator has
+        self._far: dict[str, str] = {}  # of these, the sites that are left out for its length, with the reason
         self._asked, self._least = 0, min_sites
         self._masking = Masking(self, grace=grace, timeout=timeout, refuse=self._refuse)
 
@@ -70,7 +73,7 @@ class Rounds(Controller):  # type: ignore[misc]
         for round_ in range(self.persistor.done, self.rounds):
             if abort_signal.triggered:
                 return
-            self.round, self._failed = round_, {}
+            self.round, self._failed, self._came, self._far = round_, {}, {}, {}
             _put(fl_ctx, AppConstants.CURRENT_ROUND, round_)
             self.fire_event(AppEventType.ROUND_STARTED, fl_ctx)
             if not self._gather(round_, abort_signal, fl_ctx):
@@ -120,7 +123,11 @@ class Rounds(Controller):  # type: ignore[misc]
             wait_time_after_min_received=self.grace,
             abort_signal=stop,
         )
-        if not stop.triggered and (fault := self._diverged() or self._too_few()):
+        if stop.triggered:
+            return False
+        with task.cb_lock:  # an answer may be under judgement as the task ends
+            self._leave_out(fl_ctx)
+        if fault := self._diverged() or self._too_few():
             return self._stop(fault, fl_ctx)
         return self._opened(stop, fl_ctx) and not stop.triggered
 
@@ -156,7 +163,7 @@ class Rounds(Controller):  # type: ignore[misc]
     def _diverged(self) -> str:
         """Why no model is made of the round, if the training diverged at more sites than it went well. Else empty."""
         sites = sorted(site for site, code in self._failed.items() if code == DIVERGED)
-        if len(sites) <= len(self.aggregator.given):
+        if len(sites) <= self._valid():
             return ""
         fault = UserFault(
             expected=f"the sites to train on from the model after {self.round} rounds",
@@ -167,16 +174,34 @@ class Rounds(Controller):  # type: ignore[misc]
 
     def _too_few(self) -> str:
         """Why no model is made of the round, if it has too few valid updates. Else empty."""
-        if (came := len(self.aggregator.given)) >= self._least:
+        if (came := self._valid()) >= self._least:
             return ""
         return f"round {self.round}: expected valid updates of {self._least} sites, came {came}{SITES_SAY}"
 
-    def _end(self, stop: Signal, fl_ctx: FLContext) -> None:
-        """Make the rule's result the model. It is on the disk before the round counts as done."""
-        self.fire_event(AppEventType.BEFORE_AGGREGATION, fl_ctx)
-        for site, reason in self.aggregator.far(fl_ctx).items():
+    def _valid(self) -> int:
+        """The number of updates that count in this round."""
+        return len(self.aggregator.given) - len(self._far)
+
+    def _leave_out(self, fl_ctx: FLContext) -> None:
+        """Record the updates that are left out for their length, before anything is made of the others."""
+        self._far = self.aggregator.far(fl_ctx)
+        for site, reason in self._far.items():
             fl_ctx.set_prop(REASON, reason, private=True, sticky=False)
             self._book(site, ReturnCode.OK, fl_ctx)
+
+    def _vote(self, fl_ctx: FLContext) -> None:
+        """Tell FLARE's selector of the best model of the updates that count. It hears of no other."""
+        for site, result in self._came.items():
+            if site not in self._far:
+                fl_ctx.set_peer_context(certified(site, result))
+                self.fire_event(AppEventType.BEFORE_CONTRIBUTION_ACCEPT, fl_ctx)
+        self._came = {}
+        fl_ctx.set_peer_context(None)  # it holds the last update
+
+    def _end(self, stop: Signal, fl_ctx: FLContext) -> None:
+        """Make the rule's result the model. It is on the disk before the round counts as done."""
+        self._vote(fl_ctx)
+        self.fire_event(AppEventType.BEFORE_AGGREGATION, fl_ctx)
         result = self.aggregator.aggregate(fl_ctx)
         self.aggregator.reset(fl_ctx)
         if stop.triggered:
@@ -204,19 +229,29 @@ class Rounds(Controller):  # type: ignore[misc]
     def _received(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
         """Record a site's answer under the name in its certificate, whatever name its message says."""
         receive(client_task, fl_ctx, take=self._count, refuse=self._turn_down)
+        self._wait_beyond(client_task.task, fl_ctx)
 
-    def _count(self, site: str, result: Shareable, fl_ctx: FLContext) -> None:
-        """Count an update if it is accepted. FLARE's selector of the best model hears of no other."""
+    def _wait_beyond(self, task: Task, fl_ctx: FLContext) -> None:
+        """Let `grace` not begin by updates that are left out for their length, as far as those that came tell.
+
+        Of twice the quorum or more enough count: the half is never left out.
+        """
+        if self._least <= len(self.aggregator.given) < 2 * self._least:
+            far = self.aggregator.far(fl_ctx)
+            wait_for(task, len(far) - len(self._far))
+            self._far = far
+
+    def _count(self, site: str, result: Shareable, fl_ctx: FLContext) -> bool:
+        """Whether an update is accepted."""
         result.set_peer_props({**(result.get_peer_props() or {}), ReservedKey.IDENTITY_NAME: site})
         fl_ctx.set_peer_context(certified(site, result))
         fl_ctx.set_prop(AppConstants.TRAINING_RESULT, result, private=True, sticky=False)
         accepted = self.aggregator.accept(result, fl_ctx)
         if accepted:
-            self.fire_event(AppEventType.BEFORE_CONTRIBUTION_ACCEPT, fl_ctx)
+            self._came[site] = result
         fl_ctx.set_prop(AppConstants.AGGREGATION_ACCEPTED, accepted, private=True, sticky=False)
         self.fire_event(AppEventType.AFTER_CONTRIBUTION_ACCEPT, fl_ctx)
-        if not accepted:
-            self._turn_down(site, ReturnCode.OK, fl_ctx)
+        return bool(accepted)
 
     def _turn_down(self, site: str, code: str, fl_ctx: FLContext) -> None:
         """Refuse an answer. A second one takes nothing from the first."""

@@ -11,10 +11,11 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey
+from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, MessagePropKey
 from nvflare.fuel.f3.message import Message
 from nvflare.fuel.f3.streaming.stream_const import StreamDataType, StreamHeaderKey
 
+PERSON = "_admin_"  # how FLARE names a person's process; no site may have such a name
 OPEN_MOST = 16  # of one member at a time. A run has about five, and FLARE has 64 threads for all members
 WHOLE_MOST = 4  # largest messages of a member that are held at a time
 OF_A_PART = 1000  # bytes that a part takes beside its payload. Small parts take a hundred times what they carry
@@ -27,7 +28,7 @@ class Stream:
     """What has come of a stream.
 
     Attributes:
-        member: who sends it.
+        member: who sends it, as `member_of` says.
         heard: when its last part came, in seconds.
         parts: the places of the parts that were let through.
         states: the size that its first part stated, in bytes; None: the first part has not come.
@@ -78,9 +79,9 @@ class Streams:
             if key in self._ended:
                 ended = self._ended[key]
                 return "" if ended.again and place in ended.parts else "came a part after the last one"
-            member = origin.partition(".")[0]
+            member = member_of(origin, part)
             if key not in self._open and self._count(member) >= OPEN_MOST:
-                return f"expected at most {OPEN_MOST} unfinished messages of a member, came more"
+                return f"expected at most {OPEN_MOST} unfinished messages of {ascii(member)[:60]}, came more"
             stream = self._open.setdefault(key, Stream(member, now))
             return self._taken(key, stream, part, place)
 
@@ -112,7 +113,7 @@ class Streams:
             return too_much(f"more than the {states / 1e6:.1f} MB of its stream", self.most)
         held = sum(other.held for other in self._open.values() if other.member == stream.member)
         if held + cost(part) > WHOLE_MOST * room(self.most):
-            return too_much(f"more than {WHOLE_MOST} of them at a time", self.most)
+            return too_much(f"more than {WHOLE_MOST} of them at a time of {ascii(stream.member)[:60]}", self.most)
         return ""
 
     def _count(self, member: str) -> int:
@@ -127,6 +128,22 @@ class Streams:
         """Drop the streams that FLARE has dropped. It keeps one without a first part until the process ends."""
         for key in [key for key, one in self._open.items() if 0 in one.parts and now - one.heard > SILENT]:
             del self._open[key]
+
+
+def root(name: str) -> str:
+    """The first part of a name of FLARE's: a site, the server, or a person's process."""
+    return name.partition(".")[0]
+
+
+def member_of(name: str, message: Message | None) -> str:
+    """Whose limits count for a message of that sender: the site's of the name, or those of a person's certificate.
+
+    A person's process chooses its own name, and FLARE takes any member's certificate for it. Persons without a
+    certificate count as one.
+    """
+    if not name.startswith(PERSON):
+        return root(name)
+    return str((message and message.get_prop(MessagePropKey.COMMON_NAME)) or PERSON)
 
 
 def cost(part: Message) -> int:
