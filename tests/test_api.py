@@ -290,6 +290,7 @@ def test_torch_is_afterwards_as_it_was(tmp_path: Path, monkeypatch: pytest.Monke
         (SETTINGS, {"sites": 2, "data": {"source": "site"}, "folders": {"site-1": "x"}}, "folder of site site-2"),
         ({"settings": SETTINGS, "sites": SITES}, {"sites": 3}, "at most the job's 2 sites"),
         ({"settings": SETTINGS, "begin": "demo/latest"}, {"sites": 2}, "a job that starts a new run"),
+        (SETTINGS, {"sites": 2, "begin_private": "a"}, "a job that starts a new run; came begin_private a"),
     ],
 )
 def test_a_run_that_cannot_be_is_told_before_anything_is_written(

@@ -125,6 +125,11 @@ def test_a_wrong_setting_is_told_by_name(values: dict, told: str) -> None:
             {"train": {"record": True}, "model": {"experts": 0}, "privacy": {"unit": "patient"}},
             "privacy.unit none or site beside the job's train.record; came privacy.unit patient",
         ),
+        (
+            {"method": "fedmsa", "model": {"lora_last": 2}},
+            "LoRA in the encoder's layers beside the job's model.lora_last; came method fedmsa",
+        ),
+        ({"method": {"reading": "post"}, "model": {"lora_last": 2}}, "model.lora_last; came method.reading post"),
         ({"data": {"pool": True, "joined": {"a": ["b", "c"]}}}, "data.pool false beside the job's data.joined"),
     ],
 )

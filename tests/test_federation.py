@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,18 @@ def test_a_newcomer_to_another_model_is_told_so(hospital: Path, tmp_path: Path) 
     other = tiny(study="joins", method="newcomer", model={"lora_rank": 2})
     with pytest.raises(UserFault, match=r"whose model this begins with.*model\.lora_rank"):
         federate(Plan(other, places, 1, tmp_path / "second", begin=tmp_path / "first"))
+
+
+@pytest.mark.parametrize(("method", "refused"), [("ffa_lora", True), ("fedavg", False)])
+def test_a_model_that_goes_with_drawn_adapters_begins_no_run_of_another_seed(
+    hospital: Path, tmp_path: Path, method: str, refused: bool
+) -> None:
+    """FFA-LoRA's A is drawn from the seed and never sent. B of another A would be a damaged model."""
+    places = {"site-1": Places(hospital, tmp_path / "sites")}
+    federate(Plan(tiny(method=method), places, 1, tmp_path / "first"))
+    other = Plan(tiny(method=method, seed=1, study="other"), places, 1, tmp_path / "second", begin=tmp_path / "first")
+    with pytest.raises(UserFault, match=r"whose model this begins with.*seed 0") if refused else nullcontext():
+        federate(other)
 
 
 def test_a_site_is_not_scored_on_classes_that_it_does_not_annotate(hospital: Path, tmp_path: Path) -> None:

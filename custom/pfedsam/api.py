@@ -231,13 +231,14 @@ def simulate(
     given = _job(job)
     changes = {"settings": _changed(given.settings, settings), "rounds": given.rounds if rounds is None else rounds}
     run = make_job(vars(given) | changes | {"sites": _sites(sites, given.sites)})
-    if named := [f"{fact} {value}" for fact in ("run", "begin") if (value := getattr(run, fact))]:
+    facts = {"run": run.run, "begin": run.begin, "begin_private": run.config.begin_private}
+    if named := [f"{fact} {value}" for fact, value in facts.items() if value]:
         do = "render the job for FLARE's simulator: its server has that run in its store"
         raise UserFault(expected="a job that starts a new run", came=", ".join(named), do=do)
     folder = Path(out or Path("runs") / f"{run.name}_alone")  # FLARE's simulator deletes the folder that it runs in
     with quietly(), torch_as_it_was():
-        if threads := os.environ.get("PFEDSAM_THREADS"):
-            torch.set_num_threads(parse_count(threads, "threads in PFEDSAM_THREADS"))
+        threads = os.environ.get("PFEDSAM_THREADS") or "1"  # as in FLARE's simulator: another number, other bits
+        torch.set_num_threads(parse_count(threads, "threads in PFEDSAM_THREADS"))
         plan = Plan(run.config, {site: _places(site, run, folder, folders) for site in run.sites}, run.rounds, folder)
         return Results(federate(plan, on_round or (lambda _: None)), folder)
 

@@ -158,6 +158,8 @@ def _told(site: Site, facts: dict[str, str], turn: Turn) -> dict[str, Any]:
     if not site.private():
         return {}
     if not facts:
+        if wanted := site.config.begin_private:
+            log.warning("[%s] has no private part of run %s, which the job names in begin_private", site.name, wanted)
         log.info("[%s] begins with a private part drawn from the seed", site.name)
         return {}
     source, round_ = facts.get("run", ""), round_of(facts)

@@ -1,7 +1,7 @@
 """What a study's settings mean: which tensors are shared, what a run begins with, and if two mean one model."""
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,9 @@ def first_tensors(root: Path, begin: str, fresh: Tensors, base: str, config: Con
     study, _, name = begin.partition("/")
     point = _trained(Checkpoints(root, one_name(study, "study")), name)
     run, do = f"{study}/{point.run}", "use the model's settings and the data.scale of that run's job"
-    same_settings(config, point.results["config"], f"run {run}, whose model this begins with", do, _tells)
+    drawn = {"seed"} if methods.get(config.method).drawn else set()
+    held = partial(_tells, besides=drawn)
+    same_settings(config, point.results["config"], f"run {run}, whose model this begins with", do, held)
     shared = point.state.shared
     if point.base != base or schema_of(shared) != schema_of(fresh):
         came = "another base" if point.base != base else "other shared tensors"
@@ -150,6 +152,10 @@ def same_settings(
         raise UserFault(expected=f"the settings of {run}", came=came, do=do)
 
 
-def _tells(name: str) -> bool:
+def _tells(name: str, besides: set[str]) -> bool:
     """Whether a setting changes the meaning of a trained shared part: with another value the model is another one."""
-    return name in ("data.scale", "data.plane", "data.classes") or (name.startswith("model.") and name not in UNREAD)
+    return (
+        name in besides
+        or name in ("data.scale", "data.plane", "data.classes")
+        or (name.startswith("model.") and name not in UNREAD)
+    )

@@ -10,9 +10,9 @@ from pfedsam.config import Config, ModelConfig, ServerConfig
 from pfedsam.data.classes import sided
 from pfedsam.errors import UserFault
 from pfedsam.exchange.aggregate import chosen
-from pfedsam.exchange.robust import OUTVOTE
+from pfedsam.exchange.robust import OUTVOTE, RULES
 from pfedsam.masked import check_masked
-from pfedsam.methods.base import as_it_is, no_extras
+from pfedsam.methods.base import all_of_it, as_it_is, no_extras
 from pfedsam.names import one_name
 
 OWN_RANK = "model.experts_rank of 1 or more with model.expert head, whose experts have low-rank parts of their own"
@@ -56,6 +56,7 @@ def check_together(config: Config) -> None:
             do="leave train.cache out",
         )
     chosen(method.rule, config)
+    _check_parts(config)
     check_masked(config)
     _check_privacy(config)
     _check_weights(config)
@@ -67,6 +68,16 @@ def check_together(config: Config) -> None:
         raise UserFault(expected="a study with another name", came=config.study, do=do)
     if config.begin_private:
         one_name(config.begin_private, "run")
+
+
+def _check_parts(config: Config) -> None:
+    """Check that a rule that turns LoRA's directions goes with no method that sends some of them."""
+    if methods.get(config.method).sends is not all_of_it and config.server.rule in RULES:
+        raise UserFault(
+            expected=f"server.rule clipped or mean with {config.method}, which sends only some of LoRA's directions",
+            came=config.server.rule,
+            do="choose one of these two",
+        )
 
 
 def check_heard(config: Config) -> None:
@@ -137,6 +148,9 @@ def _unheard_by_method(config: Config) -> Unheard:
     if reading in ("R1", "R2") and (names := [name for name in changed if name.startswith("recopy")]):
         copying = " and ".join(f"method.{name}" for name in names)
         yield copying, "method.reading R3 or post", f"method.reading {reading}", "set one of these readings"
+    if config.model.lora_last and (config.method in ("fedmsa", "fedms_sam") or reading == "post"):
+        there = "method.reading post" if reading == "post" else f"method {config.method}"
+        yield "model.lora_last", "a method with LoRA in the encoder's layers", there, "choose another one"
     if config.method == "gin" and not train.augment:
         yield "method gin", "train.augment true", "train.augment false", "set train.augment true"
     mixes = "mix" in changed and getattr(own, "mix", 0.0) > 0

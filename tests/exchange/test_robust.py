@@ -206,6 +206,8 @@ def test_a_rule_with_too_few_sites_says_how_many_it_needs(rule: str, least: int)
 def test_a_rule_in_place_of_a_method_s_own_is_refused_when_the_job_is_read(rule: str) -> None:
     with pytest.raises(UserFault, match="a rule of its own"):
         from_dict({"method": "scaffold", "server": {"rule": rule}})
+    with pytest.raises(UserFault, match="fca, which sends only some of LoRA's directions"):  # the rule turns them
+        from_dict({"method": "fca", "server": {"rule": rule}})
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,13 @@ def test_fedicra_s_crf_falls_on_pixels_without_a_label_alone(open_site) -> None:
     assert whole["crf"] == 0
 
 
+def test_fedicra_s_crf_leaves_whole_masks_alone(open_site) -> None:
+    """No pixel is without a label, whether or not the job has a value for such pixels."""
+    site = open_site(tiny(method="fedicra", own={"ala_first": 2}))
+    batch = site.data["train"].batch([View(0, PLAIN), View(1, PLAIN)])
+    assert site.method.loss(site.model, batch, site.config)["crf"] == 0
+
+
 def given(site: str, samples: int, gap: float, update: float) -> Contribution:
     extras = {fedsemidg.GAP: torch.tensor([gap])}
     return Contribution(samples, lambda: {"w": torch.tensor([update])}, extras)

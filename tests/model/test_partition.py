@@ -25,6 +25,17 @@ EXPERTS = ("pfedsam", "newcomer")
 every_method = pytest.mark.parametrize("method", methods.names())
 
 
+@pytest.mark.parametrize("method", ["fedper", "fedrep"])
+def test_a_method_whose_decoder_is_all_that_stays_is_none_with_a_frozen_one(method: str) -> None:
+    with pytest.raises(UserFault, match=f"another model.decoder in {method}"):
+        shared_schema(tiny(method=method, model={"decoder": "frozen"}))
+
+
+def in_post(method: str, reading: str) -> bool:
+    """Whether LoRA is after the encoder."""
+    return method == "pfedsam" and reading == "post"
+
+
 def configs(method: str) -> st.SearchStrategy[Config]:
     """A method's settings."""
     return st.builds(
@@ -36,7 +47,7 @@ def configs(method: str) -> st.SearchStrategy[Config]:
                 "decoder": decoder if decoder != "lora" or methods.get(method).decoder_lora else "full",
                 "exclusive": exclusive,
                 "num_classes": classes,
-                "lora_last": last,
+                "lora_last": None if method in ("fedmsa", "fedms_sam") or in_post(method, reading) else last,
                 "lora_on": places[0],
                 "experts_in": places[1],
                 "lora_rank": rank,
@@ -56,7 +67,7 @@ def configs(method: str) -> st.SearchStrategy[Config]:
         st.sampled_from([(0, "conv"), (2, "conv"), (2, "head")]),
         st.integers(0, 4),
         st.sampled_from(["tiny_vit"] if method == "fedbn" else ["demo", "tiny_vit"]),
-        st.sampled_from(["full", "lora", "lean", "frozen"]),
+        st.sampled_from(["full", "lora", "lean", *([] if methods.get(method).keeps else ["frozen"])]),
     )
 
 

@@ -32,7 +32,7 @@ def test_the_term_is_the_energy_of_all_pairs_that_are_near(exclusive: bool) -> N
     found = logits.softmax(1) if exclusive else logits.sigmoid()
     term = crf.gated_crf(logits, colour, gate, exclusive=exclusive).item()
     assert term == pytest.approx(slow(found, colour, gate, exclusive=exclusive), rel=1e-4)
-    every = crf.gated_crf(logits, colour, None, exclusive=exclusive).item()
+    every = crf.gated_crf(logits, colour, torch.ones_like(gate), exclusive=exclusive).item()
     assert every == pytest.approx(slow(found, colour, torch.ones_like(gate), exclusive=exclusive), rel=1e-4)
 
 
@@ -42,6 +42,6 @@ def test_the_term_spreads_a_label_over_what_looks_alike_and_stops_at_an_edge() -
     logits = torch.zeros(1, 1, 8, 8)
     logits[..., :, 0] = 4.0
     logits.requires_grad_()
-    crf.gated_crf(logits, colour, None, exclusive=False).backward()
+    crf.gated_crf(logits, colour, torch.ones_like(colour[:, :1]), exclusive=False).backward()
     assert (logits.grad[..., 1:4] < -1e-6).all()
     assert logits.grad[..., 4:].abs().max() < 1e-6

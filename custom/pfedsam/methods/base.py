@@ -176,6 +176,8 @@ class Method:
         unlabelled: whether it learns from images without labels. Otherwise they are left out and do not count.
         prompts: whether it has SAM label the site's images. Its model then holds SAM's prompt encoder.
         derived: names of `up` whose values are made of images themselves. A hospital must permit such a method.
+        drawn: whether what is shared goes with adapters that the seed draws and nobody sends.
+        keeps: whether it is another method if nothing of its one branch stays at the site.
         settings: the frozen dataclass of its own settings, read from "method" in a job. No field may be called name.
     """
 
@@ -206,6 +208,8 @@ class Method:
     unlabelled: bool = False
     prompts: bool = False
     derived: frozenset[str] = frozenset()
+    drawn: bool = False
+    keeps: bool = False
     settings: type = NoSettings
 
     @property
@@ -234,4 +238,7 @@ class Method:
         if self.personal != self.global_ and not found.names(Part.PRIVATE):
             wanted = f"model.experts or model.experts_rank of 1 or more in {config.method}: nothing else is private"
             raise UserFault(expected=wanted, came="0 and 0", do="raise one of them, or use fedavg")
+        if self.keeps and not found.names(Part.PRIVATE):
+            wanted = f"another model.decoder in {config.method}: nothing but the decoder is private"
+            raise UserFault(expected=wanted, came=config.model.decoder, do="set it to full or lean, or use fedavg")
         return found

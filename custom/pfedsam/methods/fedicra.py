@@ -63,7 +63,8 @@ def losses(model: Branches, batch: Batch, config: Config) -> Losses:
     """The loss on labelled pixels, and the CRF term on those without a label. Scalars by name."""
     logits, known = model(batch.image, ("personal",))["personal"], labelled(batch)
     colour = batch.image * spread(config.model.pixels)
-    term = gated_crf(logits, colour, None if known is None else 1 - known, exclusive=config.model.exclusive)
+    bare = torch.zeros_like(colour[:, :1]) if known is None else 1 - known
+    term = gated_crf(logits, colour, bare, exclusive=config.model.exclusive)
     return {"personal": segmentation_loss(logits, batch, config.train), "crf": config.own(Settings).crf_weight * term}
 
 
@@ -76,9 +77,8 @@ def merge(model: Branches, config: Config, here: Here) -> None:
     if own:
         weight = {name: kept.get(name, torch.ones_like(p)).clone().to(p.device) for name, p in live.items()}
         count = (settings.ala_steps if kept else settings.ala_first) if here.dice else 0  # no dice: a test
-        losses = (
-            partial(total, model, batch, config) for batch in batches(here, count, next(model.parameters()).device)
-        )
+        some = batches(here, count, next(model.parameters()).device)
+        losses = (partial(total, model, batch, config) for batch in some)
         train_weight(live, own, weight, losses, rate=settings.ala_rate, spread=0.0 if kept else settings.ala_spread)
         model.received |= under(WEIGHT, weight)
 

@@ -17,4 +17,4 @@ def declare(_: Config) -> Declaration:
     return lambda _branch, kind: Part.SHARED if kind in ENCODER else Part.PRIVATE
 
 
-METHOD = replace(fedavg.METHOD, declare=declare)
+METHOD = replace(fedavg.METHOD, declare=declare, keeps=True)

@@ -14,4 +14,4 @@ def declare(_: Config) -> Declaration:
     return lambda _branch, kind: Part.FROZEN if kind in A else Part.SHARED
 
 
-METHOD = replace(fedavg.METHOD, declare=declare)
+METHOD = replace(fedavg.METHOD, declare=declare, drawn=True)

@@ -97,5 +97,6 @@ METHOD = replace(
     adapt=adapters,
     decoder_lora=False,
     couples=True,  # by the drift
+    drawn=True,
     settings=Settings,
 )

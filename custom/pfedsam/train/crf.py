@@ -14,19 +14,19 @@ REACH = 3  # how many of their pixels apart two may be
 NEAR, ALIKE = 2.0, 0.1  # deviations of the kernel: in pixels of the maps, and in colours of 0..1
 
 
-def gated_crf(logits: Tensor, image: Tensor, gate: Tensor | None, *, exclusive: bool) -> Tensor:
+def gated_crf(logits: Tensor, image: Tensor, gate: Tensor, *, exclusive: bool) -> Tensor:
     """The mean energy of a pixel, a scalar: sum over its neighbours of the kernel times how unlike their classes are.
 
     Args:
         logits: (B, outputs, h, h).
         image: (B, 3, S, S), colours in 0..1 up to an offset.
-        gate: (B, 1, L, L), 1 for a pixel that takes energy, here one without a label. None: all pixels.
+        gate: (B, 1, L, L), 1 for a pixel that takes energy, here one without a label.
         exclusive: take a softmax over the channels. Otherwise each channel has two classes, and they are averaged.
     """
     side = min(SIDE, logits.shape[-1])
     logits, colour = (F.adaptive_avg_pool2d(maps.float(), side) for maps in (logits, image))
     found = logits.softmax(1) if exclusive else logits.sigmoid()
-    takes = torch.ones_like(colour[:, :1]) if gate is None else F.adaptive_avg_pool2d(gate, side)
+    takes = F.adaptive_avg_pool2d(gate, side)
     energy = [pairs(found, colour, takes, down, right) for down, right in neighbours(REACH)]
     return torch.stack(energy).sum() / (len(found) * side**2 * (2 if exclusive else found.shape[1]))
 
