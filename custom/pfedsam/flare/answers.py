@@ -17,7 +17,7 @@ from pfedsam.flare.context import REASON
 
 LONGEST = 100  # most characters of a return code, FLARE's or ours
 
-Take = Callable[[str, Shareable, FLContext], bool]  # whether an answer is valid, of the site's name and the answer
+Take = Callable[[str, Shareable, FLContext], bool]  # whether an answer is valid: of the site's name and the answer
 Refuse = Callable[[str, str, FLContext], object]  # for any other: the site's name and its return code
 
 

@@ -35,14 +35,14 @@ class Rounds(Controller):  # type: ignore[misc]
     """Runs the rounds until the run has `rounds`, counting those that its earlier jobs finished.
 
     Quorum and deadline are FLARE's: a round ends when every site has answered, or `grace` seconds after `min_sites`
-    valid updates, or after `timeout` seconds. It fires the events of FLARE's own workflows, for FLARE's widgets and
-    ours.
+    valid updates have come, or after `timeout` seconds. It fires the events of FLARE's own workflows, for FLARE's
+    widgets and ours.
 
     Args:
         rounds: of the whole run.
         min_sites: the number of valid updates that a round needs. With fewer the job stops and says so. It also
             stops if the training diverged at more sites than it went well: then the model is bad.
-        grace: seconds for the other sites after `min_sites` valid updates.
+        grace: seconds for the other sites after `min_sites` valid updates have come.
         timeout: seconds that a round may take.
     """
 
@@ -52,7 +52,7 @@ class Rounds(Controller):  # type: ignore[misc]
         self.round: int | None = None  # the one in progress, or the last
         self._failed: dict[str, str] = {}  # the sites without a valid update in this round, and their return codes
         self._came: dict[str, Shareable] = {}  # the updates that the aggregator has
-        self._far: dict[str, str] = {}  # of these, the sites that are left out for its length, with the reason
+        self._far: dict[str, str] = {}  # the sites whose update is left out for its length, with the reason
         self._asked, self._least = 0, min_sites
         self._masking = Masking(self, grace=grace, timeout=timeout, refuse=self._refuse)
 
@@ -232,11 +232,11 @@ class Rounds(Controller):  # type: ignore[misc]
         self._wait_beyond(client_task.task, fl_ctx)
 
     def _wait_beyond(self, task: Task, fl_ctx: FLContext) -> None:
-        """Let `grace` not begin by updates that are left out for their length, as far as those that came tell.
+        """Keep updates that are left out for their length from starting `grace`, as far as those that came tell.
 
-        Of twice the quorum or more enough count: the half is never left out.
+        It looks only as `grace` would begin: each look decodes all updates.
         """
-        if self._least <= len(self.aggregator.given) < 2 * self._least:
+        if self._valid() == self._least:
             far = self.aggregator.far(fl_ctx)
             wait_for(task, len(far) - len(self._far))
             self._far = far
