@@ -31,7 +31,7 @@ class Job:
         settings: as `Config` reads them. Settings that are left out have their defaults.
         rounds: the number of rounds.
         min_sites: the number of valid updates that a round needs. It needs more if `server.rule` does.
-        grace: seconds for the other sites after `min_sites` have answered.
+        grace: seconds for the other sites after `min_sites` valid updates have come.
         timeout: the most seconds for a round, and for the final test. 0: no limit.
         sites: the sites that take part, for `simulate` and `doctor`. `render` does not read them: without `--sites` the
             job is for all sites that connect.
