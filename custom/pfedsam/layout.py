@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ASSETS = Path(__file__).parent / "assets"  # what ships beside the code
+PREDICTED = ".pfedsam-predict.jsonl"  # in a folder of predicted masks: one line for what was written of one scan
 SETTINGS = Path("app/config/pfedsam.json")  # below a job folder
 SERVER = Path("app/config/config_fed_server.json")
 CLIENT = Path("app/config/config_fed_client.json")

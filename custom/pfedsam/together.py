@@ -7,7 +7,7 @@ from typing import Any
 
 from pfedsam import methods
 from pfedsam.config import Config, ModelConfig, ServerConfig
-from pfedsam.data.classes import sided
+from pfedsam.data.classes import safe_flips, sided
 from pfedsam.errors import UserFault
 from pfedsam.exchange.aggregate import chosen
 from pfedsam.exchange.robust import OUTVOTE, RULES
@@ -168,15 +168,14 @@ def check_sides(config: Config) -> None:
     """Check that training does not mirror left and right where a class means one of the two.
 
     Raises:
-        UserFault: it does. In sagittal slices no flip mirrors them.
+        UserFault: it does.
     """
-    t, named = config.train, sided(config.data.classes)
-    mirrors = t.augment and t.flips in ("both", "horizontal") and config.data.plane != "sagittal"
-    if named and mirrors:
+    t, named, safe = config.train, sided(config.data.classes), safe_flips(config.data.plane)
+    if named and t.augment and t.flips not in safe:
         raise UserFault(
-            expected=f"train.flips vertical or none, with the classes {', '.join(named)}",
+            expected=f"train.flips {' or '.join(safe)}, with the classes {', '.join(named)}",
             came=f"{t.flips}, which mirrors left and right in training",
-            do="set train.flips to vertical",
+            do=f"set train.flips to {safe[0]}",
         )
 
 

@@ -119,6 +119,12 @@ def test_a_run_s_own_files_are_checked_too(hospital: Path, tmp_path: Path) -> No
         assert {check.name for check in checks if check.ok} >= {*CHECKS} - {"header", "round"}, name
 
 
+def test_a_private_part_in_the_store_is_called_private(hospital: Path, tmp_path: Path) -> None:
+    federate(Plan(tiny(), {"site-1": Places(hospital, tmp_path / "sites")}, 1, tmp_path))
+    (file,) = (tmp_path / "sites").rglob("private.*.safetensors")
+    assert verify(file)[0].why.startswith("private")
+
+
 def test_the_server_s_file_must_be_of_the_last_round(tmp_path: Path) -> None:
     config = tiny()
     shared, base = initial_shared(config)

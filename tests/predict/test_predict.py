@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from pfedsam.data.volume import read_nifti
 from pfedsam.errors import UserFault
 from pfedsam.files import sha256
 from pfedsam.inference.predictor import Predictor, load_model
-from pfedsam.predict.made import RECORD
+from pfedsam.layout import PREDICTED as RECORD
 from pfedsam.predict.masks import Prediction, Way, segment
 from pfedsam.predict.run import Done, predict
 from pfedsam.predict.scans import Scan, find_scans
@@ -460,6 +461,19 @@ def test_what_is_there_already_is_kept_unless_told(
     (second,) = run(model, tmp_path / "in", tmp_path / "out")
     (third,) = run(model, tmp_path / "in", tmp_path / "out", again=True)
     assert (len(first.files), len(second.files), len(third.files)) == (1, 0, 1)
+
+
+def test_overwriting_leaves_what_predict_did_not_write(
+    model: Predictor, volume: NDArray[np.float32], tmp_path: Path
+) -> None:
+    """Such as masks that a person drew, or another patient's images."""
+    nifti(tmp_path / "in/a.nii.gz", volume)
+    (tmp_path / "out").mkdir()
+    drawn = shutil.copy(tmp_path / "in/a.nii.gz", tmp_path / "out/a.nii.gz")
+    before = Path(drawn).read_bytes()
+    (done,) = run(model, tmp_path / "in", tmp_path / "out", again=True)
+    assert "came another, such as a drawn mask or an image" in str(done.fault)
+    assert Path(drawn).read_bytes() == before
 
 
 def test_a_mask_of_another_size_or_place_is_not_taken_for_that_of_the_image_that_has_its_name_now(

@@ -81,6 +81,17 @@ def test_a_tag_that_de_identification_took_is_written_empty(tmp_path: Path, tag:
     assert not seg.get(tag)
 
 
+@pytest.mark.parametrize("stated", [None, "1.0", "0", "-2.5"])
+def test_the_distance_of_slices_is_that_of_their_positions(tmp_path: Path, stated: str | None) -> None:
+    """Some scanners state the gap between slices there. A reader that trusts it makes a volume with holes."""
+    write_series(
+        tmp_path / "s", IMAGE, tags={"SliceThickness": "1.5"} | ({"SpacingBetweenSlices": stated} if stated else {})
+    )
+    seg = pydicom.dcmread(drawn(only(tmp_path / "s"), tmp_path / "out"))
+    measures = seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    assert (measures.SpacingBetweenSlices, measures.SliceThickness) == (2.5, 1.5)
+
+
 @pytest.mark.parametrize("stated", ["", None])
 def test_a_thickness_that_is_not_stated_is_the_distance_of_the_slices(tmp_path: Path, stated: str | None) -> None:
     write_series(tmp_path / "s", IMAGE, tags={"SliceThickness": stated})

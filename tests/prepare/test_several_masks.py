@@ -290,6 +290,28 @@ def test_names_are_written_only_where_they_are_known(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "named/classes.json").read_text()) == {"1": "Lesion"}
     notes = [prepare([home], None, Wish(names=(name,)))["notes"] for name in ("Left ovary", "Lesion")]
     assert ["Train with train.flips=vertical. The default mirrors Left ovary." in of for of in notes] == [True, False]
+
+
+@pytest.mark.parametrize(("plane", "told"), [("stored", ["none"]), ("sagittal", []), ("coronal", ["vertical"])])
+def test_the_flip_that_is_advised_mirrors_no_side(tmp_path: Path, plane: str, told: list[str]) -> None:
+    """A stored row may be any of the patient's axes. In sagittal slices no flip mirrors left and right."""
+    home = ultrasound(tmp_path / "in", {"_mask": square(0, 0, 255, (12, 10))})
+    notes = prepare([home], None, Wish(names=("Left ovary",), plane=plane))["notes"]
+    assert [flip for flip in ("none", "vertical") if any(f"train.flips={flip}." in note for note in notes)] == told
+
+
+def test_a_mask_that_predict_wrote_is_told(tmp_path: Path) -> None:
+    """A model that is tested on its own masks looks better than it is. Corrected ones are welcome."""
+    home = ultrasound(tmp_path / "in", {"_mask": square(0, 0, 255, (12, 10))})
+    (home / ".pfedsam-predict.jsonl").write_text('{"files": ["benign%20%281%29_mask.png"], "maker": {}}\n{"fil')
+    (note,) = [one for one in prepare([home], None, Wish())["notes"] if "pfedsam predict" in one]
+    assert note.startswith("1 mask(s) were written by pfedsam predict (such as benign (1)_mask.png).")
+
+
+def test_a_folder_that_is_given_twice_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = ultrasound(tmp_path / "in", {"_mask": square(0, 0, 255, (12, 10))})
+    monkeypatch.chdir(home)
+    assert prepare([Path(), Path("../in")], None, Wish())["cases"] == prepare([home], None, Wish())["cases"]
     with pytest.raises(UserFault, match="in --names"):
         prepare([home], None, Wish(names=("Lesion", "lesion")))
     with pytest.raises(UserFault, match=r"1 name\(s\) in --names"):

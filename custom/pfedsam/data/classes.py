@@ -71,6 +71,11 @@ def check_one_meaning(folders: Mapping[str, Path]) -> None:
                 )
 
 
+def safe_flips(plane: str) -> list[str]:
+    """The flips that mirror no left into right, by the plane. A file's stored axes may be any of the patient's."""
+    return {"sagittal": ["both", "horizontal", "vertical", "none"], "stored": ["none"]}.get(plane, ["vertical", "none"])
+
+
 def sided(names: Sequence[str]) -> list[str]:
     """Those of the classes' names that say left or right: `kidney_left`, `LeftKidney`, `Kidney_L`.
 

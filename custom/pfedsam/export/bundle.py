@@ -42,10 +42,10 @@ def pictures(folder: str) -> list[Sample]:
         UserFault: there is none.
     """
     place = Path(folder)
-    files = sorted(path for path in place.iterdir() if path.suffix == PICTURE) if place.is_dir() else []
+    within = [path for path in place.iterdir() if path.is_file()] if place.is_dir() else []
+    files = sorted(path for path in within if path.suffix == PICTURE and not path.name.startswith("."))
     if not files:
-        others = [path.name for path in place.iterdir() if path.is_file()] if place.is_dir() else []
-        came = f"{len(others)} files of other kinds, such as {min(others)}" if others else "no such file"
+        came = f"{len(within)} files of other kinds, such as {min(within).name}" if within else "no such file"
         raise UserFault(
             expected=f"pictures (*{PICTURE}, in small letters) in the folder {folder}",
             came=came if place.is_dir() else "no such folder",

@@ -190,7 +190,9 @@ def _kind(lines: dict[str, str]) -> str:
         return "model"
     if PAYLOAD not in lines or "base" not in lines:
         return ""
-    return str(lines.get("part") or ("private" if "site" in lines and "done" not in lines else "shared"))
+    return str(
+        lines.get("part") or ("shared" if {"done", SETTINGS} & {*lines} else "private")
+    )  # a site's store says neither
 
 
 def _config(lines: dict[str, str], results: dict[str, Any]) -> Config | None:

@@ -35,6 +35,9 @@ def opened(image: Image, affine: Affine | None, way: Way) -> tuple[Volume, bool]
             raise UserFault(expected="no affine with a path", came="one", do="leave it out: the file has its own")
         scan = only_scan(Path(image))
         return read_scan(scan), scan.kind == "picture"
+    if affine is None and way.plane not in (None, "stored"):
+        do = "give the array's affine, or plane='stored'"
+        raise UserFault(expected=f"an affine with plane {way.plane}", came="an array without one", do=do)
     stacked = affine is not None or way.plane is not None
     volume = as_volume(image, affine, stacked=stacked)
     _check_range(image, way.scale)

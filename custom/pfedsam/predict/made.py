@@ -10,8 +10,9 @@ from urllib.parse import quote
 
 from pfedsam.files import append_line, parsed, sha256
 from pfedsam.inference.predictor import Predictor
+from pfedsam.layout import PREDICTED
 from pfedsam.predict.masks import Way
-from pfedsam.predict.scans import RECORD, Scan
+from pfedsam.predict.scans import Scan
 from pfedsam.predict.segmentation import Classes
 
 
@@ -60,7 +61,7 @@ class Record:
     """Which maker each file in the folder `out` has, by the lines of its record. A later line counts."""
 
     def __init__(self, out: Path) -> None:
-        self.out, self.path = out, out / RECORD
+        self.out, self.path = out, out / PREDICTED
         self.makers: dict[str, Maker] = {}
         for line in self.path.read_bytes().splitlines() if self.path.is_file() else ():
             self._take(line)

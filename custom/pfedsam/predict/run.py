@@ -1,7 +1,7 @@
 """Predicts a folder of files, with one scan in memory at a time."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,6 +93,7 @@ def _one(model: Predictor, scan: Scan, place: Place, way: Way, classes: Classes)
     with readable(scan.files[0]):
         maker = maker_of(model, way, scan, classes)
         _check_mask(scan, files[0], place, kept=files[0] not in missing, anonymous=classes.anonymous)
+        _check_ours(missing, place)
         for path in files_of(place.out, scan, len(classes.names), probabilities=True):
             if path.exists() and path not in missing:
                 _check_maker(path, place.record, maker, needed=bool(missing) and path in files)
@@ -107,6 +108,16 @@ def _one(model: Predictor, scan: Scan, place: Place, way: Way, classes: Classes)
         written = write(place.out, scan, found, classes, again=place.again)
     counts = tuple(int(one.sum()) for one in found.masks) if files[0] in written else ()
     return Done(scan, tuple(written), pixels=counts)
+
+
+def _check_ours(files: Sequence[Path], place: Place) -> None:
+    """Check that what would be overwritten was written by this function."""
+    if strange := next((path for path in files if path.exists() and not place.record.known(path)), None):
+        raise UserFault(
+            expected=f"a file that pfedsam predict wrote at {strange}, to overwrite it",
+            came="another, such as a drawn mask or an image",
+            do="move it away, or predict into another folder",
+        )
 
 
 def _check_mask(scan: Scan, mask: Path, place: Place, *, kept: bool, anonymous: bool) -> None:

@@ -25,8 +25,8 @@ from pfedsam.data.readable import LINKED, closed, hindrance, may_be_image
 from pfedsam.data.slices import make_volume, scattered
 from pfedsam.data.volume import Kind, kind_of, stem_of
 from pfedsam.errors import UserFault
+from pfedsam.layout import PREDICTED
 
-RECORD = ".pfedsam-predict.jsonl"  # in an output folder: one line for what was written of one scan
 NO_IMAGE = ("SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG")  # DICOM modalities without an image
 
 
@@ -99,7 +99,7 @@ def _folders(source: Path, out: Path | None) -> Iterator[tuple[Path, list[Path]]
 
 def _has_masks(folder: Path, own: Path | None) -> bool:
     """Whether a folder holds masks of `predict`: of this command or of an earlier one."""
-    return folder.resolve() == own or (folder / RECORD).is_file()
+    return folder.resolve() == own or (folder / PREDICTED).is_file()
 
 
 def _in_folder(folder: Path, files: list[Path], source: Path, others: list[Path]) -> Iterator[Scan | UserFault]:

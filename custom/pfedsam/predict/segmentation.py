@@ -1,7 +1,7 @@
 """Masks as a DICOM segmentation that refers to its series, with the facts on classes and patient."""
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -221,9 +221,8 @@ def _sources(scan: Scan, classes: Classes) -> list[Any]:
         for tag in SHARED:
             if tag in source and sources[0].get(tag):
                 source[tag].value = sources[0][tag].value
-        if "ImagePositionPatient" in source and not source.get("SliceThickness"):
-            places = [np.array(one.ImagePositionPatient, float) for one in sources[:2]]
-            source.SliceThickness = f"{np.linalg.norm(places[1] - places[0]):.6g}" if len(places) > 1 else ""
+        if "ImagePositionPatient" in source:
+            _space(source, sources)
         for own in list(source):
             telling = own.tag.group not in NAMELESS and own.keyword not in NEEDED
             if (own.tag.group == 0x0010 and own.keyword not in PATIENT) or (classes.anonymous and telling):
@@ -234,6 +233,19 @@ def _sources(scan: Scan, classes: Classes) -> list[Any]:
             if tag not in source or not _valid(tag, source[tag].value):
                 setattr(source, tag, "")
     return sources
+
+
+def _space(source: Any, sources: Sequence[Any]) -> None:
+    """State the distance of the slices, by their positions. Some scanners state the gap between them, or nothing."""
+    places = [np.array(one.ImagePositionPatient, float) for one in sources[:2]]
+    if len(places) > 1:
+        across = np.cross(*np.array(source.ImageOrientationPatient, float).reshape(2, 3))
+        source.SpacingBetweenSlices = f"{abs((places[1] - places[0]) @ across):.6g}"
+        source.SliceThickness = source.get("SliceThickness") or f"{np.linalg.norm(places[1] - places[0]):.6g}"
+        return
+    source.SliceThickness = source.get("SliceThickness") or ""
+    if source.SliceThickness:
+        source.SpacingBetweenSlices = source.SliceThickness
 
 
 def _valid(tag: str, value: Any) -> bool:

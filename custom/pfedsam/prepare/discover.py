@@ -92,16 +92,21 @@ def _from_files(
     )
 
 
+def _place(path: Path) -> Path:
+    """A path from the root on. Two ways to write one are equal."""
+    return Path(os.path.abspath(path))
+
+
 def _at_home(cases: Sequence[Case], folders: Sequence[Path]) -> list[Case]:
     """The cases, each with the given folder that it is in. A folder named for images counts as the one around it."""
-    places = {folder.absolute(): folder.absolute() for folder in folders}
+    places = {_place(folder): _place(folder) for folder in folders}
     places = {folder: folder if role(folder.name) is None else folder.parent for folder in places}
     if len(set(places.values())) < 2:
         return [*cases]
     top = os.path.commonpath(places.values())
     homes = {folder: os.path.relpath(place, top) for folder, place in places.items()}
     return [
-        replace(case, home=next(homes[up] for up in case.image[0].absolute().parents if up in homes)) for case in cases
+        replace(case, home=next(homes[up] for up in _place(case.image[0]).parents if up in homes)) for case in cases
     ]
 
 
@@ -144,7 +149,7 @@ def _files(folders: Sequence[Path], masks: Path | None) -> tuple[list[File], lis
             if isinstance(found, Dropped):
                 dropped.append(found)
             else:
-                files.setdefault(found.path.absolute(), found)
+                files.setdefault(_place(found.path), found)
     return list(files.values()), list(dict.fromkeys(dropped))
 
 
@@ -160,9 +165,9 @@ def _candidate(
         alone: for several files, whether all files of their folder belong to one series. The series then has the
             folder's name, so that a NIfTI mask of that name finds it.
     """
-    first, said = files[0], None if masks is None else files[0].path.absolute().is_relative_to(masks.absolute())
+    first, said = files[0], None if masks is None else _place(files[0].path).is_relative_to(_place(masks))
     if masks is not None and said:
-        parts = first.path.absolute().relative_to(masks.absolute()).parts[:-1]
+        parts = _place(first.path).relative_to(_place(masks)).parts[:-1]
     else:
         own = first.root in roles and role(first.root.name) is not None
         parts = (first.root.name, *first.parts) if own else first.parts
@@ -207,9 +212,9 @@ def _unread(path: Path) -> Iterator[str]:
     if others:
         yield f"{' and '.join(others)} beside {path.name} is not read. Remove the one that does not count."
     columns = (record.get(column) for record in raw_rows(path) for column in PATHS)
-    named = {os.path.normpath(path.parent / str(name)) for name in columns if name}
+    named = {_place(path.parent / str(name)) for name in columns if name}
     found = [one for one in files_below(path.parent) if isinstance(one, File)]
-    if lone := [one.name for one in found if os.path.normpath(one.path) not in named]:
+    if lone := [one.name for one in found if _place(one.path) not in named]:
         yield (
             f"{len(lone)} file(s) are in no row of {path.name} and are not read (such as {lone[0]}). If they belong to"
             " it, add rows for them and prepare again."

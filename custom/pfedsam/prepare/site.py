@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from pfedsam.data.classes import sided
+from pfedsam.data.classes import safe_flips, sided
 from pfedsam.data.datalist import SPLITS
 from pfedsam.data.folder import check_free, new_folder
 from pfedsam.data.readable import disguised, readable
 from pfedsam.data.values import MOST_CLASSES
 from pfedsam.data.volume import kind_of
 from pfedsam.errors import UserFault
-from pfedsam.prepare import measurements
+from pfedsam.prepare import measurements, predicted
 from pfedsam.prepare.classes import check_by_name, check_numbers, class_names, numbered
 from pfedsam.prepare.convert import Plan, mask_values, read_pair, read_weak, write_mask, write_pair
 from pfedsam.prepare.copies import check_kept, fingerprint, joined
@@ -120,8 +120,8 @@ def _prepared(found: Discovered, folder: Path | None, wish: Wish, watch: Watch) 
         "split_by": split_by,
         "splits": {s: _totals([d for d in done if splits[d.case.patient] == s]) for s in SPLITS},
     }
-    if those := sided(called):
-        report["notes"].append(f"Train with train.flips=vertical. The default mirrors {some_of(those)}.")
+    if (those := sided(called)) and "both" not in (safe := safe_flips(wish.plane)):
+        report["notes"].append(f"Train with train.flips={safe[0]}. The default mirrors {some_of(those)}.")
     if folder is not None:
         write_down(folder, done, splits, report, pictures)
     return report
@@ -267,6 +267,7 @@ def _report(
         "notes": [
             *coverings(facts, names, segments),
             *found.notes,
+            *predicted.note(mask for one in done for mask in one.case.masks),
             *measurements.remarks(facts, names, wish.plane),
             *([] if segments or wish.table or wish.names else measurements.counted_objects(facts)),
         ],

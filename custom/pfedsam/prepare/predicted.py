@@ -1,0 +1,43 @@
+"""Masks that `pfedsam predict` wrote, by the record that it leaves in its folder."""
+
+import os
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from urllib.parse import quote
+
+from pfedsam.files import parsed
+from pfedsam.layout import PREDICTED
+
+
+def note(masks: Iterable[Path]) -> list[str]:
+    """A note on masks that a model drew: scores against them say nothing of the patients. None: no note."""
+    found = [mask for mask in masks if drawn_by_model(mask)]
+    if not found:
+        return []
+    return [
+        f"{len(found)} mask(s) were written by pfedsam predict (such as {found[0].name}). Take them only if a person"
+        " has corrected them. A model that is tested on its own masks looks better than it is."
+    ]
+
+
+def drawn_by_model(mask: Path) -> bool:
+    """Whether the record in the mask's folder, or in one above it, names the mask."""
+    mask = Path(os.path.abspath(mask))
+    return any(quote(os.fsencode(mask.relative_to(up))) in _named(up / PREDICTED) for up in mask.parents)
+
+
+@lru_cache(maxsize=1024)
+def _named(record: Path) -> frozenset[str]:
+    """The files that a record names. A line that a crash cut short is left out."""
+    found: set[str] = set()
+    try:
+        lines = record.read_bytes().splitlines()
+    except OSError:
+        return frozenset()
+    for line in lines:
+        try:
+            found |= set(map(str, parsed(line)["files"]))
+        except (ValueError, TypeError, KeyError):
+            continue
+    return frozenset(found)
