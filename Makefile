@@ -11,7 +11,7 @@ WANTED := --quiet --constraint constraints.txt --editable '.[test]'
 
 .venv/ready: pyproject.toml requirements.txt constraints.txt
 	$(PYTHON) -m venv .venv
-	$(if $(UV),$(UV) pip install --python $(BIN)/python $(WANTED) ||) $(BIN)/pip install $(WANTED)
+	$(if $(UV),$(UV) pip install --compile-bytecode --python $(BIN)/python $(WANTED) ||) $(BIN)/pip install $(WANTED)
 	touch $@
 
 demo: .venv/ready  ## the main job on synthetic hospitals

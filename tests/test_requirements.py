@@ -82,5 +82,5 @@ def test_make_installs_with_uv_where_it_is_and_with_pip_otherwise(uv: str) -> No
     said = subprocess.run(["make", "-nB", ".venv/ready", f"UV={uv}"], cwd=ROOT, capture_output=True, text=True)
     install = next(line for line in said.stdout.splitlines() if "install" in line)
     wanted = " --quiet --constraint constraints.txt --editable '.[test]'"
-    with_uv = f"/opt/uv pip install --python .venv/bin/python{wanted} || " if uv else ""
+    with_uv = f"/opt/uv pip install --compile-bytecode --python .venv/bin/python{wanted} || " if uv else ""
     assert install == f"{with_uv}.venv/bin/pip install{wanted}"
