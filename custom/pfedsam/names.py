@@ -9,6 +9,7 @@ import unicodedata
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
+from urllib.parse import quote
 
 from pfedsam.errors import UserFault, one_line, shortened
 
@@ -27,6 +28,11 @@ def alike(names: Iterable[str]) -> list[str]:
     """The names. Of two that a person takes for one, each has the spelling that comes first."""
     first: dict[str, str] = {}
     return [first.setdefault(spelling(name), name) for name in names]
+
+
+def in_ascii(path: Path) -> str:
+    """A path in ASCII, whatever bytes its names have."""
+    return quote(os.fsencode(path))
 
 
 def shown(record: logging.LogRecord) -> bool:

@@ -86,11 +86,11 @@ class HospitalKit(Builder):  # type: ignore[misc]
         """Write the files of the server and of every site. Close FLARE's folder of the root's key to other users."""
         Path(ctx.get_state_dir()).chmod(0o700)
         server = Path(ctx.get_local_dir(project.get_server()))
-        write_json(server / RESOURCES, _stored(_own(server, self.at_server, closed=not self.byoc), self.storage))
+        write_json(server / RESOURCES, _stored(_own(server, self.at_server, bare=not self.byoc), self.storage))
         self._authorize(server, *LOG_READING)
         for site in project.get_clients():
             folder = Path(ctx.get_local_dir(site))
-            own = {**_own(folder, closed=not self.byoc), "allow_log_streaming": False}  # project.yml cannot say it
+            own = {**_own(folder, bare=not self.byoc), "allow_log_streaming": False}  # project.yml cannot say it
             write_json(folder / RESOURCES, own)
             self._authorize(folder)
             write_json(folder / PRIVACY.name, privacy(self.fence))
@@ -148,20 +148,20 @@ def privacy(limits: dict[str, float | None]) -> dict[str, Any]:
     return {"scopes": [scope], "default_scope": "pfedsam"}
 
 
-def _own(folder: Path, more: Sequence[str] = (), *, closed: bool) -> dict[str, Any]:
+def _own(folder: Path, more: Sequence[str] = (), *, bare: bool) -> dict[str, Any]:
     """A kit's resources. A job without code may name only the parts of our own jobs, and `more`.
 
     FLARE's default file gets the same list. `nvflare poc prepare` writes the server's resources.json again from it,
     and FLARE reads it if the kit's own file is deleted.
 
     Args:
-        closed: whether the long-lived process has the gate, and refuses a job's files that are no settings. It must
+        bare: whether the long-lived process has the gate, and refuses a job's files that are no settings. It must
             have this package installed.
     """
     default = folder / f"{RESOURCES}.default"
     found = read_json(default)
-    components = [*found.get("components", []), *([{"id": "gate", **_part(Gate)}] if closed else [])]
-    validator = {"app_validator": _part(SettingsAlone)} if closed else {}
+    components = [*found.get("components", []), *([{"id": "gate", **_part(Gate)}] if bare else [])]
+    validator = {"app_validator": _part(SettingsAlone)} if bare else {}
     resources = {**found, **validator, "components": components, "class_allow_list": [*CLASSES, *more]}
     write_json(default, resources)
     return resources

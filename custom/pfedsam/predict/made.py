@@ -2,15 +2,14 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from urllib.parse import quote
 
 from pfedsam.files import append_line, parsed, sha256
 from pfedsam.inference.predictor import Predictor
 from pfedsam.layout import PREDICTED
+from pfedsam.names import in_ascii
 from pfedsam.predict.masks import Way
 from pfedsam.predict.scans import Scan
 from pfedsam.predict.segmentation import Classes
@@ -107,4 +106,4 @@ class Record:
 
     def _name(self, file: Path) -> str:
         """A file's path in the folder, in ASCII."""
-        return quote(os.fsencode(file.relative_to(self.out)))
+        return in_ascii(file.relative_to(self.out))

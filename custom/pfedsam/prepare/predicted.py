@@ -4,10 +4,10 @@ import os
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
-from urllib.parse import quote
 
 from pfedsam.files import parsed
 from pfedsam.layout import PREDICTED
+from pfedsam.names import in_ascii
 
 
 def note(masks: Iterable[Path]) -> list[str]:
@@ -24,7 +24,7 @@ def note(masks: Iterable[Path]) -> list[str]:
 def drawn_by_model(mask: Path) -> bool:
     """Whether the record in the mask's folder, or in one above it, names the mask."""
     mask = Path(os.path.abspath(mask))
-    return any(quote(os.fsencode(mask.relative_to(up))) in _named(up / PREDICTED) for up in mask.parents)
+    return any((files := _named(up / PREDICTED)) and in_ascii(mask.relative_to(up)) in files for up in mask.parents)
 
 
 @lru_cache(maxsize=1024)
