@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pfedsam.data.dicom import read_series
 from pfedsam.data.geometry import Affine, Volume, spacing_of
+from pfedsam.data.planes import PLANES
 from pfedsam.data.volume import read_volume
 from pfedsam.errors import UserFault
 from pfedsam.predict.masks import Way
@@ -35,7 +36,7 @@ def opened(image: Image, affine: Affine | None, way: Way) -> tuple[Volume, bool]
             raise UserFault(expected="no affine with a path", came="one", do="leave it out: the file has its own")
         scan = only_scan(Path(image))
         return read_scan(scan), scan.kind == "picture"
-    if affine is None and way.plane not in (None, "stored"):
+    if affine is None and way.plane in PLANES:
         do = "give the array's affine, or plane='stored'"
         raise UserFault(expected=f"an affine with plane {way.plane}", came="an array without one", do=do)
     stacked = affine is not None or way.plane is not None
