@@ -5,13 +5,18 @@ TASKS ?= brain_mri
 SEEDS ?= 0 1 2
 DIST ?= dist
 UV ?= $(shell command -v uv)
-WANTED := --quiet --constraint constraints.txt --editable '.[test]'
+NAMED := --quiet --constraint constraints.txt --editable
+install = $(if $(UV),$(UV) pip install --compile-bytecode --python $(BIN)/python $(NAMED) $(1) ||) $(BIN)/pip install $(NAMED) $(1)
 
 .PHONY: demo check lint types test test-long fuzz chaos bench scan sbom licences release sign-release check-release demo-weights bench-gpu table tables reference constraints clean
 
 .venv/ready: pyproject.toml requirements.txt constraints.txt
 	$(PYTHON) -m venv .venv
-	$(if $(UV),$(UV) pip install --compile-bytecode --python $(BIN)/python $(WANTED) ||) $(BIN)/pip install $(WANTED)
+	$(call install,.)
+	touch $@
+
+.venv/tests: .venv/ready  # what the tests and the checks need besides
+	$(call install,'.[test]')
 	touch $@
 
 demo: .venv/ready  ## the main job on synthetic hospitals
@@ -19,26 +24,26 @@ demo: .venv/ready  ## the main job on synthetic hospitals
 
 check: lint types test  ## all that must pass before a commit
 
-lint: .venv/ready
+lint: .venv/tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: .venv/ready
+types: .venv/tests
 	$(BIN)/mypy
 
-test: .venv/ready
+test: .venv/tests
 	$(BIN)/python -m pytest -m "not long" --numprocesses auto --maxprocesses 4 --dist worksteal
 
-test-long: .venv/ready  ## all tests, with those of minutes: provisioned federations, POC, kills, outages
+test-long: .venv/tests  ## all tests, with those of minutes: provisioned federations, POC, kills, outages
 	$(BIN)/python -m pytest
 
-fuzz: .venv/ready  ## MINUTES of CPU (60) on hostile messages, settings, model files, datalists, stores and images
+fuzz: .venv/tests  ## MINUTES of CPU (60) on hostile messages, settings, model files, datalists, stores and images
 	nice $(BIN)/python tests/fuzz/campaign.py --minutes $(or $(MINUTES),60)
 
 chaos: .venv/ready  ## N random kills of a provisioned federation's processes; prints a table
 	$(BIN)/python benchmarks/chaos.py --kills $(or $(N),6) --lanes $(or $(LANES),1)
 
-bench: .venv/ready  ## speed, memory, rounds, start, growth, scale and the doctor; each a record in benchmarks/results/systems; about an hour
+bench: .venv/tests  ## speed, memory, rounds, start, growth, scale and the doctor; each a record in benchmarks/results/systems; about an hour
 	for batch in 1 4; do $(BIN)/python benchmarks/training_step.py --batch $$batch --keep; done
 	$(BIN)/python benchmarks/training_step.py --size 512 --keep
 	for work in attention memory rounds startup growth scale doctor; do $(BIN)/python benchmarks/$$work.py --keep; done
@@ -90,7 +95,7 @@ tables: .venv/ready  ## write the pages of benchmarks/results anew from what is 
 reference: .venv/ready  ## write docs/settings.md and docs/cli.md again from the code
 	$(BIN)/python scripts/reference.py
 
-constraints: .venv/ready  ## write down the set that is installed, once the tests have passed with it
+constraints: .venv/tests  ## write down the set that is installed, once the tests have passed with it
 	{ sed '/^[^#]/,$$d' constraints.txt; $(BIN)/pip freeze --exclude pfedsam; } > constraints.new && mv constraints.new constraints.txt
 
 clean:

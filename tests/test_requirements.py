@@ -78,9 +78,16 @@ def test_the_citation_and_the_changelog_name_this_version() -> None:
 
 @pytest.mark.skipif(not shutil.which("make"), reason="needs make")
 @pytest.mark.parametrize("uv", ["", "/opt/uv"])
-def test_make_installs_with_uv_where_it_is_and_with_pip_otherwise(uv: str) -> None:
-    said = subprocess.run(["make", "-nB", ".venv/ready", f"UV={uv}"], cwd=ROOT, capture_output=True, text=True)
-    install = next(line for line in said.stdout.splitlines() if "install" in line)
-    wanted = " --quiet --constraint constraints.txt --editable '.[test]'"
+@pytest.mark.parametrize(("made", "what"), [("ready", "."), ("tests", "'.[test]'")])
+def test_make_installs_with_uv_where_it_is_and_with_pip_otherwise(uv: str, made: str, what: str) -> None:
+    said = subprocess.run(["make", "-nB", f".venv/{made}", f"UV={uv}"], cwd=ROOT, capture_output=True, text=True)
+    *_, install = (line for line in said.stdout.splitlines() if "install" in line)
+    wanted = f" --quiet --constraint constraints.txt --editable {what}"
     with_uv = f"/opt/uv pip install --compile-bytecode --python .venv/bin/python{wanted} || " if uv else ""
     assert install == f"{with_uv}.venv/bin/pip install{wanted}"
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+def test_the_demo_installs_nothing_of_the_tests() -> None:
+    said = subprocess.run(["make", "-nB", "demo"], cwd=ROOT, capture_output=True, text=True)
+    assert "[test]" not in said.stdout
