@@ -5,13 +5,14 @@ TASKS ?= brain_mri
 SEEDS ?= 0 1 2
 DIST ?= dist
 UV ?= $(shell command -v uv)
-NAMED := --quiet --constraint constraints.txt --editable
-install = $(if $(UV),$(UV) pip install --compile-bytecode --python $(BIN)/python $(NAMED) $(1) ||) $(BIN)/pip install $(NAMED) $(1)
+WHAT := --quiet --constraint constraints.txt --editable
+# Without bytecode: what is imported is compiled at its first import, which is less than half of what is installed.
+install = $(if $(UV),$(UV) pip install --python $(BIN)/python $(WHAT) $(1) ||) $(BIN)/pip install --no-compile $(WHAT) $(1)
 
 .PHONY: demo check lint types test test-long fuzz chaos bench scan sbom licences release sign-release check-release demo-weights bench-gpu table tables reference constraints clean
 
 .venv/ready: pyproject.toml requirements.txt constraints.txt
-	$(PYTHON) -m venv .venv
+	$(if $(UV),$(UV) venv --quiet --seed --allow-existing --python $(PYTHON) .venv ||) $(PYTHON) -m venv .venv
 	$(call install,.)
 	touch $@
 
