@@ -92,6 +92,7 @@ def test_a_site_compares_before_it_trains(hospital: Path, tmp_path: Path) -> Non
     [
         *("kidney_left", "Lung_L", "Lung_R", "Kidney_L", "L kidney", "LeftLung", "lungRight", "Lung-Left", "RtLung"),
         *("lt eye", "left_lung2", "poumon gauche", "rein droit", "oreille droite", "riñón izquierdo", "mama derecha"),
+        *("KIDNEYLEFT", "leftkidney", "lh.hippocampus", "Hippocampus RH", "rene sx", "polmone dx"),
         *("linker Vorhof", "Niere links", "rechte Niere", "Ren dexter", "pulmo sinister", "rim esquerdo"),
     ],
 )
@@ -105,7 +106,11 @@ def test_both_eyes_are_sides_and_a_disc_or_a_bone_is_none() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["Liver", "RLiver", "VB_L1", "L5", "Leftover", "bright spot", "cartilage", "artery", "VesselR", "Lr", "ALT"]
+    "name",
+    [
+        *("Liver", "RLiver", "VB_L1", "L5", "Leftover", "bright spot", "cartilage", "artery", "VesselR", "Lr", "ALT"),
+        *("cleft", "upright", "rightmost", "height"),
+    ],
 )
 def test_a_name_with_the_letters_of_a_side_in_it_is_no_side(name: str) -> None:
     assert sided([name]) == []

@@ -636,17 +636,16 @@ def test_a_mask_is_not_written_again_beside_maps_of_another_branch(
     assert len(again.files) == 2
 
 
-def test_of_a_mask_whose_model_is_not_known_no_map_is_written(
+def test_a_file_that_predict_did_not_write_is_not_taken_for_its_mask(
     model: Predictor, volume: NDArray[np.float32], tmp_path: Path
 ) -> None:
-    """An older version has left it. It is kept as it was then."""
+    """It may be a drawn mask: whoever scored it as a prediction would find a perfect one."""
     nifti(tmp_path / "in/a.nii.gz", volume)
-    run(model, tmp_path / "in", tmp_path / "out")
-    (tmp_path / "out" / RECORD).write_text('{"files": ["a.nii.gz"], "mak')
-    (kept,) = run(model, tmp_path / "in", tmp_path / "out")
-    assert (kept.files, kept.fault) == ((), None)
-    (done,) = run(model, tmp_path / "in", tmp_path / "out", replace(WAY, probabilities=True))
-    assert "one whose model is not known" in str(done.fault)
+    drawn = nifti(tmp_path / "out/a.nii.gz", np.ones(volume.shape, np.uint8)).read_bytes()
+    for way in (WAY, replace(WAY, probabilities=True)):
+        (done,) = run(model, tmp_path / "in", tmp_path / "out", way)
+        assert "such as a drawn mask" in str(done.fault)
+        assert (tmp_path / "out/a.nii.gz").read_bytes() == drawn
 
 
 def test_a_name_that_is_no_text_is_known_again(model: Predictor, volume: NDArray[np.float32], tmp_path: Path) -> None:

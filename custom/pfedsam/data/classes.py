@@ -15,7 +15,8 @@ NAMED_SIDES = (  # the same, but in the name of a file they may be a person's
     "|dexter|dextr(?:a|um)"
 )
 SHORT_SIDES = "l|r|lt|rt"
-SIDE = re.compile(rf"{SIDES}|{NAMED_SIDES}|lt|rt")
+JOINED_SIDES = r"\w{3,}(?:left|right)|(?:left|right)(?!over|most|ward)\w{3,}"  # kidneyleft
+SIDE = re.compile(rf"{SIDES}|{NAMED_SIDES}|{JOINED_SIDES}|lt|rt|[lr]h|sx|dx")
 EYES = {"od": "os", "os": "od"}  # right and left; but OD is also the optic disc, and os a bone
 CLASSES_FILE = "classes.json"  # beside the datalist, as `pfedsam prepare` writes it: {"1": "Liver", "2": "Tumour"}
 

@@ -85,7 +85,7 @@ class Record:
         self.makers |= dict.fromkeys(names, maker)
 
     def known(self, file: Path) -> bool:
-        """Whether the maker of a file is known. It is not, where an older version wrote it."""
+        """Whether the maker of a file is known. If not, something else wrote it."""
         return self._name(file) in self.makers
 
     def other(self, file: Path, maker: Maker) -> str:

@@ -93,10 +93,10 @@ def _one(model: Predictor, scan: Scan, place: Place, way: Way, classes: Classes)
     with readable(scan.files[0]):
         maker = maker_of(model, way, scan, classes)
         _check_mask(scan, files[0], place, kept=files[0] not in missing, anonymous=classes.anonymous)
-        _check_ours(missing, place)
+        _check_ours(files, place)
         for path in files_of(place.out, scan, len(classes.names), probabilities=True):
-            if path.exists() and path not in missing:
-                _check_maker(path, place.record, maker, needed=bool(missing) and path in files)
+            if path.exists() and path not in missing and (wrong := place.record.other(path, maker)):
+                raise _not_replaced(path, f"one of {wrong}")
         if not missing:
             return Done(scan)
         volume = read_scan(scan)
@@ -111,10 +111,10 @@ def _one(model: Predictor, scan: Scan, place: Place, way: Way, classes: Classes)
 
 
 def _check_ours(files: Sequence[Path], place: Place) -> None:
-    """Check that what would be overwritten was written by this function."""
+    """Check that those of the files which exist were written by this function: no other is overwritten or kept."""
     if strange := next((path for path in files if path.exists() and not place.record.known(path)), None):
         raise UserFault(
-            expected=f"a file that pfedsam predict wrote at {strange}, to overwrite it",
+            expected=f"no file at {strange} but one that pfedsam predict wrote",
             came="another, such as a drawn mask or an image",
             do="move it away, or predict into another folder",
         )
@@ -128,18 +128,6 @@ def _check_mask(scan: Scan, mask: Path, place: Place, *, kept: bool, anonymous: 
         )
     if kept and (wrong := existing(mask, scan, anonymous=anonymous)):
         raise _not_replaced(mask, wrong)
-
-
-def _check_maker(path: Path, record: Record, maker: Maker, *, needed: bool) -> None:
-    """Refuse to keep a file of another maker.
-
-    Args:
-        needed: other files are to be written beside it, so its maker must be known.
-    """
-    if wrong := record.other(path, maker):
-        raise _not_replaced(path, f"one of {wrong}")
-    if needed and not record.known(path):
-        raise _not_replaced(path, "one whose model is not known, beside files that are missing")
 
 
 def _not_replaced(path: Path, wrong: str) -> UserFault:
