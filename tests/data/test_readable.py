@@ -11,6 +11,7 @@ from data.test_reader import picture, tiff
 from PIL import Image
 
 from pfedsam.data import reader
+from pfedsam.data.readable import readable
 from pfedsam.data.volume import read_volume
 from pfedsam.errors import UserFault
 
@@ -58,6 +59,12 @@ def test_the_remedy_fits_the_fault(tmp_path: Path, case: str) -> None:
         assert name in fault.value.expected
         assert came in fault.value.came
         assert re.search(do, fault.value.do), fault.value.do
+
+
+def test_a_name_that_is_too_long_is_no_damage(tmp_path: Path) -> None:
+    (image := tmp_path / "a.png").write_bytes(png(tmp_path))
+    with pytest.raises(UserFault, match="a name that is too long.*give it a shorter name"), readable(image):
+        (tmp_path / ("a" * 300)).write_bytes(b"")
 
 
 def test_a_tiff_of_64_bits_says_how_to_save_it(tmp_path: Path) -> None:

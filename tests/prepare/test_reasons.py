@@ -8,6 +8,9 @@ import pytest
 from data.dicoms import write_seg, write_series
 from PIL import Image
 from prepare.corpus import nifti, picture, scan
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
 
 from pfedsam.cli import main
 from pfedsam.data.datalist import SPLITS, Row, write_csv
@@ -65,6 +68,20 @@ def test_a_folder_without_a_usable_pair_gets_the_reason_once_and_the_remedy_in_i
     assert head == "expected a usable pair of image and mask; came none of 4 pairs in 8 files"
     assert why.startswith("images/p0.nii, images/p1.nii, images/p2.nii and 1 more: expected a mask of its image's size")
     assert do.startswith("to mend it: pair the right files")
+
+
+def test_a_folder_without_a_usable_pair_names_the_remedy_of_each_reason(tmp_path: Path) -> None:
+    """Contours are one of several reasons, and their remedy is the one that counts."""
+    write_series(tmp_path / "a", np.zeros((4, 4, 3), np.uint16))
+    contours = Dataset()
+    contours.file_meta = FileMetaDataset()
+    contours.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    contours.SOPClassUID, contours.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.481.3", "1.2.3"
+    contours.Modality = "RTSTRUCT"
+    contours.save_as(tmp_path / "contours.dcm", enforce_file_format=True)
+    (tmp_path / "b.png").write_bytes(b"")
+    with pytest.raises(UserFault, match=r"(?s)RTSTRUCT.*to mend it: .*export them as DICOM-SEG or NIfTI masks"):
+        prepare([tmp_path], None, Wish())
 
 
 @pytest.mark.parametrize("both", [True, False])

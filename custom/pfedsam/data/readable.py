@@ -1,5 +1,6 @@
 """Turns a library's errors on unreadable or damaged files into faults with remedies."""
 
+import errno
 import gzip
 import os
 import zlib
@@ -92,6 +93,8 @@ def _by_error(error: Exception) -> tuple[str, str] | None:
         return "a file that can't be read (no permission)", "give yourself permission to read it"
     if isinstance(error, MemoryError):
         return "more data than this machine's memory", "cut it into parts, or use a machine with more memory"
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return "a name that is too long for the file system", "give it a shorter name"
     return None
 
 

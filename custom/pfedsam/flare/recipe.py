@@ -36,7 +36,7 @@ from pfedsam.names import job_name
 from pfedsam.settings import check_sites
 
 TASKS = ("train", "validate")
-ASKS_EVERY = 0.25  # seconds: how often an idle site asks for a task. Our choice: FLARE's two is idle time after each task
+ASKS_EVERY = 0.25  # seconds: how often an idle site asks for a task. Our choice: FLARE's two are lost after each task
 FOR_PEOPLE = ("*.html", "*.md", "bundle*", "jobs", "poc")  # of the assets
 OF_A_PERSON = (  # rooms and modules of verbs that no job calls
     *("cli", "doctor", "export", "inference", "predict", "prepare", "report"),

@@ -9,7 +9,7 @@ from pfedsam.data.readable import readable
 from pfedsam.errors import UserFault
 from pfedsam.inference.predictor import Predictor
 from pfedsam.predict.given import read_scan
-from pfedsam.predict.made import Maker, Record, maker_of
+from pfedsam.predict.made import Record, maker_of
 from pfedsam.predict.masks import Way, segment
 from pfedsam.predict.scans import Scan, parts, twins
 from pfedsam.predict.segmentation import Classes, check_series

@@ -128,18 +128,19 @@ def _prepared(found: Discovered, folder: Path | None, wish: Wish, watch: Watch) 
 
 
 def _nothing(found: Discovered, left: Sequence[Dropped]) -> UserFault:
-    """The fault of a folder without a usable pair: each reason once, and the first one's remedy."""
+    """The fault of a folder without a usable pair: the first reasons with some files each, and their remedies."""
     pairs = f"none of {len(found.cases)} pairs" if found.cases else "none"
+    reasons = _reasons(left)
     return UserFault(
         expected="a usable pair of image and mask",
-        came=(f"{pairs} in {found.files} files", *_reasons(left)),
-        do=left[0].do if left else "name the folder that contains images and masks",
+        came=(f"{pairs} in {found.files} files", *reasons),
+        do="; ".join(dict.fromkeys(reasons.values())) or "name the folder that contains images and masks",
     )
 
 
-def _reasons(left: Sequence[Dropped]) -> list[str]:
-    """The first reasons for leaving out files, with some files each."""
-    return [f"{some_of(files)}: {why}" for why, _, files in by_reason([vars(one) for one in left])[:3]]
+def _reasons(left: Sequence[Dropped]) -> dict[str, str]:
+    """The first reasons for leaving out files, with some files each, and the remedy of each."""
+    return {f"{some_of(files)}: {why}": do for why, do, files in by_reason([vars(one) for one in left])[:3]}
 
 
 def _surveyed(cases: Sequence[Case], watch: Watch, *, colours: bool) -> tuple[list[Case], list[Dropped], list[Values]]:

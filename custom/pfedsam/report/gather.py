@@ -154,7 +154,7 @@ def _own(
         raise UserFault(
             expected=f"{RESULTS}, or the {LEDGER} of site {', '.join(names)} in {run}",
             came=f"only its {CASES}",
-            do="name its kit, or WORKSPACE/SITE of a simulated run: the ledger is in the site's store",
+            do="name its kit, or WORKSPACE/SITE of FLARE's simulator; of pfedsam simulate name the whole folder",
         )
     if len(names) > 1:
         raise UserFault(
