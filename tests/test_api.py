@@ -338,3 +338,10 @@ def test_a_library_s_warning_is_kept_from_the_user_for_the_time_of_a_call_alone(
         assert not logger.propagate
     assert warnings.showwarning is shown
     assert (logger.filters, logger.handlers, logger.propagate) == before
+
+
+def test_a_run_begins_in_no_folder_with_other_files(tmp_path: Path) -> None:
+    (tmp_path / "scan.nii").write_bytes(b"mine")
+    with pytest.raises(pfedsam.UserFault, match="a folder that is empty or holds a run"):
+        pfedsam.simulate({}, rounds=1, sites=1, out=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["scan.nii"]

@@ -226,7 +226,7 @@ def simulate(
 
     Raises:
         UserFault: there is no such job; it says something unknown or impossible; data or weights are missing; or
-            `out` holds another run.
+            `out` holds another run, or something else.
     """
     given = _job(job)
     changes = {"settings": _changed(given.settings, settings), "rounds": given.rounds if rounds is None else rounds}
@@ -235,12 +235,19 @@ def simulate(
     if named := [f"{fact} {value}" for fact, value in facts.items() if value]:
         do = "render the job for FLARE's simulator: its server has that run in its store"
         raise UserFault(expected="a job that starts a new run", came=", ".join(named), do=do)
-    folder = Path(out or Path("runs") / f"{run.name}_alone")  # FLARE's simulator deletes the folder that it runs in
+    folder = _own(Path(out or Path("runs") / f"{run.name}_alone"))  # FLARE's simulator deletes the one that it runs in
     with quietly(), torch_as_it_was():
         threads = os.environ.get("PFEDSAM_THREADS") or "1"  # as in FLARE's simulator: another number, other bits
         torch.set_num_threads(parse_count(threads, "threads in PFEDSAM_THREADS"))
         plan = Plan(run.config, {site: _places(site, run, folder, folders) for site in run.sites}, run.rounds, folder)
         return Results(federate(plan, on_round or (lambda _: None)), folder)
+
+
+def _own(folder: Path) -> Path:
+    """A folder for a run's files, which is not there, is empty, or holds a run."""
+    if folder.is_dir() and any(folder.iterdir()) and not any((folder / one).exists() for one in ("store", "prepared")):
+        raise UserFault(expected="a folder that is empty or holds a run", came=f"{folder}", do="name another one")
+    return folder
 
 
 def _job(job: PathLike | Mapping[str, Any] | Job) -> Job:

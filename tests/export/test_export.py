@@ -80,7 +80,7 @@ def test_a_card_that_somebody_filled_in_is_not_written_over(
 @pytest.mark.parametrize(
     ("out", "more", "told"),
     [
-        ("model.md", [], "the name of a model file"),
+        ("model.md", [], "another ending than .md"),
         ("m.safetensors", ["--onnx", "m.safetensors"], "twice"),
         ("m.safetensors", ["--onnx", "x/../m.md"], "twice"),
         ("m.safetensors", ["--onnx", "m.safetensors.sig"], "twice"),

@@ -18,13 +18,11 @@ def card_beside(out: Path) -> Path:
     Raises:
         UserFault: there lies the model itself, or `out` is a folder.
     """
-    card = out.with_suffix(".md") if out.name else out
-    if card == out or out.is_dir():
-        raise UserFault(
-            expected="the name of a model file, which does not end with .md, as its card does",
-            came=str(out),
-            do="name it .safetensors",
-        )
+    if out.is_dir() or not out.name:
+        do = f"name a file in it, such as {out / 'model.safetensors'}"
+        raise UserFault(expected="the name of a model file", came=f"the folder {out}", do=do)
+    if (card := out.with_suffix(".md")) == out:
+        raise UserFault(expected="another ending than .md, which the card has", came=str(out), do="use .safetensors")
     return card
 
 
