@@ -148,7 +148,7 @@ def _unheard_by_method(config: Config) -> Unheard:
     if reading in ("R1", "R2") and (names := [name for name in changed if name.startswith("recopy")]):
         copying = " and ".join(f"method.{name}" for name in names)
         yield copying, "method.reading R3 or post", f"method.reading {reading}", "set one of these readings"
-    if config.model.lora_last and (config.method in ("fedmsa", "fedms_sam") or reading == "post"):
+    if config.model.lora_last and (reading == "post" or not methods.get(config.method).encoder_lora):
         there = "method.reading post" if reading == "post" else f"method {config.method}"
         yield "model.lora_last", "a method with LoRA in the encoder's layers", there, "choose another one"
     if config.method == "gin" and not train.augment:

@@ -155,6 +155,7 @@ class Method:
         personal: the branch that predicts at its own site.
         global_: the branch for a site that never took part.
         adapt: puts adapters into the global branch.
+        encoder_lora: whether `adapt` puts LoRA into the encoder's blocks.
         trains: kinds of the pretrained model that are trained. All others stay frozen.
         decoder_lora: whether SAM's decoder may have LoRA (`model.decoder` lora). A method that says itself what of the
             decoder is trained or averaged would be another one with it.
@@ -189,6 +190,7 @@ class Method:
     global_: str
     terms: tuple[str, ...] = ()
     adapt: Adapt = lora
+    encoder_lora: bool = True
     trains: frozenset[Kind] = frozenset()
     decoder_lora: bool = True
     phase: Phase = always

@@ -16,4 +16,4 @@ def nothing(_branch: Segmenter, _config: Config) -> None:
     """Add no adapters."""
 
 
-METHOD = replace(fedavg.METHOD, adapt=nothing, trains=PRETRAINED, decoder_lora=False)
+METHOD = replace(fedavg.METHOD, adapt=nothing, encoder_lora=False, trains=PRETRAINED, decoder_lora=False)

@@ -24,4 +24,4 @@ def adapters(branch: Segmenter, config: Config) -> None:
     adapt_blocks(branch.encoder, config.own(Settings).start)
 
 
-METHOD = replace(fedavg.METHOD, adapt=adapters, settings=Settings)
+METHOD = replace(fedavg.METHOD, adapt=adapters, encoder_lora=False, settings=Settings)
