@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,19 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserFault(expected=f"a JSON file at {path}", came=str(fault), do="name another file") from None
     if not isinstance(found, dict):
         raise UserFault(expected=f"a JSON object in {path}", came=type(found).__name__, do="name another file")
+    return found
+
+
+def lines_of(path: Path) -> list[Any]:
+    """The values of a file with one JSON text a line (`append_line`), without lines that a crash cut short.
+
+    Raises:
+        UserFault: as `bytes_now`. Where the file is missing there are no lines.
+    """
+    found = []
+    for text in bytes_now(path).splitlines():
+        with suppress(ValueError):
+            found.append(parsed(text))
     return found
 
 

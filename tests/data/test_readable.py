@@ -63,7 +63,7 @@ def test_the_remedy_fits_the_fault(tmp_path: Path, case: str) -> None:
 
 def test_a_name_that_is_too_long_is_no_damage(tmp_path: Path) -> None:
     (image := tmp_path / "a.png").write_bytes(png(tmp_path))
-    with pytest.raises(UserFault, match="a name that is too long.*give it a shorter name"), readable(image):
+    with pytest.raises(UserFault, match=r"a name that is too long.*give it a shorter name"), readable(image):
         (tmp_path / ("a" * 300)).write_bytes(b"")
 
 

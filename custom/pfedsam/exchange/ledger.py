@@ -2,12 +2,11 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from pfedsam.files import append_line, parsed
+from pfedsam.files import append_line, lines_of
 from pfedsam.tensors import Tensors, digest
 
 LEDGER = "ledger.jsonl"  # a site's file in its folder of a study
@@ -56,11 +55,9 @@ class Ledger:
         }
         append_line(self.path, json.dumps(line))
 
-    def lines(self) -> Iterator[dict[str, Any]]:
+    def lines(self) -> list[dict[str, Any]]:
         """The complete lines, oldest first. A line that a crash cut short is left out."""
-        for text in self.path.read_bytes().splitlines() if self.path.exists() else ():
-            with suppress(ValueError):
-                yield parsed(text)
+        return lines_of(self.path)
 
 
 def payload_bytes(tensors: Tensors) -> int:

@@ -3,10 +3,11 @@
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from pfedsam.files import append_line, parsed, sha256
+from pfedsam.files import append_line, lines_of, sha256
 from pfedsam.inference.predictor import Predictor
 from pfedsam.layout import PREDICTED
 from pfedsam.names import in_ascii
@@ -62,17 +63,9 @@ class Record:
     def __init__(self, out: Path) -> None:
         self.out, self.path = out, out / PREDICTED
         self.makers: dict[str, Maker] = {}
-        for line in self.path.read_bytes().splitlines() if self.path.is_file() else ():
-            self._take(line)
-
-    def _take(self, line: bytes) -> None:
-        """Take a line; leave out one that a crash cut short."""
-        try:
-            said = parsed(line)
-            maker = Maker(**said["maker"])
-            self.makers |= dict.fromkeys(map(str, said["files"]), maker)
-        except (ValueError, TypeError, KeyError):
-            pass
+        for said in lines_of(self.path):
+            with suppress(TypeError, KeyError):
+                self.makers |= dict.fromkeys(map(str, said["files"]), Maker(**said["maker"]))
 
     def add(self, files: Iterable[Path], maker: Maker) -> None:
         """Note the maker of files that are about to be written.

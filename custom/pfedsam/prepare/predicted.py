@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
-from pfedsam.files import parsed
+from pfedsam.errors import UserFault
+from pfedsam.files import lines_of
 from pfedsam.layout import PREDICTED
 from pfedsam.names import in_ascii
 
@@ -29,15 +31,10 @@ def drawn_by_model(mask: Path) -> bool:
 
 @lru_cache(maxsize=1024)
 def _named(record: Path) -> frozenset[str]:
-    """The files that a record names. A line that a crash cut short is left out."""
+    """The files that a record names; none where it cannot be read."""
     found: set[str] = set()
-    try:
-        lines = record.read_bytes().splitlines()
-    except OSError:
-        return frozenset()
-    for line in lines:
-        try:
-            found |= set(map(str, parsed(line)["files"]))
-        except (ValueError, TypeError, KeyError):
-            continue
+    with suppress(UserFault):
+        for line in lines_of(record):
+            with suppress(TypeError, KeyError):
+                found |= set(map(str, line["files"]))
     return frozenset(found)
