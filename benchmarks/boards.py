@@ -20,11 +20,12 @@ from tables import (
     corrected,
     counted,
     differences,
+    in_words_p,
     spread,
 )
 
 from pfedsam.record.cases import Classes, less
-from pfedsam.report.bootstrap import interval, mean_of
+from pfedsam.report.uncertainty import interval, mean_of
 
 Gap = list[dict[str, Classes]]  # a paired difference of each seed, by site
 RARE = 0.05  # a p value below it has a star
@@ -154,9 +155,9 @@ def means(runs: list[dict[str, dict[str, float]]]) -> list[float]:
 
 
 def dice_interval(task: Kept, runs: dict[int, Found], role: str) -> tuple[float, float]:
-    """Of the mean Dice: patients drawn anew, and seeds where there are several."""
+    """Of the mean Dice, over patients, and over seeds where there are several."""
     dice = [{key: row["dice"] for key, row in run.scores[role].items() if "dice" in row} for run in runs.values()]
-    return interval([by_home(of, task.homes) for of in dice])
+    return interval([by_home(of, task.homes) for of in dice], within=(0, 1))
 
 
 def worst_of(task: Kept, runs: dict[int, Found], role: str) -> tuple[str, float]:
@@ -178,10 +179,14 @@ def commits_of(runs: Iterable[Found]) -> str:
 
 
 def beside(task: Kept) -> list[str]:
-    """Each row's Dice at its sites, and its difference to the first row, with p corrected by Holm for all rows."""
+    """Each row's Dice at its sites, and its difference to the first row, with p corrected by Holm for all rows.
+
+    A single seed has no p: it would know of patients alone.
+    """
     first, *others = (found := task.suite(task.main)).items()
     gaps = {row: differences(runs, first[1], "personal", task.homes) for row, runs in others}
-    told = {row: in_points(gaps[row], p) for row, p in corrected(gaps).items()}
+    chances = corrected({row: gap for row, gap in gaps.items() if len(gap) > 1})
+    told = {row: in_points(gap, chances[row]) if row in chances else points(gap) for row, gap in gaps.items()}
     rows = [
         [
             row.label if len(runs) == len(first[1]) else f"{row.label} ({counted(len(runs))})",
@@ -297,7 +302,7 @@ def points(gap: Gap) -> str:
 
 def in_points(gap: Gap, p: float) -> str:
     """The same with its p value."""
-    return f"{points(gap)}, p {p:.3f}"
+    return f"{points(gap)}, {in_words_p(p)}"
 
 
 def with_median(gap: Gap, p: float) -> str:

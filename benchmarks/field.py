@@ -19,7 +19,7 @@ import torch
 from machine import Table, keepable, publish
 from suites import NAMES, OWN_LORA, Row, few, rows_of
 from sweep import Run, data_of, joined, places, planned, settings, sites, sizes
-from tables import Found, by_site, corrected, differences, in_words, read, read_homes, spread
+from tables import Found, by_site, corrected, differences, in_words, of_sites, read, read_homes, spread
 
 from pfedsam import methods
 from pfedsam.config import Config
@@ -51,7 +51,7 @@ ONE_SEED = (  # five is our choice. 3.6: the suite `unseen` on two days. 1.5 to 
     " 3.6 points. Over three seeds its standard deviation is 1.5 to 11.1 points."
 )
 PAIRED = "The difference is paired by patient and seed."
-CHANCE = " p is of its bootstrap, corrected by Holm for all rows."
+CHANCE = " p is corrected by Holm for all rows."
 OF_SUITE = {  # what else a reader has to know
     "efficiency": "Each site has the row's number of images.",
     "late": "A site that joins or trains alone has the row's number of images, and the others 16.",
@@ -259,28 +259,31 @@ def cells(run: Run, out: Path, rounds: int) -> Cells:
         here = replace(here, data=few_of_each(data_of(run.task), run.folder(out) / "data", run.task, config.seed))
     record = federate(planned(run, out, config, dict.fromkeys(sites(run, config), here), rounds))
     tested: dict[str, dict[str, Any]] = record["final"]["sites"]
-    dice = by_hospital(run, out, list(named)) if config.data.pool else of_sites(tested)
+    dice = by_hospital(run, out, list(named)) if config.data.pool else scored(tested)
     sent = [one["bytes_sent"] for one in record["rounds"][-1]["sites"].values()]
     return {
-        "own site": st.fmean(dice["personal"]),
-        "worst": min(dice["personal"]),
-        "global": st.fmean(dice["global"]),
-        "validation": st.fmean(one["val"]["personal"]["dice"] or 0.0 for one in tested.values()),
+        "own site": st.fmean(dice["personal"].values()),
+        "worst": min(dice["personal"].values()),
+        "global": st.fmean(dice["global"].values()),
+        "validation": st.fmean(of_sites(tested, "personal").values()),
         "MB up": st.fmean(sent) / 1e6,
         "CPU s": time.process_time() - began,
-        **{AT + site: score for site, score in zip(tested, dice["global"], strict=not config.data.pool)},
+        **({} if config.data.pool else {AT + site: score for site, score in dice["global"].items()}),
     }
 
 
-def of_sites(tested: dict[str, dict[str, Any]]) -> dict[str, list[float]]:
-    """The test Dice of each branch at the run's sites."""
-    return {branch: [one[branch]["dice"] or 0.0 for one in tested.values()] for branch in ROLES}
+def scored(tested: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """The test Dice of each branch at the run's sites. A site where nothing could be scored is left out."""
+    return {
+        branch: {site: one[branch]["dice"] for site, one in tested.items() if one[branch]["dice"] is not None}
+        for branch in ROLES
+    }
 
 
-def by_hospital(run: Run, out: Path, names: list[str]) -> dict[str, list[float]]:
+def by_hospital(run: Run, out: Path, names: list[str]) -> dict[str, dict[str, float]]:
     """The same of a pooled run, whose one site has the test images of all hospitals."""
     found = {branch: by_site(ended(run, out), branch, read_homes(run.task)) for branch in ROLES}
-    return {branch: [of[name]["dice"] for name in names] for branch, of in found.items()}
+    return {branch: {name: of[name]["dice"] for name in names if name in of} for branch, of in found.items()}
 
 
 def few_of_each(data: Path, folder: Path, task: str, seed: int) -> Path:

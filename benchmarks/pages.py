@@ -61,6 +61,7 @@ KINDS = (  # in the order of the systems page: how their titles begin
     "Between the branches",
     "A U-Net from scratch",
     "The demonstration job",
+    "How often intervals hold",
 )
 LEADING = ("pfedsam", "fedavg", "fedper", "ditto", "fedmsa", "fedms_sam", "local", "pooled")
 SEVERAL = "4 private adapters"  # in the label of a row whose L-MoE has several adapters and a gate
@@ -69,6 +70,11 @@ COPYING = ("pfedsam", "r1", "r2", "recopy_always", "margin_01", "fedavg", "local
 DISTILLING = ("pfedsam", "distill_none", "distill_down", "distill_up", "distill_05", "rank_8", "fedavg")
 SMALL = ("own", "own_lora", "fedavg", "fedavg_lora", "dual_lora_own", "dual_lora_own_lora", "fedper_own")
 WIRE = ("wire_brain_mri", "wire_nuclei")
+RECORDS = (
+    "`make bench` and `make chaos` measure anew; with `--keep` a script adds its record. In the small tables, worst is"
+    " each seed's lowest site, in the mean over seeds. Records before 2026-12-01 have percentiles of a bootstrap as"
+    " intervals. These are too narrow, and their p values too small: see the last table."
+)
 ASKED = ("distilling", "efficiency", "late", "partial", "unequal")  # suites whose records a question shows
 RATES = {
     "brain_mri": [
@@ -228,7 +234,7 @@ def systems_page() -> list[str]:
     shown_elsewhere = tuple(map(titled, ASKED))
     found = {title: of for title, of in records().items() if not title.startswith(shown_elsewhere)}
     head = ["# Speed, memory, rounds, kills", "", MADE, "", "Each table is of one record in [systems/](systems)."]
-    head += ["`make bench` and `make chaos` measure anew; with `--keep` a script adds its record.", ""]
+    head += [*wrapped(RECORDS), ""]
     for title in sorted(found, key=lambda title: ([title.startswith(kind) for kind in KINDS].index(True), title)):
         *older, newest = found[title]
         earlier = ["", f"Earlier: {', '.join(f'{one.date} (commit {one.commit})' for one in older)}."] if older else []
@@ -284,7 +290,7 @@ def summary_page() -> list[str]:
         "",
         "## Today's defaults",
         "",
-        "Differences are paired by patient and seed. p is of their bootstrap, corrected by Holm for a table's rows.",
+        "Differences are paired by patient and seed. p is corrected by Holm for a table's rows; one seed has none.",
         "",
         *several(together(alike(), with_median), *map(beside, today())),
         "",

@@ -2,7 +2,7 @@
 
 A row's score at a site is the mean over the site's test cases, then over seeds; "mean" is over sites. In brackets: a
 site's test patients. The difference to the first row, or to the one named there, is paired by test case; its interval
-draws the patients (groups) of a site anew, and the seeds where there are several. Runs of one table should be of one
+is over the patients (groups) of a site, and the seeds where there are several. Runs of one table should be of one
 code and machine: where they are not, a line says which is of which, by what stands in results.json.
 """
 
@@ -26,7 +26,7 @@ from pfedsam.errors import UserFault
 from pfedsam.record.cases import ROLES, Cases, Classes, Scores, gathered, less, read_cases
 from pfedsam.record.measures import DISTANCES, HIGHER_IS_BETTER, METRICS, MIXED, TITLES
 from pfedsam.record.scores import DIGITS
-from pfedsam.report.bootstrap import chance, holm, interval, mean_of
+from pfedsam.report.uncertainty import chance, holm, interval, mean_of
 from pfedsam.settings import chosen_method
 
 T = TypeVar("T")
@@ -373,7 +373,12 @@ def in_words(runs: list[dict[str, Classes]]) -> str:
 
 def with_chances(gaps: dict[T, list[dict[str, Classes]]]) -> dict[T, str]:
     """Each row's paired differences in words, with its p value as `corrected` has it."""
-    return {row: f"{in_words(gaps[row])}, p {p:.3f}" for row, p in corrected(gaps).items()}
+    return {row: f"{in_words(gaps[row])}, {in_words_p(p)}" for row, p in corrected(gaps).items()}
+
+
+def in_words_p(p: float) -> str:
+    """A p value with three digits."""
+    return f"p {p:.3f}" if p >= 0.001 else "p < 0.001"
 
 
 def corrected(gaps: dict[T, list[dict[str, Classes]]]) -> dict[T, float]:
@@ -384,9 +389,14 @@ def corrected(gaps: dict[T, list[dict[str, Classes]]]) -> dict[T, float]:
 def differences(
     these: dict[int, Found], those: dict[int, Found], role: str, homes: dict[str, Home]
 ) -> list[dict[str, Classes]]:
-    """The paired differences in Dice by site, class and patient, of each seed that both have."""
+    """The paired differences in Dice by site, class and patient, of each seed that both have.
+
+    Of sites that both scored in all of these.
+    """
     pairs = [(these[seed].scores[role], those[seed].scores[role]) for seed in sorted(these.keys() & those.keys())]
-    return [gaps for one, other in pairs if (gaps := by_home(less(one, other, "dice"), homes))]
+    found = [gaps for one, other in pairs if (gaps := by_home(less(one, other, "dice"), homes))]
+    everywhere = [site for site in found[0] if all(site in gaps for gaps in found)] if found else []
+    return [{site: gaps[site] for site in everywhere} for gaps in found]
 
 
 if __name__ == "__main__":

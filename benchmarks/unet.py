@@ -65,7 +65,7 @@ WAYS = {
 FILTERS = (32, 64, 128, 256, 512, 512, 512)  # nnU-Net's 2-D plan for 256 px: at most 512 channels, down to 4 x 4 pixels
 SMALL_FILTERS = FILTERS[:-1]  # for 128 px
 TURNS, BATCH, RATE = 20, 4, 0.01
-CHANCE = ", with p by its bootstrap, corrected by Holm for the whole table"
+CHANCE = ", with p corrected by Holm for the whole table"
 BRANCH = "global"
 
 

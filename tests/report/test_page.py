@@ -23,9 +23,9 @@ from pfedsam.record.pictures import Gallery, Picture, packed
 from pfedsam.record.results import ROLES, finish
 from pfedsam.record.site_files import case_names
 from pfedsam.record.table import final_table
-from pfedsam.report.bootstrap import interval
 from pfedsam.report.gather import gather, rounds_of
 from pfedsam.report.page import write_report
+from pfedsam.report.uncertainty import estimate, interval
 
 EMPTY = {"area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source", "use"}
 PIXEL = bytes.fromhex(
@@ -467,16 +467,17 @@ def test_of_a_ledger_with_an_earlier_run_the_last_one_is_told() -> None:
 
 def test_the_interval_draws_patients_not_slices() -> None:
     """Two patients, one of many slices: drawn slice by slice the interval would be a fraction of this."""
-    low, high = interval([{"a": [{"p1": [1.0] * 50, "p2": [0.0] * 50}]}])
-    assert (low, high) == (0.0, 1.0)
+    one = [{"a": [{"p1": [1.0] * 50, "p2": [0.0] * 50}]}]
+    assert estimate(one).error == pytest.approx(0.5, abs=0.01)
+    assert interval(one, within=(0, 1)) == (0.0, 1.0)
 
 
-def test_the_interval_s_variance_is_that_of_the_mean_of_few_patients() -> None:
+def test_the_variance_is_that_of_the_mean_of_few_patients() -> None:
     """Of n values s^2 / n, where drawing n of them has (n - 1) / n of it."""
     values = [0.1, 0.5, 0.6, 0.7, 0.9]
-    low, high = interval([{"a": [{str(i): [value] for i, value in enumerate(values)}]}])
-    deviation = statistics.stdev(values) / len(values) ** 0.5
-    assert high - low == pytest.approx(2 * 1.96 * deviation, rel=0.1)
+    found = estimate([{"a": [{str(i): [value] for i, value in enumerate(values)}]}])
+    assert found.error == pytest.approx(statistics.stdev(values) / len(values) ** 0.5, rel=0.05)
+    assert found.freedom == pytest.approx(len(values) - 1)
 
 
 @pytest.mark.long

@@ -8,17 +8,18 @@ from typing import Any
 
 from pfedsam.config import names_of_classes
 from pfedsam.record.cases import Cases, Classes
-from pfedsam.record.measures import METRICS, MIXED, number
+from pfedsam.record.measures import DISTANCES, METRICS, MIXED, number
 from pfedsam.record.results import ROLES, replanned, took_part
-from pfedsam.report.bootstrap import interval
 from pfedsam.report.experts import fallen_behind
 from pfedsam.report.gather import Material
+from pfedsam.report.uncertainty import interval
 
 FEW_CASES = 20  # with fewer scored test cases a site's mean is unreliable; our choice
 FEW_ROUNDS = 5  # our choice
 FEW_PATIENTS = 5  # fewer patients say nothing about others, whatever the interval; our choice
 NAMES = {"before": "before training", "global": "global", "personal": "personal"}
 Interval = tuple[float, float]
+RANGES: dict[str, Interval] = {metric: (0.0, math.inf if metric in DISTANCES else 1.0) for metric in METRICS}
 
 
 @dataclass(frozen=True)
@@ -113,14 +114,14 @@ def _classes(settings: dict[str, Any]) -> list[str]:
 def spans(cases: Cases) -> dict[str, dict[str, Interval]]:
     """The interval of each role and metric, if it has more than one patient."""
     return {
-        role: {metric: span for metric in METRICS if (span := spread(cases.of_patients(role, metric)))}
+        role: {m: span for m in METRICS if (span := spread(cases.of_patients(role, m), RANGES[m]))}
         for role in cases.scores
     }
 
 
-def spread(classes: Classes) -> Interval | None:
-    """The 95 % interval of the mean; None with fewer than two patients."""
-    return interval([{"": classes}]) if patients(classes) > 1 else None
+def spread(classes: Classes, within: Interval = (-1.0, 1.0)) -> Interval | None:
+    """The 95 % interval of the mean, within the values' range; None with fewer than two patients."""
+    return interval([{"": classes}], within=within) if patients(classes) > 1 else None
 
 
 def patients(classes: Classes) -> int:
