@@ -33,6 +33,7 @@ from pfedsam.service import Turn, serve_round, serve_test
 from pfedsam.settings import check_sites
 from pfedsam.site import Site
 from pfedsam.study import down_schema, first_tensors, initial_shared, same_settings, up_schema
+from pfedsam.train.precision import best_device
 
 RUN = "run"
 OTHER = "name another folder, or remove that one"  # if the folder's run has other settings
@@ -70,7 +71,7 @@ def federate(plan: Plan, told: Callable[[dict[str, Any]], None] = lambda _: None
             or name a class differently. Or the folder holds a run with other settings, other sites,
             other data or another planned number of rounds.
     """
-    torch.use_deterministic_algorithms(not torch.cuda.is_available())
+    torch.use_deterministic_algorithms(best_device().type == "cpu")
     check_sites(plan.config, plan.places, plan.rounds)
     checkpoints = Checkpoints(plan.folder / "store", plan.config.study)
     sites = {name: Site(name, plan.config, places) for name, places in sorted(plan.places.items())}
@@ -124,7 +125,7 @@ def _same(plan: Plan, now: dict[str, Any], point: Checkpoint) -> Checkpoint:
     if changed := [name for name, data in now["data"].items() if data != began["data"][name]]:
         came = f"changed files, or another datalist, at {', '.join(changed)}"
         raise UserFault(expected=f"the data with which {run} began", came=came, do=OTHER)
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    device = torch.cuda.get_device_name() if best_device().type == "cuda" else "CPU"
     ran = {"versions": versions(past["versions"]), "device": joined(past.get("device", ""), device), "planned": began}
     return replace(point, results={**past, **ran})
 
@@ -181,7 +182,7 @@ def torch_as_it_was() -> Iterator[None]:
     """Afterwards torch's threads, random numbers and algorithms, and MONAI's tracking, are the caller's again."""
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     lenient, tracked = torch.is_deterministic_algorithms_warn_only_enabled(), get_track_meta()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_available() else ()):
         try:
             yield
         finally:

@@ -16,6 +16,7 @@ from pfedsam.exchange.privacy import Budget, Noise, mechanism_of, noised
 from pfedsam.tensors import Tensors
 from pfedsam.train.loop import steps_of
 from pfedsam.train.patients import Hidden, patients_of
+from pfedsam.train.precision import best_device, computes_bf16
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,9 @@ class Paid:
 def pay(budget: Budget, config: Config, data: Dataset, told: Iterable[object]) -> Paid | None:
     """Pay a round at a site with that training split. None: the job has no privacy.
 
-    The noise depends on all that the update depends on. Two updates with one noise would show their difference. Spread
-    noise is new each time, and is paid each time: a sum may be repeated without a site.
+    The noise depends on all that the update depends on. Two updates with one noise would show their difference. Two
+    kinds of noise are new each time, and are paid each time: spread noise, because a sum may be repeated without a
+    site, and a GPU's, because a repeated round may make another update there.
 
     Args:
         told: the round, and what the site knew before it: settings, base, and every tensor that it received or kept.
@@ -64,12 +66,14 @@ def pay(budget: Budget, config: Config, data: Dataset, told: Iterable[object]) -
     """
     if config.privacy.unit == "none":
         return None
-    machine = (__version__, torch.__version__, torch.cuda.is_available(), torch.get_num_threads())
+    device = best_device()
+    machine = (__version__, torch.__version__, torch.backends.cpu.get_cpu_capability(), torch.get_num_threads())
+    computes = (device.type, computes_bf16(device, config.train.precision))
     patients = patients_of(data)
     files = data.fingerprint() if config.data.source == "site" else ""  # what each job draws follows from its settings
     rows = [(one.image.name, one.index) for one in data.slices]
-    once = secrets.token_hex(16) if config.privacy.sites > 1 else ""
-    text = "\n".join(map(str, (*told, *machine, config.digest(), files, rows, patients, once)))
+    once = secrets.token_hex(16) if config.privacy.sites > 1 or device.type != "cpu" else ""
+    text = "\n".join(map(str, (*told, *machine, *computes, config.digest(), files, rows, patients, once)))
     spends = mechanism_of(config, len(patients), steps_of(len(data), config.train))
     noise, epsilon = budget.pay(hashlib.sha256(text.encode()).hexdigest(), spends, config.privacy)
     return Paid(noise, epsilon, config)

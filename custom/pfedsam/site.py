@@ -38,6 +38,7 @@ from pfedsam.study import up_schema
 from pfedsam.tensors import Tensors, at_rest, below, digest, under, unprefixed
 from pfedsam.train.evaluate import evaluate
 from pfedsam.train.loop import Progress, RoundReport, train_round
+from pfedsam.train.precision import best_device
 from pfedsam.train.prefix import prefix
 
 ROLES = ("global", "personal")
@@ -71,7 +72,7 @@ class Site:
     def __init__(self, name: str, config: Config, places: Places) -> None:
         self.name, self.config = name, config
         self.method = methods.get(config.method)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = best_device()
         parts, self.base = prepared(
             config.model, places.weights, places.prepared, bf16=methods.base_in_bf16(self.method, device, config)
         )

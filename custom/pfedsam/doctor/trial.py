@@ -29,11 +29,12 @@ from pfedsam.site import Site
 from pfedsam.study import down_schema, up_schema
 from pfedsam.tensors import Tensors
 from pfedsam.train.patients import patients_of
+from pfedsam.train.precision import best_device
 from pfedsam.train.prefix import prefix
 
 RUN, ROUNDS = "trial", 3  # one to warm up, and two that count
 CASES = 4  # scored cases of a split
-GPU = torch.cuda.is_available()
+GPU = best_device().type == "cuda"
 WARM_UP = 4 if GPU else 2  # steps of the first round; a GPU runs its first two unrecorded, and records them
 FEWEST, MOST = (32, 64) if GPU else (2, 16)  # steps of a measured round; a GPU records anew in each
 

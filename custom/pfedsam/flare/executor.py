@@ -54,6 +54,7 @@ from pfedsam.site import Site
 from pfedsam.tensors import Tensors
 from pfedsam.train.evaluate import fewest_shown
 from pfedsam.train.loop import Progress, patients_seen, slices_seen
+from pfedsam.train.precision import best_device
 
 CODES = {ClassesDiffer: CLASSES_DIFFER, Diverged: DIVERGED}
 MOST_TESTS = 3  # a job asks one. If the answer is lost with a connection or a process, FLARE asks again. Our choice
@@ -98,7 +99,7 @@ class PFedSAMExecutor(Executor):  # type: ignore[misc]
     def _open(self, fl_ctx: FLContext) -> Site:
         if self._site is None:
             torch.set_num_threads(_threads(fl_ctx))
-            torch.use_deterministic_algorithms(not torch.cuda.is_available())
+            torch.use_deterministic_algorithms(best_device().type == "cpu")
             name, config = str(fl_ctx.get_identity_name()), job_config(fl_ctx)
             self._site = Site(name, config, places(fl_ctx, name, config))
             self._tested = cache(partial(_tested, self._site))

@@ -24,6 +24,7 @@ from pfedsam.model.segmenter import Branches
 from pfedsam.study import initial_shared
 from pfedsam.tensors import Tensors
 from pfedsam.train.evaluate import logits_of
+from pfedsam.train.precision import best_device
 
 Compute = Callable[[Tensor], Tensor]  # from images to logits, both as in `Predictor.logits`
 
@@ -121,7 +122,7 @@ def load_model(
     facts, shared, private, state = read_model(path)
     if precision is not None:
         facts = replace(facts, config=replace(facts.config, train=replace(facts.config.train, precision=precision)))
-    where = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    where = _usable(device or best_device())
     method = methods.get(facts.config.method)
     parts = _base(facts, state, (weights, cache), bf16=methods.base_in_bf16(method, where, facts.config))
     model = _assembled(method, parts, facts.config, shared, private).to(where)
@@ -143,7 +144,7 @@ def first_model(config: Config, weights: Path | None = None, cache: Path | None 
             came=f"{config.method}, where each begins with its own",
             do="read the scores as first received: before, in results.json",
         )
-    where = _usable("cuda" if torch.cuda.is_available() else "cpu")
+    where = best_device()
     shared, base = initial_shared(config, weights, cache)
     facts = ModelFacts(config, config.digest(), Origin(base), roles)
     method = methods.get(config.method)

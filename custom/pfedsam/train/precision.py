@@ -1,8 +1,27 @@
-"""The number format that a step computes in."""
+"""The device that a step runs on, and the number format that it computes in."""
 
 from contextlib import AbstractContextManager
+from functools import cache
 
 import torch
+
+from pfedsam import log
+
+BF16_SINCE = 8  # compute capability of NVIDIA's GPUs with bf16 instructions
+
+
+@cache
+def best_device() -> torch.device:
+    """The first GPU if this torch can compute on it, else the CPU. Of a GPU that it cannot use there is a warning."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    try:
+        torch.ones(1, device="cuda").mul(2).item()
+    except RuntimeError as error:  # a GPU of a kind or a driver that this torch has no code for
+        told = "this machine's GPU is not used, as torch cannot compute on it (%s). Another build of torch may"
+        log.warning(told, next(iter(str(error).splitlines()), ""))
+        return torch.device("cpu")
+    return torch.device("cuda")
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
@@ -18,5 +37,5 @@ def computes_bf16(device: torch.device, precision: str) -> bool:
 def has_bf16(device: torch.device) -> bool:
     """Whether `device` has bf16 instructions (AVX512-BF16 or AMX on a CPU)."""
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        return torch.version.hip is not None or torch.cuda.get_device_capability(device)[0] >= BF16_SINCE
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
