@@ -11,7 +11,7 @@ from nvflare.apis.filter import ContentBlockedException
 from PIL import Image
 
 from conftest import tiny
-from pfedsam import methods
+from pfedsam import hidden, methods
 from pfedsam.config import Config
 from pfedsam.data.dataset import Dataset
 from pfedsam.data.dataset import open_site as read_site
@@ -226,6 +226,30 @@ def test_noise_that_several_sites_spread_is_new_each_time_and_paid_each_time(hos
     first, again = (pay(site.budget, config, site.data["train"], ("run", 0)) for _ in range(2))
     assert not torch.equal(first.noise.normal(like), again.noise.normal(like))
     assert again.epsilon > first.epsilon
+
+
+@pytest.mark.parametrize("unit", ["site", "patient"])
+def test_a_round_that_is_repeated_on_a_gpu_has_new_noise_and_is_paid_anew(
+    hospital: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unit: str
+) -> None:
+    """It may make another update there. With one noise the difference would show itself without any."""
+    config = hides(unit)
+    site = Site("site-1", config, Places(hospital, tmp_path))
+    monkeypatch.setattr(hidden, "best_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(hidden, "computes_bf16", lambda *_: True)
+    first, again = (pay(site.budget, config, site.data["train"], ("run", 0)) for _ in range(2))
+    assert not torch.equal(first.noise.normal(torch.zeros(5)), again.noise.normal(torch.zeros(5)))
+    assert again.epsilon > first.epsilon
+
+
+def test_another_number_format_has_another_noise(
+    hospital: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site("site-1", hides(), Places(hospital, tmp_path))
+    for bf16 in (True, False, True):
+        monkeypatch.setattr(hidden, "computes_bf16", lambda *_, bf16=bf16: bf16)
+        pay(site.budget, site.config, site.data["train"], ("run", 0))
+    assert len(site.budget.spent().rounds) == 2
 
 
 def test_a_round_that_hides_patients_begins_with_no_private_part_that_knows_them(

@@ -1,7 +1,7 @@
 """The TinyViT-5M encoder of MobileSAM and LiteMedSAM, from timm (Zhang 2023; Ma 2024; Wu 2022)."""
 
 import re
-from functools import partial
+from functools import cache, partial
 from typing import cast
 
 import torch
@@ -150,10 +150,18 @@ class TinyViTBlock(nn.Module):
 
 def _biases(pairs: Tensor, side: int, height: int, width: int) -> Tensor:
     """`TinyViTBlock._bias`, from the bias of each pair of a whole window's tokens, (heads, side^2, side^2)."""
-    real = torch.zeros(side, side, dtype=torch.bool, device=pairs.device)
-    real[:height, :width] = True
-    own, padded = pairs[:, real.flatten()][..., real.flatten()], pairs[:, real.flatten()][..., ~real.flatten()]
+    real, padding = _places(side, height, width, pairs.device)
+    asked = pairs.index_select(1, real)
+    own, padded = asked.index_select(2, real), asked.index_select(2, padding)
     return torch.cat([own, padded.logsumexp(-1, keepdim=True)], -1) if padded.shape[-1] else own
+
+
+@cache
+def _places(side: int, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The places of a window's real tokens and of its padded ones. As numbers: a mask's would be read from a GPU."""
+    real = torch.zeros(side, side, dtype=torch.bool)
+    real[:height, :width] = True
+    return real.flatten().nonzero().squeeze(1).to(device), (~real).flatten().nonzero().squeeze(1).to(device)
 
 
 def build_tiny_vit(state: Tensors | None, *, patch: int = 16) -> Encoder:

@@ -21,12 +21,14 @@ class Watch:
     Attributes:
         gates: by L-MoE, the gates of each pass, (images, M). With routing by window a window counts as an image.
         weights: likewise, the weights with which the experts went into the sum.
-        norms: of each place and pass, the norm of what the experts add, and of what the shared adapter adds.
+        norms: of each place and pass, the norm of what the experts add, and of what the shared adapter adds, (2,).
+
+    All stay on the model's device until they are asked for: a GPU would wait at each.
     """
 
     gates: dict[int, list[Tensor]] = field(default_factory=dict)
     weights: dict[int, list[Tensor]] = field(default_factory=dict)
-    norms: list[tuple[float, float]] = field(default_factory=list)
+    norms: list[Tensor] = field(default_factory=list)
 
     def facts(self) -> dict[str, Any]:
         """The numbers for a record, means over the L-MoEs. Empty if there is no L-MoE, or nothing went through it.
@@ -38,8 +40,9 @@ class Watch:
         """
         if not self.norms:
             return {}
-        found: dict[str, Any] = {"share": sum(own for own, _ in self.norms) / max(sum(map(sum, self.norms)), 1e-12)}
-        gates, weights = ([torch.cat(each) for each in of.values()] for of in (self.gates, self.weights))
+        norms = torch.stack(self.norms).tolist()
+        found: dict[str, Any] = {"share": sum(own for own, _ in norms) / max(sum(map(sum, norms)), 1e-12)}
+        gates, weights = ([torch.cat(each).cpu() for each in of.values()] for of in (self.gates, self.weights))
         if gates:
             whole = [entropy(each.mean(0, keepdim=True)) for each in gates]
             single = [entropy(each) for each in gates]
@@ -92,7 +95,7 @@ def without_experts(branch: nn.Module) -> Iterator[None]:
 def _note_norms(watch: Watch) -> Any:
     def note(place: Adapted, inputs: tuple[Tensor, ...], _out: Tensor) -> None:
         shared, experts = added(place, inputs[0])
-        watch.norms.append((experts.float().norm().item(), shared.float().norm().item()))
+        watch.norms.append(torch.stack([experts.float().norm(), shared.float().norm()]))
 
     return note
 
@@ -100,7 +103,7 @@ def _note_norms(watch: Watch) -> Any:
 def _note_gates(watch: Watch, moe: LocalMoE) -> Any:
     def note(_gate: nn.Module, _inputs: tuple[Tensor, ...], scores: tuple[Tensor, Tensor, Tensor | None]) -> None:
         gates, chosen = route(scores[1].detach(), moe.top_k)
-        watch.gates.setdefault(id(moe), []).append(gates.cpu())
-        watch.weights.setdefault(id(moe), []).append(moe.weigh(gates, chosen).cpu())
+        watch.gates.setdefault(id(moe), []).append(gates)
+        watch.weights.setdefault(id(moe), []).append(moe.weigh(gates, chosen))
 
     return note

@@ -15,7 +15,7 @@ from pfedsam.train.loop import Source
 from pfedsam.train.losses import one_hot
 from pfedsam.train.metrics import score
 from pfedsam.train.patients import patients_of
-from pfedsam.train.precision import autocast
+from pfedsam.train.precision import autocast, fitting
 
 
 def evaluate(
@@ -100,9 +100,9 @@ def logits_of(
         image: (B, 3, S, S), normalised. If `stemmed`, the frozen front's output for it.
     """
     device = next(model.parameters()).device
-    with autocast(device, precision):
+    with fitting(len(image)), autocast(device, precision):
         found = model(image.to(device), branches, stemmed=stemmed)
-    return {name: maps.float().cpu() for name, maps in found.items()}
+        return {name: maps.float().cpu() for name, maps in found.items()}
 
 
 def labelled(data: Dataset, i: int) -> Tensor:

@@ -1,11 +1,13 @@
 """The device that a step runs on, and the number format that it computes in."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 
 import torch
 
 from pfedsam import log
+from pfedsam.errors import UserFault
 
 BF16_SINCE = 8  # compute capability of NVIDIA's GPUs with bf16 instructions
 
@@ -39,3 +41,16 @@ def has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.version.hip is not None or torch.cuda.get_device_capability(device)[0] >= BF16_SINCE
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+@contextmanager
+def fitting(images: int) -> Iterator[None]:
+    """Within the context a GPU without memory for so many images at once is the user's fault, with a remedy."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserFault(
+            expected=f"GPU memory for {images} images at once",
+            came=str(error).split(". ")[0],
+            do="lower train.batch_size (pfedsam predict: --batch), or hide the GPU: CUDA_VISIBLE_DEVICES= (empty)",
+        ) from None

@@ -14,7 +14,7 @@ from pfedsam.errors import UserFault
 from pfedsam.model.moe import let_go
 from pfedsam.model.partition import Part
 from pfedsam.model.segmenter import Branches
-from pfedsam.train.precision import autocast
+from pfedsam.train.precision import autocast, fitting
 
 Losses = dict[str, Tensor]
 LossOf = Callable[[Branches, Batch, Config], Losses]
@@ -145,7 +145,8 @@ class Steps:
 
     def _run(self, batch: Batch, optimisers: Optimisers) -> Losses:
         hooks = {"gradient": self._gradient, "stepped": self._stepped}
-        return step(self._model, batch, optimisers.values(), self._loss_of, self._config, **hooks)
+        with fitting(len(batch.image)):
+            return step(self._model, batch, optimisers.values(), self._loss_of, self._config, **hooks)
 
     def _record(self, batch: Batch, optimisers: Optimisers) -> Recording:
         held = replace(batch, image=batch.image.to(self._device), label=batch.label.to(self._device))
@@ -155,7 +156,7 @@ class Steps:
                 losses = self._run(held, optimisers)
         except RuntimeError as error:
             cause = error.__context__ or error  # ending a recording that failed fails once more
-            if isinstance(cause, torch.cuda.OutOfMemoryError):
+            if isinstance(cause, UserFault):
                 raise cause from None
             raise UserFault(
                 expected=f"a step of {self._config.method} that can be recorded: it never reads a value from the GPU",
